@@ -1,0 +1,289 @@
+"""Profiles: every constant of a pipeline in one file under ``configs/``, read into one typed object.
+
+A profile is a TOML file. ``extends = "default"`` takes everything from another profile and overrides what the
+file names. An unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from delf_engine.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "AsmkConfig",
+    "Config",
+    "ExtractionConfig",
+    "KdTreeConfig",
+    "Profile",
+    "RerankingConfig",
+    "StorageConfig",
+    "VerificationConfig",
+    "config_directory",
+    "load_profile",
+    "parse_config",
+    "profile_names",
+    "read_toml",
+]
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Config(BaseModel):
+    """Base of all configuration objects: immutable, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ExtractionConfig(Config):
+    """How features are extracted.
+
+    Attributes
+    ----------
+    scales : tuple of float
+        Pyramid scales, relative to the input after `max_image_size`.
+    max_image_size : int or None
+        Photographs whose longer side exceeds this many pixels are shrunk to it first; smaller ones stay.
+    max_features : int
+        Features kept an image, the best by attention over all scales jointly.
+    min_score : float
+        Attention threshold: features below it are dropped.
+    resize : "area" or "bilinear"
+        Filter when shrinking. Growing is always bilinear.
+    min_side : int
+        Pyramid levels whose shorter side has fewer pixels are left out; images smaller than that are refused.
+    """
+
+    scales: tuple[Positive, ...] = Field(min_length=1)
+    max_image_size: Count | None
+    max_features: Count
+    min_score: float
+    resize: Literal["area", "bilinear"]
+    min_side: Count
+
+
+class StorageConfig(Config):
+    """How features are stored: the descriptor codec, ``float32``, ``float16`` or ``uint8``."""
+
+    codec: Literal["float32", "float16", "uint8"]
+
+
+class AsmkConfig(Config):
+    """Options of the ASMK index (Tolias, Avrithis, Jégou 2016; constants of the published code).
+
+    Attributes
+    ----------
+    image_assignments, query_assignments : int
+        Visual words each descriptor is assigned to, for indexed images and for queries.
+    alpha : float
+        Exponent of the selectivity function sign(s) |s|^alpha.
+    threshold : float
+        Similarities below it score nothing.
+    idf : bool
+        Weight each word by ln(N / n_w)^2.
+    """
+
+    image_assignments: Count
+    query_assignments: Count
+    alpha: Positive
+    threshold: Annotated[float, Field(ge=-1, le=1)]
+    idf: bool
+
+
+class KdTreeConfig(Config):
+    """Options of the KD-tree index (FLANN randomised KD-trees, Muja and Lowe 2009).
+
+    Attributes
+    ----------
+    trees : int
+        Randomised trees built over all descriptors.
+    checks : int
+        Leaves visited for each query descriptor: more is more exact and slower.
+    neighbours : int
+        Nearest descriptors taken for each query descriptor (60 in DELF, ICCV 2017).
+    """
+
+    trees: Count
+    checks: Count
+    neighbours: Count
+
+
+class VerificationConfig(Config):
+    """How two images are matched and verified.
+
+    Attributes
+    ----------
+    model : "affine", "homography" or "fundamental"
+        Geometric model fitted by RANSAC.
+    residual_px : float
+        Inlier threshold in pixels (for ``fundamental`` the distance to the epipolar line).
+    reference_size : int or None
+        If given, `residual_px` holds for images whose longer side has this many pixels and grows with
+        larger images; if None, it is in pixels of the original images.
+    mutual : bool
+        Keep matches that are nearest neighbours both ways only.
+    max_distance : float or None
+        Upper limit of the Euclidean descriptor distance.
+    ratio : float or None
+        Lowe's ratio test: nearest distance over second nearest, at most this.
+    max_iterations : int
+        RANSAC iterations at most.
+    confidence : float
+        RANSAC stops once a better model is this unlikely to have been missed.
+    min_inliers : int
+        Inliers from which on the two images are said to show the same place.
+    """
+
+    model: Literal["affine", "homography", "fundamental"]
+    residual_px: Positive
+    reference_size: Count | None
+    mutual: bool
+    max_distance: Positive | None
+    ratio: Annotated[float, Field(gt=0, le=1)] | None
+    max_iterations: Count
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    min_inliers: Count
+
+
+class RerankingConfig(Config):
+    """How many candidates of a shortlist are verified; the rest keep their order behind them."""
+
+    top_n: Count
+
+
+class Profile(Config):
+    """One complete pipeline, as one file under ``configs/`` describes it."""
+
+    name: str
+    extraction: ExtractionConfig
+    storage: StorageConfig
+    index: Literal["asmk", "kdtree"]
+    asmk: AsmkConfig
+    kdtree: KdTreeConfig
+    verification: VerificationConfig
+    reranking: RerankingConfig
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def config_directory() -> Path:
+    """Return the directory of the shipped profiles: inside the package, or beside it in a checkout."""
+    packaged = Path(__file__).parent / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def profile_names() -> list[str]:
+    """Return the names of the shipped profiles."""
+    return sorted(p.stem for p in config_directory().glob("*.toml") if not p.stem.startswith("train_"))
+
+
+def load_profile(name: str | os.PathLike[str] = "default") -> Profile:
+    """Read a profile by the name of a shipped one (``default``, ``delf``) or by the path of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such profile, or it has an unknown key, a missing key, or a bad value.
+    """
+    path = _profile_path(name)
+    return parse_config(Profile, {"name": path.stem, **_resolved(path, ())}, where=str(path))
+
+
+def parse_config(kind: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
+    """Validate `values` as a `kind`; errors name `where`, the key, and the nearest known key.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each problem.
+    """
+    try:
+        return kind.model_validate(_tuples(values))
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read or is not valid TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+
+
+def _profile_path(name: str | os.PathLike[str]) -> Path:
+    path = Path(name)
+    if path.suffix == ".toml":
+        return path
+    shipped = config_directory() / f"{name}.toml"
+    if not shipped.is_file() or path.name != str(name):
+        known = profile_names()
+        hint = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+        raise ConfigError(
+            f"there is no profile {str(name)!r}"
+            + (f"; did you mean {hint[0]!r}?" if hint else "")
+            + f" Shipped profiles: {', '.join(known)}; or give the path of a .toml file."
+        )
+    return shipped
+
+
+def _resolved(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: 'extends' goes round in a circle")
+    values = read_toml(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    beside = path.parent / str(base)
+    base_path = beside if str(base).endswith(".toml") else _profile_path(str(base))
+    return _merged(_resolved(base_path, (*seen, path.resolve())), values)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if both else value
+    return out
+
+
+def _tuples(value: Any) -> Any:
+    """Turn lists into tuples and the word "none" into None: TOML knows neither tuples nor null."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(_tuples(item) for item in value)
+    return None if isinstance(value, str) and value == "none" else value
+
+
+def _explain(kind: type[Config], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] != "extra_forbidden":
+        return f"{key}: {problem['msg']}"
+    model: Any = kind
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation
+    hint = difflib.get_close_matches(location[-1], model.model_fields, n=1, cutoff=0)
+    return f"unknown key {key!r}; the nearest known one is {hint[0]!r}"

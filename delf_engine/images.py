@@ -1,0 +1,221 @@
+"""Reading photographs: anything a user has becomes an upright RGB array, or an `ImageError` that names it."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "Box",
+    "ImageSource",
+    "crop",
+    "find_images",
+    "load_image",
+    "source_name",
+]
+
+ImageSource: TypeAlias = Union[str, "os.PathLike[str]", bytes, "Image.Image", npt.NDArray[np.uint8]]
+Box: TypeAlias = Sequence[float]
+
+#: Images with more pixels are refused before they are decoded; Pillow's own warning level.
+MAX_PIXELS = 89_478_485
+
+#: Files with these endings are taken from a folder.
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+
+
+def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Read an image as upright 8-bit RGB.
+
+    EXIF orientation is applied; greyscale, palette, CMYK and 16-bit images are converted; transparent
+    pixels are shown on white; of an animation the first frame is taken.
+
+    Parameters
+    ----------
+    source : path, bytes, PIL image, or (H, W, 3) or (H, W) uint8 array
+        Arrays are taken as RGB or grey as they are.
+    max_pixels : int
+        Images with more pixels are refused before decoding, as a guard against decompression bombs.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+
+    Raises
+    ------
+    ImageError
+        If the image is missing, damaged, not an image, or larger than `max_pixels`. It names the file.
+    """
+    name = source_name(source)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name, max_pixels)
+
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        if isinstance(source, Image.Image):
+            return _from_pil(source, name, max_pixels)
+        if isinstance(source, bytes):
+            if not source:
+                raise ImageError(name, "zero bytes, no image in it")
+            with Image.open(io.BytesIO(source)) as image:
+                return _from_pil(image, name, max_pixels)
+        path = _checked_path(source, name)
+        with Image.open(path) as image:
+            return _from_pil(image, name, max_pixels)
+    except UnidentifiedImageError:
+        raise ImageError(name, "not an image of a known format, or damaged in its first bytes") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(name, f"refused as a possible decompression bomb: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError, KeyError) as error:
+        # Pillow's decoders raise all of these on damaged files.
+        raise ImageError(name, f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def crop(
+    image: npt.NDArray[np.uint8], box: Box, *, name: str = "<array>"
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Cut a box out of an image.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+    box : x0, y0, x1, y1
+        In pixels, rounded to whole ones and clipped to the image; x1, y1 are exclusive.
+    name : str
+        Of the image, for error messages.
+
+    Returns
+    -------
+    cropped : (h, w, 3) uint8
+        A view of `image`.
+    offset : (x0, y0)
+        The box's corner after rounding and clipping.
+
+    Raises
+    ------
+    ImageError
+        If the box is not four finite numbers, or nothing of the image lies inside.
+    """
+    try:
+        x0, y0, x1, y1 = (round(float(v)) for v in box)
+    except (TypeError, ValueError, OverflowError):
+        raise ImageError(name, f"box must be four numbers x0, y0, x1, y1, got {box!r}") from None
+    height, width = image.shape[:2]
+    x0, x1 = (min(max(v, 0), width) for v in (x0, x1))
+    y0, y1 = (min(max(v, 0), height) for v in (y0, y1))
+    if x1 <= x0 or y1 <= y0:
+        raise ImageError(name, f"box {tuple(box)} holds no pixel of the {width} x {height} image")
+    return image[y0:y1, x0:x1], (x0, y0)
+
+
+def source_name(source: ImageSource) -> str:
+    """Return the name under which errors and results speak of an image."""
+    if isinstance(source, bytes):
+        return "<bytes>"
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return str(getattr(source, "filename", "") or f"<{type(source).__name__}>")
+
+
+def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """List the image files that the given files and folders name.
+
+    Folders are searched recursively for files with a known ending, in sorted order; hidden files and folders
+    are passed over. A file named outright is taken whatever its ending. Each path is listed once.
+
+    Raises
+    ------
+    DataError
+        If a path does not exist, or a folder holds no image.
+    """
+    found: dict[str, None] = {}
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            inside = list(_walk(path))
+            if not inside:
+                raise DataError(
+                    f"{path}: no image in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+                )
+            found.update(dict.fromkeys(inside))
+        elif path.exists():
+            found[os.fspath(path)] = None
+        else:
+            raise DataError(f"{path}: no such file or folder")
+    return list(found)
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for root, folders, files in os.walk(folder):  # symbolic links to folders are not followed: no loops
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for file in sorted(files):
+            if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith("."):
+                yield os.path.join(root, file)
+
+
+def _checked_path(source: str | os.PathLike[str], name: str) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        raise ImageError(name, "is a directory, an image file was expected")
+    if not path.exists():
+        raise ImageError(name, "no such file")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ImageError(name, "zero bytes, no image in it")
+    return path
+
+
+def _check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(name, f"has no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ImageError(
+            name,
+            f"{width} x {height} is more than the limit of {max_pixels} pixels; raise max_pixels if you trust it",
+        )
+
+
+def _from_array(array: npt.NDArray[np.uint8], name: str, max_pixels: int) -> npt.NDArray[np.uint8]:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ImageError(name, f"must be (H, W, 3) or (H, W) uint8, got {array.shape} {array.dtype}")
+    _check_pixels(array.shape[1], array.shape[0], name, max_pixels)
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(array)
+
+
+def _from_pil(image: Image.Image, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:
+    from PIL import ImageOps
+
+    _check_pixels(*image.size, name, max_pixels)
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    return np.ascontiguousarray(_to_rgb(upright, name), dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16-bit grey: I;16, I;16B, or 32-bit integers that hold 16-bit values
+        grey = np.clip(np.asarray(image, dtype=np.int64) // 257, 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ImageError(name, "has floating-point pixels of unknown range; convert it to 8 or 16 bits first")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+    return np.asarray(image.convert("RGB"))

@@ -1,0 +1,95 @@
+"""Geometry of the image pyramid: sizes of the levels, resizing, and cell centres in pixels of the image.
+
+Pixel centres have whole coordinates, the top left one (0, 0). A level of width w made from an image of width W
+maps its pixel u to (u + 0.5) W / w - 0.5 of the image. In a trunk of torchvision's ResNet family every kernel
+pads by half its size, so cell j of a map of stride s is centred on pixel s j of its level: the receptive field
+of conv4 has size 211 and padding 105 in ResNet-18, 267 and 133 in ResNet-50, and (size - 1) / 2 = padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Level", "cell_centres", "plan_levels", "resize"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the pyramid: its scale relative to the input size, and its size in pixels."""
+
+    scale: float
+    width: int
+    height: int
+
+
+def plan_levels(
+    image_size: tuple[int, int],
+    scales: Sequence[float],
+    *,
+    max_image_size: int | None,
+    min_side: int,
+    whole_size: tuple[int, int] | None = None,
+) -> list[Level]:
+    """Return the levels of an image's pyramid, finest last if `scales` ascend.
+
+    Parameters
+    ----------
+    image_size : (width, height)
+        Of the image or the crop.
+    scales : sequence of float
+        Relative to the input size, which is the image's own unless `max_image_size` shrinks it.
+    max_image_size : int or None
+        Longer side of the whole image at scale 1, at most.
+    min_side : int
+        Levels whose shorter side is below it are left out.
+    whole_size : (width, height) or None
+        Of the whole image when `image_size` is that of a crop: a crop keeps the scale that the whole
+        image would have had.
+    """
+    width, height = image_size
+    longest = max(whole_size or image_size)
+    base = 1.0 if max_image_size is None else min(1.0, max_image_size / longest)
+    levels = [Level(s, max(1, round(width * base * s)), max(1, round(height * base * s))) for s in scales]
+    return [level for level in levels if min(level.width, level.height) >= min_side]
+
+
+def resize(
+    image: npt.NDArray[np.uint8], width: int, height: int, method: Literal["area", "bilinear"]
+) -> npt.NDArray[np.uint8]:
+    """Resize an (H, W, 3) uint8 image; `method` is the filter for shrinking, growing is bilinear."""
+    import cv2
+
+    if (image.shape[1], image.shape[0]) == (width, height):
+        return np.ascontiguousarray(image)
+    shrinks = width <= image.shape[1] and height <= image.shape[0]
+    interpolation = cv2.INTER_AREA if method == "area" and shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)
+
+
+def cell_centres(
+    cells: npt.NDArray[np.integer], level: Level, image_size: tuple[int, int], *, stride: int
+) -> npt.NDArray[np.float32]:
+    """Return the centres of feature-map cells in pixels of the image that the level was made from.
+
+    Parameters
+    ----------
+    cells : (N, 2) int
+        Column and row of each cell.
+    level : Level
+    image_size : (width, height)
+        Of the image or crop that was resized to `level`.
+    stride : int
+        Of the feature map, in pixels of the level.
+
+    Returns
+    -------
+    (N, 2) float32
+        x, y.
+    """
+    ratio = np.array([image_size[0] / level.width, image_size[1] / level.height])
+    return ((cells * float(stride) + 0.5) * ratio - 0.5).astype(np.float32)
