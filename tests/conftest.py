@@ -1,0 +1,42 @@
+"""Fixtures of the whole suite: random numbers, and the real photographs where a machine has them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# The same examples on every machine: a red run is a change of the code, never of the luck.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder ``shared`` (it holds ``data/`` and ``weights/``): beside the checkout, or DELF_ENGINE_SHARED."""
+    given = os.environ.get("DELF_ENGINE_SHARED")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "data").is_dir():
+        named = "DELF_ENGINE_SHARED" if given else "the folder beside the checkout; DELF_ENGINE_SHARED is not set"
+        pytest.skip(f"no real data: {folder / 'data'} is not a folder ({named})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(shared: Path) -> Path:
+    """The folder of real photographs and ground truths, ``shared/data``."""
+    return shared / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:  # so that -m "not realdata" leaves out every test that reads real data
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.realdata)

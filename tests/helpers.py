@@ -1,0 +1,62 @@
+"""What several test files make: random features, and photographs of every format."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from delf_engine.features import LocalFeatures
+
+ORIENTATION_TAG = 0x0112
+
+
+def random_features(
+    rng: np.random.Generator, n: int, dim: int = 40, image_size: tuple[int, int] = (640, 480)
+) -> LocalFeatures:
+    """Valid features of an image that was never taken: keypoints anywhere in it, random directions."""
+    descriptors = rng.normal(size=(n, dim))
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    return LocalFeatures(
+        keypoints=rng.uniform(0, 1, (n, 2)) * (np.array(image_size) - 1),
+        scales=1 / rng.choice([0.25, 0.35355339, 0.5, 0.70710678], n),
+        scores=np.sort(rng.gamma(2.0, 1.0, n))[::-1],
+        descriptors=descriptors,
+        image_size=image_size,
+    )
+
+
+def random_photo(rng: np.random.Generator, width: int = 160, height: int = 120) -> npt.NDArray[np.uint8]:
+    """An (height, width, 3) uint8 image with structure at several sizes; neither flat nor white noise."""
+    image = np.full((height, width, 3), 128.0)
+    for cell in (4, 16, 48):
+        grid = rng.normal(0, 40, (height // cell + 2, width // cell + 2, 3))
+        image += np.repeat(np.repeat(grid, cell, axis=0), cell, axis=1)[:height, :width]
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def write_image(path: Path, pixels: npt.NDArray[Any] | Image.Image, **options: Any) -> Path:
+    """Write pixels as an image file of the path's ending, making its folder; return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+    return path
+
+
+def image_bytes(pixels: npt.NDArray[Any] | Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return pixels as the bytes of an image file."""
+    buffer = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def exif_with_orientation(orientation: int) -> Image.Exif:
+    """Return EXIF data that say how a camera was held, 1 to 8."""
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    return exif
