@@ -29,7 +29,7 @@ class LocalFeatures:
     keypoints : (N, 2) float32
         **x, y** in pixels of the original image. The centre of the top left pixel is (0, 0).
     scales : (N,) float32
-        Size of each feature relative to the finest level: 1 / pyramid scale. Positive.
+        Size of each feature: 1 / scale of its pyramid level, relative to the original image. Positive.
     scores : (N,) float32
         Attention scores, sorted in descending order.
     descriptors : (N, D) float32

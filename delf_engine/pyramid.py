@@ -20,7 +20,7 @@ __all__ = ["Level", "cell_centres", "plan_levels", "resize"]
 
 @dataclass(frozen=True)
 class Level:
-    """One level of the pyramid: its scale relative to the input size, and its size in pixels."""
+    """One level of the pyramid: its scale relative to the original image, and its size in pixels."""
 
     scale: float
     width: int
@@ -54,7 +54,7 @@ def plan_levels(
     width, height = image_size
     longest = max(whole_size or image_size)
     base = 1.0 if max_image_size is None else min(1.0, max_image_size / longest)
-    levels = [Level(s, max(1, round(width * base * s)), max(1, round(height * base * s))) for s in scales]
+    levels = [Level(s, max(1, round(width * s)), max(1, round(height * s))) for s in (base * s for s in scales)]
     return [level for level in levels if min(level.width, level.height) >= min_side]
 
 

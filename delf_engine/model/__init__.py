@@ -1,0 +1,25 @@
+"""The network: trunk, attention head, projection, and the checkpoints that hold them.
+
+`delf_engine.model.checkpoint` reads what a checkpoint says of itself without torch; import
+`delf_engine.model.network` and `delf_engine.model.backbones` for the modules.
+"""
+
+from delf_engine.model.checkpoint import (
+    CheckpointInfo,
+    checkpoint_names,
+    checkpoint_path,
+    codebook_path,
+    load_checkpoint,
+    read_checkpoint_info,
+    save_checkpoint,
+)
+
+__all__ = [
+    "CheckpointInfo",
+    "checkpoint_names",
+    "checkpoint_path",
+    "codebook_path",
+    "load_checkpoint",
+    "read_checkpoint_info",
+    "save_checkpoint",
+]

@@ -1,0 +1,226 @@
+"""Checkpoints: safetensors files that say what they are, and are checked against their own hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from delf_engine.config import Config, parse_config
+from delf_engine.errors import CheckpointError, ConfigError
+
+__all__ = [
+    "CheckpointInfo",
+    "checkpoint_names",
+    "checkpoint_path",
+    "codebook_path",
+    "load_checkpoint",
+    "read_checkpoint_info",
+    "save_checkpoint",
+]
+
+_KEY = "delf_engine"
+_VERSION = 1
+
+
+class CheckpointInfo(Config):
+    """What a checkpoint says of itself.
+
+    Attributes
+    ----------
+    format_version : int
+    name : str
+    architecture : str
+        Trunk, a name of `delf_engine.model.backbones.ARCHITECTURES`.
+    dim : int
+        Descriptor dimension.
+    attention_hidden : int
+    attention_norm_weighted : bool
+    profile : str
+        Profile it is meant for.
+    preprocessing : str
+    data, recipe, licence : str
+        What it was trained on and how, in words.
+    seed : int
+    figures : dict
+        Measured with this checkpoint, by name.
+    sha256 : str
+        Of all tensors: names, types, shapes and bytes.
+    """
+
+    format_version: int
+    name: str
+    architecture: str
+    dim: int = Field(ge=1)
+    attention_hidden: int = Field(ge=1)
+    attention_norm_weighted: bool
+    profile: str
+    preprocessing: str
+    data: str
+    recipe: str
+    licence: str
+    seed: int
+    figures: dict[str, float] = Field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Name and hash, as stores and indexes keep it to know their model again."""
+        return f"{self.name}@{self.sha256[:16]}"
+
+
+def checkpoint_names() -> list[str]:
+    """Return the names of the checkpoints that come with the package."""
+    folder = _packaged_folder()
+    return sorted(p.stem for p in folder.glob("*.safetensors") if not p.stem.endswith(".codebook"))
+
+
+def checkpoint_path(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the file of a checkpoint, given a packaged name or a path.
+
+    Raises
+    ------
+    CheckpointError
+        If there is neither.
+    """
+    packaged = _packaged_folder() / f"{name_or_path}.safetensors"
+    if Path(name_or_path).name == str(name_or_path) and packaged.is_file():
+        return packaged
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no checkpoint {str(name_or_path)!r}: neither a file nor one of the packaged "
+            f"{', '.join(checkpoint_names()) or '(none)'}"
+        )
+    return path
+
+
+def codebook_path(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """Return the codebook that lies beside a checkpoint (``NAME.codebook.safetensors``), or None."""
+    path = checkpoint_path(name_or_path)
+    beside = path.with_name(f"{path.stem}.codebook.safetensors")
+    return beside if beside.is_file() else None
+
+
+def read_checkpoint_info(name_or_path: str | os.PathLike[str]) -> CheckpointInfo:
+    """Read what a checkpoint says of itself, without its weights and without torch.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, damaged, not a checkpoint of this package, or of another format version.
+    """
+    return _open(checkpoint_path(name_or_path))[0]
+
+
+def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, CheckpointInfo]:
+    """Load a network, float32 and in evaluation mode, from a packaged name or a path.
+
+    Returns
+    -------
+    network : DelfNetwork
+    info : CheckpointInfo
+
+    Raises
+    ------
+    CheckpointError
+        As `read_checkpoint_info`, or if the weights do not have the hash that the file states, or do
+        not fit the architecture.
+    """
+    import torch
+
+    from delf_engine.model.network import DelfNetwork
+
+    path = checkpoint_path(name_or_path)
+    info, tensors = _open(path, weights=True)
+    found = _hash(tensors)
+    if found != info.sha256:
+        raise CheckpointError(
+            f"{path}: damaged: its weights have SHA-256 {found[:16]}..., it states {info.sha256[:16]}...; "
+            "get the file again"
+        )
+    try:
+        network = DelfNetwork(
+            info.architecture, info.dim, hidden=info.attention_hidden, norm_weighted=info.attention_norm_weighted
+        )
+        network.load_state_dict(
+            {key: torch.from_numpy(value.astype(np.float32)) for key, value in tensors.items()}
+        )
+    except (ConfigError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return network.eval().requires_grad_(False), info
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], state: Mapping[str, npt.NDArray[Any]], info: CheckpointInfo, *, half: bool = True
+) -> CheckpointInfo:
+    """Write a checkpoint in half precision (default) or as it is; replaces the file at once or not at all.
+
+    Returns
+    -------
+    CheckpointInfo
+        `info` with the hash of what was written.
+
+    Raises
+    ------
+    CheckpointError
+        If a weight is NaN, or too large for half precision.
+    """
+    from safetensors.numpy import save
+
+    tensors = {
+        key: np.ascontiguousarray(value.astype(np.float16 if half else value.dtype))
+        for key, value in state.items()
+    }
+    for key, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise CheckpointError(
+                f"{key} is not finite{' in half precision' if half else ''}; nothing was written"
+            )
+    stamped = info.model_copy(update={"sha256": _hash(tensors), "format_version": _VERSION})
+    data = save(tensors, metadata={_KEY: stamped.model_dump_json()})
+    temporary = Path(f"{os.fspath(path)}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+    return stamped
+
+
+def _packaged_folder() -> Path:
+    return Path(__file__).parent.parent / "checkpoints"
+
+
+def _open(path: Path, *, weights: bool = False) -> tuple[CheckpointInfo, dict[str, npt.NDArray[Any]]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()} if weights else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+    if _KEY not in metadata:
+        raise CheckpointError(f"{path}: safetensors, but not a checkpoint of this package (no {_KEY!r} metadata)")
+    try:
+        values = json.loads(metadata[_KEY])
+        found = values.get("format_version")
+        if found != _VERSION:
+            raise CheckpointError(f"{path}: checkpoint format version {found}, this version reads {_VERSION}")
+        return parse_config(CheckpointInfo, values, where=str(path)), tensors
+    except (json.JSONDecodeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: damaged metadata: {error}") from error
+
+
+def _hash(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        value = tensors[key]
+        digest.update(f"{key} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""Augmented views of one photograph, with the homography that made each."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.training.config import ViewsConfig
+
+__all__ = ["random_view"]
+
+Rgb = npt.NDArray[np.uint8]
+
+
+def random_view(photo: Rgb, config: ViewsConfig, rng: np.random.Generator) -> tuple[Rgb, npt.NDArray[np.float64]]:
+    """Render a random view: a quadrilateral of the photograph under other light, blur, noise and JPEG.
+
+    Parameters
+    ----------
+    photo : (H, W, 3) uint8
+    config : ViewsConfig
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    view : (size, size, 3) uint8
+    homography : (3, 3) float64
+        Maps pixels of the photograph to pixels of the view.
+    """
+    homography = _random_homography(photo.shape[1], photo.shape[0], config, rng)
+    view = cv2.warpPerspective(
+        photo, homography, (config.size, config.size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+    return _photometric(np.asarray(view, dtype=np.uint8), config, rng), homography
+
+
+def _random_homography(
+    width: int, height: int, config: ViewsConfig, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    side = rng.uniform(*config.crop) * min(width, height)
+    stretch = np.exp(rng.uniform(-1, 1) * np.log1p(config.aspect))
+    half = 0.5 * side * np.array([stretch**0.5, stretch**-0.5])
+    angle = np.deg2rad(rng.uniform(-1, 1) * config.rotation_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
+    corners = (corners + rng.uniform(-1, 1, (4, 2)) * config.corner_jitter * side) @ turn.T
+    # Inside the photograph where it fits; a turned crop of full size may look over the edge.
+    low, high = -corners.min(0), np.array([width - 1, height - 1]) - corners.max(0)
+    centre = np.where(high > low, rng.uniform(np.minimum(low, high), np.maximum(low, high)), (low + high) / 2)
+    last = config.size - 1
+    target = np.array([[0, 0], [last, 0], [last, last], [0, last]], np.float32)
+    return np.asarray(cv2.getPerspectiveTransform((corners + centre).astype(np.float32), target))
+
+
+def _photometric(view: Rgb, config: ViewsConfig, rng: np.random.Generator) -> Rgb:
+    x = view.astype(np.float32) / 255
+    x = x ** np.float32(np.exp(rng.uniform(-0.4, 0.4)))
+    x = (x - 0.5) * np.float32(rng.uniform(0.7, 1.3)) + np.float32(0.5 + rng.uniform(-0.15, 0.15))
+    x *= rng.uniform(0.88, 1.12, 3).astype(np.float32)
+    grey = x.mean(2, keepdims=True)
+    saturation = 0.0 if rng.random() < config.grey else rng.uniform(0.6, 1.4)
+    x = grey + (x - grey) * np.float32(saturation)
+    if rng.random() < 0.4:
+        x *= _shadow(config.size, rng)
+    if rng.random() < 0.4:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.6))
+    if rng.random() < 0.5:
+        x = x + rng.normal(0, rng.uniform(0.005, 0.04), x.shape).astype(np.float32)
+    out = (np.clip(x, 0, 1) * 255).round().astype(np.uint8)
+    quality = int(rng.integers(20, 91))
+    _, coded = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), dtype=np.uint8)
+
+
+def _shadow(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """A soft-edged half plane that is darker."""
+    angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3)
+    axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
+    distance = np.cos(angle) * axis[None] + np.sin(angle) * axis[:, None] - offset
+    edge = rng.uniform(0.005, 0.1)
+    dark = 1 / (1 + np.exp(np.clip(-distance / edge, -30, 30)))
+    return np.asarray(1 - rng.uniform(0.2, 0.6) * dark[..., None], dtype=np.float32)
