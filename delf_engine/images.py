@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import DataError, ImageError
+from delf_engine.errors import DataError, DelfEngineWarning, ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,6 +39,21 @@ MAX_PIXELS = 89_478_485
 #: Files with these endings are taken from a folder.
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
+# What Pillow's decoders raise on damaged files, one format or another.
+_DECODER_ERRORS = (
+    OSError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+
 
 def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Read an image as upright 8-bit RGB.
@@ -49,10 +67,12 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> npt.NDAr
         Arrays are taken as RGB or grey as they are.
     max_pixels : int
         Images with more pixels are refused before decoding, as a guard against decompression bombs.
+        Pillow has a limit of its own above it, twice ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Returns
     -------
     (H, W, 3) uint8
+        Possibly `source` itself, possibly read-only.
 
     Raises
     ------
@@ -73,16 +93,21 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> npt.NDAr
                 raise ImageError(name, "zero bytes, no image in it")
             with Image.open(io.BytesIO(source)) as image:
                 return _from_pil(image, name, max_pixels)
+        if not isinstance(source, (str, os.PathLike)):
+            raise ImageError(name, "is no image: a path, bytes, a PIL image or a uint8 array was expected")
         path = _checked_path(source, name)
         with Image.open(path) as image:
             return _from_pil(image, name, max_pixels)
     except UnidentifiedImageError:
         raise ImageError(name, "not an image of a known format, or damaged in its first bytes") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(name, f"refused as a possible decompression bomb: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError, KeyError) as error:
-        # Pillow's decoders raise all of these on damaged files.
-        raise ImageError(name, f"cannot be decoded: {error or type(error).__name__}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            name,
+            f"refused as a possible decompression bomb: {error} If you trust it, raise max_pixels and "
+            "PIL.Image.MAX_IMAGE_PIXELS",
+        ) from None
+    except _DECODER_ERRORS as error:
+        raise ImageError(name, f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 def crop(
@@ -135,36 +160,49 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     """List the image files that the given files and folders name.
 
     Folders are searched recursively for files with a known ending, in sorted order; hidden files and folders
-    are passed over. A file named outright is taken whatever its ending. Each path is listed once.
+    are passed over. A file named outright is taken whatever its ending. Each file is listed once, under the
+    first of its paths; links are not resolved.
 
     Raises
     ------
     DataError
         If a path does not exist, or a folder holds no image.
+
+    Warns
+    -----
+    DelfEngineWarning
+        For each folder inside that cannot be read; the search goes on without it.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for given in paths:
         path = Path(given)
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, False for a name too long to exist
             inside = list(_walk(path))
             if not inside:
                 raise DataError(
                     f"{path}: no image in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
                 )
-            found.update(dict.fromkeys(inside))
-        elif path.exists():
-            found[os.fspath(path)] = None
+            for file in inside:
+                found.setdefault(os.path.abspath(file), file)
+        elif os.path.exists(path):
+            found.setdefault(os.path.abspath(path), os.fspath(path))
         else:
             raise DataError(f"{path}: no such file or folder")
-    return list(found)
+    return list(found.values())
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    for root, folders, files in os.walk(folder):  # symbolic links to folders are not followed: no loops
+    def left_out(error: OSError) -> None:
+        warnings.warn(f"{error.filename}: folder left out: {error.strerror}", DelfEngineWarning, stacklevel=2)
+
+    # Symbolic links to folders are not followed: no loops.
+    for root, folders, files in os.walk(folder, onerror=left_out):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for file in sorted(files):
             if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith("."):
-                yield os.path.join(root, file)
+                path = Path(root, file)
+                if path.is_file() or path.is_symlink():  # a broken link is reported later, a pipe would block
+                    yield os.fspath(path)
 
 
 def _checked_path(source: str | os.PathLike[str], name: str) -> Path:

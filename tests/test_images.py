@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+import os
+import re
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import exif_with_orientation, image_bytes, random_photo, write_image
+from PIL import Image, ImageOps
+
+from delf_engine import images
+from delf_engine.errors import DataError, DelfEngineWarning, ImageError
+from delf_engine.images import crop, find_images, load_image, source_name
+
+
+@pytest.fixture
+def photo(rng: np.random.Generator) -> np.ndarray:
+    return random_photo(rng, 64, 48)
+
+
+# ---------------------------------------------------------------------------------------------- what is read
+
+
+def test_path_bytes_pil_and_array_give_the_same_pixels(tmp_path: Path, photo: np.ndarray) -> None:
+    path = write_image(tmp_path / "a.png", photo)
+    for source in (path, str(path), path.read_bytes(), Image.fromarray(photo), photo):
+        loaded = load_image(source)
+        assert loaded.dtype == np.uint8
+        assert loaded.flags.c_contiguous
+        np.testing.assert_array_equal(loaded, photo)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_gives_the_upright_image(photo: np.ndarray, orientation: int, kind: str) -> None:
+    undo = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+        8: lambda a: np.rot90(a, -1),
+    }  # what the sensor saw of the upright scene, for each way of holding the camera
+    stored = np.ascontiguousarray(undo[orientation](photo))
+    lossless: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(
+        kind, {}
+    )
+    loaded = load_image(image_bytes(stored, kind, exif=exif_with_orientation(orientation), **lossless))
+    assert loaded.shape == photo.shape
+    assert np.abs(loaded.astype(int) - photo).max() <= (4 if kind == "JPEG" else 0)
+
+
+def test_unknown_exif_orientation_is_ignored(photo: np.ndarray) -> None:
+    np.testing.assert_array_equal(load_image(image_bytes(photo, exif=exif_with_orientation(9))), photo)
+
+
+def test_greyscale_and_bilevel(photo: np.ndarray) -> None:
+    grey = photo[:, :, 0]
+    expected = np.repeat(grey[:, :, None], 3, axis=2)
+    np.testing.assert_array_equal(load_image(grey), expected)
+    np.testing.assert_array_equal(load_image(image_bytes(grey)), expected)
+    bilevel = load_image(image_bytes(Image.fromarray(grey > 128)))
+    np.testing.assert_array_equal(bilevel, np.where(expected > 128, 255, 0))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_transparent_pixels_are_shown_on_white(photo: np.ndarray, kind: str) -> None:
+    rgba = np.dstack([photo, np.full(photo.shape[:2], 255, np.uint8)])
+    rgba[:10, :, 3] = 0
+    rgba[10:20, :, 3] = 128
+    loaded = load_image(image_bytes(rgba, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    assert (loaded[:10] == 255).all()
+    np.testing.assert_allclose(loaded[10:20], photo[10:20] * (128 / 255) + 127, atol=1.5)
+    np.testing.assert_array_equal(loaded[20:], photo[20:])
+
+
+def test_grey_with_alpha(photo: np.ndarray) -> None:
+    la = np.dstack([photo[:, :, 0], np.full(photo.shape[:2], 255, np.uint8)])
+    la[:5, :, 1] = 0
+    loaded = load_image(image_bytes(Image.fromarray(la)))
+    assert (loaded[:5] == 255).all()
+    np.testing.assert_array_equal(loaded[5:], np.repeat(photo[5:, :, :1], 3, axis=2))
+
+
+def test_cmyk(photo: np.ndarray) -> None:
+    cmyk = Image.fromarray(photo).convert("CMYK")
+    for kind, options in (("TIFF", {}), ("JPEG", {"quality": 98})):
+        loaded = load_image(image_bytes(cmyk, kind, **options))
+        assert np.abs(loaded.astype(int) - photo).mean() < 3, kind
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_upper_8_bits(kind: str) -> None:
+    values = np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(48, 64)
+    loaded = load_image(image_bytes(values, kind))
+    assert loaded.min() == 0
+    assert loaded.max() == 255
+    np.testing.assert_allclose(loaded[:, :, 1], values / 257, atol=1)
+
+
+def test_32_bit_integers_are_taken_as_16_bit_values() -> None:
+    values = np.array([[0, 32768, 65535, 200_000, -3]], np.int32)
+    np.testing.assert_array_equal(load_image(Image.fromarray(values))[0, :, 0], [0, 127, 255, 255, 0])
+
+
+def test_float_pixels_are_refused(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "f.tif", np.zeros((4, 4), np.float32))
+    with pytest.raises(ImageError, match=r"f\.tif.*floating-point"):
+        load_image(path)
+
+
+def test_palette(photo: np.ndarray) -> None:
+    palette = Image.fromarray(photo).quantize(64)
+    np.testing.assert_array_equal(load_image(image_bytes(palette)), np.asarray(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize("transparency", [2, b"\xff\xff\x00"], ids=["one index", "alpha of each index"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_palette_with_transparency(photo: np.ndarray, transparency: int | bytes, orientation: int) -> None:
+    palette = Image.fromarray(photo).quantize(16)
+    exif = exif_with_orientation(orientation)
+    loaded = load_image(image_bytes(palette, transparency=transparency, exif=exif))
+    expected = np.array(palette.convert("RGB"))
+    expected[np.asarray(palette) == 2] = 255
+    np.testing.assert_array_equal(loaded, np.rot90(expected, 0 if orientation == 1 else -1))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_first_frame_of_an_animation(kind: str) -> None:
+    frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime", "blue")]
+    data = image_bytes(frames[0], kind, save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(load_image(data), np.asarray(frames[0]), atol=3)
+
+
+def test_one_pixel() -> None:
+    assert load_image(image_bytes(np.full((1, 1, 3), 7, np.uint8))).tolist() == [[[7, 7, 7]]]
+
+
+@pytest.mark.parametrize("name", ["фото.png", "写真 №1.png", "a b'\"c.png", "é.png", "🏰.png"])
+def test_file_names_beyond_latin(tmp_path: Path, photo: np.ndarray, name: str) -> None:
+    path = write_image(tmp_path / "früh" / name, photo)
+    np.testing.assert_array_equal(load_image(str(path)), photo)
+    assert find_images([tmp_path]) == [str(path)]
+
+
+def test_file_name_that_is_not_unicode(tmp_path: Path, photo: np.ndarray) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    try:
+        Path(path).write_bytes(image_bytes(photo))
+    except OSError:
+        pytest.skip("this file system takes only Unicode names")
+    np.testing.assert_array_equal(load_image(path), photo)
+
+
+def test_ending_does_not_matter(tmp_path: Path, photo: np.ndarray) -> None:
+    path = tmp_path / "png.jpg"
+    path.write_bytes(image_bytes(photo))
+    np.testing.assert_array_equal(load_image(path), photo)
+
+
+def test_the_callers_image_is_left_alone(photo: np.ndarray) -> None:
+    image = Image.fromarray(photo)
+    image.getexif()[0x0112] = 6
+    before = image.copy()
+    load_image(image)
+    assert image.size == before.size
+    assert image == before
+    assert ImageOps.exif_transpose(image).size == (48, 64)
+
+
+# ------------------------------------------------------------------------------------------- what is refused
+
+
+def test_missing_file_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone\.jpg: no such file") as caught:
+        load_image(tmp_path / "gone.jpg")
+    assert caught.value.source.endswith("gone.jpg")
+    assert caught.value.reason == "no such file"
+
+
+def test_directory(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=f"{re.escape(str(tmp_path))}: is a directory"):
+        load_image(tmp_path)
+
+
+def test_zero_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jpg"
+    path.touch()
+    with pytest.raises(ImageError, match=r"empty\.jpg: zero bytes"):
+        load_image(path)
+    with pytest.raises(ImageError, match="<bytes>: zero bytes"):
+        load_image(b"")
+
+
+def test_text_named_jpg(tmp_path: Path) -> None:
+    path = tmp_path / "note.jpg"
+    path.write_text("this is not a photograph\n" * 50)
+    with pytest.raises(ImageError, match=r"note\.jpg: not an image"):
+        load_image(path)
+
+
+def test_broken_link_and_name_too_long(tmp_path: Path) -> None:
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    for path in (tmp_path / "link.jpg", tmp_path / ("x" * 300 + ".jpg")):
+        with pytest.raises(ImageError, match=re.escape(path.name)):
+            load_image(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.9])
+def test_truncated(tmp_path: Path, rng: np.random.Generator, kind: str, kept: float) -> None:
+    data = image_bytes(random_photo(rng, 200, 150), kind)
+    path = tmp_path / f"cut.{kind.lower()}"
+    path.write_bytes(data[: max(1, int(kept * len(data)))])
+    with pytest.raises(ImageError, match=r"cut\."):
+        load_image(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+def test_damaged_bytes_are_an_image_error_or_an_image(photo: np.ndarray, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    data = image_bytes(photo, kind)
+    for trial in range(60):
+        damaged = bytearray(data[: rng.integers(1, len(data))] if trial % 3 == 0 else data)
+        for _ in range(rng.integers(1, 6)):
+            damaged[rng.integers(0, len(damaged) if trial % 2 else min(len(damaged), 200))] = rng.integers(256)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own, on damaged metadata
+            try:
+                loaded = load_image(bytes(damaged))
+            except ImageError:
+                continue
+        assert loaded.ndim == 3
+        assert loaded.dtype == np.uint8
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no frame"), TypeError("odd tag"), KeyError("x"), MemoryError()])
+def test_whatever_a_decoder_raises_names_the_file(
+    tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    path = write_image(tmp_path / "odd.png", photo)
+    monkeypatch.setattr(images, "_to_rgb", fail)
+    with pytest.raises(ImageError, match=r"odd\.png: cannot be decoded: \S+"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("source", ["array", "bytes", "pil", "path"])
+def test_pixel_limit(tmp_path: Path, photo: np.ndarray, source: str) -> None:
+    given = {
+        "array": photo,
+        "bytes": image_bytes(photo),
+        "pil": Image.fromarray(photo),
+        "path": write_image(tmp_path / "big.png", photo),
+    }[source]
+    assert load_image(given, max_pixels=64 * 48).shape == photo.shape
+    with pytest.raises(ImageError, match=r"64 x 48 is more than the limit of 3071 pixels; raise max_pixels"):
+        load_image(given, max_pixels=64 * 48 - 1)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    data = image_bytes(Image.new("1", (20_000, 5_000)))
+    monkeypatch.setattr(Image.Image, "load", refuse)
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(ImageError, match="more than the limit"):
+        load_image(data)
+
+
+def test_pillows_own_limit_is_explained(photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ImageError, match=r"decompression bomb.*PIL\.Image\.MAX_IMAGE_PIXELS"):
+        load_image(image_bytes(photo))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)  # a warning at this size, here turned into an error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match="decompression bomb"):
+            load_image(image_bytes(photo))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4,), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 0), np.uint8),
+    ],
+    ids=lambda a: f"{a.shape}-{a.dtype}",
+)
+def test_arrays_that_are_no_image(array: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="<ndarray>"):
+        load_image(array)
+
+
+@pytest.mark.parametrize("source", [None, 3, [1, 2], bytearray(b"x")], ids=repr)
+def test_other_types_are_an_image_error(source: Any) -> None:
+    with pytest.raises(ImageError, match="a path, bytes, a PIL image or a uint8 array was expected"):
+        load_image(source)
+
+
+def test_source_name(tmp_path: Path, photo: np.ndarray) -> None:
+    path = write_image(tmp_path / "a.png", photo)
+    assert source_name(path) == source_name(str(path)) == str(path)
+    assert source_name(b"123") == "<bytes>"
+    assert source_name(photo) == "<ndarray>"
+    assert source_name(Image.fromarray(photo)) == "<Image>"
+    with Image.open(path) as opened:
+        assert source_name(opened) == str(path)
+
+
+# ------------------------------------------------------------------------------------------------------ crop
+
+
+@pytest.mark.parametrize(
+    ("box", "offset", "size"),
+    [
+        ((0, 0, 64, 48), (0, 0), (64, 48)),
+        ((10, 5, 20, 9), (10, 5), (10, 4)),
+        ((10.4, 4.6, 19.6, 9.4), (10, 5), (10, 4)),
+        ((-50, -1, 1000, 20), (0, 0), (64, 20)),
+        ((63, 47, 64, 48), (63, 47), (1, 1)),
+        (np.array([1.0, 2.0, 3.0, 4.0]), (1, 2), (2, 2)),
+    ],
+)
+def test_crop(photo: np.ndarray, box: Any, offset: tuple[int, int], size: tuple[int, int]) -> None:
+    cropped, corner = crop(photo, box)
+    assert corner == offset
+    assert (cropped.shape[1], cropped.shape[0]) == size
+    np.testing.assert_array_equal(cropped, photo[offset[1] : offset[1] + size[1], offset[0] : offset[0] + size[0]])
+    assert np.shares_memory(cropped, photo)
+
+
+@pytest.mark.parametrize(
+    "box", [(5, 5, 5, 9), (9, 5, 5, 9), (64, 0, 70, 10), (-9, -9, 0, 0), (0, 48, 9, 99), (3, 3, 3.4, 9)]
+)
+def test_crop_without_a_pixel(photo: np.ndarray, box: Any) -> None:
+    with pytest.raises(ImageError, match=r"q\.jpg: box .* holds no pixel of the 64 x 48 image"):
+        crop(photo, box, name="q.jpg")
+
+
+@pytest.mark.parametrize(
+    "box", [(1, 2, 3), (1, 2, 3, 4, 5), (0, 0, float("nan"), 9), (0, 0, float("inf"), 9), "none", None, 3]
+)
+def test_crop_by_what_is_no_box(photo: np.ndarray, box: Any) -> None:
+    with pytest.raises(ImageError, match="box must be four numbers"):
+        crop(photo, box)
+
+
+# ----------------------------------------------------------------------------------------------- find_images
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_find_images_nested_sorted_hidden(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a.PNG", "z/c.webp", "m/d.jpeg", ".hidden.jpg", ".cache/e.jpg", "notes.txt", "jpg")
+    found = find_images([tmp_path])
+    assert [os.path.relpath(f, tmp_path) for f in found] == ["a.PNG", "b.jpg", "m/d.jpeg", "z/c.webp"]
+    assert all(isinstance(f, str) for f in found)
+
+
+def test_find_images_takes_a_named_file_whatever_its_ending(tmp_path: Path) -> None:
+    touch(tmp_path, "photo.dat", ".hidden.jpg")
+    named = [str(tmp_path / "photo.dat"), str(tmp_path / ".hidden.jpg")]
+    assert find_images(named) == named
+
+
+def test_find_images_lists_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.jpg", "sub/b.jpg")
+    monkeypatch.chdir(tmp_path)
+    given = ["a.jpg", ".", "./a.jpg", "sub/../a.jpg", str(tmp_path / "sub"), tmp_path / "a.jpg", "sub/"]
+    assert find_images(given) == ["a.jpg", "sub/b.jpg"]
+
+
+def test_find_images_does_not_follow_links_round_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path, "sub/a.jpg")
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    found = find_images([tmp_path])
+    assert [os.path.relpath(f, tmp_path) for f in found] == ["loop.jpg", "sub/a.jpg"]
+    with pytest.raises(ImageError, match=r"loop\.jpg"):
+        load_image(found[0])
+
+
+@pytest.mark.parametrize("names", [(), ("readme.txt",), (".hidden/a.jpg",)])
+def test_find_images_in_a_folder_without(tmp_path: Path, names: tuple[str, ...]) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(DataError, match=f"{re.escape(str(tmp_path))}: no image in this folder"):
+        find_images([tmp_path])
+
+
+def test_find_images_missing(tmp_path: Path) -> None:
+    for name in ("gone", "gone.jpg", "x" * 300):
+        with pytest.raises(DataError, match="no such file or folder"):
+            find_images([tmp_path / name])
+    assert find_images([]) == []
+
+
+def test_find_images_passes_over_pipes(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert find_images([tmp_path]) == [str(tmp_path / "a.jpg")]
+
+
+def test_find_images_warns_of_a_folder_it_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.jpg", "locked/b.jpg")
+    scandir = os.scandir
+
+    def guarded(path: Any = ".") -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.warns(DelfEngineWarning, match="locked: folder left out: Permission denied"):
+        assert find_images([tmp_path]) == [str(tmp_path / "a.jpg")]
+
+
+def test_loading_from_many_threads(tmp_path: Path, photo: np.ndarray) -> None:
+    paths = [write_image(tmp_path / f"{i}.png", photo) for i in range(8)]
+    good: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda p=p: good.append(np.array_equal(load_image(p), photo))) for p in paths
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert good == [True] * 8
