@@ -154,8 +154,8 @@ def _readonly_float32(name: str, value: Any, ndim: int) -> npt.NDArray[np.float3
     if array.ndim != ndim:
         raise FeatureError(f"{name} must have {ndim} dimension(s), got shape {array.shape}")
     if array.flags.writeable:
-        # A view or the caller's own array: freezing it in place would freeze the caller's too.
-        if isinstance(value, np.ndarray) and np.shares_memory(array, value):
+        # Memory of the caller, an array's or a tensor's: freezing it in place would freeze the caller's too.
+        if np.may_share_memory(array, given):
             array = array.copy()
         array.flags.writeable = False
     return array
@@ -164,7 +164,7 @@ def _readonly_float32(name: str, value: Any, ndim: int) -> npt.NDArray[np.float3
 def _checked_size(size: Any) -> tuple[int, int]:
     try:
         width, height = (int(v) for v in size)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise FeatureError(f"image_size must be (width, height), got {size!r}") from error
     if width < 1 or height < 1:
         raise FeatureError(f"image_size must be positive, got {(width, height)}")
