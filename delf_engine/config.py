@@ -43,9 +43,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseModel):
-    """Base of all configuration objects: immutable, no unknown keys, no silent conversions."""
+    """Base of all configuration objects: immutable, no unknown keys, no silent conversions, finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ExtractionConfig(Config):
@@ -242,7 +242,7 @@ def _profile_path(name: str | os.PathLike[str]) -> Path:
         hint = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
         raise ConfigError(
             f"there is no profile {str(name)!r}"
-            + (f"; did you mean {hint[0]!r}?" if hint else "")
+            + (f"; did you mean {hint[0]!r}?" if hint else ".")
             + f" Shipped profiles: {', '.join(known)}; or give the path of a .toml file."
         )
     return shipped
