@@ -219,7 +219,7 @@ def parse_config(kind: type[ConfigT], values: Mapping[str, Any], *, where: str) 
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+    """Read a TOML file; the value ``"none"`` is None.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         If it cannot be read or is not valid TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return dict(_nulls(tomllib.loads(path.read_text(encoding="utf-8"))))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
 
@@ -269,12 +269,19 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-    """Turn lists into tuples and the word "none" into None: TOML knows neither tuples nor null."""
+    """Turn lists into tuples, which TOML and JSON do not know."""
     if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return tuple(_tuples(item) for item in value)
-    return None if isinstance(value, str) and value == "none" else value
+    return value
+
+
+def _nulls(value: Any) -> Any:
+    """Turn the word "none" into None, for which TOML has no value."""
+    if isinstance(value, Mapping):
+        return {key: _nulls(item) for key, item in value.items()}
+    return None if value == "none" else value
 
 
 def _explain(kind: type[Config], problem: Any) -> str:

@@ -175,10 +175,8 @@ def save_checkpoint(
     """
     from safetensors.numpy import save
 
-    tensors = {
-        key: np.ascontiguousarray(value.astype(np.float16 if half else value.dtype))
-        for key, value in state.items()
-    }
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        tensors = {k: np.ascontiguousarray(v.astype(np.float16 if half else v.dtype)) for k, v in state.items()}
     for key, value in tensors.items():
         if not np.isfinite(value).all():
             raise CheckpointError(

@@ -11,6 +11,7 @@ from pydantic import Field
 from delf_engine.config import Config, Count, Positive, config_directory, parse_config, read_toml
 
 __all__ = [
+    "CodebookConfig",
     "HeadConfig",
     "ProjectionConfig",
     "TrainingConfig",
@@ -117,17 +118,29 @@ class ProjectionConfig(Config):
     scales: tuple[Positive, ...] = Field(min_length=1)
 
 
+class CodebookConfig(Config):
+    """The codebook that travels with the checkpoint: `words` by k-means of `iterations`."""
+
+    words: Count
+    iterations: Count
+
+
 class TrainingConfig(Config):
-    """One recipe: name and architecture of the checkpoint, and the options of each stage."""
+    """One recipe: name and architecture of the checkpoint, and the options of each stage.
+
+    `held_out_every`: of this many photographs one is kept out of tuning and head, to measure on.
+    """
 
     name: str
     architecture: str
     profile: str
     dim: Count
+    held_out_every: Annotated[int, Field(ge=2)]
     views: ViewsConfig
     tuning: TuningConfig
     head: HeadConfig
     projection: ProjectionConfig
+    codebook: CodebookConfig
 
 
 def load_training_config(name: str | os.PathLike[str] = "delf_r18") -> TrainingConfig:

@@ -60,6 +60,11 @@ class PairBatch:
     second: Tensor
     homographies: npt.NDArray[np.float64]
 
+    def reversed(self) -> PairBatch:
+        """Return the same pairs, second to first."""
+        inverse = np.asarray(np.linalg.inv(self.homographies), dtype=np.float64)
+        return PairBatch(self.second, self.first, inverse)
+
 
 def render_maps(
     photos: Sequence[str],
@@ -102,9 +107,7 @@ def render_maps(
             if progress:
                 progress(min(start + 16, len(photos)), len(photos))
     if len(maps) < 2:
-        raise DataError(
-            f"training needs at least 2 readable photographs, {len(maps)} of {len(photos)} could be read"
-        )
+        raise DataError(f"training needs at least 2 readable photographs; {len(maps)} of {len(photos)} are")
     return ViewMaps(torch.stack(maps), np.stack(homographies), config.size)
 
 

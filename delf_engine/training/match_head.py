@@ -41,7 +41,7 @@ def train_match_head(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_cosine(step, config))
     for step, batch in enumerate(draw_pairs(conv4, pairs=config.pairs, steps=config.steps, rng=rng)):
         losses = []
-        for direction in (batch, PairBatch(batch.second, batch.first, np.linalg.inv(batch.homographies))):
+        for direction in (batch, batch.reversed()):
             vectors, labels = _labelled(direction, projection, conv4.size, config, rng)
             logits = head.logits(vectors[:, :, None, None])[:, 0, 0]
             losses.append(F.binary_cross_entropy_with_logits(logits, labels))

@@ -74,7 +74,7 @@ def _photometric(view: Rgb, config: ViewsConfig, rng: np.random.Generator) -> Rg
 
 
 def _shadow(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """A soft-edged half plane that is darker."""
+    """Darken a half plane with a soft edge."""
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3)
     axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
     distance = np.cos(angle) * axis[None] + np.sin(angle) * axis[:, None] - offset

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from delf_engine.errors import CheckpointError, ConfigError
+from delf_engine.model.backbones import ARCHITECTURES, build_trunk
+
+
+def _reference(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """Return torchvision's own network with batch norms that do something."""
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)(weights=None).eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.uniform_(-0.2, 0.2)
+    return net, net.state_dict()
+
+
+def _conv4(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+    return net.layer3(net.layer2(net.layer1(x)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_folded_trunk_equals_torchvision(name: str) -> None:
+    net, state = _reference(name)
+    trunk = build_trunk(name, state)
+    x = torch.randn(2, 3, 70, 53)
+    with torch.inference_mode():
+        expected, got = _conv4(net, x), trunk(x)
+    assert got.shape == expected.shape == (2, ARCHITECTURES[name].channels, 5, 4)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in trunk.modules())
+
+
+def test_folded_state_loads_again() -> None:
+    trunk = build_trunk("resnet18", _reference("resnet18")[1])
+    again = build_trunk("resnet18", trunk.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(trunk(x), again(x))
+
+
+def test_resnet_v1_takes_its_stride_on_the_first_convolution() -> None:
+    trunk = build_trunk("resnet50_v1")
+    assert trunk.layer3[0].conv1.stride == (2, 2)
+    assert trunk.layer3[0].conv2.stride == (1, 1)
+    assert trunk(torch.zeros(1, 3, 64, 64)).shape == (1, 1024, 4, 4)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_receptive_field_is_centred_on_stride_times_cell(name: str) -> None:
+    """The pixels that a cell sees are symmetric about pixel 16 i, as `delf_engine.pyramid` says."""
+    trunk = build_trunk(name)
+    # Everything positive and linear, so that every path in the network carries gradient.
+    for module in trunk.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            torch.nn.init.zeros_(module.bias)
+    trunk.maxpool = torch.nn.AvgPool2d(3, 2, 1)
+    x = torch.ones(1, 3, 321, 321, requires_grad=True)
+    trunk(x)[0, 0, 10, 10].backward()
+    seen = np.flatnonzero(x.grad[0, 0].abs().sum(0).numpy() > 0)
+    assert (seen[0] + seen[-1]) / 2 == 160
+    size = {"resnet18": 211, "resnet50": 267}.get(name)
+    if size is not None:
+        assert seen[-1] - seen[0] + 1 == size
+
+
+def test_unknown_architecture_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"unknown trunk 'vgg16'.*resnet18"):
+        build_trunk("vgg16")
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    state = _reference("resnet18")[1]
+    with pytest.raises(CheckpointError, match=r"do not fit a resnet50 trunk"):
+        build_trunk("resnet50", state)
+    del state["layer2.0.conv1.weight"]
+    with pytest.raises(CheckpointError, match=r"layer2\.0\.conv1\.weight is missing"):
+        build_trunk("resnet18", state)
