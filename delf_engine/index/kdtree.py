@@ -1,0 +1,357 @@
+"""`KdTreeIndex`: candidates by nearest neighbours of single descriptors, in randomised KD-trees.
+
+Every query descriptor finds its nearest descriptors in the whole collection, which are gathered by the image
+they belong to (Noh et al. 2017). Each image gets of each query descriptor one vote at most, for its nearest
+descriptor, and each descriptor of an image gives one at most, to the nearest query descriptor: a repeated
+structure, such as a row of equal windows, would outvote everything else otherwise. A vote weighs similarity^3::
+
+    score = sum over such pairs of  max(0, cosine)^3
+
+References
+----------
+Noh, Araujo, Sim, Weyand, Han: Large-scale image retrieval with attentive deep local features. ICCV 2017.
+Muja, Lowe: Fast approximate nearest neighbors with automatic algorithm configuration. VISAPP 2009 (the trees).
+Jégou, Douze, Schmid: On the burstiness of visual elements. CVPR 2009 (one vote).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.config import KdTreeConfig, load_profile, parse_config
+from delf_engine.errors import ConfigError, FormatError
+from delf_engine.features import LocalFeatures
+from delf_engine.index import disk
+from delf_engine.index.collection import Allocate, Arrays, Attachment, Collection, Segment
+from delf_engine.index.contract import IndexInfo, best, check_batch, check_query
+
+__all__ = ["KdTreeIndex"]
+
+_KIND = "kdtree"
+_VERSION = 1
+_KDTREE = 1  # FLANN_INDEX_KDTREE
+_SELECTIVITY = 3
+
+
+class KdTreeIndex:
+    """Randomised KD-trees (FLANN) over all descriptors of a collection.
+
+    The trees are built when first searched after a change, over the images that are there: about a second for
+    300,000 descriptors. They are held in memory together with the descriptors; for large collections use
+    `AsmkIndex`.
+
+    Parameters
+    ----------
+    dim : int
+        Descriptor dimension D.
+    config : KdTreeConfig, optional
+        By default that of the ``default`` profile.
+    seed : int
+        Of the trees.
+    """
+
+    def __init__(self, dim: int, config: KdTreeConfig | None = None, *, seed: int = 0) -> None:
+        if dim < 1:
+            raise ConfigError(f"dim must be at least 1, got {dim}")
+        self.config = load_profile().kdtree if config is None else config
+        self.seed = seed
+        self._dim = dim
+        self._collection = Collection(_Layout(dim))
+        self._forest: _Forest | None = None
+
+    @property
+    def dim(self) -> int:
+        """Descriptor dimension D."""
+        return self._dim
+
+    def add(self, ids: Sequence[str], features: Sequence[LocalFeatures]) -> list[str]:
+        """Add images. They are found at once, and on disk after the next `save`.
+
+        Parameters
+        ----------
+        ids : sequence of str
+        features : sequence of LocalFeatures
+            One for each id.
+
+        Returns
+        -------
+        list of str
+            The ids that were new. One that is there already, or occurs twice, is left alone.
+
+        Raises
+        ------
+        ConfigError
+            If lengths differ or an id is empty or not a string.
+        MismatchError
+            If descriptors have another dimension than the index.
+        """
+        batch = check_batch(ids, features, self.dim)
+        new = {image_id: item.descriptors for image_id, item in batch.items() if image_id not in self}
+        self._collection.add(new)
+        self._forest = None if new else self._forest
+        return list(new)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove images. They are found no more at once, and gone from disk after the next `save`.
+
+        Raises
+        ------
+        UnknownIdError
+            If one is not in the index; none is removed then.
+        """
+        self._collection.remove(ids)
+        self._forest = None
+
+    def search(self, features: LocalFeatures, top_k: int) -> tuple[list[str], npt.NDArray[np.float32]]:
+        """Return the images most similar to a query.
+
+        Parameters
+        ----------
+        features : LocalFeatures
+            Of the query.
+        top_k : int
+            Images returned at most. Only images with a score above 0 are.
+
+        Returns
+        -------
+        ids : list of str
+            Best first, ties in the order of insertion.
+        scores : (K,) float32
+
+        Raises
+        ------
+        ConfigError
+            If `top_k` is below 1.
+        MismatchError
+            If descriptors have another dimension than the index.
+        """
+        top_k = check_query(features, top_k, self.dim)
+        forest = self._grown() if len(features) else None
+        if forest is None:
+            return [], np.empty(0, np.float32)
+        k = min(self.config.neighbours, len(forest.descriptors))
+        rows, squared = forest.trees.knnSearch(features.descriptors, k, params={"checks": self.config.checks})
+        scores = _gathered(rows, squared, forest.images, len(forest.ids))
+        found = best(scores, top_k)
+        return [forest.ids[row] for row in found], scores[found]
+
+    def __len__(self) -> int:
+        return len(self._collection)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._collection
+
+    def ids(self) -> list[str]:
+        """Return the ids of all images, in the order of insertion."""
+        return list(self._collection)
+
+    def info(self) -> IndexInfo:
+        """Return what the index holds."""
+        self._collection.flush()
+        segments = self._collection.segments
+        return IndexInfo(
+            kind=_KIND,
+            images=len(self),
+            removed=sum(segment.dead for segment in segments),
+            entries=sum(len(segment.arrays["descriptors"]) for segment in segments),
+            bytes=sum(array.nbytes for segment in segments for array in segment.arrays.values()),
+            segments=len(segments),
+            dim=self.dim,
+        )
+
+    def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False, trees: bool = False) -> None:
+        """Write what is new since the last save into `directory`.
+
+        Parameters
+        ----------
+        directory : path
+            Made if need be.
+        overwrite : bool
+            Replace another index that is there.
+        trees : bool
+            Write the trees too, about 50 bytes a tree and descriptor: the first search after loading then
+            begins about eight times sooner. The next save after a change drops them.
+
+        Raises
+        ------
+        MismatchError
+            If `directory` holds another index and `overwrite` is not set.
+        LockedError
+            If another process is saving to it, or has since this index was loaded.
+        FormatError
+            If it cannot be written. What was saved before is still there.
+        """
+        header = {"dim": self.dim, "seed": self.seed, "config": self.config.model_dump(mode="json")}
+        attachment: Attachment | None = None
+        if trees and (forest := self._grown()) is not None:
+            grown = forest.trees
+            attachment = (self._growth(), lambda path: grown.save(str(path)))
+        self._collection.save(directory, header, overwrite=overwrite, attachment=attachment)
+
+    @classmethod
+    def load(
+        cls, directory: str | os.PathLike[str], config: KdTreeConfig | None = None, *, check: bool | None = None
+    ) -> KdTreeIndex:
+        """Open an index that was saved.
+
+        Parameters
+        ----------
+        directory : path
+        config : KdTreeConfig, optional
+            By default that which it was saved with.
+        check : bool, optional
+            Whether to compare the checksums of all files, not their sizes only. By default where they are
+            small (64 MiB).
+
+        Raises
+        ------
+        FormatError
+            If it is missing, damaged, cut short, or of another version.
+        """
+        collection = Collection.load(directory, lambda h: _Layout(h["dim"]), _KIND, _VERSION, check=check)
+        header = collection.header
+        saved = parse_config(KdTreeConfig, header["config"], where=str(directory))
+        index = cls(header["dim"], saved if config is None else config, seed=header["seed"])
+        index._collection = collection
+        return index
+
+    def __repr__(self) -> str:
+        return f"KdTreeIndex({len(self)} images, {self.dim}-D, {self.config.trees} trees)"
+
+    def _growth(self) -> dict[str, Any]:
+        import cv2
+
+        return {"opencv": cv2.__version__, "trees": self.config.trees, "seed": self.seed}
+
+    def _grown(self) -> _Forest | None:
+        """Return the trees over the images that are there, or None if these have no descriptor at all."""
+        import cv2
+
+        if self._forest is not None:
+            return self._forest
+        self._collection.flush()
+        descriptors, images = _live_rows(self._collection.segments, self.dim)
+        if not len(descriptors):
+            return None
+        trees = self._loaded_trees(descriptors)
+        if trees is None:
+            cv2.setRNGSeed(self.seed)  # the only way to seed FLANN: the generator of this thread
+            trees = cv2.flann.Index(descriptors, {"algorithm": _KDTREE, "trees": self.config.trees})
+        self._forest = _Forest(trees, descriptors, images, self.ids())
+        return self._forest
+
+    def _loaded_trees(self, descriptors: npt.NDArray[np.float32]) -> Any:
+        import cv2
+
+        attached = self._collection.attachment
+        if attached is None or not self._growth().items() <= attached[1].items():
+            return None
+        # Trees can be grown again at any time, and FLANN trusts its file blindly.
+        with contextlib.suppress(FormatError, FileNotFoundError):
+            disk.check_file(*attached, contents=True)
+            trees = cv2.flann.Index()
+            if trees.load(descriptors, str(attached[0])):
+                return trees
+        return None
+
+
+@dataclass(frozen=True)
+class _Forest:
+    trees: Any
+    descriptors: npt.NDArray[np.float32]  # (R, D), which the trees refer to
+    images: npt.NDArray[np.int64]  # (R,) place in `ids` of each descriptor's image
+    ids: list[str]
+
+
+class _Layout:
+    kind = _KIND
+    version = _VERSION
+    dtypes: Mapping[str, tuple[str, int]] = {
+        "descriptors": ("<f4", 2),  # (R, D) of all images, one after the other
+        "row_offsets": ("<i8", 1),  # (n + 1,) where those of each image begin
+    }
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+
+    def build(self, payloads: Sequence[npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[Any]]:
+        return {"descriptors": np.concatenate(payloads), "row_offsets": _offsets([len(p) for p in payloads])}
+
+    def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
+        counts = np.concatenate([_row_counts(segment)[segment.alive] for segment in segments])
+        offsets = _offsets(counts)
+        allocate("row_offsets", offsets.shape)[...] = offsets
+        descriptors, first = allocate("descriptors", (int(offsets[-1]), self._dim)), 0
+        for segment in segments:
+            rows = segment.arrays["descriptors"][np.repeat(segment.alive, _row_counts(segment))]
+            descriptors[first : first + len(rows)] = rows
+            first += len(rows)
+
+    def problem(self, arrays: Arrays, images: int) -> str | None:
+        offsets, descriptors = arrays["row_offsets"], arrays["descriptors"]
+        if len(offsets) != images + 1 or int(offsets[0]) != 0 or int(offsets[-1]) != len(descriptors):
+            return "row_offsets do not fit the descriptors or the images"
+        return None if descriptors.shape[1] == self._dim else f"descriptors do not have {self._dim} dimensions"
+
+
+def _gathered(
+    rows: npt.NDArray[np.int32], squared: npt.NDArray[np.float32], images: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.float32]:
+    """Return the score of each image.
+
+    Parameters
+    ----------
+    rows : (Q, K) int32
+        Neighbours of each query descriptor, nearest first, -1 for none.
+    squared : (Q, K) float32
+        Their squared distances.
+    images : (R,) int64
+        Image of each row.
+    count : int
+        Number of images.
+    """
+    there = rows.ravel() >= 0
+    query = np.repeat(np.arange(len(rows)), rows.shape[1])[there]
+    row, distance = rows.ravel()[there].astype(np.int64), squared.ravel()[there].astype(np.float64)
+    # The nearest descriptor of each (query descriptor, image), then the nearest query descriptor of each of these.
+    order = np.lexsort((row, distance, query * count + images[row]))
+    order = order[_first(query[order] * count + images[row[order]])]
+    order = order[np.lexsort((query[order], distance[order], row[order]))]
+    order = order[_first(row[order])]
+    similarity = np.clip(1 - distance[order] / 2, 0, 1)  # cosine: descriptors have unit length
+    votes = np.bincount(images[row[order]], similarity**_SELECTIVITY, minlength=count)
+    return votes.astype(np.float32)
+
+
+def _first(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Mark the first of each run of equal keys."""
+    return np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]])
+
+
+def _live_rows(segments: Sequence[Segment], dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return the descriptors of all live images, and for each of them the image, counted among the live ones."""
+    parts = [np.empty((0, dim), np.float32)]
+    counts = [np.empty(0, np.int64)]
+    for segment in segments:
+        rows, descriptors = _row_counts(segment), segment.arrays["descriptors"]
+        parts.append(descriptors[np.repeat(segment.alive, rows)] if segment.dead else descriptors)
+        counts.append(rows[segment.alive])
+    # The usual case, one segment, is used as it is mapped.
+    descriptors = parts[1] if len(parts) == 2 else np.concatenate(parts)
+    every = np.concatenate(counts)
+    return descriptors, np.repeat(np.arange(len(every)), every)
+
+
+def _row_counts(segment: Segment) -> npt.NDArray[np.int64]:
+    return np.diff(segment.arrays["row_offsets"])
+
+
+def _offsets(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

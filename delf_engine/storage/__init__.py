@@ -1,0 +1,8 @@
+"""The feature store: local features on disk, one value an image."""
+
+from __future__ import annotations
+
+from delf_engine.storage.info import StoreInfo
+from delf_engine.storage.store import FeatureStore
+
+__all__ = ["FeatureStore", "StoreInfo"]

@@ -1,0 +1,157 @@
+"""The LMDB environment of a store: opening and locking it, its header, and its errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lmdb
+from filelock import FileLock, Timeout
+
+from delf_engine.errors import FormatError, LockedError
+from delf_engine.storage.codec import CODECS
+
+__all__ = [
+    "DATA",
+    "TABLES",
+    "VERSION",
+    "lock_for_writing",
+    "new_header",
+    "open_environment",
+    "read_header",
+    "translated",
+    "used_bytes",
+    "write_header",
+]
+
+DATA = "data.mdb"
+TABLES = (b"meta", b"keys", b"names", b"values")
+VERSION = 1
+
+_FORMAT = "delf-engine feature store"
+_LOCK = ".lock"
+_HEADER_KEY = b"header"
+_MAX_READERS = 1024
+_TWO_PAGES = 2 * 4096  # what LMDB writes first
+
+
+def new_header(dim: int, codec: str, model: str) -> dict[str, Any]:
+    """Return the header of a new store."""
+    return {"format": _FORMAT, "version": VERSION, "dim": dim, "codec": codec, "model": model}
+
+
+def write_header(path: Path, environment: Any, header: dict[str, Any]) -> None:
+    """Make the tables and write the header, last of all: a creation that was interrupted has none."""
+    tables = [environment.open_db(name) for name in TABLES]
+    with environment.begin(write=True) as txn:
+        if not txn.put(_HEADER_KEY, json.dumps(header).encode(), db=tables[0], overwrite=False):
+            raise FormatError(f"{path}: there is a feature store here already; open it instead")
+
+
+def lock_for_writing(path: Path) -> FileLock:
+    """Take the store's lock, which the system lets go of when the process ends, however it ends.
+
+    Raises
+    ------
+    LockedError
+        If it is taken.
+    FormatError
+        If the directory cannot be written.
+    """
+    lock = FileLock(path / _LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise LockedError(f"{path}: another process is writing to this feature store; try again later") from error
+    except OSError as error:
+        raise FormatError(f"{path}: the feature store cannot be opened for writing: {error}") from error
+    return lock
+
+
+def open_environment(path: Path, *, readonly: bool, map_size: int) -> Any:
+    """Open the LMDB environment in `path`; it is made if it does not exist, unless `readonly`.
+
+    Raises
+    ------
+    FormatError
+        If the file is not one of LMDB's, or cut short.
+    LockedError
+        If this process has it open already.
+    """
+    data = path / DATA
+    if data.exists() and data.stat().st_size < _TWO_PAGES:  # LMDB would make an empty file anew
+        raise FormatError(f"{data}: the feature store is cut short; restore it or build it again")
+    try:
+        return lmdb.open(
+            str(path),
+            map_size=map_size,
+            max_dbs=len(TABLES),
+            max_readers=_MAX_READERS,
+            readonly=readonly,
+            lock=not readonly or os.access(path, os.W_OK),
+        )
+    except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
+        raise FormatError(f"{data}: not a feature store, or damaged: {error}") from error
+    except lmdb.Error as error:
+        if "already open" in str(error):
+            raise LockedError(
+                f"{path}: this process has the feature store open already; share that object"
+            ) from error
+        raise FormatError(f"{path}: the feature store cannot be opened: {error}") from error
+
+
+def used_bytes(environment: Any) -> int:
+    """Return the size that the file must have for every page in use to be inside it."""
+    return int((environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
+
+
+def read_header(path: Path, environment: Any) -> dict[str, Any]:
+    """Return the header of the store.
+
+    Raises
+    ------
+    FormatError
+        If the file is cut short, not a feature store, or of another version.
+    """
+    # Reading a mapped page beyond the end of the file would kill the process. A second look, because a
+    # writer in another process commits first and grows the file to its nominal size a moment later.
+    if _missing_bytes(path, environment) > 0:
+        time.sleep(0.1)
+        if (missing := _missing_bytes(path, environment)) > 0:
+            raise FormatError(f"{path / DATA}: the feature store is cut short: {missing} bytes are missing")
+    try:
+        table = environment.open_db(TABLES[0], create=False)
+        with environment.begin() as txn:
+            header = json.loads(txn.get(_HEADER_KEY, db=table) or b"{}")
+    except (lmdb.NotFoundError, lmdb.ReadonlyError, lmdb.IncompatibleError, ValueError) as error:
+        raise FormatError(f"{path}: an LMDB directory, but not a feature store") from error
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise FormatError(f"{path}: an LMDB directory, but not a feature store, or its creation was interrupted")
+    if header.get("version") != VERSION:
+        raise FormatError(
+            f"{path}: the feature store has format version {header.get('version')}, this version reads {VERSION}"
+        )
+    if header.get("codec") not in CODECS or not isinstance(header.get("dim"), int):
+        raise FormatError(f"{path}: the header of the feature store is damaged: {header}")
+    return header
+
+
+def _missing_bytes(path: Path, environment: Any) -> int:
+    used = used_bytes(environment)  # before the size of the file, which may grow in between
+    return used - (path / DATA).stat().st_size
+
+
+@contextlib.contextmanager
+def translated(path: Path, what: str) -> Iterator[None]:
+    """Turn LMDB's errors into `FormatError`, but for the one that asks for a larger map."""
+    try:
+        yield
+    except lmdb.MapFullError:
+        raise
+    except lmdb.Error as error:
+        raise FormatError(f"{path}: the feature store {what}: {error}") from error
