@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.evaluation import paired_bootstrap
+
+
+def test_the_interval_is_that_of_the_mean(rng: np.random.Generator) -> None:
+    first = rng.normal(3, 10, 400)
+    second = rng.normal(0, 10, 400)
+    found = paired_bootstrap(first, second, samples=4000)
+    difference = first - second
+    assert found.difference == pytest.approx(difference.mean())
+    half = 1.96 * difference.std() / np.sqrt(400)
+    assert found.low == pytest.approx(difference.mean() - half, abs=0.15)
+    assert found.high == pytest.approx(difference.mean() + half, abs=0.15)
+    assert found.queries == 400
+
+
+def test_pairing_counts(rng: np.random.Generator) -> None:
+    """Queries differ much, the systems little: only the paired interval is narrow."""
+    second = rng.uniform(0, 100, 70)
+    found = paired_bootstrap(second + 1, second)
+    assert (found.difference, found.low, found.high) == pytest.approx((1, 1, 1))
+
+
+def test_a_wider_confidence_is_a_wider_interval(rng: np.random.Generator) -> None:
+    a, b = rng.normal(size=(2, 30))
+    narrow, wide = (paired_bootstrap(a, b, confidence=c, samples=2000) for c in (0.5, 0.99))
+    assert wide.low < narrow.low < narrow.difference < narrow.high < wide.high
+
+
+def test_swapping_mirrors_and_a_seed_repeats(rng: np.random.Generator) -> None:
+    a, b = rng.normal(size=(2, 12))
+    one, two = paired_bootstrap(a, b, samples=500), paired_bootstrap(b, a, samples=500)
+    assert (one.low, one.high) == pytest.approx((-two.high, -two.low))
+    assert one == paired_bootstrap(a.tolist(), b.tolist(), samples=500)
+    assert one != paired_bootstrap(a, b, samples=500, seed=1)
+
+
+def test_queries_without_a_positive_are_left_out() -> None:
+    found = paired_bootstrap([1.0, np.nan, 3.0], [0.0, np.nan, 2.0], samples=50)
+    assert (found.difference, found.queries) == (1.0, 2)
+    assert str(found) == "+1.00 [+1.00, +1.00] over 2 queries"
+    assert json.loads(json.dumps(found.to_dict()))["confidence"] == 0.95
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([1, 2], [1]), ([1, np.nan], [1, 2]), ([[1]], [[1]]), ([], []), ([np.nan], [np.nan])],
+    ids=str,
+)
+def test_figures_that_cannot_be_compared(first: Any, second: Any) -> None:
+    with pytest.raises(DataError):
+        paired_bootstrap(first, second)
+
+
+@pytest.mark.parametrize("options", [{"samples": 0}, {"confidence": 1.0}, {"confidence": 0.0}], ids=str)
+def test_options_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        paired_bootstrap([1.0], [2.0], **options)

@@ -1,0 +1,456 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delf_engine.errors import ConfigError, DataError, FormatError
+from delf_engine.evaluation import SETUPS, GroundTruth, Setup, evaluate, load_ground_truth, restrict
+
+RANKS = (1, 5, 10)
+
+
+# ------------------------------------------------------------------- the protocol again, one plain loop at a time
+
+
+def plain_figures(
+    ranking: Sequence[int], positives: set[int], ignored: set[int]
+) -> tuple[float, list[float]] | None:
+    """Average precision and precision at 1, 5, 10 of one query, as fractions; None if it has no positive."""
+    if not positives:
+        return None
+    counted = [image for image in ranking if image not in ignored]
+    area, hits, last = 0.0, 0, 0
+    for rank, image in enumerate(counted, start=1):
+        if image in positives:
+            before = hits / (rank - 1) if rank > 1 else 1.0
+            hits += 1
+            area += (before + hits / rank) / 2 / len(positives)
+            last = rank
+    precisions = []
+    for k in RANKS:
+        depth = min(last, k)
+        precisions.append(sum(image in positives for image in counted[:depth]) / depth if depth else 0.0)
+    return area, precisions
+
+
+def sets_of(truth: GroundTruth, q: int, setup: str) -> tuple[set[int], set[int]]:
+    easy, hard, junk = ({int(i) for i in lists[q]} for lists in (truth.easy, truth.hard, truth.junk))
+    return {
+        "easy": (easy, junk | hard),
+        "medium": (easy | hard, junk),
+        "hard": (hard, junk | easy),
+    }[setup]
+
+
+def check(rankings: Sequence[Sequence[int]], truth: GroundTruth, setup: Setup) -> None:
+    measured = evaluate(rankings, truth, setup=setup)
+    expected = [plain_figures(list(r), *sets_of(truth, q, setup)) for q, r in enumerate(rankings)]
+    told = [e for e in expected if e is not None]
+    assert measured.evaluated == len(told)
+    for q, figures in enumerate(expected):
+        if figures is None:
+            assert np.isnan(measured.average_precision[q])
+            assert np.isnan(measured.precision[q]).all()
+        else:
+            assert abs(measured.average_precision[q] / 100 - figures[0]) < 1e-12
+            np.testing.assert_allclose(measured.precision[q] / 100, figures[1], rtol=0, atol=1e-12)
+    if told:
+        assert abs(measured.mean_ap / 100 - sum(e[0] for e in told) / len(told)) < 1e-12
+        for i, k in enumerate(RANKS):
+            assert abs(measured.mean_precision[k] / 100 - sum(e[1][i] for e in told) / len(told)) < 1e-12
+    else:
+        assert np.isnan(measured.mean_ap)
+
+
+def awkward_ranking(rng: np.random.Generator, truth: GroundTruth, q: int) -> np.ndarray:
+    """A ranking of one of the kinds that evaluators get wrong."""
+    order = rng.permutation(len(truth.names))
+    easy, hard, junk = truth.easy[q], truth.hard[q], truth.junk[q]
+    kind = rng.integers(8)
+    if kind == 0:  # junk, then the positives
+        first = np.concatenate([junk, easy, hard])
+    elif kind == 1:  # perfect
+        first = np.concatenate([easy, hard, junk])
+    elif kind == 2:  # everything that is wrong first
+        return np.concatenate([np.setdiff1d(order, np.concatenate([easy, hard])), easy, hard])
+    elif kind == 3:  # ends early
+        return order[: rng.integers(0, 30)]
+    elif kind == 4:  # junk stands between all positives
+        first = rng.permutation(np.concatenate([easy, hard, junk]))
+    elif kind == 5:  # no junk in it at all
+        return np.setdiff1d(order, junk)
+    elif kind == 6:  # nothing but positives, some missing
+        return rng.permutation(np.concatenate([easy, hard]))[: rng.integers(0, 20)]
+    else:
+        return order
+    return np.concatenate([first, order[~np.isin(order, first)]])
+
+
+def synthetic(rng: np.random.Generator, images: int, queries: int) -> GroundTruth:
+    lists: list[list[np.ndarray]] = []
+    for _ in range(queries):
+        order = rng.permutation(images)
+        cuts = np.sort(rng.integers(0, images + 1, 3))
+        lists.append(list(np.split(order, cuts)[:3]))
+        if rng.random() < 0.2:
+            lists[-1][rng.integers(3)] = order[:0]
+    easy, hard, junk = zip(*lists, strict=True)
+    boxes = np.tile([0.0, 0.0, 10.0, 10.0], (queries, 1))
+    return GroundTruth(
+        tuple(f"im{i}" for i in range(images)), tuple(f"q{i}" for i in range(queries)), boxes, easy, hard, junk
+    )
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    images=st.integers(1, 40),
+    queries=st.integers(1, 4),
+    setup=st.sampled_from(SETUPS),
+)
+def test_agrees_with_the_plain_protocol(seed: int, images: int, queries: int, setup: Setup) -> None:
+    rng = np.random.default_rng(seed)
+    truth = synthetic(rng, images, queries)
+    check([awkward_ranking(rng, truth, q) for q in range(queries)], truth, setup)
+
+
+@pytest.mark.parametrize("name", ["gnd_roxford5k.pkl", "gnd_rparis6k.pkl"])
+def test_agrees_on_the_official_ground_truths(data: Path, name: str) -> None:
+    truth = load_ground_truth(data / "revisited" / name)
+    rng = np.random.default_rng(0)
+    for _ in range(3):  # 70 rankings each, 210 for each set-up
+        rankings = [awkward_ranking(rng, truth, q) for q in range(len(truth))]
+        for setup in SETUPS:
+            check(rankings, truth, setup)
+
+
+# ------------------------------------------------------------------------------------ figures worked out by hand
+
+
+@pytest.fixture
+def truth() -> GroundTruth:
+    names = tuple("abcdefgh")
+    empty = np.array([], np.int64)
+    return GroundTruth(
+        names,
+        ("q0", "q1"),
+        np.array([[0, 0, 5, 5], [1, 1, 2, 2.5]]),
+        (np.array([0, 1]), empty),
+        (np.array([2]), np.array([7])),
+        (np.array([3, 4]), empty),
+    )
+
+
+def test_by_hand(truth: GroundTruth) -> None:
+    rankings = [list("fdagebch"), list("hgfedcba")]
+    medium = evaluate(rankings, truth, setup="medium")  # q0 without junk: f A g B C h
+    expected = ((0 + 1 / 2) + (1 / 3 + 2 / 4) + (2 / 4 + 3 / 5)) / 6
+    np.testing.assert_allclose(medium.average_precision, [100 * expected, 100])
+    np.testing.assert_allclose(medium.precision, [[0, 60, 60], [100, 100, 100]])
+    easy = evaluate(rankings, truth, setup="easy")  # f A g B h
+    np.testing.assert_allclose(
+        easy.average_precision, [100 * ((0 + 1 / 2) + (1 / 3 + 2 / 4)) / 4, np.nan], equal_nan=True
+    )
+    assert easy.evaluated == 1
+    assert easy.mean_precision == {1: 0.0, 5: 50.0, 10: 50.0}
+    hard = evaluate(rankings, truth, setup="hard")  # f g C h
+    np.testing.assert_allclose(hard.average_precision, [100 * (0 + 1 / 3) / 2, 100])
+
+
+def test_junk_and_positives(truth: GroundTruth) -> None:
+    assert [j.tolist() for j in truth.junk_of("easy")] == [[3, 4, 2], [7]]
+    assert [j.tolist() for j in truth.junk_of("medium")] == [[3, 4], []]
+    assert [j.tolist() for j in truth.junk_of("hard")] == [[3, 4, 0, 1], []]
+    assert [p.tolist() for p in truth.positives_of("medium")] == [[0, 1, 2], [7]]
+    for call in (truth.junk_of, truth.positives_of):
+        with pytest.raises(ConfigError, match="no set-up 'mid'; choose one of easy, medium, hard"):
+            call("mid")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no set-up 'Hard'"):
+        evaluate([[], []], truth, setup="Hard")  # type: ignore[arg-type]
+
+
+def test_names_and_indices_give_the_same(truth: GroundTruth) -> None:
+    names = [list("hbcadefg"), list("aceg")]
+    indices = [[truth.names.index(n) for n in ranking] for ranking in names]
+    a, b = evaluate(names, truth), evaluate(indices, truth)
+    c = evaluate([np.array(names[0]), np.array(indices[1], np.uint8)], truth)
+    assert a.to_dict() == b.to_dict() == c.to_dict()
+    whole = np.array([indices[0], indices[0][::-1]])
+    assert evaluate(whole, truth).evaluated == 2  # type: ignore[arg-type]
+
+
+def test_truncated_rankings(truth: GroundTruth) -> None:
+    figures = evaluate([["f", "d", "a"], []], truth)
+    np.testing.assert_allclose(figures.average_precision, [100 * (0 + 1 / 2) / 6, 0])
+    np.testing.assert_allclose(figures.precision, [[0, 50, 50], [0, 0, 0]])
+
+
+def test_no_query_has_a_positive() -> None:
+    nothing = (np.array([], int),)
+    truth = GroundTruth(("a",), ("q",), np.zeros((1, 4)), nothing, nothing, nothing)
+    figures = evaluate([["a"]], truth, setup="hard")
+    assert figures.evaluated == 0
+    assert np.isnan(figures.mean_ap)
+    assert json.loads(json.dumps(figures.to_dict(), allow_nan=False))["mean_ap"] is None
+    assert "0 queries" in repr(figures)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "message"),
+    [
+        (["a", "zebra"], "ranking of query q0: 'zebra' is no image"),
+        (["a", "b", "a"], "ranking of query q0: image 0 stands in it 2 times"),
+        ([0, 8], "index 8 is no image of a gallery of 8"),
+        ([0, -1], "index -1 is no image"),
+        ([3, 3, 3], "image 3 stands in it 3 times"),
+        ([0.0, 1.0], "must be one-dimensional integer indices"),
+        ([True, False], "must be one-dimensional integer indices"),
+        ([[0, 1]], "must be one-dimensional integer indices"),
+        ([[0, 1], [2]], "must be one-dimensional integer indices"),
+        (["a", 1], "must be one-dimensional integer indices"),
+        ("abz", "'z' is no image"),
+        ([None], "must be one-dimensional integer indices"),
+    ],
+    ids=str,
+)
+def test_rankings_that_are_refused(truth: GroundTruth, ranking: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        evaluate([ranking, []], truth)
+
+
+def test_one_ranking_for_each_query(truth: GroundTruth) -> None:
+    with pytest.raises(DataError, match="1 rankings for 2 queries"):
+        evaluate([[0]], truth)
+
+
+def test_the_result_prints_and_survives_json(truth: GroundTruth) -> None:
+    figures = evaluate([list("abcdefgh"), list("habcdefg")], truth)
+    assert repr(figures) == ("Evaluation(medium, 2 queries: mAP 100.00, mP@1 100.00, mP@5 100.00, mP@10 100.00)")
+    back = json.loads(json.dumps(figures.to_dict(), allow_nan=False))
+    assert back["average_precision"] == {"q0": 100.0, "q1": 100.0}
+    assert repr(truth) == "GroundTruth(2 queries, 8 images)"
+    with pytest.raises(ValueError, match="read-only"):
+        figures.average_precision[0] = 1
+
+
+# --------------------------------------------------------------------------------------------- the ground truth
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ("a", "b", "a")}, "names: 'a' stands twice"),
+        ({"names": "abc"}, "names must be a list of names"),
+        ({"names": (1, 2, 3)}, "names must be a list of names"),
+        ({"query_names": ("q", "r")}, "boxes must be four numbers for each of the 2"),
+        ({"boxes": [[0, 0, 1]]}, "boxes must be four numbers"),
+        ({"boxes": [[0, 0, 1, np.nan]]}, "boxes contain NaN"),
+        ({"easy": ([0], [1])}, "easy must have one list for each of the 1"),
+        ({"easy": ([3],)}, "query q: index 3 is no image of a gallery of 3"),
+        ({"junk": ([-1],)}, "index -1"),
+        ({"junk": ([0],)}, "query q: image 0 stands in it 2 times"),
+        ({"hard": ([1, 1],)}, "image 1 stands in it 2 times"),
+        ({"hard": ([0.5],)}, "hard must be one-dimensional integer"),
+    ],
+    ids=str,
+)
+def test_what_is_no_ground_truth(changes: dict[str, Any], message: str) -> None:
+    good = {
+        "names": ("a", "b", "c"),
+        "query_names": ("q",),
+        "boxes": [[0, 0, 1, 1]],
+        "easy": ([0],),
+        "hard": ([1],),
+        "junk": ([2],),
+    }
+    GroundTruth(**good)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=message):
+        GroundTruth(**{**good, **changes})  # type: ignore[arg-type]
+
+
+def test_restrict(truth: GroundTruth) -> None:
+    part = restrict(truth, ["h", "d", "b", "f", "a"], ["q1", "q0"])
+    assert part.names == ("h", "d", "b", "f", "a")
+    assert part.query_names == ("q1", "q0")
+    assert part.boxes.tolist() == [[1, 1, 2, 2.5], [0, 0, 5, 5]]
+    assert [e.tolist() for e in part.easy] == [[], [2, 4]]
+    assert [h.tolist() for h in part.hard] == [[0], []]
+    assert [j.tolist() for j in part.junk] == [[], [1]]
+    everything = restrict(truth, truth.names, truth.query_names)
+    assert all(np.array_equal(a, b) for a, b in zip(everything.easy, truth.easy, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("names", "queries", "message"),
+    [
+        (["a", "x"], ["q0"], "'x' is not among the gallery"),
+        (["a"], ["q9"], "'q9' is not among the queries"),
+        (["a", "a"], ["q0"], "names: 'a' stands twice"),
+        (["a"], ["q0", "q0"], "query_names: 'q0' stands twice"),
+        ("abc", ["q0"], "names must be a list of names"),
+    ],
+)
+def test_restrict_to_what_is_not_there(truth: GroundTruth, names: Any, queries: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        restrict(truth, names, queries)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_ranking_of_the_part_is_the_ranking_of_the_whole_without_the_rest(seed: int) -> None:
+    """Images that are not kept can be seen as junk of every query, but for the positives among them."""
+    rng = np.random.default_rng(seed)
+    truth = synthetic(rng, 30, 3)
+    kept = rng.permutation(30)[: rng.integers(1, 31)]
+    part = restrict(truth, [truth.names[i] for i in kept], truth.query_names)
+    for q in range(3):
+        for whole, few in ((truth.easy, part.easy), (truth.hard, part.hard), (truth.junk, part.junk)):
+            assert {truth.names[i] for i in whole[q]} & set(part.names) == {part.names[i] for i in few[q]}
+
+
+# --------------------------------------------------------------------------------------------------- the files
+
+
+def official_like(**changes: Any) -> dict[str, Any]:
+    query = {"bbx": [1, 2.5, 30, 40], "easy": [0], "hard": [1], "junk": [2]}
+    return {"imlist": ["a", "b", "c"], "qimlist": ["q"], "gnd": [query], **changes}
+
+
+def saved(path: Path, content: Any) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_load_ground_truth(tmp_path: Path, protocol: int) -> None:
+    truth = load_ground_truth(saved(tmp_path / "gnd.pkl", pickle.dumps(official_like(), protocol)))
+    assert (truth.names, truth.query_names) == (("a", "b", "c"), ("q",))
+    assert truth.boxes.tolist() == [[1, 2.5, 30, 40]]
+    assert [int(lists[0][0]) for lists in (truth.easy, truth.hard, truth.junk)] == [0, 1, 2]
+
+
+class Malicious:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path: Path, protocol: int) -> None:
+    mark = tmp_path / "was-here"
+    content = pickle.dumps(official_like(imlist=Malicious(mark)), protocol)
+    with pytest.raises(FormatError, match=r"evil\.pkl: .*system, and only plain values are allowed"):
+        load_ground_truth(saved(tmp_path / "evil.pkl", content))
+    assert not mark.exists()
+    pickle.loads(content)  # noqa: S301  # the same bytes do run it when they are trusted
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("asked", [Path("x"), np.zeros(3), len, io.BytesIO(b""), Exception("x"), {1, 2}], ids=repr)
+def test_nothing_but_plain_values(tmp_path: Path, asked: Any) -> None:
+    content = pickle.dumps({"imlist": asked}, 2)
+    with pytest.raises(FormatError, match="only plain values are allowed"):
+        load_ground_truth(saved(tmp_path / "gnd.pkl", content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a pickle",
+        pickle.dumps(official_like())[:-40],
+        [],
+        3,
+        {"gnd": []},
+        official_like(imlist=["a", "a", "c"]),
+        official_like(imlist=["a"]),
+        official_like(qimlist=[]),
+        official_like(gnd=[{"bbx": [1, 2, 3, 4]}]),
+        official_like(gnd=[{"bbx": [1, 2, 3], "easy": [], "hard": [], "junk": []}]),
+        official_like(gnd=None),
+    ],
+    ids=range(12),
+)
+def test_files_that_are_no_ground_truth(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(FormatError, match=r"odd\.pkl: "):
+        load_ground_truth(saved(tmp_path / "odd.pkl", content))
+
+
+def test_damaged_files_are_a_format_error_or_a_ground_truth(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    good = pickle.dumps(official_like(), 2)
+    for _ in range(400):
+        damaged = bytearray(good)
+        for _ in range(rng.integers(1, 4)):
+            damaged[rng.integers(len(damaged))] = rng.integers(256)
+        try:
+            load_ground_truth(saved(tmp_path / "gnd.pkl", bytes(damaged)))
+        except FormatError:
+            continue
+
+
+def test_a_damaged_memo_does_not_take_the_machines_memory(tmp_path: Path) -> None:
+    content = b"\x80\x02]r\xff\xff\xff\x7f."  # an empty list, to be remembered as number 2,147,483,647
+    with pytest.raises(FormatError, match="value number 2147483647 in 9 bytes"):
+        load_ground_truth(saved(tmp_path / "gnd.pkl", content))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"gone\.pkl"):
+        load_ground_truth(tmp_path / "gone.pkl")
+    with pytest.raises(FormatError):
+        load_ground_truth(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------- the photographs
+
+
+def test_the_official_files(data: Path) -> None:
+    oxford = load_ground_truth(data / "revisited" / "gnd_roxford5k.pkl")
+    paris = load_ground_truth(data / "revisited" / "gnd_rparis6k.pkl")
+    assert (len(oxford), len(oxford.names)) == (70, 4993)
+    assert (len(paris), len(paris.names)) == (70, 6322)
+    evaluated = {setup: sum(len(p) > 0 for p in oxford.positives_of(setup)) for setup in SETUPS}
+    assert evaluated == {"easy": 68, "medium": 70, "hard": 70}
+
+
+@pytest.fixture
+def sub_rparis(data: Path) -> GroundTruth:
+    official = load_ground_truth(data / "revisited" / "gnd_rparis6k.pkl")
+    here = sorted(path.stem for path in (data / "paris").glob("*.jpg"))
+    gallery = [name for name in here if name in set(official.names)]
+    queries = [n for n in here if n in set(official.query_names) and n != "paris_defense_000038"]
+    return restrict(official, gallery, queries)
+
+
+def test_sub_rparis_has_its_size(sub_rparis: GroundTruth) -> None:
+    assert (len(sub_rparis), len(sub_rparis.names)) == (11, 238)
+    assert min(len(p) for p in sub_rparis.positives_of("medium")) > 2
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_sub_rparis_best_and_worst_rankings(sub_rparis: GroundTruth, setup: Setup) -> None:
+    positives = sub_rparis.positives_of(setup)
+    everything = np.arange(238)
+    perfect = [np.concatenate([p, np.setdiff1d(everything, p)]) for p in positives]
+    best = evaluate(perfect, sub_rparis, setup=setup)
+    assert best.mean_ap == pytest.approx(100.0, abs=1e-12)
+    assert best.mean_precision == {1: 100.0, 5: 100.0, 10: 100.0}
+    worst = evaluate([ranking[::-1] for ranking in perfect], sub_rparis, setup=setup)
+    assert worst.mean_precision[1] == 0.0
+    assert worst.mean_ap < 50
+    cut = [
+        ranking[~np.isin(ranking, junk)] for ranking, junk in zip(perfect, sub_rparis.junk_of(setup), strict=True)
+    ]
+    assert evaluate(cut, sub_rparis, setup=setup).to_dict() == best.to_dict()
+    check(perfect, sub_rparis, setup)
