@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -134,7 +134,7 @@ class Extractor:
         *,
         workers: int = 1,
         on_error: Callable[[Source, ImageError], None] | None = None,
-    ) -> Iterator[tuple[Source, LocalFeatures]]:
+    ) -> Generator[tuple[Source, LocalFeatures], None, None]:
         """Extract many images, decoding ahead in threads; results come in the order of `images`.
 
         The network sees one image at a time, so features are the same bits as from a single call.

@@ -1,0 +1,8 @@
+"""All of it behind one directory: add, remove, search, re-rank, verify."""
+
+from delf_engine.engine.engine import Engine
+from delf_engine.engine.manifest import Manifest
+from delf_engine.engine.pairs import verify
+from delf_engine.engine.results import AddReport, EngineInfo, SearchResult
+
+__all__ = ["AddReport", "Engine", "EngineInfo", "Manifest", "SearchResult", "verify"]

@@ -1,0 +1,88 @@
+"""The manifest of an engine's directory: what made it, and with what it must be opened."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from delf_engine.config import Config, Profile, parse_config
+from delf_engine.errors import ConfigError, FormatError
+
+__all__ = ["MANIFEST", "VERSION", "Manifest", "read_manifest", "write_manifest"]
+
+MANIFEST = "engine.json"
+VERSION = 1
+_FORMAT = "delf-engine"
+
+
+class Manifest(Config):
+    """What an engine's directory says of itself.
+
+    Attributes
+    ----------
+    format, version
+        Of the directory.
+    model : str
+        Name or path of the checkpoint.
+    model_identity : str
+        Name and hash of its weights: features of another model do not fit.
+    dim : int
+        Descriptor dimension.
+    index : "asmk" or "kdtree"
+    codebook : str or None
+        Hash of the ASMK codebook, which lies in the directory.
+    profile : Profile
+        All options, as they were when the engine was made.
+    """
+
+    format: Literal["delf-engine"] = "delf-engine"
+    version: Literal[1] = 1
+    model: str
+    model_identity: str
+    dim: int
+    index: Literal["asmk", "kdtree"]
+    codebook: str | None
+    profile: Profile
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read an engine's manifest.
+
+    Raises
+    ------
+    FormatError
+        If there is none, it is damaged, or of another format version.
+    """
+    path = directory / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FormatError(
+            f"{directory}: no engine here (no {MANIFEST}); make one with `delf-engine add {directory} PHOTOS` "
+            "or Engine.create"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FormatError(f"{path}: damaged: {error}") from error
+    if not isinstance(values, dict) or values.get("format") != _FORMAT:
+        raise FormatError(f"{path}: not the manifest of an engine")
+    if values.get("version") != VERSION:
+        raise FormatError(
+            f"{path}: engine format version {values.get('version')}, this version reads {VERSION}; "
+            "use the version that made it, or add the photographs to a new engine"
+        )
+    try:
+        return parse_config(Manifest, values, where=str(path))
+    except ConfigError as error:
+        raise FormatError(f"damaged manifest: {error}") from error
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest so that it is there whole or not at all."""
+    temporary = directory / f"{MANIFEST}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(manifest.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, directory / MANIFEST)

@@ -1,0 +1,78 @@
+"""The parts of an engine's directory: index, codebook, and the naming of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from delf_engine.engine.manifest import Manifest
+from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.images import ImageSource, find_images, source_name
+from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
+from delf_engine.model import codebook_path
+
+__all__ = ["CODEBOOK", "FEATURES", "INDEX", "choose_codebook", "load_index", "named_images", "new_index"]
+
+FEATURES, INDEX, CODEBOOK = "features", "index", "codebook.safetensors"
+
+
+def choose_codebook(
+    given: Codebook | str | os.PathLike[str] | None, model: str | os.PathLike[str], dim: int
+) -> Codebook:
+    """Return the codebook given, or the one that comes with the checkpoint, if it is `dim`-D."""
+    if given is None:
+        beside = codebook_path(model)
+        if beside is None:
+            raise ConfigError(
+                f"checkpoint {str(model)!r} comes without a codebook; give one (codebook=...), or use index='kdtree'"
+            )
+        given = beside
+    codebook = given if isinstance(given, Codebook) else Codebook.load(given)
+    if codebook.dim != dim:
+        raise MismatchError(f"the codebook is {codebook.dim}-D, the model's descriptors are {dim}-D")
+    return codebook
+
+
+def new_index(manifest: Manifest, codebook: Codebook | None) -> AsmkIndex | KdTreeIndex:
+    """Return an empty index of the kind that the manifest names."""
+    if codebook is not None:
+        return AsmkIndex(codebook, manifest.profile.asmk)
+    return KdTreeIndex(manifest.dim, manifest.profile.kdtree)
+
+
+def load_index(directory: Path, manifest: Manifest) -> AsmkIndex | KdTreeIndex:
+    """Open the index of an engine's directory."""
+    if manifest.index == "kdtree":
+        return KdTreeIndex.load(directory / INDEX, manifest.profile.kdtree)
+    codebook = Codebook.load(directory / CODEBOOK)
+    if codebook.hash != manifest.codebook:
+        raise MismatchError(f"{directory / CODEBOOK}: not the codebook that this engine was made with")
+    return AsmkIndex.load(directory / INDEX, codebook, manifest.profile.asmk)
+
+
+def named_images(
+    images: ImageSource | Iterable[ImageSource], ids: Sequence[str] | None
+) -> Iterator[tuple[str, ImageSource]]:
+    """Yield each image with its id: the one given for it, or its path; folders are expanded."""
+    sources: list[ImageSource] = [images] if _is_one(images) else list(images)  # type: ignore[list-item, arg-type]
+    if ids is not None:
+        if len(ids) != len(sources):
+            raise ConfigError(f"{len(ids)} ids were given for {len(sources)} images")
+        yield from zip(ids, sources, strict=True)
+        return
+    for source in sources:
+        if not isinstance(source, (str, os.PathLike)):
+            raise ConfigError(f"{source_name(source)}: an image that is not a file needs an id (ids=...)")
+        expanded = [os.fspath(source)]
+        with suppress(OSError):
+            if Path(source).is_dir():
+                expanded = find_images([source])
+        yield from ((path, path) for path in expanded)
+
+
+def _is_one(images: Any) -> bool:
+    """Whether this is one image rather than an iterable of them."""
+    return isinstance(images, (str, os.PathLike, bytes)) or hasattr(images, "getbands") or hasattr(images, "dtype")

@@ -1,0 +1,151 @@
+"""What an engine answers: each prints well in a terminal and a notebook, and has `to_dict`."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from delf_engine.reranking import RankedCandidate
+
+__all__ = ["AddReport", "EngineInfo", "SearchResult"]
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What became of the images given to `Engine.add`.
+
+    Attributes
+    ----------
+    added : list of str
+        Ids now in the engine.
+    skipped : list of str
+        Ids that were there already, or given twice.
+    failed : list of (id, reason)
+        Images that could not be read.
+    """
+
+    added: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        head = f"{len(self.added)} added, {len(self.skipped)} already there, {len(self.failed)} failed"
+        return "\n".join([head, *(f"  {image_id}: {reason}" for image_id, reason in self.failed)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {
+            "added": self.added,
+            "skipped": self.skipped,
+            "failed": [{"id": image_id, "reason": reason} for image_id, reason in self.failed],
+        }
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine holds.
+
+    Attributes
+    ----------
+    directory : str
+    model : str
+        Name and hash of the checkpoint.
+    profile : str
+    images : int
+    dim : int
+        Descriptor dimension.
+    store, index : dict
+        What the feature store and the index say of themselves.
+    """
+
+    directory: str
+    model: str
+    profile: str
+    images: int
+    dim: int
+    store: dict[str, Any]
+    index: dict[str, Any]
+
+    def __str__(self) -> str:
+        rows = [
+            ("directory", self.directory),
+            ("model", self.model),
+            ("profile", self.profile),
+            ("images", str(self.images)),
+            ("descriptors", f"{self.dim}-D"),
+            *((f"store {key}", str(value)) for key, value in self.store.items()),
+            *((f"index {key}", str(value)) for key, value in self.index.items()),
+        ]
+        return "\n".join(f"{key:<18} {value}" for key, value in rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {
+            "directory": self.directory,
+            "model": self.model,
+            "profile": self.profile,
+            "images": self.images,
+            "dim": self.dim,
+            "store": self.store,
+            "index": self.index,
+        }
+
+
+@dataclass(frozen=True)
+class SearchResult(Sequence[RankedCandidate]):
+    """Hits of a search, best first.
+
+    Attributes
+    ----------
+    query : str
+        Name of the query.
+    hits : tuple of RankedCandidate
+        Each with `id`, `rank`, `score` of the candidate stage, `inliers` and `verification` (None where it
+        was not verified).
+    """
+
+    query: str
+    hits: tuple[RankedCandidate, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> RankedCandidate: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RankedCandidate]: ...
+
+    def __getitem__(self, index: int | slice) -> RankedCandidate | Sequence[RankedCandidate]:
+        return self.hits[index]
+
+    def __iter__(self) -> Iterator[RankedCandidate]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+        rows = []
+        for hit in self.hits:
+            same = "" if hit.verification is None else ("same" if hit.verification.same else "-")
+            inliers = "" if hit.inliers is None else str(hit.inliers)
+            rows.append((str(hit.rank), inliers, same, f"{hit.score:.4f}", hit.id))
+        return rows
+
+    def __str__(self) -> str:
+        if not self.hits:
+            return f"{self.query}: nothing found"
+        lines = [f"{'rank':>4} {'inliers':>7} {'place':>5} {'score':>8}  image"]
+        lines += [f"{r:>4} {i:>7} {s:>5} {c:>8}  {name}" for r, i, s, c, name in self._rows()]
+        return "\n".join([f"{self.query}:", *lines])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._rows()
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("rank", "inliers", "place", "score", "image"))
+        return f"<table><caption>{html.escape(self.query)}</caption><tr>{head}</tr>{cells}</table>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {"query": self.query, "hits": [hit.to_dict() for hit in self.hits]}

@@ -1,0 +1,228 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import image_bytes, random_photo, write_image
+from PIL import Image
+
+from delf_engine.config import ExtractionConfig
+from delf_engine.errors import CheckpointError, ConfigError, DelfEngineWarning, ImageError
+from delf_engine.extraction import Extractor
+from delf_engine.features import LocalFeatures
+from delf_engine.model.network import DelfNetwork
+
+
+def _config(**changes: object) -> ExtractionConfig:
+    values: dict[str, object] = {
+        "scales": (0.5, 0.70710678, 1.0),
+        "max_image_size": 1024,
+        "max_features": 100,
+        "min_score": 0.0,
+        "resize": "area",
+        "min_side": 10,
+    }
+    return ExtractionConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def _network() -> DelfNetwork:
+    torch.manual_seed(0)
+    return DelfNetwork("resnet18", 40, hidden=16)
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    return Extractor(_network(), _config(), device="cpu")
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    return random_photo(np.random.default_rng(1), 200, 150)
+
+
+def _dot_extractor(scale: float, **changes: object) -> Extractor:
+    """An extractor that answers to brightness alone: all weights positive, so the best cell is the nearest."""
+    network = _network()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            torch.nn.init.zeros_(module.bias)
+    return Extractor(network, _config(scales=(scale,), **changes), device="cpu")
+
+
+def _dotted(x: int, y: int, width: int = 331, height: int = 277) -> np.ndarray:
+    image = np.empty((height, width, 3), np.uint8)
+    image[:] = (124, 116, 104)  # ImageNet's mean: nothing for the network
+    image[y - 3 : y + 4, x - 3 : x + 4] = 255
+    return image
+
+
+@pytest.mark.parametrize(
+    ("scale", "limit"), [(1.0, None), (0.5, None), (0.70710678, None), (2.0, None), (1.0, 200)]
+)
+def test_keypoints_follow_a_bright_dot(scale: float, limit: int | None) -> None:
+    """Move one bright dot through the image: the best keypoint stays on it, without bias."""
+    extractor = _dot_extractor(scale, max_image_size=limit, max_features=1)
+    effective = scale * (1.0 if limit is None else limit / 331)
+    errors = []
+    for x, y in [(150 + 7 * i, 110 + 5 * i) for i in range(12)]:
+        features = extractor(_dotted(x, y))
+        assert features.scales[0] == pytest.approx(1 / effective, rel=1e-6)
+        errors.append(features.keypoints[0] - (x, y))
+    half_cell = 8 / effective
+    assert np.abs(errors).max() <= 1.15 * half_cell + 1
+    # A convention off by half a pixel of the level, or by half a stride, would show as a bias.
+    assert np.abs(np.mean(errors, axis=0)).max() <= 0.4 * half_cell
+
+
+def test_score_centroid_is_on_the_dot() -> None:
+    """The centre of gravity of all responses is the dot itself, to a fraction of a pixel of the level."""
+    for scale in (1.0, 0.5):
+        extractor = _dot_extractor(scale, max_features=10_000)
+        errors = []
+        for shift in range(0, int(16 / scale), max(1, int(2 / scale))):
+            x, y = 160 + shift, 130 + shift
+            features = extractor(_dotted(x, y))
+            weights = features.scores.astype(np.float64) ** 2
+            errors.append((features.keypoints * weights[:, None]).sum(0) / weights.sum() - (x, y))
+        assert np.abs(np.mean(errors, axis=0)).max() < 0.75 / scale
+
+
+def test_features_are_valid_sorted_and_limited(extractor: Extractor, photo: np.ndarray) -> None:
+    features = extractor(photo)
+    assert 0 < len(features) <= 100
+    assert features.dim == 40
+    assert features.image_size == (200, 150)
+    assert (features.keypoints >= -1).all()
+    assert (features.keypoints <= (200, 150)).all()
+    np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, rtol=1e-5)
+
+
+def test_projection_of_selected_equals_selection_of_projected(photo: np.ndarray) -> None:
+    """The shortcut (project only what is kept) against the plain way, cell by cell."""
+    from delf_engine.model.network import normalise_images
+
+    network = _network().eval()
+    extractor = Extractor(network, _config(scales=(1.0,), max_features=20), device="cpu")
+    features = extractor(photo)
+    with torch.inference_mode():
+        maps, scores = network(normalise_images(torch.from_numpy(photo)[None]))
+        flat = maps[0].flatten(1).T
+        order = np.argsort(-scores.flatten().numpy(), kind="stable")[:20]
+        expected = network.projection(flat)[torch.from_numpy(order)].numpy()
+    np.testing.assert_allclose(features.descriptors, expected, atol=1e-5)
+    rows, columns = np.divmod(order, maps.shape[3])
+    np.testing.assert_allclose(features.keypoints, np.stack([columns, rows], 1) * 16.0, atol=1e-4)
+
+
+def test_every_kind_of_source_gives_the_same_bits(extractor: Extractor, photo: np.ndarray, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png", photo)
+    expected = extractor(photo)
+    for source in (path, str(path), image_bytes(photo), Image.fromarray(photo)):
+        assert extractor(source) == expected
+
+
+def test_box_keeps_the_scale_of_the_whole_image(photo: np.ndarray) -> None:
+    big = np.kron(photo, np.ones((4, 4, 1), np.uint8))  # 800 x 600, shrunk to 400 by the limit
+    extractor = Extractor(_network(), _config(max_image_size=400), device="cpu")
+    box = (100, 80, 500, 400)
+    features = extractor(big, box=box)
+    assert features.image_size == (800, 600)
+    allowed = [1 / (0.5 * s) for s in (0.5, 0.70710678, 1.0)]
+    assert all(np.isclose(allowed, s).any() for s in features.scales)
+    assert (features.keypoints >= (98, 78)).all()
+    assert (features.keypoints <= (501, 401)).all()
+    assert extractor(big, box=(0, 0, 800, 600)) == extractor(big)
+
+
+def test_extract_many_is_the_same_as_one_by_one(extractor: Extractor, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = [write_image(tmp_path / f"{i}.png", random_photo(rng, 80 + 9 * i, 90)) for i in range(7)]
+    alone = [extractor(p) for p in paths]
+    for workers in (1, 3):
+        many = list(extractor.extract_many(paths, workers=workers))
+        assert [p for p, _ in many] == paths
+        assert [f for _, f in many] == alone
+
+
+def test_extract_many_goes_on_past_bad_images(extractor: Extractor, photo: np.ndarray, tmp_path: Path) -> None:
+    good = write_image(tmp_path / "good.png", photo)
+    (tmp_path / "zero.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not an image")
+    dot = write_image(tmp_path / "dot.png", photo[:1, :1])
+    sources = [tmp_path / "zero.jpg", good, tmp_path / "text.jpg", dot, tmp_path / "gone.jpg", tmp_path, good]
+    failed: list[tuple[Path, ImageError]] = []
+    done = list(extractor.extract_many(sources, on_error=lambda s, e: failed.append((s, e))))
+    assert [p for p, _ in done] == [good, good]
+    assert [p for p, _ in failed] == [sources[i] for i in (0, 2, 3, 4, 5)]
+    assert all(str(p) in str(e) for p, e in failed)
+    with pytest.warns(DelfEngineWarning, match="left out: .*gone.jpg: no such file"):
+        assert list(extractor.extract_many([tmp_path / "gone.jpg"])) == []
+
+
+def test_extract_many_reads_its_input_lazily(extractor: Extractor, photo: np.ndarray) -> None:
+    taken = []
+
+    def endless():  # type: ignore[no-untyped-def]
+        while True:
+            taken.append(1)
+            yield photo
+
+    stream = extractor.extract_many(endless(), workers=2)
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    assert len(taken) <= 3 + 2 * 2 + 1
+
+
+def test_tiny_images(extractor: Extractor) -> None:
+    with pytest.raises(ImageError, match=r"1 x 1 pixels are too few; each side needs at least 10"):
+        extractor(np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(ImageError, match="too few"):
+        extractor(np.zeros((50, 50, 3), np.uint8), box=(0, 0, 5, 50))
+    assert len(extractor(random_photo(np.random.default_rng(0), 10, 10))) >= 1
+
+
+def test_no_level_or_no_score_gives_the_empty_value(photo: np.ndarray) -> None:
+    small = Extractor(_network(), _config(scales=(0.01,)), device="cpu")
+    assert small(photo) == LocalFeatures.empty((200, 150))
+    strict = Extractor(_network(), _config(min_score=1e9), device="cpu")
+    assert strict(photo) == LocalFeatures.empty((200, 150))
+
+
+def test_attention_map(extractor: Extractor, photo: np.ndarray) -> None:
+    got = extractor.attention_map(photo)
+    assert got.shape == (10, 13)
+    assert got.dtype == np.float32
+    assert (got >= 0).all()
+
+
+def test_bad_options() -> None:
+    with pytest.raises(ConfigError, match="unknown device 'tpu9'"):
+        Extractor(_network(), _config(), device="tpu9")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            Extractor(_network(), _config(), device="cuda")
+    with pytest.raises(CheckpointError, match="no checkpoint 'nothing'"):
+        Extractor.from_pretrained("nothing")
+    with pytest.raises(ConfigError, match="workers must be at least 1"):
+        next(Extractor(_network(), _config(), device="cpu").extract_many([], workers=0))
+
+
+def test_pretrained(photo: np.ndarray) -> None:
+    extractor = Extractor.from_pretrained("delf-r18", device="cpu")
+    assert len(extractor(photo)) > 10
+    assert "delf-r18" in repr(extractor)
+    paper = Extractor.from_pretrained("delf-r18", profile="delf", device="cpu")
+    assert len(paper.config.scales) == 7
+    with pytest.raises(ConfigError, match="not both"):
+        Extractor.from_pretrained("delf-r18", profile="delf", config=paper.config)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_gpu_agrees_with_cpu(extractor: Extractor, photo: np.ndarray) -> None:
+    on_gpu = Extractor(_network(), _config(), device="cuda")(photo)
+    on_cpu = extractor(photo)
+    assert len(on_gpu) == len(on_cpu)
+    np.testing.assert_allclose(on_gpu.scores, on_cpu.scores, rtol=1e-2)
