@@ -1,0 +1,9 @@
+"""Do two images show the same place: descriptor matching, robust geometric models, and the answer."""
+
+from __future__ import annotations
+
+from delf_engine.verification.matching import Matches, match_descriptors
+from delf_engine.verification.result import Verification
+from delf_engine.verification.verify import verify_features
+
+__all__ = ["Matches", "Verification", "match_descriptors", "verify_features"]

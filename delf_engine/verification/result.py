@@ -1,0 +1,150 @@
+"""`Verification`: the answer to "do these two images show the same place", with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import FormatError
+
+__all__ = ["Verification"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Verification:
+    """Which features of two images agree on one transform between them.
+
+    Parameters
+    ----------
+    model : "affine", "homography" or "fundamental"
+    transform : (3, 3) float64 or None
+        Maps pixels of image A to pixels of image B (x_B ~ H x_A), with H[2, 2] = 1; for ``fundamental``
+        x_B^T F x_A = 0, with Frobenius norm 1. None if no model was found; then there are no inliers.
+    matches : (M, 2) int32
+        The inliers: index of the keypoint in A and of the one in B, ascending in A.
+    similarities : (M,) float32
+        Cosine similarity of the descriptors of each inlier match.
+    putative : int
+        Number of tentative matches, before geometry.
+    residual_px : float
+        Largest Sampson distance of an inlier, in pixels.
+    reference_size : int or None
+        If given, pixels of `residual_px` are those of images shrunk to this longer side (smaller ones stay).
+    min_inliers : int
+        Inliers from which on `same` is true.
+    """
+
+    model: str
+    transform: npt.NDArray[np.float64] | None
+    matches: npt.NDArray[np.int32]
+    similarities: npt.NDArray[np.float32]
+    putative: int
+    residual_px: float
+    reference_size: int | None
+    min_inliers: int
+
+    def __post_init__(self) -> None:
+        transform = None if self.transform is None else _frozen(self.transform, np.float64, (3, 3))
+        object.__setattr__(self, "transform", transform)
+        object.__setattr__(self, "matches", _frozen(self.matches, np.int32, (-1, 2)))
+        object.__setattr__(self, "similarities", _frozen(self.similarities, np.float32, (len(self.matches),)))
+
+    @property
+    def inliers(self) -> int:
+        """Number of matches that agree with the transform."""
+        return len(self.matches)
+
+    @property
+    def same(self) -> bool:
+        """Whether the images are said to show the same place: `inliers` reach `min_inliers`."""
+        return self.inliers >= self.min_inliers
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Verification):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # equality by value of arrays: not a dictionary key
+
+    def __repr__(self) -> str:
+        return (
+            f"Verification(same={self.same}, inliers={self.inliers}, putative={self.putative}, "
+            f"model={self.model!r})"
+        )
+
+    def __str__(self) -> str:
+        answer = "same place" if self.same else "not the same place"
+        return (
+            f"{answer}: {self.inliers} of {self.putative} matches agree on one {self._model_name} "
+            f"(from {self.min_inliers} on it counts as the same; {self._residual})"
+        )
+
+    def _repr_html_(self) -> str:
+        colour = "#1a7f37" if self.same else "#9a3412"
+        rows = {
+            "inliers": f"{self.inliers} of {self.putative} tentative matches",
+            "decision from": f"{self.min_inliers} inliers on",
+            "model": self._model_name,
+            "residual": self._residual,
+        }
+        body = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
+        answer = "Same place" if self.same else "Not the same place"
+        return f'<strong style="color:{colour}">{answer}</strong><table>{body}</table>'
+
+    @property
+    def _model_name(self) -> str:
+        return {"affine": "affine map", "fundamental": "fundamental matrix"}.get(self.model, self.model)
+
+    @property
+    def _residual(self) -> str:
+        of = "" if self.reference_size is None else f" at {self.reference_size} px"
+        return f"within {self.residual_px:g} px{of}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python lists and numbers, ready for JSON; `from_dict` takes them back."""
+        return {
+            "same": self.same,
+            "inliers": self.inliers,
+            "putative": self.putative,
+            "min_inliers": self.min_inliers,
+            "model": self.model,
+            "residual_px": self.residual_px,
+            "reference_size": self.reference_size,
+            "transform": None if self.transform is None else self.transform.tolist(),
+            "matches": self.matches.tolist(),
+            "similarities": self.similarities.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verification:
+        """Return the verification that `to_dict` has written.
+
+        Raises
+        ------
+        FormatError
+            If a field is missing or has the wrong shape.
+        """
+        try:
+            return cls(
+                model=str(values["model"]),
+                transform=values["transform"],
+                matches=values["matches"],
+                similarities=values["similarities"],
+                putative=int(values["putative"]),
+                residual_px=float(values["residual_px"]),
+                reference_size=values["reference_size"],
+                min_inliers=int(values["min_inliers"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"not a verification: {type(error).__name__}: {error}") from error
+
+
+def _frozen(value: Any, dtype: type[np.generic], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    array = np.array(value, dtype=dtype).reshape(shape)
+    array.flags.writeable = False
+    return array

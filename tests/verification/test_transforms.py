@@ -1,0 +1,169 @@
+"""Residuals, frames and plausibility of transforms, and the affine RANSAC: numerics against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from delf_engine.verification.affine import fit_least_squares, ransac_affine
+from delf_engine.verification.geometry import (
+    fundamental_residuals,
+    is_degenerate,
+    pixel_frame,
+    planar_residuals,
+    plausible,
+)
+
+Float64 = npt.NDArray[np.float64]
+
+AFFINE = np.array([[0.9, 0.2, 30.0], [-0.1, 1.1, -12.0], [0.0, 0.0, 1.0]])
+HOMOGRAPHY = np.array([[0.9, 0.1, 20.0], [-0.05, 1.05, 8.0], [2e-4, -1e-4, 1.0]])
+
+
+def apply(H: Float64, points: Float64) -> Float64:
+    mapped = np.c_[points, np.ones(len(points))] @ H.T
+    return np.asarray(mapped[:, :2] / mapped[:, 2:])
+
+
+@pytest.mark.parametrize("H", [AFFINE, HOMOGRAPHY])
+def test_sampson_distance_is_the_least_move_that_makes_a_match_fit(H: Float64, rng: np.random.Generator) -> None:
+    a = rng.uniform(0, 500, (8, 2))
+    b = apply(H, a) + rng.normal(0, 3, (8, 2))
+    found = planar_residuals(H, a, b)
+    for i in range(8):  # oracle: the point x of A that minimises |x - a|^2 + |H x - b|^2
+
+        def cost(x: Float64, i: int = i) -> float:
+            return float(((x - a[i]) ** 2).sum() + ((apply(H, x[None])[0] - b[i]) ** 2).sum())
+
+        best = np.sqrt(minimize(cost, a[i], tol=1e-12).fun)
+        assert found[i] == pytest.approx(best, rel=1e-6 if H is AFFINE else 0.02)
+
+
+@pytest.mark.parametrize("H", [AFFINE, HOMOGRAPHY])
+def test_residual_is_the_same_both_ways(H: Float64, rng: np.random.Generator) -> None:
+    a = rng.uniform(0, 500, (50, 2))
+    b = apply(H, a) + rng.normal(0, 5, (50, 2))
+    np.testing.assert_allclose(planar_residuals(H, a, b), planar_residuals(np.linalg.inv(H), b, a), rtol=0.05)
+    np.testing.assert_allclose(planar_residuals(H, a, b), planar_residuals(-3 * H, a, b))
+
+
+def test_residual_of_a_shift_is_the_transfer_error_over_root_two() -> None:
+    a = np.array([[10.0, 20.0]])
+    assert planar_residuals(np.eye(3), a, a + np.array([3.0, 4.0]))[0] == pytest.approx(5 / np.sqrt(2))
+
+
+def test_residuals_of_many_transforms_at_once(rng: np.random.Generator) -> None:
+    a, b = rng.uniform(0, 100, (2, 7, 2))
+    both = planar_residuals(np.stack([AFFINE, HOMOGRAPHY]), a, b)
+    np.testing.assert_allclose(both, [planar_residuals(AFFINE, a, b), planar_residuals(HOMOGRAPHY, a, b)])
+
+
+def test_undefined_residuals_are_infinite() -> None:
+    a = np.zeros((2, 2))
+    assert np.isinf(planar_residuals(np.zeros((3, 3)), a, a)).all()
+    assert np.isinf(fundamental_residuals(np.zeros((3, 3)), a, a)).all()
+
+
+def test_fundamental_residual_of_a_sideways_camera_is_the_row_difference(rng: np.random.Generator) -> None:
+    # Translation along x: epipolar lines are the image rows.
+    F = np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    a, b = rng.uniform(0, 500, (2, 20, 2))
+    np.testing.assert_allclose(fundamental_residuals(F, a, b), np.abs(a[:, 1] - b[:, 1]) / np.sqrt(2))
+
+
+def test_pixel_frame_shrinks_but_never_enlarges() -> None:
+    frame = pixel_frame((2048, 1000), 1024)
+    # The centre of a 2 x 2 block of the large image is a pixel centre of the small one.
+    assert apply(frame, np.array([[0.5, 0.5], [2.5, 4.5]])).tolist() == [[0, 0], [1, 2]]
+    np.testing.assert_array_equal(pixel_frame((640, 480), 1024), np.eye(3))
+    np.testing.assert_array_equal(pixel_frame((4000, 3000), None), np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("H", "expected"),
+    [
+        (np.eye(3), True),
+        (AFFINE, True),
+        (HOMOGRAPHY, True),
+        (np.diag([1.0, 1.0, -1.0]), False),  # behind the horizon
+        (np.diag([-1.0, 1.0, 1.0]), False),  # mirrored
+        (np.diag([0.05, 0.05, 1.0]), False),  # collapse
+        (np.diag([20.0, 20.0, 1.0]), False),  # blow-up
+        (np.diag([9.0, 1.0, 1.0]), False),  # squeezed
+        (np.diag([7.0, 1.0, 1.0]), True),
+        (np.zeros((3, 3)), False),
+        (np.full((3, 3), np.nan), False),
+    ],
+)
+def test_what_a_camera_can_do(H: Float64, expected: bool) -> None:
+    assert plausible(H, np.array([[100.0, 50.0], [3.0, 4.0]])).tolist() == [expected] * 2
+
+
+def test_plausibility_is_judged_at_each_point() -> None:
+    H = np.array([[1.0, 0, 0], [0, 1, 0], [-0.01, 0, 1]])  # the horizon is x = 100
+    x = np.array([[0.0, 0], [20, 0], [99, 0], [150, 0]])
+    assert plausible(H, x).tolist() == [True, True, False, False]
+
+
+@given(seed=st.integers(0, 1000), line=st.booleans(), swap=st.booleans())
+def test_points_on_a_line_or_a_spot_are_degenerate(seed: int, line: bool, swap: bool) -> None:
+    rng = np.random.default_rng(seed)
+    free = rng.uniform(0, 500, (20, 2))
+    stuck = rng.uniform(0, 500, 2) + (rng.uniform(0, 300, (20, 1)) * rng.normal(size=2) if line else 0 * free)
+    a, b = (free, stuck) if swap else (stuck, free)
+    assert is_degenerate(a, b, minimum=4)
+    assert not is_degenerate(free, free, minimum=20)
+
+
+def test_repeated_matches_count_once() -> None:
+    a = np.repeat([[0.0, 0], [100, 0], [0, 100]], 50, axis=0)
+    assert is_degenerate(a, a, minimum=4)
+    assert not is_degenerate(a, a, minimum=3)
+    assert is_degenerate(np.empty((0, 2)), np.empty((0, 2)), minimum=4)
+
+
+def test_least_squares_fit_is_exact_on_exact_matches(rng: np.random.Generator) -> None:
+    a = rng.uniform(0, 500, (10, 2))
+    fitted = fit_least_squares(a, apply(AFFINE, a))
+    assert fitted is not None
+    np.testing.assert_allclose(fitted, AFFINE, atol=1e-8)
+
+
+def test_least_squares_fit_of_matches_that_fix_no_map_does_not_raise(rng: np.random.Generator) -> None:
+    free, spot = rng.uniform(0, 500, (5, 2)), np.full((5, 2), 7.0)
+    for a, b in ((free, spot), (spot, free), (spot, spot), (free * 1e200, free)):
+        fitted = fit_least_squares(a, b)
+        assert fitted is None or np.isfinite(fitted).all()
+
+
+def test_least_squares_fit_minimises_the_sampson_distance(rng: np.random.Generator) -> None:
+    a = rng.uniform(0, 500, (30, 2))
+    b = apply(AFFINE, a) + rng.normal(0, 5, (30, 2))
+    fitted = fit_least_squares(a, b)
+    assert fitted is not None
+    best = (planar_residuals(fitted, a, b) ** 2).sum()
+    for _ in range(200):
+        other = fitted.copy()
+        other[:2] += rng.normal(0, [1e-3, 1e-3, 0.3], (2, 3))
+        assert (planar_residuals(other, a, b) ** 2).sum() > best
+
+
+def test_ransac_finds_the_map_among_outliers(rng: np.random.Generator) -> None:
+    a = rng.uniform(0, 800, (200, 2))
+    b = apply(AFFINE, a) + rng.normal(0, 1, (200, 2))
+    b[60:] = rng.uniform(0, 800, (140, 2))
+    found = ransac_affine(a, b, threshold=5, max_iterations=1000, confidence=0.999, seed=0)
+    assert found is not None
+    np.testing.assert_allclose(apply(found, a[:60]), apply(AFFINE, a[:60]), atol=1.5)
+    assert (planar_residuals(found, a, b)[:60] <= 5).sum() >= 59
+
+
+def test_ransac_without_a_plausible_sample_finds_nothing(rng: np.random.Generator) -> None:
+    a = rng.uniform(0, 800, (30, 2))
+    mirrored = a * [-1, 1]
+    options = {"threshold": 1e-6, "max_iterations": 300, "confidence": 0.99, "seed": 1}
+    assert ransac_affine(a, mirrored, **options) is None  # type: ignore[arg-type]

@@ -1,0 +1,269 @@
+"""`verify_features` and its answer: direction, pixel scales, decisions, printing and JSON."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from helpers import random_features
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delf_engine.config import VerificationConfig, load_profile
+from delf_engine.errors import ConfigError, FormatError, MismatchError
+from delf_engine.features import LocalFeatures
+from delf_engine.verification import Verification, verify_features
+
+MODELS = ("affine", "homography", "fundamental")
+DEFAULT = load_profile("default").verification
+HOMOGRAPHY = np.array([[0.9, 0.1, 20.0], [-0.05, 1.05, 8.0], [1e-4, -5e-5, 1.0]])
+
+
+def config(**options: Any) -> VerificationConfig:
+    return DEFAULT.model_copy(update=options)
+
+
+def apply(H: npt.NDArray[Any], points: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    mapped = np.c_[points, np.ones(len(points))] @ H.T
+    return np.asarray(mapped[:, :2] / mapped[:, 2:])
+
+
+def view(
+    rng: np.random.Generator, of: LocalFeatures, H: npt.NDArray[Any], *, shared: int, noise: float = 0.03
+) -> LocalFeatures:
+    """Features of another view: the first `shared` ones seen again through `H`, shuffled among new ones."""
+    other = random_features(rng, len(of), of.dim, of.image_size)
+    keypoints, descriptors = other.keypoints.copy(), other.descriptors.copy()
+    keypoints[:shared] = apply(H, of.keypoints[:shared])
+    descriptors[:shared] = of.descriptors[:shared] + rng.normal(0, noise, (shared, of.dim))
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    order = rng.permutation(len(of))
+    return LocalFeatures(keypoints[order], other.scales, other.scores, descriptors[order], of.image_size)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_transform_leads_from_a_to_b(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a = random_features(rng, 300)
+    b = view(rng, a, HOMOGRAPHY, shared=80)
+    found = verify_features(a, b, config=config(residual_px=3.0))
+    assert found.same
+    assert found.inliers >= 80
+    assert found.transform is not None
+    np.testing.assert_allclose(
+        apply(found.transform, a.keypoints[:80]), apply(HOMOGRAPHY, a.keypoints[:80]), atol=0.5
+    )
+    back = verify_features(b, a, config=config(residual_px=3.0))
+    assert back.transform is not None
+    np.testing.assert_allclose(
+        apply(back.transform, apply(found.transform, a.keypoints[:80])), a.keypoints[:80], atol=0.5
+    )
+
+
+def test_matches_index_the_features(rng: np.random.Generator) -> None:
+    a = random_features(rng, 200)
+    b = view(rng, a, HOMOGRAPHY, shared=60)
+    found = verify_features(a, b)
+    assert found.matches.dtype == np.int32
+    assert (np.diff(found.matches[:, 0]) > 0).all()
+    assert found.inliers == len(found.matches) == len(found.similarities) <= found.putative
+    dots = (a.descriptors[found.matches[:, 0]] * b.descriptors[found.matches[:, 1]]).sum(axis=1)
+    np.testing.assert_allclose(found.similarities, dots, atol=1e-5)
+    assert not found.matches.flags.writeable
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_photograph_agrees_with_itself(model: str, rng: np.random.Generator) -> None:
+    a = random_features(rng, 100)
+    found = verify_features(a, a, config=config(model=model))
+    assert (found.inliers, found.putative, found.model) == (100, 100, model)
+    assert found.matches.tolist() == [[i, i] for i in range(100)]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_unrelated_photographs_do_not_agree(model: str, rng: np.random.Generator) -> None:
+    a, b = random_features(rng, 100), random_features(rng, 100)
+    assert not verify_features(a, b, config=config(model=model, residual_px=4.0)).same
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 10), (10, 0), (1, 1), (2, 50), (3, 3)])
+def test_few_or_no_features_are_zero_inliers(model: str, n: int, m: int, rng: np.random.Generator) -> None:
+    found = verify_features(random_features(rng, n), random_features(rng, m), config=config(model=model))
+    assert (found.inliers, found.same, found.transform) == (0, False, None)
+    assert (found.matches.shape, found.similarities.shape) == ((0, 2), (0,))
+    assert json.loads(json.dumps(found.to_dict()))["transform"] is None
+
+
+def test_reference_size_scales_the_residual_with_large_images() -> None:
+    rng = np.random.default_rng(0)
+    small = random_features(rng, 300, image_size=(1024, 768))
+    moved = view(rng, small, HOMOGRAPHY, shared=100)
+    jitter = moved.keypoints + rng.normal(0, 3, moved.keypoints.shape)
+
+    def enlarged(of: LocalFeatures, keypoints: npt.NDArray[Any], by: int) -> LocalFeatures:
+        size = (of.image_size[0] * by, of.image_size[1] * by)
+        return LocalFeatures((keypoints + 0.5) * by - 0.5, of.scales, of.scores, of.descriptors, size)
+
+    options = config(residual_px=8.0, reference_size=1024)
+    b = enlarged(moved, jitter, 1)
+    expected = verify_features(small, b, config=options)
+    assert expected.inliers >= 90
+    for by_a, by_b in ((4, 4), (1, 3), (5, 1)):
+        found = verify_features(
+            enlarged(small, small.keypoints, by_a), enlarged(moved, jitter, by_b), config=options
+        )
+        assert found.transform is not None
+        assert expected.transform is not None
+        assert found.matches.tolist() == expected.matches.tolist()  # one scene, whatever the pixels
+        mapped = apply(found.transform, (small.keypoints[:50] + 0.5) * by_a - 0.5)
+        wanted = (apply(expected.transform, small.keypoints[:50]) + 0.5) * by_b - 0.5
+        np.testing.assert_allclose(mapped, wanted, rtol=1e-3, atol=0.1)
+    # Without it the residual is one of original pixels, and four times too strict.
+    strict = verify_features(
+        enlarged(small, small.keypoints, 4),
+        enlarged(moved, jitter, 4),
+        config=config(residual_px=8.0, reference_size=None),
+    )
+    assert strict.inliers < expected.inliers
+
+
+def test_fundamental_matrix_is_one_of_original_pixels(rng: np.random.Generator) -> None:
+    a = random_features(rng, 200, image_size=(3000, 2000))
+    b = LocalFeatures(
+        a.keypoints + [[400.0, 0.0]] * rng.uniform(0.2, 1, (200, 1)),
+        a.scales,
+        a.scores,
+        a.descriptors,
+        (4000, 2000),
+    )
+    F = verify_features(a, b, config=config(model="fundamental", residual_px=2.0)).transform
+    assert F is not None
+    assert np.linalg.norm(F) == pytest.approx(1)
+    lines = np.c_[a.keypoints, np.ones(200)] @ F.T
+    distance = np.abs((lines * np.c_[b.keypoints, np.ones(200)]).sum(axis=1)) / np.hypot(lines[:, 0], lines[:, 1])
+    assert np.median(distance) < 4
+
+
+def test_same_seed_same_bits_in_any_thread(rng: np.random.Generator) -> None:
+    a = random_features(rng, 300)
+    others = [view(rng, a, HOMOGRAPHY, shared=25) for _ in range(12)]
+    expected = [verify_features(a, b, seed=5).to_dict() for b in others]
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(lambda b: verify_features(a, b, seed=5).to_dict(), others)) == expected
+
+
+@given(
+    seed=st.integers(0, 1000), shift=st.sampled_from([0.0, 1e4, 1e20]), scale=st.sampled_from([1e-20, 1.0, 1e30])
+)
+def test_keypoints_anywhere_give_a_defined_answer(seed: int, shift: float, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    base = random_features(rng, 30, dim=4)
+    a = LocalFeatures(
+        base.keypoints * np.float32(scale) + np.float32(shift), base.scales, base.scores, base.descriptors, (9, 9)
+    )
+    for model in MODELS:
+        found = verify_features(a, base, config=config(model=model, max_iterations=100))
+        assert (found.transform is None) == (found.inliers == 0)
+
+
+def test_the_published_profile_takes_many_to_one(rng: np.random.Generator) -> None:
+    a = random_features(rng, 50)
+    doubled = LocalFeatures(
+        *(np.repeat(v, 2, axis=0) for v in (a.keypoints, a.scales, a.scores, a.descriptors)), a.image_size
+    )
+    published = load_profile("delf").verification
+    assert (published.model, published.mutual) == ("affine", False)
+    assert verify_features(doubled, a, config=published).inliers == 100
+    assert verify_features(doubled, a).inliers == 50
+
+
+def test_features_of_different_models_are_refused(rng: np.random.Generator) -> None:
+    with pytest.raises(MismatchError):
+        verify_features(random_features(rng, 5, dim=40), random_features(rng, 5, dim=128))
+    with pytest.raises(MismatchError):
+        verify_features(random_features(rng, 0, dim=40), random_features(rng, 0, dim=128))
+    with pytest.raises(ConfigError):
+        verify_features(random_features(rng, 5), random_features(rng, 5), seed=-1)
+
+
+def answer(**changes: Any) -> Verification:
+    values: dict[str, Any] = {
+        "model": "homography",
+        "transform": np.eye(3),
+        "matches": [[0, 3], [2, 1]],
+        "similarities": [0.9, 0.8],
+        "putative": 7,
+        "residual_px": 24.0,
+        "reference_size": 1024,
+        "min_inliers": 2,
+    }
+    return Verification(**{**values, **changes})
+
+
+def test_answer_and_its_equality() -> None:
+    found = answer()
+    assert (found.inliers, found.same) == (2, True)
+    assert not answer(min_inliers=3).same
+    assert found == answer()
+    assert found != answer(transform=None, matches=[], similarities=[])
+    assert found != answer(similarities=[0.9, 0.7])
+    assert found != "something else"
+    with pytest.raises(TypeError):
+        hash(found)
+    with pytest.raises(ValueError, match="reshape"):
+        answer(similarities=[0.9])
+
+
+def test_answer_prints_well() -> None:
+    assert repr(answer()) == "Verification(same=True, inliers=2, putative=7, model='homography')"
+    assert str(answer()) == (
+        "same place: 2 of 7 matches agree on one homography "
+        "(from 2 on it counts as the same; within 24 px at 1024 px)"
+    )
+    assert str(answer(min_inliers=15, reference_size=None, model="affine")) == (
+        "not the same place: 2 of 7 matches agree on one affine map "
+        "(from 15 on it counts as the same; within 24 px)"
+    )
+    html = answer()._repr_html_()
+    assert html.startswith("<strong")
+    assert html.count("<tr>") == html.count("</tr>") == 4
+    assert "Not the same place" in answer(min_inliers=3)._repr_html_()
+
+
+def test_answer_survives_json(rng: np.random.Generator) -> None:
+    a = random_features(rng, 100)
+    for found in (verify_features(a, view(rng, a, HOMOGRAPHY, shared=40)), answer(), verify_features(a, a.top(0))):
+        assert Verification.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    for damage in ({}, {**answer().to_dict(), "matches": [[1, 2, 3]]}, {**answer().to_dict(), "putative": "x"}):
+        with pytest.raises(FormatError):
+            Verification.from_dict(damage)
+
+
+def test_real_pair_of_photographs(data: Any) -> None:
+    """SIFT features of the Oxford graffiti pair: the true homography comes back."""
+    import cv2
+
+    folder = data / "homography" / "graf"
+    features = []
+    for name in ("grafA", "grafB"):
+        (path,) = (p for p in folder.iterdir() if p.stem == name)
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        points, descriptors = cv2.SIFT_create(2000).detectAndCompute(image, None)
+        order = np.argsort([-p.response for p in points], kind="stable")
+        descriptors = np.sqrt(descriptors[order] / descriptors[order].sum(axis=1, keepdims=True))
+        values = np.array([(*points[i].pt, points[i].size, points[i].response) for i in order])
+        size = (image.shape[1], image.shape[0])
+        features.append(LocalFeatures(values[:, :2], values[:, 2], values[:, 3], descriptors, size))
+    truth = np.loadtxt(folder / "H_A_B.txt")
+    found = verify_features(*features, config=config(residual_px=3.0, ratio=0.9))
+    assert found.same
+    assert found.transform is not None
+    width, height = features[0].image_size
+    corners = np.array([[0.0, 0], [width, 0], [0, height], [width, height]])
+    error = np.linalg.norm(apply(found.transform, corners) - apply(truth, corners), axis=1)
+    assert error.mean() < 0.03 * width
