@@ -258,7 +258,7 @@ class Collection:
                 )
             raise MismatchError(f"{path}: there is another index here; load it, or choose another directory")
         wanted = None if attachment is None else attachment[0]
-        if here and found is not None and found["header"] == header and self._saved(found, wanted):
+        if here and found is not None and found["header"] == header and self._saved(path, found, wanted):
             return
         disk.clean(path, found)
         generation = 1 + (found["generation"] if found else 0)
@@ -290,11 +290,13 @@ class Collection:
             segment.saved_dead = segment.dead
         disk.clean(path, self._manifest)
 
-    def _saved(self, manifest: Mapping[str, Any], attachment: Mapping[str, Any] | None) -> bool:
+    def _saved(self, path: Path, manifest: Mapping[str, Any], attachment: Mapping[str, Any] | None) -> bool:
         """Whether nothing has changed since `manifest`, and it has what is to be attached."""
+        if any(segment.name is None or segment.dead != segment.saved_dead for segment in self.segments):
+            return False
         there = manifest["attachment"] or {}
-        return all(segment.name and segment.dead == segment.saved_dead for segment in self.segments) and (
-            attachment is None or attachment.items() <= there.items()
+        return attachment is None or (
+            attachment.items() <= there.items() and disk.intact(path / there["name"], there)
         )
 
     def _write(self, path: Path, group: Sequence[Segment], name: str) -> dict[str, Any]:

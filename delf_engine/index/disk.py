@@ -21,6 +21,7 @@ __all__ = [
     "check_file",
     "clean",
     "create_array",
+    "intact",
     "lock",
     "open_array",
     "read_manifest",
@@ -130,6 +131,14 @@ def check_file(path: Path, entry: Mapping[str, int], *, contents: bool) -> None:
         raise FormatError(f"{path}: the file is damaged: its checksum does not match; build the index again")
 
 
+def intact(path: Path, entry: Mapping[str, int]) -> bool:
+    """Whether a file that could be made anew is there and as the manifest says."""
+    with contextlib.suppress(FormatError, FileNotFoundError):
+        check_file(path, entry, contents=True)
+        return True
+    return False
+
+
 def read_manifest(directory: Path, kind: str, version: int) -> dict[str, Any]:
     """Return the manifest of an index.
 
@@ -144,7 +153,7 @@ def read_manifest(directory: Path, kind: str, version: int) -> dict[str, Any]:
         claimed = manifest.pop("crc32", None)
     except FileNotFoundError as error:
         raise FormatError(f"{directory}: there is no index here") from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: the manifest cannot be read: {error}") from error
     if manifest.get("format") != _FORMAT:
         raise FormatError(f"{path}: not the manifest of an index")

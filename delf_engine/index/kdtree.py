@@ -16,7 +16,6 @@ Jégou, Douze, Schmid: On the burstiness of visual elements. CVPR 2009 (one vote
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import KdTreeConfig, load_profile, parse_config
-from delf_engine.errors import ConfigError, FormatError
+from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import disk
 from delf_engine.index.collection import Allocate, Arrays, Attachment, Collection, Segment
@@ -254,12 +253,8 @@ class KdTreeIndex:
         if attached is None or not self._growth().items() <= attached[1].items():
             return None
         # Trees can be grown again at any time, and FLANN trusts its file blindly.
-        with contextlib.suppress(FormatError, FileNotFoundError):
-            disk.check_file(*attached, contents=True)
-            trees = cv2.flann.Index()
-            if trees.load(descriptors, str(attached[0])):
-                return trees
-        return None
+        trees = cv2.flann.Index()
+        return trees if disk.intact(*attached) and trees.load(descriptors, str(attached[0])) else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers import random_features
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from index.oracles import kdtree_score
+
+from delf_engine.config import load_profile
+from delf_engine.errors import ConfigError, FormatError
+from delf_engine.features import LocalFeatures
+from delf_engine.index import KdTreeIndex, disk
+
+RNG = np.random.default_rng(0)
+DEFAULT = load_profile().kdtree
+EXACT = DEFAULT.model_copy(update={"checks": 100_000, "neighbours": 7})
+
+
+def features_of(descriptors: np.ndarray) -> LocalFeatures:
+    one = np.ones(len(descriptors))
+    return LocalFeatures(np.zeros((len(one), 2)), one, one, descriptors, (9, 9))
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    dim=st.sampled_from([2, 40, 65]),
+    sizes=st.lists(st.sampled_from([0, 1, 5, 30]), min_size=1, max_size=5),
+    asked=st.sampled_from([0, 1, 12]),
+)
+@settings(deadline=None)
+def test_scores_equal_the_oracle(seed: int, dim: int, sizes: list[int], asked: int) -> None:
+    rng = np.random.default_rng(seed)
+    images = [random_features(rng, n, dim) for n in sizes]
+    query = random_features(rng, asked, dim)
+    index = KdTreeIndex(dim, EXACT)
+    index.add([str(i) for i in range(len(images))], images)
+    ids, scores = index.search(query, 9)
+    found = np.zeros(len(images))
+    found[[int(i) for i in ids]] = scores
+    np.testing.assert_allclose(found, kdtree_score(query, images, EXACT.neighbours), rtol=1e-3, atol=1e-4)
+    assert (np.diff(scores) <= 0).all()
+
+
+def test_an_image_finds_itself_first() -> None:
+    images = [random_features(RNG, 100) for _ in range(20)]
+    index = KdTreeIndex(40)
+    index.add([str(i) for i in range(20)], images)
+    for i, image in enumerate(images):
+        ids, scores = index.search(image, 3)
+        assert ids[0] == str(i)
+        assert scores[0] == pytest.approx(100, rel=1e-5)
+
+
+def test_one_vote_for_a_repeated_structure() -> None:
+    a, b, c = np.eye(40)[:3]
+    index = KdTreeIndex(40, EXACT)
+    index.add(["rows of a", "a and b"], [features_of(np.array([a] * 6)), features_of(np.array([a, b]))])
+    ids, scores = index.search(features_of(np.array([a, b])), 9)
+    assert ids == ["a and b", "rows of a"]
+    np.testing.assert_allclose(scores, [2, 1])
+    ids, scores = index.search(features_of(np.array([a] * 5)), 9)  # nor for one in the query
+    assert ids == ["a and b", "rows of a"] or scores[0] == scores[1]
+    assert dict(zip(ids, scores, strict=True))["a and b"] == 1
+    assert index.search(features_of(np.array([c])), 9)[0] == []
+
+
+def test_the_same_seed_gives_the_same_trees() -> None:
+    config = DEFAULT.model_copy(update={"checks": 1, "trees": 2})
+    images = [random_features(RNG, 300) for _ in range(10)]
+    query = random_features(RNG, 50)
+
+    def scores(seed: int) -> np.ndarray:
+        index = KdTreeIndex(40, config, seed=seed)
+        index.add([str(i) for i in range(10)], images)
+        cv2.setRNGSeed(99)
+        ids, found = index.search(query, 10)
+        return found[np.argsort(ids)]
+
+    np.testing.assert_array_equal(scores(1), scores(1))
+    assert not np.array_equal(scores(1), scores(2))
+
+
+def test_removed_images_are_replaced_among_the_neighbours() -> None:
+    image = random_features(RNG, 20)
+    index = KdTreeIndex(40, EXACT)
+    names = [str(i) for i in range(30)]
+    index.add(names, [image] * 30)
+    index.search(image, 5)
+    index.remove(names[:28])
+    assert set(index.search(image, 50)[0]) == {"28", "29"}
+
+
+def test_saved_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = KdTreeIndex(40, DEFAULT.model_copy(update={"checks": 1}))
+    index.add(list("abc"), [random_features(RNG, 200) for _ in range(3)])
+    query = random_features(RNG, 30)
+    wanted = index.search(query, 3)
+    index.save(tmp_path)
+    assert not list(tmp_path.glob("trees-*"))
+    index.save(tmp_path, trees=True)
+    index.save(tmp_path)
+    (file,) = tmp_path.glob("trees-*")
+
+    def same(loaded: KdTreeIndex) -> bool:
+        ids, scores = loaded.search(query, 3)
+        return ids == wanted[0] and np.array_equal(scores, wanted[1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "setRNGSeed", None)  # would be called to grow them again
+        assert same(KdTreeIndex.load(tmp_path))
+    other = KdTreeIndex.load(tmp_path, DEFAULT.model_copy(update={"trees": 1}))
+    assert len(other.search(query, 3)[0]) == 3
+
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 8
+    file.write_bytes(contents)
+    assert same(KdTreeIndex.load(tmp_path))  # grown again
+    file.unlink()
+    assert same(KdTreeIndex.load(tmp_path))
+
+    again = KdTreeIndex.load(tmp_path)
+    again.save(tmp_path, trees=True)
+    (file,) = tmp_path.glob("trees-*")
+    again.save(tmp_path, trees=True)
+    assert list(tmp_path.glob("trees-*")) == [file]  # nothing to do
+    again.add(["d"], [query])
+    again.save(tmp_path)
+    assert not list(tmp_path.glob("trees-*"))
+    again.save(tmp_path, trees=True)
+    again.remove(["d"])
+    assert same(again)
+
+
+def test_an_empty_index_has_no_trees(tmp_path: Path) -> None:
+    index = KdTreeIndex(40)
+    index.add(["a"], [LocalFeatures.empty((9, 9))])
+    index.save(tmp_path, trees=True)
+    again = KdTreeIndex.load(tmp_path)
+    assert again.ids() == ["a"]
+    assert again.search(random_features(RNG, 4), 5)[0] == []
+    assert repr(again) == "KdTreeIndex(1 images, 40-D, 4 trees)"
+
+
+def test_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        KdTreeIndex(0)
+    KdTreeIndex(8).save(tmp_path)
+    manifest = disk.read_manifest(tmp_path, "kdtree", 1)
+    disk.write_manifest(tmp_path, "kdtree", 1, {**manifest, "segments": [{"name": "x"}]})
+    with pytest.raises(FormatError, match="damaged"):
+        KdTreeIndex.load(tmp_path)
