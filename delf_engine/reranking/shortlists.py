@@ -1,0 +1,246 @@
+"""Shortlist files: JSON lines, CSV and TREC run files in; the same and rankings out.
+
+The ending of the name tells the format.
+
+==================  ============================================================================================
+``.jsonl``          one query a line: ``{"query": id, "candidates": [[id, score], ...]}`` or ``[id, ...]``
+``.csv``            columns ``query,id,score`` (``score`` may be left out), in order of rank within a query
+``.run``, ``.trec``  ``query Q0 id rank score tag``, ranked by score as trec_eval does, equal ones by rank
+==================  ============================================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from delf_engine.errors import DataError, FormatError
+from delf_engine.reranking.candidates import Candidate, RankedCandidate, Shortlist, checked_shortlist
+
+__all__ = ["read_shortlists", "write_rankings", "write_shortlists"]
+
+_TAG = "delf-engine"
+
+Rows = Iterator[tuple[int, str, Any]]
+
+
+def read_shortlists(path: str | os.PathLike[str]) -> dict[str, list[Candidate]]:
+    """Read the shortlists of many queries, in order of the file.
+
+    Parameters
+    ----------
+    path : path
+        Ending in ``.jsonl``, ``.csv``, ``.run`` or ``.trec``.
+
+    Returns
+    -------
+    dict of query id to list of id or of (id, score)
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read or a line is wrong. It names the file and the line.
+    """
+    path = Path(path)
+    read = {".jsonl": _read_json_lines, ".csv": _read_csv, ".run": _read_trec, ".trec": _read_trec}
+    parse = _by_ending(path, read)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            return parse(path, lines)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def write_shortlists(path: str | os.PathLike[str], shortlists: Mapping[str, Shortlist]) -> None:
+    """Write shortlists so that `read_shortlists` returns them.
+
+    TREC run files always hold scores; candidates without one get descending numbers.
+
+    Raises
+    ------
+    DataError
+        If a shortlist is wrong, or an id has blanks that a TREC run file cannot hold.
+    FormatError
+        If there is no such format, or the file cannot be written.
+    """
+    path = Path(path)
+    checked = {query: checked_shortlist(shortlist, query=query) for query, shortlist in shortlists.items()}
+
+    def json_lines() -> Iterator[str]:
+        for query, found in checked.items():
+            yield _json_line(
+                query, [image_id if score is None else [image_id, score] for image_id, score in found]
+            )
+
+    def table() -> Iterator[Sequence[Any]]:
+        yield ("query", "id", "score")
+        for query, found in checked.items():
+            yield from ((query, image_id, "" if score is None else score) for image_id, score in found)
+
+    def run() -> Iterator[str]:
+        for query, found in checked.items():
+            for rank, (image_id, score) in enumerate(found, start=1):
+                yield _trec_line(query, image_id, rank, float(len(found) - rank) if score is None else score)
+
+    _write(path, json_lines, table, run)
+
+
+def write_rankings(path: str | os.PathLike[str], rankings: Mapping[str, Sequence[RankedCandidate]]) -> None:
+    """Write rankings, with inliers where the format has a place for them.
+
+    JSON lines hold ``{"id", "rank", "first_rank", "score", "inliers"}`` a candidate, CSV the same columns; a TREC
+    run file holds the order, as descending scores.
+
+    Raises
+    ------
+    DataError
+        If an id has blanks that a TREC run file cannot hold.
+    FormatError
+        If there is no such format, or the file cannot be written.
+    """
+    path = Path(path)
+
+    def json_lines() -> Iterator[str]:
+        for query, ranking in rankings.items():
+            yield _json_line(query, [c.to_dict(with_verification=False) for c in ranking])
+
+    def table() -> Iterator[Sequence[Any]]:
+        yield ("query", "id", "rank", "first_rank", "score", "inliers")
+        for query, ranking in rankings.items():
+            for c in ranking:
+                yield (query, c.id, c.rank, c.first_rank, c.score, c.inliers)
+
+    def run() -> Iterator[str]:
+        for query, ranking in rankings.items():
+            for c in ranking:
+                yield _trec_line(query, c.id, c.rank, float(len(ranking) - c.rank))
+
+    _write(path, json_lines, table, run)
+
+
+def _by_ending(path: Path, formats: Mapping[str, Any]) -> Any:
+    if path.suffix.lower() not in formats:
+        raise FormatError(f"{path}: the ending must be one of {', '.join(formats)}")
+    return formats[path.suffix.lower()]
+
+
+def _read_json_lines(path: Path, lines: Iterable[str]) -> dict[str, list[Candidate]]:
+    out: dict[str, list[Candidate]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise FormatError(f"{path}, line {number}: is not JSON: {error}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("query"), str) or "candidates" not in record:
+            raise FormatError(f'{path}, line {number}: expected {{"query": id, "candidates": [[id, score], ...]}}')
+        if record["query"] in out:
+            raise FormatError(f"{path}, line {number}: query {record['query']!r} occurs a second time")
+        out[record["query"]] = _candidates(path, number, record["query"], record["candidates"])
+    return out
+
+
+def _read_csv(path: Path, lines: Iterable[str]) -> dict[str, list[Candidate]]:
+    rows = csv.reader(lines, strict=True)
+    out: dict[str, list[Candidate]] = {}
+    columns: list[str] = []
+    try:
+        for row in rows:
+            if not row:
+                continue
+            if not columns:
+                columns = [name.strip() for name in row]
+                if not {"query", "id"} <= set(columns):
+                    raise FormatError(f"{path}, line 1: expected the columns query,id,score, got {','.join(row)}")
+                continue
+            if len(row) != len(columns):
+                raise FormatError(f"{path}, line {rows.line_num}: {len(row)} columns instead of {len(columns)}")
+            values = dict(zip(columns, row, strict=True))
+            score = values.get("score", "").strip()
+            entry = (values["id"], _number(path, rows.line_num, score)) if score else values["id"]
+            out.setdefault(values["query"], []).append(entry)
+    except csv.Error as error:
+        raise FormatError(f"{path}, line {rows.line_num}: {error}") from error
+    return {query: _candidates(path, None, query, found) for query, found in out.items()}
+
+
+def _read_trec(path: Path, lines: Iterable[str]) -> dict[str, list[Candidate]]:
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 6:
+            raise FormatError(
+                f"{path}, line {number}: expected 'query Q0 id rank score tag', got {line.strip()!r}"
+            )
+        rank, score = _number(path, number, fields[3]), _number(path, number, fields[4])
+        found.setdefault(fields[0], []).append((-score, rank, fields[2]))
+    # Sorting is stable: lines equal in score and rank stay in order.
+    ordered = {query: sorted(rows, key=lambda row: row[:2]) for query, rows in found.items()}
+    return {
+        query: _candidates(path, None, query, [(image_id, -negative) for negative, _, image_id in rows])
+        for query, rows in ordered.items()
+    }
+
+
+def _candidates(path: Path, number: int | None, query: str, entries: Any) -> list[Candidate]:
+    try:
+        checked = checked_shortlist(entries, query=query)
+    except DataError as error:
+        raise FormatError(f"{path}{'' if number is None else f', line {number}'}: {error}") from error
+    return [image_id if score is None else (image_id, score) for image_id, score in checked]
+
+
+def _number(path: Path, number: int, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise FormatError(f"{path}, line {number}: expected a finite number, got {text!r}")
+    return value
+
+
+def _json_line(query: str, candidates: list[Any]) -> str:
+    return json.dumps({"query": query, "candidates": candidates}, ensure_ascii=False) + "\n"
+
+
+def _trec_line(query: str, image_id: str, rank: int, score: float) -> str:
+    for name in (query, image_id):
+        if len(name.split()) != 1 or name != name.strip():
+            raise DataError(
+                f"a TREC run file cannot hold the id {name!r}: blanks separate its columns; use .jsonl"
+            )
+    return f"{query} Q0 {image_id} {rank} {score!r} {_TAG}\n"
+
+
+def _write(
+    path: Path,
+    json_lines: Callable[[], Iterator[str]],
+    table: Callable[[], Iterator[Sequence[Any]]],
+    run: Callable[[], Iterator[str]],
+) -> None:
+    """Write the format of the path's ending to a file beside it, then put that in its place."""
+    kind = _by_ending(path, {".jsonl": json_lines, ".csv": table, ".run": run, ".trec": run})
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            if kind is table:
+                # All text quoted: an id may hold anything, a lone carriage return too.
+                csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(table())
+            else:
+                file.writelines(kind())
+        partial.replace(path)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,263 @@
+"""Re-ranking: order, ties, tails, missing features, and the same bits with any number of workers."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import random_features
+
+from delf_engine.config import RerankingConfig, load_profile
+from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, MismatchError, UnknownIdError
+from delf_engine.features import LocalFeatures
+from delf_engine.reranking import RankedCandidate, rerank_batch, rerank_shortlist, sources
+from delf_engine.verification import verify_features
+
+VERIFICATION = load_profile("default").verification
+TOP = RerankingConfig(top_n=100)
+
+
+def seen_again(rng: np.random.Generator, of: LocalFeatures, shared: int) -> LocalFeatures:
+    """Features of another photograph in which the first `shared` of `of` appear, shifted."""
+    other = random_features(rng, len(of), of.dim, of.image_size)
+    keypoints, descriptors = other.keypoints.copy(), other.descriptors.copy()
+    keypoints[:shared] = of.keypoints[:shared] + np.array([5, 3])
+    descriptors[:shared] = of.descriptors[:shared]
+    return LocalFeatures(keypoints, other.scales, other.scores, descriptors, of.image_size)
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[dict[str, LocalFeatures], dict[str, LocalFeatures]]:
+    """Queries q0, q1 and ten images; image i shares 8 i features with q0, 8 (9 - i) with q1."""
+    rng = np.random.default_rng(7)
+    queries = {f"q{k}": random_features(rng, 120) for k in range(2)}
+    images = {}
+    for i in range(10):
+        image = seen_again(rng, queries["q0"], 8 * i)
+        other = seen_again(rng, queries["q1"], 8 * (9 - i))
+        merged = [np.concatenate([getattr(v, n) for v in (image, other)]) for n in ("keypoints", "descriptors")]
+        images[f"i{i}"] = LocalFeatures(merged[0], np.ones(240), np.ones(240), merged[1], image.image_size)
+    return queries, images
+
+
+def run(query: LocalFeatures, shortlist: Any, features: Any, **options: Any) -> list[RankedCandidate]:
+    given = {"config": TOP, "verification": VERIFICATION, **options}
+    return rerank_shortlist(query, shortlist, features, **given)
+
+
+def test_candidates_are_sorted_by_inliers(world: Any) -> None:
+    queries, images = world
+    shortlist = [(f"i{i}", 1 - i / 10) for i in range(10)]
+    ranking = run(queries["q0"], shortlist, images)
+    assert [c.id for c in ranking[:8]] == [f"i{i}" for i in range(9, 1, -1)]
+    assert [c.rank for c in ranking] == list(range(1, 11))
+    assert [c.first_rank for c in ranking[:3]] == [10, 9, 8]
+    assert ranking[0].score == pytest.approx(0.1)
+    assert ranking[0].inliers is not None
+    assert ranking[0].inliers >= 72
+    for c in ranking:
+        assert c.verification == verify_features(queries["q0"], images[c.id], config=VERIFICATION)
+
+
+def test_the_tail_keeps_its_order_behind(world: Any) -> None:
+    queries, images = world
+    shortlist = [f"i{i}" for i in range(10)]
+    ranking = run(queries["q0"], shortlist, images, config=RerankingConfig(top_n=4))
+    assert {c.id for c in ranking[:4]} == {"i0", "i1", "i2", "i3"}
+    assert ranking[0].id == "i3"
+    assert [c.id for c in ranking[4:]] == shortlist[4:]
+    assert [(c.inliers, c.verification, c.score) for c in ranking[4:]] == [(None, None, None)] * 6
+
+
+def test_equal_inliers_are_ordered_by_score_then_place(rng: np.random.Generator) -> None:
+    query, image = random_features(rng, 50), random_features(rng, 0)
+    shortlist = [("a", 0.2), ("b", 0.5), ("c", 0.5), ("d", 0.9)]
+    ranking = run(query, shortlist, lambda _: image)
+    assert [c.id for c in ranking] == ["d", "b", "c", "a"]
+    assert [c.inliers for c in ranking] == [0] * 4
+    assert [c.id for c in run(query, ["x", "a", "m"], lambda _: image)] == ["x", "a", "m"]
+
+
+def test_an_id_that_occurs_again_keeps_its_first_place(rng: np.random.Generator) -> None:
+    image = random_features(rng, 0)
+    ranking = run(image, [("a", 3.0), ("b", 2.0), ("a", 1.0)], lambda _: image)
+    assert [(c.id, c.score) for c in ranking] == [("a", 3.0), ("b", 2.0)]
+
+
+def test_an_empty_shortlist_is_an_empty_ranking(rng: np.random.Generator) -> None:
+    assert run(random_features(rng, 5), [], {}) == []
+    assert rerank_batch({}, {}, {}, config=TOP, verification=VERIFICATION) == {}
+
+
+class Store:
+    """Like a feature store: `get` raises for an unknown id. Counts what is read."""
+
+    def __init__(self, images: Mapping[str, LocalFeatures]) -> None:
+        self.images = images
+        self.reads: Counter[str] = Counter()
+
+    def get(self, image_id: str, /) -> LocalFeatures:
+        self.reads[image_id] += 1
+        if image_id not in self.images:
+            raise UnknownIdError(image_id)
+        return self.images[image_id]
+
+
+def missing_sources(images: Mapping[str, LocalFeatures]) -> list[Any]:
+    return [Store(images), images, images.get, images.__getitem__]
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_missing_images_are_reported_and_the_rest_goes_on(kind: int, world: Any) -> None:
+    queries, images = world
+    source = missing_sources(images)[kind]
+    shortlist = ["gone", "i0", "lost", "i9", "i5"]
+    with pytest.warns(DelfEngineWarning, match=r"2 \('gone', 'lost'\)"):
+        ranking = run(queries["q0"], shortlist, source)
+    assert [c.id for c in ranking] == ["i9", "i5", "i0", "gone", "lost"]
+    assert [c.inliers is None for c in ranking] == [False, False, False, True, True]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(queries["q0"], shortlist, source, on_missing="ignore") == ranking
+    with pytest.raises(UnknownIdError, match="'gone'"):
+        run(queries["q0"], shortlist, source, on_missing="raise")
+
+
+def test_a_missing_query_keeps_its_shortlist(world: Any) -> None:
+    queries, images = world
+    shortlists = {"nobody": ["i3", "i2"], "q0": ["i3", "i2"]}
+    with pytest.warns(DelfEngineWarning, match="query 'nobody'"):
+        out = rerank_batch(queries, shortlists, images, config=TOP, verification=VERIFICATION)
+    assert list(out) == ["nobody", "q0"]
+    assert [(c.id, c.inliers) for c in out["nobody"]] == [("i3", None), ("i2", None)]
+    assert out["q0"][0].inliers is not None
+
+
+def test_batch_is_the_same_with_any_number_of_workers(world: Any) -> None:
+    queries, images = world
+    shortlists = {q: [(f"i{i}", 0.5) for i in order] for q, order in (("q0", range(10)), ("q1", range(9, -1, -1)))}
+    options: dict[str, Any] = {"config": TOP, "verification": VERIFICATION, "seed": 3}
+    alone = rerank_batch(queries, shortlists, images, workers=1, **options)
+    assert [c.id for c in alone["q1"][:8]] == [f"i{i}" for i in range(8)]
+    shared = rerank_batch(queries, shortlists, images, workers=2, **options)
+    assert shared == alone
+    reordered = rerank_batch(queries, dict(reversed(shortlists.items())), images, workers=1, **options)
+    assert reordered == alone
+    assert list(reordered) == ["q1", "q0"]
+
+
+def test_each_image_is_read_once(world: Any) -> None:
+    queries, images = world
+    store = Store(images)
+    shortlists = {q: [f"i{i}" for i in range(10)] for q in queries}
+    rerank_batch(queries, shortlists, store, config=TOP, verification=VERIFICATION)
+    assert set(store.reads.values()) == {1}
+
+
+def test_what_does_not_fit_in_memory_is_read_again(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, images = world
+    monkeypatch.setattr(sources, "_CACHE_BYTES", 3 * 4 * 240 * 44)
+    store = Store(images)
+    shortlists = {q: [f"i{i}" for i in range(10)] for q in queries}
+    rerank_batch(queries, shortlists, store, config=TOP, verification=VERIFICATION)
+    assert sorted(store.reads.values()) == [1] * 3 + [2] * 7
+
+
+def test_progress_counts_pairs_to_the_end(world: Any) -> None:
+    queries, images = world
+    seen: list[tuple[int, int]] = []
+    shortlists: dict[str, Any] = {"q0": [f"i{i % 10}-{i}" for i in range(60)], "lost": ["i1", "i2"], "q1": []}
+    rerank_batch(
+        queries,
+        shortlists,
+        lambda image_id: images[image_id.partition("-")[0]],
+        config=TOP,
+        verification=VERIFICATION.model_copy(update={"max_iterations": 10}),
+        on_missing="ignore",
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [done for done, _ in seen] == [25, 50, 60, 62]
+    assert {total for _, total in seen} == {62}
+
+
+@pytest.mark.parametrize(
+    "shortlist",
+    [
+        "i0",
+        b"i0",
+        {"i0": 1.0},
+        7,
+        [("i0", 1.0, 2.0)],
+        [("i0", float("nan"))],
+        [("i0", float("inf"))],
+        [("i0", None)],
+        [("i0", "1.0")],
+        [("i0", True)],
+        [3],
+        [None],
+        [("i0", 1.0), "i1"],
+        np.array([[1.0, 2.0]]),
+    ],
+)
+def test_shortlists_of_the_wrong_shape_are_refused(shortlist: Any, world: Any) -> None:
+    queries, images = world
+    with pytest.raises(DataError, match="shortlist of 'query'"):
+        run(queries["q0"], shortlist, images)
+
+
+def test_numpy_ids_and_scores_are_taken(world: Any) -> None:
+    queries, images = world
+    ids, scores = np.array(["i1", "i9"]), np.array([0.5, 0.25], np.float32)
+    ranking = run(queries["q0"], list(zip(ids, scores, strict=True)), images)
+    assert [(c.id, c.score) for c in ranking] == [("i9", 0.25), ("i1", 0.5)]
+    json.dumps([c.to_dict() for c in ranking])
+
+
+def test_bad_options(world: Any) -> None:
+    queries, images = world
+    with pytest.raises(ConfigError, match="workers"):
+        run(queries["q0"], ["i0"], images, workers=0)
+    with pytest.raises(ConfigError, match="on_missing"):
+        run(queries["q0"], ["i0"], images, on_missing="stop")
+    with pytest.raises(ConfigError, match="seed"):
+        run(queries["q0"], ["i9"], images, seed=-1)
+    with pytest.raises(ConfigError, match="list"):
+        run(queries["q0"], ["i0"], ["i0"])
+    with pytest.raises(ConfigError, match="ndarray"):
+        run(queries["q0"], ["i0"], {"i0": np.zeros(3)})
+
+
+def test_features_of_another_model_are_named(world: Any, rng: np.random.Generator) -> None:
+    queries, _ = world
+    with pytest.raises(MismatchError, match="image 'odd' 7-D"):
+        run(queries["q0"], ["odd"], {"odd": random_features(rng, 3, dim=7)})
+
+
+def test_candidates_print_and_go_to_json(world: Any) -> None:
+    queries, images = world
+    first, last = run(queries["q0"], [("i9", 0.5), ("i1", 0.25)], images, config=RerankingConfig(top_n=1))
+    assert str(first) == f"1. i9: {first.inliers} inliers (was 1, score 0.5)"
+    assert str(last) == "2. i1: not verified (was 2, score 0.25)"
+    assert last.to_dict() == {
+        "id": "i1", "rank": 2, "first_rank": 2, "score": 0.25, "inliers": None, "verification": None
+    }  # fmt: skip
+    assert first.verification is not None
+    assert json.loads(json.dumps(first.to_dict()))["verification"] == first.verification.to_dict()
+    assert "verification" not in first.to_dict(with_verification=False)
+
+
+def test_a_real_store_serves(tmp_path: Path, world: Any) -> None:
+    from delf_engine.storage import FeatureStore
+
+    queries, images = world
+    with FeatureStore.create(tmp_path / "store", dim=40, codec="float32") as store:
+        store.put_many(images.items())
+        with pytest.warns(DelfEngineWarning, match="'gone'"):
+            ranking = run(queries["q0"], ["i1", "gone", "i9"], store, workers=2)
+    assert [c.id for c in ranking] == ["i9", "i1", "gone"]

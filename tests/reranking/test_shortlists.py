@@ -1,0 +1,143 @@
+"""Shortlist files: round trips, and errors that name the file and the line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from delf_engine.errors import DataError, FormatError
+from delf_engine.reranking import RankedCandidate, read_shortlists, write_rankings, write_shortlists
+from delf_engine.verification import Verification
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+PLAIN = st.text(st.sampled_from("abc/._-é日"), min_size=1, max_size=12)
+SCORES = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def lists(names: st.SearchStrategy[str], scored: bool) -> st.SearchStrategy[Any]:
+    entry = st.tuples(names, SCORES) if scored else names
+    unique = st.lists(entry, min_size=1, max_size=6, unique_by=(lambda e: e[0]) if scored else (lambda e: e))
+    return st.dictionaries(names, unique, max_size=4)
+
+
+@pytest.mark.parametrize("scored", [True, False])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_round_trip(data: st.DataObject, ending: str, scored: bool, tmp_path: Path) -> None:
+    shortlists = data.draw(lists(NAMES, scored))
+    path = tmp_path / f"list{ending}"
+    write_shortlists(path, shortlists)
+    assert read_shortlists(path) == shortlists
+    assert list(read_shortlists(path)) == list(shortlists)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shortlists=lists(PLAIN, True))
+def test_trec_round_trip_is_sorted_by_score(shortlists: Any, tmp_path: Path) -> None:
+    path = tmp_path / "list.run"
+    write_shortlists(path, shortlists)
+    assert read_shortlists(path) == {q: sorted(found, key=lambda e: -e[1]) for q, found in shortlists.items()}
+
+
+def test_trec_files_of_ids_alone_keep_the_order(tmp_path: Path) -> None:
+    path = tmp_path / "list.trec"
+    write_shortlists(path, {"q": ["b", "a", "c"]})
+    assert path.read_text().splitlines()[0] == "q Q0 b 1 2.0 delf-engine"
+    assert read_shortlists(path) == {"q": [("b", 2.0), ("a", 1.0), ("c", 0.0)]}
+
+
+def test_trec_ties_go_by_rank(tmp_path: Path) -> None:
+    path = tmp_path / "list.run"
+    path.write_text("q Q0 a 2 0.5 x\nq Q0 b 1 0.5 x\n\nq Q0 c 3 0.9 x\n")
+    assert read_shortlists(path) == {"q": [("c", 0.9), ("b", 0.5), ("a", 0.5)]}
+
+
+def test_an_empty_shortlist_survives_in_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    write_shortlists(path, {"q": [], "r": ["a"]})
+    assert read_shortlists(path) == {"q": [], "r": ["a"]}
+
+
+def test_other_peoples_files(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_bytes(b'\xef\xbb\xbfid,rank,query\r\n"a, b",1,q\r\nc,2,q\r\n\r\n')
+    assert read_shortlists(path) == {"q": ["a, b", "c"]}
+    path = tmp_path / "LIST.JSONL"
+    path.write_text('\n{"query": "q", "candidates": [["a", 1], ["b", 0], ["a", -1]], "extra": 3}\n\n')
+    assert read_shortlists(path) == {"q": [("a", 1.0), ("b", 0.0)]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("x.jsonl", "{}\n", "line 1: expected"),
+        ("x.jsonl", '{"query": "q", "candidates": ["a"]}\nnot json\n', "line 2: is not JSON"),
+        ("x.jsonl", '{"query": 3, "candidates": []}', "line 1: expected"),
+        ("x.jsonl", '{"query": "q", "candidates": "abc"}', "line 1: shortlist of 'q' must be"),
+        ("x.jsonl", '{"query": "q", "candidates": [["a", NaN]]}', "line 1: shortlist of 'q', candidate 1"),
+        ("x.jsonl", '{"query": "q", "candidates": [["a", 1], "b"]}', "has scores for some"),
+        ("x.jsonl", '{"query": "q", "candidates": []}\n' * 2, "line 2: query 'q' occurs a second time"),
+        ("x.csv", "a,b,1.0\n", "line 1: expected the columns"),
+        ("x.csv", "query,id,score\nq,a,1\nq,b\n", "line 3: 2 columns instead of 3"),
+        ("x.csv", "query,id,score\nq,a,high\n", "line 2: expected a finite number, got 'high'"),
+        ("x.csv", "query,id,score\nq,a,nan\n", "line 2: expected a finite number"),
+        ("x.csv", 'query,id\nq,"a\n', "line 2: "),
+        ("x.run", "q Q0 a 1 0.5\n", "line 1: expected 'query Q0"),
+        ("x.run", "q Q0 a 1 0.5 t\nq Q0 a first 0.5 t\n", "line 2: expected a finite number, got 'first'"),
+        ("x.txt", "", "the ending must be one of .jsonl, .csv"),
+    ],
+)
+def test_bad_files_are_named_with_the_line(name: str, text: str, where: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(FormatError) as error:
+        read_shortlists(path)
+    assert str(path) in str(error.value)
+    assert where in str(error.value)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"none\.jsonl: cannot be read"):
+        read_shortlists(tmp_path / "none.jsonl")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(FormatError, match="cannot be read"):
+        read_shortlists(tmp_path / "folder.csv")
+    (tmp_path / "binary.run").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FormatError, match="UTF-8"):
+        read_shortlists(tmp_path / "binary.run")
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "list.run"
+    write_shortlists(path, {"q": ["a"]})
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="'b c'"):
+        write_shortlists(path, {"q": ["a", "b c"]})
+    with pytest.raises(DataError, match="shortlist of 'q'"):
+        write_shortlists(path, {"q": [("a", float("nan"))]})
+    assert path.read_bytes() == before
+    with pytest.raises(FormatError, match="ending"):
+        write_shortlists(tmp_path / "list.pkl", {})
+    with pytest.raises(FormatError, match="cannot be written"):
+        write_shortlists(tmp_path / "no" / "list.csv", {})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_rankings(tmp_path: Path) -> None:
+    found = Verification("affine", None, [], [], 5, 24.0, None, 15)  # type: ignore[arg-type]
+    ranking = [RankedCandidate("b", 1, 2, 0.25, found), RankedCandidate("a", 2, 1, 0.125, None)]
+    for ending in (".jsonl", ".csv", ".run"):
+        write_rankings(tmp_path / f"out{ending}", {"q": ranking})
+    (record,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert record == {"query": "q", "candidates": [c.to_dict(with_verification=False) for c in ranking]}
+    lines = (tmp_path / "out.csv").read_text().replace('"', "").splitlines()
+    assert lines == ["query,id,rank,first_rank,score,inliers", "q,b,1,2,0.25,0", "q,a,2,1,0.125,"]
+    assert read_shortlists(tmp_path / "out.csv") == {"q": [("b", 0.25), ("a", 0.125)]}
+    assert read_shortlists(tmp_path / "out.run") == {"q": [("b", 1.0), ("a", 0.0)]}
