@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers import random_photo, write_image
+from sklearn.datasets import load_sample_image
+
+from delf_engine.demo import scenes
+from delf_engine.demo.clutter import OBSTACLES, SCENES, add_obstacle, draw_scene
+from delf_engine.demo.scenes import Collection, Photo, render_collection
+from delf_engine.errors import ConfigError, DataError, DelfEngineWarning
+from delf_engine.images import load_image
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    return render_collection(tmp_path_factory.mktemp("demo"), views_per_place=6, distractors=9)
+
+
+def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return cv2.perspectiveTransform(np.asarray(points, np.float64)[None], homography)[0]
+
+
+# --------------------------------------------------------------------------------------------------- the record
+
+
+def test_everything_promised_is_there(collection: Collection) -> None:
+    assert [query.place for query in collection.queries] == ["china", "flower"]
+    for place in ("china", "flower"):
+        assert [p.path.name for p in collection.views_of(place)] == [f"{place}_{i}.jpg" for i in range(1, 7)]
+    assert len(collection.views_of(None)) == 9
+    assert len(collection.gallery) == 2 * 6 + 9
+    paths = [photo.path for photo in (*collection.gallery, *collection.queries)]
+    assert len(set(paths)) == len(paths)
+    assert {p.parent.name for p in paths} == {"photos", "queries"}
+    for photo in (*collection.gallery, *collection.queries):
+        height, width = load_image(photo.path).shape[:2]
+        assert (width, height) in scenes._SIZES
+        assert (photo.homography is None) == (photo.place is None)
+
+
+def test_every_picture_has_light_and_structure(collection: Collection) -> None:
+    for photo in (*collection.gallery, *collection.queries):
+        image = load_image(photo.path).astype(float)
+        assert 35 < image.mean() < 215, photo.path
+        assert image.std() > 12, photo.path
+
+
+def pixels(collection: Collection) -> dict[str, bytes]:
+    return {p.path.name: load_image(p.path).tobytes() for p in (*collection.queries, *collection.gallery)}
+
+
+def test_the_same_seed_gives_the_same_pixels(tmp_path: Path) -> None:
+    first = render_collection(tmp_path / "a", views_per_place=1, distractors=2, seed=5)
+    again = render_collection(tmp_path / "b", views_per_place=1, distractors=1, seed=5)
+    other = render_collection(tmp_path / "c", views_per_place=1, distractors=1, seed=6)
+    one, two, three = pixels(first), pixels(again), pixels(other)
+    assert set(two) < set(one)  # fewer pictures, but those that are left are the same ones
+    assert all(one[name] == two[name] for name in two)
+    assert all(two[name] != three[name] for name in two)
+    for a, b in zip((*first.queries, *first.gallery), (*again.queries, *again.gallery), strict=False):
+        assert a.place == b.place
+        np.testing.assert_array_equal(a.homography, b.homography)
+
+
+# ---------------------------------------------------------------------------------------------------- the truth
+
+
+@functools.cache
+def sift(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    keypoints, descriptors = cv2.SIFT_create(nfeatures=800).detectAndCompute(load_image(path), None)
+    return np.array([k.pt for k in keypoints], np.float32).reshape(-1, 2), descriptors
+
+
+def matched(a: Path, b: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Points of two images that SIFT and a homography find to correspond."""
+    (points_a, words_a), (points_b, words_b) = sift(a), sift(b)
+    pairs = [p for p in cv2.BFMatcher().knnMatch(words_a, words_b, k=2) if len(p) == 2]
+    good = [first for first, second in pairs if first.distance < 0.8 * second.distance]
+    if len(good) < 4:
+        return points_a[:0], points_b[:0]
+    pa, pb = points_a[[m.queryIdx for m in good]], points_b[[m.trainIdx for m in good]]
+    _, inliers = cv2.findHomography(pa, pb, cv2.USAC_MAGSAC, 5.0, maxIters=2000, confidence=0.999)
+    kept = np.zeros(len(pa), bool) if inliers is None else inliers.ravel().astype(bool)
+    return pa[kept], pb[kept]
+
+
+def test_the_homography_is_where_sift_finds_the_subject(collection: Collection, tmp_path: Path) -> None:
+    sources = {n: write_image(tmp_path / f"{n}.png", load_sample_image(f"{n}.jpg")) for n in ("china", "flower")}
+    seen = 0
+    for photo in (*collection.queries, *collection.gallery):
+        if photo.place is None:
+            continue
+        assert photo.homography is not None
+        source, view = matched(sources[photo.place], photo.path)
+        if len(view) < 30:  # too dark or too oblique for SIFT
+            continue
+        seen += 1
+        error = np.linalg.norm(mapped(photo.homography, source) - view, axis=1)
+        assert np.median(error) < 4, photo.path
+    assert seen >= 8
+
+
+def test_views_of_a_place_match_and_clutter_does_not(collection: Collection) -> None:
+    for query in collection.queries:
+        count = {p.path.name: len(matched(query.path, p.path)[0]) for p in collection.gallery}
+        right = [count[p.path.name] for p in collection.views_of(query.place)]
+        wrong = [count[p.path.name] for p in collection.gallery if p.place != query.place]
+        assert np.median(right) > 30, count
+        assert max(wrong) < 20, count
+
+
+@pytest.mark.parametrize("shot", [*scenes._SHOTS, scenes._QUERY], ids=lambda s: f"{s.yaw},{s.pitch},{s.roll}")
+@pytest.mark.parametrize("dot", [(200, 150), (170, 180), (60, 40), (330, 250)])
+def test_a_dot_is_rendered_where_the_homography_and_the_relief_say(
+    shot: scenes._Shot, dot: tuple[int, int]
+) -> None:
+    photo = np.zeros((300, 400, 3), np.uint8)
+    cv2.circle(photo, dot, 4, (255, 255, 255), -1)
+    place = scenes._place("dot", photo, np.random.default_rng(0), (200.0, 150.0), 110.0)
+    picture, homography = scenes._view(place, shot, (640, 480))
+    at = mapped(place.placed, np.array([dot]))
+    depth = place.depth[int(at[0, 1]), int(at[0, 0])]
+    expected = mapped(homography, at + depth * scenes._background_shift(place, shot))[0]
+    if not ((expected > 15) & (expected < (625, 465))).all():
+        return  # outside the picture
+    weight = picture[:, :, 0] * (picture[:, :, 0] > 60)
+    rows, columns = np.mgrid[:480, :640]
+    centre = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+    assert np.linalg.norm(centre - expected) < 1.5
+    if np.hypot(*(np.array(dot) - (200, 150))) < 60:  # on the subject the homography alone is the truth
+        assert np.linalg.norm(centre - mapped(homography, at)[0]) < 4
+
+
+def test_the_homography_holds_for_pixels_of_a_large_source(tmp_path: Path, rng: np.random.Generator) -> None:
+    path = write_image(tmp_path / "mine.png", random_photo(rng, 1300, 900))
+    (query,) = render_collection(tmp_path / "out", views_per_place=1, distractors=0, photos=[path]).queries
+    assert query.homography is not None
+    source, view = matched(path, query.path)
+    assert len(view) > 30
+    assert np.median(np.linalg.norm(mapped(query.homography, source) - view, axis=1)) < 4
+
+
+def test_the_query_looks_at_the_subject(collection: Collection) -> None:
+    for query, subject in zip(collection.queries, ((207, 215), (308, 222)), strict=True):
+        height, width = load_image(query.path).shape[:2]
+        assert query.homography is not None
+        x, y = mapped(query.homography, np.array([subject]))[0] / (width, height)
+        assert 0.25 < x < 0.75
+        assert 0.25 < y < 0.75
+
+
+# --------------------------------------------------------------------------------------------- one's own photos
+
+
+def test_own_photographs_are_places(tmp_path: Path, rng: np.random.Generator) -> None:
+    paths = [
+        write_image(tmp_path / "a" / "tower.png", random_photo(rng, 200, 150)),
+        write_image(tmp_path / "b" / "tower.jpg", random_photo(rng, 150, 200)),
+        write_image(tmp_path / "b" / "tower-2.jpg", random_photo(rng, 100, 100)),
+    ]
+    made = render_collection(tmp_path / "out", views_per_place=2, distractors=1, photos=paths)
+    assert [query.place for query in made.queries] == ["tower", "tower-2", "tower-2-2"]
+    assert len({p.path for p in made.gallery}) == 7
+
+
+def test_bad_photographs_are_left_out_with_a_warning(tmp_path: Path, rng: np.random.Generator) -> None:
+    good = write_image(tmp_path / "good.png", random_photo(rng, 120, 100))
+    small = write_image(tmp_path / "small.png", random_photo(rng, 120, 63))
+    (tmp_path / "text.jpg").write_text("no image")
+    bad = [small, tmp_path / "text.jpg", tmp_path / "gone.jpg"]
+    with pytest.warns(DelfEngineWarning) as caught:
+        made = render_collection(tmp_path / "out", views_per_place=1, distractors=0, photos=[*bad, good])
+    assert [query.place for query in made.queries] == ["good"]
+    messages = [str(w.message) for w in caught]
+    assert len(messages) == 3
+    assert all(path.name in message for path, message in zip(bad, messages, strict=True))
+    with pytest.warns(DelfEngineWarning), pytest.raises(DataError, match="none of the photographs"):
+        render_collection(tmp_path / "none", photos=bad)
+    with pytest.raises(DataError, match="none of the photographs"):
+        render_collection(tmp_path / "none", photos=[])
+
+
+@pytest.mark.parametrize("options", [{"views_per_place": 0}, {"distractors": -1}, {"seed": -1}], ids=str)
+def test_numbers_out_of_range(tmp_path: Path, options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        render_collection(tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_photo_is_compared_by_identity() -> None:
+    assert Photo(Path("a"), "x", np.eye(3)) != Photo(Path("a"), "x", np.eye(3))
+
+
+# ------------------------------------------------------------------------------------------------------ clutter
+
+
+@pytest.mark.parametrize("kind", SCENES)
+def test_each_scene_is_another_picture(kind: str) -> None:
+    one, two, again = (draw_scene(np.random.default_rng(seed), 200, 150, kind) for seed in (0, 1, 0))
+    assert one.shape == (150, 200, 3)
+    assert one.dtype == np.float32
+    assert np.isfinite(one).all()
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - two).mean() > 5
+
+
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_obstacles_hide_a_part(kind: str) -> None:
+    grey = np.full((240, 320, 3), 128, np.float32)
+    seen = add_obstacle(np.random.default_rng(0), grey, kind)
+    hidden = (np.abs(seen - grey) > 20).any(axis=2).mean()
+    assert 0.01 < hidden < 0.5
+    assert (grey == 128).all()
+    assert np.isfinite(seen).all()
