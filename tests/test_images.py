@@ -13,7 +13,7 @@ from helpers import exif_with_orientation, image_bytes, random_photo, write_imag
 from PIL import Image, ImageOps
 
 from delf_engine import images
-from delf_engine.errors import DataError, DelfEngineWarning, ImageError
+from delf_engine.errors import ImageError
 from delf_engine.images import crop, find_images, load_image, source_name
 
 
@@ -356,80 +356,6 @@ def test_crop_without_a_pixel(photo: np.ndarray, box: Any) -> None:
 def test_crop_by_what_is_no_box(photo: np.ndarray, box: Any) -> None:
     with pytest.raises(ImageError, match="box must be four numbers"):
         crop(photo, box)
-
-
-# ----------------------------------------------------------------------------------------------- find_images
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def test_find_images_nested_sorted_hidden(tmp_path: Path) -> None:
-    touch(tmp_path, "b.jpg", "a.PNG", "z/c.webp", "m/d.jpeg", ".hidden.jpg", ".cache/e.jpg", "notes.txt", "jpg")
-    found = find_images([tmp_path])
-    assert [os.path.relpath(f, tmp_path) for f in found] == ["a.PNG", "b.jpg", "m/d.jpeg", "z/c.webp"]
-    assert all(isinstance(f, str) for f in found)
-
-
-def test_find_images_takes_a_named_file_whatever_its_ending(tmp_path: Path) -> None:
-    touch(tmp_path, "photo.dat", ".hidden.jpg")
-    named = [str(tmp_path / "photo.dat"), str(tmp_path / ".hidden.jpg")]
-    assert find_images(named) == named
-
-
-def test_find_images_lists_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(tmp_path, "a.jpg", "sub/b.jpg")
-    monkeypatch.chdir(tmp_path)
-    given = ["a.jpg", ".", "./a.jpg", "sub/../a.jpg", str(tmp_path / "sub"), tmp_path / "a.jpg", "sub/"]
-    assert find_images(given) == ["a.jpg", "sub/b.jpg"]
-
-
-def test_find_images_does_not_follow_links_round_in_circles(tmp_path: Path) -> None:
-    touch(tmp_path, "sub/a.jpg")
-    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
-    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
-    found = find_images([tmp_path])
-    assert [os.path.relpath(f, tmp_path) for f in found] == ["loop.jpg", "sub/a.jpg"]
-    with pytest.raises(ImageError, match=r"loop\.jpg"):
-        load_image(found[0])
-
-
-@pytest.mark.parametrize("names", [(), ("readme.txt",), (".hidden/a.jpg",)])
-def test_find_images_in_a_folder_without(tmp_path: Path, names: tuple[str, ...]) -> None:
-    touch(tmp_path, *names)
-    with pytest.raises(DataError, match=f"{re.escape(str(tmp_path))}: no image in this folder"):
-        find_images([tmp_path])
-
-
-def test_find_images_missing(tmp_path: Path) -> None:
-    for name in ("gone", "gone.jpg", "x" * 300):
-        with pytest.raises(DataError, match="no such file or folder"):
-            find_images([tmp_path / name])
-    assert find_images([]) == []
-
-
-def test_find_images_passes_over_pipes(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg")
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert find_images([tmp_path]) == [str(tmp_path / "a.jpg")]
-
-
-def test_find_images_warns_of_a_folder_it_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(tmp_path, "a.jpg", "locked/b.jpg")
-    scandir = os.scandir
-
-    def guarded(path: Any = ".") -> Any:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", guarded)
-    with pytest.warns(DelfEngineWarning, match="locked: folder left out: Permission denied"):
-        assert find_images([tmp_path]) == [str(tmp_path / "a.jpg")]
 
 
 def test_loading_from_many_threads(tmp_path: Path, photo: np.ndarray) -> None:
