@@ -11,27 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from delf_engine.config import Profile, load_profile
-    from delf_engine.engine import Engine, Hit, SearchResult, rerank, verify
+    from delf_engine.engine import AddReport, Engine, SearchResult, rerank, verify
     from delf_engine.errors import DelfEngineError
     from delf_engine.extraction import Extractor
     from delf_engine.features import LocalFeatures
     from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
+    from delf_engine.reranking import RankedCandidate
     from delf_engine.storage import FeatureStore
     from delf_engine.verification import Verification, verify_features
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddReport",
     "AsmkIndex",
     "Codebook",
     "DelfEngineError",
     "Engine",
     "Extractor",
     "FeatureStore",
-    "Hit",
     "KdTreeIndex",
     "LocalFeatures",
     "Profile",
+    "RankedCandidate",
     "SearchResult",
     "Verification",
     "__version__",
@@ -42,16 +44,17 @@ __all__ = [
 ]
 
 _HOME = {
+    "AddReport": "delf_engine.engine",
     "AsmkIndex": "delf_engine.index",
     "Codebook": "delf_engine.index",
     "DelfEngineError": "delf_engine.errors",
     "Engine": "delf_engine.engine",
     "Extractor": "delf_engine.extraction",
     "FeatureStore": "delf_engine.storage",
-    "Hit": "delf_engine.engine",
     "KdTreeIndex": "delf_engine.index",
     "LocalFeatures": "delf_engine.features",
     "Profile": "delf_engine.config",
+    "RankedCandidate": "delf_engine.reranking",
     "SearchResult": "delf_engine.engine",
     "Verification": "delf_engine.verification",
     "load_profile": "delf_engine.config",

@@ -2,7 +2,7 @@
 
 from delf_engine.engine.engine import Engine
 from delf_engine.engine.manifest import Manifest
-from delf_engine.engine.pairs import verify
+from delf_engine.engine.pairs import rerank, verify
 from delf_engine.engine.results import AddReport, EngineInfo, SearchResult
 
-__all__ = ["AddReport", "Engine", "EngineInfo", "Manifest", "SearchResult", "verify"]
+__all__ = ["AddReport", "Engine", "EngineInfo", "Manifest", "SearchResult", "rerank", "verify"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from delf_engine.config import Profile, load_profile
 from delf_engine.engine.adding import add_images
 from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
+from delf_engine.engine.pairs import rank_shortlist
 from delf_engine.engine.parts import (
     CODEBOOK,
     FEATURES,
@@ -32,7 +33,6 @@ from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource, source_name
 from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
 from delf_engine.model import checkpoint_names, checkpoint_path, read_checkpoint_info
-from delf_engine.reranking import rerank_shortlist
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import Verification, verify_features
 
@@ -110,9 +110,7 @@ class Engine:
             profile=chosen,
         )
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise FormatError(
-                f"{directory}: exists and is not an empty directory; open it, or choose another place"
-            )
+            raise FormatError(f"{directory}: exists and is not empty; open it, or choose another place")
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             # Made beside its place and renamed, so that a crash leaves no half an engine.
@@ -266,9 +264,9 @@ class Engine:
 
         The index is on disk after the next `save`; `add` and `add_features` do both.
         """
-        features = dict(items)
-        written = self.store.put_many(features.items())
-        self.index.add(written, [features[image_id] for image_id in written])
+        written = self.store.put_many(items)
+        # As stored, not as given: an index rebuilt from the store must be the same to the bit.
+        self.index.add(written, self.store.get_many(written))
         return written
 
     def save(self) -> None:
@@ -437,7 +435,7 @@ class Engine:
         top_n: int,
         seed: int,
     ) -> SearchResult:
-        hits = rerank_shortlist(
+        hits = rank_shortlist(
             features,
             shortlist,
             self.store,

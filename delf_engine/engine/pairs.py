@@ -1,19 +1,23 @@
-"""Do two photographs show the same place?"""
+"""Verifying pairs and re-ranking shortlists, without a directory."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from delf_engine.config import load_profile
+from delf_engine.config import RerankingConfig, VerificationConfig, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
+from delf_engine.reranking import RankedCandidate, rerank_batch, rerank_shortlist
+from delf_engine.reranking.candidates import Shortlist
+from delf_engine.reranking.sources import FeatureSource
 from delf_engine.verification import Verification, verify_features
 
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
 
-__all__ = ["verify"]
+__all__ = ["rank_shortlist", "rerank", "verify"]
 
 
 def verify(
@@ -69,3 +73,63 @@ def verify(
             name = extractor.info.profile
         features.append(extractor(image, box=box))
     return verify_features(*features, config=load_profile(name or "default").verification, seed=seed)
+
+
+def rerank(
+    queries: FeatureSource,
+    shortlists: Mapping[str, Shortlist],
+    features: FeatureSource,
+    *,
+    profile: str | os.PathLike[str] = "default",
+    top_n: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, list[RankedCandidate]]:
+    """Re-rank the shortlists of any global search by geometric verification.
+
+    Parameters
+    ----------
+    queries, features : FeatureStore, mapping or function
+        `LocalFeatures` by id, of the queries and of the candidates.
+    shortlists : mapping of query id to sequence of ids or of (id, score)
+        Candidates, best first.
+    profile : str or path
+        Takes the options of verification and re-ranking from it.
+    top_n : int or None
+        Candidates to verify for each query; None: as the profile says.
+    seed, workers, progress
+        See `delf_engine.reranking.rerank_batch`, which takes the options one by one.
+
+    Returns
+    -------
+    dict of query id to list of RankedCandidate
+    """
+    options = load_profile(profile)
+    return rerank_batch(
+        queries,
+        shortlists,
+        features,
+        config=options.reranking if top_n is None else RerankingConfig(top_n=top_n),
+        verification=options.verification,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def rank_shortlist(
+    query: LocalFeatures,
+    shortlist: Shortlist,
+    features: FeatureSource,
+    *,
+    top_n: int,
+    verification: VerificationConfig,
+    seed: int,
+) -> list[RankedCandidate]:
+    """Verify the first `top_n` of a shortlist and sort them by inliers; with 0 keep it as it is."""
+    if top_n == 0:
+        pairs = [(entry, None) if isinstance(entry, str) else entry for entry in shortlist]
+        return [RankedCandidate(name, i, i, score, None) for i, (name, score) in enumerate(pairs, start=1)]
+    config = RerankingConfig(top_n=top_n)
+    return rerank_shortlist(query, shortlist, features, config=config, verification=verification, seed=seed)

@@ -27,7 +27,7 @@ def choose_codebook(
         beside = codebook_path(model)
         if beside is None:
             raise ConfigError(
-                f"checkpoint {str(model)!r} comes without a codebook; give one (codebook=...), or use index='kdtree'"
+                f"checkpoint {str(model)!r} comes without a codebook; give codebook=..., or use index='kdtree'"
             )
         given = beside
     codebook = given if isinstance(given, Codebook) else Codebook.load(given)

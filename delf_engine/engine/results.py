@@ -129,7 +129,8 @@ class SearchResult(Sequence[RankedCandidate]):
         for hit in self.hits:
             same = "" if hit.verification is None else ("same" if hit.verification.same else "-")
             inliers = "" if hit.inliers is None else str(hit.inliers)
-            rows.append((str(hit.rank), inliers, same, f"{hit.score:.4f}", hit.id))
+            score = "" if hit.score is None else f"{hit.score:.4f}"
+            rows.append((str(hit.rank), inliers, same, score, hit.id))
         return rows
 
     def __str__(self) -> str:

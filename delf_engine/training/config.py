@@ -119,8 +119,17 @@ class ProjectionConfig(Config):
 
 
 class CodebookConfig(Config):
-    """The codebook that travels with the checkpoint: `words` by k-means of `iterations`."""
+    """The codebook that travels with the checkpoint.
 
+    Attributes
+    ----------
+    features : int
+        Features taken of each photograph, the best by attention.
+    words, iterations : int
+        Of k-means.
+    """
+
+    features: Count
     words: Count
     iterations: Count
 

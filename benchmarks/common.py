@@ -1,0 +1,105 @@
+"""What the benchmarks share: where the data is, a cache of features, tables, JSON with the machine's name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from delf_engine import LocalFeatures, __version__
+from delf_engine.errors import DataError
+from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
+from delf_engine.storage import FeatureStore
+
+__all__ = ["cached_features", "data_folder", "machine", "print_table", "sub_rparis", "write_json"]
+
+#: A query of Sub-RParis with only two positives among the photographs at hand; its definition leaves it out.
+_LEFT_OUT = "paris_defense_000038"
+
+
+def data_folder(given: str | None) -> Path:
+    """Return the folder of photographs: as given, by DELF_ENGINE_SHARED, or ``shared`` beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(given) if given else Path(os.environ.get("DELF_ENGINE_SHARED", beside)) / "data"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name the one that holds paris/ and revisited/ with --data")
+    return folder
+
+
+def sub_rparis(data: Path) -> GroundTruth:
+    """Return the ground truth of RParis6k restricted to the photographs at hand: 11 queries, 238 images."""
+    full = load_ground_truth(data / "revisited" / "gnd_rparis6k.pkl")
+    here = {path.stem for path in (data / "paris").glob("*.jpg")}
+    names = [name for name in full.names if name in here]
+    queries = [name for name in full.query_names if name in here and name != _LEFT_OUT]
+    return restrict(full, names, queries)
+
+
+def cached_features(
+    cache: Path, identity: str, dim: int, items: Mapping[str, Callable[[], LocalFeatures]], *, title: str
+) -> dict[str, LocalFeatures]:
+    """Return the features of all items by id, extracted at most once for this `identity` of extractor."""
+    folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    exists = (folder / "data.mdb").is_file()
+    store = (
+        FeatureStore.open(folder)
+        if exists
+        else FeatureStore.create(folder, dim=dim, codec="float32", model=identity)
+    )
+    with store:
+        missing = [image_id for image_id in items if image_id not in store]
+        for image_id in track(missing, title, console=Console(stderr=True), disable=not missing):
+            store.put(image_id, items[image_id]())
+        return dict(zip(items, store.get_many(items), strict=True))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to standard output."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(100, Console().width)).print(table)
+
+
+def machine() -> dict[str, Any]:
+    """Say what these figures were measured on."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":")[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "delf_engine": __version__,
+    }
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a benchmark's result with the command, the time and the machine beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    full = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        **result,
+    }
+    path.write_text(json.dumps(full, indent=1, ensure_ascii=False), encoding="utf-8")
+    Console(stderr=True).print(f"wrote {path}", highlight=False)

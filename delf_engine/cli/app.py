@@ -1,0 +1,75 @@
+"""The commands, and what is common to them: errors, exit codes.
+
+Each command imports what it needs when it runs, so that ``delf-engine --help`` starts at once and without torch.
+Exit codes: 0, done; 1, an error, or some images of a batch could not be read; 2, wrong usage; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from delf_engine import __version__
+from delf_engine.cli import collection, pair, training
+from delf_engine.cli.output import error_console
+from delf_engine.errors import DelfEngineError, DelfEngineWarning
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="delf-engine",
+    help="Do these photographs show the same place? Index folders, search them, verify pairs, re-rank shortlists.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+collection.register(app)
+pair.register(app)
+training.register(app)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=lambda v: _version(v)
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"delf-engine {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; errors of this package become one line on standard error and exit code 1."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except DelfEngineError as error:
+        error_console().print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        error_console().print("interrupted; what was committed stays, and the same command goes on from there")
+        sys.exit(130)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, DelfEngineWarning):
+        error_console().print(f"[yellow]warning:[/] {_escaped(str(message))}", highlight=False, soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

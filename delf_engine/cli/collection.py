@@ -1,0 +1,198 @@
+"""Commands on an engine's directory: add, remove, search, rerank, info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from delf_engine.cli.output import (
+    BoxOption,
+    Directory,
+    JsonOption,
+    ModelOption,
+    PlotOption,
+    ProfileOption,
+    SeedOption,
+    console,
+    error_console,
+    parse_box,
+    print_hits,
+    print_json,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from delf_engine.engine import Engine, SearchResult
+
+__all__ = ["register"]
+
+TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Default: the profile's.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    for command in (add, search, rerank, remove, info):
+        app.command()(command)
+
+
+def add(
+    directory: Directory,
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Image files and folders.")],
+    model: ModelOption = "delf-r18",
+    profile: ProfileOption = None,
+    index: Annotated[str | None, typer.Option(help="asmk or kdtree, for a new engine.")] = None,
+    codebook: Annotated[Path | None, typer.Option(help="Codebook file for a new ASMK engine.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images ahead.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Add photographs to an engine; the first call makes it. Photographs that are there are skipped."""
+    from delf_engine.engine import Engine
+    from delf_engine.engine.manifest import MANIFEST
+    from delf_engine.errors import ConfigError
+
+    if (directory / MANIFEST).exists():
+        if profile or index or codebook or model != "delf-r18":
+            raise ConfigError(
+                f"{directory} exists: its model, profile, index and codebook were chosen when it was made; "
+                "leave those options out, or choose a new directory"
+            )
+        engine = Engine.open(directory)
+    else:
+        if index not in (None, "asmk", "kdtree"):
+            raise ConfigError(f"index must be asmk or kdtree, got {index!r}")
+        engine = Engine.create(directory, model=model, profile=profile, index=index, codebook=codebook)  # type: ignore[arg-type]
+    with engine, progress_bar("adding", quiet=as_json) as progress:
+        report = engine.add(photos, workers=workers, progress=progress)
+        total = len(engine)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        for image_id, reason in report.failed:
+            error_console().print(f"[yellow]left out:[/] {image_id}: {reason}", highlight=False, soft_wrap=True)
+        console().print(
+            f"{len(report.added)} added, {len(report.skipped)} already there, {len(report.failed)} failed; "
+            f"{total} images in {directory}",
+            highlight=False,
+        )
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def search(
+    directory: Directory,
+    query: Annotated[str, typer.Argument(help="A photograph, or the id of one in the engine.")],
+    top_k: Annotated[int, typer.Option(help="Hits to show.")] = 10,
+    top_n: TopNOption = None,
+    box: BoxOption = None,
+    seed: SeedOption = 0,
+    plot: PlotOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the photographs that show what the query shows, re-ranked by inliers."""
+    from delf_engine.engine import Engine
+
+    with Engine.open(directory, readonly=True) as engine:
+        result = engine.search(query, top_k=top_k, top_n=top_n, box=parse_box(box), seed=seed)
+        _show(result, as_json)
+        if plot:
+            _plot_best(engine, query, result, plot, box)
+
+
+def rerank(
+    directory: Directory,
+    shortlists: Annotated[Path, typer.Argument(help="Shortlists of any system: .jsonl, .csv or TREC .run.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write the re-ranked lists here, in the format of its ending.")
+    ] = None,
+    top_n: TopNOption = None,
+    seed: SeedOption = 0,
+    workers: Annotated[int | None, typer.Option(help="Parallel workers. Default: all cores.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Re-rank the shortlists of any global search by geometric verification.
+
+    Queries are ids of the engine or image files, candidates are ids of the engine.
+    """
+    from delf_engine.config import RerankingConfig
+    from delf_engine.engine import Engine, SearchResult
+    from delf_engine.errors import ImageError
+    from delf_engine.features import LocalFeatures
+    from delf_engine.reranking import read_shortlists, rerank_batch, write_rankings
+
+    lists = read_shortlists(shortlists)
+    queries: dict[str, LocalFeatures] = {}
+    failed: dict[str, str] = {}
+    with Engine.open(directory, readonly=True) as engine:
+        for name in lists:
+            try:
+                queries[name] = engine.get(name) if name in engine else engine.extractor(name)
+            except ImageError as error:
+                failed[name] = error.reason
+        options = engine.manifest.profile
+        with progress_bar("verifying", quiet=as_json) as progress:
+            rankings = rerank_batch(
+                queries,
+                {name: entries for name, entries in lists.items() if name in queries},
+                engine.store,
+                config=options.reranking if top_n is None else RerankingConfig(top_n=top_n),
+                verification=options.verification,
+                seed=seed,
+                workers=workers,
+                progress=progress,
+            )
+    for name, reason in failed.items():
+        error_console().print(f"[yellow]left out:[/] query {name}: {reason}", highlight=False, soft_wrap=True)
+    if out:
+        write_rankings(out, rankings)
+    if as_json:
+        values = {name: [hit.to_dict(with_verification=False) for hit in hits] for name, hits in rankings.items()}
+        print_json({"rankings": values, "failed": failed})
+    elif out:
+        console().print(f"{len(rankings)} shortlists re-ranked; wrote {out}", highlight=False)
+    else:
+        for name, hits in rankings.items():
+            print_hits(SearchResult(name, tuple(hits)))
+    if failed:
+        raise typer.Exit(1)
+
+
+def remove(
+    directory: Directory,
+    ids: Annotated[list[str], typer.Argument(help="Ids of images, as `search` shows them.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Remove photographs from an engine."""
+    from delf_engine.engine import Engine
+
+    with Engine.open(directory) as engine:
+        engine.remove(ids)
+        left = len(engine)
+    if as_json:
+        print_json({"removed": ids, "images": left})
+    else:
+        console().print(f"{len(ids)} removed; {left} images in {directory}", highlight=False)
+
+
+def info(directory: Directory, as_json: JsonOption = False) -> None:
+    """Say what an engine holds."""
+    from delf_engine.engine import Engine
+
+    with Engine.open(directory, readonly=True) as engine:
+        found = engine.info()
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(str(found))
+
+
+def _show(result: SearchResult, as_json: bool) -> None:
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_hits(result)
+
+
+def _plot_best(engine: Engine, query: str, result: SearchResult, plot: Path, box: str | None) -> None:
+    raise NotImplementedError

@@ -1,0 +1,143 @@
+"""What all commands print with: consoles, progress bars, JSON, tables, options that several of them share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from delf_engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from delf_engine.engine import SearchResult
+
+__all__ = [
+    "BoxOption",
+    "Directory",
+    "JsonOption",
+    "ModelOption",
+    "PlotOption",
+    "ProfileOption",
+    "SeedOption",
+    "console",
+    "error_console",
+    "parse_box",
+    "print_hits",
+    "print_json",
+    "progress_bar",
+    "staged_progress",
+]
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+ModelOption = Annotated[str, typer.Option(help="Checkpoint: a packaged name, or a path.")]
+ProfileOption = Annotated[str | None, typer.Option(help="Profile: a shipped name, or the path of a .toml file.")]
+PlotOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the result into this picture.")]
+SeedOption = Annotated[int, typer.Option(help="Of RANSAC.")]
+BoxOption = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Region of interest in pixels.")]
+
+
+def console() -> Console:
+    """Return a console on standard output."""
+    from rich.console import Console
+
+    return Console()
+
+
+def error_console() -> Console:
+    """Return a console on standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output, untouched by colours and line breaks."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def parse_box(text: str | None) -> tuple[float, ...] | None:
+    """Parse ``x0,y0,x1,y1``.
+
+    Raises
+    ------
+    ConfigError
+        If it is not four numbers.
+    """
+    if text is None:
+        return None
+    try:
+        box = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise ConfigError(f"a box is four numbers x0,y0,x1,y1 in pixels, got {text!r}")
+    return box
+
+
+@contextmanager
+def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on standard error; yields what is to be called with (done, total)."""
+    with staged_progress(quiet=quiet) as report:
+        yield lambda done, total: report(what, done, total, None)
+
+
+@contextmanager
+def staged_progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int, float | None], None]]:
+    """Show one progress bar a stage; yields what is to be called with (stage, done, total, loss or None)."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=error_console(), disable=quiet) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int, loss: float | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total, note="")
+            note = "" if loss is None else f"loss {loss:.4f}"
+            progress.update(tasks[stage], completed=done, total=total, note=note)
+
+        yield report
+
+
+def print_hits(result: SearchResult) -> None:
+    """Print the hits of a search as a table."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not len(result):
+        console().print(f"{escape(result.query)}: nothing found", highlight=False)
+        return
+    table = Table(title=f"hits for {escape(result.query)}", title_justify="left")
+    table.add_column("rank", justify="right")
+    table.add_column("inliers", justify="right")
+    table.add_column("same place")
+    table.add_column("score", justify="right")
+    table.add_column("image", overflow="fold")
+    for hit in result:
+        same = "" if hit.verification is None else ("[green]yes[/]" if hit.verification.same else "no")
+        inliers = "" if hit.inliers is None else str(hit.inliers)
+        score = "" if hit.score is None else f"{hit.score:.4f}"
+        table.add_row(str(hit.rank), inliers, same, score, escape(hit.id))
+    console().print(table)

@@ -1,0 +1,79 @@
+"""Commands on single photographs and pairs: verify, attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delf_engine.cli.output import (
+    BoxOption,
+    JsonOption,
+    ModelOption,
+    PlotOption,
+    ProfileOption,
+    SeedOption,
+    console,
+    parse_box,
+    print_json,
+)
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    for command in (verify, attention):
+        app.command()(command)
+
+
+def verify(
+    a: Annotated[Path, typer.Argument(help="A photograph.")],
+    b: Annotated[Path, typer.Argument(help="Another photograph.")],
+    model: ModelOption = "delf-r18",
+    profile: ProfileOption = None,
+    box_a: BoxOption = None,
+    box_b: BoxOption = None,
+    seed: SeedOption = 0,
+    plot: PlotOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether two photographs show the same place."""
+    from delf_engine.config import load_profile
+    from delf_engine.extraction import Extractor
+    from delf_engine.images import load_image
+    from delf_engine.verification import verify_features
+
+    extractor = Extractor.from_pretrained(model, profile=profile)
+    images = load_image(a), load_image(b)
+    features_a = extractor(images[0], box=parse_box(box_a))
+    features_b = extractor(images[1], box=parse_box(box_b))
+    name = profile or (extractor.info.profile if extractor.info else "default")
+    result = verify_features(features_a, features_b, config=load_profile(name).verification, seed=seed)
+    if as_json:
+        print_json({"a": str(a), "b": str(b), **result.to_dict()})
+    else:
+        console().print(str(result), highlight=False)
+    if plot:
+        from delf_engine.plotting import save_matches
+
+        save_matches(plot, *images, features_a, features_b, result)
+
+
+def attention(
+    photo: Annotated[Path, typer.Argument(help="A photograph.")],
+    plot: Annotated[Path, typer.Option(metavar="PNG", help="Draw the heat map into this picture.")],
+    model: ModelOption = "delf-r18",
+    profile: ProfileOption = None,
+) -> None:
+    """Draw where the extractor looks: attention over a photograph, and the features it keeps."""
+    from delf_engine.extraction import Extractor
+    from delf_engine.images import load_image
+    from delf_engine.plotting import save_attention
+
+    extractor = Extractor.from_pretrained(model, profile=profile)
+    image = load_image(photo)
+    features = extractor(image)
+    save_attention(plot, image, features, attention=extractor.attention_map(image))
+    console().print(f"{len(features)} features; wrote {plot}", highlight=False)
