@@ -3,15 +3,21 @@
 Every query descriptor finds its nearest descriptors in the whole collection, which are gathered by the image
 they belong to (Noh et al. 2017). Each image gets of each query descriptor one vote at most, for its nearest
 descriptor, and each descriptor of an image gives one at most, to the nearest query descriptor: a repeated
-structure, such as a row of equal windows, would outvote everything else otherwise. A vote weighs similarity^3::
+structure, such as a row of equal windows, would outvote everything else otherwise. A vote counts by how far it
+stands out from the background, which the farthest of the neighbours found stands for::
 
-    score = sum over such pairs of  max(0, cosine)^3
+    score = sum over such pairs of  max(0, cosine) - 0.99 max(0, cosine of the farthest neighbour)
+
+The last hundredth keeps images above 0 that are all equally near. On Sub-RParis with an untrained ResNet-18
+(L2 norm as attention) mAP Medium / Hard is 83.3 / 50.0, with plain votes 81.5 / 46.9, with similarity^3
+78.7 / 42.2, and 79.3 / 34.4 if every neighbour votes.
 
 References
 ----------
 Noh, Araujo, Sim, Weyand, Han: Large-scale image retrieval with attentive deep local features. ICCV 2017.
 Muja, Lowe: Fast approximate nearest neighbors with automatic algorithm configuration. VISAPP 2009 (the trees).
 Jégou, Douze, Schmid: On the burstiness of visual elements. CVPR 2009 (one vote).
+McCann, Lowe: Local naive Bayes nearest neighbor for image classification. CVPR 2012 (the background).
 """
 
 from __future__ import annotations
@@ -36,7 +42,7 @@ __all__ = ["KdTreeIndex"]
 _KIND = "kdtree"
 _VERSION = 1
 _KDTREE = 1  # FLANN_INDEX_KDTREE
-_SELECTIVITY = 3
+_BACKGROUND = 0.99
 
 
 class KdTreeIndex:
@@ -313,6 +319,9 @@ def _gathered(
         Number of images.
     """
     there = rows.ravel() >= 0
+    # Cosines, since descriptors have unit length.
+    similarity = np.where(rows >= 0, np.clip(1 - squared.astype(np.float64) / 2, 0, 1), 0)
+    votes = (similarity - _BACKGROUND * similarity[:, -1:]).ravel()[there]
     query = np.repeat(np.arange(len(rows)), rows.shape[1])[there]
     row, distance = rows.ravel()[there].astype(np.int64), squared.ravel()[there].astype(np.float64)
     # The nearest descriptor of each (query descriptor, image), then the nearest query descriptor of each of these.
@@ -320,9 +329,7 @@ def _gathered(
     order = order[_first(query[order] * count + images[row[order]])]
     order = order[np.lexsort((query[order], distance[order], row[order]))]
     order = order[_first(row[order])]
-    similarity = np.clip(1 - distance[order] / 2, 0, 1)  # cosine: descriptors have unit length
-    votes = np.bincount(images[row[order]], similarity**_SELECTIVITY, minlength=count)
-    return votes.astype(np.float32)
+    return np.bincount(images[row[order]], votes[order], minlength=count).astype(np.float32)
 
 
 def _first(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -44,16 +44,18 @@ def asmk_score(query: Bags, image: Bags, collection: list[Bags], dim: int, confi
 def kdtree_score(query: LocalFeatures, images: list[LocalFeatures], neighbours: int) -> np.ndarray:
     """The votes of `delf_engine.index.kdtree` with exact neighbours."""
     rows = [(i, x) for i, image in enumerate(images) for x in image.descriptors.astype(np.float64)]
-    pairs: dict[int, tuple[float, int]] = {}  # row: (squared distance, image) of its nearest query descriptor
+    pairs: dict[int, tuple[float, int, float]] = {}  # row: distance, image, vote of its nearest query descriptor
     for x in query.descriptors.astype(np.float64):
         squared = np.array([((x - y) ** 2).sum() for _, y in rows])
         nearest_of_image: dict[int, int] = {}
-        for row in np.argsort(squared, kind="stable")[:neighbours]:
+        found = np.argsort(squared, kind="stable")[:neighbours]
+        background = 0.99 * max(0.0, 1 - squared[found[-1]] / 2) if len(found) else 0.0
+        for row in found:
             nearest_of_image.setdefault(rows[row][0], int(row))
         for image, row in nearest_of_image.items():
             if row not in pairs or squared[row] < pairs[row][0]:
-                pairs[row] = (float(squared[row]), image)
+                pairs[row] = (squared[row], image, max(0.0, 1 - squared[row] / 2) - background)
     scores = np.zeros(len(images))
-    for squared_distance, image in pairs.values():
-        scores[image] += max(0.0, 1 - squared_distance / 2) ** 3
+    for _, image, vote in pairs.values():
+        scores[image] += vote
     return scores

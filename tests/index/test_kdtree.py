@@ -52,7 +52,7 @@ def test_an_image_finds_itself_first() -> None:
     for i, image in enumerate(images):
         ids, scores = index.search(image, 3)
         assert ids[0] == str(i)
-        assert scores[0] == pytest.approx(100, rel=1e-5)
+        assert scores[0] > 3 * scores[1]
 
 
 def test_one_vote_for_a_repeated_structure() -> None:
@@ -61,10 +61,9 @@ def test_one_vote_for_a_repeated_structure() -> None:
     index.add(["rows of a", "a and b"], [features_of(np.array([a] * 6)), features_of(np.array([a, b]))])
     ids, scores = index.search(features_of(np.array([a, b])), 9)
     assert ids == ["a and b", "rows of a"]
-    np.testing.assert_allclose(scores, [2, 1])
+    np.testing.assert_allclose(scores, [1.01, 0.01], rtol=1e-5)
     ids, scores = index.search(features_of(np.array([a] * 5)), 9)  # nor for one in the query
-    assert ids == ["a and b", "rows of a"] or scores[0] == scores[1]
-    assert dict(zip(ids, scores, strict=True))["a and b"] == 1
+    np.testing.assert_allclose(scores, [0.01, 0.01], rtol=1e-5)
     assert index.search(features_of(np.array([c])), 9)[0] == []
 
 
