@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
 from delf_engine.storage import FeatureStore
 
-__all__ = ["cached_features", "data_folder", "machine", "print_table", "sub_rparis", "write_json"]
+__all__ = ["cached_features", "data_folder", "machine", "print_table", "rank_features", "sub_rparis", "write_json"]
 
 #: A query of Sub-RParis with only two positives among the photographs at hand; its definition leaves it out.
 _LEFT_OUT = "paris_defense_000038"
@@ -61,6 +62,26 @@ def cached_features(
         for image_id in track(missing, title, console=Console(stderr=True), disable=not missing):
             store.put(image_id, items[image_id]())
         return dict(zip(items, store.get_many(items), strict=True))
+
+
+def rank_features(
+    extract: Callable[..., LocalFeatures],
+    identity: str,
+    dim: int,
+    truth: GroundTruth,
+    data: Path,
+    cache: Path,
+) -> tuple[dict[str, LocalFeatures], dict[str, LocalFeatures]]:
+    """Return the features of the queries, cropped, and of the gallery."""
+    items: dict[str, Callable[[], LocalFeatures]] = {}
+    for name, box in zip(truth.query_names, truth.boxes.tolist(), strict=True):
+        items[f"query {name}"] = partial(extract, data / "paris" / f"{name}.jpg", box=box)
+    for name in truth.names:
+        items[name] = partial(extract, data / (f"{name}.jpg" if "/" in name else f"paris/{name}.jpg"))
+    found = cached_features(cache, identity, dim, items, title="extracting")
+    return {name: found[f"query {name}"] for name in truth.query_names}, {
+        name: found[name] for name in truth.names
+    }
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -12,13 +12,12 @@ import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from common import cached_features, data_folder, print_table, sub_rparis, write_json
+from common import data_folder, print_table, rank_features, sub_rparis, write_json
 from peers import root_sift
 from rich.console import Console
 from rich.progress import track
@@ -47,13 +46,13 @@ def main() -> None:
     extractor = Extractor.from_pretrained(args.model, config=profile.extraction)
     assert extractor.info is not None
     identity = f"{extractor.info.identity} {profile.extraction.model_dump_json()}"
-    queries, gallery = _features(extractor, identity, extractor.network.dim, truth, data, args.cache)
+    queries, gallery = rank_features(extractor, identity, extractor.network.dim, truth, data, args.cache)
     path = codebook_path(args.model)
     if path is None:
         raise DataError(f"{args.model} comes without a codebook")
     rows: dict[str, dict[str, Any]] = {}
     if not args.no_sift:
-        sift = _features(root_sift, f"RootSIFT 1000, OpenCV {cv2.__version__}", 128, truth, data, args.cache)
+        sift = rank_features(root_sift, f"RootSIFT 1000, OpenCV {cv2.__version__}", 128, truth, data, args.cache)
         config = profile.verification.model_copy(update={"residual_px": _SIFT_RESIDUAL_PX, "reference_size": None})
         rows["RootSIFT, every image verified"] = _exhaustive(*sift, truth, config, args.seeds, None)
     rows |= _ours(queries, gallery, truth, profile, Codebook.load(path), args.seeds)
@@ -160,26 +159,6 @@ def _row(truth: GroundTruth, rankers: Sequence[Ranker], seconds: float) -> dict[
             "average_precision": np.mean([run.average_precision for run in runs], axis=0).tolist(),
         }
     return figures
-
-
-def _features(
-    extract: Callable[..., LocalFeatures],
-    identity: str,
-    dim: int,
-    truth: GroundTruth,
-    data: Path,
-    cache: Path,
-) -> tuple[Features, Features]:
-    """Return the features of the queries, cropped, and of the gallery."""
-    items: dict[str, Callable[[], LocalFeatures]] = {}
-    for name, box in zip(truth.query_names, truth.boxes.tolist(), strict=True):
-        items[f"query {name}"] = partial(extract, data / "paris" / f"{name}.jpg", box=box)
-    for name in truth.names:
-        items[name] = partial(extract, data / (f"{name}.jpg" if "/" in name else f"paris/{name}.jpg"))
-    found = cached_features(cache, identity, dim, items, title="extracting")
-    return {name: found[f"query {name}"] for name in truth.query_names}, {
-        name: found[name] for name in truth.names
-    }
 
 
 def _with_distractors(truth: GroundTruth, data: Path) -> GroundTruth:

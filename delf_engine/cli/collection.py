@@ -195,4 +195,22 @@ def _show(result: SearchResult, as_json: bool) -> None:
 
 
 def _plot_best(engine: Engine, query: str, result: SearchResult, plot: Path, box: str | None) -> None:
-    raise NotImplementedError
+    """Draw the query beside the best hit, with the matches that agree."""
+    from delf_engine.plotting import save_matches
+
+    best = result[0] if len(result) else None
+    if best is None or best.verification is None:
+        error_console().print("nothing verified, so there is nothing to draw", highlight=False)
+        return
+    features = (
+        engine.get(query) if box is None and query in engine else engine.extractor(query, box=parse_box(box))
+    )
+    save_matches(
+        plot,
+        query,
+        best.id,
+        features,
+        engine.get(best.id),
+        best.verification,
+        labels=(Path(query).name, Path(best.id).name),
+    )

@@ -58,7 +58,7 @@ def verify(
     if plot:
         from delf_engine.plotting import save_matches
 
-        save_matches(plot, *images, features_a, features_b, result)
+        save_matches(plot, *images, features_a, features_b, result, labels=(a.name, b.name))
 
 
 def attention(
@@ -67,13 +67,12 @@ def attention(
     model: ModelOption = "delf-r18",
     profile: ProfileOption = None,
 ) -> None:
-    """Draw where the extractor looks: attention over a photograph, and the features it keeps."""
+    """Draw where the extractor looks: a heat map of its attention over a photograph."""
     from delf_engine.extraction import Extractor
     from delf_engine.images import load_image
-    from delf_engine.plotting import save_attention
+    from delf_engine.plotting import draw_attention, save_figure
 
     extractor = Extractor.from_pretrained(model, profile=profile)
     image = load_image(photo)
-    features = extractor(image)
-    save_attention(plot, image, features, attention=extractor.attention_map(image))
-    console().print(f"{len(features)} features; wrote {plot}", highlight=False)
+    save_figure(draw_attention(image, score_map=extractor.attention_map(image), title=photo.name), plot)
+    console().print(f"{len(extractor(image))} features; wrote {plot}", highlight=False)

@@ -1,1 +1,4 @@
-"""The demo: a photo collection rendered from packaged photographs, searched with the whole engine."""
+"""A demonstration that needs no files: views of photographs that scikit-learn ships, or of your own.
+
+`scenes` renders the collection, `run` indexes and searches it.
+"""

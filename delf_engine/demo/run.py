@@ -1,0 +1,198 @@
+"""The demo: render a collection, index it, search it, verify, and draw what was found."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delf_engine.demo.scenes import Collection, Photo, render_collection
+from delf_engine.engine import Engine, SearchResult
+from delf_engine.engine.manifest import MANIFEST
+from delf_engine.errors import FormatError
+from delf_engine.images import find_images
+from delf_engine.plotting import draw_attention, draw_ranking, save_figure, save_matches
+
+__all__ = ["DemoReport", "DemoSearch", "run_demo"]
+
+Progress = Callable[[str, int, int, float | None], None]
+
+_MOST_PLACES = 8  # of a user's own folder: enough to see, and still a minute
+
+
+@dataclass(frozen=True)
+class DemoSearch:
+    """One query of the demo with its truth.
+
+    Attributes
+    ----------
+    query : Photo
+    result : SearchResult
+    shows : dict of id to place or None
+        The truth of every photograph of the collection.
+    pictures : tuple of Path
+        Written for this query: matches, ranking, attention.
+    """
+
+    query: Photo
+    result: SearchResult
+    shows: dict[str, str | None]
+    pictures: tuple[Path, ...]
+
+    @property
+    def right(self) -> int:
+        """Views of the place in the collection."""
+        return sum(place == self.query.place for place in self.shows.values())
+
+    @property
+    def found_first(self) -> int:
+        """Right hits before the first wrong one."""
+        for count, hit in enumerate(self.result):
+            if self.shows[hit.id] != self.query.place:
+                return count
+        return len(self.result)
+
+    @property
+    def correct(self) -> bool:
+        """Whether all right photographs stand before all wrong ones, and every decision "same place" is right."""
+        decided = [
+            h.verification.same == (self.shows[h.id] == self.query.place) for h in self.result if h.verification
+        ]
+        return self.found_first >= self.right and all(decided)
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo did: its collection's folder, the engine's directory, and a search for each place."""
+
+    folder: Path
+    engine: Path
+    images: int
+    searches: tuple[DemoSearch, ...]
+
+    @property
+    def correct(self) -> bool:
+        """Whether every search ranked all right photographs first and decided rightly."""
+        return all(search.correct for search in self.searches)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {
+            "folder": str(self.folder),
+            "engine": str(self.engine),
+            "images": self.images,
+            "correct": self.correct,
+            "searches": [
+                {
+                    "query": str(s.query.path),
+                    "place": s.query.place,
+                    "correct": s.correct,
+                    "hits": [
+                        {"id": h.id, "rank": h.rank, "inliers": h.inliers, "shows": s.shows[h.id]}
+                        for h in s.result
+                    ],
+                    "pictures": [str(p) for p in s.pictures],
+                }
+                for s in self.searches
+            ],
+        }
+
+
+def run_demo(
+    out: str | os.PathLike[str],
+    *,
+    photos: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    top_k: int = 10,
+    progress: Progress | None = None,
+) -> DemoReport:
+    """Render views of photographs among clutter, index them, and search with one more view of each.
+
+    Parameters
+    ----------
+    out : path
+        Folder for the collection, the engine and the pictures. What an earlier demo left there is replaced.
+    photos : path or None
+        Folder of photographs to take instead of the two that scikit-learn ships.
+    seed : int
+        Of the rendering and of RANSAC.
+    top_k : int
+        Hits of each search.
+    progress : callable or None
+
+    Raises
+    ------
+    DataError
+        If `photos` holds no image.
+    FormatError
+        If `out` holds something that is no earlier demo.
+    """
+    folder = Path(out)
+    sources: Sequence[str] | None = find_images([photos])[:_MOST_PLACES] if photos is not None else None
+    _clear(folder)
+    report = progress or (lambda *_: None)
+    report("rendering photographs", 0, 1, None)
+    collection = render_collection(folder / "collection", seed=seed, photos=sources)
+    report("rendering photographs", 1, 1, None)
+    with Engine.create(folder / "engine") as engine:
+        paths = [str(photo.path) for photo in collection.gallery]
+        engine.add(paths, progress=lambda done, total: report("indexing", done, total, None))
+        searches = []
+        for number, query in enumerate(collection.queries):
+            searches.append(_search(engine, query, collection, folder, seed, top_k))
+            report("searching and drawing", number + 1, len(collection.queries), None)
+    return DemoReport(folder, folder / "engine", len(paths), tuple(searches))
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier demo left, and nothing else."""
+    engine, collection = folder / "engine", folder / "collection"
+    if engine.exists() and not (engine / MANIFEST).is_file():
+        raise FormatError(f"{engine}: is not an engine of an earlier demo; choose another folder with --out")
+    if collection.exists() and not engine.exists():
+        raise FormatError(f"{collection}: was not left by an earlier demo; choose another folder with --out")
+    for path in (collection, engine):  # the engine last: it marks the collection as ours
+        if path.exists():
+            shutil.rmtree(path)
+
+
+def _search(
+    engine: Engine, query: Photo, collection: Collection, folder: Path, seed: int, top_k: int
+) -> DemoSearch:
+    shows = {str(photo.path): photo.place for photo in collection.gallery}
+    features = engine.extractor(query.path)
+    result = engine.search(features, top_k=top_k, seed=seed)
+    result = SearchResult(str(query.path), result.hits)
+    pictures = [folder / f"{kind}_{query.place}.png" for kind in ("matches", "ranking", "attention")]
+    right = [hit for hit in result if shows[hit.id] == query.place and hit.verification is not None]
+    if right:
+        hit = right[len(right) // 2]  # neither the easiest nor the hardest
+        assert hit.verification is not None
+        save_matches(
+            pictures[0],
+            query.path,
+            hit.id,
+            features,
+            engine.get(hit.id),
+            hit.verification,
+            labels=("query", Path(hit.id).name),
+        )
+    sheet = draw_ranking(
+        query.path,
+        [hit.id for hit in result],
+        [f"{hit.rank}. {Path(hit.id).stem}\n{_inliers(hit.inliers)}" for hit in result],
+        same=[hit.verification.same if hit.verification else None for hit in result],
+        query_caption=f"query: {query.place}",
+    )
+    save_figure(sheet, pictures[1])
+    score_map = engine.extractor.attention_map(query.path)
+    save_figure(draw_attention(query.path, score_map=score_map, title="attention"), pictures[2])
+    written = tuple(path for path in pictures if path != pictures[0] or right)
+    return DemoSearch(query, result, shows, written)
+
+
+def _inliers(count: int | None) -> str:
+    return "not verified" if count is None else f"{count} inliers"
