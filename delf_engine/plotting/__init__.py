@@ -1,0 +1,14 @@
+"""Pictures of results: matches between two photographs, attention, rankings.
+
+Every function returns a matplotlib `Figure` of its own, which a notebook shows and `save_figure` writes; pyplot
+and its global state are never touched, so pictures can be drawn in any thread and without a display.
+"""
+
+from __future__ import annotations
+
+from delf_engine.plotting.attention import draw_attention
+from delf_engine.plotting.matches import draw_matches, save_matches
+from delf_engine.plotting.page import figure_pixels, save_figure
+from delf_engine.plotting.ranking import draw_ranking
+
+__all__ = ["draw_attention", "draw_matches", "draw_ranking", "figure_pixels", "save_figure", "save_matches"]

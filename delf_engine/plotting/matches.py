@@ -1,0 +1,173 @@
+"""Two photographs side by side, joined by the features that agree."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.images import ImageSource
+from delf_engine.plotting.page import (
+    CELL_PX,
+    GAP,
+    NO,
+    QUIET,
+    YES,
+    page,
+    photo_of,
+    place_photo,
+    save_figure,
+    shrunk,
+    write,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    from delf_engine.features import LocalFeatures
+    from delf_engine.verification import Verification
+
+__all__ = ["draw_matches", "save_matches"]
+
+Floats = npt.NDArray[np.floating]
+
+_PHOTO_HEIGHT, _MAX_WIDTH = 560, 2000
+_MIN_WIDTH = 780  # the caption's
+_CAPTION_HEIGHT = 62
+
+
+def draw_matches(
+    image_a: ImageSource,
+    image_b: ImageSource,
+    features_a: LocalFeatures,
+    features_b: LocalFeatures,
+    verification: Verification,
+    *,
+    max_lines: int = 120,
+    title: str | None = None,
+    labels: tuple[str, str] | None = None,
+) -> Figure:
+    """Draw two photographs side by side with lines between the features that agree.
+
+    A line takes its colour from where it starts in A, so neighbouring features have neighbouring colours and a
+    right answer shows as a rainbow that keeps its order. Circles have the size of their features.
+
+    Parameters
+    ----------
+    image_a, image_b : path, bytes, PIL image or array
+    features_a, features_b : LocalFeatures
+        Of these images.
+    verification : Verification
+        Of these features, in this order.
+    max_lines : int
+        Of more inliers so many are drawn, spread evenly over them; the caption counts all.
+    title : str or None
+    labels : (str, str) or None
+        Names under the photographs.
+
+    Raises
+    ------
+    ImageError
+        If an image cannot be read.
+    MismatchError
+        If features or verification do not belong to these images.
+    ConfigError
+        If `max_lines` is negative.
+    """
+    if max_lines < 0:
+        raise ConfigError(f"max_lines must not be negative, got {max_lines}")
+    photos = photo_of(image_a, features_a), photo_of(image_b, features_b)
+    pairs = verification.matches
+    if len(pairs) and (pairs.max(axis=0) >= (len(features_a), len(features_b))).any():
+        raise MismatchError("the verification names features that are not there: it belongs to other images")
+
+    aspects = [photo.shape[1] / photo.shape[0] for photo in photos]
+    height = min(_PHOTO_HEIGHT, (_MAX_WIDTH - 3 * GAP) / sum(aspects))
+    sides = [shrunk(photo, height=height, width=_MAX_WIDTH) for photo in photos]
+    used = 3 * GAP + sum(side.shape[1] for side in sides)
+    label_height = 28 if labels else 0
+    figure, axes, top = page(max(used, _MIN_WIDTH), round(height) + label_height + _CAPTION_HEIGHT, title)
+    foot = top + round(height)
+
+    shown = pairs[np.linspace(0, len(pairs) - 1, min(max_lines, len(pairs))).round().astype(int)]
+    colours = _colours(features_a.keypoints[shown[:, 0]])
+    left = GAP + (max(used, _MIN_WIDTH) - used) / 2
+    ends = []
+    for column, (photo, side, features) in enumerate(zip(photos, sides, (features_a, features_b), strict=True)):
+        outline = place_photo(axes, side, left, top)
+        ratio = np.array([side.shape[1] / photo.shape[1], side.shape[0] / photo.shape[0]])
+        rows = shown[:, column]
+        ends.append((features.keypoints[rows] + 0.5) * ratio + (left, top))
+        radii = features.scales[rows] * (CELL_PX / 2 * ratio.mean())
+        _circles(axes, ends[-1], radii, colours, outline)
+        if labels:
+            write(axes, left + side.shape[1] / 2, foot + 16, labels[column], size=10, color=QUIET)
+        left += side.shape[1] + GAP
+    _lines(axes, np.stack(ends, axis=1), colours)
+    _caption(axes, verification, foot + label_height + _CAPTION_HEIGHT / 2)
+    return figure
+
+
+def save_matches(
+    path: str | os.PathLike[str],
+    image_a: ImageSource,
+    image_b: ImageSource,
+    features_a: LocalFeatures,
+    features_b: LocalFeatures,
+    verification: Verification,
+    **options: Any,
+) -> None:
+    """Write the picture of `draw_matches`, with its options, to a file; see there and at `save_figure`."""
+    save_figure(draw_matches(image_a, image_b, features_a, features_b, verification, **options), path)
+
+
+def _colours(keypoints: Floats) -> Floats:
+    """Return (N, 4) colours along the diagonal of the image, by rank, so that crowded places differ too."""
+    import matplotlib
+
+    along = keypoints @ np.array([1.0, 0.5])
+    rank = np.argsort(np.argsort(along, kind="stable"), kind="stable") / max(1, len(along) - 1)
+    return np.asarray(matplotlib.colormaps["turbo"](0.06 + 0.88 * rank))
+
+
+def _circles(axes: Axes, centres: Floats, radii: Floats, colours: Floats, outline: Rectangle) -> None:
+    from matplotlib.collections import EllipseCollection
+
+    # A dark rim below each keeps them readable on a bright sky.
+    for width, edges in ((2.2, [(0.0, 0.0, 0.0, 0.4)]), (1.1, list(colours))):
+        circles = EllipseCollection(
+            2 * radii,
+            2 * radii,
+            np.zeros(len(radii)),
+            units="xy",
+            offsets=centres,
+            offset_transform=axes.transData,
+            facecolors="none",
+            edgecolors=edges,
+            linewidths=width,
+        )
+        axes.add_collection(circles)
+        circles.set_clip_path(outline)
+
+
+def _lines(axes: Axes, segments: Floats, colours: Floats) -> None:
+    from matplotlib.collections import LineCollection
+
+    width = 1.0 if len(segments) > 60 else 1.4
+    for rim, edges in ((1.0, [(0.0, 0.0, 0.0, 0.3)]), (0.0, list(colours))):
+        axes.add_collection(LineCollection(list(segments), colors=edges, linewidths=width + rim))
+
+
+def _caption(axes: Axes, verification: Verification, y: float) -> None:
+    found, needed = verification.inliers, verification.min_inliers
+    answer, colour = ("Same place", YES) if verification.same else ("Not the same place", NO)
+    box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
+    badge = axes.text(GAP + 8, y, answer, fontsize=13, fontweight="bold", color="white", va="center", bbox=box)
+    end = badge.get_window_extent().x1  # one unit of the axes is one pixel
+    text = f"{found} of {verification.putative} matching features agree on one {verification.model}"
+    write(axes, end + 24, y, f"{text}; {needed} or more count as the same place", size=11, align="left")

@@ -1,0 +1,125 @@
+"""The page that every picture is drawn on: axes in pixels, photographs, files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.images import ImageSource, load_image, source_name
+from delf_engine.pyramid import resize
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    from delf_engine.features import LocalFeatures
+
+Pixels = npt.NDArray[np.uint8]
+
+GAP = 16
+INK, QUIET, RULE = "#1f2328", "#656d76", "#d0d7de"
+YES, NO = "#1a7f37", "#b35900"
+#: Side of one cell of the finest feature map, in pixels of the image: what a feature of scale 1 stands for.
+CELL_PX = 16.0
+
+_DPI = 100
+_TITLE_HEIGHT = 52
+
+
+def page(width: int, height: int, title: str | None) -> tuple[Figure, Axes, int]:
+    """Return a white figure, axes that fill it in pixels from its upper left corner, and where content begins.
+
+    Parameters
+    ----------
+    width, height : int
+        In pixels; the title's height is added.
+    title : str or None
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    top = GAP if title is None else _TITLE_HEIGHT
+    height += top
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    if title is not None:
+        axes.text(GAP, 30, title, fontsize=15, fontweight="bold", color=INK, va="center", parse_math=False)
+    return figure, axes, top
+
+
+def place_photo(axes: Axes, pixels: npt.NDArray[np.generic], left: float, top: float) -> Rectangle:
+    """Put pixels on a page one to one, and return their outline."""
+    from matplotlib.patches import Rectangle
+
+    height, width = pixels.shape[:2]
+    axes.imshow(pixels, extent=(left, left + width, top + height, top), interpolation="none")
+    return Rectangle((left, top), width, height, transform=axes.transData)
+
+
+def write(
+    axes: Axes, x: float, y: float, text: str, *, size: float, color: str = INK, align: str = "center"
+) -> None:
+    """Write text around a point as it is: ``$`` and ``_`` of a file name are no formula."""
+    axes.text(x, y, text, fontsize=size, color=color, ha=align, va="center", parse_math=False)
+
+
+def shrunk(photo: Pixels, *, height: float, width: float) -> Pixels:
+    """Return a photograph resized to fit into `height` and `width` pixels, enlarged if it is smaller."""
+    ratio = min(height / photo.shape[0], width / photo.shape[1])
+    return resize(photo, max(1, round(photo.shape[1] * ratio)), max(1, round(photo.shape[0] * ratio)), "area")
+
+
+def photo_of(image: ImageSource, features: LocalFeatures) -> Pixels:
+    """Read the image that `features` were extracted from.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read.
+    MismatchError
+        If it has another size than that of `features`.
+    """
+    photo = load_image(image)
+    size = (photo.shape[1], photo.shape[0])
+    if size != features.image_size:
+        raise MismatchError(
+            f"{source_name(image)} has {size[0]} x {size[1]} pixels, its features are of an image of "
+            f"{features.image_size[0]} x {features.image_size[1]}"
+        )
+    return photo
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as PNG, JPEG, PDF or SVG, as the ending of the name says.
+
+    Raises
+    ------
+    ConfigError
+        If the format is not known, or the file cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ConfigError(f"{path}: the name of a picture must end in .png, .jpg, .pdf or .svg")
+    try:
+        figure.savefig(path, format=kind, dpi=_DPI)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def figure_pixels(figure: Figure) -> Pixels:
+    """Return a figure as an (H, W, 3) uint8 RGB array."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3])

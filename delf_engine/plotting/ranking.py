@@ -1,0 +1,95 @@
+"""A contact sheet of a query and its ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.images import ImageSource, load_image
+from delf_engine.plotting.page import INK, RULE, YES, page, place_photo, shrunk
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_ranking"]
+
+_CELL, _GAP, _CAPTION_HEIGHT = 220, 18, 44
+_CAPTION_LETTERS = 32
+_OTHER = "#afb8c1"
+
+
+def draw_ranking(
+    query: ImageSource,
+    images: Sequence[ImageSource],
+    captions: Sequence[str],
+    *,
+    same: Sequence[bool | None] | None = None,
+    query_caption: str = "query",
+    columns: int = 5,
+    title: str | None = None,
+) -> Figure:
+    """Draw a contact sheet: the query, and the images of a ranking in order.
+
+    Parameters
+    ----------
+    query : path, bytes, PIL image or array
+    images : sequence of the same
+        Best first.
+    captions : sequence of str
+        One under each image; it may have two lines.
+    same : sequence of bool or None, optional
+        The decision on each image: a green frame for True, a grey one for False, none for None.
+    query_caption : str
+    columns : int
+        Images in a row, the query's column not counted.
+    title : str or None
+
+    Raises
+    ------
+    ImageError
+        If an image cannot be read.
+    DataError
+        If captions or decisions are not as many as images.
+    ConfigError
+        If `columns` is below 1.
+    """
+    decisions = [None] * len(images) if same is None else list(same)
+    if not len(images) == len(captions) == len(decisions):
+        raise DataError(
+            f"{len(images)} images, {len(captions)} captions and {len(decisions)} decisions do not fit"
+        )
+    if columns < 1:
+        raise ConfigError(f"columns must be at least 1, got {columns}")
+    rows = max(1, -(-len(images) // columns))
+    used = max(1, min(columns, len(images)))
+    split = _CELL + 3 * _GAP  # left edge of the ranking, after the query and a rule
+    row_height = _CELL + _CAPTION_HEIGHT + _GAP
+    figure, axes, top = page(split + used * (_CELL + _GAP), rows * row_height, title)
+    _thumbnail(axes, query, query_caption, _GAP, top, INK)
+    axes.plot([split - _GAP] * 2, [top, top + rows * row_height - _GAP], color=RULE, linewidth=1)
+    for place, (image, caption, decision) in enumerate(zip(images, captions, decisions, strict=True)):
+        row, column = divmod(place, columns)
+        frame = {True: YES, False: _OTHER, None: None}[decision]
+        _thumbnail(axes, image, caption, split + column * (_CELL + _GAP), top + row * row_height, frame)
+    return figure
+
+
+def _thumbnail(axes: Axes, image: ImageSource, caption: str, x: int, y: int, frame: str | None) -> None:
+    photo = shrunk(load_image(image), height=_CELL, width=_CELL)
+    height, width = photo.shape[:2]
+    # The feet of a row stand on one line, above the captions.
+    outline = place_photo(axes, photo, x + (_CELL - width) / 2, y + _CELL - height)
+    if frame is not None:
+        outline.set(fill=False, edgecolor=frame, linewidth=3)
+        axes.add_patch(outline)
+    axes.text(x + _CELL / 2, y + _CELL + 8, _shortened(caption), fontsize=10, color=INK, ha="center", va="top",
+              linespacing=1.3, parse_math=False)  # fmt: skip
+
+
+def _shortened(caption: str) -> str:
+    """Cut the middle out of lines that would run into the neighbour's."""
+    half = _CAPTION_LETTERS // 2
+    lines = caption.splitlines()
+    return "\n".join(x if len(x) <= _CAPTION_LETTERS else f"{x[:half]}…{x[-half + 1 :]}" for x in lines)

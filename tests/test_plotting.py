@@ -1,0 +1,196 @@
+"""Pictures: they show what they should, refuse what does not fit, and leave pyplot alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import random_features, random_photo
+from PIL import Image
+
+from delf_engine.errors import ConfigError, DataError, ImageError, MismatchError
+from delf_engine.features import LocalFeatures
+from delf_engine.plotting import (
+    draw_attention,
+    draw_matches,
+    draw_ranking,
+    figure_pixels,
+    save_figure,
+    save_matches,
+)
+from delf_engine.verification import Verification, verify_features
+
+
+@pytest.fixture
+def pair(rng: np.random.Generator) -> tuple[Any, Any, LocalFeatures, LocalFeatures, Verification]:
+    """Two grey photographs of different shape with 50 features in common."""
+    a = random_features(rng, 50, image_size=(200, 150))
+    b = LocalFeatures(a.keypoints * 0.8, a.scales, a.scores, a.descriptors, (160, 240))
+    photos = np.full((150, 200, 3), 128, np.uint8), np.full((240, 160, 3), 128, np.uint8)
+    return (*photos, a, b, verify_features(a, b))
+
+
+def coloured(pixels: np.ndarray) -> np.ndarray:
+    """Where a picture is neither white nor grey."""
+    return np.ptp(pixels.astype(int), axis=2) > 60
+
+
+def has_colour(pixels: np.ndarray, code: str) -> bool:
+    return bool((pixels == [int(code[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2).any())
+
+
+def test_matches_join_the_photographs(pair: Any) -> None:
+    pixels = figure_pixels(draw_matches(*pair))
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+    height, width = pixels.shape[:2]
+    # Equal heights: A is 200 x 150, B is 160 x 240.
+    expected = 560 * (200 / 150 + 160 / 240) + 3 * 16
+    assert width == pytest.approx(expected, abs=3)
+    gap = slice(round(16 + 560 * 4 / 3) + 2, round(16 + 560 * 4 / 3) + 14)
+    assert coloured(pixels[: height - 70, gap]).any(axis=0).all()  # lines cross from one to the other
+    assert has_colour(pixels, "#1a7f37")  # the badge: same place
+
+
+def test_no_matches_draw_no_lines(pair: Any) -> None:
+    a, b, features_a, features_b, _ = pair
+    nothing = verify_features(features_a.top(0), features_b)
+    pixels = figure_pixels(draw_matches(a, b, features_a, features_b, nothing))
+    assert not coloured(pixels[: pixels.shape[0] - 70]).any()
+    assert has_colour(pixels, "#b35900")
+    assert not has_colour(pixels, "#1a7f37")
+
+
+def test_fewer_lines_title_and_labels(pair: Any) -> None:
+    bare = figure_pixels(draw_matches(*pair, max_lines=0))
+    few = figure_pixels(draw_matches(*pair, max_lines=5))
+    all_of_them = figure_pixels(draw_matches(*pair))
+    assert coloured(bare).sum() < coloured(few).sum() < coloured(all_of_them).sum()
+    named = figure_pixels(draw_matches(*pair, title="Two $photographs_of", labels=("a_$1.jpg", "b_$x^.jpg")))
+    assert named.shape[0] > bare.shape[0]
+
+
+def test_features_of_other_images_are_refused(pair: Any) -> None:
+    a, b, features_a, features_b, found = pair
+    with pytest.raises(MismatchError, match="160 x 240"):
+        draw_matches(b, a, features_a, features_b, found)
+    with pytest.raises(MismatchError, match="other images"):
+        draw_matches(a, b, features_a.top(10), features_b, found)
+    with pytest.raises(ConfigError):
+        draw_matches(*pair, max_lines=-1)
+    with pytest.raises(ImageError, match=r"none\.jpg"):
+        draw_matches("none.jpg", b, features_a, features_b, found)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000)])
+def test_odd_shapes(size: tuple[int, int]) -> None:
+    photo = np.full((size[1], size[0], 3), 90, np.uint8)
+    features = LocalFeatures.empty(size)
+    figure_pixels(draw_matches(photo, photo, features, features, verify_features(features, features)))
+    figure_pixels(draw_attention(photo, features))
+    figure_pixels(draw_ranking(photo, [photo], ["x"]))
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".pdf", ".svg", ".PNG"])
+def test_files(ending: str, pair: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"matches{ending}"
+    save_matches(path, *pair, max_lines=10)
+    start = path.read_bytes()[:400]
+    magic = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff", ".pdf": b"%PDF", ".svg": b"<?xml"}[ending.lower()]
+    assert start.startswith(magic)
+    if ending == ".png":
+        with Image.open(path) as image:
+            assert image.size == figure_pixels(draw_matches(*pair)).shape[1::-1]
+
+
+def test_files_that_cannot_be_written(pair: Any, tmp_path: Path) -> None:
+    for path in (tmp_path / "x.docx", tmp_path / "x"):
+        with pytest.raises(ConfigError, match=r"must end in \.png"):
+            save_matches(path, *pair)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        save_figure(draw_matches(*pair), tmp_path / "no" / "x.png")
+
+
+def test_attention_is_hot_where_the_scores_are(rng: np.random.Generator) -> None:
+    keypoints = np.r_[rng.normal((30, 40), 4, (50, 2)), rng.uniform((0, 0), (199, 149), (20, 2))]
+    descriptors = np.tile([[1.0, 0.0]], (70, 1))
+    features = LocalFeatures(
+        keypoints.clip(0), np.ones(70), np.r_[np.full(50, 5), np.full(20, 0.1)], descriptors, (200, 150)
+    )
+    photo = np.full((150, 200, 3), 128, np.uint8)
+    pixels = figure_pixels(draw_attention(photo, features, title="Attention"))[52:]
+    ratio = 560 / 150
+    hot, cold = (pixels[round(y * ratio), 16 + round(x * ratio)].astype(int) for x, y in ((30, 40), (150, 100)))
+    assert np.ptp(hot) > 80
+    assert np.ptp(cold) < 40
+
+
+def test_attention_from_a_map_and_from_nothing() -> None:
+    photo = np.full((90, 120, 3), 128, np.uint8)
+    scores = np.zeros((6, 8))
+    scores[:, 4:] = 1
+    pixels = figure_pixels(draw_attention(photo, score_map=scores))
+    right, left = pixels[300, 16 + 700].astype(int), pixels[300, 16 + 50].astype(int)
+    assert np.ptp(right) > 80
+    assert np.ptp(left) < 40
+    for empty in ({"features": LocalFeatures.empty((120, 90))}, {"score_map": np.zeros((2, 2))}):
+        figure_pixels(draw_attention(photo, **empty))  # type: ignore[arg-type]
+
+
+def test_attention_of_the_wrong_kind(pair: Any) -> None:
+    photo, _, features, _, _ = pair
+    for options in ({}, {"features": features, "score_map": np.ones((2, 2))}):
+        with pytest.raises(ConfigError, match="either"):
+            draw_attention(photo, **options)
+    for bad in (np.ones(3), np.full((2, 2), np.nan), np.ones((0, 3))):
+        with pytest.raises(ConfigError, match="score_map"):
+            draw_attention(photo, score_map=bad)
+    with pytest.raises(MismatchError):
+        draw_attention(np.zeros((10, 10, 3), np.uint8), features)
+
+
+def test_ranking_sheet(rng: np.random.Generator, tmp_path: Path) -> None:
+    photos = [random_photo(rng, *size) for size in ((160, 120), (120, 160), (300, 100), (50, 50))]
+    captions = ["1. a_b$c.jpg\n80 inliers", "2. " + "very_" * 20 + "long.jpg", "3.", ""]
+    figure = draw_ranking(photos[0], photos, captions, same=[True, False, None, True], columns=3, title="Ranking")
+    pixels = figure_pixels(figure)
+    assert pixels.shape[0] > 2 * 220
+    assert has_colour(pixels, "#1a7f37")
+    assert has_colour(pixels, "#afb8c1")
+    save_figure(figure, tmp_path / "sheet.png")
+    one_row = figure_pixels(draw_ranking(photos[0], photos, captions))
+    assert one_row.shape[0] < pixels.shape[0]
+    assert not has_colour(one_row, "#1a7f37")
+    figure_pixels(draw_ranking(photos[0], [], []))
+
+
+def test_ranking_sheet_of_the_wrong_kind(rng: np.random.Generator) -> None:
+    photo = random_photo(rng)
+    with pytest.raises(DataError, match="1 images, 2 captions"):
+        draw_ranking(photo, [photo], ["a", "b"])
+    with pytest.raises(DataError, match="0 decisions"):
+        draw_ranking(photo, [photo], ["a"], same=[])
+    with pytest.raises(ConfigError, match="columns"):
+        draw_ranking(photo, [photo], ["a"], columns=0)
+
+
+def test_same_input_same_picture_in_any_thread(pair: Any) -> None:
+    expected = figure_pixels(draw_matches(*pair))
+    with ThreadPoolExecutor(3) as threads:
+        for pixels in threads.map(lambda _: figure_pixels(draw_matches(*pair)), range(3)):
+            assert np.array_equal(pixels, expected)
+
+
+def test_importing_and_drawing_leave_pyplot_alone() -> None:
+    code = (
+        "import sys, numpy as np\nimport delf_engine.plotting as p\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "p.figure_pixels(p.draw_attention(np.zeros((20, 20, 3), np.uint8), score_map=np.ones((2, 2))))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
