@@ -202,10 +202,13 @@ def _run(
             yield job, _verify_chunk(job.query_features, job.features, config, seed)
         return
 
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, parallel_config
 
     # Jobs are read in waves here, not by the pool, whose threads a store may not be ready for.
-    with Parallel(n_jobs=workers, backend="loky", batch_size=1, max_nbytes=None) as pool:
+    with (
+        parallel_config(backend="loky", inner_max_num_threads=1),
+        Parallel(n_jobs=workers, batch_size=1, max_nbytes=None) as pool,
+    ):
         while wave := list(islice(jobs, workers * _CHUNKS_WAITING)):
             results = pool(delayed(_verify_chunk)(job.query_features, job.features, config, seed) for job in wave)
             yield from zip(wave, results, strict=True)
