@@ -18,6 +18,7 @@ from delf_engine.cli.output import (
     console,
     error_console,
     parse_box,
+    print_failures,
     print_hits,
     print_json,
     progress_bar,
@@ -69,8 +70,7 @@ def add(
     if as_json:
         print_json(report.to_dict())
     else:
-        for image_id, reason in report.failed:
-            error_console().print(f"[yellow]left out:[/] {image_id}: {reason}", highlight=False, soft_wrap=True)
+        print_failures(report.failed)
         console().print(
             f"{len(report.added)} added, {len(report.skipped)} already there, {len(report.failed)} failed; "
             f"{total} images in {directory}",
@@ -142,8 +142,7 @@ def rerank(
                 workers=workers,
                 progress=progress,
             )
-    for name, reason in failed.items():
-        error_console().print(f"[yellow]left out:[/] query {name}: {reason}", highlight=False, soft_wrap=True)
+    print_failures((f"query {name}", reason) for name, reason in failed.items())
     if out:
         write_rankings(out, rankings)
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,7 @@ __all__ = [
     "console",
     "error_console",
     "parse_box",
+    "print_failures",
     "print_hits",
     "print_json",
     "progress_bar",
@@ -119,6 +120,16 @@ def staged_progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int,
             progress.update(tasks[stage], completed=done, total=total, note=note)
 
         yield report
+
+
+def print_failures(failed: Iterable[tuple[str, str]]) -> None:
+    """Print on standard error what was left out and why."""
+    from rich.markup import escape
+
+    for name, reason in failed:
+        error_console().print(
+            f"[yellow]left out:[/] {escape(f'{name}: {reason}')}", highlight=False, soft_wrap=True
+        )
 
 
 def print_hits(result: SearchResult) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delf_engine.cli.output import console, error_console, staged_progress
+from delf_engine.cli.output import console, print_failures, staged_progress
 
 if TYPE_CHECKING:
     from delf_engine.errors import ImageError
@@ -66,8 +66,7 @@ def train(
         good = [path for path in files if path not in failed]
         _write_codebook(out, Extractor.from_pretrained(out), good, config.codebook, seed, progress)
     _write_card(out, info)
-    for path, reason in failed.items():
-        error_console().print(f"[yellow]left out:[/] {path}: {reason}", highlight=False, soft_wrap=True)
+    print_failures(failed.items())
     for name, value in info.figures.items():
         console().print(f"{name}: {value:.4f}", highlight=False)
     console().print(f"wrote {out}, {_codebook_file(out).name}, {out.with_suffix('.md').name}", highlight=False)

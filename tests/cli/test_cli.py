@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import random_photo, write_image
+from typer.testing import CliRunner, Result
+
+from delf_engine import __version__
+from delf_engine.cli import app
+from delf_engine.errors import DelfEngineError
+from delf_engine.index import Codebook
+from delf_engine.model import CheckpointInfo, save_checkpoint
+from delf_engine.model.network import DelfNetwork
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    network = DelfNetwork("resnet18", 40, hidden=8).eval()
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    info = CheckpointInfo(
+        format_version=1,
+        name="tiny",
+        architecture="resnet18",
+        dim=40,
+        attention_hidden=8,
+        attention_norm_weighted=True,
+        profile="default",
+        preprocessing="",
+        data="",
+        recipe="{}",
+        licence="",
+        seed=0,
+    )
+    save_checkpoint(path, {k: v.numpy() for k, v in network.state_dict().items()}, info)
+    Codebook(np.random.default_rng(0).normal(size=(16, 40))).save(path.with_name("tiny.codebook.safetensors"))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(1)
+    for i in range(4):
+        write_image(folder / f"photo [{i}].png", random_photo(rng, 150, 120))  # brackets are markup to rich
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(model: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = str(tmp_path_factory.mktemp("engine") / "e")
+    assert _run("add", directory, str(photos), "--model", model).exit_code == 0
+    return directory
+
+
+def _run(*args: str) -> Result:
+    result = CliRunner().invoke(app, args)
+    unexpected = result.exception is not None and not isinstance(result.exception, (SystemExit, DelfEngineError))
+    assert not unexpected, result.exception
+    return result
+
+
+def _json(*args: str) -> dict:  # type: ignore[type-arg]
+    result = _run(*args, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
+def test_help_of_every_command() -> None:
+    text = _run("--help").output
+    for command in ("add", "search", "rerank", "remove", "info", "verify", "attention", "train", "demo"):
+        assert command in text
+        assert "Usage" in _run(command, "--help").output
+    assert __version__ in _run("--version").output
+
+
+def test_add_skips_what_is_there_and_reports_failures(model: str, photos: Path, tmp_path: Path) -> None:
+    directory = str(tmp_path / "e")
+    first = str(photos / "photo [0].png")
+    assert _json("add", directory, first, "--model", model)["added"] == [first]
+    bad = tmp_path / "bad [1].jpg"
+    bad.write_text("no image")
+    result = _run("add", directory, first, str(bad))
+    assert result.exit_code == 1
+    assert "0 added, 1 already there, 1 failed; 1 images" in result.output
+    assert f"left out: {bad}: not an image" in result.output
+    result = _run("add", directory, str(photos), "--model", model)
+    assert "were chosen when it was made" in str(result.exception)
+    assert "nothing: no such file" in _run("add", directory, str(tmp_path / "nothing")).output.replace("\n", "")
+    (tmp_path / "empty").mkdir()
+    assert "no image in this folder" in str(_run("add", directory, str(tmp_path / "empty")).exception)
+    assert "asmk or kdtree" in str(_run("add", str(tmp_path / "f"), str(photos), "--index", "lsh").exception)
+
+
+def test_search(engine: str, photos: Path, tmp_path: Path) -> None:
+    query = str(photos / "photo [2].png")
+    hits = _json("search", engine, query, "--top-k", "2")["hits"]
+    assert len(hits) == 2
+    assert (hits[0]["id"], hits[0]["rank"]) == (query, 1)
+    assert hits[0]["inliers"] > 50
+    picture = tmp_path / "out.png"
+    result = _run("search", engine, query, "--plot", str(picture))
+    assert "photo [2].png" in "".join(result.output.split("\n"))
+    assert picture.stat().st_size > 10_000
+    boxed = _json("search", engine, query, "--box", "10,10,140,110", "--top-n", "0")["hits"]
+    assert boxed[0]["verification"] is None
+    assert "four numbers" in str(_run("search", engine, query, "--box", "1,2,3").exception)
+    assert "no engine here" in str(_run("search", str(tmp_path / "none"), query).exception)
+
+
+def test_verify_and_attention(model: str, photos: Path, tmp_path: Path) -> None:
+    a, b = str(photos / "photo [0].png"), str(photos / "photo [1].png")
+    assert _json("verify", a, a, "--model", model)["same"] is True
+    result = _run("verify", a, b, "--model", model, "--plot", str(tmp_path / "m.png"), "--box-a", "0,0,100,100")
+    assert "matches agree on one homography" in result.output.replace("\n", " ")
+    assert (tmp_path / "m.png").stat().st_size > 10_000
+    assert _run("attention", a, "--plot", str(tmp_path / "a.png"), "--model", model).exit_code == 0
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert "must end in .png" in str(
+        _run("attention", a, "--plot", str(tmp_path / "a.doc"), "--model", model).exception
+    )
+
+
+def test_rerank_shortlists(engine: str, photos: Path, tmp_path: Path) -> None:
+    paths = [str(p) for p in sorted(photos.iterdir())]
+    lists = tmp_path / "lists.jsonl"
+    lines = [{"query": q, "candidates": [[p, 1.0 - i / 10] for i, p in enumerate(paths)]} for q in paths[2:]]
+    lines.append({"query": str(tmp_path / "gone.jpg"), "candidates": [[paths[0], 1.0]]})
+    lists.write_text("\n".join(json.dumps(line) for line in lines))
+    out = tmp_path / "out.jsonl"
+    result = _run("rerank", engine, str(lists), "--out", str(out))
+    assert result.exit_code == 1
+    assert "2 shortlists re-ranked" in result.output
+    assert "gone.jpg: no such file" in result.output
+    first = [json.loads(line)["candidates"][0] for line in out.read_text().splitlines()]
+    assert [entry["id"] if isinstance(entry, dict) else entry[0] for entry in first] == paths[2:]
+    lists.write_text(json.dumps(lines[0]))
+    assert _json("rerank", engine, str(lists))["rankings"][paths[2]][0]["id"] == paths[2]
+
+
+def test_info_and_remove(model: str, photos: Path, tmp_path: Path) -> None:
+    directory = str(tmp_path / "e")
+    _run("add", directory, str(photos), "--model", model, "--index", "kdtree")
+    info = _json("info", directory)
+    assert (info["images"], info["index"]["kind"], info["dim"]) == (4, "kdtree", 40)
+    assert "images             4" in _run("info", directory).output
+    name = str(photos / "photo [3].png")
+    assert _json("remove", directory, name) == {"removed": [name], "images": 3}
+    assert "no image" in str(_run("remove", directory, name).exception)
+
+
+def test_errors_are_one_line_and_exit_code_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "delf_engine", "info", str(tmp_path / "no [engine]")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert run.stderr.startswith("error: ")
+    assert "no [engine]" in run.stderr
+    assert "Traceback" not in run.stderr
+    usage = subprocess.run([*command[:3], "search"], capture_output=True, text=True, check=False)
+    assert usage.returncode == 2
