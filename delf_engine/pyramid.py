@@ -65,7 +65,7 @@ def resize(
     import cv2
 
     if (image.shape[1], image.shape[0]) == (width, height):
-        return np.ascontiguousarray(image)
+        return np.require(image, requirements=["C", "W"])  # torch does not take read-only memory
     shrinks = width <= image.shape[1] and height <= image.shape[0]
     interpolation = cv2.INTER_AREA if method == "area" and shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)

@@ -240,9 +240,7 @@ class Extractor:
         from delf_engine.model.network import normalise_images
 
         resized = resize(pixels, level.width, level.height, self.config.resize)
-        with warnings.catch_warnings():  # read-only arrays are only read here
-            warnings.simplefilter("ignore", UserWarning)
-            batch = torch.from_numpy(resized)[None].to(self.device)
+        batch = torch.from_numpy(resized)[None].to(self.device)
         features, scores = self.network(normalise_images(batch))
         return features[0].permute(1, 2, 0), scores[0]
 

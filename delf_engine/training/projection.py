@@ -53,7 +53,7 @@ def best_vectors(
     vectors, scores = [torch.empty((0, trunk.channels))], [torch.empty(0)]
     with torch.inference_mode():
         for level in levels:
-            pixels = torch.from_numpy(resize(photo, level.width, level.height, "area").copy())
+            pixels = torch.from_numpy(resize(photo, level.width, level.height, "area"))
             features = trunk(normalise_images(pixels[None]))
             score = head(features) if head is not None else features.norm(dim=1)
             vectors.append(features[0].flatten(1).T)
