@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint clean
 
 $(VENV)/.installed: pyproject.toml
+	@echo "installing into $(VENV): about 5 GB, a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

@@ -1,0 +1,85 @@
+"""The packaged checkpoint on real photographs: floors that a wrong change would break."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import delf_engine as de
+
+
+@pytest.fixture(scope="module")
+def extractor() -> de.Extractor:
+    return de.Extractor.from_pretrained("delf-r18", device="cpu")
+
+
+def _corner_error(found: np.ndarray, true: np.ndarray, size: tuple[int, int]) -> float:
+    """Mean distance of the mapped corners of the image, in pixels."""
+    width, height = size
+    corners = np.array([[0, 0, 1], [width - 1, 0, 1], [width - 1, height - 1, 1], [0, height - 1, 1]], float).T
+    a, b = found @ corners, true @ corners
+    return float(np.linalg.norm(a[:2] / a[2] - b[:2] / b[2], axis=0).mean())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "truth"),
+    [
+        ("v_dogman/1.jpg", "v_dogman/2.jpg", "v_dogman/H_1_2.txt"),
+        ("v_dogman/1.jpg", "v_dogman/3.jpg", "v_dogman/H_1_3.txt"),
+        ("v_dogman/1.jpg", "v_dogman/4.jpg", "v_dogman/H_1_4.txt"),
+    ],
+)
+def test_transform_is_the_true_homography(
+    data: Path, extractor: de.Extractor, first: str, second: str, truth: str
+) -> None:
+    folder = data / "homography"
+    result = de.verify(folder / first, folder / second, extractor=extractor)
+    assert result.same
+    assert result.transform is not None
+    features = extractor(folder / first)
+    true = np.loadtxt(folder / truth)
+    assert _corner_error(result.transform, true, features.image_size) < 0.06 * max(features.image_size)
+
+
+def test_same_castle_and_not(data: Path, extractor: de.Extractor) -> None:
+    castle = [data / "strecha" / "castle" / f"{i:04}.jpg" for i in (0, 1)]
+    fountain = data / "strecha" / "fountain" / "0004.jpg"
+    assert de.verify(*castle, extractor=extractor).same
+    assert not de.verify(castle[0], fountain, extractor=extractor).same
+
+
+def test_features_do_not_depend_on_how_they_were_asked_for(data: Path, extractor: de.Extractor) -> None:
+    photos = sorted((data / "distractors").glob("*.jpg"))[:6]
+    alone = [extractor(p) for p in photos]
+    for workers in (1, 2, 4):
+        assert [f for _, f in extractor.extract_many(photos, workers=workers)] == alone
+
+
+def test_sub_rparis_floors(data: Path, tmp_path: Path) -> None:
+    """The benchmark script itself, one seed: the figures of the README less what noise can take."""
+    script = Path(__file__).parents[1] / "benchmarks" / "sub_rparis.py"
+    out = tmp_path / "out.json"
+    options = [
+        "--data",
+        str(data),
+        "--seeds",
+        "1",
+        "--no-sift",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--out",
+        str(out),
+    ]
+    run = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert rows["every image verified"]["medium"]["mean_ap"] > 91
+    assert rows["every image verified"]["hard"]["mean_ap"] > 68
+    assert rows["ASMK, first 100 verified"]["medium"]["mean_ap"] > 89.5
+    assert rows["ASMK only"]["medium"]["mean_ap"] > 80
+    assert rows["KD-tree only"]["medium"]["mean_ap"] > 75
