@@ -86,12 +86,14 @@ def rank_features(
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    Console(width=max(120, Console().width)).print(table)
+    console = Console(width=max(120, Console().width), highlight=False)
+    console.print(title)
+    console.print(table)
 
 
 def machine() -> dict[str, Any]:

@@ -69,8 +69,10 @@ def _print(search: DemoSearch) -> None:
         table.add_row(str(hit.rank), inliers, same, place or "something else", Path(hit.id).name, style=style)
     console().print(table)
     verdict = "correct" if search.correct else "NOT correct"
+    mistaken = f", {search.mistaken} wrong one(s) taken for the same place" if search.mistaken else ""
+    first = min(search.found_first, search.right)
     console().print(
-        f"{verdict}: {min(search.found_first, search.right)} of {search.right} right photographs stand first. "
+        f"{verdict}: {first} of {search.right} right photographs stand first{mistaken}. "
         f"Pictures: {', '.join(str(p) for p in search.pictures)}\n",
         highlight=False,
         soft_wrap=True,

@@ -57,11 +57,15 @@ class DemoSearch:
 
     @property
     def correct(self) -> bool:
-        """Whether all right photographs stand before all wrong ones, and every decision "same place" is right."""
-        decided = [
-            h.verification.same == (self.shows[h.id] == self.query.place) for h in self.result if h.verification
-        ]
-        return self.found_first >= self.right and all(decided)
+        """Whether all right photographs stand before all wrong ones and are said to show the same place."""
+        right = [h for h in self.result if self.shows[h.id] == self.query.place]
+        return self.found_first >= self.right and all(h.verification and h.verification.same for h in right)
+
+    @property
+    def mistaken(self) -> int:
+        """Wrong photographs said to show the same place."""
+        wrong = [h for h in self.result if self.shows[h.id] != self.query.place]
+        return sum(h.verification is not None and h.verification.same for h in wrong)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class DemoReport:
 
     @property
     def correct(self) -> bool:
-        """Whether every search ranked all right photographs first and decided rightly."""
+        """Whether every search ranked all right photographs first and accepted them."""
         return all(search.correct for search in self.searches)
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,6 +94,7 @@ class DemoReport:
                     "query": str(s.query.path),
                     "place": s.query.place,
                     "correct": s.correct,
+                    "mistaken": s.mistaken,
                     "hits": [
                         {"id": h.id, "rank": h.rank, "inliers": h.inliers, "shows": s.shows[h.id]}
                         for h in s.result
