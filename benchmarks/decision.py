@@ -2,11 +2,12 @@
 
     python benchmarks/decision.py [--model delf-r18] [--data DIR]
 
-The threshold of the profile is chosen on Strecha's scenes and on unrelated photographs (left half of the table):
-the first row that accepts no wrong pair. Pairs of one scene whose viewing directions differ by less than 60 degrees
-should be accepted; Herz-Jesu against the other scenes, and pairs with an unrelated photograph, should not (castle,
-entry and fountain are one building and say nothing about each other). It is then checked on photographs that did
-not choose it (right half: Paris, where hard positives are hard by definition, and the distractors).
+The threshold of the profile is chosen on Strecha's scenes and on unrelated photographs (left half of the
+table): it is the first row that accepts no wrong pair. Pairs of one scene whose viewing directions differ by
+less than 60 degrees should be accepted. Herz-Jesu against the other scenes, and pairs with an unrelated
+photograph, should not; castle, entry and fountain are one building and say nothing about each other. It is then
+checked on photographs that did not choose it (right half: Paris, where hard positives are hard by definition,
+and the distractors).
 """
 
 from __future__ import annotations
