@@ -42,13 +42,11 @@ def verify(
     """Say whether two photographs show the same place."""
     from delf_engine.config import load_profile
     from delf_engine.extraction import Extractor
-    from delf_engine.images import load_image
     from delf_engine.verification import verify_features
 
     extractor = Extractor.from_pretrained(model, profile=profile)
-    images = load_image(a), load_image(b)
-    features_a = extractor(images[0], box=parse_box(box_a))
-    features_b = extractor(images[1], box=parse_box(box_b))
+    features_a = extractor(a, box=parse_box(box_a))
+    features_b = extractor(b, box=parse_box(box_b))
     name = profile or (extractor.info.profile if extractor.info else "default")
     result = verify_features(features_a, features_b, config=load_profile(name).verification, seed=seed)
     if as_json:
@@ -58,7 +56,7 @@ def verify(
     if plot:
         from delf_engine.plotting import save_matches
 
-        save_matches(plot, *images, features_a, features_b, result, labels=(a.name, b.name))
+        save_matches(plot, a, b, features_a, features_b, result, labels=(a.name, b.name))
 
 
 def attention(
@@ -69,10 +67,8 @@ def attention(
 ) -> None:
     """Draw where the extractor looks: a heat map of its attention over a photograph."""
     from delf_engine.extraction import Extractor
-    from delf_engine.images import load_image
     from delf_engine.plotting import draw_attention, save_figure
 
     extractor = Extractor.from_pretrained(model, profile=profile)
-    image = load_image(photo)
-    save_figure(draw_attention(image, score_map=extractor.attention_map(image), title=photo.name), plot)
-    console().print(f"{len(extractor(image))} features; wrote {plot}", highlight=False)
+    save_figure(draw_attention(photo, score_map=extractor.attention_map(photo), title=photo.name), plot)
+    console().print(f"{len(extractor(photo))} features; wrote {plot}", highlight=False)

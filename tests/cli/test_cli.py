@@ -122,6 +122,8 @@ def test_verify_and_attention(model: str, photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "m.png").stat().st_size > 10_000
     assert _run("attention", a, "--plot", str(tmp_path / "a.png"), "--model", model).exit_code == 0
     assert (tmp_path / "a.png").stat().st_size > 10_000
+    dot = str(write_image(tmp_path / "dot.png", np.zeros((1, 1, 3), np.uint8)))
+    assert f"{dot}: 1 x 1 pixels are too few" in str(_run("verify", a, dot, "--model", model).exception)
     assert "must end in .png" in str(
         _run("attention", a, "--plot", str(tmp_path / "a.doc"), "--model", model).exception
     )
