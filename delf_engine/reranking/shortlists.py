@@ -242,5 +242,7 @@ def _write(
         partial.replace(path)
     except OSError as error:
         raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except csv.Error as error:  # Python 3.10 cannot write a NUL
+        raise DataError(f"{path}: CSV cannot hold one of these ids ({error}); use .jsonl") from error
     finally:
         partial.unlink(missing_ok=True)

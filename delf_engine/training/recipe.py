@@ -209,7 +209,8 @@ def _split(photos: Sequence[str], every: int) -> tuple[list[str], list[str]]:
 
 
 def _run_key(photos: Sequence[str], config: TrainingConfig, weights: dict[str, Tensor], seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([config.model_dump(), seed, torch.__version__], sort_keys=True).encode())
+    stages = config.model_dump(exclude={"codebook"})  # trained behind them, from the finished checkpoint
+    digest = hashlib.sha256(json.dumps([stages, seed, torch.__version__], sort_keys=True).encode())
     for photo in photos:
         path = Path(photo)
         digest.update(f"{path.name} {path.stat().st_size if path.exists() else -1}\n".encode())

@@ -98,9 +98,14 @@ def test_save_writes_what_is_new(kind: Kind, tmp_path: Path) -> None:
     index = kind.of(NAMES[:3])
     index.save(tmp_path)
     assert_same(kind.load(tmp_path), index)
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+
+    def written() -> dict[Path, int]:
+        # Taking the lock may touch its file, that depends on the version of filelock.
+        return {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.name != ".lock"}
+
+    before = written()
     index.save(tmp_path)
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+    assert written() == before
     loaded = kind.load(tmp_path)
     loaded.add(NAMES[3:], [IMAGES[n] for n in NAMES[3:]])
     loaded.remove([NAMES[0]])

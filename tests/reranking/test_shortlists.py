@@ -30,7 +30,9 @@ def lists(names: st.SearchStrategy[str], scored: bool) -> st.SearchStrategy[Any]
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_round_trip(data: st.DataObject, ending: str, scored: bool, tmp_path: Path) -> None:
-    shortlists = data.draw(lists(NAMES, scored))
+    # Python 3.10 cannot write a NUL into CSV: a DataError there, nothing to round-trip.
+    names = NAMES.filter(lambda name: "\0" not in name) if ending == ".csv" else NAMES
+    shortlists = data.draw(lists(names, scored))
     path = tmp_path / f"list{ending}"
     write_shortlists(path, shortlists)
     assert read_shortlists(path) == shortlists
