@@ -11,6 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from delf_engine.features import LocalFeatures
+from delf_engine.index import Codebook
+from delf_engine.model import CheckpointInfo, save_checkpoint
 
 ORIENTATION_TAG = 0x0112
 
@@ -60,3 +62,38 @@ def exif_with_orientation(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
     return exif
+
+
+def checkpoint_info(name: str = "tiny", **changes: Any) -> CheckpointInfo:
+    """What a checkpoint of a ResNet-18 with random weights says of itself."""
+    values: dict[str, Any] = {
+        "format_version": 1,
+        "name": name,
+        "architecture": "resnet18",
+        "dim": 40,
+        "attention_hidden": 8,
+        "attention_norm_weighted": True,
+        "profile": "default",
+        "preprocessing": "as ImageNet",
+        "data": "none",
+        "recipe": "random",
+        "licence": "Apache-2.0",
+        "seed": 0,
+    }
+    return CheckpointInfo(**{**values, **changes})
+
+
+def write_tiny_model(folder: Path, *, words: int = 32) -> Path:
+    """Write a checkpoint of random weights and its codebook: much of the logic needs no trained one."""
+    import torch
+
+    from delf_engine.model.network import DelfNetwork
+
+    torch.manual_seed(0)
+    state = DelfNetwork("resnet18", 40, hidden=8).eval().state_dict()
+    path = folder / "tiny.safetensors"
+    save_checkpoint(path, {key: value.numpy() for key, value in state.items()}, checkpoint_info())
+    centroids = np.random.default_rng(0).normal(size=(words, 40))
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    Codebook(centroids).save(folder / "tiny.codebook.safetensors")
+    return path

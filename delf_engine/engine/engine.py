@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -154,17 +155,16 @@ class Engine:
         """
         directory = Path(directory)
         manifest = read_manifest(directory)
-        store = FeatureStore.open(directory / FEATURES, readonly=readonly)
-        try:
+        with ExitStack() as undo:
+            store = undo.enter_context(FeatureStore.open(directory / FEATURES, readonly=readonly))
             if store.model != manifest.model_identity or store.dim != manifest.dim:
                 raise MismatchError(
                     f"{directory}: the store holds {store.dim}-D features of {store.model}, the engine is for "
                     f"{manifest.dim}-D features of {manifest.model_identity}"
                 )
-            return cls(directory, manifest, store, load_index(directory, manifest), readonly)
-        except BaseException:
-            store.close()
-            raise
+            engine = cls(directory, manifest, store, load_index(directory, manifest), readonly)
+            undo.pop_all()
+        return engine
 
     def close(self) -> None:
         """Close the store and let go of its lock. Closing twice is harmless."""

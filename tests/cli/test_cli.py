@@ -7,40 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from helpers import random_photo, write_image
+from helpers import random_photo, write_image, write_tiny_model
 from typer.testing import CliRunner, Result
 
 from delf_engine import __version__
 from delf_engine.cli import app
 from delf_engine.errors import DelfEngineError
-from delf_engine.index import Codebook
-from delf_engine.model import CheckpointInfo, save_checkpoint
-from delf_engine.model.network import DelfNetwork
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    network = DelfNetwork("resnet18", 40, hidden=8).eval()
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    info = CheckpointInfo(
-        format_version=1,
-        name="tiny",
-        architecture="resnet18",
-        dim=40,
-        attention_hidden=8,
-        attention_norm_weighted=True,
-        profile="default",
-        preprocessing="",
-        data="",
-        recipe="{}",
-        licence="",
-        seed=0,
-    )
-    save_checkpoint(path, {k: v.numpy() for k, v in network.state_dict().items()}, info)
-    Codebook(np.random.default_rng(0).normal(size=(16, 40))).save(path.with_name("tiny.codebook.safetensors"))
-    return str(path)
+    return str(write_tiny_model(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import checkpoint_info
 
 from delf_engine.errors import CheckpointError
 from delf_engine.model import (
@@ -21,20 +22,7 @@ from delf_engine.model.network import DelfNetwork
 
 @pytest.fixture
 def info() -> CheckpointInfo:
-    return CheckpointInfo(
-        format_version=1,
-        name="tiny",
-        architecture="resnet18",
-        dim=40,
-        attention_hidden=8,
-        attention_norm_weighted=True,
-        profile="default",
-        preprocessing="as ImageNet",
-        data="none",
-        recipe="random",
-        licence="Apache-2.0",
-        seed=0,
-    )
+    return checkpoint_info()
 
 
 @pytest.fixture
