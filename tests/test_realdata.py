@@ -51,6 +51,7 @@ def test_features_do_not_depend_on_how_they_were_asked_for(data: Path, extractor
         assert [f for _, f in extractor.extract_many(photos, workers=workers)] == alone
 
 
+@pytest.mark.timeout(900)
 def test_sub_rparis_floors(data: Path, tmp_path: Path) -> None:
     """The benchmark script itself, one seed: the figures of the README less what noise can take."""
     script = Path(__file__).parents[1] / "benchmarks" / "sub_rparis.py"
