@@ -19,6 +19,8 @@ from delf_engine.errors import DelfEngineError, DelfEngineWarning
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="delf-engine",
     help="Do these photographs show the same place? Index folders, search them, verify pairs, re-rank shortlists.",
@@ -60,9 +62,10 @@ def main() -> None:
     except DelfEngineError as error:
         error_console().print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        error_console().print("interrupted; what was committed stays, and the same command goes on from there")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # Typer has turned Ctrl-C into it without a word
+            error_console().print("interrupted; what was committed stays, the same command goes on from there")
+        raise
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

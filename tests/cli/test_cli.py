@@ -144,3 +144,19 @@ def test_errors_are_one_line_and_exit_code_one(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
     usage = subprocess.run([*command[:3], "search"], capture_output=True, text=True, check=False)
     assert usage.returncode == 2
+
+
+def test_interrupt_says_that_nothing_is_lost(model: str, photos: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from delf_engine.cli import main\n"
+        "from delf_engine.extraction import Extractor\n"
+        "def interrupt(*_, **__): raise KeyboardInterrupt\n"
+        "Extractor.extract_many = interrupt\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "add", str(tmp_path / "e"), str(photos), "--model", model]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 130
+    assert "interrupted; what was committed stays" in run.stderr
+    assert "Traceback" not in run.stderr
