@@ -2,12 +2,16 @@
 
     python benchmarks/decision.py [--model delf-r18] [--data DIR]
 
-The threshold of the profile is chosen on Strecha's scenes and on unrelated photographs (left half of the
-table): it is the first row that accepts no wrong pair. Pairs of one scene whose viewing directions differ by
-less than 60 degrees should be accepted. Herz-Jesu against the other scenes, and pairs with an unrelated
-photograph, should not; castle, entry and fountain are one building and say nothing about each other. It is then
-checked on photographs that did not choose it (right half: Paris, where hard positives are hard by definition,
-and the distractors).
+The threshold of the profile is the first row that accepts no pair of the columns "church / castle" (Herz-Jesu
+against the other scenes) and "unrelated". Pairs of one scene whose viewing directions differ by less than 60
+degrees should be accepted.
+
+Castle and entry show one facade, so their pairs are not wrong ones. The fountain shows a strip of what may be
+the same facade; whether its pairs with them are right or wrong is not known. Both kinds were set aside after
+their counts had been seen, and have columns of their own, left out of the rule.
+
+Paris and the distractors are not in the rule, but they are no untouched check either: this table and the
+distance limit of 0.8 were looked at on them before the rule was settled.
 """
 
 from __future__ import annotations
@@ -77,17 +81,22 @@ def _choosing(
     others = cached_features(
         cache, f"{identity} some photos", dim, {p: partial(extractor, p) for p in photos}, title="photographs"
     )
-    same, different = [], []
+    same, different, facade, fountain = [], [], [], []
     for (a, (scene_a, camera_a)), (b, (scene_b, camera_b)) in itertools.combinations(views.items(), 2):
         if (scene_a == _CHURCH) != (scene_b == _CHURCH):
             different.append((strecha[a], strecha[b]))
-        elif scene_a == scene_b and _angle(camera_a, camera_b) < _LARGEST_ANGLE:
+        elif scene_a != scene_b:
+            unsure = fountain if "fountain" in (scene_a, scene_b) else facade
+            unsure.append((strecha[a], strecha[b]))
+        elif _angle(camera_a, camera_b) < _LARGEST_ANGLE:
             same.append((strecha[a], strecha[b]))
     unrelated = list(itertools.product(strecha.values(), others.values()))
     return {
         "one scene": _inliers(same, config),
         "church / castle": _inliers(different, config),
         "unrelated": _inliers(unrelated, config),
+        "castle / entry": _inliers(facade, config),
+        "fountain / these": _inliers(fountain, config),
     }
 
 
