@@ -33,7 +33,8 @@ from delf_engine.config import VerificationConfig
 from delf_engine.images import find_images
 
 Features = Mapping[str, LocalFeatures]
-Pairs = Iterable[tuple[LocalFeatures, LocalFeatures]]
+Pair = tuple[LocalFeatures, LocalFeatures]
+Pairs = Iterable[Pair]
 
 _THRESHOLDS = (10, 12, 15, 18, 20, 22, 24, 26, 28, 30, 40)
 _LARGEST_ANGLE = 60.0
@@ -81,7 +82,10 @@ def _choosing(
     others = cached_features(
         cache, f"{identity} some photos", dim, {p: partial(extractor, p) for p in photos}, title="photographs"
     )
-    same, different, facade, fountain = [], [], [], []
+    same: list[Pair] = []
+    different: list[Pair] = []
+    facade: list[Pair] = []
+    fountain: list[Pair] = []
     for (a, (scene_a, camera_a)), (b, (scene_b, camera_b)) in itertools.combinations(views.items(), 2):
         if (scene_a == _CHURCH) != (scene_b == _CHURCH):
             different.append((strecha[a], strecha[b]))
