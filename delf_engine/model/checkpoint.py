@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from delf_engine import __version__
 from delf_engine.config import Config, parse_config
 from delf_engine.errors import CheckpointError, ConfigError
 
@@ -27,7 +28,11 @@ __all__ = [
 ]
 
 _KEY = "delf_engine"
-_VERSION = 1
+_VERSION = 2
+_READABLE = (1, 2)  # 1 had neither mean and std nor what follows them
+
+Rgb = tuple[float, float, float]
+RgbScale = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
 class CheckpointInfo(Config):
@@ -46,6 +51,7 @@ class CheckpointInfo(Config):
     profile : str
         Profile it is meant for.
     preprocessing : str
+        In words.
     data, recipe, licence : str
         What it was trained on and how, in words.
     seed : int
@@ -53,6 +59,22 @@ class CheckpointInfo(Config):
         Measured with this checkpoint, by name.
     sha256 : str
         Of all tensors: names, types, shapes and bytes.
+    mean, std : tuple of 3 float
+        Of RGB in [0, 1]: the network sees (pixel / 255 - mean) / std. ImageNet's unless stated.
+    attention : "head" or "norm"
+        Where scores come from: the attention head, or the L2 norm of the feature vector alone (HOW).
+    attention_threshold : float or None
+        Score below which a feature is not worth keeping; None: no limit is known.
+    decision_inliers : int or None
+        Inliers from which on two photographs were found to show the same place; None: never measured.
+    ranking : str or None
+        Ranking rule that was best for it; None: never compared.
+    package_version : str or None
+        Of the package that wrote it.
+    training_data_sha256 : str or None
+        Of the list of photographs it was trained on.
+    codebook_sha256 : str or None
+        `Codebook.hash` of the visual words made for it.
     """
 
     format_version: int
@@ -69,6 +91,15 @@ class CheckpointInfo(Config):
     seed: int
     figures: dict[str, float] = Field(default_factory=dict)
     sha256: str = ""
+    mean: Rgb = (0.485, 0.456, 0.406)
+    std: RgbScale = (0.229, 0.224, 0.225)
+    attention: Literal["head", "norm"] = "head"
+    attention_threshold: float | None = None
+    decision_inliers: int | None = Field(default=None, ge=1)
+    ranking: str | None = None
+    package_version: str | None = None
+    training_data_sha256: str | None = None
+    codebook_sha256: str | None = None
 
     @property
     def identity(self) -> str:
@@ -166,7 +197,7 @@ def save_checkpoint(
     Returns
     -------
     CheckpointInfo
-        `info` with the hash of what was written.
+        `info` with the hash of what was written and the version of this package.
 
     Raises
     ------
@@ -182,7 +213,8 @@ def save_checkpoint(
             raise CheckpointError(
                 f"{key} is not finite{' in half precision' if half else ''}; nothing was written"
             )
-    stamped = info.model_copy(update={"sha256": _hash(tensors), "format_version": _VERSION})
+    stamps = {"sha256": _hash(tensors), "format_version": _VERSION, "package_version": __version__}
+    stamped = info.model_copy(update=stamps)
     data = save(tensors, metadata={_KEY: stamped.model_dump_json()})
     temporary = Path(f"{os.fspath(path)}.tmp")
     temporary.write_bytes(data)
@@ -208,8 +240,9 @@ def _open(path: Path, *, weights: bool = False) -> tuple[CheckpointInfo, dict[st
     try:
         values = json.loads(metadata[_KEY])
         found = values.get("format_version")
-        if found != _VERSION:
-            raise CheckpointError(f"{path}: checkpoint format version {found}, this version reads {_VERSION}")
+        if found not in _READABLE:
+            known = " and ".join(map(str, _READABLE))
+            raise CheckpointError(f"{path}: checkpoint format version {found}, this version reads {known}")
         return parse_config(CheckpointInfo, values, where=str(path)), tensors
     except (json.JSONDecodeError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{path}: damaged metadata: {error}") from error
