@@ -237,11 +237,9 @@ class Extractor:
         """Return the (h, w, C) features and the (h, w) scores of one level."""
         import torch
 
-        from delf_engine.model.network import normalise_images
-
         resized = resize(pixels, level.width, level.height, self.config.resize)
         batch = torch.from_numpy(resized)[None].to(self.device)
-        features, scores = self.network(normalise_images(batch))
+        features, scores = self.network(self.network.normalise(batch))
         return features[0].permute(1, 2, 0), scores[0]
 
     def _select(

@@ -16,6 +16,8 @@ from pydantic import Field
 from delf_engine import __version__
 from delf_engine.config import Config, parse_config
 from delf_engine.errors import CheckpointError, ConfigError
+from delf_engine.model.download import Progress
+from delf_engine.model.hub import codebook_beside, fetch, locate, packaged_names
 
 __all__ = [
     "CheckpointInfo",
@@ -47,6 +49,7 @@ class CheckpointInfo(Config):
     dim : int
         Descriptor dimension.
     attention_hidden : int
+        Of the attention head; without one, 1.
     attention_norm_weighted : bool
     profile : str
         Profile it is meant for.
@@ -63,6 +66,12 @@ class CheckpointInfo(Config):
         Of RGB in [0, 1]: the network sees (pixel / 255 - mean) / std. ImageNet's unless stated.
     attention : "head" or "norm"
         Where scores come from: the attention head, or the L2 norm of the feature vector alone (HOW).
+    attention_bottleneck : int
+        Channels of the autoencoder between features and attention head (DELG); 0: none.
+    smoothing : int
+        Side, in cells, of the window over which features are averaged before projection (HOW); 1: none.
+    projection_unit_input : bool
+        Features are L2-normalised before projection.
     attention_threshold : float or None
         Score below which a feature is not worth keeping; None: no limit is known.
     decision_inliers : int or None
@@ -94,6 +103,9 @@ class CheckpointInfo(Config):
     mean: Rgb = (0.485, 0.456, 0.406)
     std: RgbScale = (0.229, 0.224, 0.225)
     attention: Literal["head", "norm"] = "head"
+    attention_bottleneck: int = Field(default=0, ge=0)
+    smoothing: int = Field(default=1, ge=1)
+    projection_unit_input: bool = True
     attention_threshold: float | None = None
     decision_inliers: int | None = Field(default=None, ge=1)
     ranking: str | None = None
@@ -109,34 +121,35 @@ class CheckpointInfo(Config):
 
 def checkpoint_names() -> list[str]:
     """Return the names of the checkpoints that come with the package."""
-    folder = _packaged_folder()
-    return sorted(p.stem for p in folder.glob("*.safetensors") if not p.stem.endswith(".codebook"))
+    return packaged_names()
 
 
-def checkpoint_path(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the file of a checkpoint, given a packaged name or a path.
+def checkpoint_path(name_or_path: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
+    """Return the file of a checkpoint, given a path, a name, or a URL with its hash.
+
+    A name is looked for in the package, in the cache and in the registries (`delf_engine.model.hub.locate`).
+    What is known by URL only is downloaded once, with its codebook.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+    progress : callable, optional
+        Called with (bytes there, bytes in all) while downloading.
 
     Raises
     ------
     CheckpointError
-        If there is neither.
+        If there is none, or it cannot be downloaded.
+    ConfigError
+        If a registry is wrong.
     """
-    packaged = _packaged_folder() / f"{name_or_path}.safetensors"
-    if Path(name_or_path).name == str(name_or_path) and packaged.is_file():
-        return packaged
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise CheckpointError(
-            f"there is no checkpoint {str(name_or_path)!r}: neither a file nor one of the packaged "
-            f"{', '.join(checkpoint_names()) or '(none)'}"
-        )
-    return path
+    found = locate(name_or_path)
+    return found.path if found.remote is None else fetch(found.remote, progress=progress)
 
 
 def codebook_path(name_or_path: str | os.PathLike[str]) -> Path | None:
     """Return the codebook that lies beside a checkpoint (``NAME.codebook.safetensors``), or None."""
-    path = checkpoint_path(name_or_path)
-    beside = path.with_name(f"{path.stem}.codebook.safetensors")
+    beside = codebook_beside(checkpoint_path(name_or_path))
     return beside if beside.is_file() else None
 
 
@@ -152,7 +165,7 @@ def read_checkpoint_info(name_or_path: str | os.PathLike[str]) -> CheckpointInfo
 
 
 def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, CheckpointInfo]:
-    """Load a network, float32 and in evaluation mode, from a packaged name or a path.
+    """Load a network, float32 and in evaluation mode, from a name, a path or a URL.
 
     Returns
     -------
@@ -179,7 +192,16 @@ def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, Checkpoi
         )
     try:
         network = DelfNetwork(
-            info.architecture, info.dim, hidden=info.attention_hidden, norm_weighted=info.attention_norm_weighted
+            info.architecture,
+            info.dim,
+            hidden=info.attention_hidden,
+            norm_weighted=info.attention_norm_weighted,
+            bottleneck=info.attention_bottleneck,
+            attention=info.attention,
+            smoothing=info.smoothing,
+            unit_input=info.projection_unit_input,
+            mean=info.mean,
+            std=info.std,
         )
         network.load_state_dict(
             {key: torch.from_numpy(value.astype(np.float32)) for key, value in tensors.items()}
@@ -220,10 +242,6 @@ def save_checkpoint(
     temporary.write_bytes(data)
     os.replace(temporary, path)
     return stamped
-
-
-def _packaged_folder() -> Path:
-    return Path(__file__).parent.parent / "checkpoints"
 
 
 def _open(path: Path, *, weights: bool = False) -> tuple[CheckpointInfo, dict[str, npt.NDArray[Any]]]:

@@ -51,9 +51,10 @@ def test_resnet_v1_takes_its_stride_on_the_first_convolution() -> None:
     assert trunk(torch.zeros(1, 3, 64, 64)).shape == (1, 1024, 4, 4)
 
 
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
+# TensorFlow's padding centres them so for odd sizes only; tests/importing holds these trunks to NumPy.
+@pytest.mark.parametrize("name", [name for name, kind in ARCHITECTURES.items() if kind.padding == "torch"])
 def test_receptive_field_is_centred_on_stride_times_cell(name: str) -> None:
-    """The pixels that a cell sees are symmetric about pixel 16 i, as `delf_engine.pyramid` says."""
+    """The pixels that a cell sees are symmetric about pixel stride * i, as `delf_engine.pyramid` says."""
     trunk = build_trunk(name)
     # Everything positive and linear, so that every path in the network carries gradient.
     for module in trunk.modules():
@@ -62,7 +63,8 @@ def test_receptive_field_is_centred_on_stride_times_cell(name: str) -> None:
             torch.nn.init.zeros_(module.bias)
     trunk.maxpool = torch.nn.AvgPool2d(3, 2, 1)
     x = torch.ones(1, 3, 321, 321, requires_grad=True)
-    trunk(x)[0, 0, 10, 10].backward()
+    cell = 160 // trunk.stride
+    trunk(x)[0, 0, cell, cell].backward()
     seen = np.flatnonzero(x.grad[0, 0].abs().sum(0).numpy() > 0)
     assert (seen[0] + seen[-1]) / 2 == 160
     size = {"resnet18": 211, "resnet50": 267}.get(name)
