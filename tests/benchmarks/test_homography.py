@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from homography import (
+    PlanarPair,
+    homography_pairs,
+    matching_figures,
+    planar_figures,
+    project,
+    random_repeatability,
+    repeatability,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delf_engine import LocalFeatures
+from delf_engine.errors import DataError
+
+SIZE = (100, 80)
+IDENTITY = np.eye(3)
+
+
+def shift(dx: float, dy: float = 0.0) -> npt.NDArray[np.float64]:
+    return np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]])
+
+
+# --------------------------------------------------------------------------------------------------- projection
+
+
+def test_projection_keeps_what_falls_inside() -> None:
+    projected, visible = project(shift(50), [[0, 0], [49.4, 5], [49.6, 5], [10, 79.6]], SIZE, SIZE)
+    np.testing.assert_allclose(projected[0], [50, 0])
+    assert visible.tolist() == [True, True, False, False]  # pixels reach half a pixel beyond their centres
+
+
+def test_the_sign_of_a_homography_means_nothing() -> None:
+    H = np.array([[0.9, 0.1, 3], [-0.1, 1.1, 2], [1e-3, -5e-4, 1]])
+    points = np.array([[3.0, 4], [50, 40], [99, 79]])
+    for sign in (1, -1, 0.01):
+        projected, visible = project(sign * H, points, SIZE, SIZE)
+        np.testing.assert_allclose(projected, project(H, points, SIZE, SIZE)[0])
+        assert visible.tolist() == project(H, points, SIZE, SIZE)[1].tolist()
+
+
+def test_points_beyond_the_horizon_are_not_visible() -> None:
+    H = np.array([[1, 0, 0], [0, 1, 0], [-1 / 60, 0, 1.0]])  # the horizon is x = 60, the centre x = 49.5
+    visible = project(H, [[10, 5], [60, 5], [90, 5]], SIZE, (10_000, 10_000))[1]
+    assert visible.tolist() == [True, False, False]
+
+
+# ------------------------------------------------------------------------------------------------- repeatability
+
+
+def test_repeatability_by_hand() -> None:
+    # Shifted by 50: of A's keypoints x = 10, 40, 60 the last leaves the image; of B's x = 63, 95, 20 the last
+    # comes from outside. 10 -> 60 is 3 px from 63, 40 -> 90 is 5 px from 95: all that is shared is repeated.
+    a = [[10, 10], [40, 10], [60, 10]]
+    b = [[63, 10], [95, 10], [20, 10]]
+    assert repeatability(a, b, shift(50), SIZE, SIZE) == 1
+    assert repeatability(a, b, shift(50), SIZE, SIZE, radius=4) == 0.5
+    assert repeatability(a, b, shift(50), SIZE, SIZE, radius=5) == 1  # at the radius still counts
+    assert repeatability(a, b, shift(50), SIZE, SIZE, radius=2) == 0
+
+
+def test_repeatability_averages_the_directions() -> None:
+    # A's only keypoint is repeated (1 of 1), one of B's four is (1 of 4).
+    a, b = [[10, 10]], [[10, 12], [50, 10], [60, 10], [70, 10]]
+    assert repeatability(a, b, IDENTITY, SIZE, SIZE) == pytest.approx((1 + 1 / 4) / 2)
+
+
+def test_distances_are_those_of_the_image_projected_into() -> None:
+    # Doubled: 6 px in B are 3 px in A.
+    zoom = np.diag([2.0, 2, 1])
+    assert repeatability([[10, 10]], [[26, 20]], zoom, SIZE, (200, 160), radius=4) == 0.5
+
+
+@pytest.mark.parametrize(("a", "b"), [([], []), ([[1, 1]], []), ([], [[1, 1]]), ([[1, 1]], [[1, 1]])])
+def test_nothing_shared_is_zero(a: list[list[float]], b: list[list[float]]) -> None:
+    assert repeatability(a, b, shift(500), SIZE, SIZE) == 0
+    assert matching_figures(a, b, np.empty((0, 2)), shift(500), SIZE, SIZE) == (0, 0)
+
+
+POINTS = st.lists(st.tuples(st.integers(-5, 105), st.integers(-5, 85)), max_size=12)
+
+
+def oracle_share(
+    here: list[npt.NDArray[np.float64]], there: list[npt.NDArray[np.float64]], radius: float
+) -> float:
+    near = [any(np.hypot(*(p - q)) <= radius for q in there) for p in here]
+    return sum(near) / len(near)
+
+
+@given(POINTS, POINTS, st.integers(-40, 40), st.integers(-40, 40), st.sampled_from([0.0, 1.0, 8.0, 200.0]))
+def test_repeatability_as_counted_one_by_one(
+    a: list[tuple[int, int]], b: list[tuple[int, int]], dx: int, dy: int, radius: float
+) -> None:
+    moved = np.array([dx, dy], float)
+
+    def inside(point: npt.NDArray[np.float64]) -> bool:
+        return bool(-0.5 <= point[0] <= 99.5 and -0.5 <= point[1] <= 79.5)
+
+    in_b = [np.array(p) + moved for p in a if inside(np.array(p) + moved)]
+    from_b = [np.array(q, float) for q in b if inside(np.array(q) - moved)]
+    expected = 0.0
+    if in_b and from_b:
+        expected = (oracle_share(in_b, from_b, radius) + oracle_share(from_b, in_b, radius)) / 2
+    H = shift(dx, dy)
+    found = repeatability(a, b, H, SIZE, SIZE, radius=radius)
+    assert found == pytest.approx(expected)
+    back = repeatability(b, a, np.linalg.inv(H), SIZE, SIZE, radius=radius)
+    assert back == pytest.approx(found)
+
+
+def test_random_points_are_repeated_as_often_as_their_density_says() -> None:
+    # Under the identity, a point of a wide image misses all of n others with (1 - pi r^2 / area)^n.
+    size = (2000, 2000)
+    pair = PlanarPair("s", "a", "b", IDENTITY)
+    expected = 1 - (1 - np.pi * 20**2 / 4e6) ** 1000
+    assert random_repeatability(pair, size, size, radius=20) == pytest.approx(expected, abs=0.02)
+
+
+# ----------------------------------------------------------------------------------------------------- matching
+
+
+def test_matching_figures_by_hand() -> None:
+    # Four keypoints in A, three of them in the shared region; five in B, four of them shared.
+    a = [[10, 10], [20, 30], [30, 50], [80, 10]]
+    b = [[62, 10], [70, 30], [95, 50], [5, 5], [70, 70]]
+    # One right (2 px off), one wrong (15 px off), one from outside the shared region: 1 of 3 and 1 of 4.
+    pairs = [[0, 0], [2, 2], [3, 3]]
+    score, accuracy = matching_figures(a, b, pairs, shift(50), SIZE, SIZE)
+    assert score == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert accuracy == pytest.approx(1 / 3)
+
+
+def test_perfect_features_reach_one() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.uniform([0, 0], [99, 79], (30, 2))
+    order = rng.permutation(30)
+    pairs = np.stack([order, np.arange(30)], axis=1)
+    assert matching_figures(a, a[order], pairs, IDENTITY, SIZE, SIZE) == (1, 1)
+    assert matching_figures(a, a[order], pairs, IDENTITY, SIZE, SIZE, radius=0) == (1, 1)
+
+
+def test_planar_figures_match_by_descriptor() -> None:
+    def features(points: list[list[float]], rows: list[int]) -> LocalFeatures:
+        n = len(points)
+        return LocalFeatures(
+            np.array(points, np.float32), np.ones(n), np.ones(n), np.eye(4, dtype=np.float32)[rows], SIZE
+        )
+
+    both = {
+        "a": features([[10, 10], [20, 20], [30, 30]], [0, 1, 2]),
+        "b": features([[10, 12], [60, 60], [30, 30]], [0, 1, 3]),
+    }
+    (figures,) = planar_figures(both, [PlanarPair("s", "a", "b", IDENTITY)]).values()
+    # Descriptors 0 and 1 agree, the first of them in the right place; 2 and 3 are orthogonal to all that is left
+    # and so their own nearest neighbours are ties, which go to the lowest index and are not mutual.
+    assert figures["matches"] == 2
+    assert figures["matching_score"] == pytest.approx(1 / 3)
+    assert figures["matching_accuracy"] == pytest.approx(1 / 2)
+    assert figures["repeatability"] == pytest.approx(2 / 3)
+    assert figures["features"] == 3
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def test_a_missing_or_broken_homography_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"H_1_2\.txt"):
+        homography_pairs(tmp_path)
+    (tmp_path / "v_dogman").mkdir()
+    (tmp_path / "v_dogman" / "H_1_2.txt").write_text("1 0 0\n0 1 0\n0 0 0\n")
+    with pytest.raises(DataError, match="invertible"):
+        homography_pairs(tmp_path)

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import random_features
+from hypothesis import given
+from hypothesis import strategies as st
+from strecha import (
+    Pair,
+    View,
+    accepted_shares,
+    bootstrap_shares,
+    labelled_pairs,
+    load_views,
+    pair_groups,
+    pair_scores,
+    weighted_score,
+    zero_false_accepts,
+)
+
+from delf_engine import load_profile
+from delf_engine.errors import DataError
+
+
+def view(scene: str, name: str, degrees: float = 0.0) -> View:
+    turn = np.radians(degrees)
+    return View(scene, f"{scene}/{name}", np.array([np.sin(turn), 0.0, np.cos(turn)]))
+
+
+# -------------------------------------------------------------------------------------------------------- pairs
+
+
+def test_pairs_are_labelled_by_scene_and_angle() -> None:
+    views = [
+        view("castle", "0"),
+        view("castle", "1", 20),
+        view("castle", "2", 90),
+        view("entry", "0"),
+        view("fountain", "0"),
+        view("herzjesu", "0"),
+    ]
+    kinds = {(p.first, p.second): p.kind for p in labelled_pairs(views)}
+    assert kinds[0, 1] == "same"
+    assert (0, 2) not in kinds  # 90 degrees
+    assert (1, 2) not in kinds  # 70 degrees
+    assert kinds[0, 3] == "castle / entry"
+    assert kinds[0, 4] == kinds[3, 4] == "fountain / these"
+    assert {kinds[i, 5] for i in range(5)} == {"different"}
+    angles = {(p.first, p.second): p.angle for p in labelled_pairs(views)}
+    assert angles[0, 1] == pytest.approx(20)
+    assert np.isnan(angles[0, 5])  # the coordinates of two scenes have nothing in common
+
+
+def test_the_bins_hold_each_positive_once() -> None:
+    pairs = [Pair(0, 1, "same", angle) for angle in (0, 14.9, 15, 30, 44, 45, 59.9)] + [
+        Pair(0, 2, "different", float("nan"))
+    ]
+    groups = pair_groups(pairs)
+    assert [int(groups[name].sum()) for name in ("0-15", "15-30", "30-45", "45-60", "all")] == [2, 1, 2, 2, 7]
+    assert groups["different"].tolist() == [False] * 7 + [True]
+
+
+def test_cameras_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "castle"
+    folder.mkdir()
+    turned = [[1, 0, 0.6], [0, 1, 0], [0, 0, 0.8]]
+    (folder / "cameras.json").write_text(json.dumps({"0.jpg": {"R_cam_to_world": turned}}))
+    (only,) = load_views(tmp_path)
+    assert (only.scene, only.name) == ("castle", "castle/0.jpg")
+    np.testing.assert_allclose(only.direction, [0.6, 0, 0.8])
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"0.jpg": {}}', '{"0.jpg": {"R_cam_to_world": 3}}'])
+def test_a_broken_file_of_cameras_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "castle").mkdir()
+    (tmp_path / "castle" / "cameras.json").write_text(text)
+    with pytest.raises(DataError, match=r"castle.cameras\.json"):
+        load_views(tmp_path)
+
+
+def test_a_folder_without_scenes_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no scene"):
+        load_views(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------- scores
+
+
+def test_weighted_score_by_hand() -> None:
+    assert weighted_score([1, 0.5], [1, 0.5, 0.1, -0.9]) == pytest.approx(1.125 + 0.3 * (1.125 + 0.001))
+    assert weighted_score([], []) == 0
+
+
+def test_a_photograph_agrees_with_itself_and_not_with_noise(rng: np.random.Generator) -> None:
+    image, noise = random_features(rng, 60), random_features(rng, 60)
+    views = [view("castle", "0"), view("castle", "1"), view("herzjesu", "0")]
+    features = {views[0].name: image, views[1].name: image, views[2].name: noise}
+    pairs = [Pair(0, 1, "same", 0.0), Pair(0, 2, "different", float("nan"))]
+    rule = load_profile().verification
+    scores = pair_scores(features, views, pairs, rule, seeds=2, title="test")
+    assert scores["inliers"][:, 0].tolist() == [60, 60]
+    assert scores["weighted"][:, 0] == pytest.approx(1.3 * 60, rel=1e-5)
+    assert (scores["inliers"][:, 1] < 10).all()
+    assert (scores["weighted"][:, 1] < scores["weighted"][:, 0]).all()
+
+
+# --------------------------------------------------------------------------- acceptance at zero false accepts
+
+
+def test_acceptance_by_hand() -> None:
+    found = zero_false_accepts([5, 9, 10, 10.5, 40], [0, 10, 3])
+    assert found.limit == 10
+    assert found.accepted.tolist() == [False, False, False, True, True]  # a tie with a negative is not accepted
+
+
+@given(
+    st.lists(st.integers(0, 20), max_size=20).map(np.array),
+    st.lists(st.integers(0, 20), min_size=1, max_size=20).map(np.array),
+)
+def test_no_lower_threshold_is_free_of_false_accepts(positives: np.ndarray, negatives: np.ndarray) -> None:
+    found = zero_false_accepts(positives, negatives)
+    thresholds = [t for t in range(23) if not (negatives >= t).any()]
+    assert found.accepted.tolist() == (positives >= min(thresholds)).tolist()
+
+
+def test_without_negatives_there_is_no_threshold() -> None:
+    with pytest.raises(DataError, match="threshold"):
+        zero_false_accepts([1.0], [])
+    with pytest.raises(DataError, match="NaN"):
+        zero_false_accepts([float("nan")], [1.0])
+
+
+def test_shares_by_bin_are_means_over_seeds() -> None:
+    pairs = [
+        Pair(0, 1, "same", 5.0),
+        Pair(0, 2, "same", 5.0),
+        Pair(1, 2, "same", 50.0),
+        Pair(0, 3, "different", float("nan")),
+        Pair(1, 3, "different", float("nan")),
+        Pair(0, 4, "fountain / these", float("nan")),
+    ]
+    # First seed: above 10 are 30 and 12, not 10; second: above 20 is 30 only.
+    scores = np.array([[30.0, 10, 12, 10, 4, 11], [30.0, 10, 12, 20, 4, 11]])
+    shares, limits = accepted_shares(scores, pairs)
+    assert limits == [10, 20]
+    assert shares["0-15"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert shares["45-60"] == pytest.approx((1 + 0) / 2)
+    assert shares["all"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert shares["fountain / these"] == pytest.approx(1 / 2)
+    assert np.isnan(shares["15-30"])
+    assert np.isnan(shares["castle / entry"])
+
+
+# ---------------------------------------------------------------------------------------------------- bootstrap
+
+
+def scenes(castle: int, church: int) -> tuple[list[View], list[Pair]]:
+    views = [view("castle", str(i)) for i in range(castle)] + [view("herzjesu", str(i)) for i in range(church)]
+    return views, labelled_pairs(views)
+
+
+def test_bootstrap_repeats_itself_and_finds_certainty() -> None:
+    views, pairs = scenes(6, 5)
+    same = np.array([p.kind == "same" for p in pairs])
+    sure = np.where(same, 50.0, 1.0)[None]
+    assert set(bootstrap_shares(sure, pairs, views, samples=50)) == {1.0}
+    assert set(bootstrap_shares(1 - sure, pairs, views, samples=50)) == {0.0}
+    mixed = np.random.default_rng(0).normal(size=(3, len(pairs))) + 2 * same
+    first, second = (bootstrap_shares(mixed, pairs, views, samples=200, seed=3) for _ in range(2))
+    assert first.tolist() == second.tolist()
+    assert len(np.unique(first)) > 20
+    assert bootstrap_shares(mixed, pairs, views, samples=200, seed=4).tolist() != first.tolist()
+
+
+def test_a_resample_is_counted_as_if_its_photographs_were_the_data() -> None:
+    """One sample against a plain count over the drawn photographs, copies and all."""
+    views, pairs = scenes(4, 3)
+    score = {
+        (p.first, p.second): float(s)
+        for p, s in zip(pairs, np.random.default_rng(1).normal(size=len(pairs)), strict=True)
+    }
+    table = np.array([list(score.values())])
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        drawn = [*rng.integers(0, 4, 4), *(4 + rng.integers(0, 3, 3))]
+        wrong, right = [], []
+        for i, a in enumerate(drawn):
+            for b in drawn[i + 1 :]:
+                if a != b:
+                    kind = views[a].scene == views[b].scene
+                    (right if kind else wrong).append((score[min(a, b), max(a, b)], views[a].scene))
+        if not right:
+            continue
+        limit = max(s for s, _ in wrong)
+        expected = np.mean([s > limit for s, _ in right])
+        (found,) = bootstrap_shares(table, pairs, views, samples=1, seed=seed)
+        assert found == pytest.approx(expected)
+
+
+def test_resamples_without_a_positive_are_left_out() -> None:
+    views, pairs = scenes(2, 1)  # half of the resamples draw one castle photograph twice
+    table = np.where([p.kind == "same" for p in pairs], 5.0, 1.0)[None]
+    found = bootstrap_shares(table, pairs, views, samples=400)
+    assert 150 < len(found) < 250
+    assert set(found) == {1.0}
