@@ -25,7 +25,7 @@ def _conv4(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return net.layer3(net.layer2(net.layer1(x)))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
 def test_folded_trunk_equals_torchvision(name: str) -> None:
     net, state = _reference(name)
     trunk = build_trunk(name, state)
