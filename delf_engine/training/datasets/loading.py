@@ -1,0 +1,134 @@
+"""Crops of labelled photographs, decoded by worker threads; what is read depends on seed and step alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import DataError, ImageError
+from delf_engine.images import load_image
+from delf_engine.training.crops import CropConfig, centre_crop, draw_side, random_crop
+from delf_engine.training.datasets.labelled import LabelledImages, draw_balanced
+
+__all__ = ["CropReader"]
+
+Rgb = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+Cut = Callable[[Rgb], Rgb]
+
+
+class CropReader:
+    """Reads crops; a photograph that cannot be read is reported once and the next of its class takes its place.
+
+    Parameters
+    ----------
+    data : LabelledImages
+    crops : CropConfig
+    seed : int
+    workers : int or None
+        Threads that decode and crop. None: one for each core.
+    on_error : callable
+        Called once for each photograph that cannot be read, from the thread that asked for the batch.
+    """
+
+    def __init__(
+        self,
+        data: LabelledImages,
+        crops: CropConfig,
+        *,
+        seed: int,
+        workers: int | None = None,
+        on_error: Callable[[str, ImageError], None],
+    ) -> None:
+        self.data, self.crops, self.seed = data, crops, seed
+        self._workers = workers or os.cpu_count() or 1
+        self._on_error = on_error
+        self._reported: set[int] = set()
+        self._lock = threading.Lock()  # batches may be asked for by several threads
+
+    def training_batch(self, step: int, count: int) -> tuple[Rgb, Labels]:
+        """Draw the crops of one step, classes uniformly and photographs uniformly within.
+
+        A pure function of the seed and `step`: any step can be drawn again, in any order, with any workers.
+
+        Returns
+        -------
+        images : (count, side, side, 3) uint8
+        labels : (count,) int64
+
+        Raises
+        ------
+        DataError
+            If no photograph of a class that was drawn can be read.
+        """
+        rng = np.random.default_rng((self.seed, step))
+        side = draw_side(self.crops, rng)
+        drawn = draw_balanced(self.data, count, rng)
+
+        def cut(place: int) -> Cut:
+            # From 1: NumPy gives (seed, step, 0) the numbers of (seed, step).
+            return lambda photo: random_crop(
+                photo, self.crops, side, np.random.default_rng((self.seed, step, place + 1))
+            )
+
+        labels = self._labels(drawn)
+        crops = self._read(drawn, labels, [cut(place) for place in range(count)])
+        for crop, label in zip(crops, labels, strict=True):
+            if crop is None:
+                raise DataError(
+                    f"{self.data.root}: no photograph of the class {self.data.classes[label]!r} can be read; "
+                    "take the class out of the data set"
+                )
+        return np.stack([crop for crop in crops if crop is not None]), labels
+
+    def measuring_batches(self, count: int, *, most: int | None = None) -> Iterator[tuple[Rgb, Labels]]:
+        """Yield centre crops of the photographs with their labels, `count` at a time, always the same ones.
+
+        A photograph that cannot be read is replaced as in training; a class that cannot be read is passed over.
+
+        Parameters
+        ----------
+        count : int
+        most : int or None
+            Photographs in all, spread evenly over the list. None: every one.
+        """
+        total = len(self.data)
+        chosen = np.arange(total) if most is None or most >= total else np.arange(most) * total // most
+        for start in range(0, len(chosen), count):
+            part = chosen[start : start + count]
+            labels = self._labels(part)
+            crops = self._read(part, labels, [lambda photo: centre_crop(photo, self.crops)] * len(part))
+            good = [i for i, crop in enumerate(crops) if crop is not None]
+            if good:
+                yield np.stack([crop for crop in crops if crop is not None]), labels[good]
+
+    def _labels(self, indices: npt.NDArray[np.int64]) -> Labels:
+        return np.asarray(np.searchsorted(self.data.starts, indices, side="right") - 1, dtype=np.int64)
+
+    def _read(self, indices: npt.NDArray[np.int64], labels: Labels, cuts: Sequence[Cut]) -> list[Rgb | None]:
+        with ThreadPoolExecutor(min(self._workers, len(indices))) as pool:
+            jobs = list(pool.map(self._read_one, indices.tolist(), labels.tolist(), cuts))
+        for index, error in (failure for _, failed in jobs for failure in failed):
+            with self._lock:
+                new = index not in self._reported
+                self._reported.add(index)
+            if new:
+                self._on_error(self.data.path(index), error)
+        return [crop for crop, _ in jobs]
+
+    def _read_one(self, index: int, label: int, cut: Cut) -> tuple[Rgb | None, list[tuple[int, ImageError]]]:
+        """Read a photograph or the next readable one of its class; also return those that failed before it."""
+        start, size = int(self.data.starts[label]), int(self.data.sizes[label])
+        failed: list[tuple[int, ImageError]] = []
+        for offset in range(size):
+            candidate = start + (index - start + offset) % size
+            try:
+                return cut(load_image(self.data.path(candidate))), failed
+            except ImageError as error:
+                failed.append((candidate, error))
+        return None, failed
