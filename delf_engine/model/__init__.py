@@ -12,14 +12,19 @@ from delf_engine.model.checkpoint import (
     load_checkpoint,
     read_checkpoint_info,
     save_checkpoint,
+    update_checkpoint_info,
 )
+from delf_engine.model.hub import DEFAULT_MODEL, model_reference
 
 __all__ = [
+    "DEFAULT_MODEL",
     "CheckpointInfo",
     "checkpoint_names",
     "checkpoint_path",
     "codebook_path",
     "load_checkpoint",
+    "model_reference",
     "read_checkpoint_info",
     "save_checkpoint",
+    "update_checkpoint_info",
 ]

@@ -26,7 +26,10 @@ __all__ = [
     "codebook_path",
     "load_checkpoint",
     "read_checkpoint_info",
+    "read_tensors",
     "save_checkpoint",
+    "tensors_sha256",
+    "update_checkpoint_info",
 ]
 
 _KEY = "delf_engine"
@@ -164,6 +167,19 @@ def read_checkpoint_info(name_or_path: str | os.PathLike[str]) -> CheckpointInfo
     return _open(checkpoint_path(name_or_path))[0]
 
 
+def read_tensors(
+    name_or_path: str | os.PathLike[str],
+) -> tuple[CheckpointInfo, dict[str, npt.NDArray[Any]]]:
+    """Read a checkpoint as arrays, in the precision of the file and without torch; the hash is not checked.
+
+    Raises
+    ------
+    CheckpointError
+        As `read_checkpoint_info`.
+    """
+    return _open(checkpoint_path(name_or_path), weights=True)
+
+
 def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, CheckpointInfo]:
     """Load a network, float32 and in evaluation mode, from a name, a path or a URL.
 
@@ -184,12 +200,7 @@ def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, Checkpoi
 
     path = checkpoint_path(name_or_path)
     info, tensors = _open(path, weights=True)
-    found = _hash(tensors)
-    if found != info.sha256:
-        raise CheckpointError(
-            f"{path}: damaged: its weights have SHA-256 {found[:16]}..., it states {info.sha256[:16]}...; "
-            "get the file again"
-        )
+    _check_hash(path, info, tensors)
     try:
         network = DelfNetwork(
             info.architecture,
@@ -226,8 +237,6 @@ def save_checkpoint(
     CheckpointError
         If a weight is NaN, or too large for half precision.
     """
-    from safetensors.numpy import save
-
     with np.errstate(over="ignore"):  # what overflows is refused below
         tensors = {k: np.ascontiguousarray(v.astype(np.float16 if half else v.dtype)) for k, v in state.items()}
     for key, value in tensors.items():
@@ -235,13 +244,55 @@ def save_checkpoint(
             raise CheckpointError(
                 f"{key} is not finite{' in half precision' if half else ''}; nothing was written"
             )
-    stamps = {"sha256": _hash(tensors), "format_version": _VERSION, "package_version": __version__}
+    return _write(Path(path), tensors, info)
+
+
+def update_checkpoint_info(path: str | os.PathLike[str], **changes: Any) -> CheckpointInfo:
+    """Change what a checkpoint says of itself, such as figures that were measured later; the weights stay.
+
+    Parameters
+    ----------
+    path : str or path
+        Of the file, which is replaced at once or not at all.
+    **changes
+        Fields of `CheckpointInfo`, but for `format_version`, `sha256` and `package_version`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged, or a field is unknown, cannot be changed, or has a bad value.
+    """
+    info, tensors = _open(Path(path), weights=True)
+    _check_hash(Path(path), info, tensors)
+    fixed = sorted({"format_version", "sha256", "package_version"} & set(changes))
+    if fixed:
+        raise CheckpointError(f"{path}: {fixed[0]} is set by what writes the file and cannot be changed")
+    try:
+        changed = parse_config(CheckpointInfo, {**info.model_dump(), **changes}, where=str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    return _write(Path(path), tensors, changed)
+
+
+def _write(path: Path, tensors: Mapping[str, npt.NDArray[Any]], info: CheckpointInfo) -> CheckpointInfo:
+    from safetensors.numpy import save
+
+    stamps = {"sha256": tensors_sha256(tensors), "format_version": _VERSION, "package_version": __version__}
     stamped = info.model_copy(update=stamps)
-    data = save(tensors, metadata={_KEY: stamped.model_dump_json()})
-    temporary = Path(f"{os.fspath(path)}.tmp")
+    data = save(dict(tensors), metadata={_KEY: stamped.model_dump_json()})
+    temporary = Path(f"{path}.tmp")
     temporary.write_bytes(data)
     os.replace(temporary, path)
     return stamped
+
+
+def _check_hash(path: Path, info: CheckpointInfo, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    found = tensors_sha256(tensors)
+    if found != info.sha256:
+        raise CheckpointError(
+            f"{path}: damaged: its weights have SHA-256 {found[:16]}..., it states {info.sha256[:16]}...; "
+            "get the file again"
+        )
 
 
 def _open(path: Path, *, weights: bool = False) -> tuple[CheckpointInfo, dict[str, npt.NDArray[Any]]]:
@@ -266,7 +317,8 @@ def _open(path: Path, *, weights: bool = False) -> tuple[CheckpointInfo, dict[st
         raise CheckpointError(f"{path}: damaged metadata: {error}") from error
 
 
-def _hash(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+def tensors_sha256(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return the SHA-256 of tensors: names in order, types, shapes and bytes."""
     digest = hashlib.sha256()
     for key in sorted(tensors):
         value = tensors[key]
