@@ -65,6 +65,9 @@ class ExtractionConfig(Config):
         Filter when shrinking. Growing is always bilinear.
     min_side : int
         Pyramid levels whose shorter side has fewer pixels are left out; images smaller than that are refused.
+    precision : "auto", "fp32" or "bf16"
+        Arithmetic of the network's trunk. ``auto``: bfloat16 where the hardware multiplies it, else float32.
+        Where nothing is said it is float32, as it was before it could be chosen.
     """
 
     scales: tuple[Positive, ...] = Field(min_length=1)
@@ -73,6 +76,7 @@ class ExtractionConfig(Config):
     min_score: float
     resize: Literal["area", "bilinear"]
     min_side: Count
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
 
 
 class StorageConfig(Config):

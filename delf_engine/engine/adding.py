@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from delf_engine.engine.manifest import write_manifest
 from delf_engine.engine.results import AddReport
 from delf_engine.errors import ImageError
 from delf_engine.features import LocalFeatures
@@ -39,6 +40,7 @@ def add_images(
     if not todo:
         return report
 
+    _keep_precision(engine)
     waiting = deque(todo)  # results and errors come in the order of the sources, so the ids can follow along
 
     def next_id() -> str:
@@ -67,3 +69,12 @@ def add_images(
         report.added.extend(engine.commit(batch))
         engine.save()
     return report
+
+
+def _keep_precision(engine: Engine) -> None:
+    """Write down what "auto" came to on this machine: the features of one engine are all made alike."""
+    profile = engine.manifest.profile
+    if profile.extraction.precision == "auto":
+        kept = profile.model_copy(update={"extraction": engine.extractor.config})
+        engine.manifest = engine.manifest.model_copy(update={"profile": kept})
+        write_manifest(engine.directory, engine.manifest)

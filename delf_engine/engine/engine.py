@@ -396,6 +396,7 @@ class Engine:
             profile=self.manifest.profile.name,
             images=len(self),
             dim=self.manifest.dim,
+            precision=self.manifest.profile.extraction.precision,
             store=self.store.info().to_dict(),
             index=self.index.info().to_dict(),
         )

@@ -34,7 +34,8 @@ class Manifest(Config):
     codebook : str or None
         Hash of the ASMK codebook, which lies in the directory.
     profile : Profile
-        All options, as they were when the engine was made.
+        All options, as they were when the engine was made; a precision of "auto" gives way to what the first
+        image was extracted in.
     """
 
     format: Literal["delf-engine"] = "delf-engine"

@@ -56,6 +56,8 @@ class EngineInfo:
     images : int
     dim : int
         Descriptor dimension.
+    precision : "auto", "fp32" or "bf16"
+        Arithmetic of extraction; "auto" until the first image is extracted, which settles it.
     store, index : dict
         What the feature store and the index say of themselves.
     """
@@ -65,6 +67,7 @@ class EngineInfo:
     profile: str
     images: int
     dim: int
+    precision: str
     store: dict[str, Any]
     index: dict[str, Any]
 
@@ -75,6 +78,7 @@ class EngineInfo:
             ("profile", self.profile),
             ("images", str(self.images)),
             ("descriptors", f"{self.dim}-D"),
+            ("precision", self.precision),
             *((f"store {key}", str(value)) for key, value in self.store.items()),
             *((f"index {key}", str(value)) for key, value in self.index.items()),
         ]
@@ -88,6 +92,7 @@ class EngineInfo:
             "profile": self.profile,
             "images": self.images,
             "dim": self.dim,
+            "precision": self.precision,
             "store": self.store,
             "index": self.index,
         }

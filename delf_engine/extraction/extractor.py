@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import ExtractionConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
+from delf_engine.extraction.precision import has_native_bf16, resolve_precision, warn_emulated, with_bf16_trunk
 from delf_engine.extraction.selection import select_top
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_image, source_name
@@ -46,6 +47,13 @@ class Extractor:
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ..., or ``"auto"``: a GPU where there is one.
     max_pixels : int
         Larger images are refused before decoding.
+    precision : "auto", "fp32", "bf16" or None
+        Arithmetic of the trunk; None: as `config` says. "auto" is bfloat16 where the hardware has it.
+
+    Attributes
+    ----------
+    precision : "fp32" or "bf16"
+        What is computed in; `config.precision` is the same.
 
     References
     ----------
@@ -60,13 +68,20 @@ class Extractor:
         info: CheckpointInfo | None = None,
         device: str = "auto",
         max_pixels: int = MAX_PIXELS,
+        precision: Literal["auto", "fp32", "bf16"] | None = None,
     ) -> None:
         import torch
 
-        self.config = config
         self.info = info
         self.max_pixels = max_pixels
         self.device = _device(device)
+        self.precision = resolve_precision(precision or config.precision, self.device)
+        self.config = config.model_copy(update={"precision": self.precision})
+        if self.precision == "bf16":
+            native = has_native_bf16(self.device)
+            if not native:
+                warn_emulated(self.device)
+            network = with_bf16_trunk(network, native=native)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.network = self.network.to(memory_format=torch.channels_last)
 
@@ -79,6 +94,7 @@ class Extractor:
         config: ExtractionConfig | None = None,
         device: str = "auto",
         max_pixels: int = MAX_PIXELS,
+        precision: Literal["auto", "fp32", "bf16"] | None = None,
     ) -> Extractor:
         """Load a checkpoint that comes with the package, or a file.
 
@@ -90,7 +106,7 @@ class Extractor:
             Take the extraction options of this profile instead of the checkpoint's own.
         config : ExtractionConfig or None
             Or these options outright.
-        device, max_pixels
+        device, max_pixels, precision
             See the class.
 
         Raises
@@ -98,13 +114,13 @@ class Extractor:
         CheckpointError
             If the checkpoint is missing or damaged.
         ConfigError
-            If there is no such profile or device, or both `profile` and `config` are given.
+            If there is no such profile, device or precision, or both `profile` and `config` are given.
         """
         if profile is not None and config is not None:
             raise ConfigError("give profile or config, not both")
         network, info = load_checkpoint(name_or_path)
         chosen = config or load_profile(profile or info.profile).extraction
-        return cls(network, chosen, info=info, device=device, max_pixels=max_pixels)
+        return cls(network, chosen, info=info, device=device, max_pixels=max_pixels, precision=precision)
 
     def __call__(self, image: ImageSource, *, box: Box | None = None) -> LocalFeatures:
         """Extract the local features of one image.
@@ -204,7 +220,7 @@ class Extractor:
         scales = ", ".join(f"{s:.3g}" for s in self.config.scales)
         return (
             f"Extractor({name}, {self.network.dim}-D, scales {scales}, "
-            f"at most {self.config.max_features} features, {self.device})"
+            f"at most {self.config.max_features} features, {self.precision} on {self.device})"
         )
 
     def _extract(self, pixels: Rgb, box: Box | None, name: str) -> LocalFeatures:
