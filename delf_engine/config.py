@@ -28,6 +28,7 @@ __all__ = [
     "ExtractionConfig",
     "KdTreeConfig",
     "Profile",
+    "RankingConfig",
     "RerankingConfig",
     "StorageConfig",
     "VerificationConfig",
@@ -168,6 +169,25 @@ class RerankingConfig(Config):
     top_n: Count
 
 
+class RankingConfig(Config):
+    """By what verified candidates are ordered; equal ones by their first score, then by their first place.
+
+    Attributes
+    ----------
+    score : "inliers", "weighted" or "similarity"
+        ``inliers``: the number of inliers. ``similarity``: the sum of similarity^exponent over all mutual nearest
+        neighbours, without geometry. ``weighted``: the same sum over the inliers + `blend` times that over all.
+    exponent : float
+        Of the cosine similarity of a match; negative similarities count as 0.
+    blend : float
+        Weight of all mutual nearest neighbours against the inliers, for ``weighted``.
+    """
+
+    score: Literal["inliers", "weighted", "similarity"]
+    exponent: Positive
+    blend: Annotated[float, Field(ge=0, le=1e6)]
+
+
 class Profile(Config):
     """One complete pipeline, as one file under ``configs/`` describes it."""
 
@@ -179,6 +199,7 @@ class Profile(Config):
     kdtree: KdTreeConfig
     verification: VerificationConfig
     reranking: RerankingConfig
+    ranking: RankingConfig
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

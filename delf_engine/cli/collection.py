@@ -90,7 +90,7 @@ def search(
     plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the photographs that show what the query shows, re-ranked by inliers."""
+    """Find the photographs that show what the query shows, re-ranked by geometric verification."""
     from delf_engine.engine import Engine
 
     with Engine.open(directory, readonly=True) as engine:
@@ -138,6 +138,7 @@ def rerank(
                 engine.store,
                 config=options.reranking if top_n is None else RerankingConfig(top_n=top_n),
                 verification=options.verification,
+                ranking=options.ranking,
                 seed=seed,
                 workers=workers,
                 progress=progress,

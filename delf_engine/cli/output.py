@@ -142,6 +142,8 @@ def print_hits(result: SearchResult) -> None:
         return
     table = Table(title=f"hits for {escape(result.query)}", title_justify="left")
     table.add_column("rank", justify="right")
+    if not result.by_inliers:
+        table.add_column("ranking score", justify="right")
     table.add_column("inliers", justify="right")
     table.add_column("same place")
     table.add_column("score", justify="right")
@@ -150,5 +152,8 @@ def print_hits(result: SearchResult) -> None:
         same = "" if hit.verification is None else ("[green]yes[/]" if hit.verification.same else "no")
         inliers = "" if hit.inliers is None else str(hit.inliers)
         score = "" if hit.score is None else f"{hit.score:.4f}"
-        table.add_row(str(hit.rank), inliers, same, score, escape(hit.id))
+        ranking = "" if hit.ranking_score is None else f"{hit.ranking_score:.2f}"
+        table.add_row(
+            str(hit.rank), *([] if result.by_inliers else [ranking]), inliers, same, score, escape(hit.id)
+        )
     console().print(table)

@@ -305,8 +305,8 @@ class Engine:
     ) -> SearchResult:
         """Find the images that show what the query shows.
 
-        Candidates come from the index; the best `top_n` are verified and ordered by inliers, then by the
-        candidate score; the rest keep their order behind them.
+        Candidates come from the index; the best `top_n` are verified and ordered by the profile's ranking
+        score, then by the candidate score; the rest keep their order behind them.
 
         Parameters
         ----------
@@ -365,8 +365,14 @@ class Engine:
 
     def verify(self, a: Query, b: Query, *, seed: int = 0) -> Verification:
         """Verify whether two images show the same place; an id of the engine stands for its image."""
-        config = self.manifest.profile.verification
-        return verify_features(self._features(a, None), self._features(b, None), config=config, seed=seed)
+        profile = self.manifest.profile
+        return verify_features(
+            self._features(a, None),
+            self._features(b, None),
+            config=profile.verification,
+            exponent=profile.ranking.exponent,
+            seed=seed,
+        )
 
     def get(self, image_id: str) -> LocalFeatures:
         """Return the features of an image.
@@ -442,6 +448,7 @@ class Engine:
             self.store,
             top_n=top_n,
             verification=self.manifest.profile.verification,
+            ranking=self.manifest.profile.ranking,
             seed=seed,
         )
         return SearchResult(name, tuple(hits[:top_k]))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from delf_engine.config import Config, Profile, parse_config
+from delf_engine.config import Config, Profile, load_profile, parse_config
 from delf_engine.errors import ConfigError, FormatError
 
 __all__ = ["MANIFEST", "VERSION", "Manifest", "read_manifest", "write_manifest"]
 
 MANIFEST = "engine.json"
-VERSION = 1
+VERSION = 2
 _FORMAT = "delf-engine"
 
 
@@ -39,7 +39,7 @@ class Manifest(Config):
     """
 
     format: Literal["delf-engine"] = "delf-engine"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     model: str
     model_identity: str
     dim: int
@@ -68,15 +68,25 @@ def read_manifest(directory: Path) -> Manifest:
         raise FormatError(f"{path}: damaged: {error}") from error
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
         raise FormatError(f"{path}: not the manifest of an engine")
+    if values.get("version") == 1:
+        values = _from_version_1(values)
     if values.get("version") != VERSION:
         raise FormatError(
-            f"{path}: engine format version {values.get('version')}, this version reads {VERSION}; "
+            f"{path}: engine format version {values.get('version')}, this version reads 1 to {VERSION}; "
             "use the version that made it, or add the photographs to a new engine"
         )
     try:
         return parse_config(Manifest, values, where=str(path))
     except ConfigError as error:
         raise FormatError(f"damaged manifest: {error}") from error
+
+
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Add the rule of ranking, which was the count of inliers before it could be chosen."""
+    profile = values.get("profile")
+    if isinstance(profile, dict):
+        profile = {**profile, "ranking": {**load_profile("default").ranking.model_dump(), "score": "inliers"}}
+    return {**values, "version": VERSION, "profile": profile}
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

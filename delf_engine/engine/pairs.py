@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from delf_engine.config import RerankingConfig, VerificationConfig, load_profile
+from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.reranking import RankedCandidate, rerank_batch, rerank_shortlist
@@ -72,7 +72,8 @@ def verify(
         if name is None and extractor.info is not None:
             name = extractor.info.profile
         features.append(extractor(image, box=box))
-    return verify_features(*features, config=load_profile(name or "default").verification, seed=seed)
+    options = load_profile(name or "default")
+    return verify_features(*features, config=options.verification, exponent=options.ranking.exponent, seed=seed)
 
 
 def rerank(
@@ -95,7 +96,7 @@ def rerank(
     shortlists : mapping of query id to sequence of ids or of (id, score)
         Candidates, best first.
     profile : str or path
-        Takes the options of verification and re-ranking from it.
+        Takes the options of verification, re-ranking and the ranking score from it.
     top_n : int or None
         Candidates to verify for each query; None: as the profile says.
     seed, workers, progress
@@ -112,6 +113,7 @@ def rerank(
         features,
         config=options.reranking if top_n is None else RerankingConfig(top_n=top_n),
         verification=options.verification,
+        ranking=options.ranking,
         seed=seed,
         workers=workers,
         progress=progress,
@@ -125,11 +127,14 @@ def rank_shortlist(
     *,
     top_n: int,
     verification: VerificationConfig,
+    ranking: RankingConfig,
     seed: int,
 ) -> list[RankedCandidate]:
-    """Verify the first `top_n` of a shortlist and sort them by inliers; with 0 keep it as it is."""
+    """Verify the first `top_n` of a shortlist and sort them by their ranking score; with 0 keep it as it is."""
     if top_n == 0:
         pairs = [(entry, None) if isinstance(entry, str) else entry for entry in shortlist]
-        return [RankedCandidate(name, i, i, score, None) for i, (name, score) in enumerate(pairs, start=1)]
+        return [RankedCandidate(name, i, i, score, None, None) for i, (name, score) in enumerate(pairs, start=1)]
     config = RerankingConfig(top_n=top_n)
-    return rerank_shortlist(query, shortlist, features, config=config, verification=verification, seed=seed)
+    return rerank_shortlist(
+        query, shortlist, features, config=config, verification=verification, ranking=ranking, seed=seed
+    )

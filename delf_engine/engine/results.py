@@ -11,6 +11,8 @@ from delf_engine.reranking import RankedCandidate
 
 __all__ = ["AddReport", "EngineInfo", "SearchResult"]
 
+_COLUMNS = ("inliers", "place", "score", "image")
+
 
 @dataclass(frozen=True)
 class AddReport:
@@ -108,7 +110,7 @@ class SearchResult(Sequence[RankedCandidate]):
         Name of the query.
     hits : tuple of RankedCandidate
         Each with `id`, `rank`, `score` of the candidate stage, `inliers` and `verification` (None where it
-        was not verified).
+        was not verified) and `ranking_score`, by which the verified ones are ordered.
     """
 
     query: str
@@ -129,27 +131,39 @@ class SearchResult(Sequence[RankedCandidate]):
     def __len__(self) -> int:
         return len(self.hits)
 
-    def _rows(self) -> list[tuple[str, str, str, str, str]]:
-        rows = []
+    @property
+    def by_inliers(self) -> bool:
+        """Whether every ranking score is the plain count of inliers, so that showing both tells nothing more."""
+        return all(hit.ranking_score == hit.inliers for hit in self.hits)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return the head and one row a hit, as text."""
+        plain = self.by_inliers
+        rows: list[tuple[str, ...]] = [("rank", *(() if plain else ("ranking",)), *_COLUMNS)]
         for hit in self.hits:
             same = "" if hit.verification is None else ("same" if hit.verification.same else "-")
             inliers = "" if hit.inliers is None else str(hit.inliers)
             score = "" if hit.score is None else f"{hit.score:.4f}"
-            rows.append((str(hit.rank), inliers, same, score, hit.id))
+            ranking = () if plain else ("" if hit.ranking_score is None else f"{hit.ranking_score:.2f}",)
+            rows.append((str(hit.rank), *ranking, inliers, same, score, hit.id))
         return rows
 
     def __str__(self) -> str:
         if not self.hits:
             return f"{self.query}: nothing found"
-        lines = [f"{'rank':>4} {'inliers':>7} {'place':>5} {'score':>8}  image"]
-        lines += [f"{r:>4} {i:>7} {s:>5} {c:>8}  {name}" for r, i, s, c, name in self._rows()]
+        widths = (4, 7, 5, 8) if self.by_inliers else (4, 8, 7, 5, 8)
+        lines = [
+            " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)) + f"  {name}"
+            for *cells, name in self._rows()
+        ]
         return "\n".join([f"{self.query}:", *lines])
 
     def _repr_html_(self) -> str:
+        names, *rows = self._rows()
         cells = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._rows()
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
         )
-        head = "".join(f"<th>{name}</th>" for name in ("rank", "inliers", "place", "score", "image"))
+        head = "".join(f"<th>{name}</th>" for name in names)
         return f"<table><caption>{html.escape(self.query)}</caption><tr>{head}</tr>{cells}</table>"
 
     def to_dict(self) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class RankedCandidate:
         Its score in the shortlist; None if the shortlist had none.
     verification : Verification or None
         None if the image was not verified: beyond the first `top_n`, or without features.
+    ranking_score : float or None
+        What it was ranked by, as the rule says; None if the image was not verified.
     """
 
     id: str
@@ -41,6 +43,7 @@ class RankedCandidate:
     first_rank: int
     score: float | None
     verification: Verification | None
+    ranking_score: float | None
 
     @property
     def inliers(self) -> int | None:
@@ -49,6 +52,8 @@ class RankedCandidate:
 
     def __str__(self) -> str:
         evidence = "not verified" if self.inliers is None else f"{self.inliers} inliers"
+        if self.ranking_score is not None and self.ranking_score != self.inliers:
+            evidence += f", ranking score {self.ranking_score:.4g}"
         score = "" if self.score is None else f", score {self.score:.4g}"
         return f"{self.rank}. {self.id}: {evidence} (was {self.first_rank}{score})"
 
@@ -66,6 +71,7 @@ class RankedCandidate:
             "first_rank": self.first_rank,
             "score": self.score,
             "inliers": self.inliers,
+            "ranking_score": self.ranking_score,
         }
         if with_verification:
             out["verification"] = None if self.verification is None else self.verification.to_dict()

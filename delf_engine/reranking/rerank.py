@@ -1,4 +1,4 @@
-"""Re-ranking: the first candidates of a shortlist are verified and sorted by inliers, the rest stay behind them.
+"""Re-ranking: the first candidates of a shortlist are verified and sorted, the rest stay behind them.
 
 Pairs are shared out to processes, not threads: pydegensac holds Python's interpreter lock, so threads would take
 turns. Workers get one BLAS thread each; the caller alone reads the features.
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Literal, TypeAlias
 
-from delf_engine.config import RerankingConfig, VerificationConfig
+from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig
 from delf_engine.errors import ConfigError, DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking.candidates import RankedCandidate, Shortlist, checked_shortlist
+from delf_engine.reranking.scoring import default_ranking, rank_entries
 from delf_engine.reranking.sources import CountedReader, FeatureSource, Reader, reader
 from delf_engine.verification import Verification, verify_features
 
@@ -39,6 +40,7 @@ def rerank_shortlist(
     *,
     config: RerankingConfig,
     verification: VerificationConfig,
+    ranking: RankingConfig | None = None,
     seed: int = 0,
     workers: int | None = None,
     on_missing: OnMissing = "warn",
@@ -50,6 +52,7 @@ def rerank_shortlist(
         features,
         config=config,
         verification=verification,
+        ranking=ranking,
         seed=seed,
         workers=workers,
         on_missing=on_missing,
@@ -63,6 +66,7 @@ def rerank_batch(
     *,
     config: RerankingConfig,
     verification: VerificationConfig,
+    ranking: RankingConfig | None = None,
     seed: int = 0,
     workers: int | None = None,
     on_missing: OnMissing = "warn",
@@ -70,9 +74,9 @@ def rerank_batch(
 ) -> dict[str, list[RankedCandidate]]:
     """Re-rank the shortlists of many queries by geometric verification.
 
-    The first `top_n` candidates of each shortlist are verified and sorted by inliers; equal ones by their first
-    score, then by their first place. All others follow in their first order. Transforms lead from the query (A)
-    to the candidate (B).
+    The first `top_n` candidates of each shortlist are verified and sorted by their ranking score; equal ones by
+    their first score, then by their first place. All others follow in their first order. Transforms lead from the
+    query (A) to the candidate (B).
 
     Parameters
     ----------
@@ -85,6 +89,8 @@ def rerank_batch(
         features that a later shortlist needs are kept, up to 512 MiB.
     config : RerankingConfig
     verification : VerificationConfig
+    ranking : RankingConfig or None
+        What the ranking score is; None takes that of the default profile.
     seed : int
         Of every verification. The result has the same bits in any order and with any number of workers, and
         each pair's is that of `verify_features`.
@@ -116,6 +122,7 @@ def rerank_batch(
         raise ConfigError(f"workers must be at least 1, got {workers}")
     if on_missing not in ("warn", "raise", "ignore"):
         raise ConfigError(f"on_missing must be 'warn', 'raise' or 'ignore', got {on_missing!r}")
+    ranking = default_ranking() if ranking is None else ranking
     entries = {query: checked_shortlist(shortlist, query=query) for query, shortlist in shortlists.items()}
     heads = {query: [image_id for image_id, _ in found[: config.top_n]] for query, found in entries.items()}
     total = sum(map(len, heads.values()))
@@ -124,13 +131,22 @@ def rerank_batch(
     jobs = _read_jobs(heads, reader(queries), image_of, missing)
     verified: dict[str, dict[str, Verification]] = {query: {} for query in entries}
     done = 0
-    for job, results in _run(jobs, verification, seed, _worker_count(workers, total)):
+    for job, results in _run(jobs, _Options(verification, ranking.exponent, seed), _worker_count(workers, total)):
         verified[job.query].update(zip(job.ids, results, strict=True))
         done += job.pairs
         if progress is not None and job.pairs:
             progress(done, total)
     missing.report()
-    return {query: _ranked(found, verified[query]) for query, found in entries.items()}
+    return {query: rank_entries(found, verified[query], ranking) for query, found in entries.items()}
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Those of `verify_features`."""
+
+    config: VerificationConfig
+    exponent: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -193,13 +209,11 @@ def _read_jobs(
             yield _Job(query, list(found), query_features, list(found.values()), len(chunk))
 
 
-def _run(
-    jobs: Iterator[_Job], config: VerificationConfig, seed: int, workers: int
-) -> Iterator[tuple[_Job, list[Verification]]]:
+def _run(jobs: Iterator[_Job], options: _Options, workers: int) -> Iterator[tuple[_Job, list[Verification]]]:
     """Yield each job with its results, in order."""
     if workers == 1:
         for job in jobs:
-            yield job, _verify_chunk(job.query_features, job.features, config, seed)
+            yield job, _verify_chunk(job.query_features, job.features, options)
         return
 
     from joblib import Parallel, delayed, parallel_config
@@ -210,16 +224,19 @@ def _run(
         Parallel(n_jobs=workers, batch_size=1, max_nbytes=None) as pool,
     ):
         while wave := list(islice(jobs, workers * _CHUNKS_WAITING)):
-            results = pool(delayed(_verify_chunk)(job.query_features, job.features, config, seed) for job in wave)
+            results = pool(delayed(_verify_chunk)(job.query_features, job.features, options) for job in wave)
             yield from zip(wave, results, strict=True)
 
 
 def _verify_chunk(
-    query: LocalFeatures | None, candidates: Sequence[LocalFeatures], config: VerificationConfig, seed: int
+    query: LocalFeatures | None, candidates: Sequence[LocalFeatures], options: _Options
 ) -> list[Verification]:
     if query is None:
         return []
-    return [verify_features(query, candidate, config=config, seed=seed) for candidate in candidates]
+    return [
+        verify_features(query, candidate, config=options.config, exponent=options.exponent, seed=options.seed)
+        for candidate in candidates
+    ]
 
 
 def _worker_count(workers: int | None, pairs: int) -> int:
@@ -227,16 +244,3 @@ def _worker_count(workers: int | None, pairs: int) -> int:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores if pairs >= _PARALLEL_FROM else 1
-
-
-def _ranked(
-    entries: Sequence[tuple[str, float | None]], verified: Mapping[str, Verification]
-) -> list[RankedCandidate]:
-    places = [(first, image_id, score) for first, (image_id, score) in enumerate(entries, start=1)]
-    head = [place for place in places if place[1] in verified]
-    tail = [place for place in places if place[1] not in verified]
-    head.sort(key=lambda p: (-verified[p[1]].inliers, -p[2] if p[2] is not None else 0.0, p[0]))
-    return [
-        RankedCandidate(image_id, rank, first, score, verified.get(image_id))
-        for rank, (first, image_id, score) in enumerate(head + tail, start=1)
-    ]

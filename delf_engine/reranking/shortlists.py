@@ -93,10 +93,12 @@ def write_shortlists(path: str | os.PathLike[str], shortlists: Mapping[str, Shor
 
 
 def write_rankings(path: str | os.PathLike[str], rankings: Mapping[str, Sequence[RankedCandidate]]) -> None:
-    """Write rankings, with inliers where the format has a place for them.
+    """Write rankings, with their evidence where the format has a place for it.
 
-    JSON lines hold ``{"id", "rank", "first_rank", "score", "inliers"}`` a candidate, CSV the same columns; a TREC
-    run file holds the order, as descending scores.
+    JSON lines hold ``{"id", "rank", "first_rank", "score", "inliers", "ranking_score"}`` a candidate, CSV the same
+    columns. A TREC run file has one score, the ranking score, and its readers sort by nothing else: where equal
+    scores would lose the order, the later one is lowered by a millionth; candidates that were not verified
+    follow in steps of 1 below the last verified one, and below 0.
 
     Raises
     ------
@@ -112,17 +114,30 @@ def write_rankings(path: str | os.PathLike[str], rankings: Mapping[str, Sequence
             yield _json_line(query, [c.to_dict(with_verification=False) for c in ranking])
 
     def table() -> Iterator[Sequence[Any]]:
-        yield ("query", "id", "rank", "first_rank", "score", "inliers")
+        yield ("query", "id", "rank", "first_rank", "score", "inliers", "ranking_score")
         for query, ranking in rankings.items():
             for c in ranking:
-                yield (query, c.id, c.rank, c.first_rank, c.score, c.inliers)
+                yield (query, c.id, c.rank, c.first_rank, c.score, c.inliers, c.ranking_score)
 
     def run() -> Iterator[str]:
         for query, ranking in rankings.items():
-            for c in ranking:
-                yield _trec_line(query, c.id, c.rank, float(len(ranking) - c.rank))
+            for c, score in zip(ranking, _descending(ranking), strict=True):
+                yield _trec_line(query, c.id, c.rank, score)
 
     _write(path, json_lines, table, run)
+
+
+def _descending(ranking: Sequence[RankedCandidate]) -> Iterator[float]:
+    """Yield ranking scores that fall strictly, in the single precision of trec_eval too."""
+    last: float | None = None
+    for c in ranking:
+        if c.ranking_score is None:
+            last = min(last or 0.0, 0.0) - 1.0
+        elif last is None:
+            last = c.ranking_score
+        else:
+            last = min(c.ranking_score, last - 1e-6 * max(abs(last), 1.0))
+        yield last
 
 
 def _by_ending(path: Path, formats: Mapping[str, Any]) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from delf_engine.verification.matching import Matches, match_descriptors
+from delf_engine.verification.matching import MatchedPair, Matches, match_descriptors, match_pair
 from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import verify_features
 
-__all__ = ["Matches", "Verification", "match_descriptors", "verify_features"]
+__all__ = ["MatchedPair", "Matches", "Verification", "match_descriptors", "match_pair", "verify_features"]

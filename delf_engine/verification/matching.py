@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 
-__all__ = ["Matches", "match_descriptors"]
+__all__ = ["MatchedPair", "Matches", "match_descriptors", "match_pair"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -41,6 +41,22 @@ class Matches(NamedTuple):
 
     pairs: npt.NDArray[np.int32]
     similarities: Float32
+
+
+class MatchedPair(NamedTuple):
+    """How the descriptors of two images compare.
+
+    Attributes
+    ----------
+    putative : Matches
+        The tentative matches, under all the options.
+    mutual_similarities : (K,) float32
+        Cosine similarity of every pair of mutual nearest neighbours, whatever the options, in ascending order of
+        the row in A.
+    """
+
+    putative: Matches
+    mutual_similarities: Float32
 
 
 def match_descriptors(
@@ -84,6 +100,34 @@ def match_descriptors(
     ConfigError
         If `ratio` or `max_distance` is not positive, or `ratio` is above 1.
     """
+    return _matched(a, b, mutual, ratio, max_distance, compare=False).putative
+
+
+def match_pair(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    mutual: bool = True,
+    ratio: float | None = None,
+    max_distance: float | None = None,
+) -> MatchedPair:
+    """Match as `match_descriptors` does, and compare all mutual nearest neighbours, near or far.
+
+    Parameters and errors are those of `match_descriptors`, and so are the bits of the putative matches.
+    """
+    return _matched(a, b, mutual, ratio, max_distance, compare=True)
+
+
+def _matched(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    mutual: bool,
+    ratio: float | None,
+    max_distance: float | None,
+    *,
+    compare: bool,
+) -> MatchedPair:
+    """Match; without `compare` only those rows are asked for mutuality that may become a putative match."""
     if ratio is not None and not 0 < ratio <= 1:
         raise ConfigError(f"ratio must be above 0 and at most 1, got {ratio}")
     if max_distance is not None and not max_distance > 0:
@@ -95,21 +139,22 @@ def match_descriptors(
             "extract both images with the same model"
         )
     if not len(unit_a) or not len(unit_b):
-        return Matches(np.empty((0, 2), np.int32), np.empty(0, np.float32))
+        return MatchedPair(Matches(np.empty((0, 2), np.int32), np.empty(0, np.float32)), np.empty(0, np.float32))
 
     to_b, second = _nearest(unit_a, unit_b)
-    rows = np.arange(len(unit_a))
     distances = _distances(unit_a, unit_b[to_b])
-    if max_distance is not None:
-        rows = rows[distances <= max_distance]
-    if mutual:
-        rows = rows[_is_mutual(unit_a, unit_b, rows, to_b)]
+    near = np.ones(len(unit_a), bool) if max_distance is None else distances <= max_distance
+    both_ways = np.zeros(len(unit_a), bool)
+    if mutual or compare:
+        asked = np.arange(len(unit_a)) if compare else np.flatnonzero(near)
+        both_ways[asked] = _is_mutual(unit_a, unit_b, asked, to_b)
+    rows = np.flatnonzero(near & both_ways if mutual else near)
     if ratio is not None:
         runner_up = _second_distances(unit_a, unit_b, rows, to_b, second)
         rows = rows[(distances[rows] <= ratio * runner_up) & (runner_up > 0)]
     pairs = np.stack([rows, to_b[rows]], axis=1).astype(np.int32)
-    similarities = _dot(unit_a[rows], unit_b[to_b[rows]]).astype(np.float32)
-    return Matches(pairs, similarities)
+    similarities = _dot(unit_a, unit_b[to_b]).astype(np.float32)
+    return MatchedPair(Matches(pairs, similarities[rows]), similarities[both_ways])
 
 
 def _unit_rows(descriptors: npt.ArrayLike, name: str) -> Float32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +13,21 @@ import numpy.typing as npt
 
 from delf_engine.errors import FormatError
 
-__all__ = ["Verification"]
+__all__ = ["Verification", "similarity_sum"]
+
+
+def similarity_sum(similarities: npt.ArrayLike, exponent: float) -> float:
+    """Return the sum of similarity^exponent over matches, correctly rounded, so that their order does not matter.
+
+    Parameters
+    ----------
+    similarities : (M,) float32
+        Cosine similarities. Those below 0 count as 0, those above 1 (by rounding) as 1.
+    exponent : float
+        Above 0.
+    """
+    powers = np.clip(np.asarray(similarities, np.float32).astype(np.float64), 0, 1) ** exponent
+    return math.fsum(powers.tolist())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +52,11 @@ class Verification:
         If given, pixels of `residual_px` are those of images shrunk to this longer side (smaller ones stay).
     min_inliers : int
         Inliers from which on `same` is true.
+    similarity : float
+        Sum of similarity^exponent over all mutual nearest neighbours of the two images, without geometry, limit
+        of distance or ratio test.
+    exponent : float
+        Of the similarities summed in `similarity` and `inlier_similarity`.
     """
 
     model: str
@@ -47,6 +67,8 @@ class Verification:
     residual_px: float
     reference_size: int | None
     min_inliers: int
+    similarity: float
+    exponent: float
 
     def __post_init__(self) -> None:
         transform = None if self.transform is None else _frozen(self.transform, np.float64, (3, 3))
@@ -58,6 +80,11 @@ class Verification:
     def inliers(self) -> int:
         """Number of matches that agree with the transform."""
         return len(self.matches)
+
+    @property
+    def inlier_similarity(self) -> float:
+        """Sum of similarity^exponent over the inliers."""
+        return similarity_sum(self.similarities, self.exponent)
 
     @property
     def same(self) -> bool:
@@ -74,7 +101,7 @@ class Verification:
     def __repr__(self) -> str:
         return (
             f"Verification(same={self.same}, inliers={self.inliers}, putative={self.putative}, "
-            f"model={self.model!r})"
+            f"similarity={self.similarity:.4g}, model={self.model!r})"
         )
 
     def __str__(self) -> str:
@@ -89,6 +116,7 @@ class Verification:
         rows = {
             "inliers": f"{self.inliers} of {self.putative} tentative matches",
             "decision from": f"{self.min_inliers} inliers on",
+            "similarity": f"{self.inlier_similarity:.4g} over the inliers, {self.similarity:.4g} over all",
             "model": self._model_name,
             "residual": self._residual,
         }
@@ -112,6 +140,9 @@ class Verification:
             "inliers": self.inliers,
             "putative": self.putative,
             "min_inliers": self.min_inliers,
+            "similarity": self.similarity,
+            "inlier_similarity": self.inlier_similarity,
+            "exponent": self.exponent,
             "model": self.model,
             "residual_px": self.residual_px,
             "reference_size": self.reference_size,
@@ -139,6 +170,8 @@ class Verification:
                 residual_px=float(values["residual_px"]),
                 reference_size=values["reference_size"],
                 min_inliers=int(values["min_inliers"]),
+                similarity=float(values["similarity"]),
+                exponent=float(values["exponent"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a verification: {type(error).__name__}: {error}") from error

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import VerificationConfig, load_profile
+from delf_engine.config import Profile, VerificationConfig, load_profile
+from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.verification.geometry import pixel_frame
-from delf_engine.verification.matching import match_descriptors
+from delf_engine.verification.matching import match_pair
 from delf_engine.verification.models import ModelName, estimate
-from delf_engine.verification.result import Verification
+from delf_engine.verification.result import Verification, similarity_sum
 
 __all__ = ["verify_features"]
 
@@ -20,7 +22,12 @@ Float64 = npt.NDArray[np.float64]
 
 
 def verify_features(
-    a: LocalFeatures, b: LocalFeatures, *, config: VerificationConfig | None = None, seed: int = 0
+    a: LocalFeatures,
+    b: LocalFeatures,
+    *,
+    config: VerificationConfig | None = None,
+    exponent: float | None = None,
+    seed: int = 0,
 ) -> Verification:
     """Decide whether two images show the same place, from their local features.
 
@@ -34,23 +41,29 @@ def verify_features(
         Of the two images. Their order matters little to the count and fixes the transform's direction.
     config : VerificationConfig or None
         None takes that of the default profile.
+    exponent : float or None
+        Of the similarities that the answer sums up, above 0; None takes that of the default profile.
     seed : int
         Of the sampling, 0 to 2^31 - 1. The same features, config and seed give the same bits, in any thread.
 
     Returns
     -------
     Verification
-        0 inliers and no transform if there are no features, too few matches, or no model.
+        0 inliers and no transform if there are no features, too few matches, or no model; the similarity counts
+        all the same.
 
     Raises
     ------
     MismatchError
         If the descriptors have different dimensions.
     ConfigError
-        If the seed is out of range.
+        If the seed or the exponent is out of range.
     """
-    config = _default_config() if config is None else config
-    matches = match_descriptors(
+    config = _default_profile().verification if config is None else config
+    exponent = _default_profile().ranking.exponent if exponent is None else exponent
+    if not 0 < exponent < math.inf:
+        raise ConfigError(f"exponent must be positive and finite, got {exponent}")
+    matches, mutual_similarities = match_pair(
         a.descriptors, b.descriptors, mutual=config.mutual, ratio=config.ratio, max_distance=config.max_distance
     )
     rows_a, rows_b = matches.pairs.T
@@ -75,12 +88,14 @@ def verify_features(
         residual_px=config.residual_px,
         reference_size=config.reference_size,
         min_inliers=config.min_inliers,
+        similarity=similarity_sum(mutual_similarities, exponent),
+        exponent=float(exponent),
     )
 
 
 @lru_cache(maxsize=1)
-def _default_config() -> VerificationConfig:
-    return load_profile("default").verification
+def _default_profile() -> Profile:
+    return load_profile("default")
 
 
 def _framed(points: npt.NDArray[np.float32], frame: Float64) -> Float64:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from helpers import random_features, random_photo, write_image
 
 import delf_engine as de
+from delf_engine.config import RankingConfig
 from delf_engine.errors import (
     CheckpointError,
     ConfigError,
@@ -31,6 +33,9 @@ from delf_engine.errors import (
 @pytest.fixture(params=["asmk", "kdtree"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+WEIGHTED = RankingConfig(score="weighted", exponent=2.0, blend=0.5)
 
 
 def _create(directory: Path, model: Path, kind: str = "asmk") -> de.Engine:
@@ -187,7 +192,8 @@ def test_opening_what_is_no_engine(tmp_path: Path, tiny_model: Path) -> None:
     for text, message in (
         ("{", "damaged"),
         ("[]", "not the manifest"),
-        (json.dumps({**values, "version": 2}), "format version 2, this version reads 1"),
+        (json.dumps({**values, "version": 3}), "format version 3, this version reads 1 to 2"),
+        (json.dumps({**values, "version": 1, "profile": 7}), "damaged manifest"),
         (json.dumps({**values, "dim": "many"}), "damaged manifest"),
     ):
         manifest.write_text(text)
@@ -199,6 +205,57 @@ def test_opening_what_is_no_engine(tmp_path: Path, tiny_model: Path) -> None:
     manifest.write_text(json.dumps({**values, "codebook": "0" * 64}))
     with pytest.raises(MismatchError, match="not the codebook"):
         de.Engine.open(tmp_path / "e")
+
+
+def test_an_engine_of_format_version_1_ranks_by_inliers_as_it_did(tmp_path: Path, tiny_model: Path) -> None:
+    profile = de.load_profile().model_copy(update={"ranking": WEIGHTED})
+    de.Engine.create(tmp_path / "e", model=tiny_model, profile=profile).close()
+    manifest = tmp_path / "e" / "engine.json"
+    values = json.loads(manifest.read_text())
+    assert (values["version"], values["profile"].pop("ranking")["score"]) == (2, "weighted")
+    manifest.write_text(json.dumps({**values, "version": 1}))
+    with de.Engine.open(tmp_path / "e") as engine:
+        assert engine.manifest.profile.ranking.score == "inliers"
+
+
+@pytest.mark.parametrize("score", ["inliers", "weighted", "similarity"])
+def test_every_way_to_rank_uses_the_profiles_rule(
+    score: str, tmp_path: Path, tiny_model: Path, photos: list[str]
+) -> None:
+    ranking = WEIGHTED.model_copy(update={"score": score})
+    profile = de.load_profile().model_copy(update={"ranking": ranking})
+    with de.Engine.create(tmp_path / "e", model=tiny_model, profile=profile) as engine:
+        engine.add(photos)
+        found = engine.search(photos[1], top_k=6)
+        assert sorted(hit.id for hit in found) == photos
+        shortlist = [(hit.id, hit.score) for hit in sorted(found, key=lambda hit: hit.first_rank)]
+        assert engine.rerank(photos[1], shortlist).hits == found.hits
+        assert engine.rerank(photos[1], shortlist[::-1])[0] == replace(
+            found[0], first_rank=7 - found[0].first_rank
+        )
+        verification = engine.verify(photos[1], found[1].id)
+        assert found[1].verification == verification
+        assert verification.exponent == ranking.exponent
+        (tmp_path / "mine.toml").write_text(
+            f'extends = "default"\n[ranking]\nscore = "{score}"\nexponent = 2.0\nblend = 0.5\n'
+        )
+        lists = {photos[1]: shortlist}
+        assert de.rerank(engine.store, lists, engine.store, profile=tmp_path / "mine.toml") == {
+            photos[1]: list(found)
+        }
+        first, second = (engine.get(photos[1]), engine.get(found[1].id))
+        assert de.verify(first, second, profile=tmp_path / "mine.toml") == verification
+        expected = {
+            "inliers": verification.inliers,
+            "weighted": verification.inlier_similarity + 0.5 * verification.similarity,
+            "similarity": verification.similarity,
+        }
+        assert found[1].ranking_score == expected[score]
+        assert [hit.ranking_score for hit in engine.search(photos[1], top_k=6, top_n=0)] == [None] * 6
+        assert ("ranking" in str(found).splitlines()[1].split()) == (score != "inliers")
+        assert ("<th>ranking</th>" in found._repr_html_()) == (score != "inliers")
+        assert len(str(found).splitlines()) == 2 + len(found)
+        assert found.to_dict()["hits"][1]["ranking_score"] == expected[score]
 
 
 def test_another_model_behind_the_same_name(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
@@ -306,7 +363,7 @@ def test_interrupt_keeps_what_is_extracted(
 def test_results_print_well(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
     with _create(tmp_path / "e", tiny_model) as engine:
         engine.add(photos)
-        hits = engine.search(photos[0])
+        hits = engine.search(photos[0], top_n=0)
         text = str(hits).splitlines()
         assert photos[0] in text[0]
         assert text[1].split() == ["rank", "inliers", "place", "score", "image"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import random_features
 
-from delf_engine.config import RerankingConfig, load_profile
+from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate, rerank_batch, rerank_shortlist, sources
@@ -21,6 +21,7 @@ from delf_engine.verification import verify_features
 
 VERIFICATION = load_profile("default").verification
 TOP = RerankingConfig(top_n=100)
+INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.3)
 
 
 def seen_again(rng: np.random.Generator, of: LocalFeatures, shared: int) -> LocalFeatures:
@@ -47,7 +48,7 @@ def world() -> tuple[dict[str, LocalFeatures], dict[str, LocalFeatures]]:
 
 
 def run(query: LocalFeatures, shortlist: Any, features: Any, **options: Any) -> list[RankedCandidate]:
-    given = {"config": TOP, "verification": VERIFICATION, **options}
+    given = {"config": TOP, "verification": VERIFICATION, "ranking": INLIERS, **options}
     return rerank_shortlist(query, shortlist, features, **given)
 
 
@@ -62,7 +63,10 @@ def test_candidates_are_sorted_by_inliers(world: Any) -> None:
     assert ranking[0].inliers is not None
     assert ranking[0].inliers >= 72
     for c in ranking:
-        assert c.verification == verify_features(queries["q0"], images[c.id], config=VERIFICATION)
+        assert c.verification == verify_features(
+            queries["q0"], images[c.id], config=VERIFICATION, exponent=INLIERS.exponent
+        )
+        assert c.ranking_score == c.inliers
 
 
 def test_the_tail_keeps_its_order_behind(world: Any) -> None:
@@ -245,7 +249,8 @@ def test_candidates_print_and_go_to_json(world: Any) -> None:
     assert str(first) == f"1. i9: {first.inliers} inliers (was 1, score 0.5)"
     assert str(last) == "2. i1: not verified (was 2, score 0.25)"
     assert last.to_dict() == {
-        "id": "i1", "rank": 2, "first_rank": 2, "score": 0.25, "inliers": None, "verification": None
+        "id": "i1", "rank": 2, "first_rank": 2, "score": 0.25, "inliers": None, "ranking_score": None,
+        "verification": None
     }  # fmt: skip
     assert first.verification is not None
     assert json.loads(json.dumps(first.to_dict()))["verification"] == first.verification.to_dict()

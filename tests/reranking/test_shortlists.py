@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -133,13 +135,39 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_rankings(tmp_path: Path) -> None:
-    found = Verification("affine", None, [], [], 5, 24.0, None, 15)  # type: ignore[arg-type]
-    ranking = [RankedCandidate("b", 1, 2, 0.25, found), RankedCandidate("a", 2, 1, 0.125, None)]
+    found = Verification("affine", None, [], [], 5, 24.0, None, 15, 3.5, 3.0)  # type: ignore[arg-type]
+    ranking = [RankedCandidate("b", 1, 2, 0.25, found, 1.75), RankedCandidate("a", 2, 1, 0.125, None, None)]
     for ending in (".jsonl", ".csv", ".run"):
         write_rankings(tmp_path / f"out{ending}", {"q": ranking})
     (record,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert record == {"query": "q", "candidates": [c.to_dict(with_verification=False) for c in ranking]}
     lines = (tmp_path / "out.csv").read_text().replace('"', "").splitlines()
-    assert lines == ["query,id,rank,first_rank,score,inliers", "q,b,1,2,0.25,0", "q,a,2,1,0.125,"]
+    assert lines == [
+        "query,id,rank,first_rank,score,inliers,ranking_score",
+        "q,b,1,2,0.25,0,1.75",
+        "q,a,2,1,0.125,,",
+    ]
     assert read_shortlists(tmp_path / "out.csv") == {"q": [("b", 0.25), ("a", 0.125)]}
-    assert read_shortlists(tmp_path / "out.run") == {"q": [("b", 1.0), ("a", 0.0)]}
+    assert read_shortlists(tmp_path / "out.run") == {"q": [("b", 1.75), ("a", -1.0)]}
+
+
+FOUND = st.one_of(st.integers(0, 5).map(float), st.floats(0, 1e4), st.sampled_from([0.0, 1e-30, 60.0, 1e9]))
+
+
+@given(found=st.lists(FOUND, max_size=30), tail=st.integers(0, 5))
+def test_a_trec_run_keeps_the_order_in_single_precision(found: list[float], tail: int) -> None:
+    evidence = Verification("affine", None, [], [], 5, 24.0, None, 15, 3.5, 3.0)  # type: ignore[arg-type]
+    ordered = [*sorted(found, reverse=True), *[None] * tail]
+    ranking = [
+        RankedCandidate(f"i{k}", k, k, None, None if score is None else evidence, score)
+        for k, score in enumerate(ordered, start=1)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "out.run"
+        write_rankings(path, {"q": ranking})
+        read = read_shortlists(path).get("q", [])
+    assert [image_id for image_id, _ in read] == [c.id for c in ranking]
+    written = np.array([score for _, score in read])
+    assert (np.diff(written.astype(np.float32)) < 0).all()
+    np.testing.assert_allclose(written[: len(found)], sorted(found, reverse=True), rtol=1e-4, atol=1e-4)
+    assert (written[len(found) :] <= -1).all()

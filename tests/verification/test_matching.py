@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
-from delf_engine.verification import match_descriptors, matching
+from delf_engine.verification import match_descriptors, match_pair, matching
 
 Array = npt.NDArray[np.float32]
 
@@ -78,11 +78,17 @@ def test_equals_the_definition(
         patch.setattr(matching, "_TILE_COLUMNS", tile[1])
         patch.setattr(matching, "_EXACT_PAIRS", 16)
         found = match_descriptors(a, b, mutual=mutual, ratio=ratio, max_distance=max_distance)
+        compared = match_pair(a, b, mutual=mutual, ratio=ratio, max_distance=max_distance)
     assert [tuple(p) for p in found.pairs.tolist()] == naive(
         a, b, mutual=mutual, ratio=ratio, max_distance=max_distance
     )
     expected = (a[found.pairs[:, 0]] * b[found.pairs[:, 1]]).sum(axis=1)
     np.testing.assert_allclose(found.similarities, expected, atol=1e-6)
+    assert all((x == y).all() for x, y in zip(compared.putative, found, strict=True))
+    both_ways = naive(a, b, mutual=True, ratio=None, max_distance=None)
+    np.testing.assert_allclose(
+        compared.mutual_similarities, [float(a[i].astype(np.float64) @ b[j]) for i, j in both_ways], atol=1e-6
+    )
 
 
 def test_shapes_and_types(rng: np.random.Generator) -> None:

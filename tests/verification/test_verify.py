@@ -201,6 +201,8 @@ def answer(**changes: Any) -> Verification:
         "residual_px": 24.0,
         "reference_size": 1024,
         "min_inliers": 2,
+        "similarity": 4.5,
+        "exponent": 2.0,
     }
     return Verification(**{**values, **changes})
 
@@ -212,6 +214,9 @@ def test_answer_and_its_equality() -> None:
     assert found == answer()
     assert found != answer(transform=None, matches=[], similarities=[])
     assert found != answer(similarities=[0.9, 0.7])
+    assert found != answer(similarity=4.25)
+    assert found != answer(exponent=3.0)
+    assert found.inlier_similarity == pytest.approx(0.9**2 + 0.8**2)
     assert found != "something else"
     with pytest.raises(TypeError):
         hash(found)
@@ -220,7 +225,7 @@ def test_answer_and_its_equality() -> None:
 
 
 def test_answer_prints_well() -> None:
-    assert repr(answer()) == "Verification(same=True, inliers=2, putative=7, model='homography')"
+    assert repr(answer()) == ("Verification(same=True, inliers=2, putative=7, similarity=4.5, model='homography')")
     assert str(answer()) == (
         "same place: 2 of 7 matches agree on one homography "
         "(from 2 on it counts as the same; within 24 px at 1024 px)"
@@ -231,7 +236,7 @@ def test_answer_prints_well() -> None:
     )
     html = answer()._repr_html_()
     assert html.startswith("<strong")
-    assert html.count("<tr>") == html.count("</tr>") == 4
+    assert html.count("<tr>") == html.count("</tr>") == 5
     assert "Not the same place" in answer(min_inliers=3)._repr_html_()
 
 
@@ -239,7 +244,15 @@ def test_answer_survives_json(rng: np.random.Generator) -> None:
     a = random_features(rng, 100)
     for found in (verify_features(a, view(rng, a, HOMOGRAPHY, shared=40)), answer(), verify_features(a, a.top(0))):
         assert Verification.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-    for damage in ({}, {**answer().to_dict(), "matches": [[1, 2, 3]]}, {**answer().to_dict(), "putative": "x"}):
+    values = answer().to_dict()
+    assert (values["similarity"], values["exponent"]) == (4.5, 2.0)
+    assert values["inlier_similarity"] == answer().inlier_similarity
+    for damage in (
+        {},
+        {key: value for key, value in values.items() if key != "similarity"},
+        {**answer().to_dict(), "matches": [[1, 2, 3]]},
+        {**answer().to_dict(), "putative": "x"},
+    ):
         with pytest.raises(FormatError):
             Verification.from_dict(damage)
 

@@ -1,0 +1,166 @@
+"""The ranking score: every rule against its definition, ties, tails, and independence of the candidates' order."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from helpers import random_features
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from delf_engine.config import RankingConfig, RerankingConfig, load_profile
+from delf_engine.errors import DataError, MismatchError
+from delf_engine.features import LocalFeatures
+from delf_engine.reranking import rank_verified, ranking_score, rerank_batch, rerank_shortlist
+from delf_engine.verification import Verification
+
+Rule = Literal["inliers", "weighted", "similarity"]
+RULES: tuple[Rule, ...] = ("inliers", "weighted", "similarity")
+
+
+def verified(similarities: list[float], more: float = 0.0, exponent: float = 3.0) -> Verification:
+    """A verification with these similarities of the inliers, and `more` over the other mutual matches."""
+    inliers = float((np.float32(similarities).astype(np.float64) ** exponent).sum())
+    return Verification(
+        model="homography",
+        transform=np.eye(3) if similarities else None,
+        matches=np.array([[i, i] for i in range(len(similarities))], np.int32).reshape(-1, 2),
+        similarities=np.array(similarities, np.float32),
+        putative=len(similarities) + 1,
+        residual_px=24.0,
+        reference_size=1024,
+        min_inliers=30,
+        similarity=inliers + more,
+        exponent=exponent,
+    )
+
+
+def rule(score: Rule, exponent: float = 3.0, blend: float = 0.3) -> RankingConfig:
+    return RankingConfig(score=score, exponent=exponent, blend=blend)
+
+
+SIMILARITIES = st.lists(st.floats(0, 1, width=32), max_size=12)
+EVIDENCE = st.builds(verified, SIMILARITIES, st.floats(0, 500))
+
+
+@given(
+    similarities=SIMILARITIES,
+    more=st.floats(0, 1e3),
+    exponent=st.one_of(st.sampled_from([1e-300, 1e300]), st.floats(0.1, 50)),
+    blend=st.one_of(st.sampled_from([0.0, 1e6]), st.floats(0, 10)),
+)
+def test_scores_equal_their_definitions(
+    similarities: list[float], more: float, exponent: float, blend: float
+) -> None:
+    found = verified(similarities, more, exponent)
+    powers = np.clip(np.float32(similarities).astype(np.float64), 0, 1) ** exponent
+    expected = {
+        "inliers": len(similarities),
+        "similarity": powers.sum() + more,
+        "weighted": powers.sum() + blend * (powers.sum() + more),
+    }
+    for score in RULES:
+        assert ranking_score(found, rule(score, exponent, blend)) == pytest.approx(expected[score], rel=1e-9)
+
+
+def test_no_match_at_all_scores_zero() -> None:
+    assert [ranking_score(verified([]), rule(score)) for score in RULES] == [0.0, 0.0, 0.0]
+
+
+def test_the_rules_differ() -> None:
+    """Many poor inliers, few good ones, and none but similar descriptors: each rule has its own first."""
+    found = {"many": verified([0.5] * 20), "good": verified([0.95] * 10), "similar": verified([], more=15.0)}
+    first = {score: rank_verified(list(found), found, ranking=rule(score))[0].id for score in RULES}
+    assert first == {"inliers": "many", "weighted": "good", "similarity": "similar"}
+
+
+def test_another_exponent_is_refused_where_it_matters() -> None:
+    found = verified([0.9] * 5, exponent=2.0)
+    assert ranking_score(found, rule("inliers", exponent=3.0)) == 5
+    for score in RULES[1:]:
+        with pytest.raises(MismatchError, match=r"similarity\^2, the ranking asks for similarity\^3"):
+            ranking_score(found, rule(score, exponent=3.0))
+
+
+@given(data=st.data(), score=st.sampled_from(RULES), scored=st.booleans(), n=st.integers(0, 12))
+def test_ranks_do_not_depend_on_the_order_of_candidates(
+    data: st.DataObject, score: Rule, scored: bool, n: int
+) -> None:
+    # Few different verifications and first scores, so that ties abound.
+    kinds = data.draw(st.lists(EVIDENCE, min_size=1, max_size=3))
+    found = {f"i{k}": data.draw(st.sampled_from(kinds)) for k in range(n)}
+    first = {name: data.draw(st.sampled_from([0.5, 1.0, 2.0])) for name in found}
+    shuffled = data.draw(st.permutations(list(found)))
+    ranked, again = (
+        rank_verified([(name, first[name]) if scored else name for name in order], found, ranking=rule(score))
+        for order in (list(found), shuffled)
+    )
+    by_score = [(c.ranking_score, c.score) for c in ranked]
+    assert by_score == [(c.ranking_score, c.score) for c in again]
+    assert [c.rank for c in ranked] == list(range(1, n + 1))
+    for order, ranking in ((list(found), ranked), (shuffled, again)):
+        assert sorted(c.id for c in ranking) == sorted(found)
+        keys = [(-(c.ranking_score or 0.0), -(c.score or 0.0), order.index(c.id)) for c in ranking]
+        assert keys == sorted(keys)  # equal ones by their first score, then by their first place
+        for c in ranking:
+            assert (c.inliers, c.verification) == (found[c.id].inliers, found[c.id])
+
+
+def test_what_is_not_verified_keeps_its_order_behind() -> None:
+    found = {"c": verified([], more=0.0), "e": verified([0.9] * 9)}
+    ranking = rank_verified(["a", "c", "b", "e", "a"], found, ranking=rule("weighted"))
+    assert [(c.id, c.first_rank) for c in ranking] == [("e", 4), ("c", 2), ("a", 1), ("b", 3)]
+    assert [c.ranking_score is None for c in ranking] == [False, False, True, True]
+    assert rank_verified([], {}, ranking=rule("weighted")) == []
+    with pytest.raises(DataError, match="shortlist of 'mine'"):
+        rank_verified([3], found, ranking=rule("weighted"), query="mine")  # type: ignore[list-item]
+
+
+def test_candidates_say_what_they_were_ranked_by() -> None:
+    found = {"a": verified([1.0] * 4, more=1.0)}
+    (candidate,) = rank_verified([("a", 0.5)], found, ranking=rule("weighted"))
+    assert str(candidate) == "1. a: 4 inliers, ranking score 5.5 (was 1, score 0.5)"
+    assert candidate.to_dict(with_verification=False)["ranking_score"] == 5.5
+
+
+@pytest.mark.parametrize("score", RULES)
+def test_reranking_ranks_by_the_rule_with_any_number_of_workers(score: Rule) -> None:
+    rng = np.random.default_rng(3)
+    query = random_features(rng, 60)
+    images = {f"i{k}": _seen_again(rng, query, shared=6 * k, noise=0.2 * (k % 3)) for k in range(8)}
+    shortlist = list(images)
+    options: dict[str, Any] = {
+        "config": RerankingConfig(top_n=6),
+        "verification": load_profile("default").verification,
+        "ranking": rule(score, exponent=2.0, blend=0.5),
+    }
+    ranking = rerank_shortlist(query, shortlist, images, **options)
+    found = {c.id: c.verification for c in ranking if c.verification is not None}
+    assert set(found) == set(shortlist[:6])
+    assert ranking == rank_verified(shortlist, found, ranking=options["ranking"])
+    assert [c.id for c in ranking[6:]] == shortlist[6:]
+    assert {v.exponent for v in found.values()} == {2.0}
+    two = rerank_batch({"q": query}, {"q": shortlist}, images, workers=2, **options)
+    assert two["q"] == ranking
+
+
+def _seen_again(rng: np.random.Generator, of: LocalFeatures, *, shared: int, noise: float) -> LocalFeatures:
+    other = random_features(rng, len(of), of.dim)
+    keypoints, descriptors = other.keypoints.copy(), other.descriptors.copy()
+    keypoints[:shared] = of.keypoints[:shared] + np.float32(5)
+    descriptors[:shared] = of.descriptors[:shared] + rng.normal(0, noise / 6, (shared, of.dim))
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    return LocalFeatures(keypoints, other.scales, other.scores, descriptors, of.image_size)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"score": "votes"}, {"exponent": 0.0}, {"exponent": float("inf")}, {"blend": -0.1}, {"blend": 1e7}],
+    ids=str,
+)
+def test_rules_out_of_range(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RankingConfig(**{"score": "weighted", "exponent": 3.0, "blend": 0.3, **values})
