@@ -1,0 +1,231 @@
+"""Pooling and the two classification losses, against plain NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delf_engine.config import parse_config
+from delf_engine.errors import ConfigError
+from delf_engine.model.network import DelfNetwork
+from delf_engine.training.classification import ClassificationLoss
+from delf_engine.training.contract import Batch, StageFacts, Step, find_loss
+from delf_engine.training.losses.arcface import add_margin
+from delf_engine.training.pooling import pool_attention, pool_gem, pool_mean
+
+Floats = npt.NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def network() -> DelfNetwork:
+    torch.manual_seed(0)
+    return DelfNetwork("resnet18", 8, hidden=8, norm_weighted=False)
+
+
+def _facts(n_classes: int | None) -> StageFacts:
+    return StageFacts("labels", n_classes, fitted=False, trains=frozenset({"trunk"}))
+
+
+def _loss(network: DelfNetwork, kind: str, n_classes: int | None = 5, **options: object) -> ClassificationLoss:
+    found = find_loss(kind)
+    torch.manual_seed(1)
+    loss = found(
+        parse_config(found.Options, {"kind": kind, **options}, where="recipe"), network, _facts(n_classes)
+    )
+    assert isinstance(loss, ClassificationLoss)
+    return loss
+
+
+def _step(network: DelfNetwork, features: torch.Tensor, labels: list[int] | None) -> Step:
+    given_labels = None if labels is None else torch.tensor(labels)
+    batch = Batch({"conv4": features}, size=16 * features.shape[3], labels=given_labels)
+    return Step(batch, features, network, fitted=False, rng=np.random.default_rng(0))
+
+
+def _features(n: int = 4, seed: int = 0, height: int = 3, width: int = 2) -> torch.Tensor:
+    values = np.random.default_rng(seed).gamma(1.0, 1.0, (n, 256, height, width)) - 0.5
+    return torch.from_numpy(np.maximum(values, 0).astype(np.float32))
+
+
+def _cross_entropy(logits: Floats, labels: list[int], smoothing: float = 0.0) -> float:
+    shifted = logits - logits.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    target = np.full(logits.shape, smoothing / logits.shape[1])
+    target[np.arange(len(labels)), labels] += 1 - smoothing
+    return float(-(target * log_p).sum(1).mean())
+
+
+def _arcface(pooled: Floats, weight: Floats, labels: list[int], margin: float, scale: float) -> Floats:
+    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (pooled, weight)]
+    angle = np.arccos(np.clip(unit[0] @ unit[1].T, -1, 1))
+    for i, label in enumerate(labels):
+        if angle[i, label] <= math.pi - margin:
+            angle[i, label] += margin
+    return scale * np.cos(angle)
+
+
+# ------------------------------------------------------------------------------------------------------ pooling
+
+
+def test_pooling_equals_plain_loops() -> None:
+    x, scores = _features(2), torch.rand(2, 3, 2)
+    for b in range(2):
+        cells = [x[b, :, i, j].double() for i in range(3) for j in range(2)]
+        weights = [float(scores[b, i, j]) for i in range(3) for j in range(2)]
+        torch.testing.assert_close(pool_mean(x)[b].double(), sum(cells) / 6, rtol=1e-5, atol=1e-6)
+        expected = (sum(c.clamp_min(1e-6) ** 3 for c in cells) / 6) ** (1 / 3)
+        torch.testing.assert_close(pool_gem(x, 3.0)[b].double(), expected, rtol=1e-5, atol=1e-6)
+        expected = sum(c * w for c, w in zip(cells, weights, strict=True)) / 6
+        torch.testing.assert_close(pool_attention(x, scores)[b].double(), expected, rtol=1e-5, atol=1e-6)
+        expected = sum(c / c.norm() * w for c, w in zip(cells, weights, strict=True)) / 6
+        got = pool_attention(x, scores, normalised=True)[b].double()
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@given(st.floats(1, 40), st.sampled_from([0.0, 1e-20, 1.0, 1e20]))
+def test_gem_lies_between_mean_and_maximum_at_any_size(power: float, size: float) -> None:
+    x = (_features(1) * size).requires_grad_()
+    pooled = pool_gem(x, power)
+    clamped = x.detach().clamp_min(1e-6)
+    assert (pooled >= clamped.mean((2, 3)) * (1 - 1e-5)).all()
+    assert (pooled <= clamped.amax((2, 3)) * (1 + 1e-5)).all()
+    pooled.sum().backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+def test_gradient_of_gem_is_that_of_its_plain_formula() -> None:
+    x = (_features(1).double() + 0.1).requires_grad_()
+    (expected,) = torch.autograd.grad((x**3).mean((2, 3)).pow(1 / 3).square().sum(), x)
+    (got,) = torch.autograd.grad(pool_gem(x, 3.0).square().sum(), x)
+    torch.testing.assert_close(got, expected)
+
+
+# ------------------------------------------------------------------------------------------------------- losses
+
+
+@pytest.mark.parametrize("pooling", ["mean", "gem", "attention"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_softmax_equals_numpy(network: DelfNetwork, pooling: str, smoothing: float) -> None:
+    loss = _loss(network, "softmax", pooling=pooling, label_smoothing=smoothing, initial_std=0.3)
+    with torch.no_grad():
+        loss.bias.copy_(torch.linspace(-1, 1, 5))
+    labels = [0, 4, 2, 2]
+    step = _step(network, _features(), labels)
+    pooled = {
+        "mean": pool_mean(step.features),
+        "gem": pool_gem(step.features, 3.0),
+        "attention": pool_attention(step.features, network.attention(step.features)),
+    }[pooling]
+    logits = pooled.detach().double().numpy() @ loss.weight.detach().double().numpy().T
+    logits += np.linspace(-1, 1, 5)
+    assert float(loss(step).detach()) == pytest.approx(_cross_entropy(logits, labels, smoothing), rel=1e-5)
+    assert loss.measure(step) == {"accuracy": np.mean(logits.argmax(1) == labels)}
+
+
+@pytest.mark.parametrize(("margin", "scale"), [(0.1, 45.25), (0.0, 1.0), (0.5, 64.0), (3.1, 10.0)])
+def test_arcface_equals_numpy(network: DelfNetwork, margin: float, scale: float) -> None:
+    loss = _loss(network, "arcface", margin=margin, scale=scale)
+    labels = [0, 4, 2, 2]
+    step = _step(network, _features(), labels)
+    pooled, weight = (x.detach().double().numpy() for x in (pool_mean(step.features), loss.weight))
+    expected = _arcface(pooled, weight, labels, margin, scale)
+    assert float(loss(step).detach()) == pytest.approx(_cross_entropy(expected, labels), rel=1e-4)
+    # Measured without the margin: it would count right answers as wrong.
+    plain = _arcface(pooled, weight, labels, 0.0, scale)
+    assert loss.measure(step) == {"accuracy": np.mean(plain.argmax(1) == labels)}
+
+
+def test_defaults_are_those_of_delg(network: DelfNetwork) -> None:
+    options = _loss(network, "arcface").options
+    assert (options.margin, options.scale, options.gem_power) == (0.1, 45.25, 3.0)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=6), st.floats(0, 3.1), st.data())
+def test_margin_equals_angles(row: list[float], margin: float, data: st.DataObject) -> None:
+    label = data.draw(st.integers(0, len(row) - 1))
+    cosines = torch.tensor([row], dtype=torch.float32, requires_grad=True)
+    got = add_margin(cosines, torch.tensor([label]), margin)
+    expected = cosines.detach().double().numpy().copy()
+    own = float(expected[0, label])
+    if abs(own + math.cos(margin)) > 1e-6:  # at the very edge rounding decides
+        if math.acos(own) <= math.pi - margin:
+            expected[0, label] = math.cos(math.acos(own) + margin)
+        np.testing.assert_allclose(got.detach().numpy(), expected, atol=1e-3)  # the root is cut off at 1e-7
+    got.sum().backward()
+    assert cosines.grad is not None
+    assert torch.isfinite(cosines.grad).all()
+
+
+def test_margin_makes_the_task_harder_and_never_easier(network: DelfNetwork) -> None:
+    for seed in range(5):
+        step = _step(network, _features(seed=seed), [0, 1, 2, 3])
+        losses = [float(_loss(network, "arcface", margin=m)(step).detach()) for m in (0.0, 0.1, 0.3)]
+        assert losses == sorted(losses)
+        assert losses[0] < losses[2]
+
+
+@pytest.mark.parametrize("kind", ["softmax", "arcface"])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e15])
+def test_loss_and_gradient_are_finite_for_any_features(network: DelfNetwork, kind: str, size: float) -> None:
+    loss = _loss(network, kind)
+    features = (_features() * size).requires_grad_()
+    value = loss(_step(network, features, [0, 1, 2, 3]))
+    value.backward()
+    assert torch.isfinite(value)
+    for tensor in (features, *loss.parameters()):
+        assert tensor.grad is not None
+        assert torch.isfinite(tensor.grad).all()
+
+
+def test_a_feature_that_is_its_class_vector(network: DelfNetwork) -> None:
+    loss = _loss(network, "arcface")
+    features = loss.weight.detach()[:4, :, None, None].clone().requires_grad_()
+    value = loss(_step(network, features, [0, 1, 2, 3]))
+    value.backward()
+    assert torch.isfinite(features.grad).all()
+    assert loss.measure(_step(network, features, [0, 1, 2, 3])) == {"accuracy": 1.0}
+    assert loss.measure(_step(network, -features, [0, 1, 2, 3])) == {"accuracy": 0.0}
+
+
+@pytest.mark.parametrize("kind", ["softmax", "arcface"])
+def test_attention_pooling_trains_the_attention_and_not_the_trunk(network: DelfNetwork, kind: str) -> None:
+    loss = _loss(network, kind, pooling="attention")
+    network.zero_grad()
+    loss(_step(network, _features(), [0, 1, 2, 3])).backward()
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    assert set(gradients) == {
+        f"attention.{n}" for n in ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
+    }
+    assert all(g.abs().max() > 0 for g in gradients.values())
+    network.zero_grad()
+    _loss(network, kind, pooling="mean")(_step(network, _features(), [0, 1, 2, 3])).backward()
+    assert all(p.grad is None for p in network.attention.parameters())
+
+
+def test_reduced_precision_around_the_loss_changes_nothing(network: DelfNetwork) -> None:
+    step = _step(network, _features(), [0, 1, 2, 3])
+    loss = _loss(network, "arcface", pooling="attention")
+    plain, figures = float(loss(step).detach()), loss.measure(step)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float(loss(step).detach()) == plain
+        assert loss.measure(step) == figures
+
+
+@pytest.mark.parametrize("kind", ["softmax", "arcface"])
+def test_stages_that_cannot_work(network: DelfNetwork, kind: str) -> None:
+    for n_classes, said in ((None, "no labels"), (1, "this one has 1")):
+        with pytest.raises(ConfigError, match=f"'{kind}' tells classes apart .* {said}"):
+            _loss(network, kind, n_classes)
+    with pytest.raises(ConfigError, match="batch without labels"):
+        _loss(network, kind)(_step(network, _features(), None))
+    with pytest.raises(ConfigError, match="nearest known one is 'pooling'"):
+        _loss(network, kind, poling="mean")
+    with pytest.raises(ConfigError, match="pooling"):
+        _loss(network, kind, pooling="max")
