@@ -17,14 +17,14 @@ PACKAGE = Path(delf_engine.__file__).parent
 FLOORS: dict[int, set[str]] = {
     1: {"errors"},
     2: {"model", "images", "features", "config", "pyramid", "evaluation"},
-    3: {"extraction", "storage", "index", "verification", "training", "plotting"},
+    3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting"},
     4: {"reranking"},
     5: {"engine"},
     6: {"cli", "demo", "serve"},
 }
 ROOMS = set().union(*FLOORS.values())
 RECORDS = {"errors", "features", "config", "pyramid", "images"}
-TORCH_ROOMS = {"model", "training", "extraction"}
+TORCH_ROOMS = {"model", "training", "importing", "extraction"}
 BY_NAME = {"import_module", "__import__"}
 
 
