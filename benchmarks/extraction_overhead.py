@@ -1,9 +1,10 @@
-"""What the extractor costs beside the network itself: both run in turn on the same photographs.
+"""What the extractor costs beside the network itself, in float32 and in bfloat16, on the same photographs in turn.
 
-    python benchmarks/extraction_overhead.py [--photos DIR] [--rounds 5]
+    python benchmarks/extraction_overhead.py [--model delf-r18 ...] [--photos DIR] [--rounds 5]
 
-"network" is the bare forward pass over the same pyramid levels, ready as tensors. "extractor" is the whole call,
-from a JPEG file of 1024 x 768 pixels to features: decoding, resizing, network, selection, projection, checks.
+"network" is the bare forward pass over the same pyramid levels in the same precision, ready as tensors.
+"extractor" is the whole call, from a JPEG file of 1024 x 768 pixels to features: decoding, resizing, network,
+selection, projection, checks. Times are medians; the ratio is the median over pairs of runs one after the other.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,43 +24,83 @@ from common import print_table, write_json
 from PIL import Image
 
 from delf_engine import Extractor
+from delf_engine.errors import DelfEngineWarning
+from delf_engine.extraction.precision import has_native_bf16
 from delf_engine.images import find_images, load_image
-from delf_engine.model.network import normalise_images
 from delf_engine.pyramid import plan_levels, resize
 
+_PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+_SIZE = (1024, 768)
 
-def main() -> None:
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="folder to take photographs from; default: scikit-learn's two")
-    parser.add_argument("--model", default="delf-r18")
+    parser.add_argument("--model", nargs="+", default=["delf-r18"], help="names or paths of checkpoints")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("out/extraction_overhead.json"))
-    args = parser.parse_args()
-    extractor = Extractor.from_pretrained(args.model, device="cpu")
+    args = parser.parse_args(arguments)
+    native = has_native_bf16(torch.device("cpu"))
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         files = _photographs(args.photos, Path(folder))
-        levels = [_levels(extractor, path) for path in files]
-        times: dict[str, list[float]] = {"network": [], "extractor": []}
-        with torch.inference_mode():
-            for _ in range(args.rounds + 1):  # the first round warms up
-                for path, tensors in zip(files, levels, strict=True):
-                    times["network"].append(_timed(lambda: [extractor.network(t) for t in tensors]))  # noqa: B023
-                    times["extractor"].append(_timed(lambda: extractor(path)))  # noqa: B023
-    kept = {name: values[len(files) :] for name, values in times.items()}
-    ratios = [e / n for e, n in zip(kept["extractor"], kept["network"], strict=True)]
-    median = {name: statistics.median(values) for name, values in kept.items()}
-    table = [[name, f"{1000 * value:.1f}"] for name, value in median.items()]
-    table.append(["ratio (median of pairs)", f"{statistics.median(ratios):.3f}"])
-    title = f"{args.model}, 1024 x 768 JPEG, {torch.get_num_threads()} threads, ms a photograph"
-    print_table(title, ["", "median"], table)
+        for model in args.model:
+            rows += _measured(model, files, args.rounds)
+    names = {"fp32": "fp32", "bf16": "bf16" if native else "bf16 (emulated)"}
+    table = [
+        [r["model"], names[r["precision"]], *(f"{r[k]:.3f}" for k in ("network_s", "extractor_s", "ratio"))]
+        for r in rows
+    ]
+    title = f"{_SIZE[0]} x {_SIZE[1]} JPEG, {torch.get_num_threads()} threads, seconds a photograph"
+    print_table(title, ["model", "precision", "network", "extractor", "ratio"], table)
     write_json(
-        args.out, {"seconds": median, "ratio": statistics.median(ratios), "threads": torch.get_num_threads()}
+        args.out,
+        {
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "native_bf16": native,
+            "photographs": len(files),
+            "rounds": args.rounds,
+            "rows": rows,
+        },
     )
 
 
+def _measured(model: str, files: list[Path], rounds: int) -> list[dict[str, Any]]:
+    """Return one row for each precision of a model."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DelfEngineWarning)  # emulated bfloat16: the table says so
+        extractors = {p: Extractor.from_pretrained(model, device="cpu", precision=p) for p in _PRECISIONS}
+    times: dict[str, list[tuple[float, float]]] = {p: [] for p in _PRECISIONS}
+    for turn in range(rounds + 1):  # the first round warms up
+        for path in files:
+            for precision, extractor in extractors.items():
+                pair = _pair(extractor, path)
+                if turn > 0:
+                    times[precision].append(pair)
+    return [
+        {
+            "model": model,
+            "precision": precision,
+            "network_s": statistics.median(network for network, _ in pairs),
+            "extractor_s": statistics.median(whole for _, whole in pairs),
+            "ratio": statistics.median(whole / network for network, whole in pairs),
+        }
+        for precision, pairs in times.items()
+    ]
+
+
+def _pair(extractor: Extractor, path: Path) -> tuple[float, float]:
+    """Return the seconds of the bare network and of the extractor on one photograph."""
+    tensors = _levels(extractor, path)
+    with torch.inference_mode():
+        network = _timed(lambda: [extractor.network(t) for t in tensors])
+    return network, _timed(lambda: extractor(path))
+
+
 def _photographs(folder: Path | None, out: Path) -> list[Path]:
-    """Write eight JPEG files of 1024 x 768 pixels."""
+    """Write up to eight JPEG files of 1024 x 768 pixels."""
     if folder is None:
         from sklearn.datasets import load_sample_images
 
@@ -67,7 +110,7 @@ def _photographs(folder: Path | None, out: Path) -> list[Path]:
     files = []
     for i, image in enumerate(images):
         path = out / f"{i}.jpg"
-        Image.fromarray(image).resize((1024, 768)).save(path, quality=90)
+        Image.fromarray(image).resize(_SIZE).save(path, quality=90)
         files.append(path)
     return files
 
@@ -82,7 +125,7 @@ def _levels(extractor: Extractor, path: Path) -> list[torch.Tensor]:
         min_side=config.min_side,
     )
     resized = [resize(image, level.width, level.height, config.resize) for level in levels]
-    return [normalise_images(torch.from_numpy(pixels)[None]) for pixels in resized]
+    return [extractor.network.normalise(torch.from_numpy(pixels)[None]) for pixels in resized]
 
 
 def _timed(work: Callable[[], object]) -> float:

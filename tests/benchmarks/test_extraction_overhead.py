@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import extraction_overhead
+import numpy as np
+import pytest
+from helpers import random_photo, write_image, write_tiny_model
+
+from delf_engine.extraction import precision
+
+
+@pytest.mark.parametrize(("flag", "name"), [("avx512_bf16", "bf16"), ("avx2", "bf16 (emulated)")])
+def test_a_row_for_each_model_and_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str, name: str
+) -> None:
+    monkeypatch.setattr(precision, "_x86_flags", lambda: frozenset([flag]))
+    monkeypatch.setattr(extraction_overhead, "_SIZE", (256, 192))
+    model = str(write_tiny_model(tmp_path))
+    write_image(tmp_path / "photos" / "a.png", random_photo(np.random.default_rng(0), 320, 240))
+    out = tmp_path / "out.json"
+    extraction_overhead.main(
+        ["--model", model, model, "--photos", str(tmp_path / "photos"), "--rounds", "1", "--out", str(out)]
+    )
+    result = json.loads(out.read_text())
+    assert result["native_bf16"] is (flag == "avx512_bf16")
+    assert result["photographs"] == 1
+    assert [(row["model"], row["precision"]) for row in result["rows"]] == [(model, "fp32"), (model, "bf16")] * 2
+    for row in result["rows"]:
+        assert row["network_s"] > 0
+        assert row["ratio"] == pytest.approx(row["extractor_s"] / row["network_s"])  # one photograph, one round
+    assert name in capsys.readouterr().out
