@@ -33,7 +33,7 @@ from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchEr
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource, source_name
 from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
-from delf_engine.model import checkpoint_names, checkpoint_path, read_checkpoint_info
+from delf_engine.model import model_reference, read_checkpoint_info
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import Verification, verify_features
 
@@ -103,7 +103,7 @@ class Engine:
         kind = index or chosen.index
         words = choose_codebook(codebook, model, info.dim) if kind == "asmk" else None
         manifest = Manifest(
-            model=str(model) if str(model) in checkpoint_names() else str(checkpoint_path(model).resolve()),
+            model=model_reference(model),
             model_identity=info.identity,
             dim=info.dim,
             index=kind,
