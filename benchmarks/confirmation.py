@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,11 +113,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--residual", type=float, help="pixels, instead of the default profile's")
     parser.add_argument("--seeds", type=int, default=3, help="of RANSAC")
     parser.add_argument("--samples", type=int, default=2000, help="of the bootstrap")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that verify pairs")
     parser.add_argument("--cache", type=Path, default=Path("out/cache"))
     parser.add_argument("--out", type=Path, default=Path("out/confirmation.json"))
     args = parser.parse_args()
-    if args.seeds < 1 or args.samples < 1:
-        parser.error("--seeds and --samples must be at least 1")
+    if min(args.seeds, args.samples, args.workers) < 1:
+        parser.error("--seeds, --samples and --workers must be at least 1")
     if args.residual is not None and not args.residual > 0:
         parser.error("--residual must be positive")
     args.model = list(dict.fromkeys(args.model or ["delf-r18"]))
@@ -175,7 +177,9 @@ def _strecha(
     samples = {}
     for method in methods:
         features = _extracted(method, [view.name for view in views], data, "strecha", args.cache)
-        scores = pair_scores(features, views, pairs, method.rule, seeds=args.seeds, title=method.name)
+        scores = pair_scores(
+            features, views, pairs, method.rule, seeds=args.seeds, title=method.name, workers=args.workers
+        )
         rows[method.name] = {}
         for score in SCORES:
             shares, limits = accepted_shares(scores[score], pairs)
@@ -236,46 +240,38 @@ def _print_strecha(
     rows: Mapping[str, Any], differences: Sequence[Mapping[str, Any]], pairs: Sequence[Pair], how: str
 ) -> None:
     counts = {kind: sum(pair.kind == kind for pair in pairs) for kind in dict.fromkeys(p.kind for p in pairs)}
-    first = next(iter(rows.values()))[SCORES[0]]["accepted"]
-    columns = ["features", "score", *(f"{c} deg" if c[0].isdigit() else c for c in first)]
-    columns += ["all: 95 %", "accepted above"]
+    groups = next(iter(rows.values()))[SCORES[0]]["accepted"]
+    columns = ["features", "score", *(group.replace(" / ", "/") for group in groups), "95 % of all", "above"]
     table = []
     for name, scores in rows.items():
         for score, row in scores.items():
             shares = [f"{100 * value:.1f}" for value in row["accepted"].values()]
             low, high = (100 * end for end in row["interval_95"])
-            limits = " ".join(f"{limit:.3g}" for limit in row["accepted_above"])
-            table.append([name, score, *shares, f"{low:.1f} to {high:.1f}", limits])
+            ends = dict.fromkeys(f"{end(row['accepted_above']):.3g}" for end in (min, max))
+            table.append([name, score, *shares, f"{low:.1f} to {high:.1f}", " to ".join(ends)])
     title = (
-        f"Strecha: % accepted at no false accept among {counts['different']} pairs; {counts['same']} of one scene"
+        f"Strecha: % of pairs accepted at no false accept among {counts['different']}; {how}; angles in degrees"
     )
-    print_table(f"{title} ({how})", columns, table)
+    print_table(title, columns, table)
     gaps = [
         [f"{d['first']} - {d['second']}", d["score"], *(f"{100 * d[k]:+.1f}" for k in ("mean", "low", "high"))]
         for d in differences
     ]
     if gaps:
-        title = "Differences of the share of all, over resampled photographs"
+        title = f"Differences of the share of all {counts['same']}, over resampled photographs"
         print_table(title, ["methods", "score", "mean", "2.5 %", "97.5 %"], gaps)
 
 
 def _print_homography(rows: Mapping[str, Any]) -> None:
-    measures = {
-        "repeatability": "repeatability",
-        "matching_score": "matching score",
-        "matching_accuracy": "accuracy",
-    }
-    scenes = list(next(iter(rows.values()))["scenes"])
-    columns = ["features", *(f"{scene}: {title}" for scene in scenes for title in ("count", *measures.values()))]
-    table = []
-    for name, row in rows.items():
-        cells = []
-        for scene in scenes:
+    measures = ("repeatability", "matching_score", "matching_accuracy")
+    for scene in next(iter(rows.values()))["scenes"]:
+        table = []
+        for name, row in rows.items():
             figures = row["scenes"][scene]
-            cells.append(f"{figures['features']:.0f}")
-            cells += [f"{100 * figures[m]:.1f}" if m in figures else "" for m in measures]
-        table.append([name, *cells])
-    print_table(f"Known homographies, %, within {_RADIUS_PX:g} pixels", columns, table)
+            shares = [f"{100 * figures[m]:.1f}" if m in figures else "" for m in measures]
+            table.append([name, f"{figures['features']:.0f}", *shares])
+        title = f"{scene}: %, within {_RADIUS_PX:g} pixels of the known homography"
+        print_table(title, ["features", "count", *(m.replace("_", " ") for m in measures)], table)
 
 
 def _folder_hash(folder: Path) -> str:

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from joblib import Parallel, delayed, parallel_config
 from rich.console import Console
 from rich.progress import track
 
@@ -139,8 +140,9 @@ def pair_scores(
     *,
     seeds: int,
     title: str,
+    workers: int = 1,
 ) -> dict[str, Float64]:
-    """Match and verify all pairs.
+    """Match and verify all pairs, in `workers` processes, whose number does not change the scores.
 
     The weighted score takes its matches without the rule's distance limit or ratio test, which are for geometry.
 
@@ -149,15 +151,22 @@ def pair_scores(
     dict of (seeds, P) float64
         By the names of `SCORES`.
     """
-    scores = {name: np.zeros((seeds, len(pairs))) for name in SCORES}
-    for p, pair in enumerate(track(pairs, title, console=Console(stderr=True))):
-        a, b = features[views[pair.first].name], features[views[pair.second].name]
-        matches = match_descriptors(a.descriptors, b.descriptors)
-        for seed in range(seeds):
-            result = verify_features(a, b, config=rule, seed=seed)
-            scores["inliers"][seed, p] = result.inliers
-            scores["weighted"][seed, p] = weighted_score(result.similarities, matches.similarities)
-    return scores
+    records = [features[view.name] for view in views]
+    jobs = (delayed(_one_pair)(records[p.first], records[p.second], rule, seeds) for p in pairs)
+    with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+        results = Parallel(return_as="generator", batch_size=16)(jobs)
+        progress = track(results, title, total=len(pairs), console=Console(stderr=True))
+        found = np.array(list(progress)).reshape(len(pairs), seeds, len(SCORES))
+    return {name: found[:, :, i].T.copy() for i, name in enumerate(SCORES)}
+
+
+def _one_pair(
+    a: LocalFeatures, b: LocalFeatures, rule: VerificationConfig, seeds: int
+) -> list[tuple[float, float]]:
+    """Return the scores of a pair in the order of `SCORES`, one row a seed."""
+    matches = match_descriptors(a.descriptors, b.descriptors).similarities
+    found = [verify_features(a, b, config=rule, seed=seed) for seed in range(seeds)]
+    return [(float(result.inliers), weighted_score(result.similarities, matches)) for result in found]
 
 
 def zero_false_accepts(scores: npt.ArrayLike, negatives: npt.ArrayLike) -> Accepted:

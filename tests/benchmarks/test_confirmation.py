@@ -1,0 +1,61 @@
+"""The script itself on the real photographs: floors that a wrong change would break."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from homography import homography_pairs, planar_figures
+from peers import aliked
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "confirmation.py"
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+
+
+def test_missing_weights_are_named_before_any_work(tmp_path: Path) -> None:
+    done = run("--data", str(tmp_path), "--weights", str(tmp_path / "none"), "--cache", str(tmp_path / "cache"))
+    assert done.returncode == 1
+    assert "aliked-n16.safetensors" in done.stderr.replace("\n", "")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.timeout(900)
+def test_confirmation_floors(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    done = run(
+        *("--data", str(data), "--peers", "rootsift", "--seeds", "1", "--samples", "100"),
+        *("--cache", str(tmp_path / "cache"), "--out", str(out)),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    ours, sift = result["strecha"]["delf-r18"]["inliers"], result["strecha"]["RootSIFT"]["inliers"]
+    assert ours["accepted"]["all"] > 0.95
+    assert sift["accepted"]["0-15"] > 0.8
+    low, high = ours["interval_95"]
+    assert 0.8 < low <= high <= 1
+    planes = result["homography"]
+    assert planes["delf-r18"]["scenes"]["v_dogman"]["matching_score"] > 0.1
+    assert planes["RootSIFT"]["scenes"]["v_dogman"]["matching_accuracy"] > 0.4
+    assert 0.3 < planes["points at random"]["scenes"]["graf"]["repeatability"] < 0.5
+
+
+def test_aliked_of_the_true_weights_matches_a_plane(shared: Path) -> None:
+    """Weights that had not been loaded would match next to nothing."""
+    weights = shared / "weights" / "aliked-n16.safetensors"
+    if not weights.is_file():
+        pytest.skip(f"no weights of ALIKED: {weights} is missing")
+    pytest.importorskip("kornia.feature")
+    folder = shared / "data" / "homography"
+    pair = homography_pairs(folder)[0]
+    extract = aliked(weights)
+    features = {name: extract(folder / name) for name in (pair.first, pair.second)}
+    (figures,) = planar_figures(features, [pair]).values()
+    assert figures["features"] == 1000
+    assert figures["matching_score"] > 0.4
+    assert figures["matching_accuracy"] > 0.7
