@@ -1,27 +1,45 @@
-"""The training recipe as one validated file, ``configs/train_*.toml``."""
+"""The training recipe as one validated file, ``configs/train_*.toml``.
+
+A recipe is a list of stages. A *gradient* stage draws batches from a source and lowers the weighted sum of some
+losses; a *pca* stage fits the projection. ``extends = "train_other.toml"`` takes everything from another recipe
+beside it and overrides the tables and values that the file names (the list of stages as a whole).
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from delf_engine.config import Config, Count, Positive, config_directory, parse_config, read_toml
+from delf_engine.errors import ConfigError
+from delf_engine.training.contract import LossOptions, SourceOptions, find_loss, find_source
 
 __all__ = [
+    "AttentionConfig",
     "CodebookConfig",
-    "HeadConfig",
-    "ProjectionConfig",
+    "GradientStage",
+    "Part",
+    "PcaStage",
+    "Precision",
+    "Stage",
     "TrainingConfig",
-    "TuningConfig",
     "ViewsConfig",
     "load_training_config",
+    "parse_training_config",
 ]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
+StageName = Annotated[str, Field(pattern=r"^[\w][\w -]*$")]
+
+#: What a gradient stage can train of the network.
+Part = Literal["trunk", "layer3", "attention"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class ViewsConfig(Config):
@@ -54,35 +72,8 @@ class ViewsConfig(Config):
     grey: Share
 
 
-class TuningConfig(Config):
-    """Tuning of conv4 by dense contrast between views.
-
-    Attributes
-    ----------
-    steps, pairs, cells : int
-        Optimiser steps (0: the trunk stays as it is), pairs of views a step, cells a pair.
-    learning_rate, weight_decay : float
-        Of AdamW; cosine decay.
-    temperature : float
-        Of the contrastive softmax.
-    distillation : float
-        Weight of the relative squared distance of the features to those of the untuned trunk.
-    exclusion_px : float
-        Cells nearer than this to the true place, in pixels of the view, are not negatives.
-    """
-
-    steps: Annotated[int, Field(ge=0)]
-    pairs: Count
-    cells: Count
-    learning_rate: Positive
-    weight_decay: NotNegative
-    temperature: Positive
-    distillation: NotNegative
-    exclusion_px: NotNegative
-
-
-class HeadConfig(Config):
-    """Training of the attention head as a predictor of correct matches.
+class AttentionConfig(Config):
+    """The attention head.
 
     Attributes
     ----------
@@ -90,32 +81,95 @@ class HeadConfig(Config):
         Channels between its two convolutions.
     norm_weighted : bool
         Its score is multiplied by the L2 norm of the feature vector.
-    steps, pairs, cells : int
-        Optimiser steps, pairs of views a step, cells a pair and direction.
-    learning_rate, weight_decay : float
-        Of AdamW; cosine decay.
-    warmup : int
-        Steps of linear warm-up.
-    correct_px : float
-        A nearest neighbour within this distance of the true place, in pixels of the view, is correct.
     """
 
     hidden: Count
     norm_weighted: bool
-    steps: Count
-    pairs: Annotated[int, Field(ge=2)]
-    cells: Count
+
+
+class GradientStage(Config):
+    """A stage that lowers the weighted sum of its losses.
+
+    Attributes
+    ----------
+    name : str
+        As progress, logs and errors call it; unique in the recipe.
+    source : SourceOptions
+        Where batches come from; in TOML its name (``"views"``), or a table with ``kind`` and its options.
+    train : tuple of "trunk", "layer3", "attention"
+        Parts of the network that are trained, with the parameters of the losses. What lies below them is computed
+        once and cached.
+    losses : tuple of LossOptions
+    steps : int
+        Optimiser steps; 0 leaves the stage out.
+    batch, accumulate : int
+        Pairs, or images, of a micro-batch; micro-batches an optimiser step.
+    learning_rate, weight_decay : float
+    optimiser : "adamw" or "sgd"
+    momentum : float
+        Of SGD.
+    warmup : int
+        Steps of linear warm-up.
+    schedule : "cosine" or "constant"
+        Of the learning rate behind the warm-up; cosine ends at 0.
+    clip : float or None
+        Largest L2 norm of the gradient.
+    precision : "auto", "fp32", "bf16" or "fp16"
+        Of the network's arithmetic; weights, losses and optimiser stay float32. auto: bf16 where the hardware has
+        it, else fp32.
+    evaluate_every : int
+        Steps between measurements on the held-out photographs; 0: at the end only.
+    """
+
+    kind: Literal["gradient"]
+    name: StageName
+    source: SerializeAsAny[SourceOptions]
+    train: tuple[Part, ...]
+    losses: tuple[SerializeAsAny[LossOptions], ...] = Field(min_length=1)
+    steps: NotNegativeInt
+    batch: Annotated[int, Field(ge=2)]
+    accumulate: Count = 1
     learning_rate: Positive
-    weight_decay: NotNegative
-    warmup: Annotated[int, Field(ge=0)]
-    correct_px: Positive
+    weight_decay: NotNegative = 0.0
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    warmup: NotNegativeInt = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: Positive | None = None
+    precision: Precision = "auto"
+    evaluate_every: NotNegativeInt = 0
+
+    @property
+    def level(self) -> Literal["images", "conv3", "conv4"]:
+        """The deepest map that this stage leaves as it is."""
+        if "trunk" in self.train:
+            return "images"
+        return "conv3" if "layer3" in self.train else "conv4"
 
 
-class ProjectionConfig(Config):
-    """PCA on whole photographs: best `cells` of each by attention, over these `scales`."""
+class PcaStage(Config):
+    """A stage that fits the projection by PCA on whole photographs.
 
+    Attributes
+    ----------
+    cells : int
+        Feature vectors taken of each photograph, those of highest score over the `scales`.
+    select : "norm" or "attention"
+        The score: L2 norm of the vector, or the attention head.
+    photographs : int or None
+        Use at most this many, evenly spread; None: all.
+    """
+
+    kind: Literal["pca"]
+    name: StageName = "pca"
     cells: Count
     scales: tuple[Positive, ...] = Field(min_length=1)
+    select: Literal["norm", "attention"] = "norm"
+    photographs: Count | None = None
+    precision: Precision = "auto"
+
+
+Stage = GradientStage | PcaStage
 
 
 class CodebookConfig(Config):
@@ -135,9 +189,9 @@ class CodebookConfig(Config):
 
 
 class TrainingConfig(Config):
-    """One recipe: name and architecture of the checkpoint, and the options of each stage.
+    """One recipe: name and architecture of the checkpoint, and its stages in order.
 
-    `held_out_every`: of this many photographs one is kept out of tuning and head, to measure on.
+    `held_out_every`: of this many photographs one is kept out of all gradient stages, to measure on.
     """
 
     name: str
@@ -146,10 +200,29 @@ class TrainingConfig(Config):
     dim: Count
     held_out_every: Annotated[int, Field(ge=2)]
     views: ViewsConfig
-    tuning: TuningConfig
-    head: HeadConfig
-    projection: ProjectionConfig
+    attention: AttentionConfig
+    stages: tuple[GradientStage | PcaStage, ...] = Field(min_length=1)
     codebook: CodebookConfig
+
+    @property
+    def gradient_stages(self) -> tuple[GradientStage, ...]:
+        """The stages that have anything to train."""
+        return tuple(s for s in self.stages if isinstance(s, GradientStage) and s.steps)
+
+    def with_stage(self, name: str, **changes: Any) -> TrainingConfig:
+        """Return a copy in which the stage called `name` has other values.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such stage.
+        """
+        if name not in [s.name for s in self.stages]:
+            raise ConfigError(
+                f"recipe {self.name} has no stage {name!r}: {', '.join(s.name for s in self.stages)}"
+            )
+        stages = tuple(s.model_copy(update=changes) if s.name == name else s for s in self.stages)
+        return self.model_copy(update={"stages": stages})
 
 
 def load_training_config(name: str | os.PathLike[str] = "delf_r18") -> TrainingConfig:
@@ -163,4 +236,92 @@ def load_training_config(name: str | os.PathLike[str] = "delf_r18") -> TrainingC
     path = Path(name)
     if path.suffix != ".toml":
         path = config_directory() / f"train_{name}.toml"
-    return parse_config(TrainingConfig, read_toml(path), where=str(path))
+    return parse_training_config(_resolved(path, ()), where=str(path))
+
+
+def parse_training_config(values: Mapping[str, Any], *, where: str) -> TrainingConfig:
+    """Validate a recipe; errors name the stage, the loss and the key.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each problem.
+    """
+    given = dict(values)
+    stages = given.get("stages", [])
+    if (
+        not isinstance(stages, Sequence)
+        or isinstance(stages, str)
+        or not all(isinstance(s, Mapping) for s in stages)
+    ):
+        raise ConfigError(f"{where}: stages must be tables, [[stages]]")
+    if stages:
+        given["stages"] = [_parse_stage(stage, f"{where}: stage {n}") for n, stage in enumerate(stages, 1)]
+        names = [stage.name for stage in given["stages"]]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"{where}: two stages are called {twice[0]!r}; names must differ")
+    return parse_config(TrainingConfig, given, where=where)
+
+
+def _parse_stage(values: Mapping[str, Any], where: str) -> Stage:
+    where = f"{where} ({values['name']})" if "name" in values else where
+    if values.get("kind") == "pca":
+        return parse_config(PcaStage, values, where=where)
+    if values.get("kind") != "gradient":
+        raise ConfigError(f"{where}: kind must be 'gradient' or 'pca', got {values.get('kind')!r}")
+    given = dict(values)
+    if "source" in given:
+        given["source"] = _parse_source(given["source"], where)
+    if isinstance(given.get("train"), str):
+        given["train"] = (given["train"],)
+    losses = given.get("losses", ())
+    if not isinstance(losses, Sequence) or isinstance(losses, str):
+        raise ConfigError(f"{where}: losses must be tables, [[stages.losses]]")
+    given["losses"] = [_parse_loss(loss, where) for loss in losses]
+    stage = parse_config(GradientStage, given, where=where)
+    _check_pairing(stage, where)
+    return stage
+
+
+def _parse_source(value: Any, where: str) -> SourceOptions:
+    table = {"kind": value} if isinstance(value, str) else value
+    kind = _kind_of(table, f"{where}: source")
+    options: type[SourceOptions] = find_source(kind).Options  # type: ignore[attr-defined]
+    return parse_config(options, table, where=f"{where}, source {kind}")
+
+
+def _parse_loss(table: Any, where: str) -> LossOptions:
+    kind = _kind_of(table, f"{where}: loss")
+    return parse_config(find_loss(kind).Options, table, where=f"{where}, loss {kind}")
+
+
+def _kind_of(table: Any, where: str) -> str:
+    if not isinstance(table, Mapping) or not isinstance(table.get("kind"), str):
+        raise ConfigError(f'{where} needs a kind, such as kind = "...", got {table!r}')
+    return str(table["kind"])
+
+
+def _check_pairing(stage: GradientStage, where: str) -> None:
+    gives = find_source(stage.source.kind).kind
+    for loss in stage.losses:
+        needs = find_loss(loss.kind).needs
+        if needs not in (None, gives):
+            raise ConfigError(
+                f"{where}: loss {loss.kind} needs {needs}, source {stage.source.kind} gives {gives}; choose a "
+                f"source that gives {needs}"
+            )
+
+
+def _resolved(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: 'extends' goes round in a circle")
+    values = read_toml(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    merged = _resolved(path.parent / str(base), (*seen, path.resolve()))
+    for key, value in values.items():
+        old = merged.get(key)
+        merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

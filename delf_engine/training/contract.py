@@ -37,6 +37,7 @@ from delf_engine.errors import ConfigError, ImageError
 from delf_engine.model.network import DelfNetwork
 
 if TYPE_CHECKING:
+    from delf_engine.training.config import ViewsConfig
     from delf_engine.training.stores import Stores
 
 __all__ = [
@@ -248,7 +249,11 @@ class SourceContext:
     roots : sequence of path
         The files and folders that were named on the command line, for sources that read labels from them.
     seed : int
-        Of this run and stage.
+        For drawing: of this run and stage.
+    run_seed : int
+        For rendering: of this run, so that stages share what is cached.
+    views : ViewsConfig
+        How views are rendered.
     batch : int
         Pairs, or images, of a micro-batch.
     workers : int
@@ -265,6 +270,8 @@ class SourceContext:
     held_out: Sequence[str]
     roots: Sequence[Path]
     seed: int
+    run_seed: int
+    views: ViewsConfig
     batch: int
     workers: int
     stores: Stores

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CellSample", "cell_grid", "cell_vectors", "sample_at", "sample_cells"]
+from delf_engine.training.contract import Step
+
+__all__ = [
+    "CellSample",
+    "Direction",
+    "cell_grid",
+    "cell_vectors",
+    "directions",
+    "project",
+    "same_group",
+    "sample_at",
+    "sample_cells",
+]
+
+Supports = Sequence[npt.NDArray[np.float64] | None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,59 @@ class CellSample:
     place: Tensor
 
 
+@dataclass(frozen=True)
+class Direction:
+    """The pairs of a step, looked at from one side.
+
+    Attributes
+    ----------
+    first, second : (B, C, h, w) tensor
+        Features of both views.
+    homographies : (B, 3, 3) float64
+        Pixels of the first view to pixels of the second.
+    supports : sequence of (M, 2) float64 or None, or None
+        Points of the first view near which the homography is trusted.
+    groups : (B,) int64 tensor or None
+        Place of each pair.
+    """
+
+    first: Tensor
+    second: Tensor
+    homographies: npt.NDArray[np.float64]
+    supports: Supports | None
+    groups: Tensor | None
+
+
+def directions(step: Step, features: Tensor | None = None) -> Iterator[Direction]:
+    """Yield the pairs of a step from first to second views, then from second to first.
+
+    Parameters
+    ----------
+    step : Step
+        With a batch of pairs.
+    features : (N, C, h, w) tensor or None
+        Maps to look at; None: those of the step.
+    """
+    first, second = (step.features if features is None else features).chunk(2)
+    forward, supports = step.batch.homographies, step.batch.supports
+    assert forward is not None, "a batch of pairs has homographies"
+    groups = None if step.batch.groups is None else torch.from_numpy(step.batch.groups).to(first.device)
+    yield Direction(first, second, forward, supports, groups)
+    moved: Supports | None = None
+    if supports is not None:
+        moved = [
+            None if points is None else project(h, points) for h, points in zip(forward, supports, strict=True)
+        ]
+    yield Direction(second, first, np.asarray(np.linalg.inv(forward), dtype=np.float64), moved, groups)
+
+
+def project(homography: npt.NDArray[np.float64], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Map (N, 2) points by a homography; those on or behind the horizon become NaN."""
+    moved = np.c_[points, np.ones(len(points))] @ homography.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(moved[:, 2:] > 0, moved[:, :2] / moved[:, 2:], np.nan)
+
+
 def cell_grid(height: int, width: int, stride: int) -> npt.NDArray[np.float64]:
     """Return the (height * width, 2) centres x, y of the cells of a map, row by row."""
     y, x = np.mgrid[:height, :width]
@@ -46,6 +113,8 @@ def sample_cells(
     stride: int,
     count: int,
     rng: np.random.Generator,
+    supports: Supports | None = None,
+    support_px: float = 32.0,
 ) -> CellSample:
     """Draw up to `count` cells of each first view whose true place lies inside the second.
 
@@ -57,37 +126,64 @@ def sample_cells(
         Of the maps.
     size : int
         Side of a view, pixels.
+    supports : sequence of (M, 2) float64 or None, or None
+        For each pair: cells farther than `support_px` from all of its points are not drawn.
     """
     grid = cell_grid(*shape, stride)
-    projected = np.einsum("bij,nj->bni", homographies, np.c_[grid, np.ones(len(grid))])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        places = projected[..., :2] / projected[..., 2:]
-    inside = (projected[..., 2] > 0) & (places >= 0).all(2) & (places <= size - 1).all(2)
-    pair, cell = [], []
-    for i, eligible in enumerate(inside):
+    pair, cell, place = [], [], []
+    for i, homography in enumerate(homographies):
+        places = project(homography, grid)
+        with np.errstate(invalid="ignore"):
+            eligible = (places >= 0).all(1) & (places <= size - 1).all(1)
+        points = None if supports is None else supports[i]
+        if points is not None:
+            eligible &= _near(grid, points, support_px)
         drawn = rng.permutation(np.flatnonzero(eligible))[:count]
-        pair.append(np.full(len(drawn), i))
+        pair.append(np.full(len(drawn), i, np.int64))
         cell.append(drawn)
-    pairs, cells = np.concatenate(pair), np.concatenate(cell)
-    return CellSample(
-        torch.from_numpy(pairs), torch.from_numpy(cells), torch.from_numpy(places[pairs, cells].astype(np.float32))
-    )
+        place.append(places[drawn].astype(np.float32))
+    return CellSample(*(torch.from_numpy(np.concatenate(parts)) for parts in (pair, cell, place)))
 
 
 def cell_vectors(maps: Tensor, sample: CellSample) -> Tensor:
     """Return the (N, C) vectors of the sampled cells of (B, C, h, w) first views."""
-    return maps.flatten(2).transpose(1, 2)[sample.pair, sample.cell]
+    return _rows(maps, sample.pair.to(maps.device), sample.cell.to(maps.device))
 
 
 def sample_at(maps: Tensor, sample: CellSample, *, stride: int) -> Tensor:
     """Return the (N, C) vectors at the true places in (B, C, h, w) second views, bilinear between cells."""
     height, width = maps.shape[2:]
-    cells = sample.place / stride
-    # grid_sample with align_corners=True: -1 is the first cell's centre, 1 the last one's.
-    grid = cells / torch.tensor([width - 1, height - 1]) * 2 - 1
-    vectors = maps.new_empty((len(grid), maps.shape[1]))
-    for i in range(len(maps)):
-        mine = torch.nonzero(sample.pair == i).squeeze(1)
-        got = F.grid_sample(maps[i : i + 1], grid[mine][None, :, None], align_corners=True, padding_mode="border")
-        vectors = vectors.index_copy(0, mine, got[0, :, :, 0].T)
-    return vectors
+    pair, place = sample.pair.to(maps.device), sample.place.to(maps.device)
+    x = (place[:, 0] / stride).clamp(0, width - 1)
+    y = (place[:, 1] / stride).clamp(0, height - 1)
+    x0, y0 = x.floor().long(), y.floor().long()
+    x1, y1 = (x0 + 1).clamp_max(width - 1), (y0 + 1).clamp_max(height - 1)
+    right, down = (x - x0)[:, None], (y - y0)[:, None]
+    upper = _rows(maps, pair, y0 * width + x0) * (1 - right) + _rows(maps, pair, y0 * width + x1) * right
+    lower = _rows(maps, pair, y1 * width + x0) * (1 - right) + _rows(maps, pair, y1 * width + x1) * right
+    return upper * (1 - down) + lower * down
+
+
+def same_group(groups: Tensor | None, ours: Tensor, theirs: Tensor) -> Tensor | None:
+    """Say which of (M,) pairs `theirs` show the place of which of (N,) `ours` without being the same pair.
+
+    Returns
+    -------
+    (N, M) bool tensor, or None if all places differ
+    """
+    if groups is None:
+        return None
+    return (groups[ours][:, None] == groups[theirs][None]) & (ours[:, None] != theirs[None])
+
+
+def _rows(maps: Tensor, pair: Tensor, cell: Tensor) -> Tensor:
+    flat = maps.flatten(2).transpose(1, 2)
+    return flat.reshape(-1, maps.shape[1]).index_select(0, pair * flat.shape[1] + cell)
+
+
+def _near(grid: npt.NDArray[np.float64], points: npt.NDArray[np.float64], radius: float) -> npt.NDArray[np.bool_]:
+    finite = points[np.isfinite(points).all(1)]
+    if not len(finite):
+        return np.zeros(len(grid), np.bool_)
+    squared = ((grid[:, None] - finite[None]) ** 2).sum(2)
+    return np.asarray(squared.min(1) <= radius**2)

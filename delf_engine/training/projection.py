@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -12,54 +13,63 @@ from torch import Tensor
 
 from delf_engine.errors import DataError, ImageError
 from delf_engine.images import load_image
-from delf_engine.model.backbones import Trunk
-from delf_engine.model.network import AttentionHead, Projection, normalise_images
+from delf_engine.model.network import DelfNetwork, Projection
 from delf_engine.pyramid import plan_levels, resize
-from delf_engine.training.config import ProjectionConfig
+from delf_engine.training.config import PcaStage
 
-__all__ = ["best_vectors", "fit_pca", "fit_projection"]
+__all__ = ["best_vectors", "fit_pca", "fit_projection", "spread"]
+
+Rgb = npt.NDArray[np.uint8]
 
 
 def fit_projection(
     photos: Sequence[str],
-    trunk: Trunk,
-    head: AttentionHead | None,
-    dim: int,
-    config: ProjectionConfig,
+    network: DelfNetwork,
+    stage: PcaStage,
     *,
+    device: torch.device,
+    dtype: torch.dtype,
+    workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Projection:
-    """Fit PCA on the best cells of each photograph by attention (`head` None: by L2 norm).
+    """Fit PCA to the network's dimension on the best cells of each photograph.
 
-    Photographs that cannot be read are passed over; the views before reported them.
+    Photographs that cannot be read are passed over; who renders views reports them.
+
+    Raises
+    ------
+    DataError
+        If there are too few vectors.
     """
+    chosen = spread(photos, stage.photographs)
     vectors = []
-    for done, path in enumerate(photos, 1):
-        try:
-            photo = load_image(path)
-        except ImageError:
-            continue
-        vectors.append(best_vectors(photo, trunk, head, config))
-        if progress:
-            progress(done, len(photos))
-    return fit_pca(torch.cat(vectors).numpy(), dim)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        for done, levels in enumerate(_decoded(chosen, stage, workers), 1):
+            if levels is not None:
+                vectors.append(best_vectors(levels, network, stage, device))
+            if progress:
+                progress(done, len(chosen))
+    if not vectors:
+        raise DataError(f"none of the {len(chosen)} photographs can be read")
+    return fit_pca(torch.cat(vectors).numpy(), network.dim).to(device)
 
 
 def best_vectors(
-    photo: npt.NDArray[np.uint8], trunk: Trunk, head: AttentionHead | None, config: ProjectionConfig
+    levels: Sequence[Rgb], network: DelfNetwork, stage: PcaStage, device: torch.device | None = None
 ) -> Tensor:
-    """Return up to `config.cells` L2-normalised (N, C) vectors of highest score over the scales."""
-    levels = plan_levels((photo.shape[1], photo.shape[0]), config.scales, max_image_size=None, min_side=32)
-    vectors, scores = [torch.empty((0, trunk.channels))], [torch.empty(0)]
-    with torch.inference_mode():
+    """Return up to `stage.cells` L2-normalised (N, C) vectors of highest score over a photograph's levels."""
+    device = device or torch.device("cpu")
+    channels = network.trunk.channels
+    vectors, scores = [torch.empty((0, channels))], [torch.empty(0)]
+    with torch.no_grad():
         for level in levels:
-            pixels = torch.from_numpy(resize(photo, level.width, level.height, "area"))
-            features = trunk(normalise_images(pixels[None]))
-            score = head(features) if head is not None else features.norm(dim=1)
-            vectors.append(features[0].flatten(1).T)
-            scores.append(score.flatten())
-        best = torch.cat(scores).argsort(descending=True, stable=True)[: config.cells]
-        return F.normalize(torch.cat(vectors)[best], dim=1).clone()
+            features = network.trunk(network.normalise(torch.from_numpy(level[None]).to(device))).float()
+            with torch.autocast(device.type, enabled=False):
+                score = network.attention(features) if stage.select == "attention" else features.norm(dim=1)
+            vectors.append(features[0].flatten(1).T.cpu())
+            scores.append(score.flatten().cpu())
+        best = torch.cat(scores).argsort(descending=True, stable=True)[: stage.cells]
+        return F.normalize(torch.cat(vectors)[best], dim=1)
 
 
 def fit_pca(vectors: npt.NDArray[np.float32], dim: int) -> Projection:
@@ -79,3 +89,30 @@ def fit_pca(vectors: npt.NDArray[np.float32], dim: int) -> Projection:
     projection.mean.copy_(torch.from_numpy(pca.mean_))
     projection.components.copy_(torch.from_numpy(np.ascontiguousarray(pca.components_)))
     return projection
+
+
+def spread(photos: Sequence[str], count: int | None) -> list[str]:
+    """Return `count` of `photos`, evenly spread; all of them if there are not more."""
+    if count is None or len(photos) <= count:
+        return list(photos)
+    return [photos[i] for i in np.linspace(0, len(photos) - 1, count).round().astype(int)]
+
+
+def _decoded(photos: Sequence[str], stage: PcaStage, workers: int) -> Iterator[list[Rgb] | None]:
+    """Yield the pyramid levels of each photograph in order, decoded a few ahead; None for an unreadable one."""
+
+    def decode(path: str) -> list[Rgb] | None:
+        try:
+            photo = load_image(path)
+        except ImageError:
+            return None
+        levels = plan_levels((photo.shape[1], photo.shape[0]), stage.scales, max_image_size=None, min_side=32)
+        return [np.asarray(resize(photo, level.width, level.height, "area")) for level in levels]
+
+    ahead = 2 * workers
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = [pool.submit(decode, path) for path in photos[:ahead]]
+        for index in range(len(photos)):
+            yield jobs.pop(0).result()
+            if index + ahead < len(photos):
+                jobs.append(pool.submit(decode, photos[index + ahead]))

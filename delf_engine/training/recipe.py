@@ -1,43 +1,39 @@
-"""The whole recipe: photographs without labels in, a network and its description out."""
+"""The whole recipe: photographs in, a network and its description out."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from delf_engine.errors import CheckpointError, DataError, ImageError
-from delf_engine.model.backbones import Trunk, build_trunk
+from delf_engine.errors import DataError, ImageError
 from delf_engine.model.checkpoint import CheckpointInfo
-from delf_engine.model.network import AttentionHead, DelfNetwork, Projection
-from delf_engine.training.config import TrainingConfig
-from delf_engine.training.maps import ViewMaps, conv4_maps, render_maps
-from delf_engine.training.match_head import match_precision, train_match_head
-from delf_engine.training.projection import fit_projection
-from delf_engine.training.tuning import tune_trunk
+from delf_engine.model.network import DelfNetwork
+from delf_engine.training.config import GradientStage, Precision, TrainingConfig
+from delf_engine.training.run import Progress, Run
+from delf_engine.training.stores import default_workers
+from delf_engine.training.teaching import with_teacher
+from delf_engine.training.trainer import Log
+from delf_engine.training.weights import read_state
+from delf_engine.training.work import Work, photographs_key
 
-__all__ = ["Trained", "load_trunk_weights", "train"]
+__all__ = ["Trained", "load_trunk_weights", "split_photographs", "train"]
 
-#: Called with the stage's name, steps done, steps in all, and the loss where there is one.
-Progress = Callable[[str, int, int, float | None], None]
+load_trunk_weights = read_state
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, the state to save, and what to say of it."""
+    """A trained network, the state to save, what to say of it, and what was measured on the way.
+
+    `history` holds for each gradient stage the steps and the figures measured after them.
+    """
 
     network: DelfNetwork
     info: CheckpointInfo
+    history: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -48,7 +44,7 @@ class Trained:
 def train(
     photos: Sequence[str],
     config: TrainingConfig,
-    trunk_weights: str | os.PathLike[str],
+    trunk_weights: str | os.PathLike[str] | None = None,
     *,
     seed: int = 0,
     data: str = "",
@@ -56,148 +52,120 @@ def train(
     work: str | os.PathLike[str] | None = None,
     on_error: Callable[[str, ImageError], None],
     progress: Progress | None = None,
+    on_figures: Callable[[str, int, Mapping[str, float]], None] | None = None,
+    log: Log | None = None,
+    device: str = "auto",
+    precision: Precision | None = None,
+    cache_gb: float = 8.0,
+    workers: int | None = None,
+    roots: Sequence[str | os.PathLike[str]] = (),
+    pairs: str | os.PathLike[str] | None = None,
+    teacher: str | None = None,
+    checkpoint_seconds: float = 120.0,
+    checkpoint_steps: int | None = None,
 ) -> Trained:
-    """Train a network from single photographs without labels.
-
-    The trunk's conv4 is tuned by dense contrast between augmented views, held near its start by distillation; the
-    attention head learns which cells will be matched correctly; PCA is fitted on whole photographs.
+    """Train a network by a recipe.
 
     Parameters
     ----------
     photos : sequence of path
     config : TrainingConfig
-    trunk_weights : path
-        safetensors with torchvision's names, with batch norm or folded.
+    trunk_weights : path or None
+        safetensors or a torch state dict with torchvision's names, with batch norm or folded. None: torchvision's
+        ImageNet weights.
     seed : int
-        Same photographs, recipe and seed on the same machine give the same bits.
+        Same photographs, recipe, options and seed on the same machine give the same bits.
     data, licence : str
         Words for the model card.
     work : path or None
-        Folder for the result of each finished stage; a run that was interrupted goes on behind the
-        last of them when called again with the same photographs, recipe, weights and seed.
+        Folder for finished stages and the state of the one that runs: a run that was interrupted or killed goes on
+        from there when called again with the same photographs, recipe, weights and seed. A change of a later
+        stage leaves earlier ones as they are.
     on_error : callable
-        Called with each photograph that cannot be read.
-    progress : callable or None
+        Called once with each photograph that cannot be read.
+    progress, on_figures, log
+        See `trainer.Reports`.
+    device : str
+        "auto", "cpu", "cuda".
+    precision : "auto", "fp32", "bf16", "fp16" or None
+        Of all stages, in place of what the recipe says.
+    cache_gb : float
+        Maps of rendered views that are kept, 10^9 bytes; what does not fit is computed again when it is drawn.
+    workers : int or None
+        Threads that decode; None: as many as cores. Results do not depend on it.
+    roots : sequence of path
+        Files and folders the photographs came from, for sources that read labels there.
+    pairs : path or None
+        File of mined pairs, for recipes that draw from it.
+    teacher : str or None
+        In place of the recipe's teacher.
+    checkpoint_seconds, checkpoint_steps
+        How often a running stage writes its state.
 
     Raises
     ------
     DataError
-        If there are too few readable photographs.
+        If there are too few readable photographs, or training diverges.
     CheckpointError
         If the trunk's weights are missing or do not fit.
+    ConfigError
+        If the recipe cannot work with the data or the machine.
+    LockedError
+        If another training runs in `work`.
     """
-    held_in, held_out = _split(photos, config.held_out_every)
-    weights = load_trunk_weights(trunk_weights)
-    stages = _Stages(work, _run_key(photos, config, weights, seed))
-    report = progress or (lambda *_: None)
-    trunk = build_trunk(config.architecture, weights).requires_grad_(False)
-    trunk = trunk.to(memory_format=torch.channels_last)
-
-    def views(paths: Sequence[str], name: str, offset: int) -> ViewMaps:
-        return render_maps(
-            paths,
-            trunk,
-            config.views,
-            seed=seed + offset,
-            on_error=on_error,
-            progress=lambda done, total: report(name, done, total, None),
-        )
-
-    conv3 = views(held_in, "views", 0)
-    conv3_out = views(held_out, "held-out views", 1)
-
-    def fit(network_trunk: Trunk, head: AttentionHead | None, name: str) -> Projection:
-        return fit_projection(
-            held_in,
-            network_trunk,
-            head,
-            config.dim,
-            config.projection,
-            progress=lambda done, total: report(name, done, total, None),
-        )
-
-    def tune() -> dict[str, Tensor]:
-        start = fit(trunk, None, "PCA of the start")
-        tuned = tune_trunk(
-            trunk,
-            start,
-            conv3,
-            config.tuning,
+    held_in, held_out = split_photographs(photos, config.held_out_every)
+    if teacher is not None:
+        config = with_teacher(config, teacher)
+    with Work(work) as folder:
+        run = Run(
+            config,
+            held_in=held_in,
+            held_out=held_out,
             seed=seed,
-            progress=lambda done, total, loss: report("conv4", done, total, loss),
+            work=folder,
+            on_error=_once(on_error),
+            progress=progress,
+            on_figures=on_figures,
+            log=log,
+            device=device,
+            precision=precision,
+            cache_bytes=int(cache_gb * 1e9),
+            workers=workers or default_workers(),
+            roots=[Path(root) for root in roots],
+            pairs=None if pairs is None else Path(pairs),
+            checkpoint_seconds=checkpoint_seconds,
+            checkpoint_steps=checkpoint_steps,
         )
-        return tuned.state_dict()
-
-    tuned = build_trunk(config.architecture, stages.run("trunk", tune)).requires_grad_(False)
-    # Save in half precision what will be shipped in half precision: head and PCA see the rounded trunk.
-    tuned.load_state_dict({k: v.half().float() for k, v in tuned.state_dict().items()})
-    tuned = tuned.to(memory_format=torch.channels_last)
-    conv4, conv4_out = conv4_maps(conv3, tuned), conv4_maps(conv3_out, tuned)
-    first = _projection(trunk, config, stages.run("first_pca", lambda: fit(tuned, None, "first PCA").state_dict()))
-
-    def train_head() -> dict[str, Tensor]:
-        return train_match_head(
-            first,
-            conv4,
-            config.head,
-            seed=seed,
-            progress=lambda done, total, loss: report("attention", done, total, loss),
-        ).state_dict()
-
-    head = AttentionHead(trunk.channels, config.head.hidden, norm_weighted=config.head.norm_weighted)
-    head.load_state_dict(stages.run("head", train_head))
-    head = head.eval().requires_grad_(False)
-    final = _projection(trunk, config, stages.run("pca", lambda: fit(tuned, head, "PCA").state_dict()))
-
-    network = DelfNetwork(
-        config.architecture,
-        config.dim,
-        hidden=config.head.hidden,
-        norm_weighted=config.head.norm_weighted,
-        trunk=tuned,
-    )
-    network.attention, network.projection = head, final
-    figures = {
-        "held-out match precision of the better half, by norm": match_precision(
-            None, final, conv4_out, config.head, seed=seed
-        ),
-        "held-out match precision of the better half, by attention": match_precision(
-            head, final, conv4_out, config.head, seed=seed
-        ),
-    }
+        figures = run.run(trunk_weights)
+    network = run.network.to("cpu").eval().requires_grad_(False)
     info = CheckpointInfo(
-        format_version=1,
+        format_version=2,
         name=config.name,
         architecture=config.architecture,
         dim=config.dim,
-        attention_hidden=config.head.hidden,
-        attention_norm_weighted=config.head.norm_weighted,
+        attention_hidden=config.attention.hidden,
+        attention_norm_weighted=config.attention.norm_weighted,
+        attention="head" if run.attends else "norm",
         profile=config.profile,
         preprocessing="RGB in [0, 1], minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225)",
-        data=data or f"{len(photos)} photographs without labels",
+        data=data or f"{len(photos)} photographs{'' if _uses_labels(config) else ' without labels'}",
+        training_data_sha256=photographs_key(photos),
         recipe=config.model_dump_json(),
         licence=licence,
         seed=seed,
         figures=figures,
     )
-    return Trained(network.eval(), info)
+    return Trained(network, info, run.history)
 
 
-def load_trunk_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a trunk's safetensors file.
+def split_photographs(photos: Sequence[str], every: int) -> tuple[list[str], list[str]]:
+    """Return the photographs to train on and those to measure on, one in `every`.
 
     Raises
     ------
-    CheckpointError
-        If it is missing or damaged.
+    DataError
+        If there are too few.
     """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{os.fspath(path)}: not a readable safetensors file of a trunk: {error}") from error
-
-
-def _split(photos: Sequence[str], every: int) -> tuple[list[str], list[str]]:
     held_out = list(photos[every - 1 :: every])
     held_in = [p for i, p in enumerate(photos) if i % every != every - 1]
     if len(held_out) < 2:
@@ -208,39 +176,17 @@ def _split(photos: Sequence[str], every: int) -> tuple[list[str], list[str]]:
     return held_in, held_out
 
 
-def _run_key(photos: Sequence[str], config: TrainingConfig, weights: dict[str, Tensor], seed: int) -> str:
-    stages = config.model_dump(exclude={"codebook"})  # trained behind them, from the finished checkpoint
-    digest = hashlib.sha256(json.dumps([stages, seed, torch.__version__], sort_keys=True).encode())
-    for photo in photos:
-        path = Path(photo)
-        digest.update(f"{path.name} {path.stat().st_size if path.exists() else -1}\n".encode())
-    for key in sorted(weights):
-        digest.update(key.encode() + np.ascontiguousarray(weights[key].numpy()).tobytes())
-    return digest.hexdigest()
+def _once(on_error: Callable[[str, ImageError], None]) -> Callable[[str, ImageError], None]:
+    """Report each photograph the first time only: later stages read it again."""
+    seen: set[str] = set()
+
+    def report(path: str, error: ImageError) -> None:
+        if path not in seen:
+            seen.add(path)
+            on_error(path, error)
+
+    return report
 
 
-def _projection(trunk: Trunk, config: TrainingConfig, state: dict[str, Tensor]) -> Projection:
-    projection = Projection(trunk.channels, config.dim)
-    projection.load_state_dict(state)
-    return projection
-
-
-class _Stages:
-    """Results of finished stages on disk, so that an interrupted run goes on where it was."""
-
-    def __init__(self, work: str | os.PathLike[str] | None, key: str) -> None:
-        self.folder = None if work is None else Path(work) / key[:16]
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-
-    def run(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the stage's tensors, from disk if they are there."""
-        if self.folder is None:
-            return compute()
-        path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
-            tensors = {key: value.detach().contiguous() for key, value in compute().items()}
-            temporary = path.with_suffix(".tmp")
-            save_file(tensors, temporary)
-            os.replace(temporary, path)
-        return load_file(path)
+def _uses_labels(config: TrainingConfig) -> bool:
+    return any(isinstance(s, GradientStage) and s.source.kind == "classes" for s in config.stages)

@@ -12,8 +12,18 @@ __all__ = ["random_view"]
 
 Rgb = npt.NDArray[np.uint8]
 
+_REGION_CROP = (0.8, 1.6)  # side of a crop around a region, of the region's longer side
+_REGION_SHIFT = 0.15  # largest shift of its centre, of its side
+_SMALLEST_CROP = 0.2  # of the photograph's shorter side: smaller ones are blur
 
-def random_view(photo: Rgb, config: ViewsConfig, rng: np.random.Generator) -> tuple[Rgb, npt.NDArray[np.float64]]:
+
+def random_view(
+    photo: Rgb,
+    config: ViewsConfig,
+    rng: np.random.Generator,
+    *,
+    region: tuple[float, float, float, float] | None = None,
+) -> tuple[Rgb, npt.NDArray[np.float64]]:
     """Render a random view: a quadrilateral of the photograph under other light, blur, noise and JPEG.
 
     Parameters
@@ -21,6 +31,9 @@ def random_view(photo: Rgb, config: ViewsConfig, rng: np.random.Generator) -> tu
     photo : (H, W, 3) uint8
     config : ViewsConfig
     rng : numpy.random.Generator
+    region : (x0, y0, x1, y1) or None
+        Look at this part, pixels of the photograph: the crop's side is 0.8 to 1.6 of the region's longer side, its
+        centre near the region's. None: anywhere, by the options.
 
     Returns
     -------
@@ -28,7 +41,7 @@ def random_view(photo: Rgb, config: ViewsConfig, rng: np.random.Generator) -> tu
     homography : (3, 3) float64
         Maps pixels of the photograph to pixels of the view.
     """
-    homography = _random_homography(photo.shape[1], photo.shape[0], config, rng)
+    homography = _random_homography(photo.shape[1], photo.shape[0], config, rng, region)
     view = cv2.warpPerspective(
         photo, homography, (config.size, config.size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
@@ -36,9 +49,17 @@ def random_view(photo: Rgb, config: ViewsConfig, rng: np.random.Generator) -> tu
 
 
 def _random_homography(
-    width: int, height: int, config: ViewsConfig, rng: np.random.Generator
+    width: int,
+    height: int,
+    config: ViewsConfig,
+    rng: np.random.Generator,
+    region: tuple[float, float, float, float] | None = None,
 ) -> npt.NDArray[np.float64]:
-    side = rng.uniform(*config.crop) * min(width, height)
+    short = min(width, height)
+    side = rng.uniform(*config.crop) * short
+    if region is not None:
+        longer = max(region[2] - region[0], region[3] - region[1])
+        side = float(np.clip(rng.uniform(*_REGION_CROP) * longer, _SMALLEST_CROP * short, short))
     stretch = np.exp(rng.uniform(-1, 1) * np.log1p(config.aspect))
     half = 0.5 * side * np.array([stretch**0.5, stretch**-0.5])
     angle = np.deg2rad(rng.uniform(-1, 1) * config.rotation_deg)
@@ -47,7 +68,12 @@ def _random_homography(
     corners = (corners + rng.uniform(-1, 1, (4, 2)) * config.corner_jitter * side) @ turn.T
     # Inside the photograph where it fits; a turned crop of full size may look over the edge.
     low, high = -corners.min(0), np.array([width - 1, height - 1]) - corners.max(0)
-    centre = np.where(high > low, rng.uniform(np.minimum(low, high), np.maximum(low, high)), (low + high) / 2)
+    if region is None:
+        centre = rng.uniform(np.minimum(low, high), np.maximum(low, high))
+    else:
+        middle = np.array([region[0] + region[2], region[1] + region[3]]) / 2
+        centre = np.clip(middle + rng.uniform(-1, 1, 2) * _REGION_SHIFT * side, np.minimum(low, high), high)
+    centre = np.where(high > low, centre, (low + high) / 2)
     last = config.size - 1
     target = np.array([[0, 0], [last, 0], [last, last], [0, last]], np.float32)
     return np.asarray(cv2.getPerspectiveTransform((corners + centre).astype(np.float32), target))

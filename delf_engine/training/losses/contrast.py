@@ -1,0 +1,113 @@
+"""Dense contrast between views: a cell's descriptor must find its own place among all others."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from delf_engine.config import Count, Positive
+from delf_engine.model.network import DelfNetwork
+from delf_engine.training.contract import Kind, Loss, LossOptions, StageFacts, Step, register_loss
+from delf_engine.training.correspondence import (
+    CellSample,
+    cell_vectors,
+    directions,
+    same_group,
+    sample_at,
+    sample_cells,
+)
+
+__all__ = ["Contrast", "ContrastOptions", "contrast"]
+
+
+class ContrastOptions(LossOptions):
+    """Options of dense contrast.
+
+    Attributes
+    ----------
+    cells : int
+        Cells drawn of each pair.
+    temperature : float
+        Of the softmax.
+    exclusion_px : float
+        Cells nearer than this to the true place, in pixels of the view, are not negatives.
+    support_px : float
+        Of mined pairs, cells farther than this from every inlier match are not drawn.
+    """
+
+    cells: Count
+    temperature: Positive = 0.07
+    exclusion_px: Annotated[float, Field(ge=0)] = 40.0
+    support_px: Positive = 32.0
+
+
+@register_loss("contrast")
+class Contrast(Loss):
+    """Symmetric InfoNCE on descriptors of corresponding cells (van den Oord et al. 2018).
+
+    Measured on descriptors under the projection fitted before, the space in which they will be matched.
+    """
+
+    Options = ContrastOptions
+    needs: ClassVar[Kind | None] = "pairs"
+    options: ContrastOptions
+
+    def __init__(self, options: LossOptions, network: DelfNetwork, facts: StageFacts) -> None:
+        super().__init__(options, network, facts)
+        self.stride = network.stride
+
+    def forward(self, step: Step) -> Tensor:
+        """Return the mean cross-entropy; 0 if no cell of any pair is seen twice."""
+        forward = next(directions(step))
+        sample = sample_cells(
+            forward.homographies,
+            (forward.first.shape[2], forward.first.shape[3]),
+            size=step.batch.size,
+            stride=self.stride,
+            count=self.options.cells,
+            rng=step.rng,
+            supports=forward.supports,
+            support_px=self.options.support_px,
+        )
+        if len(sample.pair) == 0:
+            return step.features.sum() * 0
+        a = step.describe(cell_vectors(forward.first, sample))
+        b = step.describe(sample_at(forward.second, sample, stride=self.stride))
+        return contrast(
+            a,
+            b,
+            sample,
+            temperature=self.options.temperature,
+            exclusion_px=self.options.exclusion_px,
+            groups=forward.groups,
+        )
+
+
+def contrast(
+    a: Tensor,
+    b: Tensor,
+    sample: CellSample,
+    *,
+    temperature: float,
+    exclusion_px: float,
+    groups: Tensor | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE: each of (N, D) `a` must find its own of (N, D) `b` among all, and back.
+
+    Other samples of the same pair within `exclusion_px` of the true place, and all of other pairs of the same
+    place, are neither right nor wrong.
+    """
+    pair, place = sample.pair.to(a.device), sample.place.to(a.device)
+    logits = a @ b.T / temperature
+    ignored = (torch.cdist(place, place) < exclusion_px) & (pair[:, None] == pair[None])
+    ignored &= ~torch.eye(len(a), dtype=torch.bool, device=a.device)
+    related = same_group(groups, pair, pair)
+    if related is not None:
+        ignored |= related
+    logits = logits.masked_fill(ignored, -torch.inf)
+    target = torch.arange(len(a), device=a.device)
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))

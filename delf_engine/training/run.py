@@ -1,0 +1,312 @@
+"""One run of a recipe: its network from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from delf_engine.errors import ConfigError, ImageError
+from delf_engine.model.network import AttentionHead, DelfNetwork
+from delf_engine.training.config import GradientStage, PcaStage, Precision, TrainingConfig
+from delf_engine.training.contract import (
+    START,
+    Loss,
+    Source,
+    SourceContext,
+    StageFacts,
+    Teacher,
+    TeacherContext,
+    find_loss,
+    find_source,
+)
+from delf_engine.training.device import autocast_dtype, choose_device, deterministic
+from delf_engine.training.forward import Forward
+from delf_engine.training.losses.match import MatchOptions
+from delf_engine.training.projection import fit_projection, spread
+from delf_engine.training.retrieval import match_precision, retrieval_map
+from delf_engine.training.snapshot import Snapshot
+from delf_engine.training.sources.views import PhotoItems
+from delf_engine.training.stores import Encoder, Stores, ViewStore, fingerprint
+from delf_engine.training.teaching import build_teachers, teacher_file, teacher_names
+from delf_engine.training.trainer import GradientRun, Log, Reports
+from delf_engine.training.weights import load_trunk
+from delf_engine.training.work import Work, chained_key, file_digest, photographs_key
+
+__all__ = ["Progress", "Run", "build_losses", "build_source"]
+
+#: Called with the stage's name, steps done, steps in all, and the loss where there is one.
+Progress = Callable[[str, int, int, float | None], None]
+
+_MEASURED = 128  # held-out photographs that the retrieval figure looks at, at most
+
+
+class Run:
+    """See `recipe.train` for the options."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        *,
+        held_in: Sequence[str],
+        held_out: Sequence[str],
+        seed: int,
+        work: Work,
+        on_error: Callable[[str, ImageError], None],
+        progress: Progress | None,
+        on_figures: Callable[[str, int, Mapping[str, float]], None] | None,
+        log: Log | None,
+        device: str,
+        precision: Precision | None,
+        cache_bytes: int,
+        workers: int,
+        roots: Sequence[Path],
+        pairs: Path | None,
+        checkpoint_seconds: float,
+        checkpoint_steps: int | None,
+    ) -> None:
+        self.config, self.seed, self.work = config, seed, work
+        self.held_in, self.held_out = held_in, held_out
+        self.on_error, self.workers, self.roots, self.pairs = on_error, workers, roots, pairs
+        self.device, self.precision = choose_device(device), precision
+        self.progress: Progress = progress or (lambda *_: None)
+        self.reports = Reports(self.progress, on_figures or (lambda *_: None), log)
+        self.checkpoint_seconds, self.checkpoint_steps = checkpoint_seconds, checkpoint_steps
+        self.stores = Stores(
+            limit=cache_bytes,
+            folder=work.cache,
+            workers=workers,
+            on_error=on_error,
+            progress=lambda name, done, total: self.progress(name, done, total, None),
+        )
+        self.fitted = self.attends = False
+        self.history: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
+
+    def run(self, trunk_weights: Any) -> dict[str, float]:
+        """Run all stages and return the final figures; stages that `work` holds are taken from there."""
+        with deterministic(self.device):
+            self.network = self._start(trunk_weights)
+            key = chained_key("", *self._facts())
+            for number, stage in enumerate(self.config.stages):
+                if isinstance(stage, GradientStage) and stage.steps == 0:
+                    continue
+                key = chained_key(key, number, stage.model_dump(mode="json"), *self._stage_facts(stage))
+                self._stage(number, stage, key)
+            figures = self._final_figures()
+        self.stores.close()
+        return figures
+
+    def _start(self, trunk_weights: Any) -> DelfNetwork:
+        config = self.config
+        trunk = load_trunk(config.architecture, trunk_weights)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = DelfNetwork(
+                config.architecture,
+                config.dim,
+                hidden=config.attention.hidden,
+                norm_weighted=config.attention.norm_weighted,
+                trunk=trunk,
+            )
+        _round_trunk(network)
+        return network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
+
+    def _facts(self) -> tuple[object, ...]:
+        """Return what every stage's result depends on."""
+        config = self.config.model_dump(mode="json", exclude={"stages", "codebook", "name", "profile"})
+        return (
+            config,
+            self.seed,
+            torch.__version__,
+            self.device.type,
+            fingerprint(self.network.trunk),
+            photographs_key(self.held_in),
+            photographs_key(self.held_out),
+        )
+
+    def _stage_facts(self, stage: GradientStage | PcaStage) -> tuple[object, ...]:
+        dtype = str(self._dtype(stage))
+        if isinstance(stage, PcaStage):
+            return (dtype,)
+        teachers = file_digest({name: teacher_file(name) for name in teacher_names([stage])})
+        pairs = file_digest({"pairs": self.pairs}) if stage.source.kind == "mined" else {}
+        return (dtype, teachers, pairs)
+
+    def _dtype(self, stage: GradientStage | PcaStage) -> torch.dtype:
+        return autocast_dtype(self.precision or stage.precision, self.device)
+
+    def _stage(self, number: int, stage: GradientStage | PcaStage, key: str) -> None:
+        """Run one stage, or take its result from disk."""
+
+        def compute() -> Snapshot:
+            if isinstance(stage, PcaStage):
+                self._fit(stage)
+                history: list[tuple[int, dict[str, float]]] = []
+            else:
+                history = self._train(number, stage, key)
+            values = {"fitted": self.fitted, "attends": self.attends, "history": history}
+            return Snapshot(dict(self.network.state_dict()), values)
+
+        result = self.work.once(stage.name, key, compute)
+        self.network.load_state_dict(result.tensors)
+        self.fitted, self.attends = bool(result.values["fitted"]), bool(result.values["attends"])
+        if result.values["history"]:
+            self.history[stage.name] = [(int(step), figures) for step, figures in result.values["history"]]
+
+    def _fit(self, stage: PcaStage) -> None:
+        if stage.select == "attention" and not self.attends:
+            raise ConfigError(
+                f"stage {stage.name}: select = 'attention', but no stage before it trains the attention"
+            )
+        projection = fit_projection(
+            self.held_in,
+            self.network,
+            stage,
+            device=self.device,
+            dtype=self._dtype(stage),
+            workers=self.workers,
+            progress=lambda done, total: self.progress(stage.name, done, total, None),
+        )
+        self.network.projection.load_state_dict(projection.state_dict())
+        self.fitted = True
+
+    def _train(self, number: int, stage: GradientStage, key: str) -> list[tuple[int, dict[str, float]]]:
+        dtype = self._dtype(stage)
+        teachers = self._teachers(stage, dtype)
+        self.stores.begin(Encoder(self.network.trunk, stage.level, teachers, self.device, dtype))
+        seed = self.seed * 1000 + number
+        source = build_source(stage, self._source_context(stage, seed))
+        losses = build_losses(stage, self.network, self._loss_facts(stage, source, teachers), seed)
+        forward = Forward(
+            self.network,
+            fitted=self.fitted,
+            seed=seed,
+            device=self.device,
+            dtype=dtype,
+            trains=stage.train,
+            teachers=teachers,
+            start=any(START in loss.teachers for loss in stage.losses),
+        )
+        attends = self.attends or "attention" in stage.train
+        measured = Forward(self.network, fitted=self.fitted, seed=seed, device=self.device, dtype=dtype)
+        held_out = self._held_out_store()
+        run = GradientRun(
+            stage,
+            self.network,
+            source,
+            losses,
+            forward,
+            evaluate=lambda: {"held-out retrieval mAP": retrieval_map(held_out, measured, self._scores(attends))},
+            path=self.work.running(stage.name, key),
+            checkpoint_seconds=self.checkpoint_seconds,
+            checkpoint_steps=self.checkpoint_steps,
+            reports=self.reports,
+        )
+        run.run()
+        self.attends = attends
+        # What will be shipped in half precision: later stages, PCA and figures see the rounded trunk.
+        _round_trunk(self.network)
+        return run.history
+
+    def _teachers(self, stage: GradientStage, dtype: torch.dtype) -> dict[str, Teacher]:
+        context = TeacherContext(
+            self.held_in,
+            self.device,
+            dtype,
+            lambda done, total: self.progress("PCA of the teacher", done, total, None),
+        )
+        return build_teachers(teacher_names([stage]), context)
+
+    def _source_context(self, stage: GradientStage, seed: int) -> SourceContext:
+        return SourceContext(
+            photos=self.held_in,
+            held_out=self.held_out,
+            roots=self.roots,
+            seed=seed,
+            run_seed=self.seed,
+            views=self.config.views,
+            batch=stage.batch,
+            workers=self.workers,
+            stores=self.stores,
+            pairs=self.pairs,
+            on_error=self.on_error,
+        )
+
+    def _loss_facts(self, stage: GradientStage, source: Source, teachers: Mapping[str, Teacher]) -> StageFacts:
+        channels = {START: self.network.trunk.channels, **{name: t.channels for name, t in teachers.items()}}
+        return StageFacts(source.kind, source.n_classes, self.fitted, frozenset(stage.train), channels)
+
+    def _held_out_store(self) -> ViewStore:
+        chosen = spread(self.held_out, _MEASURED)
+        return self.stores.open(
+            "held-out views", PhotoItems(chosen, self.config.views, self.seed + 1), teachers=False
+        )
+
+    def _scores(self, attends: bool) -> Callable[[Tensor], Tensor]:
+        head = self.network.attention
+        return head if attends else (lambda features: features.norm(dim=1))
+
+    def _final_figures(self) -> dict[str, float]:
+        """Measure the finished network on the held-out photographs."""
+        dtype = autocast_dtype(self.precision or "auto", self.device)
+        self.stores.begin(Encoder(self.network.trunk, "conv4", {}, self.device, dtype))
+        store = self._held_out_store()
+        forward = Forward(self.network, fitted=self.fitted, seed=self.seed, device=self.device, dtype=dtype)
+        options = _match_options(self.config)
+        figures = {"held-out retrieval mAP": retrieval_map(store, forward, self._scores(self.attends))}
+        for name, attends in (("norm", False), ("attention", True)):
+            if attends and not self.attends:
+                continue
+            figures[f"held-out match precision of the better half, by {name}"] = match_precision(
+                store, forward, self._scores(attends), options, seed=self.seed
+            )
+        for history in self.history.values():
+            figures.update({k: v for k, v in history[-1][1].items() if k not in figures})
+        return figures
+
+
+def build_source(stage: GradientStage, context: SourceContext) -> Source:
+    """Build the source of a stage.
+
+    Raises
+    ------
+    ConfigError, DataError, FormatError
+        If it cannot work with the data.
+    """
+    build = cast(Any, find_source(stage.source.kind))
+    return cast(Source, build(stage.source, context))
+
+
+def build_losses(stage: GradientStage, network: DelfNetwork, facts: StageFacts, seed: int) -> list[Loss]:
+    """Build the losses of a stage, their first weights from the seed.
+
+    Raises
+    ------
+    ConfigError
+        If one cannot work in this stage; it names the stage.
+    """
+    if "attention" in stage.train and not isinstance(network.attention, AttentionHead):
+        raise ConfigError(f"stage {stage.name}: this network has no attention head to train")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return [find_loss(options.kind)(options, network, facts) for options in stage.losses]
+    except ConfigError as error:
+        raise ConfigError(f"stage {stage.name}: {error}") from error
+
+
+def _match_options(config: TrainingConfig) -> MatchOptions:
+    for stage in config.stages:
+        for loss in stage.losses if isinstance(stage, GradientStage) else ():
+            if isinstance(loss, MatchOptions):
+                return loss
+    return MatchOptions(kind="match")
+
+
+def _round_trunk(network: DelfNetwork) -> None:
+    with torch.no_grad():
+        for parameter in network.trunk.parameters():
+            parameter.copy_(parameter.half().float())

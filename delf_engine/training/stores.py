@@ -1,0 +1,397 @@
+"""Views rendered once, and the maps of the frozen part of the network over them, cached up to a limit.
+
+All views of one item (a photograph, or a mined pair of them) are always rendered and encoded together and rounded
+to half precision, so that a cached map and one that is computed again when it is drawn have the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from delf_engine.errors import DataError, ImageError
+from delf_engine.model.backbones import Trunk
+from delf_engine.model.network import normalise_images
+from delf_engine.training.contract import Teacher
+
+__all__ = ["Cache", "Encoder", "Items", "Level", "Stores", "ViewStore", "deepest", "fingerprint", "memory_bytes"]
+
+Level = Literal["images", "conv3", "conv4"]
+Rgb = npt.NDArray[np.uint8]
+Homographies = npt.NDArray[np.float64]
+
+#: Share of the memory that is free when a store is filled that its maps may take; more goes to files.
+_MEMORY_SHARE = 0.4
+
+
+class Items(Protocol):
+    """What views are rendered of.
+
+    Attributes
+    ----------
+    key : str
+        Equal keys render equal views.
+    views : int
+        Views of an item.
+    size : int
+        Side of a view, pixels.
+    """
+
+    key: str
+    views: int
+    size: int
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+
+    def name(self, index: int) -> str:
+        """Return the path that errors speak of."""
+
+    def render(self, index: int) -> tuple[Rgb, Homographies]:
+        """Return (V, size, size, 3) views and the (V, 3, 3) homographies from the item's own frame to each.
+
+        Raises
+        ------
+        ImageError
+            If a photograph cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The frozen part of a stage: the trunk up to `level`, and teachers.
+
+    Attributes
+    ----------
+    trunk : Trunk
+    level : "images", "conv3" or "conv4"
+        What is kept of each view.
+    teachers : mapping of str to Teacher
+        Their maps are kept beside it.
+    device : torch.device
+    dtype : torch.dtype
+        Of the arithmetic (autocast); maps are kept in float16.
+    """
+
+    trunk: Trunk
+    level: Level
+    teachers: Mapping[str, Teacher]
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, views: Rgb) -> dict[str, Tensor]:
+        """Map (V, S, S, 3) views to their maps by name, on the CPU."""
+        pixels = torch.from_numpy(views)
+        with torch.no_grad():
+            moved = pixels.to(self.device)
+            maps = {name: _kept(teacher(moved)) for name, teacher in self.teachers.items()}
+            if self.level == "images":
+                return {"images": pixels, **maps}
+            with self.autocast():
+                conv3 = _kept(self.trunk.stem(normalise_images(moved)))
+        return {"conv3": conv3, **maps} if self.level == "conv3" else {"conv4": self.last(conv3), **maps}
+
+    def last(self, conv3: Tensor) -> Tensor:
+        """Map the (V, C, h, w) float16 conv3 maps of one item to conv4 as it is kept."""
+        with torch.no_grad(), self.autocast():
+            moved = conv3.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+            return _kept(self.trunk.last(moved))
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context in which the network computes."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+class Cache:
+    """Maps of items in memory or as safetensors files in a folder, up to a number of bytes.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes.
+    folder : path or None
+        Where files go; None: everything is in memory.
+    """
+
+    def __init__(self, limit: int, folder: Path | None) -> None:
+        self.limit, self.folder, self.used = limit, folder, 0
+        self._sizes: dict[int, int] = {}
+        self._memory: dict[int, dict[str, Tensor]] = {}
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def get(self, index: int) -> dict[str, Tensor]:
+        """Return the maps of an item that is held."""
+        return self._memory[index] if self.folder is None else load_file(self._file(index))
+
+    def put(self, index: int, maps: dict[str, Tensor]) -> bool:
+        """Hold the maps of an item in place of earlier ones, if they fit; say whether they do."""
+        size = sum(value.numel() * value.element_size() for value in maps.values())
+        used = self.used - self._sizes.get(index, 0) + size
+        if used > self.limit:
+            return False
+        if self.folder is None:
+            self._memory[index] = maps
+        else:
+            save_file({name: value.contiguous() for name, value in maps.items()}, self._file(index))
+        self._sizes[index], self.used = size, used
+        return True
+
+    def close(self) -> None:
+        """Drop everything."""
+        self._memory.clear()
+        self._sizes.clear()
+        self.used = 0
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, index: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{index}.safetensors"
+
+
+class ViewStore:
+    """Maps and homographies of the views of all readable items.
+
+    Attributes
+    ----------
+    items : Items
+    rows : (P,) int64
+        Indices of the readable items.
+    homographies : mapping of int to (V, 3, 3) float64
+        By index.
+    cache : Cache
+    """
+
+    def __init__(self, items: Items, encoder: Encoder, cache: Cache) -> None:
+        self.items, self.encoder, self.cache = items, encoder, cache
+        self.rows: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self.homographies: dict[int, Homographies] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def maps(self, index: int) -> dict[str, Tensor]:
+        """Return the maps of item `index` by name, V rows each: float16, or uint8 for images."""
+        if index not in self.cache:
+            return self.encoder(self.items.render(index)[0])
+        held = self.cache.get(index)
+        return {name: held[name] for name in (self.encoder.level, *self.encoder.teachers)}
+
+    def fill(
+        self,
+        *,
+        workers: int,
+        on_error: Callable[[str, ImageError], None],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """Render all items with `workers` threads and cache the maps of as many as fit."""
+        rows, full = [], False
+        for done, (index, rendered) in enumerate(_rendered(self.items, workers), 1):
+            progress(done, len(self.items))
+            if isinstance(rendered, ImageError):
+                on_error(self.items.name(index), rendered)
+                continue
+            views, self.homographies[index] = rendered
+            rows.append(index)
+            full = full or not self.cache.put(index, self.encoder(views))
+        self.rows = np.array(rows, np.int64)
+
+    def advance(self, encoder: Encoder, *, progress: Callable[[int, int], None]) -> None:
+        """Turn conv3 into conv4 item by item, so that never all of both are held; cache more where it now fits."""
+        full = False
+        for done, index in enumerate(self.rows.tolist(), 1):
+            if index in self.cache:
+                maps = self.cache.get(index)
+                kept = {name: maps[name] for name in encoder.teachers}
+                self.cache.put(index, {"conv4": encoder.last(maps["conv3"]), **kept})
+            elif not full:
+                full = not self.cache.put(index, encoder(self.items.render(index)[0]))
+            progress(done, len(self.rows))
+        self.encoder = encoder
+
+
+class Stores:
+    """The stores of a run: opened by sources, kept from stage to stage as long as they fit.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of maps held at most, in memory and files together.
+    folder : path or None
+        For maps that memory has no room for.
+    workers : int
+        Threads that decode and warp.
+    on_error : callable
+        Called with each photograph that cannot be read.
+    progress : callable
+        Called with a name, items done, items in all.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int,
+        folder: Path | None = None,
+        workers: int = 1,
+        on_error: Callable[[str, ImageError], None],
+        progress: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> None:
+        self.limit, self.folder, self.workers = limit, folder, workers
+        self.on_error, self.progress = on_error, progress
+        self._encoder: Encoder | None = None
+        self._open: dict[str, tuple[_State, ViewStore]] = {}
+
+    def begin(self, encoder: Encoder) -> None:
+        """State what the stage that begins needs of each view."""
+        self._encoder = encoder
+
+    def open(self, name: str, items: Items, *, teachers: bool = True) -> ViewStore:
+        """Return the filled store called `name`, taking over what an earlier stage has cached.
+
+        Raises
+        ------
+        DataError
+            If fewer than two items can be read.
+        """
+        assert self._encoder is not None, "begin() comes first"
+        encoder = self._encoder
+        if not teachers:
+            encoder = Encoder(encoder.trunk, encoder.level, {}, encoder.device, encoder.dtype)
+        wanted = _state(items, encoder)
+        if name in self._open:
+            state, store = self._open[name]
+            if wanted.within(state):
+                store.encoder = encoder
+                return store
+            conv3 = Encoder(encoder.trunk, "conv3", encoder.teachers, encoder.device, encoder.dtype)
+            if encoder.level == "conv4" and _state(items, conv3).within(state):
+                store.advance(encoder, progress=lambda done, total: self.progress(f"{name}: conv4", done, total))
+                self._open[name] = (wanted, store)
+                return store
+            store.cache.close()
+        store = ViewStore(items, encoder, self._new_cache(name, items, encoder))
+        store.fill(
+            workers=self.workers,
+            on_error=self.on_error,
+            progress=lambda done, total: self.progress(name, done, total),
+        )
+        if len(store) < 2:
+            raise DataError(
+                f"{name}: training needs at least 2 readable photographs or pairs; {len(store)} of {len(items)} "
+                "can be read"
+            )
+        self._open[name] = (wanted, store)
+        return store
+
+    def close(self) -> None:
+        """Drop all maps."""
+        for _, store in self._open.values():
+            store.cache.close()
+        self._open.clear()
+
+    def _new_cache(self, name: str, items: Items, encoder: Encoder) -> Cache:
+        left = self.limit - sum(store.cache.used for key, (_, store) in self._open.items() if key != name)
+        needed = len(items) * item_bytes(items, encoder)
+        in_memory = self.folder is None or min(left, needed) < _MEMORY_SHARE * memory_bytes()
+        return Cache(max(left, 0), None if in_memory else Path(self.folder or "") / name)
+
+
+def item_bytes(items: Items, encoder: Encoder) -> int:
+    """Return the bytes that the maps of one item take."""
+    blank = np.zeros((1, items.size, items.size, 3), np.uint8)
+    return items.views * sum(value.numel() * value.element_size() for value in encoder(blank).values())
+
+
+def fingerprint(*modules: torch.nn.Module) -> str:
+    """Return the SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for key, value in module.state_dict().items():
+            digest.update(key.encode() + np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def deepest(maps: Mapping[str, Tensor]) -> Level:
+    """Return the deepest of the trunk's maps that a batch holds."""
+    if "conv4" in maps:
+        return "conv4"
+    return "conv3" if "conv3" in maps else "images"
+
+
+def memory_bytes() -> int:
+    """Return the memory that is free, bytes; where the system does not say, 4 GiB."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 << 30
+
+
+@dataclass(frozen=True)
+class _State:
+    """What the cached maps of a store depend on, and the teachers whose maps are among them."""
+
+    facts: tuple[str, ...]
+    teachers: frozenset[str]
+
+    def within(self, other: _State) -> bool:
+        return self.facts == other.facts and self.teachers <= other.teachers
+
+
+def _state(items: Items, encoder: Encoder) -> _State:
+    trunk = encoder.trunk
+    below = {
+        "images": "",
+        "conv3": fingerprint(trunk.conv1, trunk.layer1, trunk.layer2),
+        "conv4": fingerprint(trunk),
+    }[encoder.level]
+    return _State((items.key, encoder.level, below, str(encoder.dtype)), frozenset(encoder.teachers))
+
+
+def _kept(maps: Tensor) -> Tensor:
+    return maps.to("cpu", torch.float16).contiguous()
+
+
+def _rendered(items: Items, workers: int) -> Iterator[tuple[int, tuple[Rgb, Homographies] | ImageError]]:
+    """Yield items in order, rendered a few ahead by threads."""
+
+    def render(index: int) -> tuple[Rgb, Homographies] | ImageError:
+        try:
+            return items.render(index)
+        except ImageError as error:
+            return error
+
+    ahead = 4 * workers
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = {i: pool.submit(render, i) for i in range(min(ahead, len(items)))}
+        for index in range(len(items)):
+            yield index, jobs.pop(index).result()
+            if index + ahead < len(items):
+                jobs[index + ahead] = pool.submit(render, index + ahead)
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

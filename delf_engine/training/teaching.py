@@ -1,0 +1,62 @@
+"""Teachers by the names that recipes give them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from delf_engine.training.config import GradientStage, TrainingConfig
+from delf_engine.training.contract import START, Teacher, TeacherContext, find_teacher
+from delf_engine.training.losses.distillation import DistillationOptions
+
+__all__ = ["build_teachers", "teacher_file", "teacher_names", "with_teacher"]
+
+
+def teacher_names(stages: Iterable[GradientStage]) -> list[str]:
+    """Return the teachers that the losses of some stages need, but for `START`."""
+    names = {name for stage in stages for loss in stage.losses for name in loss.teachers}
+    return sorted(names - {START})
+
+
+def build_teachers(names: Iterable[str], context: TeacherContext) -> dict[str, Teacher]:
+    """Build teachers: ``KIND:ARGUMENT`` for a registered kind, anything else is a checkpoint by name or path.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        If one cannot be built.
+    """
+    return {name: _build(name, context) for name in names}
+
+
+def teacher_file(name: str) -> str:
+    """Return what stands behind the last colon of a teacher's name: its file, if it has one."""
+    kind, argument = _split(name)
+    return argument.rpartition(":")[2] if kind == "trunk" else argument
+
+
+def with_teacher(config: TrainingConfig, teacher: str) -> TrainingConfig:
+    """Return a recipe whose distillation losses, those from the start apart, learn from another teacher."""
+
+    def replaced(loss: Any) -> Any:
+        if isinstance(loss, DistillationOptions) and loss.teacher != START:
+            return loss.model_copy(update={"teacher": teacher})
+        return loss
+
+    for stage in config.stages:
+        if isinstance(stage, GradientStage):
+            config = config.with_stage(stage.name, losses=tuple(replaced(loss) for loss in stage.losses))
+    return config
+
+
+def _build(name: str, context: TeacherContext) -> Teacher:
+    kind, argument = _split(name)
+    build = cast(Any, find_teacher(kind))
+    return cast(Teacher, build(argument, context))
+
+
+def _split(name: str) -> tuple[str, str]:
+    kind, colon, argument = name.partition(":")
+    if not colon or argument.startswith("//") or "/" in kind:  # a name, a path, a URL
+        return "checkpoint", name
+    return kind, argument
