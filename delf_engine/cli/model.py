@@ -175,6 +175,7 @@ def _summary(name: str, found: Located) -> dict[str, Any]:
         "ready": found.ready,
         "path": str(found.path),
         "url": found.remote.url if found.remote else None,
+        "note": found.remote.note if found.remote else "",
         "size": _size(found.path) or (found.remote.size if found.remote else None),
         "codebook_size": _size(codebook_beside(found.path)),
         **dict.fromkeys(("architecture", "dim", "sha256", "error")),
@@ -288,9 +289,9 @@ def _checks(found: Located) -> list[Check]:
     told, checks = check_checkpoint(found.path)
     beside = codebook_beside(found.path)
     if found.remote is not None:
-        checks.append(check_file(found.path, found.remote.sha256))
+        checks.append(check_file("hash of the file", found.path, found.remote.sha256))
         if found.remote.codebook_sha256 is not None:
-            checks.append(check_file(beside, found.remote.codebook_sha256))
+            checks.append(check_file("hash of the codebook", beside, found.remote.codebook_sha256))
     if told is not None:
         checks.append(_check_codebook(beside, told))
     return checks

@@ -67,6 +67,7 @@ def print_info(described: Mapping[str, Any]) -> None:
         "size": decimal(described["size"]),
         "SHA-256 of the file": described["file_sha256"],
         "url": described["url"],
+        "note": described["note"],
         **{key.replace("_", " "): value for key, value in metadata.items() if key != "sha256"},
         "SHA-256 of the weights": metadata["sha256"],
     }

@@ -53,13 +53,11 @@ def check_checkpoint(path: Path) -> tuple[CheckpointInfo | None, list[Check]]:
     return info, checks
 
 
-def check_file(path: Path, sha256: str) -> Check:
+def check_file(what: str, path: Path, sha256: str) -> Check:
     """Check the whole file against the hash that it was published with."""
     found = file_sha256(path)
     ok = found == sha256
-    return Check(
-        f"hash of {path.name}", ok, "as published" if ok else f"{found[:12]}..., published {sha256[:12]}..."
-    )
+    return Check(what, ok, "as published" if ok else f"{found[:12]}..., published {sha256[:12]}...")
 
 
 def _check_shapes(path: Path, info: CheckpointInfo) -> Check:

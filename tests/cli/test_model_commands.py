@@ -56,7 +56,7 @@ def remote(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         (tmp_path / "models.toml").write_text(
             f'[far]\nurl = "{server.url("tiny.safetensors")}"\nsha256 = "{_sha(source)}"\n'
             f"size = {source.stat().st_size}\n"
-            f'codebook_sha256 = "{_sha(source.with_name(CODEBOOK))}"\n'
+            f'note = "of the [tests]"\ncodebook_sha256 = "{_sha(source.with_name(CODEBOOK))}"\n'
         )
         monkeypatch.setenv("DELF_ENGINE_MODELS", str(tmp_path / "models.toml"))
         yield server
@@ -170,8 +170,12 @@ def test_fetch_then_everything_works_offline(remote: FileServer, source: Path) -
     assert "far" in _run("list").output
     assert path.stem not in [row["name"] for row in _json("list")["models"]]
     assert _json("info", "far")["url"] == remote.url("tiny.safetensors")
+    assert "note of the [tests]" in " ".join(_run("info", "far").output.split())
     checks = _json("verify", "far")["models"]["far"]
-    assert {f"hash of {path.name}", f"hash of {path.stem}.codebook.safetensors"} <= {c["what"] for c in checks}
+    assert {"hash of the file", "hash of the codebook"} <= {c["what"] for c in checks}
+    _flip(path.with_name(f"{path.stem}.codebook.safetensors"), -10)
+    checks = _json("verify", "far", code=1)["models"]["far"]
+    assert [c["what"] for c in checks if not c["ok"]] == ["hash of the codebook", "codebook"]
     assert len(remote.requests) == 2
 
 
