@@ -48,6 +48,11 @@ def _step(network: DelfNetwork, features: torch.Tensor, labels: list[int] | None
     return Step(batch, features, network, fitted=False, rng=np.random.default_rng(0))
 
 
+def _accuracy(loss: ClassificationLoss, step: Step) -> float:
+    (accuracy,) = loss.measure(step).values()
+    return accuracy
+
+
 def _features(n: int = 4, seed: int = 0, height: int = 3, width: int = 2) -> torch.Tensor:
     values = np.random.default_rng(seed).gamma(1.0, 1.0, (n, 256, height, width)) - 0.5
     return torch.from_numpy(np.maximum(values, 0).astype(np.float32))
@@ -126,7 +131,8 @@ def test_softmax_equals_numpy(network: DelfNetwork, pooling: str, smoothing: flo
     logits = pooled.detach().double().numpy() @ loss.weight.detach().double().numpy().T
     logits += np.linspace(-1, 1, 5)
     assert float(loss(step).detach()) == pytest.approx(_cross_entropy(logits, labels, smoothing), rel=1e-5)
-    assert loss.measure(step) == {"accuracy": np.mean(logits.argmax(1) == labels)}
+    accuracy = np.mean(logits.argmax(1) == labels)
+    assert loss.measure(step) == {f"held-out classification accuracy, {pooling} pooling": accuracy}
 
 
 @pytest.mark.parametrize(("margin", "scale"), [(0.1, 45.25), (0.0, 1.0), (0.5, 64.0), (3.1, 10.0)])
@@ -139,7 +145,7 @@ def test_arcface_equals_numpy(network: DelfNetwork, margin: float, scale: float)
     assert float(loss(step).detach()) == pytest.approx(_cross_entropy(expected, labels), rel=1e-4)
     # Measured without the margin: it would count right answers as wrong.
     plain = _arcface(pooled, weight, labels, 0.0, scale)
-    assert loss.measure(step) == {"accuracy": np.mean(plain.argmax(1) == labels)}
+    assert _accuracy(loss, step) == np.mean(plain.argmax(1) == labels)
 
 
 def test_defaults_are_those_of_delg(network: DelfNetwork) -> None:
@@ -190,8 +196,8 @@ def test_a_feature_that_is_its_class_vector(network: DelfNetwork) -> None:
     value = loss(_step(network, features, [0, 1, 2, 3]))
     value.backward()
     assert torch.isfinite(features.grad).all()
-    assert loss.measure(_step(network, features, [0, 1, 2, 3])) == {"accuracy": 1.0}
-    assert loss.measure(_step(network, -features, [0, 1, 2, 3])) == {"accuracy": 0.0}
+    assert _accuracy(loss, _step(network, features, [0, 1, 2, 3])) == 1
+    assert _accuracy(loss, _step(network, -features, [0, 1, 2, 3])) == 0
 
 
 @pytest.mark.parametrize("kind", ["softmax", "arcface"])

@@ -77,6 +77,14 @@ class LabelledImages:
             tuple(name for name, kept in zip(self.classes, stay, strict=True) if kept),
         )
 
+    def aligned(self, classes: Sequence[str]) -> LabelledImages:
+        """Return the photographs of `classes`, sorted names, numbered as they are there; some may have none."""
+        mine, wanted = {name: i for i, name in enumerate(self.classes)}, set(classes)
+        shared = np.array([name in wanted for name in self.classes], dtype=bool)
+        data = self.take(np.repeat(shared, self.sizes))
+        sizes = [int(self.sizes[mine[name]]) if name in mine else 0 for name in classes]
+        return LabelledImages(self.root, data.files, np.cumsum([0, *sizes]).astype(np.int64), tuple(classes))
+
 
 def select_classes(
     data: LabelledImages, *, min_images: int = 1, max_images: int | None = None, seed: int = 0

@@ -1,0 +1,146 @@
+"""The published recipe from end to end on a tiny folder of classes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import random_photo, write_image
+from safetensors.torch import load_file, save_file
+
+from delf_engine.errors import DataError, ImageError
+from delf_engine.extraction import Extractor
+from delf_engine.images import find_images
+from delf_engine.model import read_checkpoint_info, save_checkpoint
+from delf_engine.model.backbones import build_trunk
+from delf_engine.training import TrainingConfig, load_training_config
+from delf_engine.training.recipe import Trained, train
+from delf_engine.training.sources.classes import ClassesOptions
+
+
+def _tiny(config: TrainingConfig) -> TrainingConfig:
+    """The published stages at a size that a test can pay: small crops, few steps, a ResNet-18."""
+    config = config.model_copy(
+        update={
+            "architecture": "resnet18",
+            "dim": 8,
+            "held_out_every": 3,
+            "views": config.views.model_copy(update={"count": 2, "size": 64}),
+            "attention": config.attention.model_copy(update={"hidden": 16}),
+        }
+    )
+    crops = {
+        "trunk": {"square": 72, "window": 64},
+        "attention": {"square": 96, "window": 80, "smallest": 0.6},
+    }
+    few = {"steps": 16, "batch": 8, "accumulate": 1, "warmup": 0, "evaluate_every": 8, "precision": "fp32"}
+    for name, crop in crops.items():
+        source = ClassesOptions.model_validate({"kind": "classes", "crop": crop})
+        rate = {"attention": 0.1, "trunk": 0.01}[name]
+        config = config.with_stage(name, source=source, learning_rate=rate, **few)
+    return config.with_stage("pca", cells=20, scales=(1.0,), precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of six photographs: one tinted texture each, under other light, noise and framing."""
+    root = tmp_path_factory.mktemp("classes")
+    rng = np.random.default_rng(0)
+    for channel, name in enumerate("abc"):
+        texture = random_photo(rng, 100, 90).astype(float)
+        texture[..., channel] *= 0.4
+        for i in range(6):
+            photo = np.clip(texture * rng.uniform(0.7, 1.2) + rng.normal(0, 8, texture.shape), 0, 255)
+            y, x = rng.integers(0, 12, 2)
+            write_image(root / name / f"{i}.png", photo.astype(np.uint8)[y : y + 76, x : x + 84])
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("trunk") / "trunk.safetensors"
+    save_file({k: v.contiguous() for k, v in build_trunk("resnet18").state_dict().items()}, path)
+    return path
+
+
+class _Run:
+    """A run with what it reported."""
+
+    def __init__(self, folder: Path, weights: Path, *, workers: int) -> None:
+        self.losses: dict[str, list[float]] = defaultdict(list)
+        self.figures: dict[str, list[Mapping[str, float]]] = defaultdict(list)
+        self.failed: list[str] = []
+        self.trained: Trained = train(
+            find_images([folder]),
+            _tiny(load_training_config("delf_published")),
+            weights,
+            roots=[folder],
+            workers=workers,
+            device="cpu",
+            on_error=self._on_error,
+            progress=self._progress,
+            on_figures=lambda stage, _, figures: self.figures[stage].append(figures),
+        )
+
+    def _on_error(self, path: str, error: ImageError) -> None:
+        self.failed.append(path)
+
+    def _progress(self, stage: str, done: int, total: int, loss: float | None) -> None:
+        if loss is not None:
+            self.losses[stage].append(loss)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, weights: Path) -> _Run:
+    return _Run(folder, weights, workers=1)
+
+
+def test_both_stages_lower_the_loss_and_report_accuracy(run: _Run) -> None:
+    assert run.failed == []
+    for stage, pooling in (("trunk", "mean"), ("attention", "attention")):
+        losses = run.losses[stage]
+        assert len(losses) == 16
+        assert np.mean(losses[-4:]) < np.mean(losses[:4])
+        assert len(run.figures[stage]) == 2  # every 8 steps
+        name = f"held-out classification accuracy, {pooling} pooling"
+        assert all(0 <= figures[name] <= 1 for figures in run.figures[stage])
+        assert run.figures[stage][-1][name] > 1 / 3  # chance
+        assert run.trained.info.figures[name] == run.figures[stage][-1][name]
+
+
+def test_stage_one_trains_the_trunk_and_stage_two_leaves_it(run: _Run, weights: Path) -> None:
+    # The whole trunk moved, from its first convolution on.
+    before, after = load_file(weights), run.trained.network.trunk.state_dict()
+    for key in ("conv1.weight", "layer3.1.conv2.weight"):
+        assert not torch.equal(after[key], before[key].half().float())
+    assert run.trained.info.attention_norm_weighted is False
+
+
+def test_checkpoint_extracts_features(run: _Run, tmp_path: Path) -> None:
+    path = tmp_path / "published.safetensors"
+    save_checkpoint(path, run.trained.state, run.trained.info)
+    assert read_checkpoint_info(path).figures == run.trained.info.figures
+    features = Extractor.from_pretrained(path, profile="default")(random_photo(np.random.default_rng(1), 160, 120))
+    assert len(features) > 0
+    assert features.descriptors.shape[1] == 8
+    np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-3)
+
+
+def test_same_bits_with_any_number_of_workers(run: _Run, folder: Path, weights: Path) -> None:
+    again = _Run(folder, weights, workers=3)
+    assert again.losses == run.losses
+    assert all(np.array_equal(again.trained.state[key], run.trained.state[key]) for key in run.trained.state)
+
+
+def test_a_folder_without_classes_is_refused_before_anything_runs(
+    folder: Path, weights: Path, tmp_path: Path
+) -> None:
+    for path in sorted((folder / "a").iterdir()):
+        write_image(tmp_path / path.name, random_photo(np.random.default_rng(0)))
+    with pytest.raises(DataError, match="no class folders in it"):
+        _Run(tmp_path, weights, workers=1)

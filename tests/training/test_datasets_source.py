@@ -1,0 +1,130 @@
+"""The source of labelled crops: what it draws, what it never sees, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import random_photo, write_image
+
+from delf_engine.config import parse_config
+from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
+from delf_engine.training.config import load_training_config
+from delf_engine.training.contract import SourceContext, find_source
+from delf_engine.training.sources.classes import ClassesOptions, ClassesSource
+from delf_engine.training.stores import Stores
+
+CROP = {"square": 40, "window": 32, "smallest": 0.5}
+
+
+def _fail(path: str, error: ImageError) -> None:
+    raise AssertionError(f"{path}: {error}")
+
+
+def _options(**changes: object) -> ClassesOptions:
+    return parse_config(ClassesOptions, {"kind": "classes", "crop": CROP, **changes}, where="recipe")
+
+
+def _context(root: Path, photos: list[str], held_out: list[str], seed: int = 5) -> SourceContext:
+    return SourceContext(
+        photos=photos,
+        held_out=held_out,
+        roots=[root],
+        seed=seed,
+        run_seed=0,
+        views=load_training_config("delf_published").views,
+        batch=6,
+        workers=2,
+        stores=Stores(limit=0, on_error=_fail),
+        pairs=None,
+        on_error=_fail,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 3), ("b", 5), ("c", 2)):
+        for i in range(count):
+            write_image(tmp_path / name / f"{i}.png", random_photo(rng, 50, 44))
+    return tmp_path
+
+
+def test_split_is_by_class_and_the_source_keeps_to_it(folder: Path) -> None:
+    photos, held_out = ClassesSource.split(_options(), [folder], every=3, seed=0)
+    assert sorted(Path(p).parent.name for p in held_out) == ["a", "b", "c"]
+    assert len(photos) == 7
+    assert not set(photos) & set(held_out)
+    source = ClassesSource(_options(), _context(folder, photos, held_out))
+    assert source.n_classes == 3
+    assert source._held_in.data.paths() == photos
+    assert source._held_out.data.paths() == held_out
+    assert source.describe() == "7 photographs of 3 classes, 1 to 4 each, 3 held out; crops of 16 to 32 px"
+    batch = source.batch(2)
+    side = batch.maps["images"].shape[1]
+    assert batch.maps["images"].shape == (6, side, side, 3)
+    assert batch.size == side
+    again = ClassesSource(_options(), _context(folder, photos, held_out)).batch(2)
+    assert torch.equal(again.maps["images"], batch.maps["images"])
+    assert torch.equal(again.labels, batch.labels)
+    other = ClassesSource(_options(), _context(folder, photos, held_out, seed=6)).batch(2)
+    assert not torch.equal(other.labels, batch.labels) or other.size != batch.size
+    (measured,) = source.held_out()
+    assert measured.labels.tolist() == [0, 1, 2]
+    assert measured.maps["images"].shape == (3, 32, 32, 3)
+
+
+def test_a_class_without_a_photograph_to_train_on_is_no_class(folder: Path) -> None:
+    photos = [str(folder / name / f"{i}.png") for name in "ac" for i in range(2)]
+    held_out = [str(folder / "b" / "0.png"), str(folder / "c" / "0.png")]
+    source = ClassesSource(_options(), _context(folder, photos, held_out))
+    assert source.n_classes == 2
+    assert [labels.tolist() for labels in (b.labels for b in source.held_out())] == [[1]]  # c; b is unknown
+    with pytest.raises(DataError, match="2 photographs to train on, of 1 of its 3 classes"):
+        ClassesSource(_options(), _context(folder, photos[:2], held_out))
+
+
+def test_options_reach_the_data_set(folder: Path) -> None:
+    with pytest.raises(DataError, match="min_images = 5: telling classes apart"):
+        ClassesSource.split(_options(min_images=5), [folder], every=2, seed=0)
+    photos, held_out = ClassesSource.split(_options(min_images=3, max_images=2), [folder], every=2, seed=0)
+    assert (len(photos), len(held_out)) == (2, 2)
+    (folder / "train.csv").write_text("id,url,landmark_id\naaaa,u,1\naaab,u,1\nbbbb,u,2\nbbbc,u,2\nbbbd,u,2\n")
+    for image_id in ("aaaa", "aaab", "bbbb", "bbbc"):
+        write_image(folder / "/".join(image_id[:3]) / f"{image_id}.jpg", np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(DataError, match="1 of 5 photographs are not there: bbbd"):
+        ClassesSource.split(_options(), [folder], every=2, seed=0)
+    with pytest.warns(DelfEngineWarning, match="left out: bbbd"):
+        photos, _ = ClassesSource.split(_options(missing="drop"), [folder / "train.csv"], every=2, seed=0)
+    assert len(photos) == 2
+
+
+def test_measuring_stops_at_its_limit(folder: Path) -> None:
+    photos, held_out = ClassesSource.split(_options(), [folder], every=2, seed=0)
+    source = ClassesSource(_options(measure_images=2), _context(folder, photos, held_out))
+    assert sum(len(batch) for batch in source.held_out()) == 2
+    none = ClassesSource(_options(), _context(folder, photos, []))
+    assert list(none.held_out()) == []
+
+
+def test_several_roots_and_unknown_options_are_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="one folder of class folders or one list; 2 paths were given"):
+        ClassesSource.split(_options(), [folder, folder], every=2, seed=0)
+    with pytest.raises(ConfigError, match="nearest known one is 'max_images'"):
+        _options(max_image=3)
+
+
+def test_published_recipe_is_the_paper_s() -> None:
+    assert find_source("classes") is ClassesSource
+    config = load_training_config("delf_published")
+    trunk, attention, pca = config.stages
+    assert (trunk.train, attention.train) == (("trunk",), ("attention",))
+    assert [stage.losses[0].kind for stage in (trunk, attention)] == ["softmax", "softmax"]
+    assert [stage.losses[0].pooling for stage in (trunk, attention)] == ["mean", "attention"]
+    first, second = trunk.source.crop, attention.source.crop
+    assert (first.square, first.window, first.smallest) == (250, 224, 1.0)
+    assert (second.square, second.window) == (900, 720)
+    assert second.smallest < 1
+    assert (pca.kind, config.dim) == ("pca", 40)
