@@ -12,6 +12,8 @@ from delf_engine.errors import DataError, ImageError
 from delf_engine.model.checkpoint import CheckpointInfo
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.config import GradientStage, Precision, TrainingConfig
+from delf_engine.training.datasets import hold_out
+from delf_engine.training.labels import labelled_photographs
 from delf_engine.training.run import Progress, Run
 from delf_engine.training.stores import default_workers
 from delf_engine.training.teaching import with_teacher
@@ -19,7 +21,7 @@ from delf_engine.training.trainer import Log
 from delf_engine.training.weights import read_state
 from delf_engine.training.work import Work, photographs_key
 
-__all__ = ["Trained", "load_trunk_weights", "split_photographs", "train"]
+__all__ = ["Trained", "load_trunk_weights", "split", "split_photographs", "train"]
 
 load_trunk_weights = read_state
 
@@ -113,7 +115,7 @@ def train(
     LockedError
         If another training runs in `work`.
     """
-    held_in, held_out = split_photographs(photos, config.held_out_every)
+    held_in, held_out = split(photos, config, roots, seed)
     if teacher is not None:
         config = with_teacher(config, teacher)
     with Work(work) as folder:
@@ -158,14 +160,26 @@ def train(
     return Trained(network, info, run.history)
 
 
-def split_photographs(photos: Sequence[str], every: int) -> tuple[list[str], list[str]]:
-    """Return the photographs to train on and those to measure on, one in `every`.
+def split_photographs(
+    photos: Sequence[str],
+    config: TrainingConfig,
+    roots: Sequence[str | os.PathLike[str]] = (),
+    seed: int = 0,
+) -> tuple[list[str], list[str]]:
+    """Return the photographs to train on and those to measure on, one in `config.held_out_every`.
+
+    Where the recipe has labels, that many of each class of those in `photos` that `roots` label.
 
     Raises
     ------
-    DataError
-        If there are too few.
+    DataError, FormatError
+        If there are too few, or the labels cannot be used.
     """
+    every = config.held_out_every
+    labelled = labelled_photographs(config, roots, seed)
+    if labelled is not None:
+        parts = hold_out(labelled.among(photos), every=every, seed=seed)
+        return parts[0].paths(), parts[1].paths()
     held_out = list(photos[every - 1 :: every])
     held_in = [p for i, p in enumerate(photos) if i % every != every - 1]
     if len(held_out) < 2:

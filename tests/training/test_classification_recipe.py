@@ -18,6 +18,7 @@ from delf_engine.images import find_images
 from delf_engine.model import read_checkpoint_info, save_checkpoint
 from delf_engine.model.backbones import build_trunk
 from delf_engine.training import TrainingConfig, load_training_config
+from delf_engine.training.labels import labelled_photographs
 from delf_engine.training.recipe import Trained, train
 from delf_engine.training.sources.classes import ClassesOptions
 
@@ -135,6 +136,25 @@ def test_same_bits_with_any_number_of_workers(run: _Run, folder: Path, weights: 
     again = _Run(folder, weights, workers=3)
     assert again.losses == run.losses
     assert all(np.array_equal(again.trained.state[key], run.trained.state[key]) for key in run.trained.state)
+
+
+def test_photographs_are_those_of_the_labels(folder: Path, tmp_path: Path) -> None:
+    config = _tiny(load_training_config("delf_published"))
+    data = labelled_photographs(config, [folder], 0)
+    assert data is not None
+    assert data.paths() == find_images([folder])
+    assert labelled_photographs(load_training_config("delf_r18"), [folder], 0) is None
+    # Another label makes another run, even where names and sizes of the photographs stay as they are.
+    for source in find_images([folder]):
+        path = tmp_path / Path(source).relative_to(folder)
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(source)
+    same = labelled_photographs(config, [tmp_path], 0)
+    (tmp_path / "a").rename(tmp_path / "z")
+    other = labelled_photographs(config, [tmp_path], 0)
+    assert same is not None
+    assert other is not None
+    assert same.key == data.key != other.key
 
 
 def test_a_folder_without_classes_is_refused_before_anything_runs(

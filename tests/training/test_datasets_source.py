@@ -13,6 +13,7 @@ from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
 from delf_engine.training.config import load_training_config
 from delf_engine.training.contract import SourceContext, find_source
+from delf_engine.training.datasets import hold_out
 from delf_engine.training.sources.classes import ClassesOptions, ClassesSource
 from delf_engine.training.stores import Stores
 
@@ -25,6 +26,11 @@ def _fail(path: str, error: ImageError) -> None:
 
 def _options(**changes: object) -> ClassesOptions:
     return parse_config(ClassesOptions, {"kind": "classes", "crop": CROP, **changes}, where="recipe")
+
+
+def _split(root: Path, *, every: int, **changes: object) -> tuple[list[str], list[str]]:
+    held_in, held_out = hold_out(ClassesSource.labelled(_options(**changes), [root], 0), every=every)
+    return held_in.paths(), held_out.paths()
 
 
 def _context(root: Path, photos: list[str], held_out: list[str], seed: int = 5) -> SourceContext:
@@ -52,8 +58,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_split_is_by_class_and_the_source_keeps_to_it(folder: Path) -> None:
-    photos, held_out = ClassesSource.split(_options(), [folder], every=3, seed=0)
+def test_the_source_keeps_to_the_split(folder: Path) -> None:
+    photos, held_out = _split(folder, every=3)
     assert sorted(Path(p).parent.name for p in held_out) == ["a", "b", "c"]
     assert len(photos) == 7
     assert not set(photos) & set(held_out)
@@ -88,21 +94,21 @@ def test_a_class_without_a_photograph_to_train_on_is_no_class(folder: Path) -> N
 
 def test_options_reach_the_data_set(folder: Path) -> None:
     with pytest.raises(DataError, match="min_images = 5: telling classes apart"):
-        ClassesSource.split(_options(min_images=5), [folder], every=2, seed=0)
-    photos, held_out = ClassesSource.split(_options(min_images=3, max_images=2), [folder], every=2, seed=0)
+        _split(folder, every=2, min_images=5)
+    photos, held_out = _split(folder, every=2, min_images=3, max_images=2)
     assert (len(photos), len(held_out)) == (2, 2)
     (folder / "train.csv").write_text("id,url,landmark_id\naaaa,u,1\naaab,u,1\nbbbb,u,2\nbbbc,u,2\nbbbd,u,2\n")
     for image_id in ("aaaa", "aaab", "bbbb", "bbbc"):
         write_image(folder / "/".join(image_id[:3]) / f"{image_id}.jpg", np.zeros((40, 40, 3), np.uint8))
     with pytest.raises(DataError, match="1 of 5 photographs are not there: bbbd"):
-        ClassesSource.split(_options(), [folder], every=2, seed=0)
+        _split(folder, every=2)
     with pytest.warns(DelfEngineWarning, match="left out: bbbd"):
-        photos, _ = ClassesSource.split(_options(missing="drop"), [folder / "train.csv"], every=2, seed=0)
+        photos, _ = _split(folder / "train.csv", every=2, missing="drop")
     assert len(photos) == 2
 
 
 def test_measuring_stops_at_its_limit(folder: Path) -> None:
-    photos, held_out = ClassesSource.split(_options(), [folder], every=2, seed=0)
+    photos, held_out = _split(folder, every=2)
     source = ClassesSource(_options(measure_images=2), _context(folder, photos, held_out))
     assert sum(len(batch) for batch in source.held_out()) == 2
     none = ClassesSource(_options(), _context(folder, photos, []))
@@ -111,7 +117,7 @@ def test_measuring_stops_at_its_limit(folder: Path) -> None:
 
 def test_several_roots_and_unknown_options_are_refused(folder: Path) -> None:
     with pytest.raises(DataError, match="one folder of class folders or one list; 2 paths were given"):
-        ClassesSource.split(_options(), [folder, folder], every=2, seed=0)
+        ClassesSource.labelled(_options(), [folder, folder], 0)
     with pytest.raises(ConfigError, match="nearest known one is 'max_images'"):
         _options(max_image=3)
 

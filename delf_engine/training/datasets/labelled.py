@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +78,20 @@ class LabelledImages:
             np.concatenate([[0], np.cumsum(sizes[stay])]).astype(np.int64),
             tuple(name for name, kept in zip(self.classes, stay, strict=True) if kept),
         )
+
+    def among(self, paths: Iterable[str]) -> LabelledImages:
+        """Return the photographs that are named in `paths`; classes without any go."""
+        wanted = {os.path.abspath(path) for path in paths}
+        mask = np.fromiter((os.path.abspath(path) in wanted for path in self.paths()), np.bool_, len(self))
+        return self.take(mask)
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of names and labels."""
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for array in (self.starts, self.files):
+            digest.update(f"{array.dtype.str} {array.shape}\n".encode() + array.tobytes())
+        return digest.hexdigest()
 
     def aligned(self, classes: Sequence[str]) -> LabelledImages:
         """Return the photographs of `classes`, sorted names, numbered as they are there; some may have none."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,7 +14,7 @@ from delf_engine.config import Count
 from delf_engine.errors import DataError
 from delf_engine.training.contract import Batch, Kind, SourceContext, SourceOptions, register_source
 from delf_engine.training.crops import CropConfig
-from delf_engine.training.datasets import LabelledImages, hold_out, open_labelled, select_classes
+from delf_engine.training.datasets import LabelledImages, open_labelled, select_classes
 from delf_engine.training.datasets.loading import CropReader
 
 __all__ = ["ClassesOptions", "ClassesSource"]
@@ -59,14 +58,14 @@ class ClassesSource:
     n_classes: int | None
 
     def __init__(self, options: ClassesOptions, context: SourceContext) -> None:
-        data = _open(options, context.roots, context.run_seed)
-        held_in = data.take(_among(data, context.photos))
+        data = self.labelled(options, context.roots, context.run_seed)
+        held_in = data.among(context.photos)
         if len(held_in.classes) < 2:
             raise DataError(
                 f"{data.root}: {len(context.photos)} photographs to train on, of {len(held_in.classes)} of its "
                 f"{len(data.classes)} classes: telling classes apart needs at least 2"
             )
-        held_out = data.take(_among(data, context.held_out)).aligned(held_in.classes)
+        held_out = data.among(context.held_out).aligned(held_in.classes)
         self.n_classes = len(held_in.classes)
         self._options, self._batch = options, context.batch
         self._held_in, self._held_out = (
@@ -75,18 +74,21 @@ class ClassesSource:
         )
 
     @classmethod
-    def split(
-        cls, options: ClassesOptions, roots: Sequence[Path], *, every: int, seed: int
-    ) -> tuple[list[str], list[str]]:
-        """List the photographs to train on and, of each class one in `every`, those to measure on.
+    def labelled(cls, options: ClassesOptions, roots: Sequence[Path], seed: int) -> LabelledImages:
+        """List the photographs that these options choose; see `labels.labelled_photographs`.
 
         Raises
         ------
         DataError, FormatError
             If the data set cannot be used.
         """
-        held_in, held_out = hold_out(_open(options, roots, seed), every=every, seed=seed)
-        return held_in.paths(), held_out.paths()
+        if len(roots) != 1:
+            raise DataError(
+                "labelled photographs come from one folder of class folders or one list; "
+                f"{len(roots)} paths were given"
+            )
+        data = open_labelled(roots[0], missing=options.missing)
+        return select_classes(data, min_images=options.min_images, max_images=options.max_images, seed=seed)
 
     def describe(self) -> str:
         """Say in a few words what it draws from."""
@@ -106,21 +108,6 @@ class ClassesSource:
         """Yield centre crops of held-out photographs at the full size of the window."""
         for images, labels in self._held_out.measuring_batches(self._batch, most=self._options.measure_images):
             yield _batch(images, labels)
-
-
-def _open(options: ClassesOptions, roots: Sequence[Path], seed: int) -> LabelledImages:
-    if len(roots) != 1:
-        raise DataError(
-            "labelled photographs come from one folder of class folders or one list; "
-            f"{len(roots)} paths were given"
-        )
-    data = open_labelled(roots[0], missing=options.missing)
-    return select_classes(data, min_images=options.min_images, max_images=options.max_images, seed=seed)
-
-
-def _among(data: LabelledImages, paths: Iterable[str]) -> npt.NDArray[np.bool_]:
-    wanted = {os.path.abspath(path) for path in paths}
-    return np.fromiter((os.path.abspath(path) in wanted for path in data.paths()), np.bool_, len(data))
 
 
 def _batch(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Batch:
