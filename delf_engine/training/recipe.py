@@ -21,7 +21,7 @@ from delf_engine.training.trainer import Log
 from delf_engine.training.weights import read_state
 from delf_engine.training.work import Work, photographs_key
 
-__all__ = ["Trained", "load_trunk_weights", "split", "split_photographs", "train"]
+__all__ = ["Trained", "load_trunk_weights", "split_photographs", "train"]
 
 load_trunk_weights = read_state
 
@@ -115,7 +115,7 @@ def train(
     LockedError
         If another training runs in `work`.
     """
-    held_in, held_out = split(photos, config, roots, seed)
+    held_in, held_out = split_photographs(photos, config, roots, seed)
     if teacher is not None:
         config = with_teacher(config, teacher)
     with Work(work) as folder:
@@ -160,26 +160,31 @@ def train(
     return Trained(network, info, run.history)
 
 
-def split_photographs(
-    photos: Sequence[str],
-    config: TrainingConfig,
-    roots: Sequence[str | os.PathLike[str]] = (),
-    seed: int = 0,
+def split(
+    photos: Sequence[str], config: TrainingConfig, roots: Sequence[str | os.PathLike[str]] = (), seed: int = 0
 ) -> tuple[list[str], list[str]]:
-    """Return the photographs to train on and those to measure on, one in `config.held_out_every`.
-
-    Where the recipe has labels, that many of each class of those in `photos` that `roots` label.
+    """Return the photographs to train on and those to measure on, by class where the recipe has labels.
 
     Raises
     ------
     DataError, FormatError
         If there are too few, or the labels cannot be used.
     """
-    every = config.held_out_every
     labelled = labelled_photographs(config, roots, seed)
-    if labelled is not None:
-        parts = hold_out(labelled.among(photos), every=every, seed=seed)
-        return parts[0].paths(), parts[1].paths()
+    if labelled is None:
+        return split_photographs(photos, config.held_out_every)
+    held_in, held_out = hold_out(labelled.among(photos), every=config.held_out_every, seed=seed)
+    return held_in.paths(), held_out.paths()
+
+
+def split_photographs(photos: Sequence[str], every: int) -> tuple[list[str], list[str]]:
+    """Return the photographs to train on and those to measure on, one in `every`.
+
+    Raises
+    ------
+    DataError
+        If there are too few.
+    """
     held_out = list(photos[every - 1 :: every])
     held_in = [p for i, p in enumerate(photos) if i % every != every - 1]
     if len(held_out) < 2:

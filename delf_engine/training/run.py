@@ -25,6 +25,7 @@ from delf_engine.training.contract import (
 )
 from delf_engine.training.device import autocast_dtype, choose_device, deterministic
 from delf_engine.training.forward import Forward
+from delf_engine.training.labels import labelled_photographs
 from delf_engine.training.losses.match import MatchOptions
 from delf_engine.training.projection import fit_projection, spread
 from delf_engine.training.retrieval import match_precision, retrieval_map
@@ -67,6 +68,7 @@ class Run:
         pairs: Path | None,
         checkpoint_seconds: float,
         checkpoint_steps: int | None,
+        sample: int | None = None,
     ) -> None:
         self.config, self.seed, self.work = config, seed, work
         self.held_in, self.held_out = held_in, held_out
@@ -81,6 +83,7 @@ class Run:
             workers=workers,
             on_error=on_error,
             progress=lambda name, done, total: self.progress(name, done, total, None),
+            sample=sample,
         )
         self.fitted = self.attends = False
         self.history: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
@@ -88,7 +91,7 @@ class Run:
     def run(self, trunk_weights: Any) -> dict[str, float]:
         """Run all stages and return the final figures; stages that `work` holds are taken from there."""
         with deterministic(self.device):
-            self.network = self._start(trunk_weights)
+            self.start(trunk_weights)
             key = chained_key("", *self._facts())
             for number, stage in enumerate(self.config.stages):
                 if isinstance(stage, GradientStage) and stage.steps == 0:
@@ -99,7 +102,8 @@ class Run:
         self.stores.close()
         return figures
 
-    def _start(self, trunk_weights: Any) -> DelfNetwork:
+    def start(self, trunk_weights: Any) -> None:
+        """Build the network that the first stage begins with."""
         config = self.config
         trunk = load_trunk(config.architecture, trunk_weights)
         with torch.random.fork_rng(devices=[]):
@@ -112,11 +116,12 @@ class Run:
                 trunk=trunk,
             )
         _round_trunk(network)
-        return network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
+        self.network = network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
 
     def _facts(self) -> tuple[object, ...]:
         """Return what every stage's result depends on."""
         config = self.config.model_dump(mode="json", exclude={"stages", "codebook", "name", "profile"})
+        labelled = labelled_photographs(self.config, self.roots, self.seed)
         return (
             config,
             self.seed,
@@ -125,17 +130,19 @@ class Run:
             fingerprint(self.network.trunk),
             photographs_key(self.held_in),
             photographs_key(self.held_out),
+            *(() if labelled is None else (labelled.key,)),
         )
 
     def _stage_facts(self, stage: GradientStage | PcaStage) -> tuple[object, ...]:
-        dtype = str(self._dtype(stage))
+        dtype = str(self.dtype(stage))
         if isinstance(stage, PcaStage):
             return (dtype,)
         teachers = file_digest({name: teacher_file(name) for name in teacher_names([stage])})
         pairs = file_digest({"pairs": self.pairs}) if stage.source.kind == "mined" else {}
         return (dtype, teachers, pairs)
 
-    def _dtype(self, stage: GradientStage | PcaStage) -> torch.dtype:
+    def dtype(self, stage: GradientStage | PcaStage) -> torch.dtype:
+        """Return the type that the trunk computes in."""
         return autocast_dtype(self.precision or stage.precision, self.device)
 
     def _stage(self, number: int, stage: GradientStage | PcaStage, key: str) -> None:
@@ -166,7 +173,7 @@ class Run:
             self.network,
             stage,
             device=self.device,
-            dtype=self._dtype(stage),
+            dtype=self.dtype(stage),
             workers=self.workers,
             progress=lambda done, total: self.progress(stage.name, done, total, None),
         )
@@ -174,7 +181,16 @@ class Run:
         self.fitted = True
 
     def _train(self, number: int, stage: GradientStage, key: str) -> list[tuple[int, dict[str, float]]]:
-        dtype = self._dtype(stage)
+        run = self.prepare(number, stage, self.work.running(stage.name, key))
+        run.run()
+        self.attends = self.attends or "attention" in stage.train
+        # What will be shipped in half precision: later stages, PCA and figures see the rounded trunk.
+        _round_trunk(self.network)
+        return run.history
+
+    def prepare(self, number: int, stage: GradientStage, path: Path | None) -> GradientRun:
+        """Build what a gradient stage needs; `path` is for its state."""
+        dtype = self.dtype(stage)
         teachers = self._teachers(stage, dtype)
         self.stores.begin(Encoder(self.network.trunk, stage.level, teachers, self.device, dtype))
         seed = self.seed * 1000 + number
@@ -193,23 +209,18 @@ class Run:
         attends = self.attends or "attention" in stage.train
         measured = Forward(self.network, fitted=self.fitted, seed=seed, device=self.device, dtype=dtype)
         held_out = self._held_out_store()
-        run = GradientRun(
+        return GradientRun(
             stage,
             self.network,
             source,
             losses,
             forward,
             evaluate=lambda: {"held-out retrieval mAP": retrieval_map(held_out, measured, self._scores(attends))},
-            path=self.work.running(stage.name, key),
+            path=path,
             checkpoint_seconds=self.checkpoint_seconds,
             checkpoint_steps=self.checkpoint_steps,
             reports=self.reports,
         )
-        run.run()
-        self.attends = attends
-        # What will be shipped in half precision: later stages, PCA and figures see the rounded trunk.
-        _round_trunk(self.network)
-        return run.history
 
     def _teachers(self, stage: GradientStage, dtype: torch.dtype) -> dict[str, Teacher]:
         context = TeacherContext(

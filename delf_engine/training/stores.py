@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -201,14 +202,16 @@ class ViewStore:
     def fill(
         self,
         *,
+        sample: int | None = None,
         workers: int,
         on_error: Callable[[str, ImageError], None],
         progress: Callable[[int, int], None],
     ) -> None:
-        """Render all items with `workers` threads and cache the maps of as many as fit."""
+        """Render all items, or the first `sample`, with `workers` threads; cache the maps of as many as fit."""
         rows, full = [], False
-        for done, (index, rendered) in enumerate(_rendered(self.items, workers), 1):
-            progress(done, len(self.items))
+        total = min(len(self.items), sample or len(self.items))
+        for done, (index, rendered) in enumerate(_rendered(self.items, total, workers), 1):
+            progress(done, total)
             if isinstance(rendered, ImageError):
                 on_error(self.items.name(index), rendered)
                 continue
@@ -246,6 +249,13 @@ class Stores:
         Called with each photograph that cannot be read.
     progress : callable
         Called with a name, items done, items in all.
+    sample : int or None
+        Render only so many items of each store, to plan with.
+
+    Attributes
+    ----------
+    planned : dict of str to (int, int, float)
+        Of each store that was filled: items, bytes that the maps of all would take, seconds an item took.
     """
 
     def __init__(
@@ -256,8 +266,10 @@ class Stores:
         workers: int = 1,
         on_error: Callable[[str, ImageError], None],
         progress: Callable[[str, int, int], None] = lambda *_: None,
+        sample: int | None = None,
     ) -> None:
-        self.limit, self.folder, self.workers = limit, folder, workers
+        self.limit, self.folder, self.workers, self.sample = limit, folder, workers, sample
+        self.planned: dict[str, tuple[int, int, float]] = {}
         self.on_error, self.progress = on_error, progress
         self._encoder: Encoder | None = None
         self._open: dict[str, tuple[_State, ViewStore]] = {}
@@ -290,8 +302,10 @@ class Stores:
                 self._open[name] = (wanted, store)
                 return store
             store.cache.close()
+        began = time.monotonic()
         store = ViewStore(items, encoder, self._new_cache(name, items, encoder))
         store.fill(
+            sample=self.sample,
             workers=self.workers,
             on_error=self.on_error,
             progress=lambda done, total: self.progress(name, done, total),
@@ -302,6 +316,8 @@ class Stores:
                 "can be read"
             )
         self._open[name] = (wanted, store)
+        seconds = (time.monotonic() - began) / min(len(items), self.sample or len(items))
+        self.planned[name] = (len(items), len(items) * item_bytes(items, encoder), seconds)
         return store
 
     def close(self) -> None:
@@ -374,8 +390,10 @@ def _kept(maps: Tensor) -> Tensor:
     return maps.to("cpu", torch.float16).contiguous()
 
 
-def _rendered(items: Items, workers: int) -> Iterator[tuple[int, tuple[Rgb, Homographies] | ImageError]]:
-    """Yield items in order, rendered a few ahead by threads."""
+def _rendered(
+    items: Items, total: int, workers: int
+) -> Iterator[tuple[int, tuple[Rgb, Homographies] | ImageError]]:
+    """Yield the first `total` items in order, rendered a few ahead by threads."""
 
     def render(index: int) -> tuple[Rgb, Homographies] | ImageError:
         try:
@@ -385,10 +403,10 @@ def _rendered(items: Items, workers: int) -> Iterator[tuple[int, tuple[Rgb, Homo
 
     ahead = 4 * workers
     with ThreadPoolExecutor(workers) as pool:
-        jobs = {i: pool.submit(render, i) for i in range(min(ahead, len(items)))}
-        for index in range(len(items)):
+        jobs = {i: pool.submit(render, i) for i in range(min(ahead, total))}
+        for index in range(total):
             yield index, jobs.pop(index).result()
-            if index + ahead < len(items):
+            if index + ahead < total:
                 jobs[index + ahead] = pool.submit(render, index + ahead)
 
 

@@ -124,11 +124,11 @@ class GradientRun:
         self._resume()
         devices = [self.device.index or 0] if self.device.type == "cuda" else []
         with deterministic(self.device), torch.random.fork_rng(devices=devices), _stoppable() as stopped:
-            self._set_trainable(True)
+            self.set_trainable(True)
             try:
                 self._loop(stopped)
             finally:
-                self._set_trainable(False)
+                self.set_trainable(False)
         if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
             raise DataError(f"stage {self.stage.name}: weights are not finite at its end; {self._advice()}")
         if self.path is not None:
@@ -139,7 +139,7 @@ class GradientRun:
         written = time.monotonic()
         with _Ahead(self.source, self.step * accumulate, steps * accumulate) as batches:
             while self.step < steps:
-                loss = self._optimise([batches.next() for _ in range(accumulate)])
+                loss = self.optimise([batches.next() for _ in range(accumulate)])
                 self.step += 1
                 self.reports.progress(self.stage.name, self.step, steps, loss)
                 every = self.stage.evaluate_every
@@ -153,7 +153,8 @@ class GradientRun:
                 if stopped.is_set():
                     raise KeyboardInterrupt
 
-    def _optimise(self, batches: Sequence[tuple[int, Batch]]) -> float:
+    def optimise(self, batches: Sequence[tuple[int, Batch]]) -> float:
+        """Do one optimiser step on numbered micro-batches and return the loss."""
         rate = learning_rate(self.stage, self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -199,10 +200,10 @@ class GradientRun:
             log.add_scalar(f"{self.stage.name}/loss/{options.kind}", term, self.step + 1)
 
     def _measure(self) -> None:
-        self._set_trainable(False)
+        self.set_trainable(False)
         with torch.no_grad():
             figures = {**self.evaluate(), **self._held_out()}
-        self._set_trainable(True)
+        self.set_trainable(True)
         self.history.append((self.step, figures))
         self.reports.figures(self.stage.name, self.step, figures)
         if self.reports.log is not None:
@@ -221,7 +222,8 @@ class GradientRun:
                     images[name] = images.get(name, 0) + len(batch)
         return {name: sums[name] / images[name] for name in sums}
 
-    def _set_trainable(self, on: bool) -> None:
+    def set_trainable(self, on: bool) -> None:
+        """Let the trained parameters collect gradients, or not."""
         self.modules.train(on)
         for parameter in self.parameters:
             parameter.requires_grad_(on)

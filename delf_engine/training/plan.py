@@ -1,0 +1,224 @@
+"""What a training run would do, found out on a few photographs and one step a stage; nothing is written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from delf_engine.errors import DataError, ImageError
+from delf_engine.images import load_image
+from delf_engine.training.config import GradientStage, PcaStage, Precision, TrainingConfig
+from delf_engine.training.device import deterministic
+from delf_engine.training.projection import fit_projection, spread
+from delf_engine.training.recipe import split_photographs
+from delf_engine.training.run import Run
+from delf_engine.training.stores import default_workers
+from delf_engine.training.teaching import with_teacher
+from delf_engine.training.work import Work
+
+__all__ = ["Plan", "StagePlan", "make_plan"]
+
+_READ = 64  # photographs that are decoded, to see whether they can be
+_TIMED = 3  # photographs a PCA is timed on
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage.
+
+    Attributes
+    ----------
+    name, kind : str
+    what : str
+        Source, losses and parts trained; for a PCA the cells and scales.
+    steps : int
+        Optimiser steps, or photographs of a PCA.
+    precision : str
+    parameters : int
+        Trained numbers.
+    cache_bytes : int
+        Of the maps it caches.
+    seconds : float
+        Estimated, rendering included.
+    """
+
+    name: str
+    kind: str
+    what: str
+    steps: int
+    precision: str
+    parameters: int
+    cache_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run.
+
+    Attributes
+    ----------
+    recipe, architecture, device : str
+    photographs, held_in, held_out : int
+    read : int
+        Photographs that were decoded for the plan.
+    unreadable : tuple of (path, reason)
+        Those of them that could not be.
+    stages : tuple of StagePlan
+    """
+
+    recipe: str
+    architecture: str
+    device: str
+    photographs: int
+    held_in: int
+    held_out: int
+    read: int
+    unreadable: tuple[tuple[str, str], ...]
+    stages: tuple[StagePlan, ...]
+
+
+def make_plan(
+    photos: Sequence[str],
+    config: TrainingConfig,
+    trunk_weights: str | os.PathLike[str] | None = None,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    precision: Precision | None = None,
+    cache_gb: float = 8.0,
+    workers: int | None = None,
+    roots: Sequence[str | os.PathLike[str]] = (),
+    pairs: str | os.PathLike[str] | None = None,
+    teacher: str | None = None,
+) -> Plan:
+    """Plan a run; the options are those of `recipe.train`.
+
+    Every stage is built and does one step on a batch of its own, so what fails at once in `train` fails here too.
+
+    Raises
+    ------
+    DataError, CheckpointError, ConfigError, FormatError
+        As `recipe.train`.
+    """
+    held_in, held_out = split_photographs(photos, config, roots, seed)
+    read, unreadable = _read_some([*held_in, *held_out])
+    if teacher is not None:
+        config = with_teacher(config, teacher)
+    bad = {path for path, _ in unreadable}
+    run = Run(
+        config,
+        held_in=[path for path in held_in if path not in bad],
+        held_out=[path for path in held_out if path not in bad],
+        seed=seed,
+        work=Work(None),
+        on_error=lambda *_: None,
+        progress=None,
+        on_figures=None,
+        log=None,
+        device=device,
+        precision=precision,
+        cache_bytes=int(cache_gb * 1e9),
+        workers=workers or default_workers(),
+        roots=[Path(root) for root in roots],
+        pairs=None if pairs is None else Path(pairs),
+        checkpoint_seconds=float("inf"),
+        checkpoint_steps=None,
+        sample=max([2, *(stage.batch for stage in config.gradient_stages)]),
+    )
+    with deterministic(run.device):
+        run.start(trunk_weights)
+        stages = tuple(
+            _plan_pca(run, stage) if isinstance(stage, PcaStage) else _plan_gradient(run, number, stage)
+            for number, stage in enumerate(config.stages)
+            if isinstance(stage, PcaStage) or stage.steps
+        )
+    return Plan(
+        recipe=config.name,
+        architecture=config.architecture,
+        device=str(run.device),
+        photographs=len(photos),
+        held_in=len(held_in),
+        held_out=len(held_out),
+        read=read,
+        unreadable=tuple(unreadable),
+        stages=stages,
+    )
+
+
+def _read_some(photos: Sequence[str]) -> tuple[int, list[tuple[str, str]]]:
+    """Decode some photographs; return how many, and which could not be."""
+    chosen = spread(photos, _READ)
+
+    def problem(path: str) -> str | None:
+        try:
+            load_image(path)
+        except ImageError as error:
+            return error.reason
+        return None
+
+    with ThreadPoolExecutor(default_workers()) as pool:
+        reasons = list(pool.map(problem, chosen))
+    unreadable = [(path, reason) for path, reason in zip(chosen, reasons, strict=True) if reason is not None]
+    if len(unreadable) == len(chosen):
+        raise DataError(f"none of {len(chosen)} photographs tried can be read, such as {': '.join(unreadable[0])}")
+    return len(chosen), unreadable
+
+
+def _plan_pca(run: Run, stage: PcaStage) -> StagePlan:
+    photos = spread(run.held_in, stage.photographs)
+    timed = spread(photos, _TIMED)
+    began = time.monotonic()
+    projection = fit_projection(
+        timed,
+        run.network,
+        stage.model_copy(update={"select": "norm", "cells": max(stage.cells, run.config.dim + 1)}),
+        device=run.device,
+        dtype=run.dtype(stage),
+        workers=run.workers,
+    )
+    seconds = (time.monotonic() - began) / len(timed) * len(photos)
+    run.network.projection.load_state_dict(projection.state_dict())
+    run.fitted = True
+    what = f"{stage.cells} cells of each, by {stage.select}, scales {', '.join(f'{s:.3g}' for s in stage.scales)}"
+    return StagePlan(stage.name, "pca", what, len(photos), _name(run.dtype(stage)), 0, 0, seconds)
+
+
+def _plan_gradient(run: Run, number: int, stage: GradientStage) -> StagePlan:
+    run.stores.planned.clear()
+    prepared = run.prepare(number, stage, None)
+    rendering = sum(items * seconds for items, _, seconds in run.stores.planned.values())
+    cache_bytes = sum(size for _, size, _ in run.stores.planned.values())
+    prepared.set_trainable(True)
+    seconds = min(_timed_step(prepared, index) for index in range(2)) * stage.steps * stage.accumulate
+    prepared.set_trainable(False)
+    run.attends = run.attends or "attention" in stage.train
+    losses = " + ".join(f"{loss.weight:g} x {loss.kind}" for loss in stage.losses)
+    parts = ", ".join(stage.train) or "the losses only"
+    return StagePlan(
+        stage.name,
+        "gradient",
+        f"{losses}; trains {parts}; {prepared.source.kind} from {stage.source.kind}",
+        stage.steps,
+        _name(run.dtype(stage)),
+        sum(p.numel() for p in prepared.parameters),
+        min(cache_bytes, run.stores.limit),
+        rendering + seconds,
+    )
+
+
+def _timed_step(prepared: Any, index: int) -> float:
+    began = time.monotonic()
+    prepared.optimise([(index, prepared.source.batch(index))])
+    return time.monotonic() - began
+
+
+def _name(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
