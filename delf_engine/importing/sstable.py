@@ -33,8 +33,9 @@ def read_table(data: bytes, where: str) -> dict[bytes, bytes]:
     if len(data) < _FOOTER or struct.unpack("<Q", data[-8:])[0] != _MAGIC:
         raise FormatError(f"{where}: not the index of a TensorFlow checkpoint (the magic number is not there)")
     footer = data[-_FOOTER:]
-    _, at = _handle(footer, 0, where)
+    meta, at = _handle(footer, 0, where)
     index, _ = _handle(footer, at, where)
+    _block(data, meta, where)  # holds nothing that is needed, but its damage is damage
     entries: dict[bytes, bytes] = {}
     for _, value in _entries(_block(data, index, where), where):
         handle, _ = _handle(value, 0, where)
