@@ -17,7 +17,7 @@ from delf_engine.images import load_image
 from delf_engine.training.config import GradientStage, PcaStage, Precision, TrainingConfig
 from delf_engine.training.device import deterministic
 from delf_engine.training.projection import fit_projection, spread
-from delf_engine.training.recipe import split_photographs
+from delf_engine.training.recipe import split
 from delf_engine.training.run import Run
 from delf_engine.training.stores import default_workers
 from delf_engine.training.teaching import with_teacher
@@ -108,7 +108,7 @@ def make_plan(
     DataError, CheckpointError, ConfigError, FormatError
         As `recipe.train`.
     """
-    held_in, held_out = split_photographs(photos, config, roots, seed)
+    held_in, held_out = split(photos, config, roots, seed)
     read, unreadable = _read_some([*held_in, *held_out])
     if teacher is not None:
         config = with_teacher(config, teacher)

@@ -21,7 +21,7 @@ from delf_engine.training.trainer import Log
 from delf_engine.training.weights import read_state
 from delf_engine.training.work import Work, photographs_key
 
-__all__ = ["Trained", "load_trunk_weights", "split_photographs", "train"]
+__all__ = ["Trained", "load_trunk_weights", "split", "split_photographs", "train"]
 
 load_trunk_weights = read_state
 
@@ -115,7 +115,7 @@ def train(
     LockedError
         If another training runs in `work`.
     """
-    held_in, held_out = split_photographs(photos, config, roots, seed)
+    held_in, held_out = split(photos, config, roots, seed)
     if teacher is not None:
         config = with_teacher(config, teacher)
     with Work(work) as folder:
