@@ -109,7 +109,7 @@ def _aliked_network(weights: Path, max_features: int) -> ALIKED:
     try:
         from kornia.feature import ALIKED
     except ImportError as error:
-        raise ConfigError("ALIKED comes with kornia 0.8.2 or newer: pip install kornia") from error
+        raise ConfigError("ALIKED needs a recent kornia: pip install --upgrade 'delf-engine[aliked]'") from error
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
