@@ -68,11 +68,13 @@ def train(
     """
     from delf_engine.images import find_images
     from delf_engine.training import load_training_config
+    from delf_engine.training.labels import labelled_photographs
 
     if precision is not None and precision not in _PRECISIONS:
         raise ConfigError(f"--precision {precision}: choose one of {', '.join(_PRECISIONS)}")
     config = load_training_config(recipe)
-    files = find_images(photos)[:max_photos]
+    labelled = labelled_photographs(config, photos, seed)
+    files = (find_images(photos) if labelled is None else labelled.paths())[:max_photos]
     options: dict[str, Any] = {
         "seed": seed,
         "device": device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,10 +70,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class _KilledError(Exception):
+    pass
+
+
 class _Run:
     """A run with what it reported."""
 
-    def __init__(self, folder: Path, weights: Path, *, workers: int) -> None:
+    def __init__(self, folder: Path, weights: Path, *, stop_after: int | None = None, **options: Any) -> None:
+        self.stop_after = stop_after
         self.losses: dict[str, list[float]] = defaultdict(list)
         self.figures: dict[str, list[Mapping[str, float]]] = defaultdict(list)
         self.failed: list[str] = []
@@ -81,8 +87,8 @@ class _Run:
             _tiny(load_training_config("delf_published")),
             weights,
             roots=[folder],
-            workers=workers,
             device="cpu",
+            **options,
             on_error=self._on_error,
             progress=self._progress,
             on_figures=lambda stage, _, figures: self.figures[stage].append(figures),
@@ -94,6 +100,8 @@ class _Run:
     def _progress(self, stage: str, done: int, total: int, loss: float | None) -> None:
         if loss is not None:
             self.losses[stage].append(loss)
+        if stage == "attention" and done == self.stop_after:
+            raise _KilledError
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +140,14 @@ def test_checkpoint_extracts_features(run: _Run, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-3)
 
 
-def test_same_bits_with_any_number_of_workers(run: _Run, folder: Path, weights: Path) -> None:
-    again = _Run(folder, weights, workers=3)
-    assert again.losses == run.losses
+def test_a_killed_run_goes_on_to_the_same_bits_with_any_number_of_workers(
+    run: _Run, folder: Path, weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(_KilledError):
+        _Run(folder, weights, work=tmp_path, checkpoint_steps=3, stop_after=11, workers=3)
+    again = _Run(folder, weights, work=tmp_path, workers=2)
+    assert again.losses["trunk"] == []  # taken from disk
+    assert again.losses["attention"] == run.losses["attention"][9:]  # from the last state, of step 9
     assert all(np.array_equal(again.trained.state[key], run.trained.state[key]) for key in run.trained.state)
 
 

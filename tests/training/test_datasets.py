@@ -131,6 +131,14 @@ def test_clean_list_is_preferred_and_a_file_can_be_named(tmp_path: Path) -> None
     assert len(open_labelled(tmp_path / "train.csv")) == 4
 
 
+def test_the_folder_of_photographs_is_not_taken_for_classes(tmp_path: Path) -> None:
+    a, b, *_ = _landmarks(tmp_path)
+    assert open_labelled(tmp_path / "train").classes == ("0", "a", "f")  # class folders, for all one can know
+    _write(tmp_path / "train.csv", ("id", "landmark_id"), (a, "1"), (b, "1"))
+    with pytest.raises(DataError, match="photographs of a Google Landmarks list; give the folder of the list"):
+        open_labelled(tmp_path / "train")
+
+
 def test_a_landmark_of_very_many_ids(tmp_path: Path) -> None:
     (tmp_path / "train" / "a" / "a" / "a").mkdir(parents=True)
     ids = [f"aaa{i:013x}" for i in range(9000)]  # more than the csv module's own limit of a field
