@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from delf_engine.cli import importing
 from delf_engine.cli.download import fetch_located
 from delf_engine.cli.model_text import print_checks, print_info, print_models
 from delf_engine.cli.output import JsonOption, console, print_json
@@ -46,6 +47,7 @@ commands = typer.Typer(name="model", help=_REFLOWED, no_args_is_help=True, rich_
 
 def register(app: typer.Typer) -> None:
     """Add this group of commands to the application."""
+    importing.register(commands)
     app.add_typer(commands, rich_help_panel=None)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections import defaultdict
+import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,24 @@ Array = npt.NDArray[Any]
 _CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 #: Trunks by (blocks of layer3, whether they are bottlenecks).
 _RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50", (23, True): "resnet101"}
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    """Stand in for `collections.defaultdict`, which PyTorch's reader of weights does not fill."""
+    return {}
+
+
+_SCALAR = np.float64(0).__reduce__()[0]
 #: What HOW keeps beside its weights, scores by epoch: containers and numbers, nothing that runs code.
 _HARMLESS: list[Any] = [
-    defaultdict,
+    (_plain_dict, "collections.defaultdict"),
     list,
     np.dtype,
-    type(np.dtype(np.float64)),
     type(np.dtype(np.float32)),
+    type(np.dtype(np.float64)),
     type(np.dtype(np.int64)),
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
-    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
 ]
 
 
@@ -52,18 +61,26 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        with torch.serialization.safe_globals(_HARMLESS):
+        with _harmless():
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"it refers to {found[1]}" if found else "it holds more than tensors and numbers"
         raise CheckpointError(
-            f"{path}: not a file of weights alone, so it is not opened (it could run code): "
-            f"{str(error).splitlines()[0]}; load it where you trust it and save its state_dict by itself"
+            f"{path}: not a file of weights alone, and opening it could run code: {why}. If you trust it, save "
+            "its state_dict by itself with torch.save"
         ) from error
     except Exception as error:  # damaged files raise nearly anything
         raise CheckpointError(f"{path}: not a readable file of PyTorch weights: {error}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
     return dict(content)
+
+
+def _harmless() -> AbstractContextManager[Any]:
+    """Let `_HARMLESS` through. Before PyTorch 2.6 it cannot be named so, and files that hold it are refused."""
+    known = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")
+    return torch.serialization.safe_globals(_HARMLESS) if known else nullcontext()
 
 
 def read_torchvision(path: str | os.PathLike[str]) -> Parts:
