@@ -123,6 +123,9 @@ def _levels(extractor: Extractor, path: Path) -> list[torch.Tensor]:
         config.scales,
         max_image_size=config.max_image_size,
         min_side=config.min_side,
+        fill_scales=config.fill_scales,
+        fill_to=config.max_features,
+        stride=extractor.network.stride,
     )
     resized = [resize(image, level.width, level.height, config.resize) for level in levels]
     return [extractor.network.normalise(torch.from_numpy(pixels)[None]) for pixels in resized]

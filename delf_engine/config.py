@@ -69,6 +69,9 @@ class ExtractionConfig(Config):
     precision : "auto", "fp32" or "bf16"
         Arithmetic of the network's trunk. ``auto``: bfloat16 where the hardware multiplies it, else float32.
         Where nothing is said it is float32, as it was before it could be chosen.
+    fill_scales : tuple of float
+        Finer scales for small images and crops: taken in order, each only while the pyramid so far has fewer
+        than `max_features` cells.
     """
 
     scales: tuple[Positive, ...] = Field(min_length=1)
@@ -78,6 +81,7 @@ class ExtractionConfig(Config):
     resize: Literal["area", "bilinear"]
     min_side: Count
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    fill_scales: tuple[Positive, ...] = ()
 
 
 class StorageConfig(Config):

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Level", "cell_centres", "plan_levels", "resize"]
+__all__ = ["Level", "cell_centres", "cell_count", "plan_levels", "resize"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ def plan_levels(
     max_image_size: int | None,
     min_side: int,
     whole_size: tuple[int, int] | None = None,
+    fill_scales: Sequence[float] = (),
+    fill_to: int = 0,
+    stride: int = 16,
 ) -> list[Level]:
     """Return the levels of an image's pyramid, finest last if `scales` ascend.
 
@@ -50,12 +53,36 @@ def plan_levels(
     whole_size : (width, height) or None
         Of the whole image when `image_size` is that of a crop: a crop keeps the scale that the whole
         image would have had.
+    fill_scales : sequence of float
+        Further levels for small images and crops, taken in order and only while those so far have fewer
+        than `fill_to` cells together: a crop of 300 pixels has not enough cells at coarse scales to be
+        matched by.
+    fill_to : int
+        Cells.
+    stride : int
+        Of the feature map, in pixels of a level.
     """
     width, height = image_size
     longest = max(whole_size or image_size)
     base = 1.0 if max_image_size is None else min(1.0, max_image_size / longest)
-    levels = [Level(s, max(1, round(width * s)), max(1, round(height * s))) for s in (base * s for s in scales)]
-    return [level for level in levels if min(level.width, level.height) >= min_side]
+
+    def level(scale: float) -> Level:
+        return Level(base * scale, max(1, round(width * base * scale)), max(1, round(height * base * scale)))
+
+    levels = [one for one in map(level, scales) if min(one.width, one.height) >= min_side]
+    cells = sum(cell_count(one, stride=stride) for one in levels)
+    for one in map(level, fill_scales):
+        if cells >= fill_to:
+            break
+        if min(one.width, one.height) >= min_side:
+            levels.append(one)
+            cells += cell_count(one, stride=stride)
+    return levels
+
+
+def cell_count(level: Level, *, stride: int) -> int:
+    """Return the number of cells of the level's feature map; both sides are rounded up."""
+    return -(-level.width // stride) * -(-level.height // stride)
 
 
 def resize(

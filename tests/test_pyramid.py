@@ -6,7 +6,7 @@ from helpers import random_photo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine.pyramid import Level, cell_centres, plan_levels, resize
+from delf_engine.pyramid import Level, cell_centres, cell_count, plan_levels, resize
 
 SCALES = (0.25, 0.35355339, 0.5, 0.70710678)
 
@@ -53,6 +53,30 @@ def test_a_crop_keeps_the_scale_of_the_whole_image() -> None:
     whole, cropped = plan((2048, 1536)), plan((500, 400), whole_size=(2048, 1536))
     assert [level.scale for level in cropped] == [level.scale for level in whole]
     assert (cropped[-1].width, cropped[-1].height) == (round(250 * SCALES[-1]), round(200 * SCALES[-1]))
+
+
+def test_fill_scales_are_taken_only_while_cells_are_missing() -> None:
+    base = plan((1024, 768))
+    assert plan((1024, 768), fill_scales=(1.0, 1.4142), fill_to=1000) == base
+    small = plan((400, 300), fill_scales=(1.0, 1.4142, 2.0), fill_to=1000)
+    assert small == [*plan((400, 300)), Level(1.0, 400, 300), Level(1.4142, 566, 424)]
+    assert plan((400, 300), fill_scales=(1.0, 1.4142), fill_to=500)[-1].scale == 1.0
+    crop = plan((400, 300), whole_size=(2048, 1536), fill_scales=(1.0,), fill_to=1000)
+    assert crop[-1] == Level(0.5, 200, 150)  # a crop keeps the scale of the whole image
+    assert plan((12, 9), fill_scales=(1.0,), fill_to=1000) == []  # too small stays too small
+
+
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000), fill_to=st.integers(0, 3000))
+def test_fill_levels_against_the_rule(width: int, height: int, fill_to: int) -> None:
+    fill = (1.0, 1.5, 2.0)
+    levels = plan((width, height), fill_scales=fill, fill_to=fill_to)
+    base = plan((width, height))
+    assert levels[: len(base)] == base
+    counts = [-(-level.width // 16) * (-(-level.height // 16)) for level in levels]
+    assert counts == [cell_count(level, stride=16) for level in levels]
+    assert all(sum(counts[:i]) < fill_to for i in range(len(base), len(levels)))
+    if sum(counts) < fill_to and min(width, height) >= 10:
+        assert len(levels) == len(base) + len(fill)
 
 
 @pytest.mark.parametrize("method", ["area", "bilinear"])

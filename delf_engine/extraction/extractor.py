@@ -247,6 +247,9 @@ class Extractor:
             max_image_size=self.config.max_image_size,
             min_side=self.config.min_side,
             whole_size=whole_size,
+            fill_scales=self.config.fill_scales,
+            fill_to=self.config.max_features,
+            stride=self.network.stride,
         )
 
     def _forward(self, pixels: Rgb, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
