@@ -1,9 +1,11 @@
 """The revisited protocol on the photographs of Paris at hand: 11 queries, 238 images (data README).
 
-    python benchmarks/sub_rparis.py [--distractors] [--model delf-r18] [--profile default] [--data DIR]
+    python benchmarks/sub_rparis.py [--model delf-r18 --model mine.safetensors] [--distractors] [--data DIR]
 
-Rows: RootSIFT with every image verified; ours by ASMK only, by KD-tree only, with every image verified, and with
-the first 100 of ASMK verified. Features are cached; figures are means over the seeds of RANSAC.
+For each model: candidates by ASMK only and by KD-tree only; every image, and the first 100 of ASMK, ranked by each
+rule: the number of inliers, the weighted sum of similarities, and the similarities alone (no geometry). All rules
+are measured on one pass of verification. Features are cached; figures are means over the seeds of RANSAC,
+intervals are 95 % over resampled queries.
 """
 
 from __future__ import annotations
@@ -11,155 +13,190 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 from common import data_folder, print_table, rank_features, sub_rparis, write_json
-from peers import root_sift
-from rich.console import Console
-from rich.progress import track
+from peers import Peer, aliked, file_hash, root_sift
+from ranking_rules import Row, compare, ranked_by_rules, row_of, verify_all
 
-from delf_engine import AsmkIndex, Codebook, Extractor, KdTreeIndex, LocalFeatures, load_profile, verify_features
-from delf_engine.config import Profile, VerificationConfig
-from delf_engine.errors import DataError
-from delf_engine.evaluation import SETUPS, GroundTruth, evaluate
+from delf_engine import AsmkIndex, Codebook, Extractor, KdTreeIndex, LocalFeatures, load_profile
+from delf_engine.config import Profile
+from delf_engine.evaluation import SETUPS, GroundTruth
 from delf_engine.model import codebook_path
-from delf_engine.reranking import rerank_shortlist
 
 Features = Mapping[str, LocalFeatures]
-#: From a query's place and the images left out by the protocol to a ranking of names.
-Ranker = Callable[[int, set[str]], Sequence[str]]
 
 #: The one threshold that the data README gives a figure for; not searched here, as ours was.
 _SIFT_RESIDUAL_PX = 6.0
 
 
+@dataclass(frozen=True)
+class System:
+    """Local features and how they are indexed and verified.
+
+    Attributes
+    ----------
+    name : str
+    identity : str
+        All that its features depend on: the key of the cache.
+    dim : int
+    extract : callable
+    profile : Profile
+    codebook : Path or None
+        None: there is no index; ties are broken by the number of matches.
+    """
+
+    name: str
+    identity: str
+    dim: int
+    extract: Peer
+    profile: Profile
+    codebook: Path | None
+
+
 def main() -> None:
-    """Measure all rows, print the table, write JSON."""
+    """Measure all systems, print a table for each and their differences, write JSON."""
     args = _arguments()
     data = data_folder(args.data)
     truth = _with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
-    profile = load_profile(args.profile)
-    extractor = Extractor.from_pretrained(args.model, config=profile.extraction)
-    assert extractor.info is not None
-    identity = f"{extractor.info.identity} {profile.extraction.model_dump_json()}"
-    queries, gallery = rank_features(extractor, identity, extractor.network.dim, truth, data, args.cache)
-    path = codebook_path(args.model)
-    if path is None:
-        raise DataError(f"{args.model} comes without a codebook")
-    rows: dict[str, dict[str, Any]] = {}
-    if not args.no_sift:
-        sift = rank_features(root_sift, f"RootSIFT 1000, OpenCV {cv2.__version__}", 128, truth, data, args.cache)
-        config = profile.verification.model_copy(update={"residual_px": _SIFT_RESIDUAL_PX, "reference_size": None})
-        rows["RootSIFT, every image verified"] = _exhaustive(*sift, truth, config, args.seeds, None)
-    rows |= _ours(queries, gallery, truth, profile, Codebook.load(path), args.seeds)
-    title = f"Sub-RParis: {len(truth)} queries, {len(gallery)} images"
-    _print(title, rows)
-    write_json(args.out, {"title": title, "model": extractor.info.identity, "profile": args.profile, "rows": rows})
-
-
-def _ours(
-    queries: Features, gallery: Features, truth: GroundTruth, profile: Profile, codebook: Codebook, seeds: int
-) -> dict[str, dict[str, Any]]:
-    asmk = AsmkIndex(codebook, profile.asmk)
-    tree = KdTreeIndex(codebook.dim, profile.kdtree)
-    for index in (asmk, tree):
-        index.add(list(gallery), list(gallery.values()))
-        index.search(next(iter(queries.values())), 1)  # compiles, builds
-    ranked = {name: _searched(index, queries) for name, index in (("ASMK", asmk), ("KD-tree", tree))}
-    rows = {
-        f"{name} only": _row(truth, [_from_lists(lists)], seconds) for name, (lists, seconds) in ranked.items()
+    systems = [*_peers(args, data), *_models(args)]
+    measured: dict[str, dict[str, Row]] = {}
+    for system in systems:
+        measured[system.name] = _rows(system, truth, data, args)
+        _print_rows(f"{system.name}: {len(truth)} queries, {len(truth.names)} images", measured[system.name])
+    differences = _differences(measured)
+    _print_differences(differences)
+    result = {
+        "queries": len(truth),
+        "images": len(truth.names),
+        "seeds": args.seeds,
+        "systems": {
+            system.name: {
+                "identity": system.identity,
+                "ranking": system.profile.ranking.model_dump(),
+                "verification": system.profile.verification.model_dump(),
+                "rows": measured[system.name],
+            }
+            for system in systems
+        },
+        "differences": differences,
     }
-    first = {q: dict(hits) for q, hits in zip(queries, ranked["ASMK"][0], strict=True)}
-    rows["every image verified"] = _exhaustive(queries, gallery, truth, profile.verification, seeds, first)
-    top_n = profile.reranking.top_n
-    rows[f"ASMK, first {top_n} verified"] = _reranked(queries, gallery, truth, profile, ranked["ASMK"][0], seeds)
+    write_json(args.out, result)
+
+
+def _models(args: argparse.Namespace) -> list[System]:
+    stems = [Path(model).stem for model in args.model]
+    names = stems if len(set(stems)) == len(stems) else args.model
+    systems = []
+    for name, model in zip(names, args.model, strict=True):
+        extractor = Extractor.from_pretrained(model, profile=args.profile, precision=args.precision)
+        assert extractor.info is not None
+        systems.append(
+            System(
+                name=name,
+                identity=f"{extractor.info.identity} {extractor.config.model_dump_json()}",
+                dim=extractor.network.dim,
+                extract=extractor,
+                profile=load_profile(args.profile or extractor.info.profile),
+                codebook=codebook_path(model),
+            )
+        )
+    return systems
+
+
+def _peers(args: argparse.Namespace, data: Path) -> list[System]:
+    profile = load_profile(args.profile or "default")
+    systems = []
+    if "rootsift" in args.peers:
+        changes: dict[str, Any] = {"residual_px": _SIFT_RESIDUAL_PX, "reference_size": None}
+        chosen = _with_verification(profile, changes)
+        identity = f"RootSIFT 1000, OpenCV {cv2.__version__}"
+        systems.append(System("RootSIFT", identity, 128, root_sift, chosen, None))
+    if "aliked" in args.peers:
+        path = (Path(args.weights) if args.weights else data.parent / "weights") / "aliked-n16.safetensors"
+        chosen = _with_verification(profile, {"mutual": True, "ratio": None, "max_distance": None})
+        identity = f"ALIKED-n16@{file_hash(path)[:16]} 1000 at 1024, kornia {version('kornia')}"
+        systems.append(System("ALIKED-n16", identity, 128, aliked(path), chosen, None))
+    return systems
+
+
+def _with_verification(profile: Profile, changes: Mapping[str, Any]) -> Profile:
+    return profile.model_copy(update={"verification": profile.verification.model_copy(update=dict(changes))})
+
+
+def _rows(system: System, truth: GroundTruth, data: Path, args: argparse.Namespace) -> dict[str, Row]:
+    """Return the rows of one system by "method" or "method, by rule"."""
+    queries, gallery = rank_features(system.extract, system.identity, system.dim, truth, data, args.cache)
+    profile = system.profile
+    rows: dict[str, Row] = {}
+    first: dict[str, list[tuple[str, float]]] | None = None
+    if system.codebook is not None:
+        codebook = Codebook.load(system.codebook)
+        for name, index in (
+            ("ASMK", AsmkIndex(codebook, profile.asmk)),
+            ("KD-tree", KdTreeIndex(codebook.dim, profile.kdtree)),
+        ):
+            lists, seconds = _searched(index, queries, gallery)
+            rows[f"{name} only"] = row_of(truth, [_unranked(lists)], seconds)
+            first = lists if first is None else first
+    done = verify_all(
+        queries,
+        gallery,
+        verification=profile.verification,
+        ranking=profile.ranking,
+        seeds=args.seeds,
+        title=system.name,
+    )
+    every = ranked_by_rules(first or done.first_scores(), done, truth)
+    rows |= {f"every image, by {score}": row for score, row in every.items()}
+    if first is not None:
+        top_n = profile.reranking.top_n
+        some = ranked_by_rules(first, done, truth, top_n=top_n)
+        searching = rows["ASMK only"]["seconds_per_query"]
+        for score, row in some.items():
+            row["seconds_per_query"] += searching
+            rows[f"ASMK, first {top_n} by {score}"] = row
     return rows
 
 
-def _searched(index: AsmkIndex | KdTreeIndex, queries: Features) -> tuple[list[list[tuple[str, float]]], float]:
-    lists, start = [], time.perf_counter()
-    for features in queries.values():
+def _searched(
+    index: AsmkIndex | KdTreeIndex, queries: Features, gallery: Features
+) -> tuple[dict[str, list[tuple[str, float]]], float]:
+    index.add(list(gallery), list(gallery.values()))
+    index.search(next(iter(queries.values())), 1)  # compiles, builds
+    lists, start = {}, time.perf_counter()
+    for query, features in queries.items():
         ids, scores = index.search(features, len(index))
-        lists.append(list(zip(ids, scores.tolist(), strict=True)))
+        lists[query] = list(zip(ids, scores.tolist(), strict=True))
     return lists, (time.perf_counter() - start) / len(queries)
 
 
-def _exhaustive(
-    queries: Features,
-    gallery: Features,
-    truth: GroundTruth,
-    config: VerificationConfig,
-    seeds: int,
-    first: Mapping[str, Mapping[str, float]] | None,
-) -> dict[str, Any]:
-    """Rank all images by (inliers, first score, or number of matches where no index gave a score)."""
-    rankers, start = [], time.perf_counter()
-    for seed in range(seeds):
-        lists = []
-        for name, query in track(queries.items(), f"verifying, seed {seed}", console=Console(stderr=True)):
-            found = {g: verify_features(query, f, config=config, seed=seed) for g, f in gallery.items()}
-            scores = first[name] if first else {g: float(f.putative) for g, f in found.items()}
-            order = sorted(gallery, key=lambda g: (-found[g].inliers, -scores.get(g, 0.0)))
-            lists.append([(g, 0.0) for g in order])
-        rankers.append(_from_lists(lists))
-    return _row(truth, rankers, (time.perf_counter() - start) / seeds / len(queries))
-
-
-def _reranked(
-    queries: Features,
-    gallery: Features,
-    truth: GroundTruth,
-    profile: Profile,
-    lists: Sequence[Sequence[tuple[str, float]]],
-    seeds: int,
-) -> dict[str, Any]:
-    """Re-rank the first of each list after the protocol's junk was taken out, as published pipelines do."""
-    places = {name: i for i, name in enumerate(queries)}
-    rankers: list[Ranker] = []
-    spent: list[float] = []
-    for seed in range(seeds):
-
-        def rank(query: int, junk: set[str], seed: int = seed) -> list[str]:
-            start = time.perf_counter()
-            name = truth.query_names[query]
-            hits = rerank_shortlist(
-                queries[name],
-                [(image_id, score) for image_id, score in lists[places[name]] if image_id not in junk],
-                gallery,
-                config=profile.reranking,
-                verification=profile.verification,
-                seed=seed,
-            )
-            spent.append(time.perf_counter() - start)
-            return [hit.id for hit in hits]
-
-        rankers.append(rank)
-    row = _row(truth, rankers, 0.0)
-    return {**row, "seconds_per_query": float(np.mean(spent))}
-
-
-def _from_lists(lists: Sequence[Sequence[tuple[str, float]]]) -> Ranker:
+def _unranked(lists: Mapping[str, Sequence[tuple[str, float]]]) -> Callable[[str, set[str]], list[str]]:
     return lambda query, junk: [image_id for image_id, _ in lists[query] if image_id not in junk]
 
 
-def _row(truth: GroundTruth, rankers: Sequence[Ranker], seconds: float) -> dict[str, Any]:
-    figures: dict[str, Any] = {"seconds_per_query": seconds, "seeds": len(rankers)}
-    for setup in SETUPS:
-        junk = [{truth.names[i] for i in indices} for indices in truth.junk_of(setup)]
-        runs = [
-            evaluate([ranker(query, junk[query]) for query in range(len(truth))], truth, setup=setup)
-            for ranker in rankers
-        ]
-        figures[setup] = {
-            "mean_ap": float(np.mean([run.mean_ap for run in runs])),
-            "spread": float(np.std([run.mean_ap for run in runs])),
-            "average_precision": np.mean([run.average_precision for run in runs], axis=0).tolist(),
+def _differences(measured: Mapping[str, Mapping[str, Row]]) -> list[dict[str, Any]]:
+    """Compare the rules of each system, and the systems by their rows of one name, over the same queries."""
+    pairs = [
+        (system, f"every image, by {first}", system, f"every image, by {second}")
+        for system in measured
+        for first, second in (("weighted", "inliers"), ("weighted", "similarity"))
+    ]
+    for one, other in combinations(measured, 2):
+        pairs += [(other, name, one, name) for name in measured[one] if name in measured[other]]
+    return [
+        {
+            "first": [a, row_a],
+            "second": [b, row_b],
+            **{s: c.to_dict() for s, c in compare(measured[a][row_a], measured[b][row_b]).items()},
         }
-    return figures
+        for a, row_a, b, row_b in pairs
+    ]
 
 
 def _with_distractors(truth: GroundTruth, data: Path) -> GroundTruth:
@@ -167,31 +204,59 @@ def _with_distractors(truth: GroundTruth, data: Path) -> GroundTruth:
     return replace(truth, names=(*truth.names, *names))
 
 
-def _print(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    columns = ["method", *(f"mAP {setup.capitalize()}" for setup in SETUPS), "spread", "ms a query"]
+def _print_rows(title: str, rows: Mapping[str, Row]) -> None:
+    columns = ["method", *(f"{s.capitalize()} [95 %]" for s in SETUPS), "spread over seeds", "ms a query"]
     table = [
         [
             name,
-            *(f"{row[setup]['mean_ap']:.1f}" for setup in SETUPS),
-            " / ".join(f"{row[setup]['spread']:.1f}" for setup in SETUPS) if row["seeds"] > 1 else "",
-            f"{1000 * row['seconds_per_query']:.0f}",
+            *(_with_interval(row[s]["mean_ap"], *row[s]["interval_95"]) for s in SETUPS),
+            " / ".join(f"{row[s]['spread']:.1f}" for s in SETUPS) if row["seeds"] > 1 else "",
+            # The similarities need no geometry, and the pass that gave them was not without.
+            "" if name.endswith("by similarity") else f"{1000 * row['seconds_per_query']:.0f}",
         ]
         for name, row in rows.items()
     ]
     print_table(title, columns, table)
 
 
+def _print_differences(differences: Sequence[Mapping[str, Any]]) -> None:
+    table = []
+    for entry in differences:
+        (a, row_a), (b, row_b) = entry["first"], entry["second"]
+        what = f"{a}: {row_a} - {row_b}" if a == b else f"{a} - {b}: {row_a}"
+        cells = [
+            _with_interval(*(entry[s][key] for key in ("difference", "low", "high")), sign="+") for s in SETUPS
+        ]
+        table.append([what, *cells])
+    columns = ["difference, paired over queries", *(f"{s.capitalize()} [95 %]" for s in SETUPS)]
+    print_table("Differences of mAP", columns, table)
+
+
+def _with_interval(value: float, low: float, high: float, *, sign: str = "") -> str:
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder that holds paris/ and revisited/")
-    parser.add_argument("--model", default="delf-r18")
-    parser.add_argument("--profile", default="default")
+    parser.add_argument(
+        "--model", action="append", help="name or path of a checkpoint; may be given several times (delf-r18)"
+    )
+    parser.add_argument("--profile", help="name or path; without it, each checkpoint's own")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="without it, as the profile says")
     parser.add_argument("--distractors", action="store_true", help="add the unrelated photographs to the gallery")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--no-sift", action="store_true", help="leave the RootSIFT row out")
+    parser.add_argument("--seeds", type=int, default=3, help="of RANSAC")
+    parser.add_argument(
+        "--peers", nargs="*", choices=["rootsift", "aliked"], default=["rootsift"], help="none: only our models"
+    )
+    parser.add_argument("--weights", help="folder of aliked-n16.safetensors; without it, weights/ beside the data")
     parser.add_argument("--cache", type=Path, default=Path("out/cache"))
     parser.add_argument("--out", type=Path, default=Path("out/sub_rparis.json"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error("--seeds must be at least 1")
+    args.model = list(dict.fromkeys(args.model or ["delf-r18"]))
+    return args
 
 
 if __name__ == "__main__":
