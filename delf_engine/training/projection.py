@@ -17,7 +17,7 @@ from delf_engine.model.network import DelfNetwork, Projection
 from delf_engine.pyramid import plan_levels, resize
 from delf_engine.training.config import PcaStage
 
-__all__ = ["best_vectors", "fit_pca", "fit_projection", "spread"]
+__all__ = ["best_vectors", "fit_pca", "fit_projection", "photo_levels", "spread"]
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -72,6 +72,19 @@ def best_vectors(
         return F.normalize(torch.cat(vectors)[best], dim=1)
 
 
+def photo_levels(path: str, stage: PcaStage) -> list[Rgb]:
+    """Read a photograph and return it at the scales of a stage, (H, W, 3) uint8 each.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read.
+    """
+    photo = load_image(path)
+    levels = plan_levels((photo.shape[1], photo.shape[0]), stage.scales, max_image_size=None, min_side=32)
+    return [np.asarray(resize(photo, level.width, level.height, "area")) for level in levels]
+
+
 def fit_pca(vectors: npt.NDArray[np.float32], dim: int) -> Projection:
     """Fit PCA on (N, C) L2-normalised vectors; signs are fixed so that the result is unique.
 
@@ -103,11 +116,9 @@ def _decoded(photos: Sequence[str], stage: PcaStage, workers: int) -> Iterator[l
 
     def decode(path: str) -> list[Rgb] | None:
         try:
-            photo = load_image(path)
+            return photo_levels(path, stage)
         except ImageError:
             return None
-        levels = plan_levels((photo.shape[1], photo.shape[0]), stage.scales, max_image_size=None, min_side=32)
-        return [np.asarray(resize(photo, level.width, level.height, "area")) for level in levels]
 
     ahead = 2 * workers
     with ThreadPoolExecutor(workers) as pool:

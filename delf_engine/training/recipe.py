@@ -13,9 +13,9 @@ from delf_engine.model.checkpoint import CheckpointInfo
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.config import GradientStage, Precision, TrainingConfig
 from delf_engine.training.datasets import hold_out
+from delf_engine.training.device import default_workers
 from delf_engine.training.labels import labelled_photographs
 from delf_engine.training.run import Progress, Run
-from delf_engine.training.stores import default_workers
 from delf_engine.training.teaching import with_teacher
 from delf_engine.training.trainer import Log
 from delf_engine.training.weights import read_state

@@ -7,8 +7,6 @@ to half precision, so that a cached map and one that is computed again when it i
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,15 +18,15 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from delf_engine.errors import DataError, ImageError
 from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import normalise_images
+from delf_engine.training.cache import Cache, memory_bytes
 from delf_engine.training.contract import Teacher
 
-__all__ = ["Cache", "Encoder", "Items", "Level", "Stores", "ViewStore", "deepest", "fingerprint", "memory_bytes"]
+__all__ = ["Encoder", "Items", "Level", "Stores", "ViewStore", "deepest", "fingerprint", "item_bytes"]
 
 Level = Literal["images", "conv3", "conv4"]
 Rgb = npt.NDArray[np.uint8]
@@ -114,61 +112,6 @@ class Encoder:
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which the network computes."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-class Cache:
-    """Maps of items in memory or as safetensors files in a folder, up to a number of bytes.
-
-    Parameters
-    ----------
-    limit : int
-        Bytes.
-    folder : path or None
-        Where files go; None: everything is in memory.
-    """
-
-    def __init__(self, limit: int, folder: Path | None) -> None:
-        self.limit, self.folder, self.used = limit, folder, 0
-        self._sizes: dict[int, int] = {}
-        self._memory: dict[int, dict[str, Tensor]] = {}
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-
-    def __contains__(self, index: int) -> bool:
-        return index in self._sizes
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def get(self, index: int) -> dict[str, Tensor]:
-        """Return the maps of an item that is held."""
-        return self._memory[index] if self.folder is None else load_file(self._file(index))
-
-    def put(self, index: int, maps: dict[str, Tensor]) -> bool:
-        """Hold the maps of an item in place of earlier ones, if they fit; say whether they do."""
-        size = sum(value.numel() * value.element_size() for value in maps.values())
-        used = self.used - self._sizes.get(index, 0) + size
-        if used > self.limit:
-            return False
-        if self.folder is None:
-            self._memory[index] = maps
-        else:
-            save_file({name: value.contiguous() for name, value in maps.items()}, self._file(index))
-        self._sizes[index], self.used = size, used
-        return True
-
-    def close(self) -> None:
-        """Drop everything."""
-        self._memory.clear()
-        self._sizes.clear()
-        self.used = 0
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _file(self, index: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{index}.safetensors"
 
 
 class ViewStore:
@@ -298,8 +241,9 @@ class Stores:
                 return store
             conv3 = Encoder(encoder.trunk, "conv3", encoder.teachers, encoder.device, encoder.dtype)
             if encoder.level == "conv4" and _state(items, conv3).within(state):
+                began = time.monotonic()
                 store.advance(encoder, progress=lambda done, total: self.progress(f"{name}: conv4", done, total))
-                self._open[name] = (wanted, store)
+                self._opened(name, wanted, store, began)
                 return store
             store.cache.close()
         began = time.monotonic()
@@ -315,9 +259,7 @@ class Stores:
                 f"{name}: training needs at least 2 readable photographs or pairs; {len(store)} of {len(items)} "
                 "can be read"
             )
-        self._open[name] = (wanted, store)
-        seconds = (time.monotonic() - began) / min(len(items), self.sample or len(items))
-        self.planned[name] = (len(items), len(items) * item_bytes(items, encoder), seconds)
+        self._opened(name, wanted, store, began)
         return store
 
     def close(self) -> None:
@@ -325,6 +267,12 @@ class Stores:
         for _, store in self._open.values():
             store.cache.close()
         self._open.clear()
+
+    def _opened(self, name: str, state: _State, store: ViewStore, began: float) -> None:
+        self._open[name] = (state, store)
+        items = len(store.items)
+        seconds = (time.monotonic() - began) / min(items, self.sample or items)
+        self.planned[name] = (items, items * item_bytes(store.items, store.encoder), seconds)
 
     def _new_cache(self, name: str, items: Items, encoder: Encoder) -> Cache:
         left = self.limit - sum(store.cache.used for key, (_, store) in self._open.items() if key != name)
@@ -353,16 +301,6 @@ def deepest(maps: Mapping[str, Tensor]) -> Level:
     if "conv4" in maps:
         return "conv4"
     return "conv3" if "conv3" in maps else "images"
-
-
-def memory_bytes() -> int:
-    """Return the memory that is free, bytes; where the system does not say, 4 GiB."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 4 << 30
 
 
 @dataclass(frozen=True)
@@ -408,8 +346,3 @@ def _rendered(
             yield index, jobs.pop(index).result()
             if index + ahead < total:
                 jobs[index + ahead] = pool.submit(render, index + ahead)
-
-
-def default_workers() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

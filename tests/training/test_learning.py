@@ -1,14 +1,43 @@
+"""Correspondences and losses against plain NumPy."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from delf_engine.errors import DataError
-from delf_engine.model.network import Projection
-from delf_engine.training.correspondence import CellSample, cell_vectors, sample_at
-from delf_engine.training.match_head import match_labels
-from delf_engine.training.projection import fit_pca
-from delf_engine.training.tuning import contrast, distillation
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.model.network import DelfNetwork, Projection
+from delf_engine.training.contract import START, Batch, StageFacts, Step
+from delf_engine.training.correspondence import (
+    CellSample,
+    cell_grid,
+    cell_vectors,
+    directions,
+    project,
+    sample_at,
+    sample_cells,
+)
+from delf_engine.training.losses.contrast import Contrast, ContrastOptions, contrast
+from delf_engine.training.losses.distillation import (
+    Distillation,
+    DistillationOptions,
+    feature_distance,
+    similarity_divergence,
+)
+from delf_engine.training.losses.match import Match, MatchOptions, match_labels
+from delf_engine.training.projection import fit_pca, spread
+from delf_engine.training.retrieval import mutual_similarity
+
+
+@pytest.fixture(scope="module")
+def network() -> DelfNetwork:
+    torch.manual_seed(0)
+    return DelfNetwork("resnet18", 8, hidden=4).eval()
 
 
 def _sample(rng: np.random.Generator, n: int, pairs: int) -> CellSample:
@@ -19,31 +48,35 @@ def _sample(rng: np.random.Generator, n: int, pairs: int) -> CellSample:
     )
 
 
-def test_contrast_equals_numpy() -> None:
+def _unit(rng: np.random.Generator, *shape: int) -> torch.Tensor:
+    return F.normalize(torch.from_numpy(rng.normal(size=shape)), dim=-1)
+
+
+@pytest.mark.parametrize("groups", [None, [0, 1, 0]])
+def test_contrast_equals_numpy(groups: list[int] | None) -> None:
     rng = np.random.default_rng(0)
     sample = _sample(rng, 12, 3)
-    a, b = (torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(12, 5))), dim=1) for _ in range(2))
+    a, b = _unit(rng, 12, 5), _unit(rng, 12, 5)
     logits = (a @ b.T / 0.1).numpy()
     for i in range(12):
         for j in range(12):
             near = np.linalg.norm(sample.place[i].numpy() - sample.place[j].numpy()) < 30
-            if i != j and sample.pair[i] == sample.pair[j] and near:
+            same_pair = sample.pair[i] == sample.pair[j]
+            related = groups is not None and groups[sample.pair[i]] == groups[sample.pair[j]] and not same_pair
+            if i != j and ((same_pair and near) or related):
                 logits[i, j] = -np.inf
 
     def cross_entropy(m: np.ndarray) -> float:
         return float(np.mean([np.log(np.exp(m[i]).sum()) - m[i, i] for i in range(12)]))
 
     expected = (cross_entropy(logits) + cross_entropy(logits.T)) / 2
-    assert float(contrast(a, b, sample, temperature=0.1, exclusion_px=30)) == pytest.approx(expected, rel=1e-6)
+    given_groups = None if groups is None else torch.tensor(groups)
+    got = contrast(a, b, sample, temperature=0.1, exclusion_px=30, groups=given_groups)
+    assert float(got) == pytest.approx(expected, rel=1e-6)
 
 
-def test_distillation_is_relative() -> None:
-    start = torch.full((1, 2, 2, 2), 2.0)
-    assert float(distillation(start, start)) == 0
-    assert float(distillation(start * 1.5, start)) == pytest.approx(0.25)
-
-
-def test_match_labels_equal_plain_loops() -> None:
+@pytest.mark.parametrize("groups", [None, [5, 5, 2]])
+def test_match_labels_equal_plain_loops(groups: list[int] | None) -> None:
     rng = np.random.default_rng(1)
     sample = _sample(rng, 30, 3)
     descriptors = torch.from_numpy(rng.normal(size=(30, 4)).astype(np.float32))
@@ -51,12 +84,104 @@ def test_match_labels_equal_plain_loops() -> None:
     places = torch.from_numpy(rng.uniform(0, 80, (6, 2)).astype(np.float32))
     gallery[sample.pair[0], 2] = descriptors[0] * 10  # one that is surely found
     sample.place[0] = places[2]
-    got = match_labels(descriptors, sample, gallery, places, correct_px=40)
+    given_groups = None if groups is None else torch.tensor(groups)
+    got = match_labels(descriptors, sample, gallery, places, correct_px=40, groups=given_groups)
     assert got[0]
     for n in range(30):
-        best = max(((b, m) for b in range(3) for m in range(6)), key=lambda k: float(descriptors[n] @ gallery[k]))
-        right = best[0] == int(sample.pair[n]) and float((places[best[1]] - sample.place[n]).norm()) <= 40
+        mine = int(sample.pair[n])
+        allowed = [b for b in range(3) if groups is None or b == mine or groups[b] != groups[mine]]
+        best = max(((b, m) for b in allowed for m in range(6)), key=lambda k: float(descriptors[n] @ gallery[k]))
+        right = best[0] == mine and float((places[best[1]] - sample.place[n]).norm()) <= 40
         assert bool(got[n]) == right
+
+
+def test_relative_distance() -> None:
+    start = torch.full((1, 2, 2, 2), 2.0)
+    assert float(feature_distance(start, start)) == 0
+    assert float(feature_distance(start * 1.5, start)) == pytest.approx(0.25)
+    assert torch.isfinite(feature_distance(start, start * 0))
+
+
+def test_similarity_divergence_equals_numpy() -> None:
+    rng = np.random.default_rng(0)
+    student, teacher = _unit(rng, 7, 3), _unit(rng, 7, 6)
+    total = 0.0
+    for i in range(7):
+        others = [j for j in range(7) if j != i]
+        q, p = (np.array([float(d[i] @ d[j]) / 0.2 for j in others]) for d in (student, teacher))
+        q, p = (np.exp(x) / np.exp(x).sum() for x in (q, p))
+        total += float((p * np.log(p / q)).sum())
+    assert float(similarity_divergence(student, teacher, 0.2)) == pytest.approx(total / 7, rel=1e-6)
+    assert float(similarity_divergence(teacher, teacher, 0.2)) == pytest.approx(0, abs=1e-9)
+    assert float(similarity_divergence(student[:1], teacher[:1], 0.2)) == 0
+
+
+def _step(network: DelfNetwork, features: torch.Tensor, *, fitted: bool = True, **maps: torch.Tensor) -> Step:
+    pairs = len(features) // 2
+    batch = Batch({"conv4": features, **maps}, 64, homographies=np.tile(np.eye(3), (pairs, 1, 1)))
+    return Step(batch, features, network, fitted, np.random.default_rng(0))
+
+
+def _facts(*trains: str, fitted: bool = True, **channels: int) -> StageFacts:
+    return StageFacts("pairs", None, fitted, frozenset(trains), channels)
+
+
+def test_distillation_targets(network: DelfNetwork) -> None:
+    torch.manual_seed(0)
+    features = torch.randn(4, 256, 4, 4)
+    teacher = torch.randn(4, 6, 4, 4)
+    facts = _facts("layer3", start=256, big=6)
+    step = _step(network, features, start=features * 2, big=teacher)
+
+    def loss(**options: object) -> Distillation:
+        given_options = DistillationOptions.model_validate({"kind": "distillation", **options})
+        return Distillation(given_options, network, facts)
+
+    assert float(loss()(step)) == pytest.approx(0.25)
+    regression = loss(teacher="big", target="descriptors")
+    value = regression(step)
+    value.backward()
+    assert regression.regression.weight.grad is not None
+    cells = F.normalize(features.permute(0, 2, 3, 1).reshape(-1, 256), dim=1)
+    guess = F.normalize(regression.regression(cells), dim=1)
+    wanted = F.normalize(teacher.permute(0, 2, 3, 1).reshape(-1, 6), dim=1)
+    assert float(value.detach()) == pytest.approx(float(1 - (guess * wanted).sum(1).mean()), rel=1e-5)
+    assert float(loss(teacher="big", target="similarity", cells=20)(step)) > 0
+    with pytest.raises(ConfigError, match="teacher big has 6, the trunk 256; choose target"):
+        loss(teacher="big")
+    wrong = _step(network, features, start=features, big=teacher[:, :, :3])
+    with pytest.raises(ConfigError, match=r"gives \(3, 4\) cells a view, the trunk \(4, 4\)"):
+        regression(wrong)
+
+
+def test_losses_of_pairs_without_overlap_are_zero(network: DelfNetwork) -> None:
+    features = torch.randn(4, 256, 4, 4, requires_grad=True)
+    away = np.array([[1.0, 0, 5000], [0, 1, 0], [0, 0, 1]])
+    batch = Batch({"conv4": features}, 64, homographies=np.stack([away, away]))
+    step = Step(batch, features, network, True, np.random.default_rng(0))
+    for loss in (
+        Contrast(ContrastOptions(kind="contrast", cells=8), network, _facts("layer3")),
+        Match(MatchOptions(kind="match"), network, _facts("attention")),
+    ):
+        value = loss(step)
+        assert float(value) == 0
+        value.backward()
+
+
+def test_match_refuses_a_stage_it_cannot_work_in(network: DelfNetwork) -> None:
+    with pytest.raises(ConfigError, match="add 'attention'"):
+        Match(MatchOptions(kind="match"), network, _facts("layer3"))
+    with pytest.raises(ConfigError, match="put a pca stage before"):
+        Match(MatchOptions(kind="match"), network, _facts("attention", fitted=False))
+
+
+def test_match_teaches_the_head_and_not_the_trunk(network: DelfNetwork) -> None:
+    features = torch.randn(4, 256, 4, 4, requires_grad=True)
+    network.zero_grad()
+    Match(MatchOptions(kind="match"), network, _facts("attention"))(_step(network, features)).backward()
+    assert features.grad is None
+    assert network.attention.conv1.weight.grad is not None
+    network.zero_grad()
 
 
 def test_vectors_at_places() -> None:
@@ -73,6 +198,73 @@ def test_vectors_at_places() -> None:
     torch.testing.assert_close(got[2], maps[1, :, 1:3, 2:4].mean((1, 2)))
 
 
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 6), st.integers(0, 2**31))
+def test_sampling_equals_torch(height: int, width: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    maps = torch.from_numpy(rng.normal(size=(2, 3, height, width)))
+    place = torch.from_numpy(rng.uniform(-20, 100, (n, 2)))
+    pair = torch.from_numpy(rng.integers(0, 2, n))
+    got = sample_at(maps, CellSample(pair, torch.zeros(n, dtype=torch.int64), place), stride=16)
+    for i in range(n):
+        x, y = place[i].numpy() / 16
+        sizes = torch.tensor([max(width - 1, 1), max(height - 1, 1)])
+        grid = (torch.tensor([x, y]) / sizes * 2 - 1)[None, None, None]
+        expected = F.grid_sample(maps[pair[i]][None], grid, align_corners=True, padding_mode="border")
+        torch.testing.assert_close(got[i], expected[0, :, 0, 0])
+
+
+def test_supports_limit_what_is_drawn() -> None:
+    h = np.stack([np.eye(3)] * 3)
+    supports = [np.array([[16.0, 16.0]]), None, np.full((2, 2), np.nan)]
+    sample = sample_cells(
+        h, (6, 6), size=96, stride=16, count=99, rng=np.random.default_rng(0), supports=supports, support_px=16
+    )
+    grid = cell_grid(6, 6, 16)
+    drawn = [sorted(map(tuple, grid[sample.cell[sample.pair == i].numpy()].tolist())) for i in range(3)]
+    assert drawn[0] == [(0, 16), (16, 0), (16, 16), (16, 32), (32, 16)]
+    assert len(drawn[1]) == 36
+    assert drawn[2] == []
+
+
+def test_directions_are_inverse(network: DelfNetwork) -> None:
+    rng = np.random.default_rng(0)
+    h = np.stack([np.array([[1.1, 0.1, 4], [-0.1, 0.9, 2], [1e-4, 0, 1]]), np.eye(3)])
+    points = rng.uniform(0, 64, (5, 2))
+    features = torch.randn(4, 256, 4, 4)
+    batch = Batch({}, 64, homographies=h, supports=[points, None], groups=np.array([3, 3]))
+    forward, back = directions(Step(batch, features, network, True, rng))
+    assert torch.equal(forward.first, features[:2])
+    assert torch.equal(back.first, features[2:])
+    np.testing.assert_allclose(forward.homographies @ back.homographies, np.stack([np.eye(3)] * 2), atol=1e-12)
+    assert back.supports is not None
+    assert back.supports[1] is None
+    np.testing.assert_allclose(project(back.homographies[0], back.supports[0]), points, atol=1e-9)
+
+
+def test_points_behind_the_horizon_have_no_place() -> None:
+    h = np.array([[1.0, 0, 0], [0, 1, 0], [-0.1, 0, 1]])
+    got = project(h, np.array([[0.0, 0], [10, 0], [20, 5]]))
+    assert np.isfinite(got[0]).all()
+    assert np.isnan(got[1:]).all()
+    assert project(h, np.empty((0, 2))).shape == (0, 2)
+
+
+@given(st.integers(1, 6), st.integers(0, 4), st.booleans(), st.integers(0, 2**31))
+def test_mutual_similarity_equals_plain_loops(k: int, images: int, ties: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    draw = (lambda *s: rng.integers(-1, 2, s).astype(float)) if ties else (lambda *s: rng.normal(size=s))
+    query, gallery = torch.from_numpy(draw(k, 3)), torch.from_numpy(draw(images, k, 3))
+    got = mutual_similarity(query, gallery)
+    for g in range(images):
+        s = (gallery[g] @ query.T).numpy()
+        expected = 0.0
+        for q in range(k):
+            best = int(s[:, q].argmax())
+            if int(s[best].argmax()) == q:
+                expected += max(s[best, q], 0) ** 3
+        assert got[g] == pytest.approx(expected)
+
+
 def test_pca_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 10)) @ rng.normal(size=(10, 10))
@@ -84,3 +276,16 @@ def test_pca_equals_scikit_learn() -> None:
     np.testing.assert_allclose(np.abs(got.numpy()), np.abs(expected), atol=1e-4)
     with pytest.raises(DataError, match="needs more than 4 feature vectors, got 3"):
         fit_pca(x[:3], 4)
+
+
+def test_spread_takes_first_and_last() -> None:
+    names = [str(i) for i in range(10)]
+    assert spread(names, None) == names
+    assert spread(names, 20) == names
+    assert spread(names, 2) == ["0", "9"]
+    assert spread(names, 1) == ["0"]
+    assert len(set(spread(names, 7))) == 7
+
+
+def test_start_is_a_name_no_teacher_can_have() -> None:
+    assert DistillationOptions(kind="distillation").teachers == (START,)

@@ -1,128 +1,173 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import random_photo, write_image
-from safetensors.torch import save_file
+from helpers import write_image
 
-from delf_engine.errors import CheckpointError, ConfigError, DataError, ImageError
+from delf_engine.errors import CheckpointError, ConfigError, DataError, ImageError, LockedError
 from delf_engine.model import load_checkpoint, save_checkpoint
 from delf_engine.model.backbones import build_trunk
-from delf_engine.training import TrainingConfig, load_training_config, recipe
+from delf_engine.training import TrainingConfig, recipe, run
+from delf_engine.training.work import Work
 
-
-def _tiny(**changes: object) -> TrainingConfig:
-    full = load_training_config()
-    return full.model_copy(
-        update={
-            "name": "tiny",
-            "dim": 8,
-            "held_out_every": 3,
-            "views": full.views.model_copy(update={"count": 2, "size": 96}),
-            "tuning": full.tuning.model_copy(update={"steps": 2, "pairs": 3, "cells": 8}),
-            "head": full.head.model_copy(update={"steps": 4, "pairs": 3, "cells": 8, "warmup": 1, "hidden": 8}),
-            "projection": full.projection.model_copy(update={"cells": 20, "scales": (1.0,)}),
-            **changes,
-        }
-    )
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> list[str]:
-    rng = np.random.default_rng(0)
-    return [str(write_image(tmp_path / "photos" / f"{i}.png", random_photo(rng, 130, 110))) for i in range(7)]
-
-
-@pytest.fixture
-def trunk(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path / "trunk.safetensors"
-    save_file({k: v.contiguous() for k, v in build_trunk("resnet18").state_dict().items()}, path)
-    return path
+Tiny = Callable[..., TrainingConfig]
 
 
 def _fail(path: str, error: ImageError) -> None:
     raise AssertionError(f"{path}: {error}")
 
 
-def test_same_seed_same_bits_and_round_trip(photos: list[str], trunk: Path, tmp_path: Path) -> None:
-    first = recipe.train(photos, _tiny(), trunk, seed=3, on_error=_fail)
-    again = recipe.train(photos, _tiny(), trunk, seed=3, on_error=_fail)
-    other = recipe.train(photos, _tiny(), trunk, seed=4, on_error=_fail)
-    assert all(np.array_equal(first.state[k], again.state[k]) for k in first.state)
+def _equal(a: recipe.Trained, b: recipe.Trained) -> bool:
+    return all(np.array_equal(a.state[k], b.state[k]) for k in a.state) and a.info == b.info
+
+
+@pytest.fixture(scope="module")
+def first(photos: list[str], trunk: Path, tiny: Tiny) -> recipe.Trained:
+    return recipe.train(photos, tiny(), trunk, seed=3, on_error=_fail, workers=1)
+
+
+def test_same_seed_same_bits(first: recipe.Trained, photos: list[str], trunk: Path, tiny: Tiny) -> None:
+    again = recipe.train(photos, tiny(), trunk, seed=3, on_error=_fail, workers=3, cache_gb=0)
+    assert _equal(first, again)
+    other = recipe.train(photos, tiny(), trunk, seed=4, on_error=_fail)
     assert not np.array_equal(first.state["attention.conv1.weight"], other.state["attention.conv1.weight"])
+
+
+def test_what_is_trained_and_the_round_trip(first: recipe.Trained, trunk: Path, tmp_path: Path) -> None:
     before = build_trunk("resnet18", recipe.load_trunk_weights(trunk)).state_dict()
     assert torch.equal(
         before["layer2.0.conv1.weight"].half().float(),
         torch.from_numpy(first.state["trunk.layer2.0.conv1.weight"]),
     )
-    assert not np.array_equal(
-        before["layer3.1.conv2.weight"].half().float().numpy(), first.state["trunk.layer3.1.conv2.weight"]
-    )
+    tuned = first.state["trunk.layer3.1.conv2.weight"]
+    assert not np.array_equal(before["layer3.1.conv2.weight"].half().float().numpy(), tuned)
+    assert np.array_equal(tuned, tuned.astype(np.float16).astype(np.float32))
     save_checkpoint(tmp_path / "tiny.safetensors", first.state, first.info)
     network, info = load_checkpoint(tmp_path / "tiny.safetensors")
-    assert (info.name, info.dim, info.seed) == ("tiny", 8, 3)
-    assert set(info.figures) == set(first.info.figures)
+    assert (info.name, info.dim, info.seed, info.attention) == ("tiny", 8, 3, "head")
+    assert set(info.figures) == {
+        "held-out retrieval mAP",
+        "held-out match precision of the better half, by norm",
+        "held-out match precision of the better half, by attention",
+    }
+    assert [step for step, _ in first.history["conv4"]] == [3]
     with torch.inference_mode():
         x = torch.randn(1, 3, 64, 64)
         torch.testing.assert_close(network(x)[1], first.network(x)[1], rtol=1e-2, atol=1e-2)
 
 
 def test_interrupted_run_goes_on_behind_the_last_stage(
-    photos: list[str], trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: recipe.Trained,
+    photos: list[str],
+    trunk: Path,
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = recipe.train(photos, _tiny(), trunk, on_error=_fail)
+    begun: list[str] = []
+    prepare = run.Run.prepare
 
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    def interrupted(self: run.Run, number: int, stage: object, path: Path | None) -> object:
+        begun.append(stage.name)  # type: ignore[attr-defined]
+        if begun == ["conv4", "attention"]:
+            raise KeyboardInterrupt
+        return prepare(self, number, stage, path)  # type: ignore[arg-type]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe, "train_match_head", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            recipe.train(photos, _tiny(), trunk, work=tmp_path / "work", on_error=_fail)
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe, "tune_trunk", interrupt)  # must not be run again
-        resumed = recipe.train(photos, _tiny(), trunk, work=tmp_path / "work", on_error=_fail)
-    assert all(np.array_equal(expected.state[k], resumed.state[k]) for k in expected.state)
-    # Another recipe is another run: nothing of the old one is taken.
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe, "tune_trunk", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            recipe.train(photos, _tiny(dim=7), trunk, work=tmp_path / "work", on_error=_fail)
+    monkeypatch.setattr(run.Run, "prepare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(photos, tiny(), trunk, seed=3, work=tmp_path / "work", on_error=_fail)
+    resumed = recipe.train(photos, tiny(), trunk, seed=3, work=tmp_path / "work", on_error=_fail)
+    assert begun == ["conv4", "attention", "attention"]
+    assert _equal(first, resumed)
+    # A later stage may change without the earlier ones.
+    other = tiny().with_stage("attention", learning_rate=2e-3)
+    recipe.train(photos, other, trunk, seed=3, work=tmp_path / "work", on_error=_fail)
+    assert begun[3:] == ["attention"]
+    assert not (tmp_path / "work" / "cache").exists()
 
 
-def test_no_tuning_leaves_the_trunk(photos: list[str], trunk: Path) -> None:
-    config = _tiny(tuning=_tiny().tuning.model_copy(update={"steps": 0}))
+def test_one_training_a_folder(photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path) -> None:
+    with Work(tmp_path), pytest.raises(LockedError, match="another training is running"):
+        recipe.train(photos, tiny(), trunk, work=tmp_path, on_error=_fail)
+
+
+def test_stage_of_no_steps_leaves_the_trunk(photos: list[str], trunk: Path, tiny: Tiny) -> None:
+    config = tiny().with_stage("conv4", steps=0).with_stage("attention", steps=0).with_stage("PCA", select="norm")
     trained = recipe.train(photos, config, trunk, on_error=_fail)
     before = build_trunk("resnet18", recipe.load_trunk_weights(trunk)).state_dict()
     for key, value in before.items():
         assert np.array_equal(value.half().float().numpy(), trained.state[f"trunk.{key}"])
+    assert trained.info.attention == "norm"
 
 
-def test_bad_photographs_are_reported_and_passed_over(photos: list[str], trunk: Path, tmp_path: Path) -> None:
+def test_bad_photographs_are_reported_once_and_passed_over(
+    photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
-    seen = []
-    trained = recipe.train([str(bad), *photos], _tiny(), trunk, on_error=lambda p, e: seen.append(p))
-    assert set(seen) == {str(bad)}
+    seen: list[str] = []
+    trained = recipe.train([str(bad), *photos], tiny(), trunk, on_error=lambda p, _: seen.append(p))
+    assert seen == [str(bad)]
     assert trained.network.dim == 8
 
 
-def test_too_few_photographs(photos: list[str], trunk: Path) -> None:
+def test_too_few_photographs(photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 photographs are too few"):
-        recipe.train(photos[:2], _tiny(), trunk, on_error=_fail)
+        recipe.train(photos[:2], tiny(), trunk, on_error=_fail)
+    bad = [str(tmp_path / f"{i}.jpg") for i in range(6)]
+    with pytest.raises(DataError, match="none of the 4 photographs can be read"):
+        recipe.train(bad, tiny(), trunk, on_error=lambda *_: None)
 
 
-def test_bad_trunks_and_recipes(photos: list[str], tmp_path: Path) -> None:
+def test_stages_in_an_order_that_cannot_work(photos: list[str], trunk: Path, tiny: Tiny) -> None:
+    stages = tiny().stages
+    with pytest.raises(ConfigError, match=r"stage attention: loss match .* put a pca stage before it"):
+        recipe.train(photos, tiny(stages=stages[3:]), trunk, on_error=_fail)
+    with pytest.raises(ConfigError, match="no stage before it trains the attention"):
+        recipe.train(photos, tiny(stages=stages[4:]), trunk, on_error=_fail)
+    head_only = tiny().with_stage("conv4", train=("attention",))
+    with pytest.raises(ConfigError, match="distillation teaches the trunk"):
+        recipe.train(photos, head_only, trunk, on_error=_fail)
+
+
+def test_bad_trunks(photos: list[str], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="not a readable safetensors file of a trunk"):
-        recipe.train(photos, _tiny(), tmp_path / "none.safetensors", on_error=_fail)
-    with pytest.raises(ConfigError, match=r"train_nothing\.toml"):
-        load_training_config("nothing")
-    path = tmp_path / "typo.toml"
-    text = (Path(__file__).parents[2] / "configs" / "train_delf_r18.toml").read_text()
-    path.write_text(text.replace("distillation =", "destillation ="))
-    with pytest.raises(
-        ConfigError, match=r"unknown key 'tuning\.destillation'; the nearest known one is 'distillation'"
-    ):
-        load_training_config(path)
+        recipe.train(photos, tiny(), tmp_path / "none.safetensors", on_error=_fail)
+    with pytest.raises(CheckpointError, match="not a readable state dict"):
+        recipe.train(photos, tiny(), tmp_path / "none.pth", on_error=_fail)
+    torch.save({"layer": [1, 2]}, tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="tensors by name were expected"):
+        recipe.train(photos, tiny(), tmp_path / "list.pth", on_error=_fail)
+    torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth: weights do not fit a resnet18 trunk"):
+        recipe.train(photos, tiny(), tmp_path / "other.pth", on_error=_fail)
+    with pytest.raises(CheckpointError, match="torchvision has no weights for resnet50_v1: pass --trunk"):
+        recipe.train(photos, tiny(architecture="resnet50_v1"), None, on_error=_fail)
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    with pytest.raises(CheckpointError, match=r"no network\): pass --trunk FILE, or put https://"):
+        recipe.train(photos, tiny(), None, on_error=_fail)
+
+
+def test_torch_state_dict_is_as_good_as_safetensors(trunk: Path, tmp_path: Path) -> None:
+    state = recipe.load_trunk_weights(trunk)
+    torch.save({"state_dict": state}, tmp_path / "trunk.pth")
+    again = recipe.load_trunk_weights(tmp_path / "trunk.pth")
+    assert all(torch.equal(state[key], again[key]) for key in state)
+
+
+def test_photographs_may_have_any_size(trunk: Path, tiny: Tiny, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(40, 300), (300, 40), (64, 64), (97, 33), (128, 128), (50, 70)]
+    paths = [
+        str(write_image(tmp_path / f"{i}.png", rng.integers(0, 255, (h, w, 3), dtype=np.uint8)))
+        for i, (h, w) in enumerate(sizes)
+    ]
+    trained = recipe.train(paths, tiny(), trunk, on_error=_fail)
+    assert all(np.isfinite(value).all() for value in trained.state.values())

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import random_photo, write_image
+
+from delf_engine.errors import ConfigError, DataError, FormatError
+from delf_engine.model.backbones import build_trunk
+from delf_engine.training import TrainingConfig, load_training_config, recipe, views
+from delf_engine.training.config import GradientStage
+from delf_engine.training.contract import SourceContext
+from delf_engine.training.correspondence import project
+from delf_engine.training.mined import MinedItems, MinedPair, places, read_pairs
+from delf_engine.training.sources.mined import MinedOptions, MinedSource
+from delf_engine.training.stores import Encoder, Stores
+
+Tiny = Callable[..., TrainingConfig]
+VIEWS = load_training_config().views.model_copy(update={"count": 3, "size": 96})
+H = np.array([[1.05, 0.05, -10], [-0.04, 0.95, 8], [1e-4, 0, 1]])
+
+
+def _line(a: str, b: str, **changes: Any) -> str:
+    grid = np.stack(np.meshgrid([60.0, 90, 120, 150], [50.0, 80, 110]), -1).reshape(-1, 2)
+    points = np.c_[grid, project(H, grid)]
+    return json.dumps({"a": a, "b": b, "homography": H.tolist(), "points": points.tolist(), **changes})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four places, two photographs of each, the second a warp of the first; and their pairs."""
+    path, rng = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
+    lines = []
+    for i in range(4):
+        photo = cv2.GaussianBlur(random_photo(rng, 220, 170), (0, 0), 2)
+        write_image(path / f"a{i}.png", photo)
+        write_image(path / f"b{i}.png", np.asarray(cv2.warpPerspective(photo, H, (220, 170)), np.uint8))
+        lines.append(_line(f"a{i}.png", f"b{i}.png"))
+    (path / "pairs.jsonl").write_text("\n".join([*lines, "", ""]))
+    return path
+
+
+def _context(folder: Path, **changes: Any) -> SourceContext:
+    stores = Stores(limit=10**9, on_error=lambda *_: None)
+    torch.manual_seed(0)
+    trunk = build_trunk("resnet18").requires_grad_(False)
+    stores.begin(Encoder(trunk, "images", {}, torch.device("cpu"), torch.float32))
+    values: dict[str, Any] = {
+        "photos": [str(folder / f"{side}{i}.png") for i in range(4) for side in "ab"],
+        "held_out": [],
+        "roots": [],
+        "seed": 0,
+        "run_seed": 0,
+        "views": VIEWS,
+        "batch": 3,
+        "workers": 1,
+        "stores": stores,
+        "pairs": folder / "pairs.jsonl",
+        "on_error": lambda *_: None,
+    }
+    return SourceContext(**{**values, **changes})
+
+
+def test_views_of_both_photographs_overlap_where_the_homography_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "_photometric", lambda view, *_: view)
+    source = MinedSource(MinedOptions(kind="mined"), _context(folder))
+    for index in range(4):
+        batch = source.batch(index)
+        assert batch.homographies is not None
+        assert batch.supports is not None
+        first, second = batch.maps["images"].chunk(2)
+        for i, homography in enumerate(batch.homographies):
+            warped = cv2.warpPerspective(first[i].numpy(), homography, (96, 96)).astype(float)
+            seen = cv2.warpPerspective(np.ones((96, 96), np.uint8), homography, (96, 96)) > 0
+            assert seen.mean() > 0.2
+            # Photograph b ends where the warp of a does: its black border is not compared.
+            seen &= (second[i].numpy() > 0).all(2) & (warped > 0).all(2)
+            correlation = np.corrcoef(warped[seen].ravel(), second[i].numpy()[seen].astype(float).ravel())[0, 1]
+            assert correlation > 0.9
+            inside = project(homography, batch.supports[i])
+            assert ((inside > -20) & (inside < 116)).all(1).mean() > 0.5
+
+
+def test_batches_are_a_function_of_the_index(folder: Path) -> None:
+    one = MinedSource(MinedOptions(kind="mined"), _context(folder))
+    other = MinedSource(MinedOptions(kind="mined"), _context(folder, workers=3))
+    other.batch(5)
+    a, b = one.batch(2), other.batch(2)
+    assert torch.equal(a.maps["images"], b.maps["images"])
+    assert np.array_equal(a.homographies, b.homographies)
+    assert not torch.equal(a.maps["images"], one.batch(3).maps["images"])
+
+
+def test_a_share_of_views_shares_the_places(folder: Path) -> None:
+    source = MinedSource(MinedOptions(kind="mined", share=0.4), _context(folder, batch=5))
+    batch = source.batch(0)
+    assert len(batch) == 10
+    assert batch.supports is not None
+    assert batch.groups is not None
+    assert [points is None for points in batch.supports] == [False, False, True, True, True]
+    alone = MinedSource(MinedOptions(kind="mined"), _context(folder, batch=2)).batch(0)
+    assert torch.equal(batch.maps["images"][:2], alone.maps["images"][:2])
+    assert torch.equal(batch.maps["images"][5:7], alone.maps["images"][2:])
+    assert source.views is not None
+    shown = [source.context.photos[row] for row in source.views.rows(0, 3)]
+    assert [source.places[str(Path(path).resolve())] for path in shown] == batch.groups[2:].tolist()
+
+
+def test_pairs_of_held_out_photographs_are_left_out(folder: Path) -> None:
+    source = MinedSource(MinedOptions(kind="mined"), _context(folder, held_out=[str(folder / "b1.png")]))
+    assert [Path(pair.a).name for pair in source.items.pairs] == ["a0.png", "a2.png", "a3.png"]
+    with pytest.raises(DataError, match="1 of 4 pairs have no held-out photograph"):
+        MinedSource(
+            MinedOptions(kind="mined"), _context(folder, held_out=[str(folder / f"a{i}.png") for i in "012"])
+        )
+    with pytest.raises(ConfigError, match="--pairs FILE"):
+        MinedSource(MinedOptions(kind="mined"), _context(folder, pairs=None))
+
+
+def test_a_missing_photograph_is_reported(folder: Path, tmp_path: Path) -> None:
+    lines = [_line(str(folder / f"a{i}.png"), str(folder / f"b{i}.png")) for i in range(2)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join([_line("none.png", str(folder / "a0.png")), *lines]))
+    seen: list[str] = []
+    stores = Stores(limit=10**9, on_error=lambda path, _: seen.append(path))
+    stores.begin(Encoder(build_trunk("resnet18"), "images", {}, torch.device("cpu"), torch.float32))
+    source = MinedSource(
+        MinedOptions(kind="mined"), _context(folder, pairs=tmp_path / "pairs.jsonl", stores=stores)
+    )
+    assert len(seen) == 1
+    assert "none.png" in seen[0]
+    assert len(source.store) == 2
+
+
+def test_chains_of_pairs_are_one_place() -> None:
+    def pair(a: str, b: str) -> MinedPair:
+        return MinedPair(a, b, np.eye(3), np.zeros((1, 4)))
+
+    found = places([pair("/a", "/b"), pair("/c", "/d"), pair("/e", "/b"), pair("/f", "/f")])
+    assert found["/a"] == found["/b"] == found["/e"]
+    assert len({found["/a"], found["/c"], found["/f"]}) == 3
+    assert found["/c"] == found["/d"]
+
+
+def test_matches_at_one_point_still_give_views() -> None:
+    items = MinedItems([MinedPair("", "", np.eye(3), np.full((1, 4), 50.0))], VIEWS, 0)
+    assert (items.of_first, items.views) == (2, 3)
+    photo = random_photo(np.random.default_rng(0))
+    view, h = views.random_view(photo, VIEWS, np.random.default_rng(0), region=(50.0, 50.0, 50.0, 50.0))
+    assert view.shape == (96, 96, 3)
+    assert np.isfinite(h).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "line 2: Expecting"),
+        ("[1]", "line 2: is no JSON object"),
+        ('{"a": "x"}', "line 2: 'b' is missing"),
+        (_line("a", ""), "line 2: a and b must be paths"),
+        (_line("a", "b", homography=[[1, 2], [3, 4]]), r"line 2: homography must be 3 x 3 .* got shape \(2, 2\)"),
+        (_line("a", "b", homography=[[1, 0, 0], [0, 1, 0], [1, 1, 0]]), "line 2: homography is singular"),
+        (_line("a", "b", homography="x"), "line 2: could not convert"),
+        (_line("a", "b", points=[]), "line 2: points must be one row"),
+        (_line("a", "b", points=[[1, 2, 3]]), "line 2: points must be one row"),
+        (_line("a", "b", points=[[1, 2, 3, None]]), "line 2: "),
+        (_line("a", "b", points=[[1, 2, 3, float("inf")]]), "line 2: points must be"),
+    ],
+)
+def test_bad_lines_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(_line("a", "b") + "\n" + text + "\n")
+    with pytest.raises(FormatError, match=rf"pairs\.jsonl, {message}"):
+        read_pairs(path)
+
+
+def test_files_without_pairs(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(FormatError, match="holds no pair"):
+        read_pairs(tmp_path / "empty")
+    with pytest.raises(FormatError, match="cannot be read as JSON lines"):
+        read_pairs(tmp_path / "none")
+
+
+def test_a_stage_on_mined_pairs_runs(folder: Path, trunk: Path, tiny: Tiny) -> None:
+    config = tiny(stages=tiny().stages[2:4], held_out_every=4).with_stage(
+        "attention", source=MinedOptions(kind="mined", share=0.5), batch=2, steps=2
+    )
+    assert isinstance(config.stages[1], GradientStage)
+    files = [str(folder / f"{side}{i}.png") for side in "ab" for i in range(4)]
+    trained = recipe.train(
+        files, config, trunk, on_error=lambda *_: None, pairs=folder / "pairs.jsonl", roots=[folder]
+    )
+    assert trained.info.attention == "head"

@@ -1,0 +1,155 @@
+"""Cached views: the same bits from memory, from files, and computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from delf_engine.errors import DataError, ImageError
+from delf_engine.model.backbones import Trunk, build_trunk
+from delf_engine.training import load_training_config
+from delf_engine.training.cache import Cache
+from delf_engine.training.sources.views import PhotoItems, draw_rows
+from delf_engine.training.stores import Encoder, Level, Stores, ViewStore
+
+VIEWS = load_training_config().views.model_copy(update={"count": 2, "size": 64})
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network() -> Trunk:
+    torch.manual_seed(0)
+    return build_trunk("resnet18").requires_grad_(False)
+
+
+class _Means:
+    """A teacher of one channel: the mean colour."""
+
+    channels = 1
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean((1, 2, 3))[:, None, None, None].expand(-1, 1, 4, 4)
+
+
+def _encoder(trunk: Trunk, level: Level, *, teacher: bool = False) -> Encoder:
+    return Encoder(trunk, level, {"means": _Means()} if teacher else {}, CPU, torch.float32)
+
+
+def _stores(limit: int, folder: Path | None = None, workers: int = 1, sample: int | None = None) -> Stores:
+    def fail(path: str, error: ImageError) -> None:
+        raise AssertionError(error)
+
+    return Stores(limit=limit, folder=folder, workers=workers, on_error=fail, sample=sample)
+
+
+def _all(store: ViewStore) -> list[dict[str, torch.Tensor]]:
+    return [store.maps(int(row)) for row in store.rows]
+
+
+def _equal(a: list[dict[str, torch.Tensor]], b: list[dict[str, torch.Tensor]]) -> bool:
+    return len(a) == len(b) and all(
+        x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("level", ["images", "conv3", "conv4"])
+def test_cached_or_not_memory_or_files_any_workers(
+    photos: list[str], network: Trunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: Level
+) -> None:
+    items = PhotoItems(photos, VIEWS, 0)
+    cached, none, some = _stores(10**9, workers=3), _stores(0), _stores(70_000)
+    found = []
+    for stores in (cached, none, some):
+        stores.begin(_encoder(network, level, teacher=True))
+        found.append(stores.open("views", items))
+    assert [len(store.cache) for store in found[:2]] == [7, 0]
+    assert 0 < len(found[2].cache) < 7
+    assert found[2].cache.used <= 70_000
+    monkeypatch.setattr("delf_engine.training.stores.memory_bytes", lambda: 0)
+    files = _stores(10**9, tmp_path / "cache")
+    files.begin(_encoder(network, level, teacher=True))
+    found.append(files.open("views", items))
+    assert len(list((tmp_path / "cache" / "views").iterdir())) == 7
+    first = _all(found[0])
+    assert set(first[0]) == {level, "means"}
+    assert all(_equal(first, _all(store)) for store in found[1:])
+    files.close()
+    assert not (tmp_path / "cache" / "views").exists()
+
+
+@pytest.mark.parametrize("limit", [10**9, 150_000, 0])
+def test_conv3_becomes_conv4_in_place(photos: list[str], network: Trunk, limit: int) -> None:
+    items = PhotoItems(photos, VIEWS, 0)
+    direct, advanced = _stores(10**9), _stores(limit)
+    direct.begin(_encoder(network, "conv4"))
+    advanced.begin(_encoder(network, "conv3", teacher=True))
+    before = advanced.open("views", items)
+    held = len(before.cache)
+    advanced.begin(_encoder(network, "conv4"))
+    after = advanced.open("views", items)
+    assert after is before
+    assert held <= len(after.cache)
+    assert after.cache.used <= limit
+    assert _equal(_all(direct.open("views", items)), _all(after))
+
+
+def test_a_changed_trunk_or_recipe_is_rendered_again(photos: list[str], network: Trunk) -> None:
+    stores = _stores(10**9)
+    stores.begin(_encoder(network, "conv3"))
+    first = stores.open("views", PhotoItems(photos, VIEWS, 0))
+    assert stores.open("views", PhotoItems(photos, VIEWS, 0)) is first
+    assert stores.open("views", PhotoItems(photos, VIEWS, 1)) is not first
+    torch.manual_seed(1)
+    stores.begin(_encoder(build_trunk("resnet18").requires_grad_(False), "conv3"))
+    assert stores.open("views", PhotoItems(photos, VIEWS, 1)) is not first
+
+
+def test_a_sample_says_what_all_would_take(photos: list[str], network: Trunk) -> None:
+    whole, part = _stores(10**9), _stores(10**9, sample=3)
+    for stores in (whole, part):
+        stores.begin(_encoder(network, "conv3"))
+        stores.open("views", PhotoItems(photos, VIEWS, 0))
+    assert part.planned["views"][:2] == (7, whole.open("views", PhotoItems(photos, VIEWS, 0)).cache.used)
+    assert len(part.open("views", PhotoItems(photos, VIEWS, 0))) == 3
+
+
+def test_unreadable_photographs_leave_the_others_as_they_are(
+    photos: list[str], network: Trunk, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    stores = Stores(limit=10**9, on_error=lambda path, _: seen.append(path))
+    stores.begin(_encoder(network, "conv4"))
+    missing = str(tmp_path / "none.png")
+    store = stores.open("views", PhotoItems([photos[0], missing, photos[2]], VIEWS, 0))
+    assert seen == [missing]
+    assert store.rows.tolist() == [0, 2]
+    whole = _stores(10**9)
+    whole.begin(_encoder(network, "conv4"))
+    others = whole.open("views", PhotoItems(photos[:3], VIEWS, 0))
+    assert torch.equal(store.maps(2)["conv4"], others.maps(2)["conv4"])
+    with pytest.raises(DataError, match="at least 2 readable photographs or pairs; 1 of 2"):
+        stores.open("views", PhotoItems([photos[0], missing], VIEWS, 0))
+
+
+def test_cache_counts_what_it_replaces() -> None:
+    cache = Cache(100, None)
+    assert cache.put(0, {"a": torch.zeros(80, dtype=torch.uint8)})
+    assert not cache.put(1, {"a": torch.zeros(30, dtype=torch.uint8)})
+    assert cache.put(0, {"a": torch.zeros(60, dtype=torch.uint8)})
+    assert cache.put(1, {"a": torch.zeros(40, dtype=torch.uint8)})
+    assert (len(cache), cache.used, 1 in cache, 2 in cache) == (2, 100, True, False)
+
+
+def test_draws_are_a_function_of_the_index_and_use_all_before_one_comes_again() -> None:
+    rows = np.arange(10, dtype=np.int64) * 3
+    drawn = [draw_rows(rows, 3, i, seed=(1, 2)) for i in range(6)]
+    assert all(len(set(d.tolist())) == 3 for d in drawn)
+    for epoch in (drawn[:3], drawn[3:]):
+        assert len(set(np.concatenate(epoch).tolist())) == 9
+    assert np.array_equal(draw_rows(rows, 3, 4, seed=(1, 2)), drawn[4])
+    assert not np.array_equal(draw_rows(rows, 3, 4, seed=(1, 3)), drawn[4])
+    assert len(draw_rows(rows, 99, 5, seed=(0,))) == 10
