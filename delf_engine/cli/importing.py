@@ -47,7 +47,8 @@ def import_command(
         int | None, typer.Option(help="Of DELF's feature map, 16 or 32. Default: as saved, else 32.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="Profile it is meant for. Default: delf, how or default, after KIND.")
+        str | None,
+        typer.Option(help="Profile it is meant for. Default: delf, delg, how or default, as the model is."),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Published attention threshold, for the metadata (DELF: 100).")

@@ -182,7 +182,7 @@ def _parts(
         attention,
         reduction,
         normalisation=HALF_RANGE,
-        profile="delf",
+        profile="delf" if reduction is None else "delg",  # of the two, only DELG learns its reduction
         about={"library": library},
     )
 

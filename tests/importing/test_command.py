@@ -118,7 +118,7 @@ def test_nothing_is_replaced_unasked(resnet18: Path, tmp_path: Path) -> None:
         (("how", "x", "--out", "x.safetensors"), CheckpointError, "no such file"),
         (("how", "x", "--out", "x.safetensors", "--stride", "16"), ConfigError, "stride of how cannot be chosen"),
         (("delf", "x", "--out", "x.safetensors", "--dim", "40"), ConfigError, "need a PCA"),
-        (("delf", "x", "--out", "x.safetensors", "--profile", "delph"), ConfigError, "did you mean 'delf'"),
+        (("delf", "x", "--out", "x.safetensors", "--profile", "delff"), ConfigError, "did you mean 'delf'"),
     ],
 )
 def test_wrong_usage(
