@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+from delf_engine.errors import ConfigError
 from delf_engine.training.config import GradientStage, TrainingConfig
 from delf_engine.training.contract import START, Teacher, TeacherContext, find_teacher
 from delf_engine.training.losses.distillation import DistillationOptions
@@ -36,7 +37,15 @@ def teacher_file(name: str) -> str:
 
 
 def with_teacher(config: TrainingConfig, teacher: str) -> TrainingConfig:
-    """Return a recipe whose distillation losses, those from the start apart, learn from another teacher."""
+    """Return a recipe whose distillation losses, those from the start apart, learn from another teacher.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe has no such loss.
+    """
+    if not teacher_names(config.gradient_stages):
+        raise ConfigError(f"recipe {config.name} has no teacher to replace by {teacher}: add a distillation loss")
 
     def replaced(loss: Any) -> Any:
         if isinstance(loss, DistillationOptions) and loss.teacher != START:

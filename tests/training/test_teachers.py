@@ -102,6 +102,10 @@ def test_a_checkpoint_teaches_a_stage(
     assert not any("regression" in key for key in trained.state)
 
 
-def test_only_teachers_but_the_start_are_replaced(tiny: Tiny) -> None:
-    config = with_teacher(tiny(), "other")
-    assert config == tiny()
+def test_the_start_is_no_teacher_to_replace(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="recipe tiny has no teacher to replace by other"):
+        with_teacher(tiny(), "other")
+    both = DistillationOptions(kind="distillation", teacher="old", target="similarity")
+    losses = (*tiny().gradient_stages[0].losses, both)
+    changed = with_teacher(tiny().with_stage("conv4", losses=losses), "other").gradient_stages[0]
+    assert [loss.teachers for loss in changed.losses] == [(), ("start",), ("other",)]
