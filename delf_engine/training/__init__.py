@@ -1,4 +1,4 @@
-"""Training without labels: trunk tuning, match-head attention, PCA; see `recipe.train`."""
+"""Training by recipes: stages of sources, losses and teachers, and PCA; see `recipe.train` and `contract`."""
 
 from delf_engine.training.config import TrainingConfig, load_training_config
 
