@@ -144,7 +144,8 @@ def pair_scores(
 ) -> dict[str, Float64]:
     """Match and verify all pairs, in `workers` processes, whose number does not change the scores.
 
-    The weighted score takes its matches without the rule's distance limit or ratio test, which are for geometry.
+    The weighted score takes its matches as the engine does, without the rule's distance limit; a ratio test is
+    kept, since the similarities of features that need one say little without it.
 
     Returns
     -------
@@ -164,7 +165,7 @@ def _one_pair(
     a: LocalFeatures, b: LocalFeatures, rule: VerificationConfig, seeds: int
 ) -> list[tuple[float, float]]:
     """Return the scores of a pair in the order of `SCORES`, one row a seed."""
-    matches = match_descriptors(a.descriptors, b.descriptors).similarities
+    matches = match_descriptors(a.descriptors, b.descriptors, ratio=rule.ratio).similarities
     found = [verify_features(a, b, config=rule, seed=seed) for seed in range(seeds)]
     return [(float(result.inliers), weighted_score(result.similarities, matches)) for result in found]
 

@@ -105,6 +105,8 @@ def test_a_photograph_agrees_with_itself_and_not_with_noise(rng: np.random.Gener
     assert scores["weighted"][:, 0] == pytest.approx(1.3 * 60, rel=1e-5)
     assert (scores["inliers"][:, 1] < 10).all()
     assert (scores["weighted"][:, 1] < scores["weighted"][:, 0]).all()
+    strict = pair_scores(features, views, pairs, rule.model_copy(update={"ratio": 0.01}), seeds=1, title="test")
+    assert strict["weighted"][0].tolist() == [pytest.approx(1.3 * 60, rel=1e-5), 0]
     for name, in_two in pair_scores(features, views, pairs, rule, seeds=2, title="test", workers=2).items():
         assert in_two.tolist() == scores[name].tolist()
 
