@@ -105,6 +105,9 @@ class GradientStage(Config):
     batch, accumulate : int
         Pairs, or images, of a micro-batch; micro-batches an optimiser step.
     learning_rate, weight_decay : float
+    loss_rate : float
+        Learning rate of the losses' own parameters, relative to that of the network: a new layer on a trunk that
+        is tuned with care has to learn much faster.
     optimiser : "adamw" or "sgd"
     momentum : float
         Of SGD.
@@ -131,6 +134,7 @@ class GradientStage(Config):
     accumulate: Count = 1
     learning_rate: Positive
     weight_decay: NotNegative = 0.0
+    loss_rate: Positive = 1.0
     optimiser: Literal["adamw", "sgd"] = "adamw"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     warmup: NotNegativeInt = 0
@@ -192,6 +196,7 @@ class TrainingConfig(Config):
     """One recipe: name and architecture of the checkpoint, and its stages in order.
 
     `held_out_every`: of this many photographs one is kept out of all gradient stages, to measure on.
+    `trunk`: checkpoint that the trunk starts from where none is given; None: torchvision's weights.
     """
 
     name: str
@@ -199,6 +204,7 @@ class TrainingConfig(Config):
     profile: str
     dim: Count
     held_out_every: Annotated[int, Field(ge=2)]
+    trunk: str | None = None
     views: ViewsConfig
     attention: AttentionConfig
     stages: tuple[GradientStage | PcaStage, ...] = Field(min_length=1)

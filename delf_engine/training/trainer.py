@@ -107,7 +107,7 @@ class GradientRun:
         self.device = self.forward.device
         self.modules = nn.ModuleList(self.losses).to(self.device)
         self.names, self.parameters = trained_parameters(self.network, self.stage, self.modules)
-        self.optimiser = _optimiser(self.stage, self.parameters)
+        self.optimiser = _optimiser(self.stage, self.names, self.parameters)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.forward.dtype == torch.float16)
         self.step = 0
 
@@ -157,7 +157,7 @@ class GradientRun:
         """Do one optimiser step on numbered micro-batches and return the loss."""
         rate = learning_rate(self.stage, self.step)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.optimiser.zero_grad(set_to_none=True)
         terms = torch.zeros(len(self.losses), dtype=torch.float64)
         for index, batch in batches:
@@ -287,11 +287,18 @@ def trained_parameters(
     return list(found), list(found.values())
 
 
-def _optimiser(stage: GradientStage, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimiser(
+    stage: GradientStage, names: Sequence[str], parameters: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Parts of the network first, then parameters of the losses, each with its share of the learning rate."""
+    own = [p for name, p in zip(names, parameters, strict=True) if name.startswith("losses.")]
+    network = [p for name, p in zip(names, parameters, strict=True) if not name.startswith("losses.")]
+    groups = [{"params": network, "share": 1.0}, {"params": own, "share": stage.loss_rate}]
+    groups = [group for group in groups if group["params"]]
     options: dict[str, Any] = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay}
     if stage.optimiser == "sgd":
-        return torch.optim.SGD(parameters, momentum=stage.momentum, **options)
-    return torch.optim.AdamW(parameters, **options)
+        return torch.optim.SGD(groups, momentum=stage.momentum, **options)
+    return torch.optim.AdamW(groups, **options)
 
 
 class _Ahead:

@@ -22,7 +22,7 @@ from delf_engine.training.correspondence import (
     sample_at,
     sample_cells,
 )
-from delf_engine.training.losses.contrast import Contrast, ContrastOptions, contrast
+from delf_engine.training.losses.contrast import Contrast, ContrastOptions, contrast, strongest
 from delf_engine.training.losses.distillation import (
     Distillation,
     DistillationOptions,
@@ -73,6 +73,21 @@ def test_contrast_equals_numpy(groups: list[int] | None) -> None:
     given_groups = None if groups is None else torch.tensor(groups)
     got = contrast(a, b, sample, temperature=0.1, exclusion_px=30, groups=given_groups)
     assert float(got) == pytest.approx(expected, rel=1e-6)
+
+
+@given(
+    lengths=st.lists(st.sampled_from([0.0, 1.0, 1.0, 2.5, 1e18]), min_size=1, max_size=12),
+    share=st.floats(0.01, 1.0),
+)
+def test_strongest_cells_take_part(lengths: list[float], share: float) -> None:
+    n = len(lengths)
+    sample = CellSample(torch.arange(n) % 3, torch.arange(n), torch.rand(n, 2))
+    vectors = torch.tensor(lengths)[:, None] * F.one_hot(torch.arange(n) % 4, 4)
+    kept = strongest(sample, vectors, share)
+    want = sorted(sorted(range(n), key=lambda i: (-lengths[i], i))[: max(1, round(share * n))])
+    assert kept.cell.tolist() == want
+    torch.testing.assert_close(kept.place, sample.place[want])
+    assert kept.pair.tolist() == [i % 3 for i in want]
 
 
 @pytest.mark.parametrize("groups", [None, [5, 5, 2]])

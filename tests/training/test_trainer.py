@@ -296,6 +296,18 @@ def test_learning_rate_equals_its_formula(schedule: str) -> None:
     assert learning_rate(_stage(steps=1, warmup=0, learning_rate=3.0), 0) == 3.0
 
 
+def test_parameters_of_the_losses_learn_at_their_own_rate(network: DelfNetwork) -> None:
+    def moved(loss_rate: float) -> Tensor:
+        stage = _stage(steps=1, loss_rate=loss_rate, optimiser="sgd", momentum=0.0)
+        run = _run(copy.deepcopy(network), stage)
+        before = _weights(run)[-2]
+        run.run()
+        return _weights(run)[-2] - before
+
+    assert moved(1.0).abs().max() > 0
+    torch.testing.assert_close(moved(8.0), 8 * moved(1.0), rtol=1e-3, atol=1e-6)
+
+
 def test_a_new_loss_and_source_need_no_change_of_the_trainer(
     photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path
 ) -> None:

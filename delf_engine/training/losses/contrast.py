@@ -21,7 +21,7 @@ from delf_engine.training.correspondence import (
     sample_cells,
 )
 
-__all__ = ["Contrast", "ContrastOptions", "contrast"]
+__all__ = ["Contrast", "ContrastOptions", "contrast", "strongest"]
 
 
 class ContrastOptions(LossOptions):
@@ -37,12 +37,16 @@ class ContrastOptions(LossOptions):
         Cells nearer than this to the true place, in pixels of the view, are not negatives.
     support_px : float
         Of mined pairs, cells farther than this from every inlier match are not drawn.
+    best : float
+        Share of the drawn cells that take part, those whose feature vectors are longest: sky and walls cannot be
+        told apart, and should not have to be.
     """
 
     cells: Count
     temperature: Positive = 0.07
     exclusion_px: Annotated[float, Field(ge=0)] = 40.0
     support_px: Positive = 32.0
+    best: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 @register_loss("contrast")
@@ -75,6 +79,7 @@ class Contrast(Loss):
         )
         if len(sample.pair) == 0:
             return step.features.sum() * 0
+        sample = strongest(sample, cell_vectors(forward.first.detach(), sample), self.options.best)
         a = step.describe(cell_vectors(forward.first, sample))
         b = step.describe(sample_at(forward.second, sample, stride=self.stride))
         return contrast(
@@ -85,6 +90,16 @@ class Contrast(Loss):
             exclusion_px=self.options.exclusion_px,
             groups=forward.groups,
         )
+
+
+def strongest(sample: CellSample, vectors: Tensor, share: float) -> CellSample:
+    """Keep this share of a sample, at least one cell: those with the longest of the (N, C) `vectors`."""
+    if share >= 1:
+        return sample
+    count = max(1, round(share * len(vectors)))
+    order = vectors.norm(dim=1).argsort(descending=True, stable=True)
+    kept = order[:count].sort().values.to(sample.pair.device)
+    return CellSample(sample.pair[kept], sample.cell[kept], sample.place[kept])
 
 
 def contrast(
