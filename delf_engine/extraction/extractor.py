@@ -76,7 +76,9 @@ class Extractor:
         self.max_pixels = max_pixels
         self.device = _device(device)
         self.precision = resolve_precision(precision or config.precision, self.device)
-        self.config = config.model_copy(update={"precision": self.precision})
+        threshold = (info.attention_threshold if info else None) or 0.0  # on this checkpoint's own scale of scores
+        min_score = max(config.min_score, threshold)
+        self.config = config.model_copy(update={"precision": self.precision, "min_score": min_score})
         if self.precision == "bf16":
             native = has_native_bf16(self.device)
             if not native:

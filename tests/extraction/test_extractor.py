@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import image_bytes, random_photo, write_image
+from helpers import checkpoint_info, image_bytes, random_photo, write_image
 from PIL import Image
 
 from delf_engine.config import ExtractionConfig
@@ -113,6 +113,18 @@ def test_projection_of_selected_equals_selection_of_projected(photo: np.ndarray)
     np.testing.assert_allclose(features.descriptors, expected, atol=1e-5)
     rows, columns = np.divmod(order, maps.shape[3])
     np.testing.assert_allclose(features.keypoints, np.stack([columns, rows], 1) * 16.0, atol=1e-4)
+
+
+def test_the_checkpoint_keeps_its_own_attention_threshold(photo: np.ndarray) -> None:
+    free = Extractor(_network(), _config(), device="cpu", info=checkpoint_info())(photo)
+    middle = float(free.scores[len(free) // 2])
+    for info, config in (
+        (checkpoint_info(attention_threshold=middle), _config()),
+        (checkpoint_info(), _config(min_score=middle)),
+        (checkpoint_info(attention_threshold=middle), _config(min_score=middle / 2)),
+    ):
+        kept = Extractor(_network(), config, device="cpu", info=info)(photo)
+        np.testing.assert_array_equal(kept.scores, free.scores[free.scores >= middle])
 
 
 def test_every_kind_of_source_gives_the_same_bits(extractor: Extractor, photo: np.ndarray, tmp_path: Path) -> None:
