@@ -5,11 +5,12 @@ The teacher sees the same view and its cells have the same stride, so that cells
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from delf_engine.config import Count, Positive
@@ -37,12 +38,15 @@ class DistillationOptions(LossOptions):
         Of that softmax.
     cells : int
         Cells drawn of a batch for ``similarity``.
+    best : float
+        Share of the cells of a batch that ``descriptors`` compares, those whose feature vectors are longest.
     """
 
     teacher: str = START
     target: Literal["features", "descriptors", "similarity"] = "features"
     temperature: Positive = 0.1
     cells: Count = 1024
+    best: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -82,8 +86,10 @@ class Distillation(Loss):
             return feature_distance(step.features, teacher)
         student, taught = _cells(step.features), F.normalize(_cells(teacher), dim=1)
         if self.options.target == "descriptors":
-            guess = F.normalize(self.regression(F.normalize(student, dim=1)), dim=1)
-            return (1 - (guess * taught).sum(1)).mean()
+            longest = student.detach().norm(dim=1).argsort(descending=True, stable=True)
+            kept = longest[: max(1, round(self.options.best * len(student)))]
+            guess = F.normalize(self.regression(F.normalize(student[kept], dim=1)), dim=1)
+            return (1 - (guess * taught[kept]).sum(1)).mean()
         drawn = torch.from_numpy(_draw(len(student), self.options.cells, step.rng)).to(student.device)
         return similarity_divergence(
             step.describe(student.index_select(0, drawn)), taught[drawn], self.options.temperature
