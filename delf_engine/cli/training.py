@@ -35,8 +35,11 @@ def train(
     ] = None,
     recipe: Annotated[str, typer.Option(help="Recipe by name or path (configs/train_NAME.toml).")] = "delf_r18",
     trunk: Annotated[
-        Path | None,
-        typer.Option(help="Weights to start from, safetensors or .pth. Default: torchvision's, of ImageNet."),
+        str | None,
+        typer.Option(
+            help="Weights to start from: a file (safetensors, .pth), or one of our checkpoints by name, path or "
+            "URL. Default: the recipe's, else torchvision's, of ImageNet."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
     seed: Annotated[int, typer.Option(help="Same photographs, recipe and seed: same checkpoint.")] = 0,
@@ -103,7 +106,7 @@ def train(
 def _train(
     files: Sequence[str],
     config: TrainingConfig,
-    trunk: Path | None,
+    trunk: str | None,
     out: Path,
     failed: dict[str, str],
     log: Path | None,
@@ -118,7 +121,7 @@ def _train(
     def on_error(path: str, error: ImageError) -> None:
         failed[path] = error.reason
 
-    start = trunk or "torchvision's weights"
+    start = trunk or config.trunk or "torchvision's weights"
     console().print(
         f"{config.name}: {len(files)} photographs, trunk {start}, seed {options['seed']}", highlight=False
     )
@@ -150,7 +153,7 @@ def _print_figures(stage: str, step: int, figures: Mapping[str, float]) -> None:
 def _print_plan(
     files: Sequence[str],
     config: TrainingConfig,
-    trunk: Path | None,
+    trunk: str | None,
     out: Path,
     work: Path,
     options: dict[str, Any],
@@ -165,7 +168,7 @@ def _print_plan(
         f"recipe      {plan.recipe} ({plan.architecture}, {config.dim}-D), seed {options['seed']}",
         f"photographs {plan.photographs}: {plan.held_in} to train on, {plan.held_out} to measure on",
         f"readable    {plan.read - len(plan.unreadable)} of {plan.read} tried",
-        f"trunk       {trunk or 'torchvision, IMAGENET1K_V1'}",
+        f"trunk       {trunk or config.trunk or 'torchvision, IMAGENET1K_V1'}",
         f"device      {plan.device}",
         f"writes      {out}, {_codebook_file(out).name}, {out.with_suffix('.md').name}; state in {work}",
     ]

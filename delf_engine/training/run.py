@@ -105,7 +105,7 @@ class Run:
     def start(self, trunk_weights: Any) -> None:
         """Build the network that the first stage begins with."""
         config = self.config
-        trunk = load_trunk(config.architecture, trunk_weights)
+        trunk = load_trunk(config.architecture, config.trunk if trunk_weights is None else trunk_weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = DelfNetwork(
@@ -120,7 +120,8 @@ class Run:
 
     def _facts(self) -> tuple[object, ...]:
         """Return what every stage's result depends on."""
-        config = self.config.model_dump(mode="json", exclude={"stages", "codebook", "name", "profile"})
+        unused = {"stages", "codebook", "name", "profile", "trunk"}  # the trunk itself is in the key
+        config = self.config.model_dump(mode="json", exclude=unused)
         labelled = labelled_photographs(self.config, self.roots, self.seed)
         return (
             config,

@@ -1,4 +1,4 @@
-"""Weights to start from: a file, or what torchvision offers."""
+"""Weights to start from: a file, one of our own checkpoints, or what torchvision offers."""
 
 from __future__ import annotations
 
@@ -8,27 +8,41 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.model.backbones import ARCHITECTURES, Trunk, build_trunk
+from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint
+from delf_engine.model.hub import parse_url
 
 __all__ = ["load_trunk", "pretrained_state", "read_state"]
 
 
 def load_trunk(architecture: str, path: str | os.PathLike[str] | None) -> Trunk:
-    """Build a trunk from a file, or with `path` None from torchvision's ImageNet weights.
+    """Build a trunk from weights.
+
+    Parameters
+    ----------
+    architecture : str
+    path : path, str or None
+        A file (`read_state`), or a checkpoint of this package by name, path or URL, whose trunk is taken. None:
+        torchvision's ImageNet weights.
 
     Raises
     ------
     CheckpointError
-        If the weights are missing, damaged, or of another architecture.
+        If the weights are missing, damaged, of another architecture, or made for other preprocessing.
     ConfigError
         If the architecture is unknown.
     """
-    state = pretrained_state(architecture) if path is None else read_state(path)
+    if path is None:
+        state = pretrained_state(architecture)
+    elif _is_checkpoint(path):
+        state = _checkpoint_state(architecture, path)
+    else:
+        state = read_state(path)
     try:
         return build_trunk(architecture, state)
     except CheckpointError as error:
@@ -82,3 +96,33 @@ def pretrained_state(architecture: str) -> dict[str, Tensor]:
             f"torchvision's weights of {architecture} are not in {folder} and cannot be downloaded ({error}): "
             f"pass --trunk FILE, or put {weights.url} there"
         ) from error
+
+
+def _is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Tell a checkpoint of this package from a file of bare weights."""
+    if parse_url(os.fspath(path)) is not None:
+        return True
+    if not Path(path).is_file():  # a name; what looks like a file is missed as one
+        return Path(path).suffix not in (".safetensors", ".pth", ".pt") and Path(path).name == os.fspath(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return any(key.startswith("trunk.") for key in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return False
+
+
+def _checkpoint_state(architecture: str, name_or_path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Return the trunk's tensors of a checkpoint, float32."""
+    network, info = load_checkpoint(name_or_path)
+    usual = CheckpointInfo.model_fields
+    if info.architecture != architecture:
+        raise CheckpointError(
+            f"{name_or_path}: its trunk is a {info.architecture}, the recipe wants a {architecture}: change "
+            "architecture in the recipe, or start from another checkpoint"
+        )
+    if (info.mean, info.std) != (usual["mean"].default, usual["std"].default):
+        raise CheckpointError(
+            f"{name_or_path}: made for colours with mean {info.mean} and deviation {info.std}; training keeps to "
+            "ImageNet's, start from another checkpoint"
+        )
+    return dict(network.trunk.state_dict())

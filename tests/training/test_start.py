@@ -1,0 +1,102 @@
+"""Where training starts from: bare weights, or the trunk of one of our own checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import checkpoint_info, write_tiny_model
+from safetensors.torch import load_file
+
+from delf_engine.errors import CheckpointError
+from delf_engine.model import load_checkpoint, save_checkpoint
+from delf_engine.model.backbones import Trunk
+from delf_engine.model.hub import packaged_folder
+from delf_engine.training import TrainingConfig, load_training_config, run
+from delf_engine.training.weights import load_trunk
+from delf_engine.training.work import Work
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_trunk_of_a_checkpoint_by_name_and_by_path(named: bool) -> None:
+    trunk = load_trunk("resnet18", "delf-r18" if named else packaged_folder() / "delf-r18.safetensors")
+    expected, _ = load_checkpoint("delf-r18")
+    got = trunk.state_dict()
+    assert got.keys() == expected.trunk.state_dict().keys()
+    for key, value in expected.trunk.state_dict().items():
+        assert got[key].dtype == torch.float32
+        assert torch.equal(got[key], value)
+
+
+def test_bare_weights_are_still_taken(trunk: Path) -> None:
+    got = load_trunk("resnet18", trunk).state_dict()
+    for key, value in load_file(trunk).items():
+        assert torch.equal(got[key], value)
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    tiny = write_tiny_model(tmp_path)
+    with pytest.raises(CheckpointError, match=r"tiny.safetensors: its trunk is a resnet18, .* a resnet34"):
+        load_trunk("resnet34", tiny)
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint 'delf-r81'.*Did you mean 'delf-r18'"):
+        load_trunk("resnet18", "delf-r81")
+    state = {key: value.numpy() for key, value in load_checkpoint(tiny)[0].state_dict().items()}
+    save_checkpoint(tmp_path / "other.safetensors", state, checkpoint_info(mean=(0.5, 0.5, 0.5)))
+    with pytest.raises(CheckpointError, match=r"other.safetensors: made for colours with mean \(0.5, 0.5, 0.5\)"):
+        load_trunk("resnet18", tmp_path / "other.safetensors")
+    data = bytearray(tiny.read_bytes())
+    data[-1] ^= 1
+    tiny.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_trunk("resnet18", tiny)
+
+
+def _started(
+    config: TrainingConfig, trunk: object, monkeypatch: pytest.MonkeyPatch
+) -> tuple[object, tuple[object, ...]]:
+    """Start a run; return where its trunk came from, and what its results depend on."""
+    seen: list[object] = []
+
+    def spy(architecture: str, path: str | None) -> Trunk:
+        seen.append(path)
+        return load_trunk(architecture, path)
+
+    monkeypatch.setattr(run, "load_trunk", spy)
+    made = run.Run(
+        config,
+        held_in=["a"],
+        held_out=["b"],
+        seed=0,
+        work=Work(None),
+        on_error=lambda *_: None,
+        progress=None,
+        on_figures=None,
+        log=None,
+        device="cpu",
+        precision=None,
+        cache_bytes=0,
+        workers=1,
+        roots=[],
+        pairs=None,
+        checkpoint_seconds=1.0,
+        checkpoint_steps=None,
+    )
+    made.start(trunk)
+    return seen[0], made._facts()
+
+
+def test_the_recipe_names_the_start_unless_one_is_given(
+    trunk: Path, tiny: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tiny(trunk="delf-r18")
+    by_recipe, facts = _started(named, None, monkeypatch)
+    assert by_recipe == "delf-r18"
+    by_option, others = _started(named, trunk, monkeypatch)
+    assert by_option == trunk
+    # What a run's stages are known by is the trunk, not the way it was asked for.
+    assert _started(tiny(), "delf-r18", monkeypatch) == ("delf-r18", facts)
+    assert facts != others
+    assert load_training_config("delf_self").trunk == "delf-r18"
+    assert load_training_config("delf_r18").trunk is None
