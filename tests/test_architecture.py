@@ -20,7 +20,7 @@ FLOORS: dict[int, set[str]] = {
     3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting"},
     4: {"reranking"},
     5: {"engine"},
-    6: {"cli", "demo", "serve"},
+    6: {"cli", "demo", "mining", "serve"},
 }
 ROOMS = set().union(*FLOORS.values())
 RECORDS = {"errors", "features", "config", "pyramid", "images"}
@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": RECORDS,
     "evaluation": RECORDS,
     "reranking": {"verification", "storage", "features", "config", "errors"},
-    "cli": below(6) | {"demo", "serve"},  # commands that start them
+    "cli": below(6) | {"demo", "mining", "serve"},  # commands that start them
 }
 
 

@@ -1,0 +1,102 @@
+"""The command that mines pairs of photographs of one place, to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delf_engine.cli.output import (
+    JsonOption,
+    SeedOption,
+    console,
+    error_console,
+    print_failures,
+    print_json,
+    staged_progress,
+)
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    app.command()(mine)
+
+
+def mine(
+    photos: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders and image files.")],
+    out: Annotated[Path, typer.Option(help="File to write: JSON lines, paths relative to it.")] = Path(
+        "pairs.jsonl"
+    ),
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep the features there: an interrupted call goes on. Default: thrown away."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint: a name, a path or a URL. Default: the engine's, for a new one delf-r18.",
+            callback=lambda name: _fetched(name),
+        ),
+    ] = None,
+    min_inliers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Inliers a pair needs. Default: half as many again as the profile's decision (45 for 30), as the "
+            "most similar of all photographs are compared and a wrong pair would be taught over and over.",
+        ),
+    ] = None,
+    max_pairs: Annotated[int, typer.Option(min=1, help="Pairs to keep; each photograph's best go first.")] = 1000,
+    per_photo: Annotated[int, typer.Option(min=1, help="Candidates to verify for each photograph.")] = 20,
+    keep_duplicates: Annotated[
+        bool, typer.Option("--keep-duplicates", help="Keep pairs of a photograph and its resized copy.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that verify. Default: all cores.")] = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Find pairs of photographs of one place in your own folder, to train on them.
+
+    Every photograph is searched for among the others and verified. Then:
+    delf-engine train FOLDER --recipe delf_self --pairs pairs.jsonl
+    """
+    from delf_engine.mining.folder import mine_folder
+
+    failed: list[tuple[str, str]] = []
+    try:
+        with staged_progress(quiet=as_json) as progress:
+            report = mine_folder(
+                photos,
+                out,
+                engine=engine,
+                model=model,
+                per_photo=per_photo,
+                min_inliers=min_inliers,
+                max_pairs=max_pairs,
+                keep_duplicates=keep_duplicates,
+                seed=seed,
+                workers=workers,
+                on_error=lambda name, reason: failed.append((name, reason)),
+                progress=lambda stage, done, total: progress(stage, done, total, None),
+            )
+    finally:
+        print_failures(failed)
+        if failed:
+            error_console().print(f"{len(failed)} photographs could not be read", highlight=False)
+    if as_json:
+        print_json({**report.to_dict(), "failed": [{"id": name, "reason": reason} for name, reason in failed]})
+    else:
+        console().print(str(report), highlight=False, soft_wrap=True, markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _fetched(name: str | None) -> str | None:
+    from delf_engine.cli.download import fetched
+
+    return None if name is None else fetched(name)

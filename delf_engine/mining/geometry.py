@@ -1,0 +1,142 @@
+"""Homographies of mined pairs: fitted again closer than verification asks for, and what makes a pair useless."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.config import VerificationConfig
+from delf_engine.features import LocalFeatures
+from delf_engine.verification import Verification
+from delf_engine.verification.geometry import pixel_frame, planar_residuals, plausible
+from delf_engine.verification.models import Fit, estimate
+
+__all__ = ["PairGeometry", "fit_pair", "near_duplicate"]
+
+Floats = npt.NDArray[np.float64]
+
+# Verification is content with matches a cell and a half off; half of that is what a cell is worth as a label.
+_CLOSER = 0.5
+# A resized or recompressed copy moves no corner by more than a cell or so; of its matches nearly all agree.
+_MOST_SHIFT = 0.03
+_LEAST_SHARE = 0.8
+# Third coordinate of a corner against that of the matches, below which the corner counts as on the horizon.
+_MARGIN = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class PairGeometry:
+    """How one photograph of a pair lies on the other.
+
+    Attributes
+    ----------
+    homography : (3, 3) float64
+        Pixels of a to pixels of b; positive third coordinates all over both photographs.
+    points : (M, 4) float64
+        The matches that agree with it, xa, ya, xb, yb, pixels.
+    """
+
+    homography: Floats
+    points: Floats
+
+
+def fit_pair(
+    a: LocalFeatures, b: LocalFeatures, found: Verification, config: VerificationConfig, *, seed: int = 0
+) -> PairGeometry | None:
+    """Fit a homography to the inliers of a verification, at half of its residual.
+
+    RANSAC finds the plane that most inliers lie on, least squares over these smooths it (Hartley and Zisserman,
+    Multiple View Geometry, 4.1 and 4.5). Inliers of another model, affine or fundamental, are as good a start.
+
+    Parameters
+    ----------
+    a, b : LocalFeatures
+    found : Verification
+        Of `a` and `b`, in this order.
+    config : VerificationConfig
+        That it was made with.
+    seed : int
+        Of RANSAC.
+
+    Returns
+    -------
+    PairGeometry or None
+        None if there is no homography, or its horizon crosses one of the photographs.
+    """
+    frame_a, frame_b = (pixel_frame(f.image_size, config.reference_size) for f in (a, b))
+    points_a = a.keypoints[found.matches[:, 0]].astype(np.float64)
+    points_b = b.keypoints[found.matches[:, 1]].astype(np.float64)
+    framed_a = points_a * frame_a[0, 0] + frame_a[:2, 2]
+    framed_b = points_b * frame_b[0, 0] + frame_b[:2, 2]
+    fit = estimate(
+        "homography",
+        framed_a,
+        framed_b,
+        threshold=_CLOSER * config.residual_px,
+        max_iterations=config.max_iterations,
+        confidence=config.confidence,
+        seed=seed,
+    )
+    if fit is None:
+        return None
+    fit = _least_squares(fit, framed_a, framed_b, _CLOSER * config.residual_px)
+    homography: Floats = np.asarray(np.linalg.inv(frame_b) @ fit.transform @ frame_a, np.float64)
+    points = np.hstack([points_a, points_b])[fit.inliers]
+    if not _near_side(homography, a.image_size, points[:, :2]):
+        return None
+    if not _near_side(np.asarray(np.linalg.inv(homography), np.float64), b.image_size, points[:, 2:]):
+        return None
+    # The corner (0, 0) lies on the near side, so that this gives all others a positive third coordinate too.
+    return PairGeometry(homography / homography[2, 2], points)
+
+
+def near_duplicate(geometry: PairGeometry, found: Verification, a: LocalFeatures, b: LocalFeatures) -> bool:
+    """Tell whether b is a itself, resized or recompressed: nothing moves, and nearly all matches agree.
+
+    Such a pair teaches nothing that an augmented view of one photograph does not. A photograph from the same
+    tripod in other light does: fewer of its matches agree.
+
+    Parameters
+    ----------
+    geometry : PairGeometry
+    found : Verification
+        Of `a` and `b`, in this order.
+    a, b : LocalFeatures
+    """
+    if found.inliers < _LEAST_SHARE * found.putative:
+        return False
+    corners = _corners(a.image_size)
+    moved = _homogeneous(corners) @ geometry.homography.T
+    shift = moved[:, :2] / moved[:, 2:] / np.array(b.image_size) - corners / np.array(a.image_size)
+    return bool(np.abs(shift).max() <= _MOST_SHIFT)
+
+
+def _least_squares(fit: Fit, a: Floats, b: Floats, threshold: float) -> Fit:
+    """Fit to all inliers of RANSAC; what it found itself stays if fewer agree afterwards."""
+    solved, _ = cv2.findHomography(a[fit.inliers], b[fit.inliers], 0)
+    if solved is None or not np.isfinite(solved).all():
+        return fit
+    transform = np.asarray(solved, np.float64)
+    if (_homogeneous(a[fit.inliers]) @ transform[2] < 0).any():
+        transform = -transform
+    agree = (planar_residuals(transform, a, b) <= threshold) & plausible(transform, a)
+    return Fit(transform, agree) if agree.sum() >= fit.inliers.sum() else fit
+
+
+def _near_side(homography: Floats, size: tuple[int, int], points: Floats) -> bool:
+    """Tell whether the whole photograph lies on the side of the horizon that its points lie on, with a margin."""
+    middle = float(np.median(_homogeneous(points) @ homography[2]))
+    depths = _homogeneous(_corners(size)) @ homography[2] * np.sign(middle)
+    return bool((depths > _MARGIN * abs(middle)).all())
+
+
+def _corners(size: tuple[int, int]) -> Floats:
+    right, bottom = size[0] - 1.0, size[1] - 1.0
+    return np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]])
+
+
+def _homogeneous(points: Floats) -> Floats:
+    return np.hstack([points, np.ones((len(points), 1))])

@@ -1,0 +1,225 @@
+"""Mining: each photograph of an engine is searched for among the others, and what verifies well is a pair."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from delf_engine.config import RerankingConfig
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.mining.geometry import fit_pair, near_duplicate
+from delf_engine.reranking import rerank_batch
+from delf_engine.training.mined import MinedPair, places
+
+if TYPE_CHECKING:
+    from delf_engine.engine import Engine
+    from delf_engine.verification import Verification
+
+__all__ = ["Mined", "candidates", "default_threshold", "mine_pairs", "strongest"]
+
+#: Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+# A decision is right for one pair that somebody asks about. Mining looks at the most similar photographs of all,
+# and one wrong pair is taught again in every epoch, so that it asks for half as many inliers again.
+_STRICTER = 1.5
+# Of these inliers, the homography that is fitted closer must keep this share: it is what is trained on.
+_KEPT = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Mined:
+    """Pairs that were found.
+
+    Attributes
+    ----------
+    pairs : tuple of MinedPair
+        In the order of the photographs.
+    photographs : tuple of str
+        That were searched.
+    compared : int
+        Pairs that were verified.
+    min_inliers : int
+        Inliers from which on a pair was kept.
+    most_inliers : int
+        Of any pair that was verified.
+    duplicates : int
+        Pairs left out as near-duplicates.
+    uneven : int
+        Pairs left out because too few of their matches lie on one plane.
+    surplus : int
+        Pairs left out because there were more than wanted.
+    """
+
+    pairs: tuple[MinedPair, ...]
+    photographs: tuple[str, ...]
+    compared: int
+    min_inliers: int
+    most_inliers: int
+    duplicates: int
+    uneven: int
+    surplus: int
+
+    @property
+    def alone(self) -> tuple[str, ...]:
+        """Photographs in no pair."""
+        paired = {name for pair in self.pairs for name in (pair.a, pair.b)}
+        return tuple(name for name in self.photographs if name not in paired)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """How many photographs each connected group has, the largest first."""
+        return tuple(sorted(Counter(places(self.pairs).values()).values(), reverse=True))
+
+
+def default_threshold(min_inliers: int) -> int:
+    """Return the inliers a mined pair needs, from those of the decision: half as many again."""
+    return math.ceil(_STRICTER * min_inliers)
+
+
+def mine_pairs(
+    engine: Engine,
+    photographs: Sequence[str],
+    *,
+    per_photo: int = 20,
+    min_inliers: int | None = None,
+    max_pairs: int = 1000,
+    keep_duplicates: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Mined:
+    """Find pairs of photographs that show the same place.
+
+    Each photograph is searched for in the engine's index, its best candidates are verified, once a pair, and
+    pairs with enough inliers get a homography of their own. The result has the same bits with any number of
+    workers.
+
+    Parameters
+    ----------
+    engine : Engine
+    photographs : sequence of str
+        Ids to mine among, at least 2; the engine may hold others.
+    per_photo : int
+        Candidates verified for each photograph.
+    min_inliers : int or None
+        Inliers from which on a pair is kept; None: half as many again as for the profile's decision.
+    max_pairs : int
+        Pairs to keep: see `strongest`.
+    keep_duplicates : bool
+        Keep pairs of which one photograph is the other, resized or recompressed.
+    seed : int
+        Of RANSAC, 0 to 2^31 - 1.
+    workers : int or None
+        Processes that verify; None: this one alone for few pairs, all cores for many.
+    progress : callable or None
+
+    Raises
+    ------
+    DataError
+        If there are fewer than 2 photographs.
+    ConfigError
+        If an option is out of range.
+    UnknownIdError
+        If the engine does not hold one of the photographs.
+    """
+    if per_photo < 1 or max_pairs < 1 or (min_inliers is not None and min_inliers < 1):
+        raise ConfigError(
+            "per_photo, max_pairs and min_inliers must be at least 1, got "
+            f"{per_photo}, {max_pairs} and {min_inliers}"
+        )
+    names = tuple(dict.fromkeys(photographs))
+    if len(names) < 2:
+        raise DataError(f"pairs need 2 photographs at least, got {len(names)}")
+    profile = engine.manifest.profile
+    least = default_threshold(profile.verification.min_inliers) if min_inliers is None else min_inliers
+    report: Progress = progress or (lambda *_: None)
+    shortlists = candidates(engine, names, per_photo, report)
+    rankings = rerank_batch(
+        engine.store,
+        shortlists,
+        engine.store,
+        config=RerankingConfig(top_n=max(1, *map(len, shortlists.values()))),
+        verification=profile.verification,
+        ranking=profile.ranking,
+        seed=seed,
+        workers=workers,
+        progress=lambda done, total: report("verifying", done, total),
+    )
+    verified = {(a, hit.id): hit.verification for a, hits in rankings.items() for hit in hits if hit.verification}
+    good = {pair: found for pair, found in verified.items() if found.inliers >= least}
+    pairs, duplicates = _fitted(engine, good, least, keep_duplicates, seed)
+    kept = strongest({pair: found.inliers for pair, found in good.items() if pair in pairs}, max_pairs)
+    place = {name: number for number, name in enumerate(names)}
+    kept.sort(key=lambda pair: (place[pair[0]], place[pair[1]]))
+    return Mined(
+        pairs=tuple(pairs[pair] for pair in kept),
+        photographs=names,
+        compared=len(verified),
+        min_inliers=least,
+        most_inliers=max((found.inliers for found in verified.values()), default=0),
+        duplicates=duplicates,
+        uneven=len(good) - len(pairs) - duplicates,
+        surplus=len(pairs) - len(kept),
+    )
+
+
+def candidates(engine: Engine, names: Sequence[str], per_photo: int, report: Progress) -> dict[str, list[str]]:
+    """Return for each photograph those behind it in `names` that it, or they, found among the best `per_photo`.
+
+    So each pair stands once, from the earlier photograph to the later one, whichever of them found the other.
+    """
+    place = {name: number for number, name in enumerate(names)}
+    others = len(engine) - len(place)
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for done, name in enumerate(names, 1):
+        hits = engine.search(engine.get(name), top_k=per_photo + 1 + max(0, others), top_n=0)
+        for other in [hit.id for hit in hits if hit.id != name and hit.id in place][:per_photo]:
+            first, second = sorted((name, other), key=place.__getitem__)
+            found[first].add(second)
+        report("searching", done, len(names))
+    return {name: sorted(partners, key=place.__getitem__) for name, partners in found.items()}
+
+
+def strongest(inliers: dict[tuple[str, str], int], count: int) -> list[tuple[str, str]]:
+    """Choose `count` pairs so that each photograph keeps its best ones: first, second, ... of all photographs.
+
+    Inliers alone would choose the easiest pairs of the most photographed place.
+
+    Parameters
+    ----------
+    inliers : dict of (a, b) to int
+        Earlier pairs go before later ones of as many inliers.
+    count : int
+    """
+    ordered = sorted(inliers, key=lambda pair: -inliers[pair])
+    taken: Counter[str] = Counter()
+    rounds = {}
+    for pair in ordered:
+        rounds[pair] = min(taken[pair[0]], taken[pair[1]])
+        taken.update(pair)
+    return sorted(ordered, key=rounds.__getitem__)[:count]
+
+
+def _fitted(
+    engine: Engine, good: dict[tuple[str, str], Verification], least: int, keep_duplicates: bool, seed: int
+) -> tuple[dict[tuple[str, str], MinedPair], int]:
+    """Fit a homography to each pair; return the pairs worth keeping, and how many were near-duplicates."""
+    config = engine.manifest.profile.verification
+    pairs: dict[tuple[str, str], MinedPair] = {}
+    duplicates = 0
+    for (a, b), found in good.items():
+        features = engine.get(a), engine.get(b)
+        fit = fit_pair(*features, found, config, seed=seed)
+        if fit is None or len(fit.points) < _KEPT * least:
+            continue
+        if not keep_duplicates and near_duplicate(fit, found, *features):
+            duplicates += 1
+        else:
+            pairs[a, b] = MinedPair(a, b, fit.homography, np.round(fit.points, 3))
+    return pairs, duplicates

@@ -1,0 +1,47 @@
+"""A rendered folder, mined once with the packaged checkpoint, and engines of features that no network made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import write_tiny_model
+
+from delf_engine.demo.scenes import Collection, render_collection
+from delf_engine.engine import Engine
+from delf_engine.features import LocalFeatures
+from delf_engine.mining.folder import MiningReport, mine_folder
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    return render_collection(tmp_path_factory.mktemp("mining"), views_per_place=3, distractors=2)
+
+
+@pytest.fixture(scope="session")
+def mined(collection: Collection) -> MiningReport:
+    """Pairs of the collection's gallery, in ``pairs.jsonl`` beside its folder of photographs."""
+    folder = collection.gallery[0].path.parent
+    return mine_folder([folder], folder.parent / "pairs.jsonl", engine=folder.parent / "engine", workers=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def engine_of(tiny_model: Path, tmp_path: Path) -> Iterator[Callable[[dict[str, LocalFeatures]], Engine]]:
+    """Make an engine that holds these features."""
+    opened: list[Engine] = []
+
+    def make(features: dict[str, LocalFeatures]) -> Engine:
+        engine = Engine.create(tmp_path / f"engine{len(opened)}", model=tiny_model)
+        opened.append(engine)
+        engine.add_features(features.items())
+        return engine
+
+    yield make
+    for engine in opened:
+        engine.close()

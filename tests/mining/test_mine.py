@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+import pytest
+from helpers import random_features
+from hypothesis import given
+from hypothesis import strategies as st
+from mining.moving import TURNED, moved
+
+from delf_engine.engine import Engine
+from delf_engine.errors import ConfigError, DataError, UnknownIdError
+from delf_engine.features import LocalFeatures
+from delf_engine.mining.mine import Mined, default_threshold, mine_pairs, strongest
+from delf_engine.training.mined import MinedPair
+from delf_engine.verification import verify_features
+
+Make = Callable[[dict[str, LocalFeatures]], Engine]
+
+
+@pytest.fixture(scope="module")
+def folder() -> dict[str, LocalFeatures]:
+    """Two places of three photographs each, a resized copy of one, two others, one without features."""
+    rng = np.random.default_rng(0)
+    features: dict[str, LocalFeatures] = {}
+    for place in ("x", "y"):
+        first = random_features(rng, 150)
+        shift = np.array([[1.1, 0, -50], [0, 1.1, 20], [0, 0, 1]])
+        features |= {f"{place}1": first}
+        features |= {f"{place}{n}": moved(rng, first, h, noise=1) for n, h in ((2, TURNED), (3, shift))}
+    features["x1 small"] = moved(rng, features["x1"], np.diag([0.5, 0.5, 1]), size=(320, 240))
+    features |= {f"alone{n}": random_features(rng, 150) for n in (1, 2)}
+    features["empty"] = random_features(rng, 0)
+    return features
+
+
+def same_pairs(a: Mined, b: Mined) -> bool:
+    return len(a.pairs) == len(b.pairs) and all(
+        (p.a, p.b) == (q.a, q.b)
+        and np.array_equal(p.homography, q.homography)
+        and np.array_equal(p.points, q.points)
+        for p, q in zip(a.pairs, b.pairs, strict=True)
+    )
+
+
+def test_pairs_are_those_of_an_exhaustive_comparison(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
+    names = list(folder)
+    engine = engine_of(folder)
+    found = mine_pairs(engine, names, min_inliers=45, keep_duplicates=True)
+    config = engine.manifest.profile.verification
+    expected = [
+        (a, b)
+        for a, b in combinations(names, 2)
+        if verify_features(engine.get(a), engine.get(b), config=config).inliers >= 45
+    ]
+    assert [(pair.a, pair.b) for pair in found.pairs] == expected
+    assert len(expected) == 3 + 3 + 3
+    assert {pair.a[0] + pair.b[0] for pair in found.pairs} == {"xx", "yy"}
+    assert found.groups == (4, 3)
+    assert found.alone == ("alone1", "alone2", "empty")
+    assert found.min_inliers == 45
+    assert found.most_inliers > 100
+    assert (found.duplicates, found.uneven, found.surplus) == (0, 0, 0)
+
+
+def test_a_resized_copy_is_no_pair(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
+    found = mine_pairs(engine_of(folder), list(folder))
+    assert ("x1", "x1 small") not in [(pair.a, pair.b) for pair in found.pairs]
+    assert found.duplicates == 1
+    assert len(found.pairs) == 8
+
+
+def test_the_threshold_is_stricter_than_the_decision(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
+    engine = engine_of(folder)
+    found = mine_pairs(engine, list(folder))
+    assert found.min_inliers == default_threshold(engine.manifest.profile.verification.min_inliers) == 45
+    assert default_threshold(31) == 47
+    none = mine_pairs(engine, list(folder), min_inliers=found.most_inliers + 1)
+    assert none.pairs == ()
+    assert none.groups == ()
+    assert len(none.alone) == len(folder)
+
+
+def test_same_bits_in_any_order_of_adding_and_with_any_workers(
+    engine_of: Make, folder: dict[str, LocalFeatures]
+) -> None:
+    first = mine_pairs(engine_of(folder), list(folder), workers=1)
+    backwards = engine_of(dict(reversed(folder.items())))
+    assert same_pairs(first, mine_pairs(backwards, list(folder), workers=2))
+    assert not same_pairs(first, mine_pairs(backwards, list(folder)[::-1], workers=1))  # a and b change places
+
+
+def test_other_photographs_of_the_engine_stay_out(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
+    names = ["x1", "y1", "x3"]
+    found = mine_pairs(engine_of(folder), names, per_photo=1)
+    assert [(pair.a, pair.b) for pair in found.pairs] == [("x1", "x3")]
+    assert found.alone == ("y1",)
+
+
+def test_few_candidates_and_few_pairs(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
+    engine = engine_of(folder)
+    everything = mine_pairs(engine, list(folder))
+    one = mine_pairs(engine, list(folder), per_photo=1)
+    assert one.compared < everything.compared <= len(folder) * (len(folder) - 1) // 2
+    few = mine_pairs(engine, list(folder), max_pairs=5)
+    assert (len(few.pairs), few.surplus) == (5, 3)
+    assert {(p.a, p.b) for p in few.pairs} < {(p.a, p.b) for p in everything.pairs}
+    assert set(few.alone) == set(everything.alone)  # each photograph keeps its best pair
+
+
+def test_what_cannot_be_mined(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
+    engine = engine_of(folder)
+    for names in ([], ["x1"], ["x1", "x1"]):
+        with pytest.raises(DataError, match="2 photographs at least"):
+            mine_pairs(engine, names)
+    with pytest.raises(UnknownIdError, match="nobody"):
+        mine_pairs(engine, ["x1", "nobody"])
+    for options in ({"per_photo": 0}, {"max_pairs": 0}, {"min_inliers": 0}):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            mine_pairs(engine, list(folder), **options)  # type: ignore[arg-type]
+
+
+def test_photographs_without_features_have_no_pairs(engine_of: Make) -> None:
+    empty = {name: random_features(np.random.default_rng(0), 0) for name in "abc"}
+    found = mine_pairs(engine_of(empty), list(empty))
+    assert found.pairs == ()
+    assert found.most_inliers == 0
+
+
+def test_groups_are_connected_parts() -> None:
+    def pair(a: str, b: str) -> MinedPair:
+        return MinedPair(a, b, np.eye(3), np.zeros((1, 4)))
+
+    pairs = (pair("a", "b"), pair("d", "e"), pair("c", "b"), pair("f", "e"), pair("d", "f"), pair("g", "f"))
+    found = Mined(pairs, tuple("abcdefgh"), 9, 45, 99, 0, 0, 0)
+    assert found.groups == (4, 3)
+    assert found.alone == ("h",)
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from("abcdef"), st.sampled_from("abcdef")).filter(lambda p: p[0] < p[1]),
+        st.integers(1, 4),
+    ),
+    st.integers(1, 8),
+)
+def test_strongest_equals_its_definition(inliers: dict[tuple[str, str], int], count: int) -> None:
+    """The rank of a pair is its place among the pairs of that of its photographs where it stands higher."""
+    ordered = sorted(inliers, key=lambda pair: -inliers[pair])
+    rank = {
+        pair: min(sum(name in other for other in ordered[:number]) for name in pair)
+        for number, pair in enumerate(ordered)
+    }
+    expected = sorted(ordered, key=lambda pair: (rank[pair], ordered.index(pair)))[:count]
+    assert strongest(inliers, count) == expected
