@@ -40,7 +40,10 @@ class Trained:
     @property
     def state(self) -> dict[str, Any]:
         """Weights by name as NumPy arrays."""
-        return {key: value.detach().contiguous().numpy() for key, value in self.network.state_dict().items()}
+        weights = self.network.state_dict()
+        if self.info.attention == "norm":  # no stage trained the head, and it is no part of the checkpoint
+            weights = {key: value for key, value in weights.items() if not key.startswith("attention.")}
+        return {key: value.detach().contiguous().numpy() for key, value in weights.items()}
 
 
 def train(
