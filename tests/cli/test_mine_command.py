@@ -37,9 +37,9 @@ def run(*arguments: object) -> Result:
 
 def test_mine_writes_pairs_and_says_what_it_found(folder: Path, model: str) -> None:
     out, kept = folder.parent / "pairs.jsonl", folder.parent / "kept"
-    result = run(folder, "--out", out, "--model", model, "--min-inliers", 20, "--engine", kept, "--workers", 1)
+    result = run(folder, "--out", out, "--model", model, "--engine", kept, "--workers", 1)
     assert result.exit_code == 0, result.output
-    assert "3 photographs, 3 pairs verified\n1 pairs of at least 20 inliers\n" in result.output
+    assert "3 photographs, 3 pairs verified\n1 pairs of at least 45 inliers\n" in result.output
     assert "1 connected groups, photographs in each: 2\n1 photographs without a partner\n" in result.output
     assert "too few to train on: recipe delf_self draws 12 pairs a batch" in result.output
     assert f"wrote {out}" in result.output
@@ -49,7 +49,7 @@ def test_mine_writes_pairs_and_says_what_it_found(folder: Path, model: str) -> N
     assert (kept / "engine.json").is_file()
 
     before = out.read_bytes()
-    again = run(folder, "--out", out, "--engine", kept, "--min-inliers", 20, "--json")
+    again = run(folder, "--out", out, "--engine", kept, "--json")
     assert again.exit_code == 0, again.output
     assert out.read_bytes() == before
     values = json.loads(again.stdout)
@@ -60,7 +60,7 @@ def test_mine_writes_pairs_and_says_what_it_found(folder: Path, model: str) -> N
 def test_unreadable_photographs_are_named_and_the_rest_is_mined(folder: Path, model: str) -> None:
     (folder / "broken.jpg").write_bytes(b"no image")
     out = folder.parent / "pairs.jsonl"
-    result = run(folder, "--out", out, "--model", model, "--min-inliers", 20)
+    result = run(folder, "--out", out, "--model", model)
     assert result.exit_code == 1
     assert "broken.jpg" in result.stderr
     assert "1 photographs could not be read" in result.stderr
