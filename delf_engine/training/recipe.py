@@ -76,8 +76,8 @@ def train(
     photos : sequence of path
     config : TrainingConfig
     trunk_weights : path or None
-        safetensors or a torch state dict with torchvision's names, with batch norm or folded. None: torchvision's
-        ImageNet weights.
+        safetensors or a torch state dict with torchvision's names, with batch norm or folded; or a checkpoint of
+        this package by name, path or URL. None: what the recipe names, else torchvision's ImageNet weights.
     seed : int
         Same photographs, recipe, options and seed on the same machine give the same bits.
     data, licence : str
