@@ -210,7 +210,9 @@ def _write_codebook(
     import numpy as np
 
     from delf_engine.index import Codebook
+    from delf_engine.training.projection import spread
 
+    photos = spread(photos, config.photographs)
     descriptors = []
     for done, (_, features) in enumerate(extractor.extract_many(photos), 1):
         descriptors.append(features.top(config.features).descriptors)

@@ -185,9 +185,12 @@ class CodebookConfig(Config):
         Features taken of each photograph, the best by attention.
     words, iterations : int
         Of k-means.
+    photographs : int or None
+        Use at most this many, evenly spread; None: all.
     """
 
     features: Count
+    photographs: Count | None = None
     words: Count
     iterations: Count
 

@@ -70,6 +70,10 @@ class Run:
         checkpoint_steps: int | None,
         sample: int | None = None,
     ) -> None:
+        if pairs is not None and all(stage.source.kind != "mined" for stage in config.gradient_stages):
+            raise ConfigError(
+                f"{pairs}: recipe {config.name} draws no mined pairs; take one that does, such as delf_self"
+            )
         self.config, self.seed, self.work = config, seed, work
         self.held_in, self.held_out = held_in, held_out
         self.on_error, self.workers, self.roots, self.pairs = on_error, workers, roots, pairs

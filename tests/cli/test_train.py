@@ -30,16 +30,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     state = build_trunk("resnet18").state_dict()
     save_file({key: value.contiguous() for key, value in state.items()}, folder / "trunk.safetensors")
-    text = (config_directory() / "train_delf_r18.toml").read_text()
+    text = (config_directory() / "train_delf_contrast.toml").read_text()
     for old, new in (
         ("dim = 40", "dim = 8"),
         ("held_out_every = 20", "held_out_every = 3"),
         ("size = 288", "size = 96"),
         ("count = 4", "count = 2"),
         ("hidden = 512", "hidden = 8"),
-        ("steps = 200", "steps = 2"),
         ("steps = 600", "steps = 2"),
+        ("steps = 60", "steps = 2"),
         ("batch = 24", "batch = 3"),
+        ("batch = 20", "batch = 3"),
         ("cells = 200", "cells = 20"),
         ("scales = [0.5, 0.70710678, 1.0]", "scales = [1.0]"),
         ("words = 16384", "words = 4"),
@@ -67,7 +68,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(files: Path, tmp_path: Path)
     for text in (
         "8: 6 to train on, 2 to measure on",
         "7 of 8 tried",
-        "conv4: 1 x contrast + 10 x distillation; trains layer3; pairs from views",
+        "conv4: 1 x contrast + 20 x distillation; trains layer3; pairs from views",
         "2 steps, fp32, 2,098,432 parameters, cache 0.00 GB",
         "attention: 1 x match; trains attention",
         "mine.work",
@@ -86,7 +87,7 @@ def test_a_whole_run(files: Path, tmp_path: Path) -> None:
     assert "1 of 8 photographs could not be read" in result.output
     assert "attention, step 2: held-out retrieval mAP" in result.output
     info = read_checkpoint_info(out)
-    assert (info.name, info.dim, info.seed) == ("delf-r18", 8, 1)
+    assert (info.name, info.dim, info.seed) == ("delf-contrast", 8, 1)
     assert Codebook.load(tmp_path / "mine.codebook.safetensors").words == 4
     assert "| conv4 | 2 | held-out retrieval mAP" in (tmp_path / "mine.md").read_text()
     assert list((tmp_path / "log").iterdir())

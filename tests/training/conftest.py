@@ -37,7 +37,7 @@ def tiny() -> Tiny:
     """The shipped recipe with little of everything; keyword arguments replace its fields."""
 
     def make(**changes: object) -> TrainingConfig:
-        full = load_training_config()
+        full = load_training_config("delf_contrast")
         config = full.model_copy(
             update={
                 "name": "tiny",

@@ -11,7 +11,7 @@ from delf_engine.model.backbones import ARCHITECTURES
 from delf_engine.training import load_training_config
 from delf_engine.training.config import GradientStage, parse_training_config
 
-TEXT = (config_directory() / "train_delf_r18.toml").read_text()
+TEXT = (config_directory() / "train_delf_contrast.toml").read_text()
 SHIPPED = sorted(path.stem.removeprefix("train_") for path in config_directory().glob("train_*.toml"))
 
 
@@ -23,7 +23,7 @@ def test_shipped_recipes_are_valid_and_survive_json(name: str) -> None:
 
 
 def test_stages_of_the_default() -> None:
-    config = load_training_config()
+    config = load_training_config("delf_contrast")
     assert [stage.kind for stage in config.stages] == ["pca", "gradient", "pca", "gradient", "pca"]
     tuning, attention = config.gradient_stages
     assert (tuning.level, attention.level) == ("conv3", "conv4")
@@ -46,7 +46,7 @@ def test_stages_of_the_default() -> None:
         (
             "warmup =",
             "warm_up =",
-            r"stage 4 \(attention\): unknown key 'warm_up'; .* 'warmup'",
+            r"stage 2 \(conv4\): unknown key 'warm_up'; .* 'warmup'",
         ),
         ('kind = "contrast"', 'kind = "contrasts"', "there is no loss 'contrasts'; did you mean 'contrast'"),
         ('kind = "contrast"', 'kinds = "contrast"', "stage 2 .*: loss needs a kind"),
@@ -56,9 +56,9 @@ def test_stages_of_the_default() -> None:
         ('kind = "pca"', 'kind = "pcb"', "kind must be 'gradient' or 'pca', got 'pcb'"),
         ('name = "first PCA"', 'name = "PCA"', "two stages are called 'PCA'"),
         ('train = "layer3"', 'train = "layer5"', "train"),
-        ("weight = 10.0", "weight = -1.0", "loss distillation: weight"),
+        ("weight = 20.0", "weight = -1.0", "loss distillation: weight"),
         ('target = "features"', 'target = "feature"', "loss distillation: target"),
-        ("steps = 200", "steps = 2.5", r"stage 2 \(conv4\): steps"),
+        ("steps = 60", "steps = 6.5", r"stage 2 \(conv4\): steps"),
         ("[[stages]]", "[stages]", "cannot be read as TOML"),
     ],
 )
@@ -71,7 +71,7 @@ def test_mistakes_name_stage_loss_and_key(tmp_path: Path, old: str, new: str, me
 
 
 def test_losses_and_sources_must_fit() -> None:
-    values = json.loads(load_training_config().model_dump_json())
+    values = json.loads(load_training_config("delf_contrast").model_dump_json())
     values["stages"][3]["losses"] = [{"kind": "softmax"}]
     with pytest.raises(ConfigError, match=r"\(attention\): loss softmax needs labels, source views gives pairs"):
         parse_training_config(values, where="test")
@@ -99,4 +99,4 @@ def test_missing_recipes_and_stages() -> None:
     with pytest.raises(ConfigError, match=r"train_nothing\.toml"):
         load_training_config("nothing")
     with pytest.raises(ConfigError, match="has no stage 'conv5': PCA of the start, conv4"):
-        load_training_config().with_stage("conv5", steps=1)
+        load_training_config("delf_contrast").with_stage("conv5", steps=1)

@@ -22,7 +22,7 @@ from delf_engine.training.sources.mined import MinedOptions, MinedSource
 from delf_engine.training.stores import Encoder, Stores
 
 Tiny = Callable[..., TrainingConfig]
-VIEWS = load_training_config().views.model_copy(update={"count": 3, "size": 96})
+VIEWS = load_training_config("delf_contrast").views.model_copy(update={"count": 3, "size": 96})
 H = np.array([[1.05, 0.05, -10], [-0.04, 0.95, 8], [1e-4, 0, 1]])
 
 
@@ -112,6 +112,17 @@ def test_a_share_of_views_shares_the_places(folder: Path) -> None:
     assert source.views is not None
     shown = [source.context.photos[row] for row in source.views.rows(0, 3)]
     assert [source.places[str(Path(path).resolve())] for path in shown] == batch.groups[2:].tolist()
+
+
+def test_pairs_for_a_recipe_that_draws_none_are_an_error(folder: Path, tiny: Any) -> None:
+    with pytest.raises(ConfigError, match=r"pairs.jsonl: recipe .* draws no mined pairs"):
+        recipe.train(
+            [str(path) for path in sorted(folder.glob("*.png"))],
+            tiny(held_out_every=2),
+            None,
+            on_error=lambda *_: None,
+            pairs=folder / "pairs.jsonl",
+        )
 
 
 def test_pairs_of_held_out_photographs_are_left_out(folder: Path) -> None:

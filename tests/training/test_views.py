@@ -7,7 +7,7 @@ from delf_engine.training import load_training_config, views
 from delf_engine.training.correspondence import cell_grid, sample_cells
 from delf_engine.training.views import _random_homography, random_view
 
-VIEWS = load_training_config().views
+VIEWS = load_training_config("delf_contrast").views
 
 
 def test_same_generator_same_view() -> None:
