@@ -1,7 +1,7 @@
 """What each ingredient of a checkpoint brings, on Sub-RParis.
 
     python benchmarks/ablation.py --trunk WEIGHTS [--recipe delf_r18] [--seeds 0 1 2] [--rows full head 'dim-*']
-        [--teacher CHECKPOINT] [--teacher aliked:FILE] [--steps-factor 0.05] [--list]
+        [--teacher CHECKPOINT] [--other-teacher aliked:FILE] [--steps-factor 0.05] [--list]
 
 Rows that train are overrides of the recipe, run by the package's own trainer; the others change the checkpoint of
 the full recipe (PCA, smoothing), or how features are extracted with it. Each row and seed is measured once: its
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from common import data_folder, print_table, sub_rparis, write_json
 from ranking_rules import Row, compare
 
 from delf_engine import load_profile
+from delf_engine.config import Profile
 from delf_engine.evaluation import SETUPS, Setup
 from delf_engine.images import find_images
-from delf_engine.training import load_training_config
+from delf_engine.training import TrainingConfig, load_training_config
+from delf_engine.training.teaching import teacher_names, with_teacher
 
 #: The setups that are printed; results hold Easy as well.
 _SHOWN: tuple[Setup, ...] = ("medium", "hard")
@@ -42,9 +45,9 @@ _COMPARED = ("similarity", "weighted")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the rows, seed by seed; print the table after each, write JSON at the end."""
     args = _arguments(arguments)
-    recipe = shortened(load_training_config(args.recipe), args.steps_factor)
+    recipe = load_training_config(args.recipe)
     profile = load_profile(args.profile or recipe.profile)
-    rows = ablation_rows(recipe, profile.extraction, args.teacher)
+    rows = _rows(recipe, profile, args)
     chosen = chosen_rows(rows, args.rows)
     if args.list:
         print_table(f"rows for {args.recipe}", ["--rows", "row"], [[row.key, row.label] for row in chosen])
@@ -81,6 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             show(title, table)
         options = {key: str(value) for key, value in vars(args).items()}
         write_json(args.out / "ablation.json", {"options": options, "rows": table})
+
+
+def _rows(recipe: TrainingConfig, profile: Profile, args: argparse.Namespace) -> list[AblationRow]:
+    others = list(args.other_teacher)
+    if args.teacher and teacher_names(recipe.gradient_stages):
+        recipe = with_teacher(recipe, args.teacher)
+    elif args.teacher:
+        others.insert(0, args.teacher)
+    rows = ablation_rows(recipe, profile.extraction, others)
+    return [replace(row, recipe=shortened(row.recipe, args.steps_factor)) for row in rows]
 
 
 def summary(bench: Bench, rows: Sequence[AblationRow], seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -170,7 +183,8 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-photos", type=int, help="take this many of them at most")
     parser.add_argument("--data", help="folder that holds paris/ and revisited/")
     parser.add_argument("--profile", help="name or path; without it, the recipe's")
-    parser.add_argument("--teacher", action="append", default=[], help="as recipes name it; may be repeated")
+    parser.add_argument("--teacher", help="in place of the recipe's; for a recipe without one, in rows of its own")
+    parser.add_argument("--other-teacher", action="append", default=[], help="rows with it, too; may be repeated")
     parser.add_argument("--pairs", type=Path, help="mined pairs, for recipes that draw them")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these; * matches anything")
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")

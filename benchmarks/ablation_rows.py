@@ -18,6 +18,7 @@ from delf_engine.training.config import GradientStage, PcaStage, Stage, Training
 from delf_engine.training.contract import START, LossOptions, find_source
 from delf_engine.training.losses.contrast import ContrastOptions
 from delf_engine.training.losses.distillation import DistillationOptions
+from delf_engine.training.teaching import teacher_names, with_teacher
 
 __all__ = ["FULL", "AblationRow", "ablation_rows", "chosen_rows", "shortened"]
 
@@ -27,7 +28,11 @@ FULL = "full"
 _SEVEN = (0.25, 0.35355339, 0.5, 0.70710678, 1.0, 1.41421356, 2.0)
 _FEATURES = (1000, 500, 2000, 250)
 _DIMS = (40, 128, 20, 64)
-_CONTRAST_CELLS = 64
+#: A tuning stage by contrast, and one by a teacher, for recipes that have only the other: a classifier's ResNet-18
+#: takes harder learning from a teacher than from contrast on synthetic views, which spoils its features.
+_CONTRAST_STAGE = {"learning_rate": 1e-5, "steps": 200, "warmup": 0}
+_CONTRAST = ContrastOptions(kind="contrast", cells=64)
+_TEACHER_STAGE = {"learning_rate": 5e-5, "loss_rate": 20.0, "steps": 300, "warmup": 20}
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def ablation_rows(
     extraction : ExtractionConfig
         Of its profile; rows that would change nothing are left out.
     teachers : sequence of str
-        As recipes name them; each gets its rows.
+        As recipes name them; each gets its rows, and so do those of the recipe.
 
     Raises
     ------
@@ -95,7 +100,7 @@ def ablation_rows(
         AblationRow(FULL, "full recipe", recipe),
         AblationRow("trunk", "trunk only, scores = L2 norm", _without(recipe, lambda stage: True)),
         AblationRow("head", "+ head, trunk untouched", _without(recipe, _tunes)),
-        *_tuning_rows(recipe, teachers),
+        *_tuning_rows(recipe, list(dict.fromkeys([*teacher_names(recipe.gradient_stages), *teachers]))),
         *_extraction_rows(recipe, extraction),
         *[AblationRow(f"dim-{dim}", f"{dim}-D", recipe, dim=dim) for dim in _DIMS if dim != recipe.dim],
         AblationRow("smooth", "3x3 smoothing", recipe, smoothing=3),
@@ -176,21 +181,44 @@ def _tidy(recipe: TrainingConfig, stages: Sequence[Stage]) -> TrainingConfig:
 def _tuning_rows(recipe: TrainingConfig, teachers: Sequence[str]) -> list[AblationRow]:
     if not any(_tunes(stage) for stage in recipe.stages):
         return []
-    contrast = _with_terms(
-        recipe, lambda loss: not _teaches(loss), ContrastOptions(kind="contrast", cells=_CONTRAST_CELLS)
-    )
-    rows = [AblationRow("contrast", "+ head, contrast", contrast)]
+    rows = [AblationRow("contrast", "+ head, contrast", _contrasted(recipe))]
     for name, teacher in zip(_short_names(teachers), teachers, strict=True):
-        taught = _from_teacher(recipe, teacher)
-        new = DistillationOptions(kind="distillation", teacher=teacher, target="descriptors")
-        only = _with_terms(taught, _teaches, new)
-        rows.append(AblationRow(f"teacher-{name}", f"+ head, {name} as teacher", only))
-        both = taught if any(map(_teaches, _terms(taught))) else _with_more(taught, new)
-        rows.append(AblationRow(f"contrast-{name}", f"+ head, contrast, {name} as teacher", both))
-    if any(map(_stays, _terms(recipe))):
+        rows += [
+            AblationRow(f"teacher-{name}", f"+ head, {name} as teacher", _taught(recipe, teacher)),
+            AblationRow(f"contrast-{name}", f"+ head, contrast, {name} as teacher", _both(recipe, teacher)),
+        ]
+    if any(_stays(loss) for loss in _terms(recipe)):
         free = _with_losses(recipe, lambda losses: [loss for loss in losses if not _stays(loss)])
         rows.append(AblationRow("free", "not held near the start", free))
     return rows
+
+
+def _contrasted(recipe: TrainingConfig) -> TrainingConfig:
+    """Return the recipe tuned without any teacher but its start; by contrast if that leaves nothing."""
+    kept = _with_losses(recipe, lambda losses: _learning([loss for loss in losses if not _teaches(loss)]))
+    if any(_tunes(stage) for stage in kept.stages):
+        return kept
+    return _with_pca_first(_with_one_tuning(recipe, _CONTRAST_STAGE, (_CONTRAST, _near_start(10.0))))
+
+
+def _taught(recipe: TrainingConfig, teacher: str) -> TrainingConfig:
+    """Return the recipe tuned by a teacher alone, held near its start as it is."""
+    taught = _from_teacher(recipe, teacher)
+    kept = _with_losses(taught, lambda losses: _learning([x for x in losses if _stays(x) or _teaches(x)]))
+    if any(_tunes(stage) for stage in kept.stages):
+        return kept
+    new = DistillationOptions(kind="distillation", teacher=teacher, target="descriptors", best=0.5)
+    return _with_one_tuning(recipe, _TEACHER_STAGE, (new, _near_start(1.0)))
+
+
+def _both(recipe: TrainingConfig, teacher: str) -> TrainingConfig:
+    """Return the recipe tuned by contrast and a teacher; a stage that lacks one gets both."""
+    own = [loss for loss in _terms(recipe) if isinstance(loss, ContrastOptions)]
+    if own and any(_teaches(loss) for loss in _terms(recipe)):
+        return _from_teacher(recipe, teacher)
+    taught = _taught(recipe, teacher)
+    first = next(s for s in taught.stages if isinstance(s, GradientStage) and _tunes(s))
+    return _with_pca_first(taught.with_stage(first.name, losses=((own or [_CONTRAST])[0], *first.losses)))
 
 
 def _stays(loss: LossOptions) -> bool:
@@ -201,58 +229,51 @@ def _teaches(loss: LossOptions) -> bool:
     return isinstance(loss, DistillationOptions) and loss.teacher != START
 
 
+def _learning(losses: list[LossOptions]) -> list[LossOptions]:
+    """Return the losses, or none if they only hold the trunk where it is."""
+    return losses if any(not _stays(loss) for loss in losses) else []
+
+
 def _terms(recipe: TrainingConfig) -> list[LossOptions]:
     return [loss for s in recipe.stages if isinstance(s, GradientStage) and _tunes(s) for loss in s.losses]
 
 
+def _near_start(weight: float) -> LossOptions:
+    return DistillationOptions(kind="distillation", weight=weight)
+
+
 def _from_teacher(recipe: TrainingConfig, teacher: str) -> TrainingConfig:
-    def replaced(loss: LossOptions) -> LossOptions:
-        return loss.model_copy(update={"teacher": teacher}) if _teaches(loss) else loss
-
-    return _with_losses(recipe, lambda losses: [replaced(loss) for loss in losses])
+    return with_teacher(recipe, teacher) if any(_teaches(loss) for loss in _terms(recipe)) else recipe
 
 
-def _with_terms(
-    recipe: TrainingConfig, keep: Callable[[LossOptions], bool], otherwise: LossOptions
+def _with_one_tuning(
+    recipe: TrainingConfig, changes: Mapping[str, Any], losses: tuple[LossOptions, ...]
 ) -> TrainingConfig:
-    """Keep some terms of the tuning stages, and what holds the trunk near its start.
-
-    A stage that is left with nothing to learn goes; if all do, the first one learns from `otherwise`.
-    """
-    kept = _with_losses(recipe, lambda losses: _learning([x for x in losses if _stays(x) or keep(x)]))
-    if any(_tunes(stage) for stage in kept.stages):
-        return kept
+    """Return the recipe with its first tuning stage changed and the others left out."""
     first = next(s for s in recipe.stages if _tunes(s))
-    bare = _with_losses(recipe, lambda losses: [x for x in losses if _stays(x)], empty=True)
-    only = _without(bare, lambda stage: _tunes(stage) and stage.name != first.name)
-    return _with_more(only, otherwise)
+    alone = _without(recipe, lambda stage: _tunes(stage) and stage.name != first.name)
+    return alone.with_stage(first.name, **changes, losses=losses)
 
 
-def _learning(losses: list[LossOptions]) -> list[LossOptions]:
-    return losses if any(not _stays(loss) for loss in losses) else []
-
-
-def _with_more(recipe: TrainingConfig, loss: LossOptions) -> TrainingConfig:
-    """Add a term to the first tuning stage."""
-    stage = next(s for s in recipe.stages if isinstance(s, GradientStage) and _tunes(s))
-    return recipe.with_stage(stage.name, losses=(loss, *stage.losses))
+def _with_pca_first(recipe: TrainingConfig) -> TrainingConfig:
+    """Return the recipe with a PCA before the first gradient stage: contrast compares descriptors under it."""
+    if isinstance(recipe.stages[0], PcaStage):
+        return recipe
+    fitted = next(stage for stage in recipe.stages if isinstance(stage, PcaStage))
+    first = fitted.model_copy(update={"name": "PCA before all", "select": "norm"})
+    return recipe.model_copy(update={"stages": (first, *recipe.stages)})
 
 
 def _with_losses(
-    recipe: TrainingConfig,
-    change: Callable[[Sequence[LossOptions]], Sequence[LossOptions]],
-    *,
-    empty: bool = False,
+    recipe: TrainingConfig, change: Callable[[Sequence[LossOptions]], Sequence[LossOptions]]
 ) -> TrainingConfig:
-    """Change the losses of the tuning stages; a stage without any goes, unless `empty`."""
+    """Change the losses of the tuning stages; a stage that is left without any goes."""
     stages: list[Stage] = []
     for stage in recipe.stages:
-        if isinstance(stage, GradientStage) and _tunes(stage):
-            losses = tuple(change(stage.losses))
-            if losses or empty:
-                stages.append(stage.model_copy(update={"losses": losses}))
-        else:
+        if not (isinstance(stage, GradientStage) and _tunes(stage)):
             stages.append(stage)
+        elif losses := tuple(change(stage.losses)):
+            stages.append(stage.model_copy(update={"losses": losses}))
     return _tidy(recipe, stages)
 
 

@@ -132,32 +132,58 @@ def test_without_a_teacher_in_the_recipe_contrast_is_the_full_recipe() -> None:
     assert rows["contrast"].recipe == RECIPE == rows[FULL].recipe
 
 
-def test_tuning_rows_exchange_the_terms_and_keep_what_holds_the_trunk() -> None:
+def test_teachers_take_the_place_of_contrast_or_come_beside_it() -> None:
     rows = by_key(ablation_rows(RECIPE, EXTRACTION, ["dir/strong.safetensors", "aliked:w.safetensors"]))
     strong = "dir/strong.safetensors descriptors"
     assert terms(rows["teacher-strong"].recipe, "conv4") == [strong, f"{START} features"]
-    assert terms(rows["contrast-strong"].recipe, "conv4") == [strong, "contrast", f"{START} features"]
+    assert terms(rows["contrast-strong"].recipe, "conv4") == ["contrast", strong, f"{START} features"]
     assert terms(rows["teacher-aliked"].recipe, "conv4")[0] == "aliked:w.safetensors descriptors"
     assert terms(rows["free"].recipe, "conv4") == ["contrast"]
     for key in ("teacher-strong", "contrast-strong", "free"):
         assert names(rows[key].recipe) == names(RECIPE)
 
 
-def test_a_teacher_of_the_recipe_is_exchanged_and_left_out() -> None:
+def taught(*, contrast: bool) -> TrainingConfig:
+    """The recipe with a teacher of its own in a stage that replaces, or follows, the one with contrast."""
     stage = RECIPE.stages[1]
     assert isinstance(stage, GradientStage)
     teacher = DistillationOptions(kind="distillation", teacher="own", target="similarity", weight=3.0)
     second = stage.model_copy(update={"name": "distil", "losses": (teacher, stage.losses[1])})
-    recipe = RECIPE.model_copy(update={"stages": (*RECIPE.stages[:2], second, *RECIPE.stages[2:])})
+    before = RECIPE.stages[:2] if contrast else ()
+    return RECIPE.model_copy(update={"stages": (*before, second, *RECIPE.stages[2:])})
+
+
+def test_a_recipe_with_contrast_and_a_teacher() -> None:
+    recipe = taught(contrast=True)
     rows = by_key(ablation_rows(recipe, EXTRACTION, ["other"]))
     assert rows["contrast"].recipe == RECIPE
     assert names(rows["teacher-other"].recipe) == ["first", "distil", "second", "attention", "last"]
     assert terms(rows["teacher-other"].recipe, "distil") == ["other similarity", f"{START} features"]
     assert terms(rows["contrast-other"].recipe, "distil") == ["other similarity", f"{START} features"]
     assert terms(rows["contrast-other"].recipe, "conv4") == terms(RECIPE, "conv4")
-    only_teacher = recipe.model_copy(update={"stages": (RECIPE.stages[0], second, *RECIPE.stages[2:])})
-    rows = by_key(ablation_rows(only_teacher, EXTRACTION))
-    assert terms(rows["contrast"].recipe, "distil") == ["contrast", f"{START} features"]
+    assert rows["contrast-own"].recipe == recipe
+
+
+def test_a_recipe_with_a_teacher_only() -> None:
+    recipe = taught(contrast=False)
+    rows = by_key(ablation_rows(recipe, EXTRACTION))
+    assert rows["teacher-own"].recipe == recipe
+    # Contrast compares descriptors, and so needs a PCA before it.
+    contrast = rows["contrast"].recipe
+    assert [stage.kind for stage in contrast.stages] == ["pca", "gradient", "pca", "gradient", "pca"]
+    assert terms(contrast, "distil") == ["contrast", f"{START} features"]
+    assert terms(rows["contrast-own"].recipe, "distil") == ["contrast", "own similarity", f"{START} features"]
+    assert terms(rows["free"].recipe, "distil") == ["own similarity"]
+    for row in rows.values():  # a valid recipe, as if it had been read
+        values = {key: value for key, value in row.recipe.model_dump(mode="json").items() if value is not None}
+        stages = [{key: value for key, value in s.items() if value is not None} for s in values["stages"]]
+        assert parse_training_config(_tuples({**values, "stages": stages}), where=row.key) == row.recipe
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(each) for key, each in value.items()}
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 def test_rows_that_would_change_nothing_are_left_out() -> None:
