@@ -114,7 +114,7 @@ def _train(
 ) -> None:
     """Train, and write checkpoint, codebook and card."""
     from delf_engine.extraction import Extractor
-    from delf_engine.model import save_checkpoint
+    from delf_engine.model import save_checkpoint, update_checkpoint_info
     from delf_engine.training.log import tensorboard_log
     from delf_engine.training.recipe import train as run
 
@@ -136,9 +136,11 @@ def _train(
             log=writer,
             **options,
         )
-        info = save_checkpoint(out, trained.state, trained.info)
+        save_checkpoint(out, trained.state, trained.info)
         good = [path for path in files if path not in failed]
-        _write_codebook(out, Extractor.from_pretrained(out), good, config.codebook, options["seed"], progress)
+        extractor = Extractor.from_pretrained(out)
+        found = _write_codebook(out, extractor, good, config.codebook, options["seed"], progress)
+        info = update_checkpoint_info(out, codebook_sha256=found)
     _write_card(out, info, trained)
     for name, value in info.figures.items():
         console().print(f"{name}: {value:.4f}", highlight=False)
@@ -205,8 +207,8 @@ def _write_codebook(
     config: CodebookConfig,
     seed: int,
     progress: Callable[[str, int, int, float | None], None],
-) -> None:
-    """Train the codebook that travels with the checkpoint on the best features of the same photographs."""
+) -> str:
+    """Train the codebook that travels with the checkpoint on the same photographs' best features; return its hash."""
     import numpy as np
 
     from delf_engine.index import Codebook
@@ -226,6 +228,7 @@ def _write_codebook(
         progress=lambda done, total: progress("codebook", done, total, None),
     )
     codebook.save(_codebook_file(out))
+    return codebook.hash
 
 
 def _write_card(out: Path, info: CheckpointInfo, trained: Trained) -> None:
