@@ -14,6 +14,8 @@ __all__ = ["Cache", "memory_bytes"]
 class Cache:
     """Maps of items in memory or as safetensors files in a folder, up to a number of bytes.
 
+    Maps are floating-point (V, C, h, w) with the channels of a cell together in memory; or integer images.
+
     Parameters
     ----------
     limit : int
@@ -38,7 +40,9 @@ class Cache:
 
     def get(self, index: int) -> dict[str, Tensor]:
         """Return the maps of an item that is held."""
-        return self._memory[index] if self.folder is None else load_file(self._file(index))
+        if self.folder is None:
+            return self._memory[index]
+        return {name: _as_used(value) for name, value in load_file(self._file(index)).items()}
 
     def put(self, index: int, maps: dict[str, Tensor]) -> bool:
         """Hold the maps of an item in place of earlier ones, if they fit; say whether they do."""
@@ -49,7 +53,7 @@ class Cache:
         if self.folder is None:
             self._memory[index] = maps
         else:
-            save_file({name: value.contiguous() for name, value in maps.items()}, self._file(index))
+            save_file({name: _as_written(value) for name, value in maps.items()}, self._file(index))
         self._sizes[index], self.used = size, used
         return True
 
@@ -64,6 +68,15 @@ class Cache:
     def _file(self, index: int) -> Path:
         assert self.folder is not None
         return self.folder / f"{index}.safetensors"
+
+
+def _as_written(value: Tensor) -> Tensor:
+    """Return maps (V, C, h, w) as (V, h, w, C), as they lie in memory: files know no other order."""
+    return (value.permute(0, 2, 3, 1) if value.is_floating_point() else value).contiguous()
+
+
+def _as_used(value: Tensor) -> Tensor:
+    return value.permute(0, 3, 1, 2) if value.is_floating_point() else value
 
 
 def memory_bytes() -> int:

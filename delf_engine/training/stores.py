@@ -325,7 +325,8 @@ def _state(items: Items, encoder: Encoder) -> _State:
 
 
 def _kept(maps: Tensor) -> Tensor:
-    return maps.to("cpu", torch.float16).contiguous()
+    # The vector of a cell lies together: convolutions want it so, and losses look at cells.
+    return maps.to("cpu", torch.float16).contiguous(memory_format=torch.channels_last)
 
 
 def _rendered(

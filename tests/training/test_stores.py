@@ -12,10 +12,10 @@ from delf_engine.errors import DataError, ImageError
 from delf_engine.model.backbones import Trunk, build_trunk
 from delf_engine.training import load_training_config
 from delf_engine.training.cache import Cache
-from delf_engine.training.sources.views import PhotoItems, draw_rows
+from delf_engine.training.sources.views import PhotoItems, draw_rows, gather_pairs
 from delf_engine.training.stores import Encoder, Level, Stores, ViewStore
 
-VIEWS = load_training_config().views.model_copy(update={"count": 2, "size": 64})
+VIEWS = load_training_config("delf_contrast").views.model_copy(update={"count": 2, "size": 64})
 CPU = torch.device("cpu")
 
 
@@ -79,6 +79,29 @@ def test_cached_or_not_memory_or_files_any_workers(
     assert all(_equal(first, _all(store)) for store in found[1:])
     files.close()
     assert not (tmp_path / "cache" / "views").exists()
+
+
+@pytest.mark.parametrize("level", ["images", "conv3", "conv4"])
+def test_a_batch_lies_in_memory_as_convolutions_want_it_wherever_it_comes_from(
+    photos: list[str], network: Trunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: Level
+) -> None:
+    monkeypatch.setattr("delf_engine.training.stores.memory_bytes", lambda: 0)
+    batches = []
+    for limit, folder in ((10**9, None), (10**9, tmp_path), (0, None)):
+        stores = _stores(limit, folder)
+        stores.begin(_encoder(network, level))
+        store = stores.open("views", PhotoItems(photos[:3], VIEWS, 0))
+        alone = store.maps(1)[level]
+        batch = gather_pairs(store, [2, 0], [(0, 1), (1, 0)]).maps[level]
+        assert torch.equal(
+            batch, torch.stack([store.maps(i)[level][v] for i, v in ((2, 0), (0, 1), (2, 1), (0, 0))])
+        )
+        for value in (alone, batch):
+            assert value.is_contiguous(
+                memory_format=torch.contiguous_format if level == "images" else torch.channels_last
+            )
+        batches.append((alone.stride(), batch.stride()))
+    assert len(set(batches)) == 1
 
 
 @pytest.mark.parametrize("limit", [10**9, 150_000, 0])

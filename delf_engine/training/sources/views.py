@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from delf_engine.images import load_image
 from delf_engine.training.config import ViewsConfig
@@ -105,11 +106,16 @@ def gather_pairs(
     """Return the pairs of `views` (first, second) of the items `rows`."""
     held = [store.maps(int(row)) for row in rows]
     maps = {
-        name: torch.stack(
-            [item[name][pair[side]] for side in (0, 1) for item, pair in zip(held, views, strict=True)]
-        )
+        name: _stacked([item[name][pair[side]] for side in (0, 1) for item, pair in zip(held, views, strict=True)])
         for name in held[0]
     }
     frames = [store.homographies[int(row)] for row in rows]
     h = np.stack([f[b] @ np.linalg.inv(f[a]) for f, (a, b) in zip(frames, views, strict=True)])
     return Batch(maps, store.items.size, homographies=h / h[:, 2:, 2:])
+
+
+def _stacked(views: Sequence[Tensor]) -> Tensor:
+    """Stack images (size, size, 3) or maps (C, h, w); of maps, the channels of a cell stay together in memory."""
+    if views[0].is_floating_point():
+        return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)
+    return torch.stack(list(views))
