@@ -208,7 +208,7 @@ def _write_codebook(
     seed: int,
     progress: Callable[[str, int, int, float | None], None],
 ) -> str:
-    """Train the codebook that travels with the checkpoint on the same photographs' best features; return its hash."""
+    """Train the codebook that travels with the checkpoint on the same photographs; return its hash."""
     import numpy as np
 
     from delf_engine.index import Codebook
