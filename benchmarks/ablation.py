@@ -68,22 +68,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cache_gb=args.cache_gb,
     )
     title = f"{args.recipe}: Sub-RParis, {len(bench.truth)} queries, {len(bench.truth.names)} images"
-    table = summary(bench, rows, args.seeds)
     try:
-        for seed in args.seeds:
-            for row in chosen:
-                if seed != args.seeds[0] and not row.seeded:
-                    continue  # nothing in it is drawn at random
-                known = bench.result(row, seed, compute=False) is not None
-                bench.result(row, seed)
-                if not known:
-                    table = summary(bench, rows, args.seeds)
-                    show(title, table)
+        new = _measure(bench, rows, chosen, args.seeds, title)
+        if not new:
+            show(title, summary(bench, rows, args.seeds))
     finally:
-        if all(bench.result(row, args.seeds[0], compute=False) for row in chosen):
-            show(title, table)
         options = {key: str(value) for key, value in vars(args).items()}
+        table = summary(bench, rows, args.seeds)
         write_json(args.out / "ablation.json", {"options": options, "rows": table})
+
+
+def _measure(
+    bench: Bench, rows: Sequence[AblationRow], chosen: Sequence[AblationRow], seeds: Sequence[int], title: str
+) -> int:
+    """Measure what is not known yet, the table after each; return how many that were."""
+    new = 0
+    for seed in seeds:
+        for row in chosen:
+            if seed != seeds[0] and not row.seeded:
+                continue  # nothing in it is drawn at random
+            if bench.result(row, seed, compute=False) is None:
+                bench.result(row, seed)
+                show(title, summary(bench, rows, seeds))
+                new += 1
+    return new
 
 
 def _rows(recipe: TrainingConfig, profile: Profile, args: argparse.Namespace) -> list[AblationRow]:
