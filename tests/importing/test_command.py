@@ -21,7 +21,7 @@ from delf_engine.extraction import Extractor
 from delf_engine.importing import KINDS, import_model
 from delf_engine.importing.crc32c import crc32c
 from delf_engine.importing.datum import write_datum
-from delf_engine.model import load_checkpoint, read_checkpoint_info
+from delf_engine.model import load_checkpoint, read_checkpoint_info, update_checkpoint_info
 
 
 def _run(*args: str) -> Result:
@@ -66,6 +66,10 @@ def test_delf_from_its_files_to_features(delf: Path, tmp_path: Path) -> None:
     assert len(imported["source_sha256"]) == 64
     config = load_profile("delf").extraction.model_copy(update={"scales": (0.5, 1.0)})
     photo = random_photo(np.random.default_rng(0), 200, 150)
+    assert (
+        len(Extractor.from_pretrained(out, config=config)(photo)) == 0
+    )  # random weights score below the threshold
+    update_checkpoint_info(out, attention_threshold=None)
     features = Extractor.from_pretrained(out, config=config)(photo)
     assert features.descriptors.shape[1] == 40
     assert len(features) == 7 * 5 + 4 * 3  # every cell, of stride 32

@@ -161,11 +161,13 @@ def test_distillation_targets(network: DelfNetwork) -> None:
     guess = F.normalize(regression.regression(cells), dim=1)
     wanted = F.normalize(teacher.permute(0, 2, 3, 1).reshape(-1, 6), dim=1)
     cosine = (guess * wanted).sum(1)
-    assert float(value.detach()) == pytest.approx(float(1 - cosine.mean()), rel=1e-5)
+    assert float(value.detach()) == pytest.approx(float(1 - cosine.detach().mean()), rel=1e-5)
     half = loss(teacher="big", target="descriptors", best=0.5)
     half.regression.load_state_dict(regression.regression.state_dict())
     norms = features.permute(0, 2, 3, 1).reshape(-1, 256).norm(dim=1)
-    assert float(half(step).detach()) == pytest.approx(float(1 - cosine[norms.topk(32).indices].mean()), rel=1e-5)
+    assert float(half(step).detach()) == pytest.approx(
+        float(1 - cosine.detach()[norms.topk(32).indices].mean()), rel=1e-5
+    )
     assert float(loss(teacher="big", target="similarity", cells=20)(step)) > 0
     with pytest.raises(ConfigError, match="teacher big has 6, the trunk 256; choose target"):
         loss(teacher="big")
