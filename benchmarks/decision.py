@@ -36,7 +36,7 @@ Features = Mapping[str, LocalFeatures]
 Pair = tuple[LocalFeatures, LocalFeatures]
 Pairs = Iterable[Pair]
 
-_THRESHOLDS = (10, 12, 15, 18, 20, 22, 24, 26, 28, 30, 40)
+_THRESHOLDS = (10, 12, 15, 18, 20, 22, 24, 26, 28, 30, 35, 40)
 _LARGEST_ANGLE = 60.0
 _UNRELATED = 250
 _CHURCH = "herzjesu"
