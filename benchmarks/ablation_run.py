@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, __version__
 from delf_engine.cli.output import staged_progress
-from delf_engine.config import ExtractionConfig, Profile
+from delf_engine.config import Profile
 from delf_engine.errors import DataError, ImageError
 from delf_engine.evaluation import GroundTruth
 from delf_engine.model import CheckpointInfo, load_checkpoint, save_checkpoint
@@ -131,7 +131,7 @@ class Bench:
             "whitening": row.whitening,
             "words": self.words,
             "codebook_photos": self.codebook_photos,
-            "codebook_extraction": self._codebook_extraction.model_dump(mode="json"),
+            "codebook_extraction": self.profile.extraction.for_codebook().model_dump(mode="json"),
         }
 
     def _training_facts(self, recipe: TrainingConfig, seed: int) -> dict[str, Any]:
@@ -223,11 +223,6 @@ class Bench:
         variances = ((points - mean) @ components.T).var(0).clip(1e-12)
         return {"mean": mean.copy(), "components": components.copy(), "variances": variances}
 
-    @property
-    def _codebook_extraction(self) -> ExtractionConfig:
-        """As the command trains codebooks: without the finer levels of small images."""
-        return self.profile.extraction.model_copy(update={"fill_scales": ()})
-
     # --------------------------------------------------------------------------------------- measurement
 
     def _measure(self, row: AblationRow, seed: int, features: Path) -> tuple[dict[str, Row], Mapping[str, float]]:
@@ -273,7 +268,7 @@ class Bench:
         if path.is_file():
             return Codebook.load(path)
         config = row.recipe.codebook
-        extractor = Extractor(network, self._codebook_extraction, info=info, device=self.device)
+        extractor = Extractor(network, self.profile.extraction.for_codebook(), info=info, device=self.device)
         photos = spread(self.photos, self.codebook_photos)
         found = [
             features.top(config.features).descriptors

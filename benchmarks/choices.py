@@ -100,11 +100,11 @@ def _codebook(args: argparse.Namespace, data: Path) -> None:
     truth = sub_rparis(data)
     profile = load_profile()
     queries, gallery, _ = _extracted(args, data, truth, profile.extraction)
-    extractor = Extractor.from_pretrained(args.model)
+    extractor = Extractor.from_pretrained(args.model, config=profile.extraction.for_codebook())
     assert extractor.info is not None
     photos = find_images([data / "photos"])
     items = {path: partial(extractor, path) for path in photos}
-    identity = f"{extractor.info.identity} {profile.extraction.model_dump_json()} photos"
+    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()} photos"
     training = cached_features(args.cache, identity, extractor.network.dim, items, title="photographs")
     descriptors = np.concatenate([features.top(300).descriptors for features in training.values()])
     rows = {}
@@ -132,7 +132,7 @@ def _extracted(
     """Return queries, gallery and the seconds a photograph, measured on ten of them."""
     extractor = Extractor.from_pretrained(args.model, config=config)
     assert extractor.info is not None
-    identity = f"{extractor.info.identity} {config.model_dump_json()}"
+    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
     queries, gallery = rank_features(extractor, identity, extractor.network.dim, truth, data, args.cache)
     start = time.perf_counter()
     for name in truth.names[:10]:

@@ -55,7 +55,7 @@ def main() -> None:
     profile = load_profile(args.profile)
     extractor = Extractor.from_pretrained(args.model, config=profile.extraction)
     assert extractor.info is not None
-    identity = f"{extractor.info.identity} {profile.extraction.model_dump_json()}"
+    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
     counts = _choosing(extractor, identity, data, args.cache, profile.verification)
     counts |= _checking(extractor, identity, data, args.cache, profile.verification)
     rows = {str(t): {kind: float(np.mean(c >= t)) for kind, c in counts.items()} for t in _THRESHOLDS}

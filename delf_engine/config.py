@@ -36,6 +36,7 @@ __all__ = [
     "load_profile",
     "parse_config",
     "profile_names",
+    "read_extended",
     "read_toml",
 ]
 
@@ -82,6 +83,14 @@ class ExtractionConfig(Config):
     min_side: Count
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     fill_scales: tuple[Positive, ...] = ()
+
+    def for_codebook(self) -> ExtractionConfig:
+        """Return these options without `fill_scales`, as codebooks are trained.
+
+        Training photographs are small, and the fine texture of those levels is not what full-sized photographs are
+        indexed by: a codebook that spends its words on it ranks them worse.
+        """
+        return self.model_copy(update={"fill_scales": ()})
 
 
 class StorageConfig(Config):
@@ -229,7 +238,7 @@ def load_profile(name: str | os.PathLike[str] = "default") -> Profile:
         If there is no such profile, or it has an unknown key, a missing key, or a bad value.
     """
     path = _profile_path(name)
-    return parse_config(Profile, {"name": path.stem, **_resolved(path, ())}, where=str(path))
+    return parse_config(Profile, {"name": path.stem, **read_extended(path)}, where=str(path))
 
 
 def parse_config(kind: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
@@ -261,6 +270,27 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
 
 
+def read_extended(path: Path, *, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a TOML file over the one that its ``extends`` names: a .toml file beside it, or a shipped profile.
+
+    Tables are merged key by key, anything else is replaced.
+
+    Raises
+    ------
+    ConfigError
+        As `read_toml`, or if files extend each other in a circle.
+    """
+    if path.resolve() in _seen:
+        raise ConfigError(f"{path}: 'extends' goes round in a circle")
+    values = read_toml(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    beside = path.parent / str(base)
+    base_path = beside if str(base).endswith(".toml") else _profile_path(str(base))
+    return _merged(read_extended(base_path, _seen=(*_seen, path.resolve())), values)
+
+
 def _profile_path(name: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if path.suffix == ".toml":
@@ -275,18 +305,6 @@ def _profile_path(name: str | os.PathLike[str]) -> Path:
             + f" Shipped profiles: {', '.join(known)}; or give the path of a .toml file."
         )
     return shipped
-
-
-def _resolved(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise ConfigError(f"{path}: 'extends' goes round in a circle")
-    values = read_toml(path)
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    beside = path.parent / str(base)
-    base_path = beside if str(base).endswith(".toml") else _profile_path(str(base))
-    return _merged(_resolved(base_path, (*seen, path.resolve())), values)
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from delf_engine.cli.output import console, error_console, print_failures, stage
 from delf_engine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from delf_engine.config import ExtractionConfig
     from delf_engine.errors import ImageError
     from delf_engine.extraction import Extractor
     from delf_engine.model import CheckpointInfo
@@ -114,6 +113,7 @@ def _train(
     options: dict[str, Any],
 ) -> None:
     """Train, and write checkpoint, codebook and card."""
+    from delf_engine.config import load_profile
     from delf_engine.extraction import Extractor
     from delf_engine.model import save_checkpoint, update_checkpoint_info
     from delf_engine.training.log import tensorboard_log
@@ -139,7 +139,7 @@ def _train(
         )
         save_checkpoint(out, trained.state, trained.info)
         good = [path for path in files if path not in failed]
-        extractor = Extractor.from_pretrained(out, config=_codebook_extraction(config.profile))
+        extractor = Extractor.from_pretrained(out, config=load_profile(config.profile).extraction.for_codebook())
         found = _write_codebook(out, extractor, good, config.codebook, options["seed"], progress)
         info = update_checkpoint_info(out, codebook_sha256=found)
     _write_card(out, info, trained)
@@ -199,17 +199,6 @@ def _duration(seconds: float) -> str:
 
 def _codebook_file(out: Path) -> Path:
     return out.with_name(f"{out.stem}.codebook.safetensors")
-
-
-def _codebook_extraction(profile: str) -> ExtractionConfig:
-    """Return a profile's extraction without the finer levels of small images.
-
-    Training photographs are small, and the fine texture of those levels is not what full-sized photographs are
-    indexed by: a codebook that spends its words on it ranks them worse.
-    """
-    from delf_engine.config import load_profile
-
-    return load_profile(profile).extraction.model_copy(update={"fill_scales": ()})
 
 
 def _write_codebook(

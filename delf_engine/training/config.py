@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from delf_engine.config import Config, Count, Positive, config_directory, parse_config, read_toml
+from delf_engine.config import Config, Count, Positive, config_directory, parse_config, read_extended
 from delf_engine.errors import ConfigError
 from delf_engine.training.contract import LossOptions, SourceOptions, find_loss, find_source
 
@@ -245,7 +245,7 @@ def load_training_config(name: str | os.PathLike[str] = "delf_r18") -> TrainingC
     path = Path(name)
     if path.suffix != ".toml":
         path = config_directory() / f"train_{name}.toml"
-    return parse_training_config(_resolved(path, ()), where=str(path))
+    return parse_training_config(read_extended(path), where=str(path))
 
 
 def parse_training_config(values: Mapping[str, Any], *, where: str) -> TrainingConfig:
@@ -320,17 +320,3 @@ def _check_pairing(stage: GradientStage, where: str) -> None:
                 f"{where}: loss {loss.kind} needs {needs}, source {stage.source.kind} gives {gives}; choose a "
                 f"source that gives {needs}"
             )
-
-
-def _resolved(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise ConfigError(f"{path}: 'extends' goes round in a circle")
-    values = read_toml(path)
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    merged = _resolved(path.parent / str(base), (*seen, path.resolve()))
-    for key, value in values.items():
-        old = merged.get(key)
-        merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,7 +173,7 @@ class LossOptions(Config):
         return ()
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """One term of a stage's objective; its parameters, if any, train with the stage.
 
     Parameters
@@ -202,9 +203,9 @@ class Loss(nn.Module):
         super().__init__()
         self.options = options
 
+    @abstractmethod
     def forward(self, step: Step) -> Tensor:
         """Return the loss of a micro-batch, a scalar. Weights are applied by the trainer."""
-        raise NotImplementedError
 
     def measure(self, step: Step) -> Mapping[str, float]:
         """Return figures on one held-out batch, such as accuracy; they are averaged by images."""
