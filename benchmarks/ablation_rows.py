@@ -28,6 +28,8 @@ FULL = "full"
 _SEVEN = (0.25, 0.35355339, 0.5, 0.70710678, 1.0, 1.41421356, 2.0)
 _FEATURES = (1000, 500, 2000, 250)
 _DIMS = (40, 128, 20, 64)
+#: Cells of this many times the pairs compete in the head's label.
+_CROWD = 4
 #: A tuning stage by contrast, and one by a teacher, for recipes that have only the other: a classifier's ResNet-18
 #: takes harder learning from a teacher than from contrast on synthetic views, which spoils its features.
 _CONTRAST_STAGE = {"learning_rate": 1e-5, "steps": 200, "warmup": 0}
@@ -101,6 +103,7 @@ def ablation_rows(
         AblationRow("trunk", "trunk only, scores = L2 norm", _without(recipe, lambda stage: True)),
         AblationRow("head", "+ head, trunk untouched", _without(recipe, _tunes)),
         *_tuning_rows(recipe, list(dict.fromkeys([*teacher_names(recipe.gradient_stages), *teachers]))),
+        *_head_rows(recipe),
         *_extraction_rows(recipe, extraction),
         *[AblationRow(f"dim-{dim}", f"{dim}-D", recipe, dim=dim) for dim in _DIMS if dim != recipe.dim],
         AblationRow("smooth", "3x3 smoothing", recipe, smoothing=3),
@@ -285,6 +288,24 @@ def _short_names(teachers: Sequence[str]) -> list[str]:
         name = kind if colon and "/" not in kind else Path(teacher).stem
         names.append(f"{name}-{names.count(name) + 1}" if name in names else name)
     return names
+
+
+# -------------------------------------------------------------------------------------------------- head
+
+
+def _head_rows(recipe: TrainingConfig) -> list[AblationRow]:
+    """Rows for the stages that train the attention: more distractors in its label, and longer."""
+    heads = [s for s in recipe.gradient_stages if s.train == ("attention",) and s.steps]
+    if not heads:
+        return []
+    crowded = longer = recipe
+    for stage in heads:
+        crowded = crowded.with_stage(stage.name, batch=_CROWD * stage.batch)
+        longer = longer.with_stage(stage.name, steps=2 * stage.steps)
+    return [
+        AblationRow("crowded", f"head: {_CROWD} x the distractors in its label", crowded),
+        AblationRow("longer", "head: twice the steps", longer),
+    ]
 
 
 # -------------------------------------------------------------------------------------------- extraction

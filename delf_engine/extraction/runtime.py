@@ -1,0 +1,106 @@
+"""What computes the network: one small contract, so that the extractor does not know whether it is torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+    from delf_engine.model.network import DelfNetwork
+
+__all__ = ["CellMap", "Runtime", "TorchRuntime"]
+
+
+@dataclass(frozen=True)
+class CellMap:
+    """What the network says of one level of one image.
+
+    Attributes
+    ----------
+    scores : (h, w) float32
+        Attention.
+    features : (h * w, C)
+        Cells in row-major order, in whatever array the runtime works with, where it works.
+    """
+
+    scores: npt.NDArray[np.float32]
+    features: Any
+
+
+class Runtime(Protocol):
+    """Computes a network.
+
+    Attributes
+    ----------
+    name : str
+        What it is and where it runs, for people.
+    dim : int
+        Descriptor dimension D.
+    stride : int
+        Of the feature map, in pixels of a level.
+    """
+
+    name: str
+    dim: int
+    stride: int
+
+    def forward(self, images: npt.NDArray[np.uint8]) -> list[CellMap]:
+        """Map (B, H, W, 3) RGB to the B maps of features and scores."""
+        ...
+
+    def describe(self, parts: Sequence[tuple[CellMap, npt.NDArray[np.int64]]]) -> npt.NDArray[np.float32]:
+        """Return the (K, D) descriptors of chosen cells, given as (map, flat indices), one part after another.
+
+        Rows are L2-normalised; a vector that projects to nothing stays 0. At least one part must be given.
+        """
+        ...
+
+
+class TorchRuntime:
+    """A `DelfNetwork` on one device.
+
+    Parameters
+    ----------
+    network : DelfNetwork
+        Set to evaluation; on the device and channels-last from here on.
+    device : torch.device
+    """
+
+    def __init__(self, network: DelfNetwork, device: torch.device) -> None:
+        import torch
+
+        network = network.eval().requires_grad_(False).to(device)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.device = device
+        self.name = str(device)
+        self.dim = self.network.dim
+        self.stride = self.network.stride
+
+    def forward(self, images: npt.NDArray[np.uint8]) -> list[CellMap]:
+        """See `Runtime`."""
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(images).to(self.device)
+            features, scores = self.network(self.network.normalise(batch))
+            found = scores.float().cpu().numpy()
+            cells = features.permute(0, 2, 3, 1)
+            return [
+                CellMap(s, f.reshape(-1, features.shape[1]))
+                for s, f in zip(found, cells.unbind(0), strict=True)
+            ]
+
+    def describe(self, parts: Sequence[tuple[CellMap, npt.NDArray[np.int64]]]) -> npt.NDArray[np.float32]:
+        """See `Runtime`."""
+        import torch
+
+        with torch.inference_mode():
+            vectors = torch.cat([m.features[torch.from_numpy(cells).to(self.device)] for m, cells in parts])
+            found: npt.NDArray[np.float32] = self.network.projection(vectors).float().cpu().numpy()
+            return found
