@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
@@ -27,6 +28,7 @@ __all__ = [
     "crop",
     "find_images",
     "load_image",
+    "load_reduced",
     "source_name",
 ]
 
@@ -55,6 +57,9 @@ _DECODER_ERRORS = (
 )
 
 
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+
+
 def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Read an image as upright 8-bit RGB.
 
@@ -79,25 +84,58 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> npt.NDAr
     ImageError
         If the image is missing, damaged, not an image, or larger than `max_pixels`. It names the file.
     """
+    return load_reduced(source, None, max_pixels=max_pixels)[0]
+
+
+def load_reduced(
+    source: ImageSource, needed: Callable[[tuple[int, int]], int] | None, *, max_pixels: int = MAX_PIXELS
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Read an image as `load_image` does; a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough.
+
+    The decoder then leaves out the finer coefficients of each block, which saves most of the time; the pixels are
+    close to those of the whole image shrunk, not the same.
+
+    Parameters
+    ----------
+    source
+        See `load_image`.
+    needed : callable or None
+        Of the original (width, height), upright: the longer side that is needed, in pixels. None: all of it.
+    max_pixels : int
+        Holds for the original size.
+
+    Returns
+    -------
+    image : (H, W, 3) uint8
+        Its longer side has at least as many pixels as needed, or is the original.
+    size : (width, height)
+        Of the original image, upright.
+
+    Raises
+    ------
+    ImageError
+        See `load_image`.
+    """
     name = source_name(source)
     if isinstance(source, np.ndarray):
-        return _from_array(source, name, max_pixels)
+        array = _from_array(source, name, max_pixels)
+        return array, (array.shape[1], array.shape[0])
 
     from PIL import Image, UnidentifiedImageError
 
     try:
         if isinstance(source, Image.Image):
-            return _from_pil(source, name, max_pixels)
+            return _from_pil(source, name, max_pixels, None)  # an open image is the caller's
         if isinstance(source, bytes):
             if not source:
                 raise ImageError(name, "zero bytes, no image in it")
             with Image.open(io.BytesIO(source)) as image:
-                return _from_pil(image, name, max_pixels)
+                return _from_pil(image, name, max_pixels, needed)
         if not isinstance(source, (str, os.PathLike)):
             raise ImageError(name, "is no image: a path, bytes, a PIL image or a uint8 array was expected")
         path = _checked_path(source, name)
         with Image.open(path) as image:
-            return _from_pil(image, name, max_pixels)
+            return _from_pil(image, name, max_pixels, needed)
     except UnidentifiedImageError:
         raise ImageError(name, "not an image of a known format, or damaged in its first bytes") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -235,13 +273,21 @@ def _from_array(array: npt.NDArray[np.uint8], name: str, max_pixels: int) -> npt
     return np.ascontiguousarray(array)
 
 
-def _from_pil(image: Image.Image, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:
+def _from_pil(
+    image: Image.Image, name: str, max_pixels: int, needed: Callable[[tuple[int, int]], int] | None
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     from PIL import ImageOps
 
-    _check_pixels(*image.size, name, max_pixels)
+    size = image.size
+    _check_pixels(*size, name, max_pixels)
+    upright_size = (size[1], size[0]) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else size
+    if needed is not None and image.format in ("JPEG", "MPO"):
+        ratio = needed(upright_size) / max(size)
+        if ratio <= 0.5:  # the first size below the whole
+            image.draft(None, (math.ceil(size[0] * ratio), math.ceil(size[1] * ratio)))
     image.load()
     upright = ImageOps.exif_transpose(image)
-    return np.ascontiguousarray(_to_rgb(upright, name), dtype=np.uint8)
+    return np.ascontiguousarray(_to_rgb(upright, name), dtype=np.uint8), upright_size
 
 
 def _to_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:

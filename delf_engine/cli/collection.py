@@ -45,10 +45,19 @@ def add(
     profile: ProfileOption = None,
     index: Annotated[str | None, typer.Option(help="asmk or kdtree, for a new engine.")] = None,
     codebook: Annotated[Path | None, typer.Option(help="Codebook file for a new ASMK engine.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images ahead.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode ahead; 0: none. Default: one a core.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images computed together. Default: 1 on a CPU, 8 on a GPU.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add photographs to an engine; the first call makes it. Photographs that are there are skipped."""
+    """Add photographs to an engine; the first call makes it. Photographs that are there are skipped.
+
+    Interrupted or killed, it goes on where it was when called again. Photographs that cannot be read are listed with
+    their reasons at the end; the exit code is then 1, and 0 if all were added or there already.
+    """
     from delf_engine.engine import Engine
     from delf_engine.engine.manifest import MANIFEST
     from delf_engine.errors import ConfigError
@@ -65,7 +74,7 @@ def add(
             raise ConfigError(f"index must be asmk or kdtree, got {index!r}")
         engine = Engine.create(directory, model=model, profile=profile, index=index, codebook=codebook)  # type: ignore[arg-type]
     with engine, progress_bar("adding", quiet=as_json) as progress:
-        report = engine.add(photos, workers=workers, progress=progress)
+        report = engine.add(photos, workers=workers, batch=batch, progress=progress)
         total = len(engine)
     if as_json:
         print_json(report.to_dict())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from delf_engine.engine.manifest import write_manifest
@@ -25,7 +28,8 @@ def add_images(
     engine: Engine,
     images: Iterable[tuple[str, ImageSource]],
     *,
-    workers: int,
+    workers: int | None,
+    batch: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> AddReport:
     """Extract, commit and index images given as (id, source); see `Engine.add`."""
@@ -52,23 +56,56 @@ def add_images(
     def failed(_: ImageSource, error: ImageError) -> None:
         report.failed.append((next_id(), error.reason))
 
-    batch: list[tuple[str, LocalFeatures]] = []
-    stream = engine.extractor.extract_many(todo.values(), workers=workers, on_error=failed)
-    saved = 0
-    try:
+    stream = engine.extractor.extract_many(todo.values(), workers=workers, batch=batch, on_error=failed)
+    with _Writer(engine, report.added) as writer, closing(stream):
         for _, features in stream:
-            batch.append((next_id(), features))
-            if len(batch) == _COMMIT:
-                report.added.extend(engine.commit(batch))
-                batch = []
-            if len(report.added) - saved >= _SAVE:
-                engine.save()
-                saved = len(report.added)
-    finally:  # also when interrupted: what is extracted is kept
-        stream.close()
-        report.added.extend(engine.commit(batch))
-        engine.save()
+            writer.put(next_id(), features)
     return report
+
+
+class _Writer:
+    """Commits batches behind the back of extraction, one at a time: a slow disk makes extraction wait.
+
+    On leaving, also when interrupted, what has been extracted is committed and the index saved.
+    """
+
+    def __init__(self, engine: Engine, added: list[str]) -> None:
+        self._engine, self._added = engine, added
+        self._batch: list[tuple[str, LocalFeatures]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._pending: Future[None] | None = None
+        self._saved = 0
+
+    def put(self, image_id: str, features: LocalFeatures) -> None:
+        self._batch.append((image_id, features))
+        if len(self._batch) == _COMMIT:
+            self._wait()
+            batch, self._batch = self._batch, []
+            self._pending = self._thread.submit(self._commit, batch)
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._wait()
+            self._commit(self._batch)
+        finally:
+            self._thread.shutdown()
+            self._engine.save()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()  # interrupted here, or failed: still there for `__exit__`
+            self._pending = None
+
+    def _commit(self, batch: list[tuple[str, LocalFeatures]]) -> None:
+        self._added.extend(self._engine.commit(batch))
+        if len(self._added) - self._saved >= _SAVE:
+            self._engine.save()
+            self._saved = len(self._added)
 
 
 def _keep_precision(engine: Engine) -> None:

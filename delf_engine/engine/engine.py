@@ -206,7 +206,8 @@ class Engine:
         images: ImageSource | Iterable[ImageSource],
         *,
         ids: Sequence[str] | None = None,
-        workers: int = 2,
+        workers: int | None = None,
+        batch: int | None = None,
         progress: Progress | None = None,
     ) -> AddReport:
         """Extract and add images; those whose id is there already are skipped.
@@ -220,8 +221,8 @@ class Engine:
             Paths (folders are searched for images), bytes, PIL images or RGB arrays.
         ids : sequence of str or None
             One for each image, needed for images that are not files; None: the paths as given.
-        workers : int
-            Threads that decode images ahead.
+        workers, batch : int or None
+            Decoding processes, and images that go through the network together; see `Extractor.extract_many`.
         progress : callable or None
             Called with (done, total).
 
@@ -240,7 +241,7 @@ class Engine:
             If `ids` does not fit `images`.
         """
         self._writable()
-        return add_images(self, named_images(images, ids), workers=workers, progress=progress)
+        return add_images(self, named_images(images, ids), workers=workers, batch=batch, progress=progress)
 
     def add_features(self, items: Iterable[tuple[str, LocalFeatures]]) -> AddReport:
         """Add features that were extracted elsewhere by the same model, as (id, features).

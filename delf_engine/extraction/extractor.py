@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -15,12 +13,15 @@ import numpy.typing as npt
 
 from delf_engine.config import ExtractionConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
-from delf_engine.extraction.precision import has_native_bf16, resolve_precision, warn_emulated, with_bf16_trunk
+from delf_engine.extraction.decoding import Decoders, windows, worker_count
+from delf_engine.extraction.precision import Precision, has_native_bf16, resolve_precision, warn_emulated, with_bf16_trunk
+from delf_engine.extraction.preparation import Prepared, prepare
+from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime
 from delf_engine.extraction.selection import select_top
 from delf_engine.features import LocalFeatures
-from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_image, source_name
+from delf_engine.images import MAX_PIXELS, Box, ImageSource
 from delf_engine.model import CheckpointInfo, load_checkpoint
-from delf_engine.pyramid import Level, cell_centres, plan_levels, resize
+from delf_engine.pyramid import cell_centres
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Extractor"]
 
 Source = TypeVar("Source", bound=ImageSource)
-Rgb = npt.NDArray[np.uint8]
+
+_GPU_BATCH = 8
 
 
 class Extractor:
@@ -38,7 +40,8 @@ class Extractor:
 
     Parameters
     ----------
-    network : DelfNetwork
+    network : DelfNetwork or Runtime
+        What computes; a runtime other than torch computes where and how it does, whatever `device` says.
     config : ExtractionConfig
         Scales, input size, number of features.
     info : CheckpointInfo or None
@@ -62,7 +65,7 @@ class Extractor:
 
     def __init__(
         self,
-        network: DelfNetwork,
+        network: DelfNetwork | Runtime,
         config: ExtractionConfig,
         *,
         info: CheckpointInfo | None = None,
@@ -70,22 +73,19 @@ class Extractor:
         max_pixels: int = MAX_PIXELS,
         precision: Literal["auto", "fp32", "bf16"] | None = None,
     ) -> None:
-        import torch
-
         self.info = info
         self.max_pixels = max_pixels
-        self.device = _device(device)
-        self.precision = resolve_precision(precision or config.precision, self.device)
+        self.device: torch.device | None = None
+        if isinstance(network, Runtime):
+            self.precision = _own_precision(network, precision or config.precision)
+            self.runtime = network
+        else:
+            self.device = _device(device)
+            self.precision = resolve_precision(precision or config.precision, self.device)
+            self.runtime = TorchRuntime(_lowered(network, self.precision, self.device), self.device)
         threshold = (info.attention_threshold if info else None) or 0.0  # on this checkpoint's own scale of scores
         min_score = max(config.min_score, threshold)
         self.config = config.model_copy(update={"precision": self.precision, "min_score": min_score})
-        if self.precision == "bf16":
-            native = has_native_bf16(self.device)
-            if not native:
-                warn_emulated(self.device)
-            network = with_bf16_trunk(network, native=native)
-        self.network = network.eval().requires_grad_(False).to(self.device)
-        self.network = self.network.to(memory_format=torch.channels_last)
 
     @classmethod
     def from_pretrained(
@@ -144,25 +144,32 @@ class Extractor:
         ImageError
             If the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
         """
-        return self._extract(load_image(image, max_pixels=self.max_pixels), box, source_name(image))
+        prepared = self._prepare(image, box)
+        return self._select(prepared, self._maps([prepared])[0])
 
     def extract_many(
         self,
         images: Iterable[Source],
         *,
-        workers: int = 1,
+        workers: int | None = None,
+        batch: int | None = None,
         on_error: Callable[[Source, ImageError], None] | None = None,
     ) -> Generator[tuple[Source, LocalFeatures], None, None]:
-        """Extract many images, decoding ahead in threads; results come in the order of `images`.
+        """Extract many images, decoding ahead in worker processes; results come in the order of `images`.
 
-        The network sees one image at a time, so features are the same bits as from a single call.
+        Memory does not grow with their number: at most twice the workers and one batch are held at once.
 
         Parameters
         ----------
         images : iterable of image sources
             Read lazily, a few ahead of the network.
-        workers : int
-            Decoding threads.
+        workers : int or None
+            Decoding processes; 0: a thread of this one. None: one a core, and 0 for a list of a few images. A file
+            that brings its process down is tried once more and then reported like any unreadable one.
+        batch : int or None
+            Images of which those with equal pyramids go through the network together. None: 1 on a CPU, which a
+            single image keeps busy and where features are then the same bits as from a single call, whatever the
+            workers; more on a GPU, where they agree to rounding.
         on_error : callable or None
             Called with each image that could not be read and its error; the rest goes on. None: a
             `DelfEngineWarning` is issued for each.
@@ -170,32 +177,33 @@ class Extractor:
         Yields
         ------
         (source, LocalFeatures)
+
+        Raises
+        ------
+        ConfigError
+            If `workers` or `batch` is out of range.
         """
-        if workers < 1:
-            raise ConfigError(f"workers must be at least 1, got {workers}")
+        workers = worker_count(workers, images)
+        batch = self._batch(batch)
         report = on_error or _warn
-        remaining = iter(images)
-        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-            ahead: deque[tuple[Source, Future[Rgb]]] = deque()
-
-            def fill() -> None:
-                for source in islice(remaining, 2 * workers + 1 - len(ahead)):
-                    ahead.append((source, pool.submit(load_image, source, max_pixels=self.max_pixels)))
-
-            try:
-                fill()
-                while ahead:
-                    source, decoded = ahead.popleft()
-                    try:
-                        features = self._extract(decoded.result(), None, source_name(source))
-                    except ImageError as error:
-                        report(source, error)
+        with (
+            Decoders(
+                self.config,
+                stride=self.runtime.stride,
+                max_pixels=self.max_pixels,
+                workers=workers,
+                ahead=batch,
+            ) as decoders,
+            closing(decoders.stream(images)) as stream,
+        ):
+            for window in windows(stream, batch):
+                maps = self._grouped_maps([p for _, p in window if isinstance(p, Prepared)])
+                while window:
+                    source, prepared = window.pop(0)  # let go of each as it is done with
+                    if isinstance(prepared, ImageError):
+                        report(source, prepared)
                     else:
-                        yield source, features
-                    fill()
-            finally:
-                for _, waiting in ahead:
-                    waiting.cancel()
+                        yield source, self._select(prepared, maps.pop(0))
 
     def attention_map(self, image: ImageSource) -> npt.NDArray[np.float32]:
         """Return the attention over an image, the maximum over all levels, for drawing.
@@ -203,98 +211,118 @@ class Extractor:
         Returns
         -------
         (h, w) float32
-            On the cell grid of the finest level.
+            On the cell grid of the finest level; one cell of 0 for an image that is too narrow for any level.
         """
-        import cv2
-        import torch
-
-        pixels = load_image(image, max_pixels=self.max_pixels)
-        levels = self._levels(pixels, None, source_name(image))
-        with torch.inference_mode():
-            maps = [self._forward(pixels, level)[1].float().cpu().numpy() for level in levels]
-        height, width = np.max([m.shape for m in maps], axis=0)
-        return np.asarray(
-            np.max([cv2.resize(m, (int(width), int(height))) for m in maps], axis=0), dtype=np.float32
-        )
+        return _joined_attention(self._maps([self._prepare(image, None)])[0])
 
     def __repr__(self) -> str:
         name = self.info.name if self.info else "network"
         scales = ", ".join(f"{s:.3g}" for s in self.config.scales)
         return (
-            f"Extractor({name}, {self.network.dim}-D, scales {scales}, "
-            f"at most {self.config.max_features} features, {self.precision} on {self.device})"
+            f"Extractor({name}, {self.dim}-D, scales {scales}, "
+            f"at most {self.config.max_features} features, {self.precision} on {self.runtime.name})"
         )
 
-    def _extract(self, pixels: Rgb, box: Box | None, name: str) -> LocalFeatures:
-        import torch
+    @property
+    def dim(self) -> int:
+        """Descriptor dimension D."""
+        return self.runtime.dim
 
-        whole_size = (pixels.shape[1], pixels.shape[0])
-        offset = (0, 0)
-        if box is not None:
-            pixels, offset = crop(pixels, box, name=name)
-        levels = self._levels(pixels, whole_size, name)
-        with torch.inference_mode():
-            outputs = [self._forward(pixels, level) for level in levels]
-            return self._select(outputs, levels, (pixels.shape[1], pixels.shape[0]), offset, whole_size)
+    @property
+    def network(self) -> DelfNetwork:
+        """The torch network, in the precision it computes in.
 
-    def _levels(self, pixels: Rgb, whole_size: tuple[int, int] | None, name: str) -> list[Level]:
-        height, width = pixels.shape[:2]
-        if min(width, height) < self.config.min_side:
-            raise ImageError(
-                name, f"{width} x {height} pixels are too few; each side needs at least {self.config.min_side}"
-            )
-        return plan_levels(
-            (width, height),
-            self.config.scales,
-            max_image_size=self.config.max_image_size,
-            min_side=self.config.min_side,
-            whole_size=whole_size,
-            fill_scales=self.config.fill_scales,
-            fill_to=self.config.max_features,
-            stride=self.network.stride,
-        )
+        Raises
+        ------
+        ConfigError
+            If something else than torch computes.
+        """
+        if not isinstance(self.runtime, TorchRuntime):
+            raise ConfigError(f"{self!r} has no torch network")
+        return self.runtime.network
 
-    def _forward(self, pixels: Rgb, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the (h, w, C) features and the (h, w) scores of one level."""
-        import torch
+    def _prepare(self, image: ImageSource, box: Box | None) -> Prepared:
+        return prepare(image, self.config, stride=self.runtime.stride, box=box, max_pixels=self.max_pixels)
 
-        resized = resize(pixels, level.width, level.height, self.config.resize)
-        batch = torch.from_numpy(resized)[None].to(self.device)
-        features, scores = self.network(self.network.normalise(batch))
-        return features[0].permute(1, 2, 0), scores[0]
+    def _batch(self, batch: int | None) -> int:
+        if batch is None:
+            return _GPU_BATCH if self.device is not None and self.device.type != "cpu" else 1
+        if batch < 1:
+            raise ConfigError(f"batch must be at least 1, got {batch}")
+        return batch
 
-    def _select(
-        self,
-        outputs: list[tuple[torch.Tensor, torch.Tensor]],
-        levels: list[Level],
-        size: tuple[int, int],
-        offset: tuple[int, int],
-        whole_size: tuple[int, int],
-    ) -> LocalFeatures:
-        import torch
+    def _maps(self, alike: Sequence[Prepared]) -> list[list[CellMap]]:
+        """Return the maps of all levels of each image; the images have equal pyramids."""
+        levels = [np.stack([one.pixels[i] for one in alike]) for i in range(len(alike[0].levels))]
+        found = [self.runtime.forward(level) for level in levels]
+        return [[maps[i] for maps in found] for i in range(len(alike))]
 
-        if not levels:
-            return LocalFeatures.empty(whole_size, self.network.dim)
-        scores = np.concatenate([s.reshape(-1).float().cpu().numpy() for _, s in outputs])
-        starts = np.cumsum([0] + [s.numel() for _, s in outputs])
+    def _grouped_maps(self, images: Sequence[Prepared]) -> list[list[CellMap]]:
+        """Return the maps of each image, those with equal pyramids computed together: nothing is padded."""
+        groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for i, one in enumerate(images):
+            groups.setdefault(one.shapes, []).append(i)
+        found: dict[int, list[CellMap]] = {}
+        for group in groups.values():
+            found.update(zip(group, self._maps([images[i] for i in group]), strict=True))
+        return [found[i] for i in range(len(images))]
+
+    def _select(self, prepared: Prepared, maps: Sequence[CellMap]) -> LocalFeatures:
+        """Choose the best cells over all levels jointly, then project only those."""
+        if not maps:
+            return LocalFeatures.empty(prepared.image_size, self.dim)
+        scores = np.concatenate([one.scores.reshape(-1) for one in maps])
+        starts = np.cumsum([0] + [one.scores.size for one in maps])
         chosen = select_top(scores, self.config.max_features, self.config.min_score)
 
         keypoints = np.empty((len(chosen), 2), np.float32)
         scales = np.empty(len(chosen), np.float32)
-        vectors = outputs[0][0].new_empty((len(chosen), outputs[0][0].shape[2]))
-        for i, ((features, _), level) in enumerate(zip(outputs, levels, strict=True)):
+        parts, places = [], []
+        for i, (one, level) in enumerate(zip(maps, prepared.levels, strict=True)):
             mine = np.flatnonzero((chosen >= starts[i]) & (chosen < starts[i + 1]))
             cells = chosen[mine] - starts[i]
-            rows, columns = np.divmod(cells, features.shape[1])
-            keypoints[mine] = cell_centres(np.stack([columns, rows], 1), level, size, stride=self.network.stride)
+            rows, columns = np.divmod(cells, one.scores.shape[1])
+            keypoints[mine] = cell_centres(
+                np.stack([columns, rows], 1), level, prepared.region_size, stride=self.runtime.stride
+            )
             scales[mine] = 1 / level.scale
-            flat = features.reshape(-1, features.shape[2])
-            vectors[torch.from_numpy(mine).to(self.device)] = flat[torch.from_numpy(cells).to(self.device)]
-        descriptors = self.network.projection(vectors).float().cpu().numpy()
+            parts.append((one, cells))
+            places.append(mine)
+        descriptors = np.empty((len(chosen), self.dim), np.float32)
+        descriptors[np.concatenate(places)] = self.runtime.describe(parts)
         # A vector that projects to nothing has no direction, so it cannot be matched.
         keep = np.abs(descriptors).sum(1) > 0
-        keypoints += np.asarray(offset, np.float32)
-        return LocalFeatures(keypoints[keep], scales[keep], scores[chosen][keep], descriptors[keep], whole_size)
+        keypoints += np.asarray(prepared.offset, np.float32)
+        return LocalFeatures(
+            keypoints[keep], scales[keep], scores[chosen][keep], descriptors[keep], prepared.image_size
+        )
+
+
+def _joined_attention(maps: Sequence[CellMap]) -> npt.NDArray[np.float32]:
+    """Return the (h, w) maximum over levels, on the grid of the finest."""
+    import cv2
+
+    if not maps:
+        return np.zeros((1, 1), np.float32)
+    height, width = np.max([one.scores.shape for one in maps], axis=0)
+    resized = [cv2.resize(one.scores, (int(width), int(height))) for one in maps]
+    return np.asarray(np.max(resized, axis=0), dtype=np.float32)
+
+
+def _lowered(network: DelfNetwork, precision: Precision, device: torch.device) -> DelfNetwork:
+    if precision == "fp32":
+        return network
+    native = has_native_bf16(device)
+    if not native:
+        warn_emulated(device)
+    return with_bf16_trunk(network, native=native)
+
+
+def _own_precision(runtime: Runtime, wanted: str) -> Precision:
+    """Return the precision of a runtime that has its own: float32."""
+    if wanted == "bf16":
+        raise ConfigError(f"{runtime.name} computes in fp32; precision 'bf16' needs a checkpoint run by torch")
+    return "fp32"
 
 
 def _device(name: str) -> torch.device:
