@@ -20,7 +20,7 @@ import numpy.typing as npt
 from delf_engine.errors import FormatError
 from delf_engine.importing.crc32c import crc32c, mask
 from delf_engine.importing.sstable import read_table
-from delf_engine.importing.wire import read_fields, read_varint
+from delf_engine.wire import read_fields, read_varint
 
 __all__ = ["TensorBundle", "bundle_prefix"]
 

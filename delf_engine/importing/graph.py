@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from delf_engine.errors import FormatError
-from delf_engine.importing.wire import read_fields
+from delf_engine.wire import read_fields
 
 __all__ = ["OBJECT_GRAPH", "ObjectGraph"]
 

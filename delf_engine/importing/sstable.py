@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from delf_engine.errors import FormatError
 from delf_engine.importing.crc32c import crc32c, mask
-from delf_engine.importing.wire import read_varint
+from delf_engine.wire import read_varint
 
 __all__ = ["read_table"]
 

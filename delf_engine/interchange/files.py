@@ -1,0 +1,160 @@
+"""Where exported features go: names of images to paths below a folder, files written completely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from delf_engine.errors import DataError, FormatError
+from delf_engine.features import LocalFeatures
+
+__all__ = ["check_target", "named", "relative_name", "replacing", "write_bytes", "write_folder"]
+
+Items = Iterable[tuple[str, LocalFeatures]]
+
+
+def relative_name(name: str) -> str:
+    """Return the name of an image as a path that cannot leave the folder it is put into.
+
+    It is resolved as if that folder were the root of the file system: a leading ``/`` is dropped, ``.`` and
+    double slashes vanish, ``..`` takes one folder back and stops at the root. ``/data/a.jpg`` becomes
+    ``data/a.jpg``, ``../x/../a.jpg`` becomes ``a.jpg``; names of neither kind stay as they are.
+
+    Raises
+    ------
+    DataError
+        If nothing is left, or the name holds a zero byte.
+    """
+    path = posixpath.normpath("/" + name).lstrip("/")
+    if not path or "\0" in path:
+        raise DataError(f"{name!r} cannot be the name of a file; export this image under another id")
+    return path
+
+
+def named(items: Items) -> Iterator[tuple[str, LocalFeatures]]:
+    """Yield the items under their `relative_name`.
+
+    Raises
+    ------
+    DataError
+        If two images get the same name: one would replace the other.
+    """
+    origins: dict[str, str] = {}
+    for name, features in items:
+        path = relative_name(name)
+        if path in origins:
+            raise DataError(
+                f"images {origins[path]!r} and {name!r} would both be written as {path!r}; export one of them "
+                "under another id"
+            )
+        origins[path] = name
+        yield path, features
+
+
+def check_target(target: Path, *, folder: bool, overwrite: bool) -> None:
+    """Refuse a target that is of the wrong kind, or holds something that was not meant to be overwritten.
+
+    Raises
+    ------
+    FormatError
+        If it is there and `overwrite` was not asked for (an empty folder is free), or it is a file instead of a
+        folder, or a folder instead of a file.
+    """
+    try:
+        if not target.exists():
+            return
+        if target.is_dir() != folder:
+            wanted, there = ("a folder", "a file") if folder else ("a file", "a folder")
+            raise FormatError(f"{target}: is {there}, but {wanted} is to be written; choose another place")
+        occupied = any(target.iterdir()) if folder else True
+    except OSError as error:
+        raise FormatError(f"{target}: cannot be written: {error.strerror}") from error
+    if occupied and not overwrite:
+        what = "exists and is not empty" if folder else "exists"
+        raise FormatError(
+            f"{target}: {what}; choose another place, or allow overwriting (overwrite=True, --overwrite)"
+        )
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file that takes the place of `path` if the block ends without an error.
+
+    Raises
+    ------
+    FormatError
+        If the folder cannot be made, or the file cannot be put in its place.
+    """
+    temporary = path.with_name(f".export-{secrets.token_hex(6)}.tmp")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        yield temporary
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file such that a crash leaves the old one or the new one.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be written.
+    """
+    with replacing(path) as temporary:
+        try:
+            temporary.write_bytes(data)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+def write_folder(
+    folder: Path,
+    items: Items,
+    suffix: str,
+    serialise: Callable[[str, LocalFeatures], bytes],
+    *,
+    overwrite: bool,
+) -> int:
+    """Write one file for each image, ``NAME`` with `suffix`, sub-folders as in its `relative_name`.
+
+    With `overwrite`, files of these names are replaced and all others of the folder stay.
+
+    Returns
+    -------
+    int
+        Number of files.
+
+    Raises
+    ------
+    FormatError
+        If the folder may not be used (`check_target`), or a file cannot be written.
+    DataError
+        If names do not fit; see `named`. Files written before that stay.
+    """
+    check_target(folder, folder=True, overwrite=overwrite)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    count = 0
+    for name, features in named(items):
+        write_bytes(folder / f"{name}{suffix}", serialise(name, features))
+        count += 1
+    return count
+
+
+def _unwritable(path: Path, error: OSError) -> FormatError:
+    return FormatError(f"{path}: cannot be written: {error.strerror or error}")
