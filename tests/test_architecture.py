@@ -16,8 +16,8 @@ PACKAGE = Path(delf_engine.__file__).parent
 
 FLOORS: dict[int, set[str]] = {
     1: {"errors"},
-    2: {"model", "images", "features", "config", "pyramid", "evaluation"},
-    3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting"},
+    2: {"model", "images", "features", "config", "pyramid", "evaluation", "wire", "regions"},
+    3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting", "interchange"},
     4: {"reranking"},
     5: {"engine"},
     6: {"cli", "demo", "mining", "serve"},
@@ -38,6 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{room: below(floor) for floor, rooms in FLOORS.items() for room in rooms},
     "model": RECORDS,
     "evaluation": RECORDS,
+    "regions": {"errors", "features"},
+    "interchange": {"features", "config", "errors", "wire"},
     "reranking": {"verification", "storage", "features", "config", "errors"},
     "cli": below(6) | {"demo", "mining", "serve"},  # commands that start them
 }

@@ -55,8 +55,8 @@ def add(
 ) -> None:
     """Add photographs to an engine; the first call makes it. Photographs that are there are skipped.
 
-    Interrupted or killed, it goes on where it was when called again. Photographs that cannot be read are listed with
-    their reasons at the end; the exit code is then 1, and 0 if all were added or there already.
+    Interrupted or killed, it goes on where it was when called again. Photographs that cannot be read are listed
+    with their reasons at the end; the exit code is then 1, and 0 if all were added or there already.
     """
     from delf_engine.engine import Engine
     from delf_engine.engine.manifest import MANIFEST

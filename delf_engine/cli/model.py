@@ -94,25 +94,37 @@ def fetch(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Na
 @commands.command()
 def export(
     name: NameArgument,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to: NAME.safetensors, or a folder.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to: NAME.safetensors, NAME.onnx, or a folder.")],
+    kind: Annotated[
+        str | None,
+        typer.Option("--format", help="safetensors or onnx. Default: as FILE ends; in a folder, safetensors."),
+    ] = None,
     codebook: Annotated[bool, typer.Option(help="Copy its codebook beside it, too.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
-    """Copy a checkpoint, its codebook and its card to a place of your own; a damaged one is refused."""
-    from delf_engine.model.hub import codebook_beside, locate
+    """Copy a checkpoint, its codebook and its card to a place of your own; a damaged one is refused.
 
+    As .onnx the network runs in ONNX Runtime, without torch; this needs the optional extra "onnx".
+    """
+    from delf_engine.model.hub import codebook_beside, locate
+    from delf_engine.model.onnx_export import require_onnx
+
+    ending = _ending(kind, out)
+    if ending == ".onnx":
+        require_onnx()
     found = locate(name)
     fetch_located(found)
     bad = [check for check in _checks(found) if not check.ok]
     if bad:
         raise CheckpointError(f"{found.path}: not copied: {bad[0].what}: {bad[0].found}")
-    target = out / f"{_plain_name(found)}.safetensors" if out.is_dir() else out
-    if target.suffix != ".safetensors":
-        raise CheckpointError(f"{out}: neither a folder nor a name that ends in .safetensors")
+    target = out / f"{_plain_name(found)}{ending}" if out.is_dir() else out
+    if target.suffix != ending:
+        endings = ending if kind else ".safetensors or .onnx"
+        raise CheckpointError(f"{out}: neither a folder nor a name that ends in {endings}")
     copies = _copies(found.path, target, codebook)
     stale = codebook_beside(target)
     _refuse_overwriting(copies, stale, force)
-    written = [_copy(source, goal) for source, goal in copies]
+    written = [(_to_onnx if goal.suffix == ".onnx" else _copy)(source, goal) for source, goal in copies]
     if stale not in written:
         stale.unlink(missing_ok=True)  # with --force only: it belonged to another checkpoint
     for path in reversed(written):
@@ -247,6 +259,15 @@ def _plain_name(found: Located) -> str:
 # ------------------------------------------------------------------------------------------------------- copies
 
 
+def _ending(kind: str | None, out: Path) -> str:
+    """Return how the exported file's name ends."""
+    if kind not in (None, "safetensors", "onnx"):
+        raise typer.BadParameter(f"--format is safetensors or onnx, not {kind}")
+    if kind is not None:
+        return f".{kind}"
+    return ".onnx" if out.suffix == ".onnx" and not out.is_dir() else ".safetensors"
+
+
 def _copies(path: Path, target: Path, codebook: bool) -> list[tuple[Path, Path]]:
     """Return what is to be copied where; the checkpoint last, so that it is never there without the others."""
     from delf_engine.model.hub import codebook_beside
@@ -265,6 +286,14 @@ def _refuse_overwriting(copies: list[tuple[Path, Path]], stale: Path, force: boo
     there = [goal for goal in dict.fromkeys([*(goal for _, goal in copies), stale]) if goal.exists()]
     if there and not force:
         raise CheckpointError(f"{there[0]}: exists; choose another name, or replace it with --force")
+
+
+def _to_onnx(source: Path, goal: Path) -> Path:
+    from delf_engine.model import load_checkpoint
+    from delf_engine.model.onnx_export import export_onnx
+
+    export_onnx(goal, *load_checkpoint(source))
+    return goal
 
 
 def _copy(source: Path, goal: Path) -> Path:

@@ -1,8 +1,8 @@
 """Decoding ahead of the network, in worker processes.
 
-Processes, because a decoder that crashes on a damaged file must not take a batch of a million with it, and because
-Python's lock is never waited for. They are plain interpreters behind pipes, not forks: torch's threads do not survive a
-fork, and a caller's script needs no ``if __name__ == "__main__"``.
+Processes, because a decoder that crashes on a damaged file must not take a batch of a million with it, and
+because Python's lock is never waited for. They are plain interpreters behind pipes, not forks: torch's threads do
+not survive a fork, and a caller's script needs no ``if __name__ == "__main__"``.
 """
 
 from __future__ import annotations

@@ -13,15 +13,21 @@ import numpy.typing as npt
 
 from delf_engine.config import ExtractionConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
+from delf_engine.extraction.assembly import assemble, joined_attention
 from delf_engine.extraction.decoding import Decoders, windows, worker_count
-from delf_engine.extraction.precision import Precision, has_native_bf16, resolve_precision, warn_emulated, with_bf16_trunk
+from delf_engine.extraction.precision import (
+    Precision,
+    has_native_bf16,
+    resolve_precision,
+    warn_emulated,
+    with_bf16_trunk,
+)
 from delf_engine.extraction.preparation import Prepared, prepare
 from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime
-from delf_engine.extraction.selection import select_top
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource
 from delf_engine.model import CheckpointInfo, load_checkpoint
-from delf_engine.pyramid import cell_centres
+from delf_engine.regions import Regions, attention_boxes, rigid_grid
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +130,41 @@ class Extractor:
         chosen = config or load_profile(profile or info.profile).extraction
         return cls(network, chosen, info=info, device=device, max_pixels=max_pixels, precision=precision)
 
+    @classmethod
+    def from_onnx(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        profile: str | os.PathLike[str] | None = None,
+        config: ExtractionConfig | None = None,
+        threads: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Extractor:
+        """Load a file that ``delf-engine model export`` wrote as ONNX; torch is not needed.
+
+        Parameters
+        ----------
+        path : path
+        profile, config, max_pixels
+            See `from_pretrained`.
+        threads : int or None
+            Of ONNX Runtime; None: one a core.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing, damaged, or not ours.
+        ConfigError
+            If onnxruntime is not installed, there is no such profile, or both `profile` and `config` are given.
+        """
+        from delf_engine.extraction.onnx_runtime import OnnxRuntime
+
+        if profile is not None and config is not None:
+            raise ConfigError("give profile or config, not both")
+        runtime = OnnxRuntime(path, threads=threads)
+        chosen = config or load_profile(profile or runtime.info.profile).extraction
+        return cls(runtime, chosen, info=runtime.info, max_pixels=max_pixels)
+
     def __call__(self, image: ImageSource, *, box: Box | None = None) -> LocalFeatures:
         """Extract the local features of one image.
 
@@ -145,7 +186,7 @@ class Extractor:
             If the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
         """
         prepared = self._prepare(image, box)
-        return self._select(prepared, self._maps([prepared])[0])
+        return self._features(prepared, self._maps([prepared])[0])
 
     def extract_many(
         self,
@@ -203,7 +244,49 @@ class Extractor:
                     if isinstance(prepared, ImageError):
                         report(source, prepared)
                     else:
-                        yield source, self._select(prepared, maps.pop(0))
+                        yield source, self._features(prepared, maps.pop(0))
+
+    def with_regions(
+        self, image: ImageSource, regions: Literal["grid", "attention"] | npt.ArrayLike
+    ) -> tuple[LocalFeatures, Regions]:
+        """Extract the features of an image once, and say which of them lie in which region.
+
+        Parameters
+        ----------
+        image : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
+        regions : "grid", "attention" or (R, 4) boxes
+            ``grid``: the squares of R-MAC, three levels. ``attention``: boxes around what stands out in the
+            attention map. Or boxes of any detector: x0, y0, x1, y1 in pixels. For other options call
+            `delf_engine.regions.rigid_grid` or `attention_boxes` and give their boxes.
+
+        Returns
+        -------
+        features : LocalFeatures
+            The same as of a plain call.
+        regions : Regions
+            Boxes, and the indices of the features in each.
+
+        Raises
+        ------
+        ImageError
+            If the image cannot be read.
+        ConfigError
+            If `regions` is another word.
+        FeatureError
+            If boxes are no boxes.
+        """
+        prepared = self._prepare(image, None)
+        maps = self._maps([prepared])[0]
+        features = self._features(prepared, maps)
+        if not isinstance(regions, str):
+            boxes = regions
+        elif regions == "grid":
+            boxes = rigid_grid(prepared.image_size)
+        elif regions == "attention":
+            boxes = attention_boxes(joined_attention(maps), prepared.image_size)
+        else:
+            raise ConfigError(f"regions must be 'grid', 'attention' or boxes, got {regions!r}")
+        return features, Regions.of(features, boxes)
 
     def attention_map(self, image: ImageSource) -> npt.NDArray[np.float32]:
         """Return the attention over an image, the maximum over all levels, for drawing.
@@ -213,7 +296,7 @@ class Extractor:
         (h, w) float32
             On the cell grid of the finest level; one cell of 0 for an image that is too narrow for any level.
         """
-        return _joined_attention(self._maps([self._prepare(image, None)])[0])
+        return joined_attention(self._maps([self._prepare(image, None)])[0])
 
     def __repr__(self) -> str:
         name = self.info.name if self.info else "network"
@@ -267,46 +350,8 @@ class Extractor:
             found.update(zip(group, self._maps([images[i] for i in group]), strict=True))
         return [found[i] for i in range(len(images))]
 
-    def _select(self, prepared: Prepared, maps: Sequence[CellMap]) -> LocalFeatures:
-        """Choose the best cells over all levels jointly, then project only those."""
-        if not maps:
-            return LocalFeatures.empty(prepared.image_size, self.dim)
-        scores = np.concatenate([one.scores.reshape(-1) for one in maps])
-        starts = np.cumsum([0] + [one.scores.size for one in maps])
-        chosen = select_top(scores, self.config.max_features, self.config.min_score)
-
-        keypoints = np.empty((len(chosen), 2), np.float32)
-        scales = np.empty(len(chosen), np.float32)
-        parts, places = [], []
-        for i, (one, level) in enumerate(zip(maps, prepared.levels, strict=True)):
-            mine = np.flatnonzero((chosen >= starts[i]) & (chosen < starts[i + 1]))
-            cells = chosen[mine] - starts[i]
-            rows, columns = np.divmod(cells, one.scores.shape[1])
-            keypoints[mine] = cell_centres(
-                np.stack([columns, rows], 1), level, prepared.region_size, stride=self.runtime.stride
-            )
-            scales[mine] = 1 / level.scale
-            parts.append((one, cells))
-            places.append(mine)
-        descriptors = np.empty((len(chosen), self.dim), np.float32)
-        descriptors[np.concatenate(places)] = self.runtime.describe(parts)
-        # A vector that projects to nothing has no direction, so it cannot be matched.
-        keep = np.abs(descriptors).sum(1) > 0
-        keypoints += np.asarray(prepared.offset, np.float32)
-        return LocalFeatures(
-            keypoints[keep], scales[keep], scores[chosen][keep], descriptors[keep], prepared.image_size
-        )
-
-
-def _joined_attention(maps: Sequence[CellMap]) -> npt.NDArray[np.float32]:
-    """Return the (h, w) maximum over levels, on the grid of the finest."""
-    import cv2
-
-    if not maps:
-        return np.zeros((1, 1), np.float32)
-    height, width = np.max([one.scores.shape for one in maps], axis=0)
-    resized = [cv2.resize(one.scores, (int(width), int(height))) for one in maps]
-    return np.asarray(np.max(resized, axis=0), dtype=np.float32)
+    def _features(self, prepared: Prepared, maps: Sequence[CellMap]) -> LocalFeatures:
+        return assemble(prepared, maps, self.config, self.runtime)
 
 
 def _lowered(network: DelfNetwork, precision: Precision, device: torch.device) -> DelfNetwork:

@@ -101,4 +101,3 @@ def prepare(
     levels = planned(region_size, image_size)
     pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
     return Prepared(image_size, region_size, offset, tuple(levels), pixels)
-

@@ -45,11 +45,14 @@ class Runtime(Protocol):
         Descriptor dimension D.
     stride : int
         Of the feature map, in pixels of a level.
+    receptive_field : int
+        Side of the square that a cell sees, in pixels of a level.
     """
 
     name: str
     dim: int
     stride: int
+    receptive_field: int
 
     def forward(self, images: npt.NDArray[np.uint8]) -> list[CellMap]:
         """Map (B, H, W, 3) RGB to the B maps of features and scores."""
@@ -82,6 +85,7 @@ class TorchRuntime:
         self.name = str(device)
         self.dim = self.network.dim
         self.stride = self.network.stride
+        self.receptive_field = self.network.trunk.receptive_field
 
     def forward(self, images: npt.NDArray[np.uint8]) -> list[CellMap]:
         """See `Runtime`."""
@@ -93,8 +97,7 @@ class TorchRuntime:
             found = scores.float().cpu().numpy()
             cells = features.permute(0, 2, 3, 1)
             return [
-                CellMap(s, f.reshape(-1, features.shape[1]))
-                for s, f in zip(found, cells.unbind(0), strict=True)
+                CellMap(s, f.reshape(-1, features.shape[1])) for s, f in zip(found, cells.unbind(0), strict=True)
             ]
 
     def describe(self, parts: Sequence[tuple[CellMap, npt.NDArray[np.int64]]]) -> npt.NDArray[np.float32]:

@@ -1,8 +1,9 @@
 """The process that decodes: reads requests, answers with the pyramids of images, until its input ends.
 
 A message is the length of its head (4 bytes, big-endian), a head in JSON, and as many bytes as the head's `bytes`
-says. The first message holds the options; each further one an image, as a path or as the bytes of a file. An answer
-holds sizes and the pixels of all levels, or `error`. No pickle, and nothing of the caller's program is imported.
+says. The first message holds the options; each further one an image, as a path or as the bytes of a file. An
+answer holds sizes and the pixels of all levels, or `error`. No pickle, and nothing of the caller's program is
+imported.
 """
 
 from __future__ import annotations

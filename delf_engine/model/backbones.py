@@ -6,7 +6,7 @@ there is one layout of weights instead of two. Names are torchvision's (``layer3
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,6 +112,31 @@ class Trunk(nn.Module):
         if kind.stride_on_first:
             for stage in (self.layer2, self.layer3):
                 stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+
+    @property
+    def receptive_field(self) -> int:
+        """Side of the square that a cell of the output sees, in pixels of the input (of a pyramid level).
+
+        Each window of k pixels widens it by (k - 1) steps of its own input. The widest path counts: shortcuts are
+        1x1, and dropping every second cell widens nothing.
+        """
+        side, step = 1, 1
+        for kernel, stride in self._windows():
+            side += (kernel - 1) * step
+            step *= stride
+        return side
+
+    def _windows(self) -> Iterator[tuple[int, int]]:
+        """Yield size and stride of each window on the way from the input to the output."""
+        for part in (self.conv1, self.maxpool, self.layer1, self.layer2, self.layer3, self.layer4):
+            for name, module in part.named_modules():
+                if "downsample" in name or not isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+                    continue
+                kernel, stride = module.kernel_size, module.stride
+                yield (
+                    kernel if isinstance(kernel, int) else kernel[0],
+                    stride if isinstance(stride, int) else stride[0],
+                )
 
     def stem(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to conv3, (B, C', H / 8, W / 8)."""

@@ -1,0 +1,111 @@
+"""The extractor as it is usually written: what ours is timed against, and must agree with.
+
+One image at a time, eager torch, float32, NCHW, batch norm as layers of its own, every cell projected before the
+best are selected: the way the released implementations work. Levels are resized by the same filter as ours, so
+that features can be compared one by one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+
+from delf_engine import Extractor, LocalFeatures
+from delf_engine.model import load_checkpoint
+from delf_engine.model.backbones import ARCHITECTURES
+from delf_engine.model.network import AttentionHead, DelfNetwork
+from delf_engine.pyramid import plan_levels, resize
+
+__all__ = ["PlainExtractor"]
+
+
+class PlainExtractor:
+    """Extracts as `extractor` does with the same checkpoint, plainly."""
+
+    def __init__(self, model: str, extractor: Extractor) -> None:
+        network, _ = load_checkpoint(model)
+        self.config = extractor.config
+        self.stride = network.stride
+        self.trunk = unfused(network)
+        assert isinstance(network.attention, AttentionHead)
+        self.attention = network.attention.eval().requires_grad_(False)
+        self.mean, self.components = network.projection.mean, network.projection.components
+        self.pixel_mean = torch.tensor(network.mean).view(1, 3, 1, 1)
+        self.pixel_std = torch.tensor(network.std).view(1, 3, 1, 1)
+
+    @torch.no_grad()
+    def __call__(self, path: Path) -> LocalFeatures:
+        """Return the features of one photograph."""
+        with Image.open(path) as opened:
+            image = np.asarray(opened.convert("RGB"))
+        size = (image.shape[1], image.shape[0])
+        config = self.config
+        descriptors, scores, places, scales = [], [], [], []
+        for level in plan_levels(
+            size,
+            config.scales,
+            max_image_size=config.max_image_size,
+            min_side=config.min_side,
+            fill_scales=config.fill_scales,
+            fill_to=config.max_features,
+            stride=self.stride,
+        ):
+            resized = resize(image, level.width, level.height, config.resize)
+            pixels = torch.from_numpy(resized.transpose(2, 0, 1).copy())[None].float() / 255
+            features = self.trunk((pixels - self.pixel_mean) / self.pixel_std)
+            scores.append(self.attention(features)[0].reshape(-1))
+            vectors = F.normalize(features[0].permute(1, 2, 0).reshape(-1, features.shape[1]), dim=1)
+            descriptors.append(F.normalize((vectors - self.mean) @ self.components.T, dim=1))
+            rows, columns = torch.meshgrid(*map(torch.arange, features.shape[2:]), indexing="ij")
+            cells = torch.stack([columns, rows], -1).reshape(-1, 2) * float(self.stride)
+            ratio = torch.tensor([size[0] / level.width, size[1] / level.height])
+            places.append((cells + 0.5) * ratio - 0.5)
+            scales.append(torch.full((len(cells),), 1 / level.scale))
+        best = torch.cat(scores).topk(min(config.max_features, sum(map(len, scores))))
+        return LocalFeatures(
+            torch.cat(places)[best.indices].float().numpy(),
+            torch.cat(scales)[best.indices].numpy(),
+            best.values.numpy(),
+            torch.cat(descriptors)[best.indices].numpy(),
+            size,
+        )
+
+
+def unfused(network: DelfNetwork) -> nn.Module:
+    """Return the trunk with its batch norm unfolded again, as published weights have it; the same function."""
+    kind = ARCHITECTURES[network.trunk.architecture]
+    net = getattr(torchvision.models, kind.constructor)(weights=None)
+    parts = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
+    trunk = nn.Sequential()
+    for name in parts:
+        trunk.add_module(name, getattr(net, name))
+    if kind.stride_on_first:
+        for stage in (net.layer2, net.layer3):
+            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    convolutions = [m for m in trunk.modules() if isinstance(m, nn.Conv2d)]
+    norms = [m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)]
+    folded = [m for m in network.trunk.modules() if isinstance(m, nn.Conv2d)]
+    for conv, norm, known in zip(convolutions, norms, folded, strict=True):
+        assert known.bias is not None
+        _unfold(conv, norm, known.weight.detach(), known.bias.detach())
+    return trunk.eval().requires_grad_(False)
+
+
+def _unfold(conv: nn.Conv2d, norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor) -> None:
+    """Set a convolution and its batch norm to a folded one, with statistics that are drawn."""
+    rng = torch.Generator().manual_seed(0)
+    spread = 0.5 + torch.rand(len(bias), generator=rng)
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    with torch.no_grad():
+        norm.running_var.copy_(spread**2 - norm.eps)
+        norm.running_mean.copy_(bias)  # of the size of what it is taken from: nothing cancels
+        norm.weight.copy_(torch.ones_like(bias))
+        norm.bias.copy_(bias + norm.running_mean / spread)
+        conv.weight.copy_(weight * spread[:, None, None, None])

@@ -1,0 +1,116 @@
+"""The network through ONNX Runtime, without torch; an optional extra."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import CheckpointError, ConfigError
+from delf_engine.extraction.runtime import CellMap
+from delf_engine.model.checkpoint import CheckpointInfo
+from delf_engine.model.onnx_export import read_onnx_record
+
+__all__ = ["OnnxRuntime"]
+
+Provider = str | tuple[str, dict[str, Any]]
+
+_CPU = "CPUExecutionProvider"
+_EPSILON = 1e-12  # torch's, below which a vector has no direction
+
+
+class OnnxRuntime:
+    """A file that `delf_engine.model.onnx_export.export_onnx` wrote; satisfies `Runtime`.
+
+    Parameters
+    ----------
+    path : str or path
+    threads : int or None
+        Of ONNX Runtime, at least 1; None: as many as it chooses, one a core.
+    providers : sequence of str or (str, options), or None
+        ONNX Runtime's execution providers, the preferred one first; None: the CPU.
+
+    Attributes
+    ----------
+    info : CheckpointInfo
+        Of the checkpoint that was exported.
+    name : str
+        For people.
+    dim, stride, receptive_field : int
+        See `Runtime`.
+
+    Raises
+    ------
+    ConfigError
+        If onnxruntime is not installed, or has no such provider.
+    CheckpointError
+        If the file is missing, damaged, not ours, or of another version.
+    """
+
+    info: CheckpointInfo
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        providers: Sequence[Provider] | None = None,
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ConfigError("ONNX files need onnxruntime: pip install 'delf-engine[onnx]'") from error
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {threads}")
+        chosen = list(providers) if providers is not None else [_CPU]
+        known = onnxruntime.get_available_providers()
+        for provider in chosen:
+            if (provider if isinstance(provider, str) else provider[0]) not in known:
+                raise ConfigError(f"onnxruntime has no provider {provider!r} here; it has {', '.join(known)}")
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.enable_mem_pattern = False  # it keeps a plan for every size of image that it has seen
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=chosen)
+        except Exception as error:
+            # ONNX Runtime has a type for each kind of failure, all of them private and without a common base.
+            raise CheckpointError(
+                f"{path}: not an ONNX file that onnxruntime {onnxruntime.__version__} reads, or cut off: "
+                f"{error}; export it again"
+            ) from error
+        record = read_onnx_record(path, data, self._session.get_modelmeta().custom_metadata_map)
+        self.info = record.checkpoint
+        self.dim, self.stride = record.checkpoint.dim, record.stride
+        self.receptive_field = record.receptive_field
+        self.name = f"onnxruntime, {self._session.get_providers()[0].removesuffix('ExecutionProvider')}"
+        constants = ["projection_mean", "projection_components"]
+        smallest = np.zeros((1, self.stride, self.stride, 3), np.uint8)
+        self._mean, self._components = self._session.run(constants, {"images": smallest})
+
+    def forward(self, images: npt.NDArray[np.uint8]) -> list[CellMap]:
+        """See `Runtime`."""
+        inputs = {"images": np.ascontiguousarray(images)}
+        features, scores = self._session.run(["features", "scores"], inputs)
+        return [CellMap(s, f.reshape(-1, f.shape[2])) for s, f in zip(scores, features, strict=True)]
+
+    def describe(self, parts: Sequence[tuple[CellMap, npt.NDArray[np.int64]]]) -> npt.NDArray[np.float32]:
+        """See `Runtime`."""
+        vectors = np.concatenate([cells.features[chosen] for cells, chosen in parts])
+        if self.info.projection_unit_input:
+            vectors = _unit(vectors)
+        return _unit((vectors - self._mean) @ self._components.T)
+
+
+def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Divide rows by their L2 norms; what is 0 stays 0."""
+    found: npt.NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _EPSILON)
+    return found

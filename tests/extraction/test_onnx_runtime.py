@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from helpers import checkpoint_info, random_photo
+
+from delf_engine.errors import CheckpointError, ConfigError
+from delf_engine.extraction.runtime import CellMap, TorchRuntime
+from delf_engine.model.backbones import ARCHITECTURES, Architecture
+from delf_engine.model.network import DelfNetwork
+from delf_engine.model.onnx_export import _sealed, export_onnx
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+from delf_engine.extraction.onnx_runtime import OnnxRuntime  # noqa: E402
+
+SMALL = {  # paddings and strides of the published models on a trunk that is quick to export
+    "small_slim_s32": Architecture("resnet18", 256, 32, padding="slim"),
+    "small_keras": Architecture("resnet18", 256, padding="keras"),
+}
+NETWORKS: dict[str, dict[str, Any]] = {  # every option is in one of them, to export few
+    "delf": {"architecture": "resnet18"},
+    "delg": {"architecture": "small_slim_s32", "norm_weighted": False, "bottleneck": 16},
+    "how": {
+        "architecture": "small_keras",
+        "attention": "norm",
+        "smoothing": 3,
+        "unit_input": False,
+        "mean": (0.5, 0.4, 0.3),
+        "std": (0.2, 0.3, 0.4),
+    },
+}
+# Images of least side (a map one cell wide), of sides that are no multiple of a stride, larger than when exported.
+SIZES = [(1, 10, 10), (1, 10, 203), (1, 47, 11), (1, 64, 64), (2, 75, 101), (3, 17, 130), (1, 161, 240)]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, DelfNetwork]]:
+    """Export a kind of network once, when it is first asked for."""
+    folder = tmp_path_factory.mktemp("onnx")
+    made: dict[str, tuple[Path, DelfNetwork]] = {}
+
+    def export(kind: str) -> tuple[Path, DelfNetwork]:
+        if kind not in made:
+            path, network = folder / f"{kind}.onnx", _network(**NETWORKS[kind])
+            told = checkpoint_info(
+                kind, architecture=network.trunk.architecture, projection_unit_input=network.projection.unit_input
+            )
+            export_onnx(path, network, told)
+            made[kind] = path, network
+        return made[kind]
+
+    return export
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_architectures() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, kind in SMALL.items():
+            patch.setitem(ARCHITECTURES, name, kind)
+        yield
+
+
+@pytest.fixture
+def path(exported: Callable[[str], tuple[Path, DelfNetwork]], tmp_path: Path) -> Path:
+    """A file of one's own to damage."""
+    return Path(shutil.copy(exported("delf")[0], tmp_path))
+
+
+def _network(architecture: str, **options: Any) -> DelfNetwork:
+    torch.manual_seed(0)
+    network = DelfNetwork(architecture, 40, hidden=8, **options).eval().requires_grad_(False)
+    trunk = network.trunk
+    for layer in (trunk.layer1, trunk.layer2, trunk.layer3):
+        del layer[1:]  # a shorter trunk is exported in half the time
+    network.projection.components.copy_(torch.randn(network.projection.components.shape))
+    network.projection.mean.copy_(0.02 * torch.randn(network.projection.mean.shape))
+    return network
+
+
+def _images(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    rng = np.random.default_rng(size)
+    return np.stack([random_photo(rng, size[2], size[1]) for _ in range(size[0])])
+
+
+def _all_cells(maps: list[CellMap]) -> list[tuple[CellMap, npt.NDArray[np.int64]]]:
+    return [(m, np.arange(m.scores.size)) for m in maps]
+
+
+def _assert_same(ours: Any, images: npt.NDArray[np.uint8], network: DelfNetwork) -> None:
+    """Equal but for rounding: scores to 1e-4, features to 1e-4 of the largest, descriptors to 0.99999 (cosine)."""
+    theirs = TorchRuntime(network, torch.device("cpu"))
+    found, wanted = ours.forward(images), theirs.forward(images)
+    assert len(found) == len(wanted) == len(images)
+    for f, w in zip(found, wanted, strict=True):
+        assert f.scores.dtype == f.features.dtype == np.float32
+        assert f.features.shape == tuple(w.features.shape)
+        np.testing.assert_allclose(f.scores, w.scores, rtol=1e-4)
+        features = w.features.numpy()
+        np.testing.assert_allclose(f.features, features, rtol=0, atol=1e-4 * np.abs(features).max())
+    descriptors = ours.describe(_all_cells(found))
+    assert descriptors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, rtol=1e-5)
+    assert (descriptors * theirs.describe(_all_cells(wanted))).sum(1).min() >= 0.99999
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_equals_torch_at_every_size(kind: str, exported: Callable[[str], tuple[Path, DelfNetwork]]) -> None:
+    file, network = exported(kind)
+    runtime = OnnxRuntime(file, threads=1)
+    assert (runtime.dim, runtime.stride) == (network.dim, network.stride)
+    for size in SIZES:
+        _assert_same(runtime, _images(size), network)
+
+
+def test_says_what_it_is(path: Path) -> None:
+    runtime = OnnxRuntime(path, threads=1)
+    assert runtime.info == checkpoint_info("delf")
+    assert runtime.name == "onnxruntime, CPU"
+
+
+def test_describes_cells_of_several_maps(path: Path) -> None:
+    runtime = OnnxRuntime(path, threads=1)
+    small, large = runtime.forward(_images((1, 64, 64)))[0], runtime.forward(_images((1, 75, 101)))[0]
+    everything = runtime.describe(_all_cells([small, large]))
+    some = runtime.describe([(small, np.array([3, 1])), (large, np.array([], np.int64)), (large, np.array([2]))])
+    np.testing.assert_allclose(some, everything[[3, 1, small.scores.size + 2]], atol=1e-6)
+    assert runtime.describe([(small, np.array([], np.int64))]).shape == (0, 40)
+
+
+def test_takes_images_that_are_views(path: Path) -> None:
+    runtime = OnnxRuntime(path, threads=1)
+    images = _images((1, 64, 96))
+    mirrored = runtime.forward(images[:, :, ::-1])[0]
+    np.testing.assert_array_equal(mirrored.scores, runtime.forward(images[:, :, ::-1].copy())[0].scores)
+
+
+def test_what_projects_to_nothing_stays_nothing(exported: Callable[[str], tuple[Path, DelfNetwork]]) -> None:
+    file, network = exported("how")  # features are projected as they are
+    mean = network.projection.mean.numpy()[None]
+    cells = CellMap(np.ones((1, 1), np.float32), mean)
+    assert not OnnxRuntime(file, threads=1).describe([(cells, np.array([0]))]).any()
+
+
+def test_works_where_torch_cannot_be_imported(path: Path, tmp_path: Path) -> None:
+    images = _images((1, 64, 96))
+    np.save(tmp_path / "images.npy", images)
+    code = """
+import sys
+sys.modules["torch"] = sys.modules["torchvision"] = sys.modules["onnx"] = sys.modules["onnxscript"] = None
+import numpy as np
+from delf_engine.extraction.onnx_runtime import OnnxRuntime
+runtime = OnnxRuntime(sys.argv[1], threads=1)
+cells = runtime.forward(np.load(sys.argv[2]))[0]
+np.save(sys.argv[3], runtime.describe([(cells, np.arange(5))]))
+"""
+    out = tmp_path / "out.npy"
+    command = [sys.executable, "-c", code, path, tmp_path / "images.npy", out]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    runtime = OnnxRuntime(path, threads=1)
+    wanted = runtime.describe([(runtime.forward(images)[0], np.arange(5))])
+    np.testing.assert_allclose(np.load(out), wanted, atol=1e-6)
+
+
+def test_missing_onnxruntime(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"onnxruntime: pip install 'delf-engine\[onnx\]'"):
+        OnnxRuntime(path)
+
+
+def test_bad_options(path: Path) -> None:
+    with pytest.raises(ConfigError, match="threads must be at least 1, got 0"):
+        OnnxRuntime(path, threads=0)
+    with pytest.raises(ConfigError, match=r"no provider 'Abacus' here; it has .*CPUExecutionProvider"):
+        OnnxRuntime(path, providers=["CPUExecutionProvider", "Abacus"])
+
+
+# -------------------------------------------------------------------------------------------------- damaged files
+
+
+def _cut(path: Path, end: int) -> None:
+    path.write_bytes(path.read_bytes()[:end])
+
+
+def _changed(path: Path, change: Callable[[Any], None], *, seal: bool) -> None:
+    """Change the metadata of a file as another program would, or with `seal` as another version of ours."""
+    model = onnx.load(path)
+    properties = {p.key: p.value for p in model.metadata_props if p.key == "delf_engine"}
+    del model.metadata_props[:]
+    change(properties)
+    onnx.helper.set_model_props(model, properties)
+    data = model.SerializeToString()
+    path.write_bytes(_sealed(data) if seal else data)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _replace(old: str, new: str) -> Callable[[dict[str, str]], None]:
+    def change(properties: dict[str, str]) -> None:
+        assert old in properties["delf_engine"]
+        properties["delf_engine"] = properties["delf_engine"].replace(old, new, 1)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.unlink(), "cannot be read"),
+        (lambda p: p.write_bytes(b""), "not an ONNX file"),
+        (lambda p: p.write_text("<html>not found</html>"), "not an ONNX file"),
+        (lambda p: _cut(p, 5000), "not an ONNX file that onnxruntime .* reads, or cut off"),
+        (lambda p: _cut(p, -1), "not an ONNX file that onnxruntime .* reads, or cut off"),
+        (lambda p: _cut(p, -88), "damaged, or changed since it was exported; export it again"),
+        (_flip, "damaged, or changed since it was exported; export it again"),
+        (lambda p: _changed(p, lambda _: None, seal=False), "damaged, or changed since"),
+        (lambda p: _changed(p, dict.clear, seal=True), "not written by this package"),
+        (
+            lambda p: _changed(p, _replace('"format_version":1', '"format_version":9'), seal=True),
+            "ONNX format version 9, this version reads 1; export it again",
+        ),
+        (lambda p: _changed(p, _replace('"stride"', '"strive"'), seal=True), "damaged metadata: .*strive"),
+        (lambda p: _changed(p, _replace('"dim":40', '"dim":0'), seal=True), "damaged metadata: .*dim"),
+        (lambda p: _changed(p, _replace("{", "["), seal=True), "damaged metadata"),
+    ],
+)
+def test_damaged_files(path: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(path)
+    with pytest.raises(CheckpointError, match=message) as error:
+        OnnxRuntime(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        OnnxRuntime(tmp_path)
