@@ -33,6 +33,7 @@ Item = TypeVar("Item")
 _MOST = 16  # decoding takes a few per cent of extraction on a CPU; a GPU waits for about this many
 _FEW = 8  # images that are decoded sooner than a process starts
 _TRIES = 2
+_COMMAND = "from delf_engine.extraction.worker import main; main()"
 
 
 class Decoders:
@@ -163,7 +164,7 @@ class _Process:
             "pillow_limit": Image.MAX_IMAGE_PIXELS,
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "delf_engine.extraction.worker"],
+            [sys.executable, "-c", _COMMAND],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},

@@ -73,7 +73,14 @@ def unpack(head: dict[str, Any], data: np.ndarray) -> Prepared:
 
 
 def main() -> None:
-    """Answer requests on standard input until it ends."""
+    """Answer requests on standard input until it ends, or nobody takes the answers."""
+    try:
+        _serve()
+    except (BrokenPipeError, EOFError):
+        os._exit(0)
+
+
+def _serve() -> None:
     import cv2
     from PIL import Image
 
@@ -84,10 +91,7 @@ def main() -> None:
     config = parse_config(ExtractionConfig, options["config"], where="options of the decoding process")
     Image.MAX_IMAGE_PIXELS = options["pillow_limit"]
     while True:
-        try:
-            request, data = read_message(requests)
-        except EOFError:
-            return
+        request, data = read_message(requests)
         source = data.tobytes() if request["path"] is None else request["path"]
         try:
             prepared = prepare(source, config, stride=options["stride"], max_pixels=options["max_pixels"])
@@ -107,10 +111,3 @@ def _exactly(stream: IO[bytes], count: int) -> bytearray:
             raise EOFError
         done += got
     return buffer
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (BrokenPipeError, EOFError):  # the other side is gone: nobody is left to tell
-        os._exit(0)

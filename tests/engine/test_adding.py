@@ -1,0 +1,167 @@
+"""Adding at scale: broken files, strange names, files that vanish, full disks, Ctrl-C, workers that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import random_photo, write_image
+
+import delf_engine as de
+from delf_engine.engine.manifest import MANIFEST
+from delf_engine.extraction import decoding
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 small photographs in nested folders with names of several alphabets; read-only for the tests."""
+    root = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(0)
+    for i in range(300):
+        name = ("église", "Κόκκινο", "城", "фото", "plain name")[i % 5]
+        write_image(root / name / f"{i:03} {name}.png", random_photo(rng, 64, 48))
+    return root
+
+
+def _create(directory: Path, model: Path) -> de.Engine:
+    return de.Engine.create(directory, model=model, index="asmk")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_in_a_hundred_is_broken(tmp_path: Path, tiny_model: Path, folder: Path, workers: int) -> None:
+    photos = [str(p) for p in sorted(folder.rglob("*.png"))]
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "zero.jpg").touch()
+    (broken / "cut.png").write_bytes(Path(photos[0]).read_bytes()[:200])
+    (broken / "text.jpg").write_text("Not Found")
+    (broken / "loop.jpg").symlink_to(broken / "loop.jpg")
+    (broken / "inside").symlink_to(broken)
+    with _create(tmp_path / "e", tiny_model) as engine:
+        report = engine.add([str(folder), str(broken)], workers=workers)
+        assert report.added == photos
+        assert sorted(Path(name).name for name, _ in report.failed) == [
+            "cut.png",
+            "loop.jpg",
+            "text.jpg",
+            "zero.jpg",
+        ]
+        assert all(reason for _, reason in report.failed)
+        assert engine.ids() == photos
+        again = engine.add([str(folder), str(broken)], workers=workers)
+        assert (again.added, again.skipped, len(again.failed)) == ([], photos, 4)
+
+
+def test_a_file_that_vanishes_between_listing_and_reading(tmp_path: Path, tiny_model: Path) -> None:
+    rng = np.random.default_rng(1)
+    photos = [str(write_image(tmp_path / f"{i:02}.png", random_photo(rng, 64, 48))) for i in range(40)]
+
+    def vanish(done: int, total: int) -> None:
+        if done == 1:
+            os.unlink(photos[-1])
+
+    with _create(tmp_path / "e", tiny_model) as engine:
+        report = engine.add(photos, workers=2, progress=vanish)
+    assert report.added == photos[:-1]
+    assert report.failed == [(photos[-1], "no such file")]
+
+
+def test_a_worker_that_dies(
+    tmp_path: Path, tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [str(p) for p in sorted(folder.rglob("*.png"))][:20]
+    whole = decoding._Process.prepare
+
+    def prepare(self: decoding._Process, source: object) -> object:
+        if source == photos[7]:  # every time: the file is to blame
+            os.kill(self._process.pid, signal.SIGKILL)
+        return whole(self, source)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decoding._Process, "prepare", prepare)
+    with _create(tmp_path / "e", tiny_model) as engine:
+        report = engine.add(photos, workers=2)
+    assert report.added == photos[:7] + photos[8:]
+    assert [name for name, _ in report.failed] == [photos[7]]
+    assert "died 2 times" in report.failed[0][1]
+
+
+def test_a_full_disk_leaves_the_engine_intact(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
+    with _create(tmp_path / "e", tiny_model) as engine:
+        photos = [str(p) for p in sorted(folder.rglob("*.png"))]
+        engine.add(photos[:10])
+        kept = {image_id: engine.get(image_id) for image_id in engine.ids()}
+    # No file may grow beyond what the store has now and a little: the writes after that fail as on a full disk.
+    limit = (tmp_path / "e" / "features" / "data.mdb").stat().st_size + 60_000
+    code = textwrap.dedent(
+        f"""
+        import resource, sys
+        from delf_engine.cli import main
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+        sys.argv = ["delf-engine", "add", {str(tmp_path / "e")!r}, {str(folder)!r}]
+        main()
+        """
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1, run.stderr
+    assert "cannot be written" in run.stderr
+    assert "Traceback" not in run.stderr
+    with de.Engine.open(tmp_path / "e") as engine:
+        assert len(engine) < len(photos)
+        assert all(engine.get(image_id) == features for image_id, features in kept.items())
+        assert sorted(engine.index.ids()) == sorted(engine.ids())
+        report = engine.add(folder)
+        assert not report.failed
+        assert sorted(engine.ids()) == photos
+
+
+def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "delf_engine", "add", str(tmp_path / "e"), str(folder)]
+    process = subprocess.Popen(
+        [*command, "--model", str(tiny_model), "--workers", "2"], stderr=subprocess.PIPE, text=True
+    )
+    deadline, found = time.monotonic() + 120, 0
+    while not found and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+        if (tmp_path / "e" / MANIFEST).exists():
+            with de.Engine.open(tmp_path / "e", readonly=True) as engine:
+                found = len(engine)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "interrupted; what was committed stays" in stderr
+    assert "Traceback" not in stderr
+    with de.Engine.open(tmp_path / "e") as engine:
+        before = engine.ids()
+        assert len(before) >= found > 0
+        report = engine.add(folder)
+        assert report.skipped == before
+        assert len(engine) == 300
+
+
+def test_the_same_bits_with_any_workers(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
+    photos = [str(p) for p in sorted(folder.rglob("*.png"))][:50]
+    found = []
+    for workers in (0, 1, 3):
+        with _create(tmp_path / f"e{workers}", tiny_model) as engine:
+            engine.add(photos, workers=workers)
+            found.append([engine.get(name) for name in photos])
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_script_without_a_main_guard(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import delf_engine as de\n"
+        f"engine = de.Engine.create({str(tmp_path / 'e')!r}, model={str(tiny_model)!r}, index='asmk')\n"
+        f"print('added', len(engine.add({str(folder)!r}, workers=2).added))\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "added 300\n"
