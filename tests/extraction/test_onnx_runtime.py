@@ -13,6 +13,8 @@ import pytest
 import torch
 from helpers import checkpoint_info, random_photo
 
+from delf_engine import Extractor
+from delf_engine.config import load_profile
 from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.extraction.runtime import CellMap, TorchRuntime
 from delf_engine.model.backbones import ARCHITECTURES, Architecture
@@ -173,6 +175,49 @@ np.save(sys.argv[3], runtime.describe([(cells, np.arange(5))]))
     runtime = OnnxRuntime(path, threads=1)
     wanted = runtime.describe([(runtime.forward(images)[0], np.arange(5))])
     np.testing.assert_allclose(np.load(out), wanted, atol=1e-6)
+
+
+def test_the_extractor_needs_no_torch_and_agrees_with_it(
+    exported: Callable[[str], tuple[Path, DelfNetwork]], tmp_path: Path
+) -> None:
+    path, network = exported("delf")
+    photo = random_photo(np.random.default_rng(4), 200, 150)
+    np.save(tmp_path / "photo.npy", photo)
+    code = """
+import sys
+for name in ("torch", "torchvision", "onnx", "onnxscript"):
+    sys.modules[name] = None
+import numpy as np
+import delf_engine as de
+from delf_engine.config import load_profile
+config = load_profile().extraction.model_copy(update={"max_features": 100, "nms_iou": 0.9})
+features = de.Extractor.from_onnx(sys.argv[1], config=config, threads=1)(np.load(sys.argv[2]))
+np.savez(sys.argv[3], keypoints=features.keypoints, scores=features.scores, descriptors=features.descriptors)
+"""
+    out = tmp_path / "out.npz"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(tmp_path / "photo.npy"), str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = np.load(out)
+    changes = {"max_features": 100, "nms_iou": 0.9, "precision": "fp32"}
+    config = load_profile().extraction.model_copy(update=changes)
+    onnx_extractor = Extractor.from_onnx(path, config=config, threads=1)
+    assert np.array_equal(onnx_extractor(photo).keypoints, found["keypoints"])
+    wanted = Extractor(network, config, info=onnx_extractor.info, device="cpu")(photo)
+    np.testing.assert_allclose(found["scores"], wanted.scores, rtol=1e-4)
+    common = {tuple(k): i for i, k in enumerate(wanted.keypoints.tolist())}
+    pairs = [(common[tuple(k)], j) for j, k in enumerate(found["keypoints"].tolist()) if tuple(k) in common]
+    assert len(pairs) >= 98
+    i, j = np.array(pairs).T
+    assert (wanted.descriptors[i] * found["descriptors"][j]).sum(1).min() > 0.9999
+    with pytest.raises(ConfigError, match="computes in fp32"):
+        Extractor(onnx_extractor.runtime, config, precision="bf16")
+    with pytest.raises(ConfigError, match="has no torch network"):
+        _ = onnx_extractor.network
 
 
 def test_missing_onnxruntime(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
