@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 
@@ -36,8 +35,8 @@ class Forward:
         Parts under training; what lies below them gets no gradient.
     teachers : mapping of str to Teacher
         Those whose maps a batch may lack.
-    start : bool
-        Whether losses want the maps of the trunk as it is now.
+    start : Trunk or None
+        The trunk as the stage begins, if losses want its maps and a batch may lack them.
     """
 
     def __init__(
@@ -50,12 +49,12 @@ class Forward:
         dtype: torch.dtype,
         trains: Iterable[str] = (),
         teachers: Mapping[str, Teacher] | None = None,
-        start: bool = False,
+        start: Trunk | None = None,
     ) -> None:
         self.network, self.fitted, self.seed = network, fitted, seed
         self.device, self.dtype = device, dtype
         self.trains, self.teachers = frozenset(trains), dict(teachers or {})
-        self.start: Trunk | None = copy.deepcopy(network.trunk).requires_grad_(False) if start else None
+        self.start = start
 
     def __call__(self, batch: Batch, index: int) -> Step:
         """Return the step of micro-batch number `index`."""
@@ -66,7 +65,7 @@ class Forward:
             for name, teacher in self.teachers.items():
                 if name not in maps:
                     maps[name] = teacher(_images(maps, name))
-            if self.start is not None:
+            if self.start is not None and START not in maps:
                 maps[START] = self._conv4(self.start, batch.maps)
         rng = np.random.default_rng((self.seed, 5, index))
         return Step(dataclasses.replace(batch, maps=maps), features, self.network, self.fitted, rng)

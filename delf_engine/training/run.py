@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from delf_engine.errors import ConfigError, ImageError
+from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import AttentionHead, DelfNetwork
 from delf_engine.training.config import GradientStage, PcaStage, Precision, TrainingConfig
 from delf_engine.training.contract import (
@@ -197,7 +199,8 @@ class Run:
         """Build what a gradient stage needs; `path` is for its state."""
         dtype = self.dtype(stage)
         teachers = self._teachers(stage, dtype)
-        self.stores.begin(Encoder(self.network.trunk, stage.level, teachers, self.device, dtype))
+        start = self._start(stage)
+        self.stores.begin(Encoder(self.network.trunk, stage.level, teachers, self.device, dtype, start))
         seed = self.seed * 1000 + number
         source = build_source(stage, self._source_context(stage, seed))
         losses = build_losses(stage, self.network, self._loss_facts(stage, source, teachers), seed)
@@ -209,7 +212,7 @@ class Run:
             dtype=dtype,
             trains=stage.train,
             teachers=teachers,
-            start=any(START in loss.teachers for loss in stage.losses),
+            start=start,
         )
         attends = self.attends or "attention" in stage.train
         measured = Forward(self.network, fitted=self.fitted, seed=seed, device=self.device, dtype=dtype)
@@ -226,6 +229,11 @@ class Run:
             checkpoint_steps=self.checkpoint_steps,
             reports=self.reports,
         )
+
+    def _start(self, stage: GradientStage) -> Trunk | None:
+        if not any(START in loss.teachers for loss in stage.losses):
+            return None
+        return copy.deepcopy(self.network.trunk).requires_grad_(False)
 
     def _teachers(self, stage: GradientStage, dtype: torch.dtype) -> dict[str, Teacher]:
         context = TeacherContext(

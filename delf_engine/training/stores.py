@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -24,7 +24,7 @@ from delf_engine.errors import DataError, ImageError
 from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import normalise_images
 from delf_engine.training.cache import Cache, memory_bytes
-from delf_engine.training.contract import Teacher
+from delf_engine.training.contract import START, Teacher
 
 __all__ = ["Encoder", "Items", "Level", "Stores", "ViewStore", "deepest", "fingerprint", "item_bytes"]
 
@@ -83,6 +83,9 @@ class Encoder:
     device : torch.device
     dtype : torch.dtype
         Of the arithmetic (autocast); maps are kept in float16.
+    start : Trunk or None
+        The trunk as it was when the stage began, its weights never changed: of views kept as conv3, its conv4 is
+        kept beside them, as computed, so that nothing is lost against computing it in every step.
     """
 
     trunk: Trunk
@@ -90,6 +93,16 @@ class Encoder:
     teachers: Mapping[str, Teacher]
     device: torch.device
     dtype: torch.dtype
+    start: Trunk | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the maps that are kept."""
+        return (self.level, *self.teachers, *([START] if self._starts else []))
+
+    @property
+    def _starts(self) -> bool:
+        return self.start is not None and self.level == "conv3"
 
     def __call__(self, views: Rgb) -> dict[str, Tensor]:
         """Map (V, S, S, 3) views to their maps by name, on the CPU."""
@@ -101,13 +114,20 @@ class Encoder:
                 return {"images": pixels, **maps}
             with self.autocast():
                 conv3 = _kept(self.trunk.stem(normalise_images(moved)))
-        return {"conv3": conv3, **maps} if self.level == "conv3" else {"conv4": self.last(conv3), **maps}
+            if self.level == "conv4":
+                return {"conv4": _kept(self._last(self.trunk, conv3)), **maps}
+            if self.start is not None:
+                maps[START] = _as_computed(self._last(self.start, conv3))
+            return {"conv3": conv3, **maps}
 
     def last(self, conv3: Tensor) -> Tensor:
         """Map the (V, C, h, w) float16 conv3 maps of one item to conv4 as it is kept."""
-        with torch.no_grad(), self.autocast():
-            moved = conv3.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
-            return _kept(self.trunk.last(moved))
+        with torch.no_grad():
+            return _kept(self._last(self.trunk, conv3))
+
+    def _last(self, trunk: Trunk, conv3: Tensor) -> Tensor:
+        with self.autocast():
+            return trunk.last(conv3.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last))
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which the network computes."""
@@ -140,7 +160,7 @@ class ViewStore:
         if index not in self.cache:
             return self.encoder(self.items.render(index)[0])
         held = self.cache.get(index)
-        return {name: held[name] for name in (self.encoder.level, *self.encoder.teachers)}
+        return {name: held[name] for name in self.encoder.names}
 
     def fill(
         self,
@@ -232,14 +252,14 @@ class Stores:
         assert self._encoder is not None, "begin() comes first"
         encoder = self._encoder
         if not teachers:
-            encoder = Encoder(encoder.trunk, encoder.level, {}, encoder.device, encoder.dtype)
+            encoder = replace(encoder, teachers={}, start=None)
         wanted = _state(items, encoder)
         if name in self._open:
             state, store = self._open[name]
             if wanted.within(state):
                 store.encoder = encoder
                 return store
-            conv3 = Encoder(encoder.trunk, "conv3", encoder.teachers, encoder.device, encoder.dtype)
+            conv3 = replace(encoder, level="conv3", start=None)
             if encoder.level == "conv4" and _state(items, conv3).within(state):
                 began = time.monotonic()
                 store.advance(encoder, progress=lambda done, total: self.progress(f"{name}: conv4", done, total))
@@ -321,12 +341,19 @@ def _state(items: Items, encoder: Encoder) -> _State:
         "conv3": fingerprint(trunk.conv1, trunk.layer1, trunk.layer2),
         "conv4": fingerprint(trunk),
     }[encoder.level]
-    return _State((items.key, encoder.level, below, str(encoder.dtype)), frozenset(encoder.teachers))
+    teachers = set(encoder.teachers)
+    if encoder.start is not None and encoder.level == "conv3":
+        teachers.add(f"{START} {fingerprint(encoder.start)}")
+    return _State((items.key, encoder.level, below, str(encoder.dtype)), frozenset(teachers))
 
 
 def _kept(maps: Tensor) -> Tensor:
     # The vector of a cell lies together: convolutions want it so, and losses look at cells.
     return maps.to("cpu", torch.float16).contiguous(memory_format=torch.channels_last)
+
+
+def _as_computed(maps: Tensor) -> Tensor:
+    return maps.to("cpu").contiguous(memory_format=torch.channels_last)
 
 
 def _rendered(

@@ -35,6 +35,15 @@ def test_same_seed_same_bits(first: recipe.Trained, photos: list[str], trunk: Pa
     assert not np.array_equal(first.state["attention.conv1.weight"], other.state["attention.conv1.weight"])
 
 
+def test_maps_of_the_start_are_kept_without_loss(
+    first: recipe.Trained, photos: list[str], trunk: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = run.Encoder
+    monkeypatch.setattr(run, "Encoder", lambda *facts: kept(*facts[:5]))  # so they are computed in every step
+    again = recipe.train(photos, tiny(), trunk, seed=3, on_error=_fail)
+    assert _equal(first, again)
+
+
 def test_what_is_trained_and_the_round_trip(first: recipe.Trained, trunk: Path, tmp_path: Path) -> None:
     before = build_trunk("resnet18", recipe.load_trunk_weights(trunk)).state_dict()
     assert torch.equal(

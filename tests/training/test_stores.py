@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from delf_engine.errors import DataError, ImageError
 from delf_engine.model.backbones import Trunk, build_trunk
 from delf_engine.training import load_training_config
 from delf_engine.training.cache import Cache
+from delf_engine.training.contract import START
 from delf_engine.training.sources.views import PhotoItems, draw_rows, gather_pairs
 from delf_engine.training.stores import Encoder, Level, Stores, ViewStore
 
@@ -129,6 +132,32 @@ def test_a_changed_trunk_or_recipe_is_rendered_again(photos: list[str], network:
     torch.manual_seed(1)
     stores.begin(_encoder(build_trunk("resnet18").requires_grad_(False), "conv3"))
     assert stores.open("views", PhotoItems(photos, VIEWS, 1)) is not first
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+@pytest.mark.parametrize("in_files", [False, True])
+def test_maps_of_the_start(
+    photos: list[str], network: Trunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, in_files: bool
+) -> None:
+    if in_files:
+        monkeypatch.setattr("delf_engine.training.stores.memory_bytes", lambda: 0)
+    trunk = copy.deepcopy(network)
+    stores = _stores(limit, tmp_path / "maps")
+    encoder = replace(_encoder(trunk, "conv3"), start=copy.deepcopy(trunk))
+    stores.begin(encoder)
+    store = stores.open("views", PhotoItems(photos, VIEWS, 0))
+    expected = [network.last(maps["conv3"].float()) for maps in _all(store)]
+    torch.nn.init.zeros_(trunk.layer3[0].conv1.weight)  # trained meanwhile
+    found = [maps[START] for maps in _all(store)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert found[0].dtype == torch.float32
+    # Another start is another map; none is none.
+    stores.begin(replace(encoder, start=copy.deepcopy(trunk)))
+    other = stores.open("views", PhotoItems(photos, VIEWS, 0))
+    assert not torch.equal(_all(other)[0][START], found[0])
+    stores.begin(_encoder(trunk, "conv3"))
+    assert START not in _all(stores.open("views", PhotoItems(photos, VIEWS, 0)))[0]
+    stores.close()
 
 
 def test_a_sample_says_what_all_would_take(photos: list[str], network: Trunk) -> None:
