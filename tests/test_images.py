@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from delf_engine import images
 from delf_engine.errors import ImageError
-from delf_engine.images import crop, find_images, load_image, source_name
+from delf_engine.images import crop, find_images, load_image, load_reduced, source_name
 
 
 @pytest.fixture
@@ -369,3 +369,60 @@ def test_loading_from_many_threads(tmp_path: Path, photo: np.ndarray) -> None:
     for thread in threads:
         thread.join()
     assert good == [True] * 8
+
+
+# ------------------------------------------------------------------------------------------------ reduced decoding
+
+
+def _large_jpeg(path: Path, orientation: int = 1, kind: str = "JPEG") -> Path:
+    import cv2
+
+    small = random_photo(np.random.default_rng(0), 200, 120)
+    image = Image.fromarray(cv2.resize(small, (1600, 960), interpolation=cv2.INTER_CUBIC))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    more = {"save_all": True, "append_images": [image]} if kind == "MPO" else {}
+    image.save(path, kind, quality=95, exif=exif, **more)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+@pytest.mark.parametrize(("orientation", "size"), [(1, (1600, 960)), (6, (960, 1600)), (3, (1600, 960))])
+def test_load_reduced(tmp_path: Path, orientation: int, size: tuple[int, int], kind: str) -> None:
+    import cv2
+
+    path = _large_jpeg(tmp_path / "a.jpg", orientation, kind)
+    whole = load_image(path)
+    asked = []
+
+    def needed(given: tuple[int, int]) -> int:
+        asked.append(given)
+        return 390
+
+    image, got = load_reduced(path, needed)
+    assert asked == [got] == [size]
+    assert (whole.shape[1], whole.shape[0]) == size
+    assert (image.shape[1], image.shape[0]) == (size[0] // 4, size[1] // 4)
+    shrunk = cv2.resize(whole, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_AREA)
+    assert np.abs(image.astype(int) - shrunk).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("needed", "side"), [(1600, 1600), (801, 1600), (800, 800), (401, 800), (10, 200), (1, 200)]
+)
+def test_reduced_images_are_never_too_small(tmp_path: Path, needed: int, side: int) -> None:
+    image, size = load_reduced(_large_jpeg(tmp_path / "a.jpg"), lambda _: needed)
+    assert max(image.shape) == side >= min(needed, 1600)
+    assert size == (1600, 960)
+
+
+def test_only_files_of_jpegs_are_reduced(tmp_path: Path) -> None:
+    path = _large_jpeg(tmp_path / "a.jpg")
+    opened = Image.open(path)
+    array = load_image(path)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    for source in (opened, array, tmp_path / "a.png"):
+        image, size = load_reduced(source, lambda _: 100)
+        assert np.array_equal(image, array)
+        assert size == (1600, 960)
+    assert np.array_equal(load_reduced(path.read_bytes(), lambda _: 400)[0], load_reduced(path, lambda _: 400)[0])
