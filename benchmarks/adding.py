@@ -28,9 +28,9 @@ from delf_engine import Engine
 from delf_engine.images import find_images
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run what was asked for."""
-    args = _arguments()
+    args = _arguments(arguments)
     if args.what == "one":
         _add_synthetic(args.counts[0], args.side)
     elif args.what == "memory":
@@ -47,7 +47,7 @@ def _speed(args: argparse.Namespace) -> None:
         rows += [(f"{n} workers", _timed(photos, Path(folder, f"e{n}"), n)) for n in args.workers]
     table = [[name, f"{s:.1f}", f"{len(photos) / s:.2f}", f"{rows[0][1] / s:.2f}"] for name, s in rows]
     print_table(f"adding {len(photos)} photographs", ["how", "seconds", "images a second", "plain / this"], table)
-    write_json(Path("out/adding_speed.json"), {"photographs": len(photos), "seconds": dict(rows)})
+    write_json(args.out / "adding_speed.json", {"photographs": len(photos), "seconds": dict(rows)})
 
 
 def _timed(photos: Sequence[str], folder: Path, workers: int) -> float:
@@ -82,7 +82,7 @@ def _memory(args: argparse.Namespace) -> None:
         for r in rows
     ]
     print_table(f"adding images of {args.side} px", ["images", "peak MB", "/ first", "seconds"], table)
-    write_json(Path("out/adding_memory.json"), {"side": args.side, "rows": rows})
+    write_json(args.out / "adding_memory.json", {"side": args.side, "rows": rows})
 
 
 def _peak(command: Sequence[str]) -> tuple[int, float]:
@@ -144,15 +144,16 @@ def _add_synthetic(count: int, side: int) -> None:
         print(f"{count} images: {sum(sizes.values()) / 2**20:.1f} MB on disk", file=sys.stderr)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "memory", "one"])
     parser.add_argument("--photos", type=Path, help="for speed; default: strecha/ in the data folder")
     parser.add_argument("--max-photos", type=int, default=40)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10000])
+    parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--side", type=int, default=96, help="of the images, in pixels")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 if __name__ == "__main__":

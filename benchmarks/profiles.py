@@ -25,9 +25,9 @@ from delf_engine.evaluation import GroundTruth
 from delf_engine.storage.codec import encode
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write JSON."""
-    args = _arguments()
+    args = _arguments(arguments)
     data = data_folder(args.data)
     truth = sub_rparis(data)
     rows: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ def _bytes(gallery: Mapping[str, LocalFeatures], codec: Any) -> float:
     return statistics.mean(len(encode(f, codec, name.encode())) for name, f in gallery.items())
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder that holds paris/ and revisited/")
     parser.add_argument("--model", nargs="+", default=["delf-r18", "delf-r50"])
@@ -102,7 +102,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--timed", type=int, default=20, help="photographs that are timed")
     parser.add_argument("--cache", type=Path, default=Path("out/cache"))
     parser.add_argument("--out", type=Path, default=Path("out/profiles.json"))
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     if min(args.seeds, args.timed) < 1:
         parser.error("--seeds and --timed must be above 0")
     return args

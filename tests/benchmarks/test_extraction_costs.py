@@ -1,0 +1,52 @@
+"""The tables of profiles and of adding are what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import adding
+import numpy as np
+import profiles
+import pytest
+from helpers import random_photo, write_image, write_tiny_model
+
+from delf_engine.evaluation import GroundTruth
+
+
+def test_a_row_for_each_model_and_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        write_image(tmp_path / "data" / "paris" / f"{name}.jpg", random_photo(rng, 200, 150))
+    whole = np.array([[0.0, 0.0, 200.0, 150.0]])
+    truth = GroundTruth(tuple(names), ("a",), whole, ([0],), ([1],), ([2],))  # type: ignore[arg-type]
+    monkeypatch.setattr(profiles, "sub_rparis", lambda data: truth)
+    model = str(write_tiny_model(tmp_path))
+    out = tmp_path / "profiles.json"
+    common = ["--data", str(tmp_path / "data"), "--model", model, "--seeds", "1", "--timed", "2"]
+    profiles.main([*common, "--profile", "fast", "default", "--cache", str(tmp_path / "cache"), "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["profile"] for row in rows] == ["fast", "default"]
+    for row in rows:
+        assert row["model"] == model
+        assert row["medium"]["mean_ap"] > 50  # the image itself is a positive, and comes first
+        assert row["seconds"] > 0
+        # float16 descriptors, three float32 and a little beside.
+        assert row["bytes"] == pytest.approx(row["features"] * (2 * 40 + 16), rel=0.05)
+    assert rows[0]["features"] < rows[1]["features"] <= 1000
+
+
+def test_memory_and_speed_of_adding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adding.main(["memory", "--counts", "2", "10", "--side", "48", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "adding_memory.json").read_text())["rows"]
+    assert [row["images"] for row in rows] == [2, 10]
+    assert all(row["peak_mb"] > 50 for row in rows)
+    photos = tmp_path / "photos"
+    for i in range(3):
+        write_image(photos / f"{i}.png", random_photo(np.random.default_rng(i), 64, 48))
+    adding.main(["speed", "--photos", str(photos), "--workers", "0", "1", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "adding_speed.json").read_text())
+    assert found["photographs"] == 3
+    assert set(found["seconds"]) == {"plain", "0 workers", "1 workers"}
+    assert "images a second" in capsys.readouterr().out
