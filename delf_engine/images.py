@@ -280,13 +280,15 @@ def _from_pil(
 
     size = image.size
     _check_pixels(*size, name, max_pixels)
-    upright_size = (size[1], size[0]) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else size
+    orientation = image.getexif().get(_ORIENTATION)
+    upright_size = (size[1], size[0]) if orientation in _SIDEWAYS else size
     if needed is not None and image.format in ("JPEG", "MPO"):
         ratio = needed(upright_size) / max(size)
         if ratio <= 0.5:  # the first size below the whole
             image.draft(None, (math.ceil(size[0] * ratio), math.ceil(size[1] * ratio)))
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    # Each of Pillow's operations copies the image, also where it changes nothing.
+    upright = image if orientation in (None, 1) else ImageOps.exif_transpose(image)
     return np.ascontiguousarray(_to_rgb(upright, name), dtype=np.uint8), upright_size
 
 
@@ -302,4 +304,4 @@ def _to_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
