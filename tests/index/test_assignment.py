@@ -45,11 +45,11 @@ def test_fast_finds_what_exact_finds() -> None:
 
 @pytest.mark.parametrize("k", [1, 5])
 def test_fast_does_not_depend_on_batch_or_threads(k: int) -> None:
-    data = like_descriptors(RNG, 700)
+    data = like_descriptors(RNG, 200)
     whole = BOOK.assign(data, k, mode="fast")
     for threads in (1, 2, 3):
         faiss.omp_set_num_threads(threads)
-        for batch in (1, 2, 3, 5, 7, 11, 64, 255, 700):
+        for batch in (1, 2, 3, 5, 7, 11, 64, 200) if threads == 1 else (7, 64, 200):
             parts = [BOOK.assign(data[i : i + batch], k, mode="fast") for i in range(0, len(data), batch)]
             np.testing.assert_array_equal(np.concatenate(parts), whole)
 
@@ -58,15 +58,15 @@ def test_of_equal_words_the_lowest() -> None:
     rows = np.repeat(like_descriptors(RNG, 40), 50, axis=0)[RNG.permutation(2000)]
     rows[rows == rows[0, 0]] = 0
     rows[::2][rows[::2] == 0] = -0.0
-    book, data = Codebook(rows), like_descriptors(RNG, 30)
+    book, data = Codebook(rows), like_descriptors(RNG, 8)
     for k in (1, 5, 60):  # 60 words are those of two groups
         np.testing.assert_array_equal(book.assign(data, k, mode="fast"), nearest(data, rows, k))
     same = Codebook(np.ones((1500, 40)))
-    np.testing.assert_array_equal(same.assign(data, 3, mode="fast"), np.tile([0, 1, 2], (30, 1)))
+    np.testing.assert_array_equal(same.assign(data, 3, mode="fast"), np.tile([0, 1, 2], (8, 1)))
 
 
-@given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 40, 65, 256]), st.integers(0, 20), st.integers(1, 6))
-@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 40, 65, 256]), st.integers(0, 6), st.integers(1, 6))
+@settings(deadline=None, max_examples=15)
 def test_words_are_distinct_sorted_and_no_nearer_than_exact(seed: int, dim: int, n: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     centroids = rng.normal(size=(1024, dim)).astype(np.float32) * np.float32(10.0 ** rng.integers(-10, 14))

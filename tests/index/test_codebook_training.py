@@ -65,20 +65,20 @@ def test_empty_words_move_to_the_farthest_descriptors() -> None:
 def test_all_ways_to_give_blocks_are_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     half = DATA.astype(np.float16)
     parts = [half[:1], half[1:1], half[1:333], half[333:]]
-    book = Codebook.train(parts, 20)
-    assert book != Codebook.train(half, 20)  # in memory: another order of sums
+    book = Codebook.train(parts, 20, iterations=2)
+    assert book != Codebook.train(half, 20, iterations=2)  # in memory: another order of sums
     before = faiss.omp_get_max_threads()
     try:
-        for threads, rows in ((1, 50), (2, 7), (3, 10_000)):
+        for threads, rows in ((1, 7), (2, 250), (3, 10_000)):
             faiss.omp_set_num_threads(threads)
             monkeypatch.setattr(codebook_training, "_ROWS", rows)
-            assert Codebook.train([half], 20) == book
-            assert Codebook.train(iter(parts), 20) == book
-            assert Codebook.train((part.astype(np.float32) for part in parts), 20) == book
-            assert Codebook.train(mapped(tmp_path, half), 20) == book
+            assert Codebook.train([half], 20, iterations=2) == book
+            assert Codebook.train(iter(parts), 20, iterations=2) == book
+            assert Codebook.train((part.astype(np.float32) for part in parts), 20, iterations=2) == book
+            assert Codebook.train(mapped(tmp_path, half), 20, iterations=2) == book
     finally:
         faiss.omp_set_num_threads(before)
-    assert Codebook.train([half], 20, seed=1) != book
+    assert Codebook.train([half], 20, iterations=2, seed=1) != book
 
 
 @pytest.mark.parametrize("init", ["sample", "kmeans++"])
