@@ -5,13 +5,15 @@ from collections.abc import Iterator
 import faiss
 import numpy as np
 import pytest
+from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from index.oracles import nearest
 
+from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
-from delf_engine.index import Codebook
-from delf_engine.index.assignment import FastSearcher, by_matrix_product, levels
+from delf_engine.index import AsmkIndex, Codebook, assignment
+from delf_engine.index.assignment import FastSearcher, flat_search, levels
 from delf_engine.index.assignment_kernels import decide
 
 RNG = np.random.default_rng(0)
@@ -25,6 +27,13 @@ def like_descriptors(rng: np.random.Generator, n: int, dim: int = 40) -> np.ndar
 
 
 BOOK = Codebook(like_descriptors(RNG, 3000))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_codebooks_too() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assignment, "_LEAST_WORDS", 1024)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +112,27 @@ def test_small_codebooks_are_scanned() -> None:
         book.assign(data, mode="quick")
 
 
+def test_an_index_assigns_as_its_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    assign = Codebook.assign
+
+    def spy(self: Codebook, data: np.ndarray, k: int, *, mode: str) -> np.ndarray:
+        modes.append(mode)
+        return assign(self, data, k, mode=mode)
+
+    monkeypatch.setattr(Codebook, "assign", spy)
+    options = load_profile().asmk
+    images = [random_features(RNG, 20) for _ in range(3)]
+    book = Codebook(RNG.normal(size=(2000, images[0].descriptors.shape[1])))
+    found = []
+    for config in (options, options.model_copy(update={"assignment": "fast"})):
+        index = AsmkIndex(book, config)
+        index.add(["a", "b", "c"], images)
+        found.append(index.search(images[1], 3))
+    assert modes == ["exact"] * 2 + ["fast"] * 2
+    assert found[0][0][0] == found[1][0][0] == "b"
+
+
 def test_levels_are_means_of_what_is_nearest_to_them() -> None:
     values = RNG.normal(size=(2000, 3)).astype(np.float32) ** 3
     values[:, 2] = np.arange(2000) % 5  # fewer values than levels
@@ -129,12 +159,28 @@ def test_decide_reports_too_few_words() -> None:
     np.testing.assert_array_equal(out[0], [1, 3])
 
 
-def test_the_setting_of_faiss_is_as_before() -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_flat_search_leaves_faiss_as_it_was(threads: int) -> None:
+    faiss.omp_set_num_threads(threads)
     before = faiss.cvar.distance_compute_blas_threshold
-    with by_matrix_product(1000):
-        assert faiss.cvar.distance_compute_blas_threshold <= 20
-    with pytest.raises(ZeroDivisionError), by_matrix_product(1000):
-        raise ZeroDivisionError
-    with by_matrix_product(3):
-        assert faiss.cvar.distance_compute_blas_threshold == before
+    data = like_descriptors(RNG, 1000)
+    index = faiss.IndexFlatL2(40)
+    index.add(BOOK.centroids)
+    for n in (0, 1, 19, 20, 255, 256, 257, 1000):
+        found = flat_search(index, data[:n], 3)
+        assert found.shape == (n, 3)
+        assert (found == index.search(data[:n], 3)[1]).mean() > 0.999 if n else True
+    with pytest.raises(AssertionError):  # of faiss
+        flat_search(index, data[:, :7].copy(), 3)
     assert faiss.cvar.distance_compute_blas_threshold == before
+    assert faiss.omp_get_max_threads() == threads
+
+
+def test_exact_does_not_depend_on_batch_or_threads() -> None:
+    data = like_descriptors(RNG, 600)
+    whole = BOOK.assign(data, 5)
+    for threads in (1, 2, 3):
+        faiss.omp_set_num_threads(threads)
+        for batch in (1, 19, 20, 129, 600):
+            parts = [BOOK.assign(data[i : i + batch], 5) for i in range(0, len(data), batch)]
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
