@@ -127,6 +127,8 @@ class AsmkConfig(Config):
         Similarities below it score nothing.
     idf : bool
         Weight each word by ln(N / n_w)^2.
+    assignment : {"exact", "fast"}
+        How the words of a descriptor are found, see `Codebook.assign`.
     """
 
     image_assignments: Count
@@ -134,6 +136,7 @@ class AsmkConfig(Config):
     alpha: Positive
     threshold: Annotated[float, Field(ge=-1, le=1)]
     idf: bool
+    assignment: Literal["exact", "fast"] = "exact"
 
 
 class KdTreeConfig(Config):

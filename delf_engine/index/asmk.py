@@ -256,7 +256,8 @@ class AsmkIndex:
 
         if not block:
             return []
-        assigned = self.codebook.assign(np.concatenate([item.descriptors for item in block]), k)
+        descriptors = np.concatenate([item.descriptors for item in block])
+        assigned = self.codebook.assign(descriptors, k, mode=self.config.assignment)
         ends = np.cumsum([len(item) for item in block])
         out = []
         for item, words in zip(block, np.split(assigned, ends[:-1]), strict=True):

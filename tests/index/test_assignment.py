@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import faiss
+import numpy as np
+import pytest
+from helpers import random_features
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from index.oracles import nearest
+
+from delf_engine.config import load_profile
+from delf_engine.errors import ConfigError
+from delf_engine.index import AsmkIndex, Codebook, assignment
+from delf_engine.index.assignment import FastSearcher, flat_search, levels
+from delf_engine.index.assignment_kernels import decide
+
+RNG = np.random.default_rng(0)
+
+
+def like_descriptors(rng: np.random.Generator, n: int, dim: int = 40) -> np.ndarray:
+    """Unit vectors that lie in clusters, with less spread from one dimension to the next, as after a PCA."""
+    centres = np.random.default_rng(7).normal(size=(50, dim))
+    data = (centres[rng.integers(50, size=n)] + rng.normal(size=(n, dim))) * 0.97 ** np.arange(dim)
+    return (data / np.linalg.norm(data, axis=1, keepdims=True)).astype(np.float32)
+
+
+BOOK = Codebook(like_descriptors(RNG, 3000))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_codebooks_too() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assignment, "_LEAST_WORDS", 1024)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+def test_fast_finds_what_exact_finds() -> None:
+    data = like_descriptors(RNG, 3000)
+    exact, fast = BOOK.assign(data, 5), BOOK.assign(data, 5, mode="fast")
+    assert fast.dtype == np.int32
+    assert (exact[:, 0] == fast[:, 0]).mean() > 0.999
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(exact, fast, strict=True)]) > 0.998
+    assert BOOK.assign(data[:0], 5, mode="fast").shape == (0, 5)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_fast_does_not_depend_on_batch_or_threads(k: int) -> None:
+    data = like_descriptors(RNG, 200)
+    whole = BOOK.assign(data, k, mode="fast")
+    for threads in (1, 2, 3):
+        faiss.omp_set_num_threads(threads)
+        for batch in (1, 2, 3, 5, 7, 11, 64, 200) if threads == 1 else (7, 64, 200):
+            parts = [BOOK.assign(data[i : i + batch], k, mode="fast") for i in range(0, len(data), batch)]
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_of_equal_words_the_lowest() -> None:
+    rows = np.repeat(like_descriptors(RNG, 40), 50, axis=0)[RNG.permutation(2000)]
+    rows[rows == rows[0, 0]] = 0
+    rows[::2][rows[::2] == 0] = -0.0
+    book, data = Codebook(rows), like_descriptors(RNG, 8)
+    for k in (1, 5, 60):  # 60 words are those of two groups
+        np.testing.assert_array_equal(book.assign(data, k, mode="fast"), nearest(data, rows, k))
+    same = Codebook(np.ones((1500, 40)))
+    np.testing.assert_array_equal(same.assign(data, 3, mode="fast"), np.tile([0, 1, 2], (8, 1)))
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 40, 65, 256]), st.integers(0, 6), st.integers(1, 6))
+@settings(deadline=None, max_examples=15)
+def test_words_are_distinct_sorted_and_no_nearer_than_exact(seed: int, dim: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    centroids = rng.normal(size=(1024, dim)).astype(np.float32) * np.float32(10.0 ** rng.integers(-10, 14))
+    centroids[rng.integers(1024, size=200)] = centroids[0]
+    data = centroids[rng.integers(1024, size=n)] * np.float32(1.1)
+    fast = Codebook(centroids).assign(data, k, mode="fast")
+    squared = ((data[:, None].astype(np.float64) - centroids[fast].astype(np.float64)) ** 2).sum(2)
+    assert (np.diff(squared, axis=1) >= 0).all()
+    best = ((data[:, None].astype(np.float64) - centroids[nearest(data, centroids, k)]) ** 2).sum(2)
+    assert (squared >= best).all()
+    assert all(len(set(row)) == k for row in fast.tolist())
+    tied = np.diff(squared, axis=1) == 0
+    assert (np.diff(fast, axis=1)[tied] > 0).all()
+
+
+def test_descriptors_far_from_all_words_are_assigned_exactly() -> None:
+    data = like_descriptors(RNG, 20)
+    data[::3] *= np.float32(1e6)
+    data[1::3] *= np.float32(1e15 / np.abs(data).max())
+    np.testing.assert_array_equal(BOOK.assign(data, 4, mode="fast"), BOOK.assign(data, 4))
+    nothing = Codebook(np.zeros((2000, 3)))
+    np.testing.assert_array_equal(nothing.assign([[0, 0, 0], [1, 2, 3]], 2, mode="fast"), [[0, 1], [0, 1]])
+
+
+def test_small_codebooks_are_scanned() -> None:
+    assert not FastSearcher.pays(1023, 40, 1)
+    assert not FastSearcher.pays(4096, 257, 1)
+    assert not FastSearcher.pays(4096, 40, 257)
+    assert FastSearcher.pays(4096, 40, 5)
+    book = Codebook(RNG.normal(size=(30, 40)))
+    data = RNG.normal(size=(50, 40))
+    np.testing.assert_array_equal(book.assign(data, 30, mode="fast"), book.assign(data, 30))
+    with pytest.raises(ConfigError, match='mode must be "exact" or "fast"'):
+        book.assign(data, mode="quick")
+
+
+def test_an_index_assigns_as_its_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    assign = Codebook.assign
+
+    def spy(self: Codebook, data: np.ndarray, k: int, *, mode: str) -> np.ndarray:
+        modes.append(mode)
+        return assign(self, data, k, mode=mode)
+
+    monkeypatch.setattr(Codebook, "assign", spy)
+    options = load_profile().asmk
+    images = [random_features(RNG, 20) for _ in range(3)]
+    book = Codebook(RNG.normal(size=(2000, images[0].descriptors.shape[1])))
+    found = []
+    for config in (options, options.model_copy(update={"assignment": "fast"})):
+        index = AsmkIndex(book, config)
+        index.add(["a", "b", "c"], images)
+        found.append(index.search(images[1], 3))
+    assert modes == ["exact"] * 2 + ["fast"] * 2
+    assert found[0][0][0] == found[1][0][0] == "b"
+
+
+def test_levels_are_means_of_what_is_nearest_to_them() -> None:
+    values = RNG.normal(size=(2000, 3)).astype(np.float32) ** 3
+    values[:, 2] = np.arange(2000) % 5  # fewer values than levels
+    found = levels(values)
+    assert found.shape == (3, 16)
+    assert (np.diff(found, axis=1) >= 0).all()
+    assert set(range(5)) <= set(found[2].tolist())
+
+    def error(column: int, of: np.ndarray) -> float:
+        return float((np.abs(values[:, column, None] - of).min(1) ** 2).sum())
+
+    for column in (0, 1):
+        quantiles = np.quantile(values[:, column], (np.arange(16) + 0.5) / 16)
+        assert error(column, found[column]) < 0.7 * error(column, quantiles)
+    np.testing.assert_array_equal(levels(np.full((1, 2), 3, np.float32)), np.full((2, 16), 3))
+
+
+def test_decide_reports_too_few_words() -> None:
+    members, starts = np.arange(4, dtype=np.int32), np.arange(5)
+    out = np.empty((2, 2), np.int32)
+    proposed = np.array([[3, -1, 1], [-1, 2, -1]])
+    data, words = np.zeros((2, 4), np.float32), np.eye(4, dtype=np.float32)
+    np.testing.assert_array_equal(decide(data, words, proposed, members, starts, out), [True, False])
+    np.testing.assert_array_equal(out[0], [1, 3])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_flat_search_leaves_faiss_as_it_was(threads: int) -> None:
+    faiss.omp_set_num_threads(threads)
+    before = faiss.cvar.distance_compute_blas_threshold
+    data = like_descriptors(RNG, 1000)
+    index = faiss.IndexFlatL2(40)
+    index.add(BOOK.centroids)
+    for n in (0, 1, 19, 20, 255, 256, 257, 1000):
+        found = flat_search(index, data[:n], 3)
+        assert found.shape == (n, 3)
+        assert (found == index.search(data[:n], 3)[1]).mean() > 0.999 if n else True
+    with pytest.raises(AssertionError):  # of faiss
+        flat_search(index, data[:, :7].copy(), 3)
+    assert faiss.cvar.distance_compute_blas_threshold == before
+    assert faiss.omp_get_max_threads() == threads
+
+
+def test_exact_does_not_depend_on_batch_or_threads() -> None:
+    data = like_descriptors(RNG, 600)
+    whole = BOOK.assign(data, 5)
+    for threads in (1, 2, 3):
+        faiss.omp_set_num_threads(threads)
+        for batch in (1, 19, 20, 129, 600):
+            parts = [BOOK.assign(data[i : i + batch], 5) for i in range(0, len(data), batch)]
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
