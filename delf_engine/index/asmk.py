@@ -30,13 +30,16 @@ from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.codebook import Codebook
 from delf_engine.index.collection import Allocate, Arrays, Collection, Segment
-from delf_engine.index.contract import IndexInfo, best, check_batch, check_query
+from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
+from delf_engine.index.limits import Limits
+from delf_engine.index.threads import check_threads, in_threads
 
 __all__ = ["AsmkIndex"]
 
 _KIND = "asmk"
 _VERSION = 1
 _BLOCK = 32768  # descriptors assigned at a time
+_QUERIES = 64  # aggregated at a time
 
 Words = npt.NDArray[np.int32]
 Codes = npt.NDArray[np.uint64]
@@ -103,8 +106,18 @@ class AsmkIndex:
         """
         self._collection.remove(ids)
 
-    def search(self, features: LocalFeatures, top_k: int) -> tuple[list[str], npt.NDArray[np.float32]]:
+    def search(
+        self,
+        features: LocalFeatures,
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+    ) -> Found:
         """Return the images most similar to a query.
+
+        Options leave out images and change no score: these are those of the whole collection.
 
         Parameters
         ----------
@@ -112,6 +125,12 @@ class AsmkIndex:
             Of the query.
         top_k : int
             Images returned at most. Only images with a score above 0 are.
+        among : iterable of str or None
+            Return these images only; None: any.
+        exclude : iterable of str
+            Leave these images out, such as the query itself. Ids that are not in the index are ignored.
+        min_score : float or None
+            Leave out images with a lower score.
 
         Returns
         -------
@@ -122,20 +141,67 @@ class AsmkIndex:
         Raises
         ------
         ConfigError
-            If `top_k` is below 1.
+            If `top_k` is below 1, or `min_score` not a finite number.
+        UnknownIdError
+            If an id of `among` is not in the index.
         MismatchError
             If descriptors have another dimension than the codebook.
         FormatError
             If a memory-mapped segment turns out to be damaged.
         """
         top_k = check_query(features, top_k, self.dim)
-        self._collection.flush()
-        words, codes = self._aggregated([features], self.config.query_assignments)[0]
-        if not len(words) or not self._collection.segments:
-            return [], np.empty(0, np.float32)
-        scores = self._scores(words, codes)
-        rows = best(scores, top_k)
-        return [self._collection.name_of(int(row)) for row in rows], scores[rows]
+        limits = Limits.of(self._collection, among, exclude, min_score)
+        return self._found(self._aggregated([features], self.config.query_assignments)[0], top_k, limits)
+
+    def search_many(
+        self,
+        queries: Iterable[LocalFeatures],
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Found]:
+        """Search with many queries at once.
+
+        Parameters
+        ----------
+        queries : iterable of LocalFeatures
+        top_k, among, exclude, min_score
+            As in `search`, for every query. Ids are looked up once.
+        threads : int or None
+            None: one a usable core.
+        progress : callable or None
+            Called with (queries done, queries), in the calling thread.
+
+        Returns
+        -------
+        list of (ids, scores)
+            What `search` returns for each query: the same bits with any number of threads.
+
+        Raises
+        ------
+        ConfigError
+            If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
+        """
+        several, top_k = check_queries(queries, top_k, self.dim)
+        threads = check_threads(threads)
+        limits = Limits.of(self._collection, among, exclude, min_score)
+        out: list[Found] = []
+        for start in range(0, len(several), _QUERIES):
+            part = self._aggregated(several[start : start + _QUERIES], self.config.query_assignments)
+
+            def one(i: int, part: Sequence[tuple[Words, Codes]] = part) -> Found:
+                return self._found(part[i], top_k, limits)
+
+            def report(done: int, start: int = start) -> None:
+                if progress is not None:
+                    progress(start + done, len(several))
+
+            out += in_threads(one, len(part), threads, report)
+        return out
 
     def __len__(self) -> int:
         return len(self._collection)
@@ -266,6 +332,14 @@ class AsmkIndex:
             n = kernels.aggregate(item.descriptors, self.codebook.centroids, words, order, found, codes)
             out.append((found[:n].copy(), codes[:n].copy()))
         return out
+
+    def _found(self, query: tuple[Words, Codes], top_k: int, limits: Limits) -> Found:
+        words, codes = query
+        if not len(words) or not self._collection.segments:
+            return [], np.empty(0, np.float32)
+        scores = self._scores(words, codes)
+        rows = limits.best(scores, top_k)
+        return [self._collection.name_of(int(row)) for row in rows], scores[rows]
 
     def _scores(self, words: Words, codes: Codes) -> npt.NDArray[np.float32]:
         from delf_engine.index import kernels
