@@ -129,7 +129,7 @@ class AsmkConfig(Config):
         Weight each word by ln(N / n_w)^2.
     kernel : "binary" or "float"
         What is kept of a word's summed residuals: their signs (ASMK*), or the sums at unit length (ASMK), in
-        float16, compared by their cosine. At 40-D the second takes ten times the space.
+        float16, compared by their cosine. At 40-D an index takes about seven times the space with these.
     divisor : "bits" or "padded"
         Similarity of two binary codes is 1 - 2 h / D, or with D rounded up to a multiple of 32, as jenicek/asmk
         has it: there two random codes of 40 bits score 0.375 and not 0.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from delf_engine.config import RerankingConfig
 from delf_engine.engine.pairs import rank_shortlist
+from delf_engine.engine.parts import is_one_image
 from delf_engine.engine.results import SearchResult
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
@@ -58,7 +59,7 @@ def search_many(
     progress: Callable[[int, int], None] | None,
 ) -> list[SearchResult]:
     """Search with many queries; see `Engine.search_many`."""
-    if isinstance(queries, (str, bytes, LocalFeatures)):
+    if isinstance(queries, LocalFeatures) or is_one_image(queries):
         raise ConfigError("expected several queries, got one; put it into a list, or call search")
     several = list(queries)
     verified = engine.manifest.profile.reranking.top_n if top_n is None else top_n

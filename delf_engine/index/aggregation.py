@@ -119,7 +119,7 @@ def _block(
     found = np.empty(words.size, np.int32)
     signs = kernel == "binary"
     length, dtype = (code_length(codebook.dim), np.uint64) if signs else (codebook.dim, np.float32)
-    codes = np.zeros((words.size, length), dtype)
+    codes = np.empty((words.size, length), dtype)
     counts = np.empty(len(features), np.int64)
     keys = _keys(words, starts)
     given: tuple[Any, ...] = (starts, descriptors, codebook.centroids, keys)

@@ -60,7 +60,7 @@ def aggregate_signs(
     out_words : (N k,) int32
         From ``k starts[i]`` on the distinct words of image i, ascending.
     out_codes : (N k, ceil(D / 64)) uint64
-        Zeroed. Bit d % 64 of column d // 64 is set where component d of the sum is positive.
+        Overwritten. Bit d % 64 of column d // 64 is set where component d of the sum is positive.
     counts : (n,) int64
         Overwritten: distinct words of each image.
     """
@@ -73,9 +73,11 @@ def aggregate_signs(
         while at < last:
             out_words[row] = keys[at] >> 32
             at = _sum_word(keys, at, last, k, descriptors, first, centroids, weights, residual)
-            for d in range(dim):
-                if residual[d] > 0:
-                    out_codes[row, d >> 6] |= np.uint64(1) << np.uint64(d & 63)
+            for part in range(out_codes.shape[1]):
+                bits = np.uint64(0)
+                for d in range(64 * part, min(dim, 64 * part + 64)):  # without a branch: signs are random
+                    bits |= np.uint64(residual[d] > 0) << np.uint64(d & 63)
+                out_codes[row, part] = bits
             row += 1
         counts[image] = row - first * k
 

@@ -11,8 +11,10 @@ import pytest
 from helpers import random_features
 
 import delf_engine as de
+from delf_engine.config import load_profile
 from delf_engine.engine import searching
 from delf_engine.errors import ConfigError, ImageError, UnknownIdError
+from delf_engine.index import AsmkIndex
 
 RNG = np.random.default_rng(3)
 SHARED = [random_features(RNG, 40) for _ in range(3)]
@@ -73,7 +75,7 @@ def test_many_queries_give_what_single_ones_do(
 
 
 def test_many_queries_that_do_not_fit(engine: de.Engine) -> None:
-    for one in ("3", SHARED[0]):
+    for one in ("3", Path("3"), b"3", SHARED[0], np.zeros((50, 50, 3), np.uint8)):
         with pytest.raises(ConfigError, match="put it into a list"):
             engine.search_many(one)
     for bad in ({"top_k": 0}, {"top_n": -1}, {"threads": 0}, {"workers": 0}):
@@ -81,3 +83,29 @@ def test_many_queries_that_do_not_fit(engine: de.Engine) -> None:
             engine.search_many(["3"], **bad)
     with pytest.raises(ImageError):
         engine.search_many(["3", "no such file.jpg"])
+
+
+def test_regions_of_the_profile(tmp_path: Path, tiny_model: Path) -> None:
+    """They follow from the stored features, so an index that is lost is built again as it was."""
+    profile = tmp_path / "regional.toml"
+    profile.write_text('extends = "default"\n[asmk]\nregions = "grid"\nregion_norm = "l2"\n')
+    images = [(f"{i}", random_features(RNG, 150)) for i in range(5)]
+    query = images[2][1]
+    found = []
+    for name in ("default", profile):
+        with de.Engine.create(tmp_path / f"{Path(name).stem}", model=tiny_model, profile=name) as engine:
+            engine.add_features(images)
+            found.append([(hit.id, hit.score) for hit in engine.search(query, top_n=0)])
+    assert found[1][0][0] == "2"
+    assert found[0] != found[1]
+    with de.Engine.open(tmp_path / "regional") as engine:
+        assert isinstance(engine.index, AsmkIndex)
+        again = AsmkIndex(engine.index.codebook, engine.index.config)
+        again.save(tmp_path / "regional" / "index", overwrite=True)
+    with de.Engine.open(tmp_path / "regional") as engine:
+        assert [(hit.id, hit.score) for hit in engine.search(query, top_n=0)] == found[1]
+    profile.write_text('extends = "default"\n[asmk]\nregions = "none"\n')
+    assert load_profile(profile).asmk == load_profile().asmk
+    profile.write_text('extends = "default"\n[asmk]\nregions = "attention"\n')
+    with pytest.raises(ConfigError, match="'grid'"):
+        load_profile(profile)
