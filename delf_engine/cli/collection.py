@@ -22,6 +22,7 @@ from delf_engine.cli.output import (
     print_hits,
     print_json,
     progress_bar,
+    read_ids,
 )
 
 if TYPE_CHECKING:
@@ -95,6 +96,15 @@ def search(
     top_k: Annotated[int, typer.Option(help="Hits to show.")] = 10,
     top_n: TopNOption = None,
     box: BoxOption = None,
+    among: Annotated[
+        Path | None, typer.Option(help="Search among the ids of this text file only, one a line.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Leave this photograph out; may be repeated.")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Leave out candidates with a lower score in the index.")
+    ] = None,
     seed: SeedOption = 0,
     plot: PlotOption = None,
     as_json: JsonOption = False,
@@ -103,7 +113,16 @@ def search(
     from delf_engine.engine import Engine
 
     with Engine.open(directory, readonly=True) as engine:
-        result = engine.search(query, top_k=top_k, top_n=top_n, box=parse_box(box), seed=seed)
+        result = engine.search(
+            query,
+            top_k=top_k,
+            top_n=top_n,
+            box=parse_box(box),
+            among=None if among is None else read_ids(among),
+            exclude=exclude or (),
+            min_score=min_score,
+            seed=seed,
+        )
         _show(result, as_json)
         if plot:
             _plot_best(engine, query, result, plot, box)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.errors import ConfigError
+from delf_engine.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +32,7 @@ __all__ = [
     "print_hits",
     "print_json",
     "progress_bar",
+    "read_ids",
     "staged_progress",
 ]
 
@@ -89,6 +90,22 @@ def parse_box(text: str | None) -> tuple[float, ...] | None:
     if len(box) != 4:
         raise ConfigError(f"a box is four numbers x0,y0,x1,y1 in pixels, got {text!r}")
     return box
+
+
+def read_ids(path: Path) -> list[str]:
+    """Read image ids from a text file in UTF-8, one a line; empty lines are ignored.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read.
+    """
+    try:
+        # As the system gives file names that are not UTF-8, which are ids too.
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise FormatError(f"{path}: the list of ids cannot be read: {error}") from error
+    return [line for line in text.split("\n") if line]
 
 
 @contextmanager

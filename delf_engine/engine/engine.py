@@ -8,32 +8,29 @@ they are put back from the store on opening.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from delf_engine.config import Profile, load_profile
+from delf_engine.config import Profile
 from delf_engine.engine.adding import add_images
-from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
+from delf_engine.engine.creating import create_directory
+from delf_engine.engine.manifest import Manifest, read_manifest
 from delf_engine.engine.pairs import rank_shortlist
 from delf_engine.engine.parts import (
-    CODEBOOK,
     FEATURES,
     INDEX,
-    choose_codebook,
     load_index,
     named_images,
-    new_index,
 )
 from delf_engine.engine.results import AddReport, EngineInfo, SearchResult
-from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchError, UnknownIdError
+from delf_engine.engine.searching import check_counts, limits, query_name, search_many
+from delf_engine.errors import ConfigError, LockedError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.images import Box, ImageSource, source_name
+from delf_engine.images import Box, ImageSource
 from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
-from delf_engine.model import model_reference, read_checkpoint_info
+from delf_engine.model import read_checkpoint_info
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import Verification, verify_features
 
@@ -97,41 +94,7 @@ class Engine:
         CheckpointError, ConfigError
             If there is no such model, profile or codebook.
         """
-        directory = Path(directory)
-        info = read_checkpoint_info(model)
-        chosen = profile if isinstance(profile, Profile) else load_profile(profile or info.profile)
-        kind = index or chosen.index
-        words = choose_codebook(codebook, model, info.dim) if kind == "asmk" else None
-        manifest = Manifest(
-            model=model_reference(model),
-            model_identity=info.identity,
-            dim=info.dim,
-            index=kind,
-            codebook=None if words is None else words.hash,
-            profile=chosen,
-        )
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise FormatError(f"{directory}: exists and is not empty; open it, or choose another place")
-        try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            # Made beside its place and renamed, so that a crash leaves no half an engine.
-            temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        except OSError as error:
-            raise FormatError(f"{directory}: an engine cannot be made here: {error}") from error
-        try:
-            temporary.chmod(0o755)
-            FeatureStore.create(
-                temporary / FEATURES, dim=info.dim, codec=chosen.storage.codec, model=info.identity
-            ).close()
-            if words is not None:
-                words.save(temporary / CODEBOOK)
-            new_index(manifest, words).save(temporary / INDEX)
-            write_manifest(temporary, manifest)
-            os.replace(temporary, directory)
-        except OSError as error:
-            raise FormatError(f"{directory}: an engine cannot be made here: {error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        create_directory(Path(directory), model=model, profile=profile, index=index, codebook=codebook)
         return cls.open(directory)
 
     @classmethod
@@ -302,6 +265,9 @@ class Engine:
         top_k: int = 10,
         box: Box | None = None,
         top_n: int | None = None,
+        among: str | Iterable[str] | None = None,
+        exclude: str | Iterable[str] = (),
+        min_score: float | None = None,
         seed: int = 0,
     ) -> SearchResult:
         """Find the images that show what the query shows.
@@ -318,6 +284,12 @@ class Engine:
             Region of interest of the query image, in pixels.
         top_n : int or None
             Candidates to verify; None: as the profile says (100); 0: none.
+        among : id, iterable of str or None
+            Search among these images only; None: among all.
+        exclude : id or iterable of str
+            Leave these images out, such as the query itself. Ids that are not in the engine are ignored.
+        min_score : float or None
+            Leave out candidates with a lower score in the index, before any is verified.
         seed : int
             Of RANSAC.
 
@@ -325,16 +297,60 @@ class Engine:
         ------
         ImageError
             If the query cannot be read.
+        UnknownIdError
+            If an id of `among` is not in the engine.
         ConfigError
-            If `top_k` or `top_n` is out of range.
+            If `top_k`, `top_n` or `min_score` is out of range.
         """
         verified = self.manifest.profile.reranking.top_n if top_n is None else top_n
-        if top_k < 1 or verified < 0:
-            raise ConfigError(f"top_k must be at least 1 and top_n at least 0, got {top_k} and {verified}")
-        features = self._features(query, box)
-        ids, scores = self.index.search(features, max(top_k, verified))
-        return self._ranked(
-            _query_name(query), features, list(zip(ids, scores.tolist(), strict=True)), top_k, verified, seed
+        check_counts(top_k, verified)
+        features = self.features_of(query, box)
+        found = self.index.search(features, max(top_k, verified), **limits(among, exclude, min_score))
+        shortlist = list(zip(found[0], found[1].tolist(), strict=True))
+        return self._ranked(query_name(query), features, shortlist, top_k, verified, seed)
+
+    def search_many(
+        self,
+        queries: Iterable[Query],
+        *,
+        top_k: int = 10,
+        top_n: int | None = None,
+        among: str | Iterable[str] | None = None,
+        exclude: str | Iterable[str] = (),
+        min_score: float | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[SearchResult]:
+        """Search with many queries: the same results as of `search` one by one, sooner where there are many cores.
+
+        Parameters
+        ----------
+        queries : iterable of image or LocalFeatures
+        top_k, top_n, among, exclude, min_score, seed
+            As in `search`, for every query.
+        threads : int or None
+            That search the index; None: one a usable core.
+        workers : int or None
+            Processes that verify; None: as `delf_engine.reranking.rerank_batch` chooses.
+        progress : callable or None
+            Called with (queries done, queries) after every 256 queries and at the end.
+
+        Raises
+        ------
+        As `search`, and `ConfigError` if `threads` or `workers` is below 1. One query that cannot be read ends it.
+        """
+        return search_many(
+            self,
+            queries,
+            top_k=top_k,
+            top_n=top_n,
+            seed=seed,
+            limited=limits(among, exclude, min_score),
+            threads=threads,
+            workers=workers,
+            progress=progress,
         )
 
     def rerank(
@@ -360,16 +376,15 @@ class Engine:
             As in `search`.
         """
         verified = self.manifest.profile.reranking.top_n if top_n is None else top_n
-        if (top_k is not None and top_k < 1) or verified < 0:
-            raise ConfigError(f"top_k must be at least 1 and top_n at least 0, got {top_k} and {verified}")
-        return self._ranked(_query_name(query), self._features(query, box), shortlist, top_k, verified, seed)
+        check_counts(top_k, verified)
+        return self._ranked(query_name(query), self.features_of(query, box), shortlist, top_k, verified, seed)
 
     def verify(self, a: Query, b: Query, *, seed: int = 0) -> Verification:
         """Verify whether two images show the same place; an id of the engine stands for its image."""
         profile = self.manifest.profile
         return verify_features(
-            self._features(a, None),
-            self._features(b, None),
+            self.features_of(a),
+            self.features_of(b),
             config=profile.verification,
             exponent=profile.ranking.exponent,
             seed=seed,
@@ -425,7 +440,8 @@ class Engine:
         if missing and not self.readonly:
             self.save()
 
-    def _features(self, query: Query, box: Box | None) -> LocalFeatures:
+    def features_of(self, query: Query, box: Box | None = None) -> LocalFeatures:
+        """Return the features of a query: as given, those of an id of the engine, or extracted from an image."""
         if isinstance(query, LocalFeatures):
             if box is not None:
                 raise ConfigError("a box goes with an image; features were given")
@@ -457,10 +473,6 @@ class Engine:
     def _writable(self) -> None:
         if self.readonly:
             raise LockedError(f"{self.directory}: opened read-only; open it without readonly=True to change it")
-
-
-def _query_name(query: Query) -> str:
-    return repr(query) if isinstance(query, LocalFeatures) else source_name(query)
 
 
 def _more(ids: Sequence[str]) -> str:

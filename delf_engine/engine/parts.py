@@ -14,7 +14,16 @@ from delf_engine.images import ImageSource, find_images, source_name
 from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
 from delf_engine.model import codebook_path
 
-__all__ = ["CODEBOOK", "FEATURES", "INDEX", "choose_codebook", "load_index", "named_images", "new_index"]
+__all__ = [
+    "CODEBOOK",
+    "FEATURES",
+    "INDEX",
+    "choose_codebook",
+    "is_one_image",
+    "load_index",
+    "named_images",
+    "new_index",
+]
 
 FEATURES, INDEX, CODEBOOK = "features", "index", "codebook.safetensors"
 
@@ -57,7 +66,7 @@ def named_images(
     images: ImageSource | Iterable[ImageSource], ids: Sequence[str] | None
 ) -> Iterator[tuple[str, ImageSource]]:
     """Yield each image with its id: the one given for it, or its path; folders are expanded."""
-    sources: list[ImageSource] = [images] if _is_one(images) else list(images)  # type: ignore[list-item, arg-type]
+    sources: list[ImageSource] = [images] if is_one_image(images) else list(images)  # type: ignore[list-item, arg-type]
     if ids is not None:
         if len(ids) != len(sources):
             raise ConfigError(f"{len(ids)} ids were given for {len(sources)} images")
@@ -73,6 +82,6 @@ def named_images(
         yield from ((path, path) for path in expanded)
 
 
-def _is_one(images: Any) -> bool:
+def is_one_image(images: Any) -> bool:
     """Whether this is one image rather than an iterable of them."""
     return isinstance(images, (str, os.PathLike, bytes)) or hasattr(images, "getbands") or hasattr(images, "dtype")

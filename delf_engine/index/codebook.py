@@ -235,8 +235,9 @@ class Codebook:
         from delf_engine.index import kernels
 
         if self._searcher is None:
-            self._searcher = faiss.IndexFlatL2(self.dim)
-            self._searcher.add(self.centroids)
+            searcher = faiss.IndexFlatL2(self.dim)
+            searcher.add(self.centroids)
+            self._searcher = searcher  # complete: another thread may look at it
         # faiss rounds differently with the size of the batch. It proposes a few words more than are asked
         # for, and float64 decides; rows where a word left out could still be one of the nearest are rare.
         count = min(self.words, out.shape[1] + _MARGIN)

@@ -102,6 +102,22 @@ class Collection:
             row -= len(segment.ids)
         raise IndexError(row)
 
+    def rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the row of each id, counted through all segments, (M,) int64; -1 where it is not there.
+
+        Images that are waiting have no row yet: see `flush`.
+        """
+        out = np.full(len(ids), -1, np.int64)
+        hashes, first = IdTable.hashes(ids), 0
+        for segment in self.segments:
+            open_ = np.flatnonzero(out < 0)
+            found = segment.ids.find_many([ids[int(i)] for i in open_], hashes[open_])
+            there = found >= 0
+            there[there] = segment.alive[found[there]]
+            out[open_[there]] = first + found[there]
+            first += len(segment.ids)
+        return out
+
     def add(self, payloads: Mapping[str, Any]) -> None:
         """Add images that are not there yet."""
         self._pending.update(payloads)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,19 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["CandidateIndex", "IndexInfo", "best", "check_batch", "check_ids", "check_query"]
+__all__ = [
+    "CandidateIndex",
+    "Found",
+    "IndexInfo",
+    "Progress",
+    "check_batch",
+    "check_ids",
+    "check_queries",
+    "check_query",
+]
+
+Found: TypeAlias = tuple[list[str], npt.NDArray[np.float32]]  # ids, best first, and their (K,) scores
+Progress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -69,8 +81,46 @@ class CandidateIndex(Protocol):
     def remove(self, ids: Iterable[str]) -> None:
         """Remove images, or raise `UnknownIdError` and remove none."""
 
-    def search(self, features: LocalFeatures, top_k: int) -> tuple[list[str], npt.NDArray[np.float32]]:
-        """Return the at most `top_k` images with a score above 0, best first, ties in the order of insertion."""
+    def search(
+        self,
+        features: LocalFeatures,
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+    ) -> Found:
+        """Return the at most `top_k` images with a score above 0, best first, ties in the order of insertion.
+
+        With any of the options the result is that of ranking the whole collection and leaving out what they do
+        not allow: scores stay the same.
+
+        Parameters
+        ----------
+        features : LocalFeatures
+        top_k : int
+        among : iterable of str or None
+            Return these images only; None: any. An id that the index does not hold raises `UnknownIdError`, since
+            a search among images that are not there cannot be meant.
+        exclude : iterable of str
+            Leave these images out, such as the query itself. Ids that the index does not hold are ignored: they
+            are left out already.
+        min_score : float or None
+            Leave out images with a lower score.
+        """
+
+    def search_many(
+        self,
+        queries: Iterable[LocalFeatures],
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Found]:
+        """Return what `search` returns for each query, bit for bit, with any number of threads."""
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write what is new into `directory`; a crash leaves the state that was saved last."""
@@ -138,6 +188,10 @@ def check_query(features: LocalFeatures, top_k: int, dim: int) -> int:
         If descriptors do not have `dim` dimensions.
     """
     _check_features(features, dim, "query")
+    return _check_top_k(top_k)
+
+
+def _check_top_k(top_k: int) -> int:
     try:
         count = operator.index(top_k)
     except TypeError as error:
@@ -147,25 +201,15 @@ def check_query(features: LocalFeatures, top_k: int, dim: int) -> int:
     return count
 
 
-def best(scores: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int64]:
-    """Return where the at most `top_k` highest positive scores are, in descending order, ties by position.
-
-    Parameters
-    ----------
-    scores : (N,) float32
-    top_k : int
-
-    Returns
-    -------
-    (K,) int64
-    """
-    found = np.flatnonzero(scores > 0)
-    if len(found) > top_k:
-        limit = np.partition(scores[found], len(found) - top_k)[len(found) - top_k]
-        above = found[scores[found] > limit]
-        level = found[scores[found] == limit][: top_k - len(above)]
-        found = np.sort(np.concatenate([above, level]))
-    return found[np.argsort(-scores[found], kind="stable")].astype(np.int64)
+def check_queries(queries: Iterable[LocalFeatures], top_k: int, dim: int) -> tuple[list[LocalFeatures], int]:
+    """Return several queries as a list, and `top_k` as an int, as `check_query`; errors name the query."""
+    if isinstance(queries, LocalFeatures):
+        raise ConfigError("expected several queries, got the features of one; put them into a list")
+    several = list(queries)
+    count = _check_top_k(top_k)
+    for number, features in enumerate(several):
+        _check_features(features, dim, f"query {number}")
+    return several, count
 
 
 def _check_features(features: LocalFeatures, dim: int, name: str) -> None:

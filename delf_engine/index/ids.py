@@ -63,6 +63,21 @@ class IdTable:
             at += 1
         return None
 
+    @staticmethod
+    def hashes(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
+        """Return the hash of each id, (M,) uint64, for `find_many`."""
+        return np.array([_hash(_encoded(image_id)) for image_id in ids], np.uint64)
+
+    def find_many(self, ids: Sequence[str], hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Return the row of each id, (M,) int64, -1 where there is none; faster than to `find` one by one."""
+        rows = np.full(len(ids), -1, np.int64)
+        if len(self):
+            at = np.minimum(np.searchsorted(self._hashes, hashes), len(self) - 1)
+            for i in np.flatnonzero(self._hashes[at] == hashes):
+                row = self.find(ids[int(i)])
+                rows[i] = -1 if row is None else row
+        return rows
+
 
 def _encoded(image_id: str) -> bytes:
     return image_id.encode("utf-8", "surrogatepass")  # undecodable file names hold lone surrogates

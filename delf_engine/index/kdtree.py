@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,14 +33,16 @@ from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import disk
 from delf_engine.index.collection import Allocate, Arrays, Attachment, Collection, Segment
-from delf_engine.index.contract import IndexInfo, best, check_batch, check_query
+from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
+from delf_engine.index.limits import Limits
+from delf_engine.index.threads import check_threads, in_threads
+from delf_engine.index.votes import gathered
 
 __all__ = ["KdTreeIndex"]
 
 _KIND = "kdtree"
 _VERSION = 1
 _KDTREE = 1  # FLANN_INDEX_KDTREE
-_BACKGROUND = 0.99
 
 
 class KdTreeIndex:
@@ -112,8 +114,18 @@ class KdTreeIndex:
         self._collection.remove(ids)
         self._forest = None
 
-    def search(self, features: LocalFeatures, top_k: int) -> tuple[list[str], npt.NDArray[np.float32]]:
+    def search(
+        self,
+        features: LocalFeatures,
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+    ) -> Found:
         """Return the images most similar to a query.
+
+        Options leave out images and change no score: these are those of the whole collection.
 
         Parameters
         ----------
@@ -121,6 +133,12 @@ class KdTreeIndex:
             Of the query.
         top_k : int
             Images returned at most. Only images with a score above 0 are.
+        among : iterable of str or None
+            Return these images only; None: any.
+        exclude : iterable of str
+            Leave these images out, such as the query itself. Ids that are not in the index are ignored.
+        min_score : float or None
+            Leave out images with a lower score.
 
         Returns
         -------
@@ -131,18 +149,70 @@ class KdTreeIndex:
         Raises
         ------
         ConfigError
-            If `top_k` is below 1.
+            If `top_k` is below 1, or `min_score` not a finite number.
+        UnknownIdError
+            If an id of `among` is not in the index.
         MismatchError
             If descriptors have another dimension than the index.
         """
         top_k = check_query(features, top_k, self.dim)
-        forest = self._grown() if len(features) else None
-        if forest is None:
+        limits = self._limits(among, exclude, min_score)
+        return self._found(features, self._grown() if len(features) else None, top_k, limits)
+
+    def search_many(
+        self,
+        queries: Iterable[LocalFeatures],
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Found]:
+        """Search with many queries at once.
+
+        Parameters
+        ----------
+        queries : iterable of LocalFeatures
+        top_k, among, exclude, min_score
+            As in `search`, for every query. Ids are looked up once.
+        threads : int or None
+            None: one a usable core.
+        progress : callable or None
+            Called with (queries done, queries), in the calling thread.
+
+        Returns
+        -------
+        list of (ids, scores)
+            What `search` returns for each query: the same bits with any number of threads.
+
+        Raises
+        ------
+        ConfigError
+            If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
+        """
+        several, top_k = check_queries(queries, top_k, self.dim)
+        threads = check_threads(threads)
+        limits = self._limits(among, exclude, min_score)
+        forest = self._grown() if any(map(len, several)) else None
+        report = None if progress is None else lambda done: progress(done, len(several))
+        return in_threads(lambda i: self._found(several[i], forest, top_k, limits), len(several), threads, report)
+
+    def _limits(self, among: Iterable[str] | None, exclude: Iterable[str], min_score: float | None) -> Limits:
+        limits = Limits.of(self._collection, among, exclude, min_score)
+        if limits.allowed is None:
+            return limits
+        alive = [np.empty(0, bool), *(segment.alive for segment in self._collection.segments)]
+        return replace(limits, allowed=limits.allowed[np.concatenate(alive)])  # as trees count images
+
+    def _found(self, features: LocalFeatures, forest: _Forest | None, top_k: int, limits: Limits) -> Found:
+        if forest is None or not len(features):
             return [], np.empty(0, np.float32)
         k = min(self.config.neighbours, len(forest.descriptors))
         rows, squared = forest.trees.knnSearch(features.descriptors, k, params={"checks": self.config.checks})
-        scores = _gathered(rows, squared, forest.images, len(forest.ids))
-        found = best(scores, top_k)
+        scores = gathered(rows, squared, forest.images, len(forest.ids))
+        found = limits.best(scores, top_k)
         return [forest.ids[row] for row in found], scores[found]
 
     def __len__(self) -> int:
@@ -298,41 +368,6 @@ class _Layout:
         if len(offsets) != images + 1 or int(offsets[0]) != 0 or int(offsets[-1]) != len(descriptors):
             return "row_offsets do not fit the descriptors or the images"
         return None if descriptors.shape[1] == self._dim else f"descriptors do not have {self._dim} dimensions"
-
-
-def _gathered(
-    rows: npt.NDArray[np.int32], squared: npt.NDArray[np.float32], images: npt.NDArray[np.int64], count: int
-) -> npt.NDArray[np.float32]:
-    """Return the score of each image.
-
-    Parameters
-    ----------
-    rows : (Q, K) int32
-        Neighbours of each query descriptor, nearest first, -1 for none.
-    squared : (Q, K) float32
-        Their squared distances.
-    images : (R,) int64
-        Image of each row.
-    count : int
-        Number of images.
-    """
-    there = rows.ravel() >= 0
-    # Cosines, since descriptors have unit length.
-    similarity = np.where(rows >= 0, np.clip(1 - squared.astype(np.float64) / 2, 0, 1), 0)
-    votes = (similarity - _BACKGROUND * similarity[:, -1:]).ravel()[there]
-    query = np.repeat(np.arange(len(rows)), rows.shape[1])[there]
-    row, distance = rows.ravel()[there].astype(np.int64), squared.ravel()[there].astype(np.float64)
-    # The nearest descriptor of each (query descriptor, image), then the nearest query descriptor of each of these.
-    order = np.lexsort((row, distance, query * count + images[row]))
-    order = order[_first(query[order] * count + images[row[order]])]
-    order = order[np.lexsort((query[order], distance[order], row[order]))]
-    order = order[_first(row[order])]
-    return np.bincount(images[row[order]], votes[order], minlength=count).astype(np.float32)
-
-
-def _first(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Mark the first of each run of equal keys."""
-    return np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]])
 
 
 def _live_rows(segments: Sequence[Segment], dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -1,7 +1,8 @@
-"""Numba kernels of the ASMK index. Imported only by functions that run them: numba takes a while to load.
+"""Numba kernels that assign words, and score and merge the postings of an ASMK index.
 
-Arrays that come from a segment or a codebook are read-only and C-contiguous; sums are in float64 and in a fixed
-order, so that results are the same bits on every call and with any number of segments.
+Imported only by functions that run them: numba takes a while to load. Arrays that come from a segment or a
+codebook are read-only and C-contiguous; sums are in float64 and in a fixed order, so that results are the same
+bits on every call and with any number of segments.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["aggregate", "copy_postings", "count_postings", "nearest_words", "score_postings"]
+__all__ = ["copy_postings", "count_postings", "nearest_words", "score_postings", "score_units"]
 
 
 @njit(cache=True, nogil=True)
@@ -69,47 +70,6 @@ def nearest_words(descriptors: Any, centroids: Any, proposed: Any, tolerance: An
                 found = _insert(
                     np.int32(word), _distance(descriptors[i], centroids[word]), out[i], distances, found
                 )
-
-
-@njit(cache=True, nogil=True)
-def aggregate(descriptors: Any, centroids: Any, words: Any, order: Any, out_words: Any, out_codes: Any) -> Any:
-    """Sum the residuals of one image's descriptors in each visual word and keep their signs.
-
-    Parameters
-    ----------
-    descriptors : (N, D) float32
-    centroids : (W, D) float32
-    words : (N, k) int32
-        Assignments.
-    order : (N k,) int64
-        Sorts the flattened assignments by word, stably.
-    out_words : (N k,) int32
-    out_codes : (N k, ceil(D / 64)) uint64
-        Zeroed. Bit d % 64 of column d // 64 is set where component d of the sum is positive.
-
-    Returns
-    -------
-    int
-        Number of distinct words, that many rows of the outputs are filled, by ascending word.
-    """
-    k, dim = words.shape[1], descriptors.shape[1]
-    residual = np.empty(dim, np.float64)
-    count = 0
-    i = 0
-    while i < len(order):
-        word = words[order[i] // k, order[i] % k]
-        residual[:] = 0.0
-        while i < len(order) and words[order[i] // k, order[i] % k] == word:
-            row = order[i] // k
-            for d in range(dim):
-                residual[d] += np.float64(descriptors[row, d]) - np.float64(centroids[word, d])
-            i += 1
-        out_words[count] = word
-        for d in range(dim):
-            if residual[d] > 0:
-                out_codes[count, d >> 6] |= np.uint64(1) << np.uint64(d & 63)
-        count += 1
-    return count
 
 
 @njit(cache=True, nogil=True)
@@ -171,6 +131,64 @@ def score_postings(
 
 
 @njit(cache=True, nogil=True)
+def score_units(
+    query_words: Any,
+    query_units: Any,
+    weights: Any,
+    alpha: Any,
+    threshold: Any,
+    strict: Any,
+    half: Any,
+    word_offsets: Any,
+    image_ids: Any,
+    units: Any,
+    scores: Any,
+) -> Any:
+    """Add one query's similarities to the images of one segment, of residuals that are not binarised.
+
+    Parameters
+    ----------
+    query_words : (Q,) int32
+    query_units : (Q, D) float32
+        Residuals of unit length, or zero.
+    weights : (Q,) float64
+        Of each word.
+    alpha, threshold : float
+    strict : bool
+        Whether a similarity at the threshold itself scores nothing.
+    half : (65536,) float32
+        The value of every float16, by its bits: numba knows no float16 on a CPU.
+    word_offsets : (W + 1,) int64
+        Where the postings of each word begin.
+    image_ids : (P,) int32
+    units : (P, D) uint16
+        Bits of float16.
+    scores : (n,) float64
+        Added to.
+
+    Returns
+    -------
+    bool
+        False if the segment's arrays point outside each other: they are damaged.
+    """
+    dim = query_units.shape[1]
+    for q in range(len(query_words)):
+        begin, end = word_offsets[query_words[q]], word_offsets[query_words[q] + 1]
+        if begin < 0 or end < begin or end > len(image_ids):
+            return False
+        for p in range(begin, end):
+            similarity = 0.0
+            for d in range(dim):
+                similarity += np.float64(query_units[q, d]) * np.float64(half[units[p, d]])
+            image = image_ids[p]
+            if image < 0 or image >= len(scores):
+                return False
+            if similarity > threshold or (similarity == threshold and not strict):
+                scores[image] += weights[q] * np.sign(similarity) * abs(similarity) ** alpha
+    return True
+
+
+@njit(cache=True, nogil=True)
 def count_postings(words: Any, word_offsets: Any, image_ids: Any, alive: Any, counts: Any) -> Any:
     """Add the number of live images that have each of `words` to `counts`; False if arrays are damaged."""
     for w in range(len(words)):
@@ -199,7 +217,7 @@ def copy_postings(
     cursor : (W,) int64
         Where the next posting of each word goes; advanced.
     out_ids : (P,) int32
-    out_codes : (P, L) uint64
+    out_codes : (P, L) uint64, or uint16 as the codes of the segment
     """
     for word in range(len(cursor)):
         for p in range(word_offsets[word], word_offsets[word + 1]):

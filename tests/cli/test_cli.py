@@ -87,6 +87,17 @@ def test_search(engine: str, photos: Path, tmp_path: Path) -> None:
     assert picture.stat().st_size > 10_000
     boxed = _json("search", engine, query, "--box", "10,10,140,110", "--top-n", "0")["hits"]
     assert boxed[0]["verification"] is None
+    ids = tmp_path / "ids.txt"
+    ids.write_text(f"{photos / 'photo [0].png'}\r\n\n{query}\n", "utf-8")
+    limited = _json("search", engine, query, "--among", str(ids))["hits"]
+    assert {hit["id"] for hit in limited} <= {query, str(photos / "photo [0].png")}
+    assert query in [hit["id"] for hit in limited]
+    limited = _json("search", engine, query, "--among", str(ids), "--exclude", query, "--exclude", "x")["hits"]
+    assert query not in [hit["id"] for hit in limited]
+    assert _json("search", engine, query, "--min-score", "9e9")["hits"] == []
+    ids.write_text("nobody\n")
+    assert "no image 'nobody'" in str(_run("search", engine, query, "--among", str(ids)).exception)
+    assert "cannot be read" in str(_run("search", engine, query, "--among", str(tmp_path / "no")).exception)
     assert "four numbers" in str(_run("search", engine, query, "--box", "1,2,3").exception)
     assert "no engine here" in str(_run("search", str(tmp_path / "none"), query).exception)
 

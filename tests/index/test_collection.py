@@ -22,8 +22,8 @@ from delf_engine.errors import (
 )
 from delf_engine.features import LocalFeatures
 from delf_engine.index import CandidateIndex
-from delf_engine.index.contract import best
 from delf_engine.index.ids import IdTable
+from delf_engine.index.limits import best
 
 
 def test_add_and_remove(kind: Kind) -> None:

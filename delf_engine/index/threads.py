@@ -1,0 +1,66 @@
+"""Work that is shared out among threads: kernels compiled by numba, FLANN and faiss let go of the interpreter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from delf_engine.errors import ConfigError
+
+__all__ = ["check_threads", "in_threads"]
+
+T = TypeVar("T")
+
+
+def check_threads(threads: int | None) -> int:
+    """Return the number of threads: as given, or one a usable core.
+
+    Raises
+    ------
+    ConfigError
+        If it is no whole number of at least 1.
+    """
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"threads must be a whole number of at least 1, got {threads!r}")
+    return threads
+
+
+def in_threads(
+    call: Callable[[int], T], count: int, threads: int, progress: Callable[[int], None] | None = None
+) -> list[T]:
+    """Return ``[call(0), ..., call(count - 1)]``, computed by several threads.
+
+    Parameters
+    ----------
+    call : callable
+        Its results must not depend on the order of the calls.
+    count, threads : int
+        With one thread, or one call, all is done in the calling thread.
+    progress : callable or None
+        Called in the calling thread with the number of results so far, after each.
+
+    Raises
+    ------
+    BaseException
+        The first by number that a call raised; calls that have not begun are dropped then.
+    """
+    out = []
+    if min(count, threads) <= 1:
+        for i in range(count):
+            out.append(call(i))
+            if progress is not None:
+                progress(i + 1)
+        return out
+    pool = ThreadPoolExecutor(min(count, threads))
+    try:
+        for i, result in enumerate(pool.map(call, range(count))):
+            out.append(result)
+            if progress is not None:
+                progress(i + 1)
+    finally:  # also on Ctrl-C: what runs is short, what waits is dropped
+        pool.shutdown(cancel_futures=True)
+    return out
