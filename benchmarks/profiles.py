@@ -20,8 +20,10 @@ from typing import Any
 from common import data_folder, print_table, rank_features, sub_rparis, write_json
 from ranking_rules import ranked_by_rules, verify_all
 
-from delf_engine import Extractor, LocalFeatures, load_profile
+from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
+from delf_engine.config import Profile
 from delf_engine.evaluation import GroundTruth
+from delf_engine.model import codebook_path
 from delf_engine.storage.codec import encode
 
 
@@ -66,7 +68,8 @@ def _row(model: str, name: str, truth: GroundTruth, data: Path, args: argparse.N
         seeds=args.seeds,
         title=f"{model}, {name}",
     )
-    figures = ranked_by_rules(done.first_scores(), done, truth)[ranking.score]
+    first = _candidates(model, profile, queries, gallery) or done.first_scores()
+    figures = ranked_by_rules(first, done, truth)[ranking.score]
     return {
         "model": model,
         "profile": name,
@@ -77,6 +80,19 @@ def _row(model: str, name: str, truth: GroundTruth, data: Path, args: argparse.N
         "by": ranking.score,
         **figures,
     }
+
+
+def _candidates(
+    model: str, profile: Profile, queries: Mapping[str, LocalFeatures], gallery: Mapping[str, LocalFeatures]
+) -> dict[str, list[tuple[str, float]]] | None:
+    """Return the ranking by ASMK, whose scores break ties, if a codebook travels with the model."""
+    path = codebook_path(model)
+    if path is None:
+        return None
+    index = AsmkIndex(Codebook.load(path), profile.asmk)
+    index.add(list(gallery), list(gallery.values()))
+    found = zip(queries, index.search_many(list(queries.values()), len(index)), strict=True)
+    return {query: list(zip(ids, scores.tolist(), strict=True)) for query, (ids, scores) in found}
 
 
 def _seconds(extractor: Extractor, photos: Sequence[Path]) -> float:
