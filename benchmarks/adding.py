@@ -107,11 +107,15 @@ def _peak(command: Sequence[str]) -> tuple[int, float]:
 
 
 def _family(pid: int) -> list[int]:
+    """Return a process and all its descendants, but for copies that have not become a program of their own yet."""
     found = [pid]
     for parent in found:
         try:
+            command = Path(f"/proc/{parent}/cmdline").read_bytes()
             for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
+                for child in map(int, (task / "children").read_text().split()):
+                    if Path(f"/proc/{child}/cmdline").read_bytes() != command:
+                        found.append(child)
         except OSError:
             continue
     return found

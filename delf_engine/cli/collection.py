@@ -47,7 +47,7 @@ def add(
     index: Annotated[str | None, typer.Option(help="asmk or kdtree, for a new engine.")] = None,
     codebook: Annotated[Path | None, typer.Option(help="Codebook file for a new ASMK engine.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode ahead; 0: none. Default: one a core.")
+        int | None, typer.Option(min=0, help="Processes that decode ahead; 0: none. Default: as many as pay.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images computed together. Default: 1 on a CPU, 8 on a GPU.")

@@ -64,9 +64,10 @@ def add_images(
 
 
 class _Writer:
-    """Commits batches behind the back of extraction, one at a time: a slow disk makes extraction wait.
+    """Commits batches; on a GPU behind the back of extraction, one at a time: a slow disk makes extraction wait.
 
-    On leaving, also when interrupted, what has been extracted is committed and the index saved.
+    On a CPU both would be in each other's way. On leaving, also when interrupted, what has been extracted is committed
+    and the index saved.
     """
 
     def __init__(self, engine: Engine, added: list[str]) -> None:
@@ -81,7 +82,10 @@ class _Writer:
         if len(self._batch) == _COMMIT:
             self._wait()
             batch, self._batch = self._batch, []
-            self._pending = self._thread.submit(self._commit, batch)
+            if self._engine.extractor.on_gpu:
+                self._pending = self._thread.submit(self._commit, batch)
+            else:
+                self._commit(batch)
 
     def __enter__(self) -> _Writer:
         return self

@@ -30,7 +30,8 @@ __all__ = ["Decoders", "windows", "worker_count"]
 Source = TypeVar("Source", bound=ImageSource)
 Item = TypeVar("Item")
 
-_MOST = 16  # decoding takes a few per cent of extraction on a CPU; a GPU waits for about this many
+_MOST = 16  # a GPU waits for about this many
+_CORES_A_WORKER = 8  # on a CPU: decoding takes a few per cent of extraction, and more would be in its way
 _FEW = 8  # images that are decoded sooner than a process starts
 _TRIES = 2
 _COMMAND = "from delf_engine.extraction.worker import main; main()"
@@ -192,8 +193,8 @@ class _Process:
         self._process.wait()
 
 
-def worker_count(workers: int | None, images: Iterable[object]) -> int:
-    """Return how many decoding processes to use: `workers`; None: one a core, none for a few images.
+def worker_count(workers: int | None, images: Iterable[object], *, gpu: bool) -> int:
+    """Return how many decoding processes to use: `workers`; None: see `Extractor.extract_many`.
 
     Raises
     ------
@@ -206,7 +207,7 @@ def worker_count(workers: int | None, images: Iterable[object]) -> int:
         return workers
     if isinstance(images, Sized) and len(images) <= _FEW:
         return 0
-    return min(_MOST, _cores())
+    return min(_MOST, _cores()) if gpu else max(1, min(_MOST, _cores() // _CORES_A_WORKER))
 
 
 def windows(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

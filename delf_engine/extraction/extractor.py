@@ -205,8 +205,9 @@ class Extractor:
         images : iterable of image sources
             Read lazily, a few ahead of the network.
         workers : int or None
-            Decoding processes; 0: a thread of this one. None: one a core, and 0 for a list of a few images. A file
-            that brings its process down is tried once more and then reported like any unreadable one.
+            Decoding processes; 0: a thread of this one. None: one a core for a GPU, one for eight cores of a CPU,
+            which the network keeps busy, and 0 for a list of a few images. A file that brings its process down is
+            tried once more and then reported like any unreadable one.
         batch : int or None
             Images of which those with equal pyramids go through the network together. None: 1 on a CPU, which a
             single image keeps busy and where features are then the same bits as from a single call, whatever the
@@ -224,7 +225,7 @@ class Extractor:
         ConfigError
             If `workers` or `batch` is out of range.
         """
-        workers = worker_count(workers, images)
+        workers = worker_count(workers, images, gpu=self.on_gpu)
         batch = self._batch(batch)
         report = on_error or _warn
         with (
@@ -312,6 +313,11 @@ class Extractor:
         return self.runtime.dim
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the cores are free while the network computes."""
+        return self.device is not None and self.device.type != "cpu"
+
+    @property
     def network(self) -> DelfNetwork:
         """The torch network, in the precision it computes in.
 
@@ -329,7 +335,7 @@ class Extractor:
 
     def _batch(self, batch: int | None) -> int:
         if batch is None:
-            return _GPU_BATCH if self.device is not None and self.device.type != "cpu" else 1
+            return _GPU_BATCH if self.on_gpu else 1
         if batch < 1:
             raise ConfigError(f"batch must be at least 1, got {batch}")
         return batch

@@ -155,6 +155,30 @@ def test_the_same_bits_with_any_workers(tmp_path: Path, tiny_model: Path, folder
     assert found[0] == found[1] == found[2]
 
 
+def test_commits_behind_the_back_of_a_gpu(
+    tmp_path: Path, tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [str(p) for p in sorted(folder.rglob("*.png"))][:100]
+    with _create(tmp_path / "plain", tiny_model) as engine:
+        engine.add(photos)
+        wanted = [engine.get(name) for name in photos]
+    monkeypatch.setattr(de.Extractor, "on_gpu", True)
+    with _create(tmp_path / "e", tiny_model) as engine:
+        assert engine.add(photos, workers=0, batch=1).added == photos
+        assert [engine.get(name) for name in photos] == wanted
+        assert sorted(engine.index.ids()) == sorted(photos)
+
+        def full(batch: object) -> list[str]:
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(engine, "commit", full)
+        more = [str(p) for p in sorted(folder.rglob("*.png"))][100:200]
+        with pytest.raises(OSError, match="no space left"):
+            engine.add(more, workers=0, batch=1)
+    with de.Engine.open(tmp_path / "e", readonly=True) as engine:
+        assert engine.ids() == photos
+
+
 def test_a_script_without_a_main_guard(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

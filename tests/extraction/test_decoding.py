@@ -182,10 +182,12 @@ def test_windows() -> None:
 
 
 def test_worker_count() -> None:
-    assert worker_count(3, []) == 3
-    assert worker_count(0, range(1000)) == 0
-    assert worker_count(None, range(4)) == 0
-    assert worker_count(None, range(1000)) >= 1
-    assert worker_count(None, iter([])) >= 1
+    assert worker_count(3, [], gpu=False) == 3
+    assert worker_count(0, range(1000), gpu=True) == 0
+    for gpu in (False, True):
+        assert worker_count(None, range(4), gpu=gpu) == 0
+        assert worker_count(None, range(1000), gpu=gpu) >= 1
+        assert worker_count(None, iter([]), gpu=gpu) >= 1
+    assert worker_count(None, iter([]), gpu=True) >= worker_count(None, iter([]), gpu=False)
     with pytest.raises(ConfigError, match="workers must be 0"):
-        worker_count(-1, [])
+        worker_count(-1, [], gpu=False)
