@@ -66,8 +66,8 @@ def add_images(
 class _Writer:
     """Commits batches; on a GPU behind the back of extraction, one at a time: a slow disk makes extraction wait.
 
-    On a CPU both would be in each other's way. On leaving, also when interrupted, what has been extracted is committed
-    and the index saved.
+    On a CPU both would be in each other's way. On leaving, also when interrupted, what has been extracted is
+    committed and the index saved.
     """
 
     def __init__(self, engine: Engine, added: list[str]) -> None:
