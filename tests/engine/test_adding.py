@@ -122,10 +122,23 @@ def test_a_full_disk_leaves_the_engine_intact(tmp_path: Path, tiny_model: Path, 
 
 
 def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "delf_engine", "add", str(tmp_path / "e"), str(folder)]
-    process = subprocess.Popen(
-        [*command, "--model", str(tiny_model), "--workers", "2"], stderr=subprocess.PIPE, text=True
+    code = textwrap.dedent(
+        """
+        import time
+        from delf_engine.cli import main
+        from delf_engine.engine import Engine
+        commit = Engine.commit
+        def slow(self, items):
+            found = commit(self, items)
+            time.sleep(2)  # so that there is something left to interrupt
+            return found
+        Engine.commit = slow
+        main()
+        """
     )
+    options = ["--model", str(tiny_model), "--workers", "2"]
+    command = [sys.executable, "-c", code, "add", str(tmp_path / "e"), str(folder), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline, found = time.monotonic() + 120, 0
     while not found and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
