@@ -29,11 +29,12 @@ from torch import Tensor
 
 from delf_engine.errors import ConfigError
 from delf_engine.images import find_images
+from delf_engine.system import usable_cores
 from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.config import GradientStage
 from delf_engine.training.contract import Batch
 from delf_engine.training.crops import CropConfig
-from delf_engine.training.device import autocast_dtype, choose_device, default_workers, deterministic
+from delf_engine.training.device import autocast_dtype, choose_device, deterministic
 from delf_engine.training.labels import labelled_photographs
 from delf_engine.training.losses.softmax import Softmax
 from delf_engine.training.projection import spread
@@ -209,7 +210,7 @@ def _run(case: Case, photos: Sequence[str], args: argparse.Namespace) -> Run:
         device=args.device,
         precision=args.precision,
         cache_bytes=int(8e9),
-        workers=default_workers(),
+        workers=usable_cores(),
         roots=list(case.roots),
         pairs=None,
         checkpoint_seconds=float("inf"),

@@ -16,14 +16,14 @@ PACKAGE = Path(delf_engine.__file__).parent
 
 FLOORS: dict[int, set[str]] = {
     1: {"errors"},
-    2: {"model", "images", "features", "config", "pyramid", "evaluation", "wire", "regions"},
+    2: {"model", "images", "features", "config", "pyramid", "evaluation", "wire", "regions", "system"},
     3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting", "interchange"},
     4: {"reranking"},
     5: {"engine"},
     6: {"cli", "demo", "mining", "serve"},
 }
 ROOMS = set().union(*FLOORS.values())
-RECORDS = {"errors", "features", "config", "pyramid", "images"}
+RECORDS = {"errors", "features", "config", "pyramid", "images", "system"}
 TORCH_ROOMS = {"model", "training", "importing", "extraction"}
 BY_NAME = {"import_module", "__import__"}
 
@@ -38,9 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{room: below(floor) for floor, rooms in FLOORS.items() for room in rooms},
     "model": RECORDS,
     "evaluation": RECORDS,
-    "regions": {"errors", "features"},
-    "interchange": {"features", "config", "errors", "wire"},
-    "reranking": {"verification", "storage", "features", "config", "errors"},
+    "system": set(),
+    "regions": {"errors", "features", "system"},
+    "interchange": {"features", "config", "errors", "wire", "system"},
+    "reranking": {"verification", "storage", "features", "config", "errors", "system"},
     "cli": below(6) | {"demo", "mining", "serve"},  # commands that start them
 }
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +15,7 @@ from delf_engine.cli.download import fetch_located
 from delf_engine.cli.model_text import print_checks, print_info, print_models
 from delf_engine.cli.output import JsonOption, console, print_json
 from delf_engine.errors import CheckpointError, FormatError
+from delf_engine.system import replacing
 
 if TYPE_CHECKING:
     from delf_engine.model import CheckpointInfo
@@ -297,14 +296,11 @@ def _to_onnx(source: Path, goal: Path) -> Path:
 
 
 def _copy(source: Path, goal: Path) -> Path:
-    temporary = goal.with_name(f"{goal.name}.tmp")
     try:
         goal.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, goal)
+        with replacing(goal) as temporary:
+            shutil.copyfile(source, temporary)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{goal}: cannot be written: {error}") from error
     return goal
 

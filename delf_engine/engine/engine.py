@@ -26,7 +26,7 @@ from delf_engine.engine.parts import (
 )
 from delf_engine.engine.results import AddReport, EngineInfo, SearchResult
 from delf_engine.engine.searching import check_counts, limits, query_name, search_many
-from delf_engine.errors import ConfigError, LockedError, MismatchError, UnknownIdError
+from delf_engine.errors import ConfigError, ImageError, LockedError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
@@ -321,6 +321,7 @@ class Engine:
         seed: int = 0,
         threads: int | None = None,
         workers: int | None = None,
+        on_error: Callable[[ImageSource, ImageError], None] | None = None,
         progress: Progress | None = None,
     ) -> list[SearchResult]:
         """Search with many queries: the same results as of `search` one by one, sooner where there are many cores.
@@ -334,12 +335,15 @@ class Engine:
             That search the index; None: one a usable core.
         workers : int or None
             Processes that verify; None: as `delf_engine.reranking.rerank_batch` chooses.
+        on_error : callable or None
+            Called with each query that cannot be read and its error; it has no result, the rest goes on. None: a
+            `DelfEngineWarning` is issued for each.
         progress : callable or None
             Called with (queries done, queries) after every 256 queries and at the end.
 
         Raises
         ------
-        As `search`, and `ConfigError` if `threads` or `workers` is below 1. One query that cannot be read ends it.
+        As `search`, and `ConfigError` if `threads` or `workers` is below 1.
         """
         return search_many(
             self,
@@ -350,6 +354,7 @@ class Engine:
             limited=limits(among, exclude, min_score),
             threads=threads,
             workers=workers,
+            on_error=on_error,
             progress=progress,
         )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from delf_engine.config import Config, Profile, load_profile, parse_config
 from delf_engine.errors import ConfigError, FormatError
+from delf_engine.system import replacing
 
 __all__ = ["MANIFEST", "VERSION", "Manifest", "read_manifest", "write_manifest"]
 
@@ -91,9 +91,5 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest so that it is there whole or not at all."""
-    temporary = directory / f"{MANIFEST}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(manifest.model_dump_json(indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, directory / MANIFEST)
+    with replacing(directory / MANIFEST) as temporary:
+        temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")

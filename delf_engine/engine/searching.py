@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -9,7 +10,7 @@ from delf_engine.config import RerankingConfig
 from delf_engine.engine.pairs import rank_shortlist
 from delf_engine.engine.parts import is_one_image
 from delf_engine.engine.results import SearchResult
-from delf_engine.errors import ConfigError
+from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource, source_name
 from delf_engine.reranking import rerank_batch
@@ -56,6 +57,7 @@ def search_many(
     limited: Limits,
     threads: int | None,
     workers: int | None,
+    on_error: Callable[[ImageSource, ImageError], None] | None,
     progress: Callable[[int, int], None] | None,
 ) -> list[SearchResult]:
     """Search with many queries; see `Engine.search_many`."""
@@ -67,14 +69,33 @@ def search_many(
     out: list[SearchResult] = []
     for start in range(0, len(several), _BLOCK):
         block = several[start : start + _BLOCK]
-        features = [engine.features_of(query) for query in block]
+        read = _readable(engine, block, on_error)
+        features = [found for _, found in read]
         found = engine.index.search_many(features, max(top_k, verified), **limited, threads=threads)
         shortlists = [list(zip(ids, scores.tolist(), strict=True)) for ids, scores in found]
         ranked = _ranked(engine, features, shortlists, verified, seed, workers)
-        for query, hits in zip(block, ranked, strict=True):
+        for (query, _), hits in zip(read, ranked, strict=True):
             out.append(SearchResult(query_name(query), tuple(hits[:top_k])))
         if progress is not None:
-            progress(len(out), len(several))
+            progress(start + len(block), len(several))
+    return out
+
+
+def _readable(
+    engine: Engine,
+    queries: Sequence[ImageSource | LocalFeatures],
+    on_error: Callable[[ImageSource, ImageError], None] | None,
+) -> list[tuple[ImageSource | LocalFeatures, LocalFeatures]]:
+    """Return each query with its features; those that cannot be read are reported and left out."""
+    out = []
+    for query in queries:
+        try:
+            out.append((query, engine.features_of(query)))
+        except ImageError as error:
+            if on_error is None:
+                warnings.warn(f"left out: {error}", DelfEngineWarning, stacklevel=4)
+            else:
+                on_error(query, error)  # type: ignore[arg-type]  # features are not read
     return out
 
 

@@ -24,6 +24,7 @@ from delf_engine.errors import ConfigError, ImageError
 from delf_engine.extraction.preparation import Prepared, prepare
 from delf_engine.extraction.worker import read_message, unpack, write_message
 from delf_engine.images import MAX_PIXELS, ImageSource, source_name
+from delf_engine.system import usable_cores
 
 __all__ = ["Decoders", "windows", "worker_count"]
 
@@ -207,16 +208,11 @@ def worker_count(workers: int | None, images: Iterable[object], *, gpu: bool) ->
         return workers
     if isinstance(images, Sized) and len(images) <= _FEW:
         return 0
-    return min(_MOST, _cores()) if gpu else max(1, min(_MOST, _cores() // _CORES_A_WORKER))
+    cores = usable_cores()
+    return min(_MOST, cores if gpu else max(1, cores // _CORES_A_WORKER))
 
 
 def windows(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
     """Yield lists of `size` items, the last one shorter."""
     while window := list(islice(items, size)):
         yield window
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError, LockedError
+from delf_engine.system import replacing
 
 __all__ = [
     "MANIFEST",
@@ -45,17 +46,11 @@ def replace_file(path: Path, data: bytes) -> None:
     FormatError
         If it cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
         sync_directory(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise FormatError(f"{path}: cannot be written: {error}") from error
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from delf_engine.errors import ConfigError
+from delf_engine.system import usable_cores
 
 __all__ = ["check_threads", "in_threads"]
 
@@ -23,7 +23,7 @@ def check_threads(threads: int | None) -> int:
         If it is no whole number of at least 1.
     """
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_cores()
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ConfigError(f"threads must be a whole number of at least 1, got {threads!r}")
     return threads

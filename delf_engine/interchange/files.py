@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import posixpath
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from delf_engine import system
 from delf_engine.errors import DataError, FormatError
 from delf_engine.features import LocalFeatures
 
@@ -89,20 +88,20 @@ def replacing(path: Path) -> Iterator[Path]:
     FormatError
         If the folder cannot be made, or the file cannot be put in its place.
     """
-    temporary = path.with_name(f".export-{secrets.token_hex(6)}.tmp")
+    inside: BaseException | None = None  # what the block raised is its own matter
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        yield temporary
-        try:
-            os.replace(temporary, path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not durable: a million small files would each wait for the disk, and can be exported again.
+        with system.replacing(path, durable=False) as temporary:
+            try:
+                yield temporary
+            except BaseException as error:
+                inside = error
+                raise
+    except OSError as error:
+        if error is inside:
+            raise
+        raise _unwritable(path, error) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

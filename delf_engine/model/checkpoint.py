@@ -18,6 +18,7 @@ from delf_engine.config import Config, parse_config
 from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.model.download import Progress
 from delf_engine.model.hub import codebook_beside, fetch, locate, packaged_names
+from delf_engine.system import replacing
 
 __all__ = [
     "CheckpointInfo",
@@ -280,9 +281,8 @@ def _write(path: Path, tensors: Mapping[str, npt.NDArray[Any]], info: Checkpoint
     stamps = {"sha256": tensors_sha256(tensors), "format_version": _VERSION, "package_version": __version__}
     stamped = info.model_copy(update=stamps)
     data = save(dict(tensors), metadata={_KEY: stamped.model_dump_json()})
-    temporary = Path(f"{path}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
     return stamped
 
 

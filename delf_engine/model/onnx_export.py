@@ -9,7 +9,6 @@ What reads the metadata works without torch and without onnx.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import importlib.util
@@ -28,6 +27,7 @@ from delf_engine import __version__
 from delf_engine.config import Config, parse_config
 from delf_engine.errors import CheckpointError, ConfigError, MismatchError
 from delf_engine.model.checkpoint import CheckpointInfo
+from delf_engine.system import replacing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -270,12 +270,9 @@ def _compare(data: bytes, graph: nn.Module, info: CheckpointInfo) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written: {error}") from error

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import DataError, FeatureError, FormatError
 from delf_engine.regions.boxes import Boxes, checked_boxes
+from delf_engine.system import replacing
 
 __all__ = ["read_boxes", "write_boxes"]
 
@@ -93,9 +94,8 @@ def write_boxes(
     path = Path(path)
     kind = _ending(path)
     entries = list(_checked_entries(boxes, scores))
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             if kind == ".csv":
                 # Text quoted, so that a name may hold anything.
                 writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
@@ -106,15 +106,12 @@ def write_boxes(
                 for image, rows, values in entries:
                     record = {"image": image, "boxes": rows, **({} if scores is None else {"scores": values})}
                     file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        partial.replace(path)
     except OSError as error:
         raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: a name is no valid text: {error}; rename the image") from error
     except csv.Error as error:  # Python 3.10 cannot write a NUL
         raise DataError(f"{path}: CSV cannot hold one of these names ({error}); use .jsonl") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _checked_entries(

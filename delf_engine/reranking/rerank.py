@@ -6,7 +6,6 @@ turns. Workers get one BLAS thread each; the caller alone reads the features.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.reranking.candidates import RankedCandidate, Shortlist, checked_shortlist
 from delf_engine.reranking.scoring import default_ranking, rank_entries
 from delf_engine.reranking.sources import CountedReader, FeatureSource, Reader, reader
+from delf_engine.system import usable_cores
 from delf_engine.verification import Verification, verify_features
 
 __all__ = ["rerank_batch", "rerank_shortlist"]
@@ -242,5 +242,4 @@ def _verify_chunk(
 def _worker_count(workers: int | None, pairs: int) -> int:
     if workers is not None:
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if pairs >= _PARALLEL_FROM else 1
+    return usable_cores() if pairs >= _PARALLEL_FROM else 1

@@ -21,6 +21,7 @@ from typing import Any
 
 from delf_engine.errors import DataError, FormatError
 from delf_engine.reranking.candidates import Candidate, RankedCandidate, Shortlist, checked_shortlist
+from delf_engine.system import replacing
 
 __all__ = ["read_shortlists", "write_rankings", "write_shortlists"]
 
@@ -246,18 +247,14 @@ def _write(
 ) -> None:
     """Write the format of the path's ending to a file beside it, then put that in its place."""
     kind = _by_ending(path, {".jsonl": json_lines, ".csv": table, ".run": run, ".trec": run})
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             if kind is table:
                 # All text quoted: an id may hold anything, a lone carriage return too.
                 csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(table())
             else:
                 file.writelines(kind())
-        partial.replace(path)
     except OSError as error:
         raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
     except csv.Error as error:  # Python 3.10 cannot write a NUL
         raise DataError(f"{path}: CSV cannot hold one of these ids ({error}); use .jsonl") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import torch
 from delf_engine.errors import ConfigError
 from delf_engine.training.config import Precision
 
-__all__ = ["autocast_dtype", "choose_device", "default_workers", "deterministic", "has_native_bf16"]
+__all__ = ["autocast_dtype", "choose_device", "deterministic", "has_native_bf16"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -80,8 +80,3 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = benchmark
-
-
-def default_workers() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,8 +14,9 @@ import torch
 
 from delf_engine.errors import DataError, ImageError
 from delf_engine.images import load_image
+from delf_engine.system import usable_cores
 from delf_engine.training.config import GradientStage, PcaStage, Precision, TrainingConfig
-from delf_engine.training.device import default_workers, deterministic
+from delf_engine.training.device import deterministic
 from delf_engine.training.projection import best_vectors, photo_levels, spread
 from delf_engine.training.recipe import split
 from delf_engine.training.run import Run
@@ -126,7 +127,7 @@ def make_plan(
         device=device,
         precision=precision,
         cache_bytes=int(cache_gb * 1e9),
-        workers=workers or default_workers(),
+        workers=workers or usable_cores(),
         roots=[Path(root) for root in roots],
         pairs=None if pairs is None else Path(pairs),
         checkpoint_seconds=float("inf"),
@@ -164,7 +165,7 @@ def _read_some(photos: Sequence[str]) -> tuple[int, list[tuple[str, str]]]:
             return error.reason
         return None
 
-    with ThreadPoolExecutor(default_workers()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         reasons = list(pool.map(problem, chosen))
     unreadable = [(path, reason) for path, reason in zip(chosen, reasons, strict=True) if reason is not None]
     if len(unreadable) == len(chosen):

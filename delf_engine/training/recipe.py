@@ -11,9 +11,9 @@ from typing import Any
 from delf_engine.errors import DataError, ImageError
 from delf_engine.model.checkpoint import CheckpointInfo
 from delf_engine.model.network import DelfNetwork
+from delf_engine.system import usable_cores
 from delf_engine.training.config import GradientStage, Precision, TrainingConfig
 from delf_engine.training.datasets import hold_out
-from delf_engine.training.device import default_workers
 from delf_engine.training.labels import labelled_photographs
 from delf_engine.training.run import Progress, Run
 from delf_engine.training.teaching import with_teacher
@@ -135,7 +135,7 @@ def train(
             device=device,
             precision=precision,
             cache_bytes=int(cache_gb * 1e9),
-            workers=workers or default_workers(),
+            workers=workers or usable_cores(),
             roots=[Path(root) for root in roots],
             pairs=None if pairs is None else Path(pairs),
             checkpoint_seconds=checkpoint_seconds,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from delf_engine.errors import FormatError
+from delf_engine.system import replacing
 
 __all__ = ["Snapshot", "load_optimiser", "optimiser_tensors", "read_snapshot", "write_snapshot"]
 
@@ -34,12 +34,8 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
     """Write a file so that a crash at any moment leaves the earlier one or this one."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in snapshot.tensors.items()}
     data = save(tensors, metadata={_KEY: json.dumps({"version": _VERSION, **snapshot.values})})
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def read_snapshot(path: Path) -> Snapshot:

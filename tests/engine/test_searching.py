@@ -13,7 +13,7 @@ from helpers import random_features
 import delf_engine as de
 from delf_engine.config import load_profile
 from delf_engine.engine import searching
-from delf_engine.errors import ConfigError, ImageError, UnknownIdError
+from delf_engine.errors import ConfigError, DelfEngineWarning, UnknownIdError
 from delf_engine.index import AsmkIndex
 
 RNG = np.random.default_rng(3)
@@ -81,8 +81,28 @@ def test_many_queries_that_do_not_fit(engine: de.Engine) -> None:
     for bad in ({"top_k": 0}, {"top_n": -1}, {"threads": 0}, {"workers": 0}):
         with pytest.raises(ConfigError):
             engine.search_many(["3"], **bad)
-    with pytest.raises(ImageError):
-        engine.search_many(["3", "no such file.jpg"])
+
+
+@pytest.mark.parametrize("block", [1, 256])
+def test_a_query_that_cannot_be_read_is_reported_and_the_rest_goes_on(
+    engine: de.Engine, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_BLOCK", block)
+    queries = ["3", "no such file.jpg", _view(1), b"no image"]
+    wanted = [engine.search(query).to_dict() for query in (queries[0], queries[2])]
+    failed: list[tuple[Any, str]] = []
+    seen: list[tuple[int, int]] = []
+    found = engine.search_many(
+        queries,
+        on_error=lambda query, error: failed.append((query, error.reason)),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [result.to_dict() for result in found] == wanted
+    assert failed[0] == ("no such file.jpg", "no such file")
+    assert [query for query, _ in failed] == [queries[1], queries[3]]
+    assert seen[-1] == (4, 4)
+    with pytest.warns(DelfEngineWarning, match="left out: no such file.jpg: no such file"):
+        assert engine.search_many(["no such file.jpg"]) == []
 
 
 def test_regions_of_the_profile(tmp_path: Path, tiny_model: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import DataError, ImageError
 from delf_engine.images import load_image
+from delf_engine.system import usable_cores
 from delf_engine.training.crops import CropConfig, centre_crop, draw_side, random_crop
 from delf_engine.training.datasets.labelled import LabelledImages, draw_balanced
 
@@ -46,7 +46,7 @@ class CropReader:
         on_error: Callable[[str, ImageError], None],
     ) -> None:
         self.data, self.crops, self.seed = data, crops, seed
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or usable_cores()
         self._on_error = on_error
         self._reported: set[int] = set()
         self._lock = threading.Lock()  # batches may be asked for by several threads
