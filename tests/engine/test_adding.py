@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_engine_intact(tmp_path: Path, tiny_model: Path, 
 def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
     code = textwrap.dedent(
         """
-        import time
+        import signal, time
         from delf_engine.cli import main
         from delf_engine.engine import Engine
         commit = Engine.commit
@@ -133,6 +133,7 @@ def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, fold
             time.sleep(2)  # so that there is something left to interrupt
             return found
         Engine.commit = slow
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
         main()
         """
     )
