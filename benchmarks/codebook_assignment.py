@@ -23,7 +23,7 @@ import numpy.typing as npt
 from common import print_table, write_json
 
 from delf_engine.index import Codebook
-from delf_engine.index.assignment import FastSearcher
+from delf_engine.index.assignment import CellSearcher
 from delf_engine.storage import FeatureStore
 
 _DIM = 40
@@ -69,7 +69,7 @@ def measure(book: Codebook, data: Descriptors, rounds: int) -> list[dict[str, An
         "exact": lambda x, n: book.assign(x, n),
         "fast": lambda x, n: book.assign(x, n, mode="fast"),
     }
-    build, _ = timed(lambda: FastSearcher(book.centroids))
+    build, _ = timed(lambda: CellSearcher(book.centroids))
     found = {mode: runs[mode](data, k) for mode in _MODES}  # and warms up
     nearest = {mode: runs[mode](data, 1) for mode in _MODES}
     times: dict[str, list[tuple[float, ...]]] = {mode: [] for mode in _MODES}

@@ -203,7 +203,8 @@ class AsmkIndex:
         """
         top_k = check_query(features, top_k, self.dim)
         limits = Limits.of(self._collection, among, exclude, min_score)
-        return self._found(self._queries([features], 1)[0], top_k, limits)
+        threads = check_threads(None)
+        return self._found(self._queries([features], threads)[0], top_k, limits, threads)
 
     def search_many(
         self,
@@ -359,24 +360,22 @@ class AsmkIndex:
             threads=threads,
         )
 
-    def _found(self, query: Aggregate, top_k: int, limits: Limits) -> Found:
+    def _found(self, query: Aggregate, top_k: int, limits: Limits, threads: int = 1) -> Found:
         if not len(query[0]) or not self._collection.segments:
             return [], np.empty(0, np.float32)
-        scores = self._scores(query)
+        scores = self._scores(query, threads)
         rows = limits.best(scores, top_k)
         return [self._collection.name_of(int(row)) for row in rows], scores[rows]
 
-    def _scores(self, query: Aggregate) -> npt.NDArray[np.float32]:
+    def _scores(self, query: Aggregate, threads: int = 1) -> npt.NDArray[np.float32]:
         words = query[0]
         weights = self._idf(words) if self.config.idf else np.ones(len(words))
-        out = []
-        for segment in self._collection.segments:
-            scores = score_segment(segment, query, weights, self.config, self.dim)
-            # Two roots, each of a whole number: the product could lose an image's last bit to the query.
-            scores /= np.sqrt(len(words)) * np.sqrt(np.maximum(segment.arrays["word_counts"], 1))
-            scores[~segment.alive] = 0
-            out.append(scores.astype(np.float32))
-        return np.concatenate(out)
+        return np.concatenate(
+            [
+                score_segment(segment, query, weights, self.config, self.dim, threads)
+                for segment in self._collection.segments
+            ]
+        )
 
     def _idf(self, words: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
         from delf_engine.index import kernels
@@ -384,6 +383,7 @@ class AsmkIndex:
         counts = np.zeros(len(words), np.int64)
         for segment in self._collection.segments:
             a = segment.arrays
-            if not kernels.count_postings(words, a["word_offsets"], a["image_ids"], segment.alive, counts):
+            postings = (a["word_offsets"], a["image_ids"], segment.alive, segment.dead == 0)
+            if not kernels.count_postings(words, *postings, counts):
                 raise damaged(segment)
         return np.log(len(self) / np.maximum(counts, 1)) ** 2

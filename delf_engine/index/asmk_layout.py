@@ -14,6 +14,7 @@ from delf_engine.errors import FormatError, MismatchError
 from delf_engine.index.aggregation import Aggregate, Kernel, code_length
 from delf_engine.index.codebook import Codebook
 from delf_engine.index.collection import Allocate, Arrays, Segment
+from delf_engine.index.threads import in_threads
 
 __all__ = [
     "KIND",
@@ -81,7 +82,7 @@ class AsmkLayout:
         every = np.arange(self._words, dtype=np.int32)
         for segment in segments:
             a = segment.arrays
-            if not kernels.count_postings(every, a["word_offsets"], a["image_ids"], segment.alive, counts):
+            if not kernels.count_postings(every, a["word_offsets"], a["image_ids"], segment.alive, False, counts):
                 raise damaged(segment)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         allocate("word_offsets", offsets.shape)[...] = offsets
@@ -143,28 +144,44 @@ def saved_config(header: Mapping[str, Any], config: AsmkConfig | None, where: st
 
 
 def score_segment(
-    segment: Segment, query: Aggregate, weights: npt.NDArray[np.float64], config: AsmkConfig, dim: int
-) -> npt.NDArray[np.float64]:
-    """Return the sum of the similarities of a query's words to those of each image, (n,) float64, not normalised.
+    segment: Segment,
+    query: Aggregate,
+    weights: npt.NDArray[np.float64],
+    config: AsmkConfig,
+    dim: int,
+    threads: int = 1,
+) -> npt.NDArray[np.float32]:
+    """Return the similarity of a query to each image, (n,) float32; 0 for those that were removed.
 
     Raises
     ------
     FormatError
         If the segment turns out to be damaged.
     """
-    from delf_engine.index import kernels
+    from delf_engine.index import score_kernels as kernels
 
-    scores = np.zeros(len(segment.ids))
-    a = segment.arrays
-    postings = (a["word_offsets"], a["image_ids"], _bits(a["codes"]), scores)
+    a, count = segment.arrays, len(segment.ids)
+    sums, out = np.zeros(count), np.empty(count, np.float32)
+    postings = (a["word_offsets"], a["image_ids"], _bits(a["codes"]), sums)
+    kernel: Any
+    rule: tuple[Any, ...]
     if config.kernel == "binary":
-        whole = kernels.score_postings(*query, weights, selectivity(dim, config), *postings)
+        kernel, rule = kernels.score_signs, (selectivity(dim, config),)
     else:
+        kernel = kernels.score_units
         rule = (config.alpha, config.threshold, config.strict_threshold, _half_values())
-        whole = kernels.score_units(*query, weights, *rule, *postings)
-    if not whole:
-        raise damaged(segment)
-    return scores
+    parts = max(1, min(threads, count // kernels.RANGE))
+    bounds = np.linspace(0, count, parts + 1).astype(np.int64)
+
+    def score(part: int) -> None:
+        first, last = int(bounds[part]), int(bounds[part + 1])
+        if not kernel(first, last, *query, weights, *rule, *postings):
+            raise damaged(segment)
+        rows = slice(first, last)
+        kernels.normalise(sums[rows], len(query[0]), a["word_counts"][rows], segment.alive[rows], out[rows])
+
+    in_threads(score, parts, threads)
+    return out
 
 
 def selectivity(dim: int, config: AsmkConfig) -> npt.NDArray[np.float64]:

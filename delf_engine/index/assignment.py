@@ -1,4 +1,4 @@
-"""`FastSearcher`: the words nearest to descriptors by a scan of 4-bit codes, decided in float64."""
+"""How descriptors find their words: `CellSearcher` looks into the nearest cells, `flat_search` at all words."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FastSearcher", "flat_search", "levels"]
+from delf_engine.index.threads import in_threads
+from delf_engine.system import usable_cores
 
-_LEAST_WORDS = 16384  # fewer are scanned flat in less time
-_LARGEST_DIM = 256  # sums of so many bytes fit 16 bits
-_PROPOSALS = 24  # words decided on, and
-_PER_WORD = 4  # so many more for each that is asked for
-_LEVELS = 16
-_ROUNDS = 20
+__all__ = ["CellSearcher", "flat_search"]
+
+_LEAST_WORDS = 2048  # fewer are scanned flat in hardly more time
+_LEAST_CELLS, _LARGEST_DIM = 64, 1024
+_PROBES = 4.0  # times the root of the number of cells: an eighth of 1,024
+_MARGIN = 4  # candidates beyond the k asked for: float64 decides between them
+_ROUNDS = 8  # of k-means, over at most
+_SAMPLE = 32  # words a cell
+_LANES = 16  # floats of a vector
 _FAR = 1e4  # times the longest centroid
 _MATRIX_BATCH = 20  # descriptors that are worth a product of matrices
 _LEAST_PART = 128  # descriptors of a thread
 
+Matrix = npt.NDArray[np.float32]
 
-class FastSearcher:
-    """Nearest words by scalar quantisation of the centroids to 4 bits in each dimension.
 
-    Every dimension of the centroids has 16 levels of its own (one-dimensional k-means), so that the distance of a
-    descriptor to a word is about a sum of D looked-up bytes. Registers hold the tables (fast scan of faiss). The
-    24 + 4 k words of the smallest sums are proposed, and distances in float64 decide between them.
+class CellSearcher:
+    """Nearest words by a two-level search: the nearest cells of words first, then the words in them.
 
-    All words are scanned. Descriptors of photographs have too many dimensions for cells (IVF) and graphs (HNSW) to
-    pay at the 16,384 words of a packaged codebook: in the time of this scan they find fewer of the nearest.
+    The words are clustered into about ``4 sqrt(W)`` cells by k-means. A descriptor is compared with the centre of
+    every cell and with the words of the nearest of them (128 of 1,024 cells, 91 of 512), all descriptors of a
+    batch together, cell after cell: a cell's words are read once and meet every descriptor that looks into it.
 
-    The sums are whole numbers: what is found are the same bits for any batch and number of threads. Words with the
-    same centroid share one code and count as one proposal, so that of such words the lowest are found.
+    Whether a word is found does not depend on the batch or the number of threads: see `cell_kernels`. Words with
+    the same centroid lie in the same cell, and of them the lowest are found.
 
     Parameters
     ----------
@@ -43,37 +46,41 @@ class FastSearcher:
 
     References
     ----------
-    André, Kermarrec, Le Scouarnec: Cache locality is not enough: high-performance nearest neighbor search with
-    product quantization fast scan. VLDB 2015.
+    Jégou, Douze, Schmid: Product quantization for nearest neighbor search. PAMI 2011 (cells: the inverted file).
     """
 
-    def __init__(self, centroids: npt.NDArray[np.float32]) -> None:
-        import faiss
-
+    def __init__(self, centroids: Matrix) -> None:
         self._centroids = centroids
-        dim = centroids.shape[1]
-        rows = (centroids + np.float32(0)).view(f"V{4 * dim}").ravel()  # the sum makes 0 of -0
-        _, first, group = np.unique(rows, return_index=True, return_inverse=True)
-        order = np.argsort(first)  # groups in the order of their lowest words
-        rank = np.empty(len(first), np.int64)
-        rank[order] = np.arange(len(first))
-        group = rank[group.ravel()]
-        self._members = np.argsort(group, kind="stable").astype(np.int32)
-        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(group))])
-        index = faiss.IndexPQFastScan(dim, dim, 4)
-        distinct = centroids[first[order]]
-        faiss.copy_array_to_vector(levels(distinct).ravel(), index.pq.centroids)
-        index.is_trained = True
-        index.add(distinct)
-        self._index: Any = index
         self._longest = float(np.linalg.norm(centroids.astype(np.float64), axis=1).max())
+        words = _padded_rows(centroids)
+        count = max(_LEAST_CELLS, 1 << round(np.log2(4 * np.sqrt(len(words)))))
+        self._probes = round(_PROBES * np.sqrt(count))
+        self._cells, cell_of = _clustered(words, count)
+        self._count = count
+        order = np.argsort(cell_of, kind="stable")
+        sizes = np.bincount(cell_of, minlength=count)
+        widths = -(-sizes // _LANES) * _LANES
+        self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)])
+        self._words = np.zeros(self._bounds[-1], np.int32)
+        self._bias = np.full(self._bounds[-1], -np.inf, np.float32)
+        self._columns = np.zeros(self._bounds[-1] * words.shape[1], np.float32)
+        first = 0
+        for size, width, start in zip(sizes, widths, self._bounds, strict=False):
+            members = order[first : first + size]
+            self._words[start : start + size] = members
+            columns, bias = _as_columns(words[members], int(width))
+            self._bias[start : start + width] = bias
+            self._columns[words.shape[1] * start : words.shape[1] * (start + width)] = columns.ravel()
+            first += size
 
     @staticmethod
     def pays(words: int, dim: int, k: int) -> bool:
         """Return whether this is quicker than a flat scan, of so many words and dimensions for `k` words."""
-        return words >= _LEAST_WORDS and dim <= _LARGEST_DIM and 16 * k <= words
+        return words >= _LEAST_WORDS and dim <= _LARGEST_DIM and 64 * k <= words
 
-    def search(self, data: npt.NDArray[np.float32], out: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    def search(
+        self, data: Matrix, out: npt.NDArray[np.int32], threads: int | None = None
+    ) -> npt.NDArray[np.bool_]:
         """Write the words nearest to each descriptor, nearest first.
 
         Parameters
@@ -82,21 +89,94 @@ class FastSearcher:
             Finite.
         out : (N, k) int32
             Overwritten.
+        threads : int or None
+            None: one a usable core.
 
         Returns
         -------
         (N,) bool
-            False where a descriptor is so far from all words that float32 cannot tell their distances apart:
-            its row of `out` means nothing.
+            False where fewer than k words were found, or a descriptor is so far from all words that float32 cannot
+            tell their distances apart: its row of `out` means nothing.
         """
-        from delf_engine.index import assignment_kernels
-
-        count = min(_PROPOSALS + _PER_WORD * out.shape[1], len(self._starts) - 1)
-        _, proposed = self._index.search(data, count)
-        groups = (self._members, self._starts)
         near = np.linalg.norm(data.astype(np.float64), axis=1) <= _FAR * self._longest
-        near &= assignment_kernels.decide(data, self._centroids, proposed, *groups, out)
+        parts = max(1, min(usable_cores() if threads is None else threads, len(data) // _LEAST_PART))
+        bounds = np.linspace(0, len(data), parts + 1).astype(np.int64)
+
+        def work(i: int) -> None:
+            part = slice(bounds[i], bounds[i + 1])
+            near[part] &= self._part(data[part], out[part])
+
+        in_threads(work, parts, parts)
         return near
+
+    def _part(self, data: Matrix, out: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        from delf_engine.index import cell_kernels, kernels
+
+        if not len(data):
+            return np.ones(0, bool)
+        rows = _padded_rows(data)
+        cells = np.empty((len(data), self._probes), np.int32)
+        found = np.empty(len(data), np.int32)
+        cell_kernels.probe(rows, *self._cells, self._count, cells, found)
+        best = np.full((len(data), out.shape[1] + _MARGIN), -np.inf, np.float32)
+        words = np.zeros(best.shape, np.int32)
+        starts, members = np.empty(self._count + 1, np.int64), np.empty(cells.size, np.int32)
+        # Each descriptor's nearest cell first: few words of the others are better then than what it has.
+        none, one = np.zeros_like(found), np.ones_like(found)
+        for first, last in ((none, one), (one, found)):
+            cell_kernels.group(cells, first, last, starts, members)
+            cell_kernels.scan(
+                rows, starts, members, self._columns, self._bias, self._words, self._bounds, best, words
+            )
+        enough = best[:, -1] > -np.inf
+        kernels.nearest_words(data, self._centroids, words, np.full(len(data), -1.0), out)
+        return enough
+
+
+def _clustered(words: Matrix, count: int) -> tuple[tuple[Matrix, Matrix], npt.NDArray[np.int32]]:
+    """Return the centres of `count` cells as columns with their bias, and the cell of each word."""
+    from delf_engine.index import cell_kernels
+
+    rng = np.random.default_rng(0)
+    sample = words[np.sort(rng.permutation(len(words))[: _SAMPLE * count])]
+    centres = sample[np.sort(rng.permutation(len(sample))[:count])]
+    width = -(-count // _LANES) * _LANES
+
+    def nearest(rows: Matrix, columns: Matrix, bias: Matrix) -> npt.NDArray[np.int32]:
+        parts = np.linspace(0, len(rows), usable_cores() + 1).astype(np.int64)
+        out = np.empty(len(rows), np.int32)
+
+        def work(i: int) -> None:
+            part = slice(parts[i], parts[i + 1])
+            cell_kernels.nearest_columns(rows[part], columns, bias, out[part])
+
+        in_threads(work, len(parts) - 1, len(parts) - 1)
+        return out
+
+    for _ in range(_ROUNDS):
+        cell_of = nearest(sample, *_as_columns(centres, width))
+        sizes = np.bincount(cell_of, minlength=count)
+        sums = np.stack([np.bincount(cell_of, column, count) for column in sample.T], axis=1)
+        used = sizes > 0
+        centres = centres.copy()
+        centres[used] = sums[used] / sizes[used, None]
+    columns = _as_columns(centres, width)
+    return columns, nearest(words, *columns)
+
+
+def _padded_rows(rows: Matrix) -> Matrix:
+    """Return rows with zeros up to a multiple of four dimensions, as the kernels take them."""
+    missing = -rows.shape[1] % 4
+    return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, missing))) if missing else rows)
+
+
+def _as_columns(rows: Matrix, width: int) -> tuple[Matrix, Matrix]:
+    """Return rows as the columns of a (D, width) matrix, and minus half their squared norms, -inf for padding."""
+    columns = np.zeros((rows.shape[1], width), np.float32)
+    columns[:, : len(rows)] = rows.T
+    bias = np.full(width, -np.inf, np.float32)
+    bias[: len(rows)] = -0.5 * np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    return columns, bias
 
 
 def flat_search(index: Any, data: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
@@ -141,30 +221,3 @@ def _by_matrix_product() -> Iterator[None]:
         yield
     finally:
         faiss.cvar.distance_compute_blas_threshold = before
-
-
-def levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return 16 levels for each column by one-dimensional k-means, begun at its quantiles.
-
-    Parameters
-    ----------
-    values : (W, D) float32
-
-    Returns
-    -------
-    (D, 16) float32
-        Ascending. Levels repeat where a column has fewer values.
-    """
-    ordered = np.sort(values, axis=0).astype(np.float64)
-    begin = ((np.arange(_LEVELS) + 0.5) * len(ordered) / _LEVELS).astype(np.int64)
-    out = ordered[begin].T.copy()
-    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(ordered, axis=0)])
-    for column in range(values.shape[1]):
-        level = out[column]
-        for _ in range(_ROUNDS):
-            bounds = np.searchsorted(ordered[:, column], (level[1:] + level[:-1]) / 2)
-            bounds = np.concatenate([[0], bounds, [len(ordered)]])
-            counts = np.diff(bounds)
-            level = np.where(counts > 0, np.diff(sums[bounds, column]) / np.maximum(counts, 1), level)
-        out[column] = np.sort(level)
-    return out.astype(np.float32)

@@ -47,7 +47,7 @@ class Codebook:
         digest.update(rows.astype("<f4", copy=False).tobytes())
         self.hash: str = digest.hexdigest()
         self._searcher: Any = None
-        self._fast: assignment.FastSearcher | None = None
+        self._fast: assignment.CellSearcher | None = None
 
     @classmethod
     def train(
@@ -126,8 +126,7 @@ class Codebook:
         """Return the `k` nearest words of each descriptor, nearest first, of equally near ones the lowest first.
 
         In either mode a descriptor's words do not depend on what else is in the batch, or on the number of
-        threads. The fast mode found 0.9998 and more of the exact words; times and recall of both, beside faiss,
-        are printed by ``benchmarks/codebook_assignment.py``.
+        threads. Times and recall of both, beside faiss, are printed by ``benchmarks/codebook_assignment.py``.
 
         Parameters
         ----------
@@ -135,9 +134,9 @@ class Codebook:
         k : int
             At most W.
         mode : {"exact", "fast"}
-            ``exact``: the nearest in float64, found by a flat scan. ``fast``: most of the time the same (see
-            `delf_engine.index.assignment`); always the same below 16,384 words, above 256 dimensions and where
-            `k` is more than a sixteenth of W.
+            ``exact``: the nearest in float64, found by a flat scan. ``fast``: those in the cells of words that are
+            nearest, most of the time the same (see `delf_engine.index.assignment.CellSearcher`); always the same
+            below 2,048 words, above 1,024 dimensions and where `k` is more than a 64th of W.
 
         Returns
         -------
@@ -161,7 +160,7 @@ class Codebook:
             raise MismatchError(f"descriptors have {data.shape[1]} dimensions, the codebook has {self.dim}")
         nearest = (
             self._nearest_fast
-            if mode == "fast" and assignment.FastSearcher.pays(self.words, self.dim, k)
+            if mode == "fast" and assignment.CellSearcher.pays(self.words, self.dim, k)
             else self._nearest
         )
         out = np.empty((len(data), k), np.int32)
@@ -241,7 +240,7 @@ class Codebook:
 
     def _nearest_fast(self, data: npt.NDArray[np.float32], out: npt.NDArray[np.int32]) -> None:
         if self._fast is None:
-            self._fast = assignment.FastSearcher(self.centroids)
+            self._fast = assignment.CellSearcher(self.centroids)
         found = self._fast.search(data, out)
         if not found.all():
             rest = np.empty((int((~found).sum()), out.shape[1]), np.int32)
@@ -255,7 +254,7 @@ class Codebook:
         return hash(self.hash)
 
     def __reduce__(self) -> tuple[type[Codebook], tuple[npt.NDArray[np.float32]]]:
-        return Codebook, (self.centroids,)  # the faiss searchers do not travel to other processes
+        return Codebook, (self.centroids,)  # the searchers do not travel to other processes
 
     def __repr__(self) -> str:
         return f"Codebook({self.words} words x {self.dim}-D, {self.hash[:8]})"

@@ -168,7 +168,7 @@ def _whole(
 
 
 def _streamed(blocks: Blocks, centroids: Matrix, iterations: int, progress: Progress | None) -> Matrix:
-    from delf_engine.index import assignment_kernels
+    from delf_engine.index import training_kernels
 
     words, dim = centroids.shape
     for done in range(iterations):
@@ -178,9 +178,7 @@ def _streamed(blocks: Blocks, centroids: Matrix, iterations: int, progress: Prog
         rows = np.zeros((words, dim), np.float32)
         for block in blocks:
             assigned = codebook.assign(block)[:, 0]
-            assignment_kernels.accumulate(
-                block, codebook.centroids, assigned, sums, counts, errors, farthest, rows
-            )
+            training_kernels.accumulate(block, codebook.centroids, assigned, sums, counts, errors, farthest, rows)
         centroids = codebook.centroids.copy()
         used = counts > 0
         centroids[used] = sums[used] / counts[used, None]
@@ -196,14 +194,14 @@ def _streamed(blocks: Blocks, centroids: Matrix, iterations: int, progress: Prog
 
 
 def _plus_plus(blocks: Blocks, words: int, seed: int) -> Matrix:
-    from delf_engine.index import assignment_kernels
+    from delf_engine.index import training_kernels
 
     rng = np.random.default_rng(seed)
     sample = blocks.gather(_distinct(blocks.count, min(blocks.count, _SAMPLE * words), rng))
     draws, chosen = rng.random(words), np.empty(words, np.int64)
     nearest = np.zeros(len(sample), np.float32)
     for begin in range(0, words, _STEP):
-        assignment_kernels.choose_apart(sample, draws[begin : begin + _STEP], begin, chosen, nearest)
+        training_kernels.choose_apart(sample, draws[begin : begin + _STEP], begin, chosen, nearest)
     return sample[chosen]
 
 

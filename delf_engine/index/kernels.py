@@ -1,4 +1,4 @@
-"""Numba kernels that assign words, and score and merge the postings of an ASMK index.
+"""Numba kernels that assign words, and count and merge the postings of an ASMK index.
 
 Imported only by functions that run them: numba takes a while to load. Arrays that come from a segment or a
 codebook are read-only and C-contiguous; sums are in float64 and in a fixed order, so that results are the same
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["copy_postings", "count_postings", "nearest_words", "score_postings", "score_units"]
+__all__ = ["copy_postings", "count_postings", "nearest_words"]
 
 
 @njit(cache=True, nogil=True)
@@ -73,128 +73,18 @@ def nearest_words(descriptors: Any, centroids: Any, proposed: Any, tolerance: An
 
 
 @njit(cache=True, nogil=True)
-def _ones(x: Any) -> Any:
-    # The usual sideways addition; LLVM makes one popcnt instruction of it.
-    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+def count_postings(words: Any, word_offsets: Any, image_ids: Any, alive: Any, all_alive: Any, counts: Any) -> Any:
+    """Add the number of live images that have each of `words` to `counts`; False if arrays are damaged.
 
-
-@njit(cache=True, nogil=True)
-def score_postings(
-    query_words: Any,
-    query_codes: Any,
-    weights: Any,
-    selectivity: Any,
-    word_offsets: Any,
-    image_ids: Any,
-    codes: Any,
-    scores: Any,
-) -> Any:
-    """Add one query's similarities to the images of one segment.
-
-    Parameters
-    ----------
-    query_words : (Q,) int32
-    query_codes : (Q, L) uint64
-    weights : (Q,) float64
-        Of each word.
-    selectivity : (D + 1,) float64
-        By Hamming distance.
-    word_offsets : (W + 1,) int64
-        Where the postings of each word begin.
-    image_ids : (P,) int32
-    codes : (P, L) uint64
-    scores : (n,) float64
-        Added to.
-
-    Returns
-    -------
-    bool
-        False if the segment's arrays point outside each other: they are damaged.
+    With `all_alive` the postings themselves are not read, only where they begin.
     """
-    length = query_codes.shape[1]
-    for q in range(len(query_words)):
-        begin, end = word_offsets[query_words[q]], word_offsets[query_words[q] + 1]
-        if begin < 0 or end < begin or end > len(image_ids):
-            return False
-        for p in range(begin, end):
-            distance = 0
-            for part in range(length):
-                distance += _ones(query_codes[q, part] ^ codes[p, part])
-            image = image_ids[p]
-            if image < 0 or image >= len(scores) or distance >= len(selectivity):
-                return False
-            scores[image] += weights[q] * selectivity[distance]
-    return True
-
-
-@njit(cache=True, nogil=True)
-def score_units(
-    query_words: Any,
-    query_units: Any,
-    weights: Any,
-    alpha: Any,
-    threshold: Any,
-    strict: Any,
-    half: Any,
-    word_offsets: Any,
-    image_ids: Any,
-    units: Any,
-    scores: Any,
-) -> Any:
-    """Add one query's similarities to the images of one segment, of residuals that are not binarised.
-
-    Parameters
-    ----------
-    query_words : (Q,) int32
-    query_units : (Q, D) float32
-        Residuals of unit length, or zero.
-    weights : (Q,) float64
-        Of each word.
-    alpha, threshold : float
-    strict : bool
-        Whether a similarity at the threshold itself scores nothing.
-    half : (65536,) float32
-        The value of every float16, by its bits: numba knows no float16 on a CPU.
-    word_offsets : (W + 1,) int64
-        Where the postings of each word begin.
-    image_ids : (P,) int32
-    units : (P, D) uint16
-        Bits of float16.
-    scores : (n,) float64
-        Added to.
-
-    Returns
-    -------
-    bool
-        False if the segment's arrays point outside each other: they are damaged.
-    """
-    dim = query_units.shape[1]
-    for q in range(len(query_words)):
-        begin, end = word_offsets[query_words[q]], word_offsets[query_words[q] + 1]
-        if begin < 0 or end < begin or end > len(image_ids):
-            return False
-        for p in range(begin, end):
-            similarity = 0.0
-            for d in range(dim):
-                similarity += np.float64(query_units[q, d]) * np.float64(half[units[p, d]])
-            image = image_ids[p]
-            if image < 0 or image >= len(scores):
-                return False
-            if similarity > threshold or (similarity == threshold and not strict):
-                scores[image] += weights[q] * np.sign(similarity) * abs(similarity) ** alpha
-    return True
-
-
-@njit(cache=True, nogil=True)
-def count_postings(words: Any, word_offsets: Any, image_ids: Any, alive: Any, counts: Any) -> Any:
-    """Add the number of live images that have each of `words` to `counts`; False if arrays are damaged."""
     for w in range(len(words)):
         begin, end = word_offsets[words[w]], word_offsets[words[w] + 1]
         if begin < 0 or end < begin or end > len(image_ids):
             return False
+        if all_alive:
+            counts[w] += end - begin
+            continue
         for p in range(begin, end):
             if image_ids[p] < 0 or image_ids[p] >= len(alive):
                 return False

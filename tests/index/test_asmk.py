@@ -13,7 +13,7 @@ from delf_engine.config import AsmkConfig, load_profile
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import AsmkIndex, Codebook
-from delf_engine.index.kernels import score_postings
+from delf_engine.index.score_kernels import score_signs
 
 RNG = np.random.default_rng(0)
 DEFAULT = load_profile().asmk
@@ -188,4 +188,4 @@ def test_codes_with_bits_beyond_the_dimension_are_damaged() -> None:
     for array in arrays:
         array.flags.writeable = False
     asked = (np.zeros(1, np.int32), np.zeros((1, 1), np.uint64), np.ones(1), np.zeros(1))
-    assert not score_postings(*asked, *arrays, np.zeros(1))
+    assert not score_signs(0, 1, *asked, *arrays, np.zeros(1))

@@ -18,7 +18,7 @@ from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import AsmkIndex, Codebook
 from delf_engine.index.asmk_layout import selectivity
-from delf_engine.index.kernels import score_units
+from delf_engine.index.score_kernels import score_units
 
 RNG = np.random.default_rng(0)
 DEFAULT = load_profile().asmk
@@ -122,7 +122,7 @@ def test_damaged_float_postings() -> None:
     arrays = (np.array([0, 9]), np.zeros(1, np.int32), np.zeros((1, 2), np.uint16))
     asked = (np.zeros(1, np.int32), np.zeros((1, 2), np.float32), np.ones(1))
     rule = (3.0, 0.0, False, np.zeros(1 << 16, np.float32))
-    assert not score_units(*asked, *rule, *arrays, np.zeros(1))
+    assert not score_units(0, 1, *asked, *rule, *arrays, np.zeros(1))
 
 
 @pytest.mark.parametrize("kernel", ["binary", "float"])

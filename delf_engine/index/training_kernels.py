@@ -1,4 +1,4 @@
-"""Numba kernels of the fast assignment and of training. Imported only by functions that run them."""
+"""Numba kernels of training codebooks. Imported only by functions that run them."""
 
 from __future__ import annotations
 
@@ -7,63 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["accumulate", "choose_apart", "decide"]
-
-
-@njit(cache=True, nogil=True)
-def decide(descriptors: Any, centroids: Any, proposed: Any, members: Any, starts: Any, out: Any) -> Any:
-    """Pick each descriptor's nearest words from the groups of equal words proposed, by (distance, word).
-
-    Parameters
-    ----------
-    descriptors : (N, D) float32
-    centroids : (W, D) float32
-    proposed : (N, C) int64
-        Groups of words with the same centroid; negative ones are skipped.
-    members : (W,) int32
-        Words in the order of their groups, ascending in each.
-    starts : (G + 1,) int64
-        Where each group begins in `members`.
-    out : (N, k) int32
-        Overwritten.
-
-    Returns
-    -------
-    (N,) bool
-        False where fewer than k words were proposed.
-    """
-    n, k = out.shape
-    enough = np.empty(n, np.bool_)
-    distances = np.empty(k, np.float64)
-    for i in range(n):
-        found = 0
-        for c in range(proposed.shape[1]):
-            group = proposed[i, c]
-            if group < 0:
-                continue
-            begin, end = starts[group], min(starts[group + 1], starts[group] + k)
-            worst = distances[k - 1] if found == k else np.inf
-            centroid = centroids[members[begin]]
-            distance = 0.0
-            for d in range(descriptors.shape[1]):
-                difference = np.float64(descriptors[i, d]) - np.float64(centroid[d])
-                distance += difference * difference
-                if distance > worst:  # it only grows
-                    break
-            for m in range(begin, end):
-                word = members[m]
-                if found == k and (distance, word) >= (distances[k - 1], out[i, k - 1]):
-                    break
-                at = min(found, k - 1)
-                while at > 0 and (distance, word) < (distances[at - 1], out[i, at - 1]):
-                    distances[at] = distances[at - 1]
-                    out[i, at] = out[i, at - 1]
-                    at -= 1
-                distances[at] = distance
-                out[i, at] = word
-                found = min(found + 1, k)
-        enough[i] = found == k
-    return enough
+__all__ = ["accumulate", "choose_apart"]
 
 
 @njit(cache=True, nogil=True)
