@@ -1,9 +1,9 @@
-"""The evidence behind the defaults: scales and input size, geometric model and threshold, size of the codebook.
+"""The evidence behind the defaults: scales and input size, geometric model and threshold.
 
-    python benchmarks/choices.py scales | verification | codebook [--data DIR] [--seeds 3]
+    python benchmarks/choices.py scales | verification [--data DIR] [--seeds 3]
 
 Each table is measured on Sub-RParis (a development set: nothing was trained on it, these choices were compared on
-it). `decision.py` fixes the threshold of "same place" on other photographs.
+it). `codebook_size.py` has the size of the codebook; `decision.py` fixes the threshold of "same place" on other photographs.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ import argparse
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
+from common import data_folder, print_table, rank_features, sub_rparis, write_json
 
-from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile, verify_features
+from delf_engine import Extractor, LocalFeatures, load_profile, verify_features
 from delf_engine.config import ExtractionConfig, VerificationConfig
 from delf_engine.evaluation import GroundTruth, evaluate
-from delf_engine.images import find_images
 from delf_engine.verification import match_descriptors
 
 Features = Mapping[str, LocalFeatures]
@@ -37,20 +35,19 @@ _SCALES: dict[str, dict[str, Any]] = {
     "1024 px, 0.25 to 0.71, bilinear": {"resize": "bilinear"},
     "1024 px, the paper's seven": {"scales": (*_QUARTER, 1.0, 1.4142135, 2.0), "resize": "bilinear"},
 }
-_WORDS = (256, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 def main() -> None:
     """Measure one table, print it, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["scales", "verification", "codebook"])
+    parser.add_argument("table", choices=["scales", "verification"])
     parser.add_argument("--data", help="folder that holds paris/, photos/ and revisited/")
     parser.add_argument("--model", default="delf-r18")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path("out/cache"))
     args = parser.parse_args()
     data = data_folder(args.data)
-    {"scales": _scales, "verification": _verification, "codebook": _codebook}[args.table](args, data)
+    {"scales": _scales, "verification": _verification}[args.table](args, data)
 
 
 def _scales(args: argparse.Namespace, data: Path) -> None:
@@ -94,36 +91,6 @@ def _verification(args: argparse.Namespace, data: Path) -> None:
     ]
     print_table(f"Sub-RParis, every image verified ({args.model}, {args.seeds} seeds)", columns, table)
     write_json(Path("out/choices_verification.json"), {"model": args.model, "seeds": args.seeds, "rows": rows})
-
-
-def _codebook(args: argparse.Namespace, data: Path) -> None:
-    truth = sub_rparis(data)
-    profile = load_profile()
-    queries, gallery, _ = _extracted(args, data, truth, profile.extraction)
-    extractor = Extractor.from_pretrained(args.model, config=profile.extraction.for_codebook())
-    assert extractor.info is not None
-    photos = find_images([data / "photos"])
-    items = {path: partial(extractor, path) for path in photos}
-    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()} photos"
-    training = cached_features(args.cache, identity, extractor.network.dim, items, title="photographs")
-    descriptors = np.concatenate([features.top(300).descriptors for features in training.values()])
-    rows = {}
-    for words in _WORDS:
-        codebook = Codebook.train(descriptors, words, iterations=15, half=True)
-        index = AsmkIndex(codebook, profile.asmk)
-        index.add(list(gallery), list(gallery.values()))
-        index.search(next(iter(queries.values())), 1)
-        start = time.perf_counter()
-        rankings = [index.search(features, len(gallery))[0] for features in queries.values()]
-        rows[f"{words}"] = {
-            **{setup: evaluate(rankings, truth, setup=setup).mean_ap for setup in ("medium", "hard")},
-            "ms_a_query": 1000 * (time.perf_counter() - start) / len(queries),
-            "bytes": 2 * codebook.centroids.size,
-        }
-    columns = ["words", "ASMK only, M / H", "ms a query", "codebook MB"]
-    table = [[w, _pair(r), f"{r['ms_a_query']:.1f}", f"{r['bytes'] / 2**20:.2f}"] for w, r in rows.items()]
-    print_table(f"Sub-RParis by ASMK only ({args.model}, {len(descriptors)} training descriptors)", columns, table)
-    write_json(Path("out/choices_codebook.json"), {"model": args.model, "rows": rows})
 
 
 def _extracted(

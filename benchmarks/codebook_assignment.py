@@ -3,10 +3,9 @@
 python benchmarks/codebook_assignment.py [--words 4096 16384 65536] [--codebook FILE --features STORE]
 
 Beside both modes of `Codebook.assign` stands the plain flat search of faiss, in turn with them. By default words
-and descriptors are synthetic: unit vectors of 40 dimensions in 2,000 Gaussian clusters, each dimension 0.97 times
-as wide as the one before, as after a PCA; the words are further draws of the same. With ``--features`` descriptors
-are drawn from a feature store, and with ``--codebook`` the words are those of a file. Processor time is of all
-threads together.
+and descriptors are synthetic (`synthetic.descriptors`); the words are further draws of the same. With
+``--features`` descriptors are drawn from a feature store, and with ``--codebook`` the words are those of a file.
+Processor time is of all threads together.
 """
 
 from __future__ import annotations
@@ -21,25 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from common import print_table, write_json
+from synthetic import descriptors as synthetic
 
 from delf_engine.index import Codebook
 from delf_engine.index.assignment import CellSearcher
 from delf_engine.storage import FeatureStore
 
-_DIM = 40
-_CLUSTERS = 2000
 _QUERY = 1000  # descriptors of a query
 _QUERY_WORDS = 5
 _MODES = ("faiss flat", "exact", "fast")
 
 Descriptors = npt.NDArray[np.float32]
-
-
-def synthetic(n: int, rng: np.random.Generator) -> Descriptors:
-    """Return n descriptors of the kind described above."""
-    centres = np.random.default_rng(0).normal(size=(_CLUSTERS, _DIM))
-    data = (centres[rng.integers(_CLUSTERS, size=n)] + rng.normal(size=(n, _DIM))) * 0.97 ** np.arange(_DIM)
-    return (data / np.linalg.norm(data, axis=1, keepdims=True)).astype(np.float32)
 
 
 def stored(path: Path, n: int, rng: np.random.Generator) -> Descriptors:

@@ -63,7 +63,7 @@ def main() -> None:
     """Measure all systems, print a table for each and their differences, write JSON."""
     args = _arguments()
     data = data_folder(args.data)
-    truth = _with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
+    truth = with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
     systems = [*_peers(args, data), *_models(args)]
     measured: dict[str, dict[str, Row]] = {}
     for system in systems:
@@ -199,7 +199,8 @@ def _differences(measured: Mapping[str, Mapping[str, Row]]) -> list[dict[str, An
     ]
 
 
-def _with_distractors(truth: GroundTruth, data: Path) -> GroundTruth:
+def with_distractors(truth: GroundTruth, data: Path) -> GroundTruth:
+    """Return the same queries with the unrelated photographs in the gallery, too."""
     names = sorted(f"distractors/{path.stem}" for path in (data / "distractors").glob("*.jpg"))
     return replace(truth, names=(*truth.names, *names))
 

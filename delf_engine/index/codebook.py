@@ -59,6 +59,7 @@ class Codebook:
         seed: int = 0,
         half: bool = False,
         init: Literal["sample", "kmeans++"] | Codebook = "sample",
+        mode: Literal["exact", "fast"] = "exact",
         progress: Callable[[int, int], None] | None = None,
     ) -> Codebook:
         """Train a codebook by k-means. The same descriptors, options and seed give the same words.
@@ -87,13 +88,16 @@ class Codebook:
         init : {"sample", "kmeans++"} or Codebook
             First centroids: random descriptors; or random ones far from each other (Arthur, Vassilvitskii 2007),
             chosen from a random sample of 4 W descriptors in time that grows with the square of W; or those given.
+        mode : {"exact", "fast"}
+            How descriptors find their words in each iteration, see `assign`. With ``fast``, arrays are read block
+            by block as well; the time of an iteration then grows with about the root of W instead of W.
         progress : callable, optional
             Called with (iterations done, iterations) after each.
 
         Raises
         ------
         ConfigError
-            If `words` or `iterations` is below 1, or `init` is none of these.
+            If `words` or `iterations` is below 1, or `init` or `mode` is none of these.
         FeatureError
             If there are fewer descriptors than words, or NaN, infinite or huge values among them.
         FormatError
@@ -103,7 +107,7 @@ class Codebook:
         """
         from delf_engine.index import codebook_training
 
-        found = codebook_training.centroids_of(descriptors, words, iterations, seed, init, progress)
+        found = codebook_training.centroids_of(descriptors, words, iterations, seed, init, mode, progress)
         return cls(_rounded(found, half))
 
     def to_half(self) -> Codebook:

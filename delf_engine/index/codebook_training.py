@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +37,12 @@ def centroids_of(
     iterations: int,
     seed: int,
     init: str | Codebook,
+    mode: Literal["exact", "fast"],
     progress: Progress | None,
 ) -> Matrix:
     """Return the centroids that `Codebook.train` describes, (words, D) float32."""
+    if mode not in ("exact", "fast"):
+        raise ConfigError(f'mode must be "exact" or "fast", got {mode!r}')
     if words < 1 or iterations < 1:
         raise ConfigError(f"words and iterations must be at least 1, got {words} and {iterations}")
     if not isinstance(init, Codebook) and init not in ("sample", "kmeans++"):
@@ -61,11 +64,11 @@ def centroids_of(
             raise MismatchError(f"init is {init!r}, asked for {words} words of {blocks.dim} dimensions")
     elif init == "kmeans++":
         start = _plus_plus(blocks, words, seed)
-    if whole is not None:
+    if whole is not None and mode == "exact":
         return _whole(whole, words, iterations, seed, start, progress)
     if start is None:
         start = blocks.gather(_distinct(blocks.count, words, np.random.default_rng(seed)))
-    return _streamed(blocks, start, iterations, progress)
+    return _streamed(blocks, start, iterations, mode, progress)
 
 
 class Blocks:
@@ -167,7 +170,13 @@ def _whole(
     return centroids
 
 
-def _streamed(blocks: Blocks, centroids: Matrix, iterations: int, progress: Progress | None) -> Matrix:
+def _streamed(
+    blocks: Blocks,
+    centroids: Matrix,
+    iterations: int,
+    mode: Literal["exact", "fast"],
+    progress: Progress | None,
+) -> Matrix:
     from delf_engine.index import training_kernels
 
     words, dim = centroids.shape
@@ -177,7 +186,7 @@ def _streamed(blocks: Blocks, centroids: Matrix, iterations: int, progress: Prog
         errors, farthest = np.zeros(words), np.zeros(words)
         rows = np.zeros((words, dim), np.float32)
         for block in blocks:
-            assigned = codebook.assign(block)[:, 0]
+            assigned = codebook.assign(block, mode=mode)[:, 0]
             training_kernels.accumulate(block, codebook.centroids, assigned, sums, counts, errors, farthest, rows)
         centroids = codebook.centroids.copy()
         used = counts > 0

@@ -182,3 +182,20 @@ def test_gather() -> None:
         drawn = codebook_training._distinct(600, wanted, np.random.default_rng(wanted))
         assert len(set(drawn.tolist())) == wanted
         assert (np.diff(drawn) > 0).all()
+
+
+def test_fast_training_is_nearly_as_good(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(200, 16))
+    data = (centres[rng.integers(200, size=12_000)] + 0.5 * rng.normal(size=(12_000, 16))).astype(np.float32)
+
+    def error(book: Codebook) -> float:
+        return float(((data - book.centroids[book.assign(data)[:, 0]]) ** 2).sum())
+
+    books = [Codebook.train([data], 2048, iterations=3, mode=mode) for mode in ("exact", "fast")]
+    assert error(books[1]) < 1.01 * error(books[0])
+    assert Codebook.train(data, 2048, iterations=3, mode="fast") == books[1]
+    assert Codebook.train(mapped(tmp_path, data), 2048, iterations=3, mode="fast") == books[1]
+    assert Codebook.train([data], 20, mode="fast") == Codebook.train([data], 20)  # few words: the same
+    with pytest.raises(ConfigError, match='mode must be "exact" or "fast"'):
+        Codebook.train(data, 20, mode="slow")  # type: ignore[arg-type]

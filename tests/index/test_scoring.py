@@ -76,7 +76,7 @@ def test_many_rows_are_scored_range_by_range(kernel: str) -> None:
     for word, weight, code, vector in zip(words, weights, sign, unit, strict=True):
         part = slice(offsets[word], offsets[word + 1])
         if kernel == "signs":
-            values = weight * selectivity[np.bitwise_count(code ^ stored[part]).sum(1)]
+            values = weight * selectivity[np.unpackbits((code ^ stored[part]).view(np.uint8), axis=1).sum(1)]
         else:
             cosine = (units[part].astype(np.float64) * vector).sum(1)
             values = np.where(cosine >= 0.25, weight * cosine**3, 0)
