@@ -3,7 +3,8 @@
     python benchmarks/choices.py scales | verification [--data DIR] [--seeds 3]
 
 Each table is measured on Sub-RParis (a development set: nothing was trained on it, these choices were compared on
-it). `codebook_size.py` has the size of the codebook; `decision.py` fixes the threshold of "same place" on other photographs.
+it). `codebook_size.py` has the size of the codebook; `decision.py` fixes the threshold of "same place" on other
+photographs.
 """
 
 from __future__ import annotations
