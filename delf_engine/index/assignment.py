@@ -52,10 +52,9 @@ class CellSearcher:
     def __init__(self, centroids: Matrix) -> None:
         self._centroids = centroids
         self._longest = float(np.linalg.norm(centroids.astype(np.float64), axis=1).max())
-        words = _padded_rows(centroids)
-        count = max(_LEAST_CELLS, 1 << round(np.log2(4 * np.sqrt(len(words)))))
+        count = max(_LEAST_CELLS, 1 << round(np.log2(4 * np.sqrt(len(centroids)))))
         self._probes = round(_PROBES * np.sqrt(count))
-        self._cells, cell_of = _clustered(words, count)
+        self._cells, cell_of = _clustered(centroids, count)
         self._count = count
         order = np.argsort(cell_of, kind="stable")
         sizes = np.bincount(cell_of, minlength=count)
@@ -63,14 +62,15 @@ class CellSearcher:
         self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)])
         self._words = np.zeros(self._bounds[-1], np.int32)
         self._bias = np.full(self._bounds[-1], -np.inf, np.float32)
-        self._columns = np.zeros(self._bounds[-1] * words.shape[1], np.float32)
+        dim = centroids.shape[1]
+        self._columns = np.zeros(self._bounds[-1] * dim, np.float32)
         first = 0
         for size, width, start in zip(sizes, widths, self._bounds, strict=False):
             members = order[first : first + size]
             self._words[start : start + size] = members
-            columns, bias = _as_columns(words[members], int(width))
+            columns, bias = _as_columns(centroids[members], int(width))
             self._bias[start : start + width] = bias
-            self._columns[words.shape[1] * start : words.shape[1] * (start + width)] = columns.ravel()
+            self._columns[dim * start : dim * (start + width)] = columns
             first += size
 
     @staticmethod
@@ -114,10 +114,9 @@ class CellSearcher:
 
         if not len(data):
             return np.ones(0, bool)
-        rows = _padded_rows(data)
         cells = np.empty((len(data), self._probes), np.int32)
         found = np.empty(len(data), np.int32)
-        cell_kernels.probe(rows, *self._cells, self._count, cells, found)
+        cell_kernels.probe(data, *self._cells, self._count, cells, found)
         best = np.full((len(data), out.shape[1] + _MARGIN), -np.inf, np.float32)
         words = np.zeros(best.shape, np.int32)
         starts, members = np.empty(self._count + 1, np.int64), np.empty(cells.size, np.int32)
@@ -126,7 +125,7 @@ class CellSearcher:
         for first, last in ((none, one), (one, found)):
             cell_kernels.group(cells, first, last, starts, members)
             cell_kernels.scan(
-                rows, starts, members, self._columns, self._bias, self._words, self._bounds, best, words
+                data, starts, members, self._columns, self._bias, self._words, self._bounds, best, words
             )
         enough = best[:, -1] > -np.inf
         kernels.nearest_words(data, self._centroids, words, np.full(len(data), -1.0), out)
@@ -164,19 +163,13 @@ def _clustered(words: Matrix, count: int) -> tuple[tuple[Matrix, Matrix], npt.ND
     return columns, nearest(words, *columns)
 
 
-def _padded_rows(rows: Matrix) -> Matrix:
-    """Return rows with zeros up to a multiple of four dimensions, as the kernels take them."""
-    missing = -rows.shape[1] % 4
-    return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, missing))) if missing else rows)
-
-
 def _as_columns(rows: Matrix, width: int) -> tuple[Matrix, Matrix]:
-    """Return rows as the columns of a (D, width) matrix, and minus half their squared norms, -inf for padding."""
+    """Return rows as the columns of a flat (D, width) matrix, and minus half their squares, -inf for padding."""
     columns = np.zeros((rows.shape[1], width), np.float32)
     columns[:, : len(rows)] = rows.T
     bias = np.full(width, -np.inf, np.float32)
     bias[: len(rows)] = -0.5 * np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
-    return columns, bias
+    return columns.ravel(), bias
 
 
 def flat_search(index: Any, data: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Numba kernels that find the words nearest to descriptors cell by cell. Imported only by functions that run them.
 
 Words lie in columns, sixteen and more side by side, and every lane of a vector adds up the products of one word in
-the order of the dimensions: what is found are the same bits for any batch, number of threads and vector length.
-Of two vectors at a time the columns are read once.
+the order of the dimensions (see `tiles`): what is found are the same bits for any batch and number of threads.
+Four descriptors at a time share the reading of the columns.
 """
 
 from __future__ import annotations
@@ -12,34 +12,59 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from delf_engine.index.tiles import LANES, ROWS, tile_1, tile_2
+
 __all__ = ["group", "nearest_columns", "probe", "scan"]
 
 _HALVINGS = 12
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _products(a: Any, b: Any, columns: Any, bias: Any, out_a: Any, out_b: Any) -> None:
-    """Write ``bias + x . column`` of every column for the vectors a and b."""
-    count = columns.shape[1]
-    for w in range(count):
-        out_a[w] = bias[w]
-        out_b[w] = bias[w]
-    for d in range(0, columns.shape[0], 4):  # of a multiple of four rows
-        a0, a1, a2, a3 = a[d], a[d + 1], a[d + 2], a[d + 3]
-        b0, b1, b2, b3 = b[d], b[d + 1], b[d + 2], b[d + 3]
-        row0, row1, row2, row3 = columns[d], columns[d + 1], columns[d + 2], columns[d + 3]
-        for w in range(count):
-            x0, x1, x2, x3 = row0[w], row1[w], row2[w], row3[w]
-            out_a[w] = out_a[w] + a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
-            out_b[w] = out_b[w] + b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+@njit(cache=True, nogil=True)
+def _products(data: Any, rows: Any, columns: Any, at: Any, bias: Any, limits: Any, scores: Any) -> Any:
+    """Write ``bias + x . column`` of four rows x and the columns of the matrix that begins at `at` of `columns`.
+
+    `bias` has as many values as the matrix has columns, a multiple of 16; `scores` has no fewer columns. Returns
+    which rows have scores above their limits, in bits.
+    """
+    i0, i1, i2, i3 = rows
+    width, above = len(bias), 0
+    for w in range(0, width - LANES, 2 * LANES):
+        above |= tile_2(data, i0, i1, i2, i3, columns, at + w, width, bias, w, limits, scores)
+    if width % (2 * LANES):
+        w = width - LANES
+        above |= tile_1(data, i0, i1, i2, i3, columns, at + w, width, bias, w, limits, scores)
+    return above
 
 
 @njit(cache=True, nogil=True)
-def _above(values: Any, limit: Any) -> Any:
-    count = 0
-    for value in values:
-        count += value > limit
-    return count
+def _four(i: Any, last: Any) -> Any:
+    return i, min(i + 1, last), min(i + 2, last), min(i + 3, last)
+
+
+@njit(cache=True, nogil=True)
+def _above(values: Any, count: Any, limit: Any) -> Any:
+    found = np.int32(0)
+    for i in range(count):
+        found += np.int32(values[i] > limit)
+    return found
+
+
+@njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def _extremes(values: Any, count: Any) -> Any:
+    """Return the smallest and the largest of the first values; there is no NaN among them."""
+    low, high = values[0], values[0]
+    for i in range(count):
+        low = min(low, values[i])
+        high = max(high, values[i])
+    return low, high
+
+
+@njit(cache=True, nogil=True)
+def _place(values: Any, value: Any) -> Any:
+    place = 0
+    while values[place] != value:
+        place += 1
+    return place
 
 
 @njit(cache=True, nogil=True)
@@ -49,41 +74,40 @@ def nearest_columns(data: Any, columns: Any, bias: Any, out: Any) -> None:
     Parameters
     ----------
     data : (n, D) float32
-    columns : (D, C) float32
-        D a multiple of 4.
+    columns : (D C,) float32
+        A (D, C) matrix, C a multiple of 16.
     bias : (C,) float32
     out : (n,) int32
     """
-    scores = np.empty((2, columns.shape[1]), np.float32)
-    for i in range(0, len(data), 2):
-        other = min(i + 1, len(data) - 1)
-        _products(data[i], data[other], columns, bias, scores[0], scores[1])
-        out[i] = np.argmax(scores[0])
-        out[other] = np.argmax(scores[1 if other > i else 0])
+    scores, limits, last = np.empty((ROWS, len(bias)), np.float32), np.empty(ROWS, np.float32), len(data) - 1
+    for i in range(0, len(data), ROWS):
+        _products(data, _four(i, last), columns, 0, bias, limits, scores)
+        for row in range(i, min(i + ROWS, last + 1)):
+            out[row] = _place(scores[row - i], _extremes(scores[row - i], len(bias))[1])
 
 
 @njit(cache=True, nogil=True)
 def _choose(scores: Any, count: Any, out: Any) -> Any:
     """Write about the len(out) best of `count` scores, the best first, the others by number; return how many."""
     wanted = len(out)
-    best = np.argmax(scores[:count])
-    low, high = scores[:count].min(), scores[best]
+    low, best = _extremes(scores, count)
+    high = best
     for _ in range(_HALVINGS):
         middle = low + (high - low) * np.float32(0.5)
-        if _above(scores, middle) > wanted:
+        if _above(scores, count, middle) > wanted:
             low = middle
         else:
             high = middle
-    out[0] = best
+    out[0] = _place(scores, best)
     found = 1
     for cell in range(count):
-        if scores[cell] > high and cell != best and found < wanted:
+        if scores[cell] > high and cell != out[0] and found < wanted:
             out[found] = cell
             found += 1
-    for cell in range(count):  # those at about the limit, as long as there is room
-        if found == wanted:
-            break
-        if low <= scores[cell] <= high and cell != best:
+    if 2 * found > wanted:
+        return found
+    for cell in range(count):  # many at the limit itself: the first of them
+        if low <= scores[cell] <= high and cell != out[0] and found < wanted:
             out[found] = cell
             found += 1
     return found
@@ -96,8 +120,8 @@ def probe(data: Any, columns: Any, bias: Any, count: Any, out: Any, found: Any) 
     Parameters
     ----------
     data : (n, D) float32
-    columns : (D, C) float32
-        Centres of the cells, D a multiple of 4.
+    columns : (D C,) float32
+        A (D, C) matrix: the centres of the cells, C a multiple of 16.
     bias : (C,) float32
         Minus half their squared norms; -inf for padding.
     count : int
@@ -107,13 +131,11 @@ def probe(data: Any, columns: Any, bias: Any, count: Any, out: Any, found: Any) 
     found : (n,) int32
         How many of them.
     """
-    scores = np.empty((2, columns.shape[1]), np.float32)
-    for i in range(0, len(data), 2):
-        other = min(i + 1, len(data) - 1)
-        _products(data[i], data[other], columns, bias, scores[0], scores[1])
-        found[i] = _choose(scores[0], count, out[i])
-        if other > i:
-            found[other] = _choose(scores[1], count, out[other])
+    scores, limits, last = np.empty((ROWS, len(bias)), np.float32), np.empty(ROWS, np.float32), len(data) - 1
+    for i in range(0, len(data), ROWS):
+        _products(data, _four(i, last), columns, 0, bias, limits, scores)
+        for row in range(i, min(i + ROWS, last + 1)):
+            found[row] = _choose(scores[row - i], count, out[row])
 
 
 @njit(cache=True, nogil=True)
@@ -145,13 +167,11 @@ def group(cells: Any, first: Any, found: Any, starts: Any, rows: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _keep(scores: Any, words: Any, best: Any, best_words: Any) -> None:
+def _keep(scores: Any, words: Any, begin: Any, end: Any, best: Any, best_words: Any) -> None:
     """Merge words into a list of the best so far, highest score first, of equal ones the first that came."""
     last = len(best) - 1
-    if _above(scores, best[last]) == 0:
-        return
-    for w in range(len(words)):
-        score = scores[w]
+    for w in range(begin, end):
+        score = scores[w - begin]
         if score > best[last]:
             at = last
             while at > 0 and score > best[at - 1]:
@@ -186,21 +206,21 @@ def scan(
     found : (n, K) int32
         Their words.
     """
-    widest = 1
+    widest = LANES
     for cell in range(len(bounds) - 1):
         widest = max(widest, bounds[cell + 1] - bounds[cell])
-    scores = np.empty((2, widest), np.float32)
-    dim = data.shape[1]
+    scores, limits = np.empty((ROWS, widest), np.float32), np.empty(ROWS, np.float32)
+    worst = best.shape[1] - 1
     for cell in range(len(bounds) - 1):
         begin, end = bounds[cell], bounds[cell + 1]
-        if begin == end:
-            continue
-        width = end - begin
-        matrix = columns[dim * begin : dim * end].reshape(dim, width)
-        for v in range(starts[cell], starts[cell + 1], 2):
-            other = min(v + 1, starts[cell + 1] - 1)
-            i, j = rows[v], rows[other]
-            _products(data[i], data[j], matrix, bias[begin:end], scores[0, :width], scores[1, :width])
-            _keep(scores[0, :width], words[begin:end], best[i], found[i])
-            if other > v:
-                _keep(scores[1, :width], words[begin:end], best[j], found[j])
+        at, biases, last = data.shape[1] * begin, bias[begin:end], starts[cell + 1] - 1
+        for v in range(starts[cell], last + 1, ROWS):
+            v0, v1, v2, v3 = _four(v, last)
+            group_rows = (rows[v0], rows[v1], rows[v2], rows[v3])
+            for i in range(ROWS):
+                limits[i] = best[group_rows[i], worst]
+            above = _products(data, group_rows, columns, at, biases, limits, scores)
+            for i in range(min(ROWS, last + 1 - v)):
+                if above >> i & 1:
+                    row = group_rows[i]
+                    _keep(scores[i], words, begin, end, best[row], found[row])

@@ -146,7 +146,7 @@ def test_probe_chooses_the_nearest_cells(seed: int, count: int, wanted: int, tie
     bias[:count] = -0.5 * (columns[:, :count] ** 2).sum(0)
     data = rng.normal(size=(5, 4)).astype(np.float32)
     cells, found = np.full((5, wanted), -1, np.int32), np.empty(5, np.int32)
-    cell_kernels.probe(data, columns, bias, count, cells, found)
+    cell_kernels.probe(data, columns.ravel(), bias, count, cells, found)
     scores = (data.astype(np.float64) @ columns + bias)[:, :count]
     for i in range(5):
         chosen = cells[i, : found[i]]
@@ -227,3 +227,25 @@ def test_exact_does_not_depend_on_batch_or_threads() -> None:
         for batch in (1, 19, 20, 129, 600):
             parts = [BOOK.assign(data[i : i + batch], 5) for i in range(0, len(data), batch)]
             np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 70), st.integers(1, 9), st.integers(1, 9))
+@settings(deadline=None, max_examples=40)
+def test_products_are_those_of_numpy_and_of_single_rows(seed: int, dim: int, groups: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    data, width = rng.normal(size=(n, dim)).astype(np.float32), 16 * groups
+    before = int(rng.integers(0, 5))
+    matrix, bias = rng.normal(size=(dim, width)).astype(np.float32), rng.normal(size=width).astype(np.float32)
+    columns = np.concatenate([np.full(before, np.nan, np.float32), matrix.ravel()])
+    scores = np.full((4, width + 3), np.nan, np.float32)
+    four = tuple(int(i) for i in rng.integers(0, n, 4))
+    limits = rng.normal(size=4).astype(np.float32) * 10
+    above = cell_kernels._products(data, four, columns, before, bias, limits, scores)
+    wanted = data[list(four)].astype(np.float64) @ matrix + bias
+    np.testing.assert_allclose(scores[:, :width], wanted, atol=1e-4)
+    assert np.isnan(scores[:, width:]).all()
+    assert above == sum(1 << i for i in range(4) if (scores[i, :width] > limits[i]).any())
+    for i, row in enumerate(four):
+        alone = np.empty((4, width), np.float32)
+        cell_kernels._products(data[row : row + 1], (0, 0, 0, 0), columns, before, bias, limits, alone)
+        np.testing.assert_array_equal(alone[2], scores[i, :width])
