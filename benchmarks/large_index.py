@@ -19,7 +19,7 @@ from synthetic import descriptors, images, postings
 from delf_engine import AsmkIndex, Codebook, load_profile
 from delf_engine.index import kernels
 
-_CHUNK = 50_000  # images of a segment as it is generated
+_CHUNK = 25_000  # images of a segment as it is generated
 _PER_IMAGE = 700  # words
 _ADDED = 1000
 _BOOK = "codebook.safetensors"

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from delf_engine import __version__
-from delf_engine.cli import collection, demo, export, mining, model, pair, training
+from delf_engine.cli import codebook, collection, demo, export, mining, model, pair, training
 from delf_engine.cli.output import error_console
 from delf_engine.errors import DelfEngineError, DelfEngineWarning
 
@@ -35,6 +35,7 @@ export.register(app)
 pair.register(app)
 mining.register(app)
 training.register(app)
+codebook.register(app)
 model.register(app)
 demo.register(app)
 

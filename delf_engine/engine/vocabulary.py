@@ -1,0 +1,127 @@
+"""Codebooks of one's own: trained on the features of an engine, or on photographs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.engine.manifest import MANIFEST, read_manifest
+from delf_engine.engine.parts import FEATURES
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.features import LocalFeatures
+from delf_engine.images import ImageSource, find_images
+from delf_engine.index import Codebook
+from delf_engine.storage import FeatureStore
+
+__all__ = ["train_codebook"]
+
+Report = Callable[[str, int, int], None]
+
+
+def train_codebook(
+    source: str | os.PathLike[str],
+    words: int,
+    *,
+    per_image: int = 300,
+    iterations: int = 10,
+    seed: int = 0,
+    model: str | os.PathLike[str] = "delf-r18",
+    on_error: Callable[[ImageSource, Any], None] | None = None,
+    progress: Report | None = None,
+) -> Codebook:
+    """Train visual words by k-means on an engine's features as stored, or on photographs.
+
+    Words of the collection itself divide it best; those of other photographs need not be made anew as it changes,
+    and are what published figures are measured with. Descriptors are read in blocks: memory holds the words and
+    65,536 descriptors, however many there are.
+
+    Parameters
+    ----------
+    source : path
+        Directory of an engine, or a folder of photographs.
+    words : int
+        At most the number of descriptors; a tenth of them or fewer is a good choice.
+    per_image : int
+        Take so many features of each image, the best by attention.
+    iterations, seed : int
+        Of k-means, see `Codebook.train`; words of descriptors are found by the fast assignment.
+    model : str or path
+        Checkpoint that extracts photographs; an engine has features already.
+    on_error : callable or None
+        Called with each photograph that cannot be read and its error; None: a `DelfEngineWarning` for each.
+    progress : callable or None
+        Called with ("features", images done, images) while photographs are extracted, and ("codebook", iterations
+        done, iterations).
+
+    Raises
+    ------
+    ConfigError
+        If `words`, `per_image` or `iterations` is below 1.
+    DataError
+        If `source` is neither an engine nor a folder with photographs, or gives no descriptors.
+    FeatureError
+        If there are fewer descriptors than words.
+    """
+    if per_image < 1:
+        raise ConfigError(f"per_image must be at least 1, got {per_image}")
+    report = progress or (lambda stage, done, total: None)
+
+    def trained(descriptors: Iterable[npt.NDArray[np.float32]]) -> Codebook:
+        return Codebook.train(
+            descriptors,
+            words,
+            iterations=iterations,
+            seed=seed,
+            half=True,
+            mode="fast",
+            progress=lambda done, total: report("codebook", done, total),
+        )
+
+    folder = Path(source)
+    if (folder / MANIFEST).is_file():
+        read_manifest(folder)
+        with FeatureStore.open(folder / FEATURES, readonly=True) as store:
+            if not len(store):
+                raise DataError(f"{folder}: the engine is empty; add photographs first")
+            return trained(_Stored(store, per_image))
+    photos = find_images([folder])
+    return trained(_extracted(photos, per_image, model, on_error, report))
+
+
+class _Stored:
+    """The best descriptors of every image of a store, read anew in every iteration."""
+
+    def __init__(self, store: FeatureStore, per_image: int) -> None:
+        self._store, self._per_image = store, per_image
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        batch: list[npt.NDArray[np.float32]] = []
+        for _, features in self._store.items():
+            batch.append(features.top(self._per_image).descriptors)
+            if len(batch) == 128:  # images are small: fewer and larger blocks
+                yield np.concatenate(batch)
+                batch = []
+        if batch:
+            yield np.concatenate(batch)
+
+
+def _extracted(
+    photos: Sequence[str],
+    per_image: int,
+    model: str | os.PathLike[str],
+    on_error: Callable[[ImageSource, Any], None] | None,
+    report: Report,
+) -> Iterator[npt.NDArray[np.float32]]:
+    from delf_engine.extraction import Extractor
+
+    extractor = Extractor.from_pretrained(model)
+    extractor = Extractor.from_pretrained(model, config=extractor.config.for_codebook())
+    found: Iterable[tuple[ImageSource, LocalFeatures]] = extractor.extract_many(photos, on_error=on_error)
+    for done, (_, features) in enumerate(found, 1):
+        report("features", done, len(photos))
+        yield features.top(per_image).descriptors

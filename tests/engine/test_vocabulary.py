@@ -1,0 +1,80 @@
+"""Codebooks trained on what an engine holds, and on photographs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import random_features
+from typer.testing import CliRunner
+
+import delf_engine as de
+from delf_engine.cli import app
+from delf_engine.engine.vocabulary import train_codebook
+from delf_engine.errors import ConfigError, DataError, FeatureError
+from delf_engine.extraction import Extractor
+from delf_engine.index import Codebook
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("vocabulary") / "e"
+    rng = np.random.default_rng(0)
+    with de.Engine.create(folder, model=tiny_model) as engine:
+        engine.add_features((f"{i}.jpg", random_features(rng, n)) for i, n in enumerate([40, 0, 3, *[30] * 300]))
+    return folder
+
+
+def test_words_of_the_collection_itself(filled: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    book = train_codebook(filled, 50, per_image=20, iterations=3, seed=4, progress=lambda *s: steps.append(s))
+    assert steps == [("codebook", i, 3) for i in (1, 2, 3)]
+    with de.Engine.open(filled, readonly=True) as engine:
+        best = [engine.get(i).top(20).descriptors for i in engine.ids()]
+    assert book == Codebook.train(iter(best), 50, iterations=3, seed=4, half=True)
+
+
+def test_words_of_photographs(photos: list[str], tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(photos[0]).parent
+    steps: list[tuple[str, int, int]] = []
+    book = train_codebook(folder, 30, per_image=9, model=tiny_model, progress=lambda *s: steps.append(s))
+    extractor = Extractor.from_pretrained(tiny_model)
+    extractor = Extractor.from_pretrained(tiny_model, config=extractor.config.for_codebook())
+    best = [extractor(photo).top(9).descriptors for photo in sorted(photos)]
+    assert book == Codebook.train(iter(best), 30, iterations=10, half=True)
+    assert steps[:6] == [("features", i, 6) for i in range(1, 7)]
+
+
+def test_refusals(filled: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="per_image must be at least 1, got 0"):
+        train_codebook(filled, 5, per_image=0)
+    with pytest.raises(ConfigError, match="words and iterations must be at least 1"):
+        train_codebook(filled, 0)
+    with pytest.raises(FeatureError, match="need at least as many descriptors"):
+        train_codebook(filled, 10**6)
+    with pytest.raises(DataError):
+        train_codebook(tmp_path / "nowhere", 5)
+    with de.Engine.create(tmp_path / "empty", model=tiny_model):
+        pass
+    with pytest.raises(DataError, match="the engine is empty"):
+        train_codebook(tmp_path / "empty", 5)
+
+
+def test_the_command(filled: Path, photos: list[str], tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine [1].safetensors"
+    result = CliRunner().invoke(app, ["codebook", str(filled), str(out), "--words", "40"])
+    assert (result.exit_code, result.stdout) == (0, f"40 words of 40 dimensions written to {out}\n")
+    assert Codebook.load(out) == train_codebook(filled, 40)
+    again = CliRunner().invoke(app, ["codebook", str(filled), str(out), "--words", "40"])
+    assert isinstance(again.exception, ConfigError)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "good.png").write_bytes(Path(photos[0]).read_bytes())
+    (folder / "bad.png").write_bytes(b"nothing")
+    options = ["--words", "20", "--model", str(tiny_model), "--overwrite", "--json"]
+    result = CliRunner().invoke(app, ["codebook", str(folder), str(out), *options])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["words"] == 20
+    assert "bad.png" in result.stderr
