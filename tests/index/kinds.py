@@ -27,6 +27,7 @@ class Kind:
     """How to make and load one of the indexes."""
 
     def __init__(self, name: str) -> None:
+        self.full_name = name
         self.name, _, self.variant = name.partition(" ")
 
     def new(self) -> Any:
