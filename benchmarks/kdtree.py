@@ -9,8 +9,8 @@ trees or maps files, is not in them. Bytes an image: of the arrays of the index,
 the memory of the process.
 
 By default descriptors are synthetic, as in codebook_assignment.py, 1,000 an image, and so are the cells: as many
-as fit, at most 16,384. With ``--features`` they are those of feature stores, of the last of which some images are
-held out as queries, and with ``--codebook`` cells are the words of a file.
+as fit, at most 16,384. With ``--features`` they are those of feature stores, or of as many of their
+last images, of which the very last are held out as queries, and with ``--codebook`` cells are the words of a file.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _kdtree(
     count: int,
 ) -> Iterator[tuple[Row, list[Rows]]]:
     for search in ("randomised", "exact"):
-        if search == "randomised" or count <= args.exact_up_to:
+        if args.checks if search == "randomised" else count <= args.exact_up_to:
             config = profile.kdtree.model_copy(update={"search": search, "neighbours": _NEIGHBOURS})
             _kdtree_of(collection[:1], config)._grown()  # what is imported by this is no part of an index
             yield from _kdtree_rows(collection, queries, config, args)
@@ -227,10 +227,12 @@ def _features(descriptors: npt.NDArray[np.float32]) -> LocalFeatures:
 def _given(args: argparse.Namespace, rng: np.random.Generator) -> Iterator[tuple[list[LocalFeatures], Codebook]]:
     """Yield each set of images, the last ones to be held out, and its codebook."""
     if args.features:
-        images = stored(args.features, args.leave_out, rng)
-        yield images, _codebook(args, images)
+        every = stored(args.features, args.leave_out, rng)
+        for count in args.images or [len(every)]:
+            images = every[max(0, len(every) - count - args.queries) :]
+            yield images, _codebook(args, images)
         return
-    for count in args.images:
+    for count in args.images or [1000]:
         images = made_up(count + args.queries, args.each, rng)
         yield images, _codebook(args, images)
 
@@ -272,7 +274,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[1000], help="synthetic ones of each collection")
+    parser.add_argument("--images", type=int, nargs="+", help="of each collection: 1000; of stores, all")
     parser.add_argument("--each", type=int, default=1000, help="descriptors of a synthetic image")
     parser.add_argument("--features", type=Path, nargs="+", help="feature stores instead of synthetic images")
     parser.add_argument("--leave-out", help="images of the stores whose ids begin so, such as cropped queries")

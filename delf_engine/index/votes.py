@@ -37,22 +37,45 @@ def gathered(
     -------
     (count,) float32
     """
+    rows, squared, images = _by_distance_and_row(
+        rows.astype(np.int64), squared.astype(np.float64), images.astype(np.int64)
+    )
     there = rows.ravel() >= 0
     # Cosines, since descriptors have unit length.
-    similarity = np.where(rows >= 0, np.clip(1 - squared.astype(np.float64) / 2, 0, 1), 0)
+    similarity = np.where(rows >= 0, np.clip(1 - squared / 2, 0, 1), 0)
     background = np.where(rows >= 0, similarity, 1).min(1, initial=1)  # of the farthest that was found
     votes = (similarity - _BACKGROUND * background[:, None]).ravel()[there]
     query = np.repeat(np.arange(len(rows)), rows.shape[1])[there]
-    row, distance = rows.ravel()[there].astype(np.int64), squared.ravel()[there].astype(np.float64)
-    image = images.ravel()[there].astype(np.int64)
+    row, distance, image = rows.ravel()[there], squared.ravel()[there], images.ravel()[there]
     # The nearest descriptor of each (query descriptor, image), then the nearest query descriptor of each of these.
-    order = np.lexsort((row, distance, query * count + image))
-    order = order[_first(query[order] * count + image[order])]
-    order = order[np.lexsort((query[order], distance[order], row[order]))]
-    order = order[_first(row[order])]
-    return np.bincount(image[order], votes[order], minlength=count).astype(np.float32)
+    chosen = _firsts(query * count + image)
+    chosen = chosen[np.argsort(distance[chosen], kind="stable")]  # of equally near ones the first query descriptor
+    chosen = chosen[_firsts(row[chosen])]
+    return np.bincount(image[chosen], votes[chosen], minlength=count).astype(np.float32)
 
 
-def _first(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Mark the first of each run of equal keys."""
-    return np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]])
+def _by_distance_and_row(
+    rows: npt.NDArray[np.int64], squared: npt.NDArray[np.float64], images: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Bring neighbours that are equally near into the order of their rows."""
+    tied = ((squared[:, 1:] == squared[:, :-1]) & (rows[:, 1:] < rows[:, :-1]) & (rows[:, 1:] >= 0)).any(1)
+    if not tied.any():
+        return rows, squared, images
+    some = [array[tied] for array in (rows, squared, images)]
+    order = np.lexsort((some[0], np.where(some[0] >= 0, some[1], np.inf)))
+    out: list[Any] = []
+    for array, part in zip((rows, squared, images), some, strict=True):
+        array = array.copy()
+        array[tied] = np.take_along_axis(part, order, 1)
+        out.append(array)
+    return out[0], out[1], out[2]
+
+
+def _firsts(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where each key, none of them negative, occurs first, in the order of the keys."""
+    count = len(keys)
+    if not count or int(keys.max()) >= (1 << 62) // count:
+        return np.unique(keys, return_index=True)[1]
+    # Numbers that differ from each other sort several times faster than equal ones do stably.
+    key, place = np.divmod(np.sort(keys * count + np.arange(count)), count)
+    return place[np.concatenate([np.ones(1, bool), key[1:] != key[:-1]])]
