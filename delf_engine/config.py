@@ -26,6 +26,7 @@ __all__ = [
     "AsmkConfig",
     "Config",
     "ExtractionConfig",
+    "IvfConfig",
     "KdTreeConfig",
     "Profile",
     "RankingConfig",
@@ -169,21 +170,54 @@ class AsmkConfig(Config):
 
 
 class KdTreeConfig(Config):
-    """Options of the KD-tree index (FLANN randomised KD-trees, Muja and Lowe 2009).
+    """Options of the KD-tree index.
 
     Attributes
     ----------
     trees : int
-        Randomised trees built over all descriptors.
+        Randomised trees built over all descriptors (FLANN; Muja and Lowe 2009).
     checks : int
-        Leaves visited for each query descriptor: more is more exact and slower.
+        Leaves of them visited for each query descriptor: more is more exact and slower.
     neighbours : int
         Nearest descriptors taken for each query descriptor (60 in DELF, ICCV 2017).
+    search : "auto", "exact" or "randomised"
+        ``exact``: the nearest descriptors by one KD-tree that is searched to the end (SciPy). ``randomised``: most
+        of them, by the randomised trees. ``auto``: exact below `exact_below` descriptors. Where nothing is said
+        it is randomised, as it was before it could be chosen.
+    exact_below : int
+        Descriptors of the collection from which on ``auto`` takes the randomised trees.
     """
 
     trees: Count
     checks: Count
     neighbours: Count
+    search: Literal["auto", "exact", "randomised"] = "randomised"
+    exact_below: Count = 5000
+
+
+class IvfConfig(Config):
+    """Options of the two-level index of single descriptors: cells of a codebook, scanned one by one.
+
+    Attributes
+    ----------
+    codec : "uint8" or "pq"
+        What is scanned in a cell: the descriptors in D bytes, or their codes of product quantisation (50 bits in
+        DELF, ICCV 2017), after which the best are compared again by their D bytes.
+    probes : int
+        Nearest cells visited by each query descriptor: more is more exact and slower.
+    neighbours : int
+        Nearest descriptors taken for each query descriptor (60 in DELF).
+    rescored : int
+        With ``pq``, so many times `neighbours` descriptors of the nearest codes are compared again.
+    assignment : "exact" or "fast"
+        How nearest cells are found, see `Codebook.assign`.
+    """
+
+    codec: Literal["uint8", "pq"] = "uint8"
+    probes: Count = 8
+    neighbours: Count = 60
+    rescored: Count = 4
+    assignment: Literal["exact", "fast"] = "fast"
 
 
 class VerificationConfig(Config):
@@ -257,6 +291,7 @@ class Profile(Config):
     index: Literal["asmk", "kdtree"]
     asmk: AsmkConfig
     kdtree: KdTreeConfig
+    ivf: IvfConfig = IvfConfig()  # profiles from before there was one
     verification: VerificationConfig
     reranking: RerankingConfig
     ranking: RankingConfig

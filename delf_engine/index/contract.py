@@ -36,13 +36,13 @@ class IndexInfo:
     Attributes
     ----------
     kind : str
-        ``asmk`` or ``kdtree``.
+        ``asmk``, ``kdtree`` or ``ivf``.
     images : int
         Images that a search can find.
     removed : int
         Images that were removed and still take space until segments are merged.
     entries : int
-        Postings of an ASMK index, descriptors of a KD-tree index, those of removed images included.
+        Postings of an ASMK index, descriptors of the other kinds, those of removed images included.
     bytes : int
         Size of its arrays.
     segments : int

@@ -1,14 +1,21 @@
-"""`KdTreeIndex`: candidates by nearest neighbours of single descriptors, in randomised KD-trees.
+"""`KdTreeIndex`: candidates by nearest neighbours of single descriptors, in KD-trees.
 
 Every query descriptor finds its nearest descriptors in the whole collection, which are gathered by the image
-they belong to (Noh et al. 2017). Each image gets of each query descriptor one vote at most, for its nearest
-descriptor, and each descriptor of an image gives one at most, to the nearest query descriptor: a repeated
-structure, such as a row of equal windows, would outvote everything else otherwise. A vote counts by how far it
-stands out from the background, which the farthest of the neighbours found stands for::
+they belong to (Noh et al. 2017).
+
+Burstiness. A repeated structure, such as a row of equal windows, would outvote everything else: its descriptors
+find each other, and their number grows with the square of the repetitions. Therefore each image gets of each query
+descriptor one vote at most, for its nearest descriptor, which handles repetitions in the image; and each
+descriptor of an image gives one at most, to the nearest query descriptor, which handles those in the query.
+
+A vote counts by how far it stands out from the background, which the farthest of the neighbours found stands for::
 
     score = sum over such pairs of  max(0, cosine) - 0.99 max(0, cosine of the farthest neighbour)
 
 The last hundredth keeps images above 0 that are all equally near.
+
+Neighbours are found by randomised trees, most of them, or by one tree that is searched to the end, all of them.
+The latter costs time in proportion to the collection and is for small ones: `KdTreeConfig`.
 
 References
 ----------
@@ -21,7 +28,7 @@ McCann, Lowe: Local naive Bayes nearest neighbor for image classification. CVPR 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,25 +39,25 @@ from delf_engine.config import KdTreeConfig, load_profile, parse_config
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import disk
-from delf_engine.index.collection import Allocate, Arrays, Attachment, Collection, Segment
+from delf_engine.index.collection import Attachment, Collection
 from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
+from delf_engine.index.exact_tree import ExactTree
+from delf_engine.index.kdtree_layout import KIND, VERSION, KdTreeLayout, live_rows
 from delf_engine.index.limits import Limits
 from delf_engine.index.threads import check_threads, in_threads
 from delf_engine.index.votes import gathered
 
 __all__ = ["KdTreeIndex"]
 
-_KIND = "kdtree"
-_VERSION = 1
 _KDTREE = 1  # FLANN_INDEX_KDTREE
 
 
 class KdTreeIndex:
-    """Randomised KD-trees (FLANN) over all descriptors of a collection.
+    """KD-trees over all descriptors of a collection.
 
     The trees are built when first searched after a change, over the images that are there: about a second for
     300,000 descriptors. They are held in memory together with the descriptors; for large collections use
-    `AsmkIndex`.
+    `AsmkIndex` or `IvfIndex`.
 
     Parameters
     ----------
@@ -68,7 +75,7 @@ class KdTreeIndex:
         self.config = load_profile().kdtree if config is None else config
         self.seed = seed
         self._dim = dim
-        self._collection = Collection(_Layout(dim))
+        self._collection = Collection(KdTreeLayout(dim))
         self._forest: _Forest | None = None
 
     @property
@@ -209,9 +216,8 @@ class KdTreeIndex:
     def _found(self, features: LocalFeatures, forest: _Forest | None, top_k: int, limits: Limits) -> Found:
         if forest is None or not len(features):
             return [], np.empty(0, np.float32)
-        k = min(self.config.neighbours, len(forest.descriptors))
-        rows, squared = forest.trees.knnSearch(features.descriptors, k, params={"checks": self.config.checks})
-        scores = gathered(rows, squared, forest.images, len(forest.ids))
+        rows, squared = forest.nearest(features.descriptors, self.config)
+        scores = gathered(rows, squared, forest.images[rows], len(forest.ids))
         found = limits.best(scores, top_k)
         return [forest.ids[row] for row in found], scores[found]
 
@@ -230,7 +236,7 @@ class KdTreeIndex:
         self._collection.flush()
         segments = self._collection.segments
         return IndexInfo(
-            kind=_KIND,
+            kind=KIND,
             images=len(self),
             removed=sum(segment.dead for segment in segments),
             entries=sum(len(segment.arrays["descriptors"]) for segment in segments),
@@ -249,8 +255,8 @@ class KdTreeIndex:
         overwrite : bool
             Replace another index that is there.
         trees : bool
-            Write the trees too, about 50 bytes a tree and descriptor: the first search after loading then
-            begins about eight times sooner. The next save after a change drops them.
+            Write randomised trees too, about 50 bytes a tree and descriptor: the first search after loading
+            then begins about eight times sooner. The next save after a change drops them.
 
         Raises
         ------
@@ -261,9 +267,11 @@ class KdTreeIndex:
         FormatError
             If it cannot be written. What was saved before is still there.
         """
-        header = {"dim": self.dim, "seed": self.seed, "config": self.config.model_dump(mode="json")}
+        # Without options at their defaults: a header that versions from before these options read too.
+        config = self.config.model_dump(mode="json", exclude_defaults=True)
+        header = {"dim": self.dim, "seed": self.seed, "config": config}
         attachment: Attachment | None = None
-        if trees and (forest := self._grown()) is not None:
+        if trees and (forest := self._grown()) is not None and forest.trees is not None:
             grown = forest.trees
             attachment = (self._growth(), lambda path: grown.save(str(path)))
         self._collection.save(directory, header, overwrite=overwrite, attachment=attachment)
@@ -288,7 +296,7 @@ class KdTreeIndex:
         FormatError
             If it is missing, damaged, cut short, or of another version.
         """
-        collection = Collection.load(directory, lambda h: _Layout(h["dim"]), _KIND, _VERSION, check=check)
+        collection = Collection.load(directory, lambda h: KdTreeLayout(h["dim"]), KIND, VERSION, check=check)
         header = collection.header
         saved = parse_config(KdTreeConfig, header["config"], where=str(directory))
         index = cls(header["dim"], saved if config is None else config, seed=header["seed"])
@@ -305,20 +313,29 @@ class KdTreeIndex:
 
     def _grown(self) -> _Forest | None:
         """Return the trees over the images that are there, or None if these have no descriptor at all."""
-        import cv2
-
         if self._forest is not None:
             return self._forest
         self._collection.flush()
-        descriptors, images = _live_rows(self._collection.segments, self.dim)
+        descriptors, images = live_rows(self._collection.segments, self.dim)
         if not len(descriptors):
             return None
+        exact = ExactTree(descriptors) if self._is_exact(len(descriptors)) else None
+        trees = None if exact is not None else self._randomised(descriptors)
+        self._forest = _Forest(trees, exact, descriptors, images, self.ids())
+        return self._forest
+
+    def _is_exact(self, count: int) -> bool:
+        config = self.config
+        return config.search == "exact" or (config.search == "auto" and count < config.exact_below)
+
+    def _randomised(self, descriptors: npt.NDArray[np.float32]) -> Any:
+        import cv2
+
         trees = self._loaded_trees(descriptors)
         if trees is None:
             cv2.setRNGSeed(self.seed)  # the only way to seed FLANN: the generator of this thread
             trees = cv2.flann.Index(descriptors, {"algorithm": _KDTREE, "trees": self.config.trees})
-        self._forest = _Forest(trees, descriptors, images, self.ids())
-        return self._forest
+        return trees
 
     def _loaded_trees(self, descriptors: npt.NDArray[np.float32]) -> Any:
         import cv2
@@ -333,60 +350,18 @@ class KdTreeIndex:
 
 @dataclass(frozen=True)
 class _Forest:
-    trees: Any
+    trees: Any  # of FLANN; None where the tree is exact
+    exact: ExactTree | None
     descriptors: npt.NDArray[np.float32]  # (R, D), which the trees refer to
     images: npt.NDArray[np.int64]  # (R,) place in `ids` of each descriptor's image
     ids: list[str]
 
-
-class _Layout:
-    kind = _KIND
-    version = _VERSION
-    dtypes: Mapping[str, tuple[str, int]] = {
-        "descriptors": ("<f4", 2),  # (R, D) of all images, one after the other
-        "row_offsets": ("<i8", 1),  # (n + 1,) where those of each image begin
-    }
-
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
-
-    def build(self, payloads: Sequence[npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[Any]]:
-        return {"descriptors": np.concatenate(payloads), "row_offsets": _offsets([len(p) for p in payloads])}
-
-    def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
-        counts = np.concatenate([_row_counts(segment)[segment.alive] for segment in segments])
-        offsets = _offsets(counts)
-        allocate("row_offsets", offsets.shape)[...] = offsets
-        descriptors, first = allocate("descriptors", (int(offsets[-1]), self._dim)), 0
-        for segment in segments:
-            rows = segment.arrays["descriptors"][np.repeat(segment.alive, _row_counts(segment))]
-            descriptors[first : first + len(rows)] = rows
-            first += len(rows)
-
-    def problem(self, arrays: Arrays, images: int) -> str | None:
-        offsets, descriptors = arrays["row_offsets"], arrays["descriptors"]
-        if len(offsets) != images + 1 or int(offsets[0]) != 0 or int(offsets[-1]) != len(descriptors):
-            return "row_offsets do not fit the descriptors or the images"
-        return None if descriptors.shape[1] == self._dim else f"descriptors do not have {self._dim} dimensions"
-
-
-def _live_rows(segments: Sequence[Segment], dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return the descriptors of all live images, and for each of them the image, counted among the live ones."""
-    parts = [np.empty((0, dim), np.float32)]
-    counts = [np.empty(0, np.int64)]
-    for segment in segments:
-        rows, descriptors = _row_counts(segment), segment.arrays["descriptors"]
-        parts.append(descriptors[np.repeat(segment.alive, rows)] if segment.dead else descriptors)
-        counts.append(rows[segment.alive])
-    # The usual case, one segment, is used as it is mapped.
-    descriptors = parts[1] if len(parts) == 2 else np.concatenate(parts)
-    every = np.concatenate(counts)
-    return descriptors, np.repeat(np.arange(len(every)), every)
-
-
-def _row_counts(segment: Segment) -> npt.NDArray[np.int64]:
-    return np.diff(segment.arrays["row_offsets"])
-
-
-def _offsets(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+    def nearest(
+        self, queries: npt.NDArray[np.float32], config: KdTreeConfig
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the rows of the nearest descriptors, (Q, K), and their squared distances."""
+        k = min(config.neighbours, len(self.descriptors))
+        if self.exact is not None:
+            return self.exact.nearest(queries, k)
+        rows, squared = self.trees.knnSearch(queries, k, params={"checks": config.checks})
+        return rows, squared

@@ -1,6 +1,8 @@
-"""The votes of a KD-tree index: from the neighbours of single descriptors to scores of images."""
+"""The votes of single descriptors: from their neighbours to scores of images."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,35 +13,69 @@ _BACKGROUND = 0.99
 
 
 def gathered(
-    rows: npt.NDArray[np.int32], squared: npt.NDArray[np.float32], images: npt.NDArray[np.int64], count: int
+    rows: npt.NDArray[np.integer[Any]],
+    squared: npt.NDArray[np.floating[Any]],
+    images: npt.NDArray[np.integer[Any]],
+    count: int,
 ) -> npt.NDArray[np.float32]:
-    """Return the score of each image.
+    """Return the score of each image: see `delf_engine.index.kdtree`.
+
+    Time grows with Q K; the number of images costs no more than an array of their scores.
 
     Parameters
     ----------
-    rows : (Q, K) int32
+    rows : (Q, K) int
         Neighbours of each query descriptor, nearest first, -1 for none.
-    squared : (Q, K) float32
+    squared : (Q, K) float
         Their squared distances.
-    images : (R,) int64
-        Image of each row.
+    images : (Q, K) int
+        The image that each neighbour is of; anything where there is none.
     count : int
         Number of images.
+
+    Returns
+    -------
+    (count,) float32
     """
+    rows, squared, images = _by_distance_and_row(
+        rows.astype(np.int64), squared.astype(np.float64), images.astype(np.int64)
+    )
     there = rows.ravel() >= 0
     # Cosines, since descriptors have unit length.
-    similarity = np.where(rows >= 0, np.clip(1 - squared.astype(np.float64) / 2, 0, 1), 0)
-    votes = (similarity - _BACKGROUND * similarity[:, -1:]).ravel()[there]
+    similarity = np.where(rows >= 0, np.clip(1 - squared / 2, 0, 1), 0)
+    background = np.where(rows >= 0, similarity, 1).min(1, initial=1)  # of the farthest that was found
+    votes = (similarity - _BACKGROUND * background[:, None]).ravel()[there]
     query = np.repeat(np.arange(len(rows)), rows.shape[1])[there]
-    row, distance = rows.ravel()[there].astype(np.int64), squared.ravel()[there].astype(np.float64)
+    row, distance, image = rows.ravel()[there], squared.ravel()[there], images.ravel()[there]
     # The nearest descriptor of each (query descriptor, image), then the nearest query descriptor of each of these.
-    order = np.lexsort((row, distance, query * count + images[row]))
-    order = order[_first(query[order] * count + images[row[order]])]
-    order = order[np.lexsort((query[order], distance[order], row[order]))]
-    order = order[_first(row[order])]
-    return np.bincount(images[row[order]], votes[order], minlength=count).astype(np.float32)
+    chosen = _firsts(query * count + image)
+    chosen = chosen[np.argsort(distance[chosen], kind="stable")]  # of equally near ones the first query descriptor
+    chosen = chosen[_firsts(row[chosen])]
+    return np.bincount(image[chosen], votes[chosen], minlength=count).astype(np.float32)
 
 
-def _first(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Mark the first of each run of equal keys."""
-    return np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]])
+def _by_distance_and_row(
+    rows: npt.NDArray[np.int64], squared: npt.NDArray[np.float64], images: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Bring neighbours that are equally near into the order of their rows."""
+    tied = ((squared[:, 1:] == squared[:, :-1]) & (rows[:, 1:] < rows[:, :-1]) & (rows[:, 1:] >= 0)).any(1)
+    if not tied.any():
+        return rows, squared, images
+    some = [array[tied] for array in (rows, squared, images)]
+    order = np.lexsort((some[0], np.where(some[0] >= 0, some[1], np.inf)))
+    out: list[Any] = []
+    for array, part in zip((rows, squared, images), some, strict=True):
+        array = array.copy()
+        array[tied] = np.take_along_axis(part, order, 1)
+        out.append(array)
+    return out[0], out[1], out[2]
+
+
+def _firsts(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where each key, none of them negative, occurs first, in the order of the keys."""
+    count = len(keys)
+    if not count or int(keys.max()) >= (1 << 62) // count:
+        return np.unique(keys, return_index=True)[1]
+    # Numbers that differ from each other sort several times faster than equal ones do stably.
+    key, place = np.divmod(np.sort(keys * count + np.arange(count)), count)
+    return place[np.concatenate([np.ones(1, bool), key[1:] != key[:-1]])]

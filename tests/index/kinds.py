@@ -1,4 +1,4 @@
-"""Both kinds of index behind one face, and some small images to put into them."""
+"""All kinds of index behind one face, and some small images to put into them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from helpers import random_features
 
-from delf_engine.index import AsmkIndex, CandidateIndex, Codebook, KdTreeIndex
+from delf_engine.config import load_profile
+from delf_engine.index import AsmkIndex, CandidateIndex, Codebook, IvfIndex, KdTreeIndex, ProductQuantizer
 
 RNG = np.random.default_rng(0)
 CODEBOOK = Codebook(random_features(RNG, 12, 8).descriptors)
@@ -17,19 +18,32 @@ NAMES = list(IMAGES)
 QUERY = random_features(RNG, 25, 8)
 
 
+KINDS = ["asmk", "kdtree", "kdtree randomised", "ivf", "ivf pq"]
+RANDOMISED = load_profile().kdtree.model_copy(update={"search": "randomised"})
+QUANTIZER = ProductQuantizer.train(QUERY.descriptors, CODEBOOK, parts=3, levels=4)
+
+
 class Kind:
     """How to make and load one of the indexes."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.full_name = name
+        self.name, _, self.variant = name.partition(" ")
 
     def new(self) -> Any:
-        return AsmkIndex(CODEBOOK) if self.name == "asmk" else KdTreeIndex(8)
+        if self.name == "asmk":
+            return AsmkIndex(CODEBOOK)
+        if self.name == "kdtree":
+            return KdTreeIndex(8, RANDOMISED if self.variant else None)
+        config = load_profile().ivf.model_copy(update={"codec": self.variant or "uint8", "neighbours": 9})
+        return IvfIndex(CODEBOOK, config, QUANTIZER if self.variant else None)
 
     def load(self, path: Path, check: bool | None = None) -> Any:
         if self.name == "asmk":
             return AsmkIndex.load(path, CODEBOOK, check=check)
-        return KdTreeIndex.load(path, check=check)
+        if self.name == "kdtree":
+            return KdTreeIndex.load(path, check=check)
+        return IvfIndex.load(path, CODEBOOK, quantizer=QUANTIZER if self.variant else None, check=check)
 
     def of(self, names: list[str]) -> Any:
         index = self.new()

@@ -75,21 +75,63 @@ def asmk_score(query: Bags, image: Bags, collection: list[Bags], dim: int, confi
     return total / (np.sqrt(len(query)) * np.sqrt(max(len(image), 1)))
 
 
-def kdtree_score(query: LocalFeatures, images: list[LocalFeatures], neighbours: int) -> np.ndarray:
-    """The votes of `delf_engine.index.kdtree` with exact neighbours."""
-    rows = [(i, x) for i, image in enumerate(images) for x in image.descriptors.astype(np.float64)]
+Found = list[tuple[float, int, int]]  # squared distance, row and image of each neighbour, nearest first
+
+
+def brute_force(x: np.ndarray, rows: np.ndarray, images: np.ndarray, neighbours: int) -> Found:
+    """The nearest rows of one query descriptor, by (distance, row)."""
+    every = [
+        (((x - y) ** 2).sum(), row, int(image)) for row, (y, image) in enumerate(zip(rows, images, strict=True))
+    ]
+    return sorted(every)[:neighbours]
+
+
+def voted(found: list[Found], count: int) -> np.ndarray:
+    """The votes of `delf_engine.index.kdtree`, one query descriptor at a time."""
     pairs: dict[int, tuple[float, int, float]] = {}  # row: distance, image, vote of its nearest query descriptor
-    for x in query.descriptors.astype(np.float64):
-        squared = np.array([((x - y) ** 2).sum() for _, y in rows])
-        nearest_of_image: dict[int, int] = {}
-        found = np.argsort(squared, kind="stable")[:neighbours]
-        background = 0.99 * max(0.0, 1 - squared[found[-1]] / 2) if len(found) else 0.0
-        for row in found:
-            nearest_of_image.setdefault(rows[row][0], int(row))
-        for image, row in nearest_of_image.items():
-            if row not in pairs or squared[row] < pairs[row][0]:
-                pairs[row] = (squared[row], image, max(0.0, 1 - squared[row] / 2) - background)
-    scores = np.zeros(len(images))
+    for neighbours in found:
+        background = 0.99 * max(0.0, 1 - neighbours[-1][0] / 2) if neighbours else 0.0
+        nearest_of_image: dict[int, tuple[float, int]] = {}
+        for squared, row, image in neighbours:
+            nearest_of_image.setdefault(image, (squared, row))
+        for image, (squared, row) in nearest_of_image.items():
+            if row not in pairs or squared < pairs[row][0]:
+                pairs[row] = (squared, image, max(0.0, 1 - squared / 2) - background)
+    scores = np.zeros(count)
     for _, image, vote in pairs.values():
         scores[image] += vote
     return scores
+
+
+def stacked(images: list[LocalFeatures]) -> tuple[np.ndarray, np.ndarray]:
+    """All descriptors in float64, and the image of each."""
+    rows = np.concatenate([image.descriptors for image in images]).astype(np.float64)
+    return rows, np.repeat(np.arange(len(images)), [len(image) for image in images])
+
+
+def kdtree_score(query: LocalFeatures, images: list[LocalFeatures], neighbours: int) -> np.ndarray:
+    """The votes of `delf_engine.index.kdtree` with exact neighbours."""
+    rows, owner = stacked(images)
+    found = [brute_force(x, rows, owner, neighbours) for x in query.descriptors.astype(np.float64)]
+    return voted(found, len(images))
+
+
+def ivf_found(
+    query: LocalFeatures, images: list[LocalFeatures], centroids: np.ndarray, probes: int, neighbours: int
+) -> list[Found]:
+    """The neighbours that `delf_engine.index.ivf` finds with ``codec = "uint8"``, distances in whole numbers."""
+    rows, owner = stacked(images)
+    cells = nearest(rows.astype(np.float32), centroids, 1)[:, 0]
+    whole = 128 * np.clip(np.rint(rows.astype(np.float32) * 127), -127, 127).astype(np.int64)
+    asked = np.rint(query.descriptors.astype(np.float64) * 127 * 128).astype(np.int64)
+    out = []
+    for x, visited in zip(asked, nearest(query.descriptors, centroids, probes), strict=True):
+        every = [
+            (int(((x - whole[row]) ** 2).sum()), row, int(owner[row]))
+            for row in range(len(rows))
+            if cells[row] in visited
+        ]
+        out.append(
+            [(squared / (127 * 128) ** 2, row, image) for squared, row, image in sorted(every)[:neighbours]]
+        )
+    return out

@@ -184,7 +184,7 @@ def test_kill_in_the_middle_of_saving(kind: Kind, tmp_path: Path) -> None:
             print(i, flush=True)
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), kind.name],
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), kind.full_name],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},

@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index.oracles import kdtree_score
 
-from delf_engine.config import load_profile
+from delf_engine.config import KdTreeConfig, load_profile
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KdTreeIndex, disk
 
 RNG = np.random.default_rng(0)
 DEFAULT = load_profile().kdtree
-EXACT = DEFAULT.model_copy(update={"checks": 100_000, "neighbours": 7})
+RANDOMISED = DEFAULT.model_copy(update={"search": "randomised"})
+EXACT = DEFAULT.model_copy(update={"search": "exact", "neighbours": 7})
+ALL_CHECKED = RANDOMISED.model_copy(update={"checks": 100_000, "neighbours": 7})
+BOTH = pytest.mark.parametrize("config", [EXACT, ALL_CHECKED], ids=["exact", "randomised"])
 
 
 def features_of(descriptors: np.ndarray) -> LocalFeatures:
@@ -30,18 +33,19 @@ def features_of(descriptors: np.ndarray) -> LocalFeatures:
     dim=st.sampled_from([2, 40, 65]),
     sizes=st.lists(st.sampled_from([0, 1, 5, 30]), min_size=1, max_size=5),
     asked=st.sampled_from([0, 1, 12]),
+    config=st.sampled_from([EXACT, ALL_CHECKED]),
 )
 @settings(deadline=None)
-def test_scores_equal_the_oracle(seed: int, dim: int, sizes: list[int], asked: int) -> None:
+def test_scores_equal_the_oracle(seed: int, dim: int, sizes: list[int], asked: int, config: KdTreeConfig) -> None:
     rng = np.random.default_rng(seed)
     images = [random_features(rng, n, dim) for n in sizes]
     query = random_features(rng, asked, dim)
-    index = KdTreeIndex(dim, EXACT)
+    index = KdTreeIndex(dim, config)
     index.add([str(i) for i in range(len(images))], images)
     ids, scores = index.search(query, 9)
     found = np.zeros(len(images))
     found[[int(i) for i in ids]] = scores
-    np.testing.assert_allclose(found, kdtree_score(query, images, EXACT.neighbours), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found, kdtree_score(query, images, config.neighbours), rtol=1e-3, atol=1e-4)
     assert (np.diff(scores) <= 0).all()
 
 
@@ -55,9 +59,10 @@ def test_an_image_finds_itself_first() -> None:
         assert scores[0] > 3 * scores[1]
 
 
-def test_one_vote_for_a_repeated_structure() -> None:
+@BOTH
+def test_one_vote_for_a_repeated_structure(config: KdTreeConfig) -> None:
     a, b, c = np.eye(40)[:3]
-    index = KdTreeIndex(40, EXACT)
+    index = KdTreeIndex(40, config)
     index.add(["rows of a", "a and b"], [features_of(np.array([a] * 6)), features_of(np.array([a, b]))])
     ids, scores = index.search(features_of(np.array([a, b])), 9)
     assert ids == ["a and b", "rows of a"]
@@ -68,7 +73,7 @@ def test_one_vote_for_a_repeated_structure() -> None:
 
 
 def test_the_same_seed_gives_the_same_trees() -> None:
-    config = DEFAULT.model_copy(update={"checks": 1, "trees": 2})
+    config = RANDOMISED.model_copy(update={"checks": 1, "trees": 2})
     images = [random_features(RNG, 300) for _ in range(10)]
     query = random_features(RNG, 50)
 
@@ -83,9 +88,10 @@ def test_the_same_seed_gives_the_same_trees() -> None:
     assert not np.array_equal(scores(1), scores(2))
 
 
-def test_removed_images_are_replaced_among_the_neighbours() -> None:
+@BOTH
+def test_removed_images_are_replaced_among_the_neighbours(config: KdTreeConfig) -> None:
     image = random_features(RNG, 20)
-    index = KdTreeIndex(40, EXACT)
+    index = KdTreeIndex(40, config)
     names = [str(i) for i in range(30)]
     index.add(names, [image] * 30)
     index.search(image, 5)
@@ -94,7 +100,7 @@ def test_removed_images_are_replaced_among_the_neighbours() -> None:
 
 
 def test_saved_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = KdTreeIndex(40, DEFAULT.model_copy(update={"checks": 1}))
+    index = KdTreeIndex(40, RANDOMISED.model_copy(update={"checks": 1}))
     index.add(list("abc"), [random_features(RNG, 200) for _ in range(3)])
     query = random_features(RNG, 30)
     wanted = index.search(query, 3)
@@ -111,7 +117,7 @@ def test_saved_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(cv2, "setRNGSeed", None)  # would be called to grow them again
         assert same(KdTreeIndex.load(tmp_path))
-    other = KdTreeIndex.load(tmp_path, DEFAULT.model_copy(update={"trees": 1}))
+    other = KdTreeIndex.load(tmp_path, RANDOMISED.model_copy(update={"trees": 1}))
     assert len(other.search(query, 3)[0]) == 3
 
     contents = bytearray(file.read_bytes())
@@ -142,6 +148,43 @@ def test_an_empty_index_has_no_trees(tmp_path: Path) -> None:
     assert again.ids() == ["a"]
     assert again.search(random_features(RNG, 4), 5)[0] == []
     assert repr(again) == "KdTreeIndex(1 images, 40-D, 4 trees)"
+
+
+def test_auto_is_exact_below_a_number_of_descriptors(tmp_path: Path) -> None:
+    query = random_features(RNG, 30)
+    index = KdTreeIndex(40, DEFAULT.model_copy(update={"search": "auto", "exact_below": 600, "checks": 1}))
+    index.add(list("abc"), [random_features(RNG, 200) for _ in range(3)])
+
+    def as_by(search: str) -> bool:
+        other = KdTreeIndex(40, index.config.model_copy(update={"search": search}))
+        other._collection = index._collection
+        (ids, scores), (wanted, wanted_scores) = index.search(query, 3), other.search(query, 3)
+        return ids == wanted and np.array_equal(scores, wanted_scores)
+
+    assert as_by("randomised")
+    assert not as_by("exact")
+    index.save(tmp_path, trees=True)
+    assert list(tmp_path.glob("trees-*"))
+    index.remove(["b"])
+    assert as_by("exact")
+    assert not as_by("randomised")
+    index.save(tmp_path, trees=True)
+    assert not list(tmp_path.glob("trees-*"))  # there are none to be written
+    again = KdTreeIndex.load(tmp_path)
+    assert again.config == index.config
+    assert again.search(query, 3)[0] == index.search(query, 3)[0]
+
+
+def test_indexes_and_profiles_from_before(tmp_path: Path) -> None:
+    """Where the kind of search is not said it is randomised; a header of such an index is what it was."""
+    old = {"trees": 4, "checks": 256, "neighbours": 60}
+    config = KdTreeConfig.model_validate(old)
+    assert config.search == "randomised"
+    index = KdTreeIndex(40, config)
+    index.add(["a"], [random_features(RNG, 5)])
+    index.save(tmp_path)
+    assert disk.read_manifest(tmp_path, "kdtree", 1)["header"] == {"dim": 40, "seed": 0, "config": old}
+    assert KdTreeIndex.load(tmp_path).config == config
 
 
 def test_refuses(tmp_path: Path) -> None:
