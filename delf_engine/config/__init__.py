@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from delf_engine.config.base import Config, Count, Positive
+from delf_engine.config.encodings import BowConfig, FisherConfig, VladConfig
 from delf_engine.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -24,14 +26,17 @@ else:
 
 __all__ = [
     "AsmkConfig",
+    "BowConfig",
     "Config",
     "ExtractionConfig",
+    "FisherConfig",
     "KdTreeConfig",
     "Profile",
     "RankingConfig",
     "RerankingConfig",
     "StorageConfig",
     "VerificationConfig",
+    "VladConfig",
     "config_directory",
     "load_profile",
     "parse_config",
@@ -39,15 +44,6 @@ __all__ = [
     "read_extended",
     "read_toml",
 ]
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Config(BaseModel):
-    """Base of all configuration objects: immutable, no unknown keys, no silent conversions, finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ExtractionConfig(Config):
@@ -257,6 +253,10 @@ class Profile(Config):
     index: Literal["asmk", "kdtree"]
     asmk: AsmkConfig
     kdtree: KdTreeConfig
+    # With defaults: engines made before there were these indexes say nothing of them.
+    bow: BowConfig = BowConfig()
+    vlad: VladConfig = VladConfig()
+    fisher: FisherConfig = FisherConfig()
     verification: VerificationConfig
     reranking: RerankingConfig
     ranking: RankingConfig
@@ -267,8 +267,9 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 def config_directory() -> Path:
     """Return the directory of the shipped profiles: inside the package, or beside it in a checkout."""
-    packaged = Path(__file__).parent / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
+    package = Path(__file__).parents[1]
+    packaged = package / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"
 
 
 def profile_names() -> list[str]:
