@@ -1,10 +1,20 @@
-"""Indexes that gather candidate images: an inverted file of aggregated residuals, and KD-trees."""
+"""Indexes that gather candidate images: inverted files of visual words, and KD-trees."""
 
 from __future__ import annotations
 
 from delf_engine.index.asmk import AsmkIndex
+from delf_engine.index.bow import BowIndex
 from delf_engine.index.codebook import Codebook
 from delf_engine.index.contract import CandidateIndex, IndexInfo
 from delf_engine.index.kdtree import KdTreeIndex
+from delf_engine.index.mixture import Mixture
 
-__all__ = ["AsmkIndex", "CandidateIndex", "Codebook", "IndexInfo", "KdTreeIndex"]
+__all__ = [
+    "AsmkIndex",
+    "BowIndex",
+    "CandidateIndex",
+    "Codebook",
+    "IndexInfo",
+    "KdTreeIndex",
+    "Mixture",
+]

@@ -1,4 +1,4 @@
-"""Both kinds of index behind one face, and some small images to put into them."""
+"""All kinds of index behind one face, and some small images to put into them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,27 @@ from typing import Any
 import numpy as np
 from helpers import random_features
 
-from delf_engine.index import AsmkIndex, CandidateIndex, Codebook, KdTreeIndex
+from delf_engine.index import (
+    AsmkIndex,
+    BowIndex,
+    CandidateIndex,
+    Codebook,
+    KdTreeIndex,
+)
 
 RNG = np.random.default_rng(0)
 CODEBOOK = Codebook(random_features(RNG, 12, 8).descriptors)
 IMAGES = {f"image {i}": random_features(RNG, n, 8) for i, n in enumerate([20, 0, 1, 7, 50, 3, 30, 11])}
 NAMES = list(IMAGES)
 QUERY = random_features(RNG, 25, 8)
+
+
+#: The indexes that need more than a dimension, and what they need.
+SOURCES: dict[str, tuple[Any, Any]] = {
+    "asmk": (AsmkIndex, CODEBOOK),
+    "bow": (BowIndex, CODEBOOK),
+}
+KINDS = [*SOURCES, "kdtree"]
 
 
 class Kind:
@@ -24,11 +38,15 @@ class Kind:
         self.name = name
 
     def new(self) -> Any:
-        return AsmkIndex(CODEBOOK) if self.name == "asmk" else KdTreeIndex(8)
+        if self.name in SOURCES:
+            index, source = SOURCES[self.name]
+            return index(source)
+        return KdTreeIndex(8)
 
     def load(self, path: Path, check: bool | None = None) -> Any:
-        if self.name == "asmk":
-            return AsmkIndex.load(path, CODEBOOK, check=check)
+        if self.name in SOURCES:
+            index, source = SOURCES[self.name]
+            return index.load(path, source, check=check)
         return KdTreeIndex.load(path, check=check)
 
     def of(self, names: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""What both indexes owe their callers."""
+"""What all indexes owe their callers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers import random_features
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from index.kinds import IMAGES, NAMES, QUERY, RNG, Kind, assert_same
+from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind, assert_same
 
 from delf_engine.errors import (
     ConfigError,
@@ -198,7 +198,7 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
 
     names = st.sampled_from(NAMES)
 
-    @initialize(name=st.sampled_from(["asmk", "kdtree"]))
+    @initialize(name=st.sampled_from(KINDS))
     def start(self, name: str) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.kind = Kind(name)

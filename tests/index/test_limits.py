@@ -11,7 +11,7 @@ import pytest
 from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.kinds import IMAGES, NAMES, QUERY, RNG, Kind
+from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind
 
 from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
@@ -53,7 +53,7 @@ EVERY = [*NAMES, "same 1", "same 2"]
 
 
 @given(
-    name=st.sampled_from(["asmk", "kdtree"]),
+    name=st.sampled_from(KINDS),
     among=st.none() | st.lists(st.sampled_from(EVERY), max_size=12),
     exclude=st.lists(st.sampled_from([*EVERY, "nobody", "gone"]), max_size=12),
     min_score=st.none() | st.sampled_from([-1e300, -1.0, 0.0, 1e300, 5e-324]) | st.integers(0, 9),
