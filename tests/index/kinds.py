@@ -13,11 +13,15 @@ from delf_engine.index import (
     BowIndex,
     CandidateIndex,
     Codebook,
+    FisherIndex,
     KdTreeIndex,
+    Mixture,
+    VladIndex,
 )
 
 RNG = np.random.default_rng(0)
 CODEBOOK = Codebook(random_features(RNG, 12, 8).descriptors)
+MIXTURE = Mixture(np.ones(12), CODEBOOK.centroids, np.full((12, 8), 0.1))
 IMAGES = {f"image {i}": random_features(RNG, n, 8) for i, n in enumerate([20, 0, 1, 7, 50, 3, 30, 11])}
 NAMES = list(IMAGES)
 QUERY = random_features(RNG, 25, 8)
@@ -27,6 +31,8 @@ QUERY = random_features(RNG, 25, 8)
 SOURCES: dict[str, tuple[Any, Any]] = {
     "asmk": (AsmkIndex, CODEBOOK),
     "bow": (BowIndex, CODEBOOK),
+    "vlad": (VladIndex, CODEBOOK),
+    "fisher": (FisherIndex, MIXTURE),
 }
 KINDS = [*SOURCES, "kdtree"]
 
