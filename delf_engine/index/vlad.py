@@ -5,8 +5,9 @@ it. The sums are scaled to unit length one by one (``intra``), all components ra
 (``power``), the whole is scaled to unit length, and two images are as similar as the cosine of their vectors.
 
 R-VLAD adds to the sums of an image those of regions of it, before all of this; with ``region_norm = "l2"`` each
-at unit length over all words, as in the published code. That code divides by the number of regions at the end,
-which a cosine does not see. Queries are aggregated without regions, and the index is as large as before.
+at unit length over all words, as in the published code. At the end that code divides by the number of regions, or
+scales to unit length: one direction, and so one cosine. Queries are aggregated without regions, and the index is
+as large as before.
 
 Published variants, by the options they set in `VladConfig`. All have 1 assignment.
 
