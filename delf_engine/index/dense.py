@@ -22,6 +22,7 @@ Vector = npt.NDArray[np.float32]
 #: Components of a vector at most: a mebibyte an image in float32. An inverted file serves larger codebooks better.
 LARGEST = 1 << 18
 
+_BLOCK = 1024  # rows copied at a time
 _TOGETHER = 8  # queries that share one pass over the rows
 _DTYPES: Mapping[str, str] = {"float32": "<f4", "float16": "<f2"}
 
@@ -57,8 +58,11 @@ class DenseLayout:
         vectors = allocate("vectors", (sum(segment.live for segment in segments), self.length))
         first = 0
         for segment in segments:
-            vectors[first : first + segment.live] = segment.arrays["vectors"][segment.alive]
-            first += segment.live
+            alive = np.flatnonzero(segment.alive)
+            for start in range(0, len(alive), _BLOCK):  # a segment may be larger than memory
+                rows = alive[start : start + _BLOCK]
+                vectors[first : first + len(rows)] = segment.arrays["vectors"][rows]
+                first += len(rows)
 
     def problem(self, arrays: Arrays, images: int) -> str | None:
         """Say what is wrong with the arrays of a segment, at no cost that grows with them."""

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from delf_engine.config import FisherConfig, VladConfig, load_profile
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index import Codebook, FisherIndex, Mixture, VladIndex
+from delf_engine.index import Codebook, FisherIndex, Mixture, VladIndex, aggregation, dense
 from delf_engine.index.dense import LARGEST, normalised
 from delf_engine.index.dense_kernels import products, products_of_halves
 from delf_engine.index.halves import bits, half_values
@@ -52,6 +52,7 @@ def some_mixture(rng: np.random.Generator, components: int, dim: int) -> Mixture
         power=st.sampled_from([1.0, 0.5, 0.3]),
         region_norm=st.sampled_from([None, "l2"]),
     ),
+    block=st.sampled_from([1, 3, 32768]),
     threads=st.sampled_from([1, 3]),
 )
 @settings(deadline=None)
@@ -63,6 +64,7 @@ def test_vlad_equals_the_oracle(
     duplicates: bool,
     regional: bool,
     config: VladConfig,
+    block: int,
     threads: int,
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -71,7 +73,9 @@ def test_vlad_equals_the_oracle(
     images = [draw(rng, n, dim) for n in sizes]
     regions = [random_regions(rng, n) for n in sizes] if regional else None
     index = VladIndex(codebook, config)
-    index.add([str(i) for i in range(len(images))], images, regions, threads=threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aggregation, "_BLOCK", block)
+        index.add([str(i) for i in range(len(images))], images, regions, threads=threads)
     for i, (row, image) in enumerate(zip(vectors(index), images, strict=True)):
         sums = regional_sums(
             image,
@@ -180,7 +184,10 @@ def both(precision: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_results_do_not_depend_on_segments_or_threads(tmp_path: Path, precision: str) -> None:
+def test_results_do_not_depend_on_segments_or_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(dense, "_BLOCK", 2)
     images = {str(i): random_features(RNG, int(RNG.integers(0, 60))) for i in range(40)}
     queries = [random_features(RNG, int(n)) for n in RNG.integers(0, 60, 21)]
     kept = [i for i in images if int(i) % 7]
@@ -193,9 +200,11 @@ def test_results_do_not_depend_on_segments_or_threads(tmp_path: Path, precision:
             parts.add(some, [images[i] for i in some], threads=1)
             parts.save(tmp_path / kind.kind)
         parts.remove([i for i in images if i not in kept])
+        parts.save(tmp_path / "copy" / kind.kind)  # merged
+        copied = kind.load(tmp_path / "copy" / kind.kind, source)
         loaded = kind.load(tmp_path / kind.kind, source)
         loaded.remove([i for i in images if i not in kept])
-        for index in (parts, loaded, whole):
+        for index in (parts, copied, loaded, whole):
             for threads in (1, 3):
                 found = index.search_many(queries, 100, threads=threads)
                 for (ids, scores), (wanted_ids, wanted_scores) in zip(found, wanted, strict=True):
