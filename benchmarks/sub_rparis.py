@@ -27,6 +27,7 @@ from ranking_rules import Row, compare, ranked_by_rules, row_of, verify_all
 from delf_engine import AsmkIndex, Codebook, Extractor, KdTreeIndex, LocalFeatures, load_profile
 from delf_engine.config import Profile
 from delf_engine.evaluation import SETUPS, GroundTruth
+from delf_engine.index import CandidateIndex
 from delf_engine.model import codebook_path
 
 Features = Mapping[str, LocalFeatures]
@@ -141,8 +142,8 @@ def _rows(system: System, truth: GroundTruth, data: Path, args: argparse.Namespa
             ("ASMK", AsmkIndex(codebook, profile.asmk)),
             ("KD-tree", KdTreeIndex(codebook.dim, profile.kdtree)),
         ):
-            lists, seconds = _searched(index, queries, gallery)
-            rows[f"{name} only"] = row_of(truth, [_unranked(lists)], seconds)
+            lists, seconds = searched(index, queries, gallery)
+            rows[f"{name} only"] = row_of(truth, [unranked(lists)], seconds)
             first = lists if first is None else first
     done = verify_all(
         queries,
@@ -164,9 +165,10 @@ def _rows(system: System, truth: GroundTruth, data: Path, args: argparse.Namespa
     return rows
 
 
-def _searched(
-    index: AsmkIndex | KdTreeIndex, queries: Features, gallery: Features
+def searched(
+    index: CandidateIndex, queries: Features, gallery: Features
 ) -> tuple[dict[str, list[tuple[str, float]]], float]:
+    """Add the gallery to an index; return the full ranking of each query, and the seconds a query."""
     index.add(list(gallery), list(gallery.values()))
     index.search(next(iter(queries.values())), 1)  # compiles, builds
     lists, start = {}, time.perf_counter()
@@ -176,7 +178,8 @@ def _searched(
     return lists, (time.perf_counter() - start) / len(queries)
 
 
-def _unranked(lists: Mapping[str, Sequence[tuple[str, float]]]) -> Callable[[str, set[str]], list[str]]:
+def unranked(lists: Mapping[str, Sequence[tuple[str, float]]]) -> Callable[[str, set[str]], list[str]]:
+    """Return what ranks as the index does."""
     return lambda query, junk: [image_id for image_id, _ in lists[query] if image_id not in junk]
 
 
@@ -210,7 +213,7 @@ def _print_rows(title: str, rows: Mapping[str, Row]) -> None:
     table = [
         [
             name,
-            *(_with_interval(row[s]["mean_ap"], *row[s]["interval_95"]) for s in SETUPS),
+            *(with_interval(row[s]["mean_ap"], *row[s]["interval_95"]) for s in SETUPS),
             " / ".join(f"{row[s]['spread']:.1f}" for s in SETUPS) if row["seeds"] > 1 else "",
             # The similarities need no geometry, and the pass that gave them was not without.
             "" if name.endswith("by similarity") else f"{1000 * row['seconds_per_query']:.0f}",
@@ -226,14 +229,15 @@ def _print_differences(differences: Sequence[Mapping[str, Any]]) -> None:
         (a, row_a), (b, row_b) = entry["first"], entry["second"]
         what = f"{a}: {row_a} - {row_b}" if a == b else f"{a} - {b}: {row_a}"
         cells = [
-            _with_interval(*(entry[s][key] for key in ("difference", "low", "high")), sign="+") for s in SETUPS
+            with_interval(*(entry[s][key] for key in ("difference", "low", "high")), sign="+") for s in SETUPS
         ]
         table.append([what, *cells])
     columns = ["difference, paired over queries", *(f"{s.capitalize()} [95 %]" for s in SETUPS)]
     print_table("Differences of mAP", columns, table)
 
 
-def _with_interval(value: float, low: float, high: float, *, sign: str = "") -> str:
+def with_interval(value: float, low: float, high: float, *, sign: str = "") -> str:
+    """Return a figure and its interval as text."""
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 

@@ -61,6 +61,13 @@ def test_extends_another_file_relative_to_its_own(tmp_path: Path, monkeypatch: p
     assert (profile.reranking.top_n, profile.asmk.alpha, profile.asmk.idf) == (7, 2.0, True)
 
 
+def test_profiles_from_before_there_were_these_indexes() -> None:
+    """Engines keep their profile: one that says nothing of an index has its default options."""
+    profile = load_profile()
+    old = {key: value for key, value in profile.model_dump().items() if key not in ("bow", "vlad", "fisher")}
+    assert parse_config(Profile, old, where="manifest") == profile
+
+
 def test_profiles_are_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_profile().reranking.top_n = 3  # type: ignore[misc]

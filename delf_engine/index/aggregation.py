@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,12 +14,12 @@ from delf_engine.index.codebook import Codebook
 from delf_engine.index.threads import in_threads
 from delf_engine.regions import Regions
 
-__all__ = ["Aggregate", "Kernel", "aggregated", "check_regions", "code_length"]
+__all__ = ["Aggregate", "Kernel", "aggregated", "blocks", "check_regions", "code_length"]
 
 #: Distinct words of an image, ascending, (w,) int32; and their codes: (w, ceil(D / 64)) uint64 signs, or (w, D)
-#: float32 residuals of unit length.
+#: float32 residuals of unit length, or (w, D) float64 sums of residuals.
 Aggregate: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[Any]]
-Kernel: TypeAlias = Literal["binary", "float"]
+Kernel: TypeAlias = Literal["binary", "float", "sum"]
 Mode: TypeAlias = Literal["exact", "fast"]
 
 _BLOCK = 32768  # descriptors held at a time
@@ -51,7 +51,8 @@ def aggregated(
         Of n images.
     assignments : int
         Words a descriptor; all if the codebook has fewer.
-    kernel : "binary" or "float"
+    kernel : "binary", "float" or "sum"
+        Keep the signs of each word's sum, the sum at unit length, or the sum itself.
     threads : int
         The result has the same bits with any number.
     mode : "exact" or "fast"
@@ -67,14 +68,20 @@ def aggregated(
     """
     out: list[Aggregate] = []
     k = min(assignments, codebook.words)
+    for block in blocks(features):
+        places = None if regions is None else regions[block]
+        out += _block(codebook, features[block], k, mode, kernel, threads, places, region_norm == "l2")
+    return out
+
+
+def blocks(features: Sequence[LocalFeatures]) -> Iterator[slice]:
+    """Cut images into runs that together have about 32,768 descriptors, or one image that has more."""
     first = size = 0
     for i, item in enumerate(features):
         size += len(item)
         if size >= _BLOCK or i + 1 == len(features):
-            places = None if regions is None else regions[first : i + 1]
-            out += _block(codebook, features[first : i + 1], k, mode, kernel, threads, places, region_norm == "l2")
+            yield slice(first, i + 1)
             first, size = i + 1, 0
-    return out
 
 
 def check_regions(
@@ -122,8 +129,11 @@ def _block(
     words = codebook.assign(descriptors, k, mode=mode)
     weights = np.ones(len(descriptors))
     found = np.empty(words.size, np.int32)
-    signs = kernel == "binary"
-    length, dtype = (code_length(codebook.dim), np.uint64) if signs else (codebook.dim, np.float32)
+    length, dtype = {
+        "binary": (code_length(codebook.dim), np.uint64),
+        "float": (codebook.dim, np.float32),
+        "sum": (codebook.dim, np.float64),
+    }[kernel]
     codes = np.empty((words.size, length), dtype)
     counts = np.empty(len(features), np.int64)
     keys = _keys(words, starts)
@@ -132,7 +142,11 @@ def _block(
     shares = np.unique(np.linspace(0, len(features), _SHARES * threads + 1).astype(np.int64))
 
     weigh: Any = kernels.region_weights
-    aggregate: Any = kernels.aggregate_signs if signs else kernels.aggregate_units
+    aggregate: Any = {
+        "binary": kernels.aggregate_signs,
+        "float": kernels.aggregate_units,
+        "sum": kernels.aggregate_sums,
+    }[kernel]
 
     def work(i: int) -> None:
         begin, end = shares[i], shares[i + 1]

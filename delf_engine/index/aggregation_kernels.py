@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["aggregate_signs", "aggregate_units", "region_weights"]
+__all__ = ["aggregate_signs", "aggregate_sums", "aggregate_units", "region_weights"]
 
 
 @njit(cache=True, nogil=True)
@@ -119,6 +119,39 @@ def aggregate_units(
             norm = np.sqrt(squared)
             for d in range(dim):
                 out_codes[row, d] = residual[d] / norm if norm > 0 else 0.0
+            row += 1
+        counts[image] = row - first * k
+
+
+@njit(cache=True, nogil=True)
+def aggregate_sums(
+    begin: Any,
+    end: Any,
+    starts: Any,
+    descriptors: Any,
+    centroids: Any,
+    keys: Any,
+    weights: Any,
+    out_words: Any,
+    out_codes: Any,
+    counts: Any,
+) -> None:
+    """Do as `aggregate_signs`, but keep the sums as they are.
+
+    Parameters
+    ----------
+    begin, end, starts, descriptors, centroids, keys, weights, out_words, counts
+        As there.
+    out_codes : (N k, D) float64
+        Overwritten.
+    """
+    k = len(keys) // max(1, len(descriptors))
+    for image in range(begin, end):
+        first, at, last = starts[image], k * starts[image], k * starts[image + 1]
+        row = at
+        while at < last:
+            out_words[row] = keys[at] >> 32
+            at = _sum_word(keys, at, last, k, descriptors, first, centroids, weights, out_codes[row])
             row += 1
         counts[image] = row - first * k
 

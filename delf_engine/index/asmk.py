@@ -48,7 +48,6 @@ from delf_engine.index.asmk_layout import (
     KIND,
     VERSION,
     AsmkLayout,
-    damaged,
     saved_config,
     saved_layout,
     score_segment,
@@ -56,6 +55,7 @@ from delf_engine.index.asmk_layout import (
 from delf_engine.index.codebook import Codebook
 from delf_engine.index.collection import Collection
 from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
+from delf_engine.index.inverted import damaged
 from delf_engine.index.limits import Limits
 from delf_engine.index.threads import check_threads, in_threads
 from delf_engine.regions import Regions, rigid_grid

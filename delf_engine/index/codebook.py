@@ -1,23 +1,20 @@
-"""`Codebook`: the visual words of an ASMK index, trained by k-means."""
+"""`Codebook`: the visual words of an ASMK, BoW or VLAD index, trained by k-means."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
-from delf_engine.index import assignment, disk
+from delf_engine.index import assignment, tensors
 
 __all__ = ["Codebook", "matrix"]
 
-_FORMAT = "delf-engine codebook"
-_VERSION = 1
+_WHAT = "codebook"
 _LARGEST = 1e15  # squared distances of larger values leave the range of float32
 _MARGIN = 4  # candidates beyond the k asked for, see `_nearest`
 _BLOCK = 8192
@@ -43,9 +40,7 @@ class Codebook:
             raise FeatureError(f"a codebook needs at least one centroid of one dimension, got {rows.shape}")
         rows.flags.writeable = False
         self.centroids: npt.NDArray[np.float32] = rows
-        digest = hashlib.sha256(f"{_FORMAT} {rows.shape}".encode())
-        digest.update(rows.astype("<f4", copy=False).tobytes())
-        self.hash: str = digest.hexdigest()
+        self.hash: str = tensors.content_hash(_WHAT, rows)
         self._searcher: Any = None
         self._fast: assignment.CellSearcher | None = None
 
@@ -180,19 +175,11 @@ class Codebook:
         FormatError
             If the file cannot be written.
         """
-        from safetensors.numpy import save
-
         with np.errstate(over="ignore"):
             half = self.centroids.astype(np.float16)
         lossless = np.array_equal(half.astype(np.float32), self.centroids)
-        metadata = {
-            "format": _FORMAT,
-            "version": str(_VERSION),
-            "words": str(self.words),
-            "dim": str(self.dim),
-            "hash": self.hash,
-        }
-        disk.replace_file(Path(path), save({"centroids": half if lossless else self.centroids}, metadata))
+        metadata = {"words": str(self.words), "dim": str(self.dim), "hash": self.hash}
+        tensors.write_tensors(path, _WHAT, {"centroids": half if lossless else self.centroids}, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Codebook:
@@ -203,20 +190,10 @@ class Codebook:
         FormatError
             If the file is missing, damaged, not a codebook, or of another version.
         """
-        from safetensors import SafetensorError, safe_open
-
+        (centroids,), metadata = tensors.read_tensors(path, _WHAT, ("centroids",))
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise FormatError(f"{path}: a safetensors file, but not a codebook")
-                if metadata.get("version") != str(_VERSION):
-                    raise FormatError(
-                        f"{path}: the codebook has format version {metadata.get('version')}, this version reads "
-                        f"{_VERSION}"
-                    )
-                codebook = cls(file.get_tensor("centroids"))
-        except (SafetensorError, OSError, ValueError, FeatureError) as error:
+            codebook = cls(centroids)
+        except FeatureError as error:
             raise FormatError(f"{path}: cannot be read as a codebook: {error}") from error
         if codebook.hash != metadata.get("hash"):
             raise FormatError(f"{path}: the codebook is damaged: its hash does not match; restore the file")

@@ -36,13 +36,14 @@ class IndexInfo:
     Attributes
     ----------
     kind : str
-        ``asmk``, ``kdtree`` or ``ivf``.
+        ``asmk``, ``bow``, ``vlad``, ``fisher``, ``kdtree`` or ``ivf``.
     images : int
         Images that a search can find.
     removed : int
         Images that were removed and still take space until segments are merged.
     entries : int
-        Postings of an ASMK index, descriptors of the other kinds, those of removed images included.
+        Postings of an ASMK or BoW index, vectors of a VLAD or Fisher index, descriptors of a KD-tree or IVF index,
+        those of removed images included.
     bytes : int
         Size of its arrays.
     segments : int

@@ -9,16 +9,35 @@ import numpy as np
 from helpers import random_features
 
 from delf_engine.config import load_profile
-from delf_engine.index import AsmkIndex, CandidateIndex, Codebook, IvfIndex, KdTreeIndex, ProductQuantizer
+from delf_engine.index import (
+    AsmkIndex,
+    BowIndex,
+    CandidateIndex,
+    Codebook,
+    FisherIndex,
+    IvfIndex,
+    KdTreeIndex,
+    Mixture,
+    ProductQuantizer,
+    VladIndex,
+)
 
 RNG = np.random.default_rng(0)
 CODEBOOK = Codebook(random_features(RNG, 12, 8).descriptors)
+MIXTURE = Mixture(np.ones(12), CODEBOOK.centroids, np.full((12, 8), 0.1))
 IMAGES = {f"image {i}": random_features(RNG, n, 8) for i, n in enumerate([20, 0, 1, 7, 50, 3, 30, 11])}
 NAMES = list(IMAGES)
 QUERY = random_features(RNG, 25, 8)
 
 
-KINDS = ["asmk", "kdtree", "kdtree randomised", "ivf", "ivf pq"]
+#: The indexes that need more than a dimension, and what they need.
+SOURCES: dict[str, tuple[Any, Any]] = {
+    "asmk": (AsmkIndex, CODEBOOK),
+    "bow": (BowIndex, CODEBOOK),
+    "vlad": (VladIndex, CODEBOOK),
+    "fisher": (FisherIndex, MIXTURE),
+}
+KINDS = [*SOURCES, "kdtree", "kdtree randomised", "ivf", "ivf pq"]
 RANDOMISED = load_profile().kdtree.model_copy(update={"search": "randomised"})
 QUANTIZER = ProductQuantizer.train(QUERY.descriptors, CODEBOOK, parts=3, levels=4)
 
@@ -31,16 +50,18 @@ class Kind:
         self.name, _, self.variant = name.partition(" ")
 
     def new(self) -> Any:
-        if self.name == "asmk":
-            return AsmkIndex(CODEBOOK)
+        if self.name in SOURCES:
+            index, source = SOURCES[self.name]
+            return index(source)
         if self.name == "kdtree":
             return KdTreeIndex(8, RANDOMISED if self.variant else None)
         config = load_profile().ivf.model_copy(update={"codec": self.variant or "uint8", "neighbours": 9})
         return IvfIndex(CODEBOOK, config, QUANTIZER if self.variant else None)
 
     def load(self, path: Path, check: bool | None = None) -> Any:
-        if self.name == "asmk":
-            return AsmkIndex.load(path, CODEBOOK, check=check)
+        if self.name in SOURCES:
+            index, source = SOURCES[self.name]
+            return index.load(path, source, check=check)
         if self.name == "kdtree":
             return KdTreeIndex.load(path, check=check)
         return IvfIndex.load(path, CODEBOOK, quantizer=QUANTIZER if self.variant else None, check=check)

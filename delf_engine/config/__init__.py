@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from delf_engine.config.base import Config, Count, Positive
+from delf_engine.config.encodings import BowConfig, FisherConfig, VladConfig
 from delf_engine.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -24,8 +26,10 @@ else:
 
 __all__ = [
     "AsmkConfig",
+    "BowConfig",
     "Config",
     "ExtractionConfig",
+    "FisherConfig",
     "IvfConfig",
     "KdTreeConfig",
     "Profile",
@@ -33,6 +37,7 @@ __all__ = [
     "RerankingConfig",
     "StorageConfig",
     "VerificationConfig",
+    "VladConfig",
     "config_directory",
     "load_profile",
     "parse_config",
@@ -40,15 +45,6 @@ __all__ = [
     "read_extended",
     "read_toml",
 ]
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Config(BaseModel):
-    """Base of all configuration objects: immutable, no unknown keys, no silent conversions, finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ExtractionConfig(Config):
@@ -291,7 +287,11 @@ class Profile(Config):
     index: Literal["asmk", "kdtree"]
     asmk: AsmkConfig
     kdtree: KdTreeConfig
-    ivf: IvfConfig = IvfConfig()  # profiles from before there was one
+    # With defaults: engines made before there were these indexes say nothing of them.
+    ivf: IvfConfig = IvfConfig()
+    bow: BowConfig = BowConfig()
+    vlad: VladConfig = VladConfig()
+    fisher: FisherConfig = FisherConfig()
     verification: VerificationConfig
     reranking: RerankingConfig
     ranking: RankingConfig
@@ -302,8 +302,9 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 def config_directory() -> Path:
     """Return the directory of the shipped profiles: inside the package, or beside it in a checkout."""
-    packaged = Path(__file__).parent / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
+    package = Path(__file__).parents[1]
+    packaged = package / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"
 
 
 def profile_names() -> list[str]:

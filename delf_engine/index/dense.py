@@ -1,0 +1,141 @@
+"""What indexes of dense vectors have in common: one vector of unit length an image, compared by their cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.config.encodings import Precision
+from delf_engine.errors import ConfigError
+from delf_engine.features import LocalFeatures
+from delf_engine.index.collection import Allocate, Arrays, Segment
+from delf_engine.index.encoded import EncodedIndex
+from delf_engine.index.halves import bits, half_values
+
+__all__ = ["LARGEST", "DenseIndex", "DenseLayout", "normalised"]
+
+Vector = npt.NDArray[np.float32]
+
+#: Components of a vector at most: a mebibyte an image in float32. An inverted file serves larger codebooks better.
+LARGEST = 1 << 18
+
+_BLOCK = 1024  # rows copied at a time
+_TOGETHER = 8  # queries that share one pass over the rows
+_DTYPES: Mapping[str, str] = {"float32": "<f4", "float16": "<f2"}
+
+
+class DenseLayout:
+    """The arrays of a segment: one row an image.
+
+    Parameters
+    ----------
+    kind : str
+    version : int
+        Of the index on disk.
+    length : int
+        Components L.
+    precision : "float32" or "float16"
+        Of the components.
+    """
+
+    def __init__(self, kind: str, version: int, length: int, precision: Precision) -> None:
+        self.kind, self.version = kind, version
+        self.length, self._dtype = length, _DTYPES[precision]
+        self.dtypes: Mapping[str, tuple[str, int]] = {"vectors": (self._dtype, 2)}  # (n, L)
+
+    def build(self, payloads: Sequence[Vector]) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays of a segment of these images."""
+        vectors = np.empty((len(payloads), self.length), self._dtype)
+        for row, payload in enumerate(payloads):
+            vectors[row] = payload
+        return {"vectors": vectors}
+
+    def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
+        """Write the live rows of several segments into new arrays."""
+        vectors = allocate("vectors", (sum(segment.live for segment in segments), self.length))
+        first = 0
+        for segment in segments:
+            alive = np.flatnonzero(segment.alive)
+            for start in range(0, len(alive), _BLOCK):  # a segment may be larger than memory
+                rows = alive[start : start + _BLOCK]
+                vectors[first : first + len(rows)] = segment.arrays["vectors"][rows]
+                first += len(rows)
+
+    def problem(self, arrays: Arrays, images: int) -> str | None:
+        """Say what is wrong with the arrays of a segment, at no cost that grows with them."""
+        shape, wanted = arrays["vectors"].shape, (images, self.length)
+        return None if shape == wanted else f"vectors have shape {shape}, wanted {wanted}"
+
+
+class DenseIndex(EncodedIndex[Vector]):
+    """One row an image, memory-mapped; searching reads every row.
+
+    Parameters
+    ----------
+    dim : int
+        Descriptor dimension D.
+    length : int
+        Components L of an encoding.
+    precision : "float32" or "float16"
+        Of the rows.
+    what : str
+        What the components are of, for the error.
+
+    Raises
+    ------
+    ConfigError
+        If an encoding has more than 262,144 components.
+    """
+
+    _together: ClassVar[int] = _TOGETHER
+
+    def __init__(self, dim: int, length: int, precision: Precision, what: str) -> None:
+        if length > LARGEST:
+            raise ConfigError(
+                f"{what} are {length:,} components an image, at most {LARGEST:,} are possible; train a smaller "
+                "one, or use an ASMK or BoW index"
+            )
+        self._stored = np.dtype(_DTYPES[precision])
+        super().__init__(dim, DenseLayout(self.kind, self.version, length, precision))
+
+    def _vectors(self, items: Sequence[LocalFeatures], threads: int) -> list[Vector]:
+        """Encode images or queries, in float32."""
+        raise NotImplementedError
+
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Any]:
+        return [vector.astype(self._stored) for vector in self._vectors(items, threads)]
+
+    def _queries(self, items: Sequence[LocalFeatures], threads: int) -> list[Vector]:
+        return self._vectors(items, threads)
+
+    def _entries(self, segment: Segment) -> int:
+        return len(segment.ids)
+
+    def _scores(self, queries: Sequence[Vector]) -> list[npt.NDArray[np.float32]]:
+        from delf_engine.index import dense_kernels
+
+        together = np.stack(queries).astype(np.float64)
+        out = []
+        for segment in self._collection.segments:
+            rows, scores = bits(segment.arrays["vectors"]), np.empty((len(queries), len(segment.ids)))
+            if rows.dtype == np.uint16:
+                dense_kernels.products_of_halves(together, rows, half_values(), scores)
+            else:
+                dense_kernels.products(together, rows, scores)
+            scores[:, ~segment.alive] = 0
+            out.append(scores.astype(np.float32))
+        return list(np.concatenate(out, axis=1))
+
+
+def normalised(vector: npt.NDArray[np.float64], power: float) -> Vector:
+    """Return ``sign(x) |x|^power`` of each component at unit length, (L,) float32; zeros stay zeros."""
+    if power != 1:
+        vector = np.sign(vector) * np.abs(vector) ** power
+    largest = np.abs(vector).max(initial=0.0)
+    if not largest > 0:
+        return np.zeros(len(vector), np.float32)
+    vector = vector / largest  # squares of huge or tiny components stay in range
+    return (vector / np.sqrt(np.square(vector).sum())).astype(np.float32)

@@ -1,0 +1,337 @@
+"""What the indexes of encodings have in common: each image, and each query, becomes one vector."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.config import Config, parse_config
+from delf_engine.errors import MismatchError
+from delf_engine.features import LocalFeatures
+from delf_engine.index.collection import Collection, Layout, Segment
+from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
+from delf_engine.index.limits import Limits
+from delf_engine.index.threads import check_threads, in_threads
+
+__all__ = ["EncodedIndex", "saved_options"]
+
+_QUERIES = 64  # encoded at a time
+
+E = TypeVar("E")  # an encoded query
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class EncodedIndex(Generic[E]):
+    """Images of a collection, each encoded by itself, and the search for those most similar to a query.
+
+    Images without a feature are held, and never found.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    _together: ClassVar[int] = 1  # queries scored in one pass over the collection
+
+    def __init__(self, dim: int, layout: Layout) -> None:
+        self._dim = dim
+        self._collection = Collection(layout)
+
+    # What an encoding brings along.
+
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Any]:
+        """Encode images as the layout takes them."""
+        raise NotImplementedError
+
+    def _queries(self, items: Sequence[LocalFeatures], threads: int) -> list[E]:
+        """Encode queries."""
+        raise NotImplementedError
+
+    def _ready(self) -> None:
+        """Do what can be done once for all queries, the collection being flushed."""
+
+    def _scores(self, queries: Sequence[E]) -> list[npt.NDArray[np.float32]]:
+        """Return the scores of every row for each query, (n,) each; 0 where a row is dead."""
+        raise NotImplementedError
+
+    def _header(self) -> dict[str, Any]:
+        """Return what the manifest says beside the dimension."""
+        raise NotImplementedError
+
+    def _entries(self, segment: Segment) -> int:
+        """Return what `IndexInfo` counts as entries."""
+        raise NotImplementedError
+
+    # What all of them do.
+
+    @property
+    def dim(self) -> int:
+        """Descriptor dimension D."""
+        return self._dim
+
+    def add(
+        self, ids: Sequence[str], features: Sequence[LocalFeatures], *, threads: int | None = None
+    ) -> list[str]:
+        """Add images. They are found at once, and on disk after the next `save`.
+
+        Parameters
+        ----------
+        ids : sequence of str
+        features : sequence of LocalFeatures
+            One for each id.
+        threads : int or None
+            That encode; the index is the same with any number. None: one a usable core.
+
+        Returns
+        -------
+        list of str
+            The ids that were new. One that is there already, or occurs twice, is left alone.
+
+        Raises
+        ------
+        ConfigError
+            If lengths differ, an id is empty or not a string, or `threads` is below 1.
+        FeatureError
+            If an item is no `LocalFeatures`.
+        MismatchError
+            If descriptors have another dimension than the index.
+        """
+        threads = check_threads(threads)
+        batch = check_batch(ids, features, self.dim)
+        new = [image_id for image_id in batch if image_id not in self]
+        encoded = self._images([batch[image_id] for image_id in new], threads)
+        self._collection.add(dict(zip(new, encoded, strict=True)))
+        return new
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove images. They are found no more at once, and gone from disk after the next `save`.
+
+        Raises
+        ------
+        UnknownIdError
+            If one is not in the index; none is removed then.
+        """
+        self._collection.remove(ids)
+
+    def search(
+        self,
+        features: LocalFeatures,
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+    ) -> Found:
+        """Return the images most similar to a query.
+
+        Options leave out images and change no score: these are those of the whole collection.
+
+        Parameters
+        ----------
+        features : LocalFeatures
+            Of the query.
+        top_k : int
+            Images returned at most. Only images with a score above 0 are.
+        among : iterable of str or None
+            Return these images only; None: any.
+        exclude : iterable of str
+            Leave these images out, such as the query itself. Ids that are not in the index are ignored.
+        min_score : float or None
+            Leave out images with a lower score.
+
+        Returns
+        -------
+        ids : list of str
+            Best first, ties in the order of insertion.
+        scores : (K,) float32
+
+        Raises
+        ------
+        ConfigError
+            If `top_k` is below 1, or `min_score` not a finite number.
+        UnknownIdError
+            If an id of `among` is not in the index.
+        MismatchError
+            If descriptors have another dimension than the index.
+        FormatError
+            If a memory-mapped segment turns out to be damaged.
+        """
+        top_k = check_query(features, top_k, self.dim)
+        limits = Limits.of(self._collection, among, exclude, min_score)
+        self._ready()
+        return self._found(self._queries([features], 1), top_k, limits)[0]
+
+    def search_many(
+        self,
+        queries: Iterable[LocalFeatures],
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Found]:
+        """Search with many queries at once.
+
+        Parameters
+        ----------
+        queries : iterable of LocalFeatures
+        top_k, among, exclude, min_score
+            As in `search`, for every query. Ids are looked up once.
+        threads : int or None
+            None: one a usable core.
+        progress : callable or None
+            Called with (queries done, queries), in the calling thread.
+
+        Returns
+        -------
+        list of (ids, scores)
+            What `search` returns for each query: the same bits with any number of threads.
+
+        Raises
+        ------
+        ConfigError
+            If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
+        """
+        several, top_k = check_queries(queries, top_k, self.dim)
+        threads = check_threads(threads)
+        limits = Limits.of(self._collection, among, exclude, min_score)
+        self._ready()
+        out: list[Found] = []
+        for start in range(0, len(several), _QUERIES):
+            part = self._queries(several[start : start + _QUERIES], threads)
+            groups = [part[i : i + self._together] for i in range(0, len(part), self._together)]
+
+            def one(i: int, groups: Sequence[Sequence[E]] = groups) -> list[Found]:
+                return self._found(groups[i], top_k, limits)
+
+            def report(done: int, start: int = start, count: int = len(part)) -> None:
+                if progress is not None:
+                    for i in range((done - 1) * self._together, min(done * self._together, count)):
+                        progress(start + i + 1, len(several))
+
+            for found in in_threads(one, len(groups), threads, report):
+                out += found
+        return out
+
+    def __len__(self) -> int:
+        return len(self._collection)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._collection
+
+    def ids(self) -> list[str]:
+        """Return the ids of all images, in the order of insertion."""
+        return list(self._collection)
+
+    def info(self) -> IndexInfo:
+        """Return what the index holds."""
+        self._collection.flush()
+        segments = self._collection.segments
+        return IndexInfo(
+            kind=self.kind,
+            images=len(self),
+            removed=sum(segment.dead for segment in segments),
+            entries=sum(self._entries(segment) for segment in segments),
+            bytes=sum(array.nbytes for segment in segments for array in segment.arrays.values()),
+            segments=len(segments),
+            dim=self.dim,
+        )
+
+    def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write what is new since the last save into `directory`; the codebook or mixture is not written.
+
+        Parameters
+        ----------
+        directory : path
+            Made if need be.
+        overwrite : bool
+            Replace another index that is there.
+
+        Raises
+        ------
+        MismatchError
+            If `directory` holds another index and `overwrite` is not set.
+        LockedError
+            If another process is saving to it, or has since this index was loaded.
+        FormatError
+            If it cannot be written. What was saved before is still there.
+        """
+        self._collection.save(directory, {"dim": self.dim, **self._header()}, overwrite=overwrite)
+
+    @classmethod
+    def _opened(
+        cls,
+        directory: str | os.PathLike[str],
+        make: Callable[[Mapping[str, Any]], EncodedIndex[E]],
+        check: bool | None,
+    ) -> Any:
+        """Open what was saved in `directory`; `make` returns the empty index that its header describes."""
+        made: list[EncodedIndex[E]] = []
+
+        def layout(header: Mapping[str, Any]) -> Layout:
+            made.append(make(header))
+            return made[-1]._collection.layout
+
+        collection = Collection.load(directory, layout, cls.kind, cls.version, check=check)
+        made[-1]._collection = collection
+        return made[-1]
+
+    def _found(self, queries: Sequence[E], top_k: int, limits: Limits) -> list[Found]:
+        if not self._collection.segments:
+            return [([], np.empty(0, np.float32)) for _ in queries]
+        found = []
+        for scores in self._scores(queries):
+            rows = limits.best(scores, top_k)
+            found.append(([self._collection.name_of(int(row)) for row in rows], scores[rows]))
+        return found
+
+
+def saved_options(
+    header: Mapping[str, Any],
+    source: str,
+    given: Any,
+    config: ConfigT | None,
+    kind: type[ConfigT],
+    built_with: Iterable[str],
+    where: str,
+) -> ConfigT:
+    """Return the options to open an index with: those given, or those it was saved with.
+
+    Parameters
+    ----------
+    header : mapping
+        Of the manifest.
+    source : "codebook" or "mixture"
+    given : Codebook or Mixture
+        Which the caller wants to use.
+    config : Config or None
+        Which the caller wants to use.
+    kind : type
+        Of the options.
+    built_with : iterable of str
+        Options that indexed images depend on.
+    where : str
+        Named in errors.
+
+    Raises
+    ------
+    MismatchError
+        If the index was built with another codebook or mixture, or with other such options.
+    """
+    if header[source] != given.hash:
+        raise MismatchError(
+            f"{where}: the index was built with {source} {header[source][:8]}, not with {given.hash[:8]}; "
+            "give that one, or build the index again"
+        )
+    saved = parse_config(kind, header["config"], where=where)
+    for name in built_with:
+        if config is not None and getattr(config, name) != getattr(saved, name):
+            raise MismatchError(
+                f"{where}: the index was built with {name} = {getattr(saved, name)}, asked for "
+                f"{getattr(config, name)}; build it again"
+            )
+    return saved if config is None else config

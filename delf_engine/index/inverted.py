@@ -1,0 +1,98 @@
+"""An inverted file: for each visual word the images that have it, and what is kept of the word in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import FormatError
+from delf_engine.index.collection import Allocate, Arrays, Segment
+from delf_engine.index.halves import bits
+
+__all__ = ["InvertedLayout", "damaged"]
+
+#: Of one image: its distinct words, ascending, (w,) int32, and what is kept of each, (w, L).
+Postings = tuple[npt.NDArray[np.int32], npt.NDArray[Any]]
+
+
+class InvertedLayout:
+    """The arrays of a segment.
+
+    Parameters
+    ----------
+    kind : str
+    version : int
+        Of the index on disk.
+    words : int
+        Of the codebook, W.
+    length : int
+        Numbers kept of a word, L.
+    dtype : str
+        Of those numbers.
+    """
+
+    def __init__(self, kind: str, version: int, words: int, length: int, dtype: str) -> None:
+        self.kind, self.version = kind, version
+        self._words, self._length, self._dtype = words, length, dtype
+        self.dtypes: Mapping[str, tuple[str, int]] = {
+            "word_offsets": ("<i8", 1),  # (W + 1,) where the postings of each word begin
+            "image_ids": ("<i4", 1),  # (P,) row of each posting's image, ascending within a word
+            "codes": (dtype, 2),  # (P, L) what is kept of the word
+            "word_counts": ("<i4", 1),  # (n,) words of each image
+        }
+
+    def build(self, payloads: Sequence[Postings]) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays of a segment of these images."""
+        counts = np.array([len(words) for words, _ in payloads], "<i4")
+        words = np.concatenate([words for words, _ in payloads])
+        order = np.argsort(words, kind="stable")
+        offsets = np.zeros(self._words + 1, "<i8")
+        np.cumsum(np.bincount(words, minlength=self._words), out=offsets[1:])
+        return {
+            "word_offsets": offsets,
+            "image_ids": np.repeat(np.arange(len(payloads), dtype="<i4"), counts)[order],
+            "codes": np.concatenate([codes for _, codes in payloads])[order].astype(self._dtype, copy=False),
+            "word_counts": counts,
+        }
+
+    def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
+        """Write the live rows of several segments into new arrays."""
+        from delf_engine.index import kernels
+
+        counts = np.zeros(self._words, np.int64)
+        every = np.arange(self._words, dtype=np.int32)
+        for segment in segments:
+            a = segment.arrays
+            if not kernels.count_postings(every, a["word_offsets"], a["image_ids"], segment.alive, False, counts):
+                raise damaged(segment)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        allocate("word_offsets", offsets.shape)[...] = offsets
+        ids, codes = allocate("image_ids", (offsets[-1],)), allocate("codes", (offsets[-1], self._length))
+        cursor, first = offsets[:-1].copy(), 0
+        for segment in segments:
+            a = segment.arrays
+            rows = np.where(segment.alive, first + np.cumsum(segment.alive) - 1, -1).astype(np.int32)
+            postings = (a["word_offsets"], a["image_ids"], bits(a["codes"]))
+            kernels.copy_postings(*postings, rows, cursor, np.asarray(ids), bits(np.asarray(codes)))
+            first += segment.live
+        word_counts = [segment.arrays["word_counts"][segment.alive] for segment in segments]
+        allocate("word_counts", (first,))[...] = np.concatenate(word_counts)
+
+    def problem(self, arrays: Arrays, images: int) -> str | None:
+        """Say what is wrong with the arrays of a segment, at no cost that grows with them."""
+        offsets, postings = arrays["word_offsets"], len(arrays["image_ids"])
+        if len(offsets) != self._words + 1 or int(offsets[0]) != 0 or int(offsets[-1]) != postings:
+            return "word_offsets do not fit the postings or the codebook"
+        if arrays["codes"].shape != (postings, self._length):
+            return f"codes have shape {arrays['codes'].shape}, wanted {(postings, self._length)}"
+        return None if len(arrays["word_counts"]) == images else "word_counts do not fit the images"
+
+
+def damaged(segment: Segment) -> FormatError:
+    """Return the error of a segment whose postings point outside each other."""
+    return FormatError(
+        f"{segment.name or 'segment'}: postings are damaged: they point outside; build the index again"
+    )
