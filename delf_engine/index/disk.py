@@ -27,6 +27,7 @@ __all__ = [
     "open_array",
     "read_manifest",
     "replace_file",
+    "scrub",
     "seal",
     "write_manifest",
 ]
@@ -134,8 +135,33 @@ def intact(path: Path, entry: Mapping[str, int]) -> bool:
     return False
 
 
-def read_manifest(directory: Path, kind: str, version: int) -> dict[str, Any]:
-    """Return the manifest of an index.
+def scrub(directory: Path) -> Iterator[tuple[Path, str | None]]:
+    """Compare every file of an index with its size and checksum; yield each and what is wrong, None if nothing is.
+
+    Raises
+    ------
+    FormatError
+        If there is no index, or its manifest is damaged.
+    """
+    manifest = read_manifest(directory)
+    attached = manifest["attachment"]
+    files = [(directory / attached["name"], attached)] if attached else []
+    for segment in manifest["segments"]:
+        files += [(directory / segment["name"] / name, entry) for name, entry in segment["files"].items()]
+    for path, entry in files:
+        try:
+            check_file(path, entry, contents=True)
+            yield path, None
+        except FileNotFoundError:
+            yield path, f"{path}: a file of the index is missing"
+        except FormatError as error:
+            yield path, str(error)
+        except OSError as error:  # such as a bad block
+            yield path, f"{path}: cannot be read: {error}"
+
+
+def read_manifest(directory: Path, kind: str | None = None, version: int | None = None) -> dict[str, Any]:
+    """Return the manifest of an index; without a `kind` and `version`, of any.
 
     Raises
     ------
@@ -152,9 +178,9 @@ def read_manifest(directory: Path, kind: str, version: int) -> dict[str, Any]:
         raise FormatError(f"{path}: the manifest cannot be read: {error}") from error
     if manifest.get("format") != _FORMAT:
         raise FormatError(f"{path}: not the manifest of an index")
-    if manifest.get("kind") != kind:
+    if kind is not None and manifest.get("kind") != kind:
         raise FormatError(f"{path}: an index of kind {manifest.get('kind')!r}, wanted {kind!r}")
-    if manifest.get("version") != version:
+    if version is not None and manifest.get("version") != version:
         raise FormatError(
             f"{path}: the index has format version {manifest.get('version')}, this version reads {version}"
         )
