@@ -20,6 +20,7 @@ __all__ = [
     "INDEX",
     "choose_codebook",
     "is_one_image",
+    "load_codebook",
     "load_index",
     "named_images",
     "new_index",
@@ -52,14 +53,29 @@ def new_index(manifest: Manifest, codebook: Codebook | None) -> AsmkIndex | KdTr
     return KdTreeIndex(manifest.dim, manifest.profile.kdtree)
 
 
-def load_index(directory: Path, manifest: Manifest) -> AsmkIndex | KdTreeIndex:
-    """Open the index of an engine's directory."""
+def load_index(directory: Path, manifest: Manifest, check: bool | None) -> AsmkIndex | KdTreeIndex:
+    """Open the index of an engine's directory, without segments that are damaged."""
+    options: dict[str, Any] = {"check": check, "damaged": "skip"}
     if manifest.index == "kdtree":
-        return KdTreeIndex.load(directory / INDEX, manifest.profile.kdtree)
+        return KdTreeIndex.load(directory / INDEX, manifest.profile.kdtree, **options)
+    codebook = load_codebook(directory, manifest)
+    return AsmkIndex.load(directory / INDEX, codebook, manifest.profile.asmk, **options)
+
+
+def load_codebook(directory: Path, manifest: Manifest) -> Codebook:
+    """Return the codebook of an engine's directory.
+
+    Raises
+    ------
+    FormatError
+        If it is missing or damaged.
+    MismatchError
+        If it is another than the engine was made with.
+    """
     codebook = Codebook.load(directory / CODEBOOK)
     if codebook.hash != manifest.codebook:
         raise MismatchError(f"{directory / CODEBOOK}: not the codebook that this engine was made with")
-    return AsmkIndex.load(directory / INDEX, codebook, manifest.profile.asmk)
+    return codebook
 
 
 def named_images(

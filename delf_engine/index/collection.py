@@ -301,8 +301,8 @@ class Collection:
         return None
 
     def _save(self, path: Path, header: dict[str, Any], overwrite: bool, attachment: Attachment | None) -> None:
-        layout = self.layout
-        found = None
+        layout, found = self.layout, None
+        whole, self._whole = self._whole, False  # forgotten if it fails: later saves may have less space yet
         if (path / disk.MANIFEST).exists():
             found = disk.read_manifest(path, layout.kind, layout.version)
         here = found is not None and path == self._home and found == self._manifest
@@ -313,7 +313,9 @@ class Collection:
                 )
             raise MismatchError(f"{path}: there is another index here; load it, or choose another directory")
         wanted = None if attachment is None else attachment[0]
-        unchanged = here and found is not None and found["header"] == header and self._saved(path, found, wanted)
+        unchanged = (
+            here and found is not None and found["header"] == header and self._saved(path, found, wanted, whole)
+        )
         if unchanged and found is not None and found.get("mark") == self.mark:
             return
         disk.clean(path, found)
@@ -321,8 +323,8 @@ class Collection:
         numbers = iter(range(found["next"] if found else 1, 1 << 62))
         kept = {entry["name"]: entry for entry in found["segments"]} if found and here else {}
         segments, entries = [], []
-        bearable = 0.0 if self._whole else _BEARABLE
-        for group in [self.segments] if self._whole else plan(self.segments, kept):
+        bearable = 0.0 if whole else _BEARABLE
+        for group in [self.segments] if whole else plan(self.segments, kept):
             if not any(segment.live for segment in group):
                 continue
             segment = group[0]
@@ -345,14 +347,16 @@ class Collection:
         }
         disk.sync_directory(path)
         self._manifest = disk.write_manifest(path, layout.kind, layout.version, values)
-        self._home, self.segments, self.damaged, self._whole = path, segments, (), False
+        self._home, self.segments, self.damaged = path, segments, ()
         for segment in segments:
             segment.saved_dead = segment.dead
         disk.clean(path, self._manifest)
 
-    def _saved(self, path: Path, manifest: Mapping[str, Any], attachment: Mapping[str, Any] | None) -> bool:
-        """Whether nothing has changed since `manifest`, and it has what is to be attached."""
-        if not self._unchanged(manifest) or (self._whole and self._scattered()):
+    def _saved(
+        self, path: Path, manifest: Mapping[str, Any], attachment: Mapping[str, Any] | None, whole: bool
+    ) -> bool:
+        """Whether nothing has changed since `manifest`, and it has what is to be attached, `whole` if so asked."""
+        if not self._unchanged(manifest) or (whole and self._scattered()):
             return False
         there = manifest["attachment"] or {}
         return attachment is None or (

@@ -26,10 +26,10 @@ class Kind:
     def new(self) -> Any:
         return AsmkIndex(CODEBOOK) if self.name == "asmk" else KdTreeIndex(8)
 
-    def load(self, path: Path, check: bool | None = None) -> Any:
+    def load(self, path: Path, check: bool | None = None, **options: Any) -> Any:
         if self.name == "asmk":
-            return AsmkIndex.load(path, CODEBOOK, check=check)
-        return KdTreeIndex.load(path, check=check)
+            return AsmkIndex.load(path, CODEBOOK, check=check, **options)
+        return KdTreeIndex.load(path, check=check, **options)
 
     def of(self, names: list[str]) -> Any:
         index = self.new()

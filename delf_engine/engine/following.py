@@ -1,0 +1,102 @@
+"""How an index follows the feature store, which is the truth.
+
+The index notes the mark of the state that it has followed to. Where the store is still in that state there is
+nothing to do; where it has gone on from there, what was put since is looked up, and all ids are compared only if
+images were removed. An index without a mark, of an engine made before there were marks, is compared id by id.
+One whose mark is of a history that the store never had, such as after a backup of one of the two was restored, is
+built again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from delf_engine.errors import DelfEngineWarning, FormatError, UnknownIdError
+from delf_engine.index import AsmkIndex, KdTreeIndex
+from delf_engine.storage import FeatureStore, StoreMark
+
+__all__ = ["follow_store", "noted_mark"]
+
+_BATCH = 256
+_ATTEMPTS = 5
+
+
+def noted_mark(index: AsmkIndex | KdTreeIndex) -> StoreMark | None:
+    """Return the state of the store that a loaded index says it has followed to, or None if it says nothing."""
+    return None if index.mark is None else StoreMark.from_dict(index.mark)
+
+
+def follow_store(store: FeatureStore, index: AsmkIndex | KdTreeIndex, since: StoreMark | None) -> StoreMark | None:
+    """Bring an index to what the store holds, in its order; they differ after a crash, or while another adds.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    index : AsmkIndex or KdTreeIndex
+        Changed in memory only. An image whose stored features are damaged is left out with a `DelfEngineWarning`.
+    since : StoreMark or None
+        The state that the index followed to; None: not known.
+
+    Returns
+    -------
+    StoreMark or None
+        The state that the index is at now; None: the store keeps no marks yet.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _follow(store, index, since)
+        except UnknownIdError:  # another process has removed an image between two looks at the store
+            continue
+    return _follow(store, index, since)
+
+
+def _follow(store: FeatureStore, index: AsmkIndex | KdTreeIndex, since: StoreMark | None) -> StoreMark | None:
+    changes = store.changes(since)
+    doubtful = index.ids() if changes.foreign else changes.put or []
+    stale = [image_id for image_id in doubtful if image_id in index]
+    if stale:
+        index.remove(stale)
+    put = changes.put
+    if put is None or index.damaged or len(index) + len(put) != changes.images:
+        _compare(store, index)
+    else:
+        _add(store, index, put)
+    return changes.mark
+
+
+def _compare(store: FeatureStore, index: AsmkIndex | KdTreeIndex) -> None:
+    """Compare all ids."""
+    stored, there = store.ids(), index.ids()
+    if stored == there:
+        return
+    held = set(stored)
+    gone = [image_id for image_id in there if image_id not in held]
+    if gone:
+        index.remove(gone)
+    left_out = _add(store, index, [image_id for image_id in stored if image_id not in index])
+    index.reorder([image_id for image_id in stored if image_id not in left_out])
+
+
+def _add(store: FeatureStore, index: AsmkIndex | KdTreeIndex, ids: Sequence[str]) -> set[str]:
+    """Index images by their stored features; return those whose features are damaged."""
+    left_out: set[str] = set()
+    for start in range(0, len(ids), _BATCH):
+        part = ids[start : start + _BATCH]
+        try:
+            index.add(part, store.get_many(part))
+        except FormatError:
+            left_out |= _add_one_by_one(store, index, part)
+    return left_out
+
+
+def _add_one_by_one(store: FeatureStore, index: AsmkIndex | KdTreeIndex, ids: Sequence[str]) -> set[str]:
+    left_out: set[str] = set()
+    for image_id in ids:
+        try:
+            index.add([image_id], [store.get(image_id)])
+        except FormatError as error:
+            left_out.add(image_id)
+            message = f"{error}; it cannot be found by searches until it is replaced or removed"
+            warnings.warn(message, DelfEngineWarning, stacklevel=2)
+    return left_out
