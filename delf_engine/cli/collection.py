@@ -225,11 +225,8 @@ def compact(directory: Directory, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"before": before, "after": after})
     else:
-        console().print(
-            f"{before['segments']} segments with {before['removed']} removed images became {after['segments']}; "
-            f"{before['bytes']:,} bytes became {after['bytes']:,}",
-            highlight=False,
-        )
+        for what in ("segments", "removed", "bytes"):
+            console().print(f"{what:<18} {before[what]:,} -> {after[what]:,}", highlight=False)
 
 
 def check(

@@ -148,7 +148,7 @@ def scrub(directory: Path) -> Iterator[tuple[Path, str | None]]:
     files = [(directory / attached["name"], attached)] if attached else []
     for segment in manifest["segments"]:
         files += [(directory / segment["name"] / name, entry) for name, entry in segment["files"].items()]
-    for path, entry in files:
+    for path, entry in sorted(files, key=lambda file: file[0]):
         try:
             check_file(path, entry, contents=True)
             yield path, None
