@@ -13,7 +13,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.index import AsmkIndex, KdTreeIndex
 from delf_engine.model import read_checkpoint_info
-from delf_engine.storage import FeatureStore
+from delf_engine.storage import FeatureStore, StoreMark
 
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
@@ -40,7 +40,7 @@ class EngineBase:
         self.index = index
         self.readonly = readonly
         self._extractor: Extractor | None = None
-        self._mark = follow_store(store, index, noted_mark(index))  # the state that the index has followed to
+        self._mark = self._followed(noted_mark(index))  # the state that the index has followed to
         if not readonly:
             self._mark = store.mark(make=True)
             self.save()
@@ -106,13 +106,21 @@ class EngineBase:
 
     def save(self) -> None:
         """Write what is new in the index, and which state of the store it has followed to."""
-        self.index.mark = None if self._mark is None else self._mark.to_dict()
-        self.index.save(self.directory / INDEX)
+        self._save(self._mark)
+
+    def _save(self, mark: StoreMark | None) -> None:
+        self.index.mark = None if mark is None else mark.to_dict()
+        # The lock of the store keeps others away: what is there is ours, or damaged.
+        self.index.save(self.directory / INDEX, overwrite=True)
 
     def _catch_up(self) -> None:
         """Bring the index to the store, in case a change of both was interrupted half-way."""
         if self.store.mark() != self._mark:
-            self._mark = follow_store(self.store, self.index, self._mark)
+            self._mark = self._followed(self._mark)
+
+    def _followed(self, since: StoreMark | None) -> StoreMark | None:
+        save = None if self.readonly else lambda: self._save(None)
+        return follow_store(self.store, self.index, since, save=save)
 
     def _writable(self) -> None:
         if self.readonly:

@@ -10,7 +10,7 @@ built again.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from delf_engine.errors import DelfEngineWarning, FormatError, UnknownIdError
 from delf_engine.index import AsmkIndex, KdTreeIndex
@@ -19,6 +19,7 @@ from delf_engine.storage import FeatureStore, StoreMark
 __all__ = ["follow_store", "noted_mark"]
 
 _BATCH = 256
+_SAVE = 4096  # images between two saves
 _ATTEMPTS = 5
 
 
@@ -27,16 +28,25 @@ def noted_mark(index: AsmkIndex | KdTreeIndex) -> StoreMark | None:
     return None if index.mark is None else StoreMark.from_dict(index.mark)
 
 
-def follow_store(store: FeatureStore, index: AsmkIndex | KdTreeIndex, since: StoreMark | None) -> StoreMark | None:
+def follow_store(
+    store: FeatureStore,
+    index: AsmkIndex | KdTreeIndex,
+    since: StoreMark | None,
+    *,
+    save: Callable[[], None] | None = None,
+) -> StoreMark | None:
     """Bring an index to what the store holds, in its order; they differ after a crash, or while another adds.
 
     Parameters
     ----------
     store : FeatureStore
     index : AsmkIndex or KdTreeIndex
-        Changed in memory only. An image whose stored features are damaged is left out with a `DelfEngineWarning`.
+        An image whose stored features are damaged is left out with a `DelfEngineWarning`.
     since : StoreMark or None
         The state that the index followed to; None: not known.
+    save : callable or None
+        Called every 4096 images that are added, to save the index without a mark: memory stays small, and a crash
+        costs no more. None: nothing is saved.
 
     Returns
     -------
@@ -45,58 +55,63 @@ def follow_store(store: FeatureStore, index: AsmkIndex | KdTreeIndex, since: Sto
     """
     for _ in range(_ATTEMPTS - 1):
         try:
-            return _follow(store, index, since)
+            return _Following(store, index, save).follow(since)
         except UnknownIdError:  # another process has removed an image between two looks at the store
             continue
-    return _follow(store, index, since)
+    return _Following(store, index, save).follow(since)
 
 
-def _follow(store: FeatureStore, index: AsmkIndex | KdTreeIndex, since: StoreMark | None) -> StoreMark | None:
-    changes = store.changes(since)
-    doubtful = index.ids() if changes.foreign else changes.put or []
-    stale = [image_id for image_id in doubtful if image_id in index]
-    if stale:
-        index.remove(stale)
-    put = changes.put
-    if put is None or index.damaged or len(index) + len(put) != changes.images:
-        _compare(store, index)
-    else:
-        _add(store, index, put)
-    return changes.mark
+class _Following:
+    def __init__(
+        self, store: FeatureStore, index: AsmkIndex | KdTreeIndex, save: Callable[[], None] | None
+    ) -> None:
+        self._store, self._index, self._save = store, index, save
+        self._unsaved = 0
+        self._left_out: set[str] = set()
 
+    def follow(self, since: StoreMark | None) -> StoreMark | None:
+        index, changes = self._index, self._store.changes(since)
+        doubtful = index.ids() if changes.foreign else changes.put or []
+        stale = [image_id for image_id in doubtful if image_id in index]
+        if stale:
+            index.remove(stale)
+        put = changes.put
+        if put is None or index.damaged or len(index) + len(put) != changes.images:
+            self._compare()
+        else:
+            self._add(put)
+        return changes.mark
 
-def _compare(store: FeatureStore, index: AsmkIndex | KdTreeIndex) -> None:
-    """Compare all ids."""
-    stored, there = store.ids(), index.ids()
-    if stored == there:
-        return
-    held = set(stored)
-    gone = [image_id for image_id in there if image_id not in held]
-    if gone:
-        index.remove(gone)
-    left_out = _add(store, index, [image_id for image_id in stored if image_id not in index])
-    index.reorder([image_id for image_id in stored if image_id not in left_out])
+    def _compare(self) -> None:
+        """Compare all ids."""
+        stored, there = self._store.ids(), self._index.ids()
+        if stored == there:
+            return
+        held = set(stored)
+        gone = [image_id for image_id in there if image_id not in held]
+        if gone:
+            self._index.remove(gone)
+        self._add([image_id for image_id in stored if image_id not in self._index])
+        self._index.reorder([image_id for image_id in stored if image_id not in self._left_out])
 
+    def _add(self, ids: Sequence[str]) -> None:
+        """Index images by their stored features."""
+        for start in range(0, len(ids), _BATCH):
+            part = ids[start : start + _BATCH]
+            try:
+                self._index.add(part, self._store.get_many(part))
+            except FormatError:
+                self._add_one_by_one(part)
+            self._unsaved += len(part)
+            if self._save is not None and self._unsaved >= _SAVE:
+                self._save()
+                self._unsaved = 0
 
-def _add(store: FeatureStore, index: AsmkIndex | KdTreeIndex, ids: Sequence[str]) -> set[str]:
-    """Index images by their stored features; return those whose features are damaged."""
-    left_out: set[str] = set()
-    for start in range(0, len(ids), _BATCH):
-        part = ids[start : start + _BATCH]
-        try:
-            index.add(part, store.get_many(part))
-        except FormatError:
-            left_out |= _add_one_by_one(store, index, part)
-    return left_out
-
-
-def _add_one_by_one(store: FeatureStore, index: AsmkIndex | KdTreeIndex, ids: Sequence[str]) -> set[str]:
-    left_out: set[str] = set()
-    for image_id in ids:
-        try:
-            index.add([image_id], [store.get(image_id)])
-        except FormatError as error:
-            left_out.add(image_id)
-            message = f"{error}; it cannot be found by searches until it is replaced or removed"
-            warnings.warn(message, DelfEngineWarning, stacklevel=2)
-    return left_out
+    def _add_one_by_one(self, ids: Sequence[str]) -> None:
+        for image_id in ids:
+            try:
+                self._index.add([image_id], [self._store.get(image_id)])
+            except FormatError as error:
+                self._left_out.add(image_id)
+                message = f"{error}; it cannot be found by searches until it is replaced or removed"
+                warnings.warn(message, DelfEngineWarning, stacklevel=2)

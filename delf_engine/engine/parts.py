@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from delf_engine.engine.manifest import Manifest
-from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
 from delf_engine.images import ImageSource, find_images, source_name
-from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
+from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex, has_index
 from delf_engine.model import codebook_path
 
 __all__ = [
@@ -54,12 +55,28 @@ def new_index(manifest: Manifest, codebook: Codebook | None) -> AsmkIndex | KdTr
 
 
 def load_index(directory: Path, manifest: Manifest, check: bool | None) -> AsmkIndex | KdTreeIndex:
-    """Open the index of an engine's directory, without segments that are damaged."""
-    options: dict[str, Any] = {"check": check, "damaged": "skip"}
-    if manifest.index == "kdtree":
-        return KdTreeIndex.load(directory / INDEX, manifest.profile.kdtree, **options)
-    codebook = load_codebook(directory, manifest)
-    return AsmkIndex.load(directory / INDEX, codebook, manifest.profile.asmk, **options)
+    """Open the index of an engine's directory, without segments that are damaged.
+
+    Where there is none, or its manifest is damaged, a `DelfEngineWarning` says so and it begins empty.
+    """
+    path, options = directory / INDEX, {"check": check, "damaged": "skip"}
+    codebook = None if manifest.codebook is None else load_codebook(directory, manifest)
+    try:
+        return _load_index(path, manifest, codebook, **options)
+    except FormatError as error:
+        if has_index(path):
+            raise
+        message = f"{error}; it is made again from the stored features"
+        warnings.warn(message, DelfEngineWarning, stacklevel=3)
+        return new_index(manifest, codebook)
+
+
+def _load_index(
+    path: Path, manifest: Manifest, codebook: Codebook | None, **options: Any
+) -> AsmkIndex | KdTreeIndex:
+    if codebook is None:
+        return KdTreeIndex.load(path, manifest.profile.kdtree, **options)
+    return AsmkIndex.load(path, codebook, manifest.profile.asmk, **options)
 
 
 def load_codebook(directory: Path, manifest: Manifest) -> Codebook:

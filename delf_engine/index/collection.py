@@ -196,7 +196,7 @@ class Collection:
         header : mapping
             What the index wants to find in the manifest.
         overwrite : bool
-            Replace an index that this collection was not loaded from.
+            Replace an index that this collection was not loaded from, or whose manifest is damaged.
         attachment : (mapping, callable), optional
             One more file, which is dropped by the next save of another state.
 
@@ -303,7 +303,7 @@ class Collection:
     def _save(self, path: Path, header: dict[str, Any], overwrite: bool, attachment: Attachment | None) -> None:
         layout, found = self.layout, None
         whole, self._whole = self._whole, False  # forgotten if it fails: later saves may have less space yet
-        if (path / disk.MANIFEST).exists():
+        if (path / disk.MANIFEST).exists() and not (overwrite and not disk.has_manifest(path)):
             found = disk.read_manifest(path, layout.kind, layout.version)
         here = found is not None and path == self._home and found == self._manifest
         if found is not None and not here and not overwrite:

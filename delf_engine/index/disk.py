@@ -22,6 +22,7 @@ __all__ = [
     "check_file",
     "clean",
     "create_array",
+    "has_manifest",
     "intact",
     "lock",
     "open_array",
@@ -187,6 +188,14 @@ def read_manifest(directory: Path, kind: str | None = None, version: int | None 
     if claimed != zlib.crc32(_canonical(manifest)):
         raise FormatError(f"{path}: the manifest is damaged: its checksum does not match; build the index again")
     return manifest
+
+
+def has_manifest(directory: Path) -> bool:
+    """Whether the manifest of an index of any kind lies here, undamaged."""
+    with contextlib.suppress(FormatError):
+        read_manifest(directory)
+        return True
+    return False
 
 
 def write_manifest(directory: Path, kind: str, version: int, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from delf_engine.index import disk
 from delf_engine.index.collection import Collection
 from delf_engine.index.contract import check_batch
 
-__all__ = ["Maintained", "check_index"]
+__all__ = ["Maintained", "check_index", "has_index"]
 
 
 class Maintained:
@@ -122,3 +122,8 @@ def check_index(directory: str | os.PathLike[str]) -> Iterator[tuple[Path, str |
         If there is no index, or its manifest is damaged.
     """
     return disk.scrub(Path(directory))
+
+
+def has_index(directory: str | os.PathLike[str]) -> bool:
+    """Whether an index of any kind was saved here and its manifest is whole; its segments are not looked at."""
+    return disk.has_manifest(Path(directory))

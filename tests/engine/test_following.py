@@ -19,6 +19,7 @@ import pytest
 from helpers import random_features
 
 import delf_engine as de
+from delf_engine.engine import following
 from delf_engine.engine.checking import check_directory
 from delf_engine.engine.parts import load_codebook, new_index
 from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
@@ -260,7 +261,7 @@ def test_interrupted_at_every_step(
                         CHANGES[change](engine)
                     except KeyboardInterrupt:
                         interrupted += 1
-                if goes_on and (name, when) != ("write_manifest", "after"):
+                if goes_on:
                     engine.add_features(features_of(NAMES[10:]))
                     assert_follows(engine)
                 stored = engine.ids()
@@ -383,6 +384,50 @@ def test_images_of_a_damaged_segment_are_indexed_again(
         with de.Engine.open(directory) as engine:
             assert_follows(engine, left)
             assert engine.check().whole
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut, flip])
+def test_an_index_without_its_manifest_is_made_again(
+    tmp_path: Path, tiny_model: Path, kind: str, damage: Callable[[Path], None]
+) -> None:
+    directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:8])
+    damage(directory / "index" / "index.json")
+    for readonly in (True, False):
+        with pytest.warns(DelfEngineWarning, match="index.*made again from the stored features"):
+            engine = de.Engine.open(directory, readonly=readonly)
+        with engine:
+            assert_follows(engine, NAMES[:8])
+    with de.Engine.open(directory) as engine:
+        assert_follows(engine, NAMES[:8])
+    values = disk.read_manifest(directory / "index")
+    disk.write_manifest(directory / "index", values.pop("kind"), values.pop("version") + 8, values)
+    with pytest.raises(FormatError, match="format version 9"):  # an index of a later version is no damage
+        de.Engine.open(directory)
+
+
+def test_a_long_way_to_follow_is_saved_on_the_way(
+    tmp_path: Path, tiny_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:])
+    (directory / "index" / "segment-00000001" / "id_rows.npy").unlink()
+    monkeypatch.setattr(following, "_BATCH", 1)
+    monkeypatch.setattr(following, "_SAVE", 2)
+    whole, calls = FeatureStore.get_many, iter(range(100))
+
+    def stop(self: FeatureStore, ids: list[str]) -> list[de.LocalFeatures]:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "get_many", stop)
+        with pytest.warns(DelfEngineWarning, match="segment-00000001"), pytest.raises(KeyboardInterrupt):
+            de.Engine.open(directory)
+    manifest = disk.read_manifest(directory / "index")
+    assert (sum(entry["images"] for entry in manifest["segments"]), manifest["mark"]) == (10, None)
+    for readonly in (True, False):
+        with de.Engine.open(directory, readonly=readonly) as engine:
+            assert_follows(engine, NAMES)
 
 
 def test_check_names_everything_that_is_damaged(tmp_path: Path, tiny_model: Path, kind: str) -> None:
