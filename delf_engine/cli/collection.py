@@ -1,4 +1,4 @@
-"""Commands on an engine's directory: add, remove, search, rerank, info."""
+"""Commands on an engine's directory: add, remove, search, rerank, info, compact, check."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Defa
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    for command in (add, search, rerank, remove, info):
+    for command in (add, search, rerank, remove, info, compact, check):
         app.command()(command)
 
 
@@ -52,9 +52,12 @@ def add(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images computed together. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Extract photographs that are there already once more.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Add photographs to an engine; the first call makes it. Photographs that are there are skipped.
+    """Add photographs to an engine; the first call makes it. Photographs that are there are skipped, or replaced.
 
     Interrupted or killed, it goes on where it was when called again. Photographs that cannot be read are listed
     with their reasons at the end; the exit code is then 1, and 0 if all were added or there already.
@@ -75,17 +78,13 @@ def add(
             raise ConfigError(f"index must be asmk or kdtree, got {index!r}")
         engine = Engine.create(directory, model=model, profile=profile, index=index, codebook=codebook)  # type: ignore[arg-type]
     with engine, progress_bar("adding", quiet=as_json) as progress:
-        report = engine.add(photos, workers=workers, batch=batch, progress=progress)
+        report = engine.add(photos, replace=replace, workers=workers, batch=batch, progress=progress)
         total = len(engine)
     if as_json:
         print_json(report.to_dict())
     else:
         print_failures(report.failed)
-        console().print(
-            f"{len(report.added)} added, {len(report.skipped)} already there, {len(report.failed)} failed; "
-            f"{total} images in {directory}",
-            highlight=False,
-        )
+        console().print(f"{report.summary}; {total} images in {directory}", highlight=False)
     if report.failed:
         raise typer.Exit(1)
 
@@ -213,6 +212,43 @@ def info(directory: Directory, as_json: JsonOption = False) -> None:
         print_json(found.to_dict())
     else:
         typer.echo(str(found))
+
+
+def compact(directory: Directory, as_json: JsonOption = False) -> None:
+    """Merge the parts of an engine's index into one without removed photographs; searches give the same."""
+    from delf_engine.engine import Engine
+
+    with Engine.open(directory) as engine:
+        before = engine.info().index
+        engine.compact()
+        after = engine.info().index
+    if as_json:
+        print_json({"before": before, "after": after})
+    else:
+        for what in ("segments", "removed", "bytes"):
+            console().print(f"{what:<18} {before[what]:,} -> {after[what]:,}", highlight=False)
+
+
+def check(
+    directory: Directory,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Index again, from the features, what is damaged in the index.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare everything an engine has on disk with its checksums; the exit code is 1 if something is damaged."""
+    from delf_engine.engine import Engine
+    from delf_engine.engine.checking import check_directory
+
+    if repair:
+        Engine.open(directory, check=True).close()
+    report = check_directory(directory)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        typer.echo(str(report))
+    if not report.whole:
+        raise typer.Exit(1)
 
 
 def _show(result: SearchResult, as_json: bool) -> None:

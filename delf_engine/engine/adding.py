@@ -16,7 +16,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource
 
 if TYPE_CHECKING:
-    from delf_engine.engine.engine import Engine
+    from delf_engine.engine.changing import ChangingEngine
 
 __all__ = ["add_images"]
 
@@ -25,19 +25,20 @@ _SAVE = 4096  # images between two saves of the index: what opening after a kill
 
 
 def add_images(
-    engine: Engine,
+    engine: ChangingEngine,
     images: Iterable[tuple[str, ImageSource]],
     *,
+    replace: bool,
     workers: int | None,
     batch: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> AddReport:
-    """Extract, commit and index images given as (id, source); see `Engine.add`."""
+    """Extract, commit and index images given as (id, source); see `Engine.add` and `Engine.replace`."""
     report = AddReport()
     named = list(images)
     todo: dict[str, ImageSource] = {}
     for image_id, image in named:
-        if image_id in engine.store or image_id in todo:
+        if image_id in todo or (image_id in engine.store and not replace):
             report.skipped.append(image_id)
         else:
             todo[image_id] = image
@@ -57,7 +58,7 @@ def add_images(
         report.failed.append((next_id(), error.reason))
 
     stream = engine.extractor.extract_many(todo.values(), workers=workers, batch=batch, on_error=failed)
-    with _Writer(engine, report.added) as writer, closing(stream):
+    with _Writer(engine, report, replace) as writer, closing(stream):
         for _, features in stream:
             writer.put(next_id(), features)
     return report
@@ -70,12 +71,13 @@ class _Writer:
     committed and the index saved.
     """
 
-    def __init__(self, engine: Engine, added: list[str]) -> None:
-        self._engine, self._added = engine, added
+    def __init__(self, engine: ChangingEngine, report: AddReport, replace: bool) -> None:
+        self._engine, self._report = engine, report
+        self._options = {"replace": True} if replace else {}
         self._batch: list[tuple[str, LocalFeatures]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
-        self._saved = 0
+        self._unsaved = 0
 
     def put(self, image_id: str, features: LocalFeatures) -> None:
         self._batch.append((image_id, features))
@@ -106,13 +108,17 @@ class _Writer:
             self._pending = None
 
     def _commit(self, batch: list[tuple[str, LocalFeatures]]) -> None:
-        self._added.extend(self._engine.commit(batch))
-        if len(self._added) - self._saved >= _SAVE:
+        there = {image_id for image_id, _ in batch if image_id in self._engine.store}
+        written = self._engine.commit(batch, **self._options)
+        self._report.added.extend(image_id for image_id in written if image_id not in there)
+        self._report.replaced.extend(image_id for image_id in written if image_id in there)
+        self._unsaved += len(written)
+        if self._unsaved >= _SAVE:
             self._engine.save()
-            self._saved = len(self._added)
+            self._unsaved = 0
 
 
-def _keep_precision(engine: Engine) -> None:
+def _keep_precision(engine: ChangingEngine) -> None:
     """Write down what "auto" came to on this machine: the features of one engine are all made alike."""
     profile = engine.manifest.profile
     if profile.extraction.precision == "auto":

@@ -1,8 +1,6 @@
 """The engine: a feature store and an index behind one directory.
 
-The feature store is the truth and is committed batch by batch; the index follows from it. Images are added to the
-store first and removed from the index first, so after a crash at any moment the index lacks images at worst, and
-they are put back from the store on opening.
+The feature store is the truth and is committed batch by batch; the index follows from it (`following`).
 """
 
 from __future__ import annotations
@@ -11,56 +9,30 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from delf_engine.config import Profile
-from delf_engine.engine.adding import add_images
+from delf_engine.engine.base import Query
+from delf_engine.engine.changing import ChangingEngine, Progress
+from delf_engine.engine.checking import check_parts
 from delf_engine.engine.creating import create_directory
-from delf_engine.engine.manifest import Manifest, read_manifest
+from delf_engine.engine.manifest import read_manifest
 from delf_engine.engine.pairs import rank_shortlist
-from delf_engine.engine.parts import (
-    FEATURES,
-    INDEX,
-    load_index,
-    named_images,
-)
-from delf_engine.engine.results import AddReport, EngineInfo, SearchResult
+from delf_engine.engine.parts import FEATURES, load_index
+from delf_engine.engine.results import CheckReport, EngineInfo, SearchResult
 from delf_engine.engine.searching import check_counts, limits, query_name, search_many
-from delf_engine.errors import ConfigError, ImageError, LockedError, MismatchError, UnknownIdError
+from delf_engine.errors import ImageError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
-from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
-from delf_engine.model import read_checkpoint_info
+from delf_engine.index import Codebook
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import Verification, verify_features
 
-if TYPE_CHECKING:
-    from delf_engine.extraction import Extractor
-
 __all__ = ["Engine"]
 
-Progress = Callable[[int, int], None]
-Query: TypeAlias = ImageSource | LocalFeatures
 
-
-class Engine:
+class Engine(ChangingEngine):
     """Photographs in a directory on disk that can be searched and verified; see `create` and `open`."""
-
-    def __init__(
-        self,
-        directory: Path,
-        manifest: Manifest,
-        store: FeatureStore,
-        index: AsmkIndex | KdTreeIndex,
-        readonly: bool,
-    ) -> None:
-        self.directory = directory
-        self.manifest = manifest
-        self.store = store
-        self.index = index
-        self.readonly = readonly
-        self._extractor: Extractor | None = None
-        self._follow_store()
 
     @classmethod
     def create(
@@ -98,7 +70,9 @@ class Engine:
         return cls.open(directory)
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str], *, readonly: bool = False) -> Engine:
+    def open(
+        cls, directory: str | os.PathLike[str], *, readonly: bool = False, check: bool | None = None
+    ) -> Engine:
         """Open an engine that exists.
 
         Parameters
@@ -106,6 +80,10 @@ class Engine:
         directory : path
         readonly : bool
             Readers need no lock: they see what was last committed, also while another process adds.
+        check : bool or None
+            Whether to compare the checksums of all files of the index, not their sizes only. None: where they
+            are small (64 MiB). A damaged segment is named in a `DelfEngineWarning`, and its images are indexed
+            again from the feature store: on disk, or for a reader in memory.
 
         Raises
         ------
@@ -125,138 +103,15 @@ class Engine:
                     f"{directory}: the store holds {store.dim}-D features of {store.model}, the engine is for "
                     f"{manifest.dim}-D features of {manifest.model_identity}"
                 )
-            engine = cls(directory, manifest, store, load_index(directory, manifest), readonly)
+            engine = cls(directory, manifest, store, load_index(directory, manifest, check), readonly)
             undo.pop_all()
         return engine
-
-    def close(self) -> None:
-        """Close the store and let go of its lock. Closing twice is harmless."""
-        self.store.close()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def extractor(self) -> Extractor:
-        """The extractor of the engine's model and profile, loaded on first use.
-
-        Raises
-        ------
-        CheckpointError
-            If the checkpoint is missing or damaged.
-        MismatchError
-            If it is not the one that the engine was made with.
-        """
-        if self._extractor is None:
-            from delf_engine.extraction import Extractor
-
-            found = read_checkpoint_info(self.manifest.model).identity
-            if found != self.manifest.model_identity:
-                raise MismatchError(
-                    f"{self.directory}: made with model {self.manifest.model_identity}, but {self.manifest.model} "
-                    f"is now {found}; its features do not fit. Use the old checkpoint or make a new engine"
-                )
-            self._extractor = Extractor.from_pretrained(
-                self.manifest.model, config=self.manifest.profile.extraction
-            )
-        return self._extractor
-
-    def add(
-        self,
-        images: ImageSource | Iterable[ImageSource],
-        *,
-        ids: Sequence[str] | None = None,
-        workers: int | None = None,
-        batch: int | None = None,
-        progress: Progress | None = None,
-    ) -> AddReport:
-        """Extract and add images; those whose id is there already are skipped.
-
-        Committed every 32 images: whatever interrupts it, what was committed stays, and calling it again
-        with the same images goes on from there.
-
-        Parameters
-        ----------
-        images : image, folder, or iterable of them
-            Paths (folders are searched for images), bytes, PIL images or RGB arrays.
-        ids : sequence of str or None
-            One for each image, needed for images that are not files; None: the paths as given.
-        workers, batch : int or None
-            Decoding processes, and images that go through the network together; see `Extractor.extract_many`.
-        progress : callable or None
-            Called with (done, total).
-
-        Returns
-        -------
-        AddReport
-            An image that cannot be read is reported there, and the rest goes on.
-
-        Raises
-        ------
-        DataError
-            If a folder holds no image.
-        LockedError
-            If the engine was opened read-only.
-        ConfigError
-            If `ids` does not fit `images`.
-        """
-        self._writable()
-        return add_images(self, named_images(images, ids), workers=workers, batch=batch, progress=progress)
-
-    def add_features(self, items: Iterable[tuple[str, LocalFeatures]]) -> AddReport:
-        """Add features that were extracted elsewhere by the same model, as (id, features).
-
-        Raises
-        ------
-        MismatchError
-            If descriptors have another dimension.
-        LockedError
-            If the engine was opened read-only.
-        """
-        self._writable()
-        items = list(items)
-        added = self.commit(items)
-        self.save()
-        fresh = set(added)
-        return AddReport(added=added, skipped=[image_id for image_id, _ in items if image_id not in fresh])
-
-    def commit(self, items: Iterable[tuple[str, LocalFeatures]]) -> list[str]:
-        """Write features in one transaction and index them; return the ids that were new.
-
-        The index is on disk after the next `save`; `add` and `add_features` do both.
-        """
-        written = self.store.put_many(items)
-        # As stored, not as given: an index rebuilt from the store must be the same to the bit.
-        self.index.add(written, self.store.get_many(written))
-        return written
-
-    def save(self) -> None:
-        """Write what is new in the index."""
-        self.index.save(self.directory / INDEX)
-
-    def remove(self, ids: str | Iterable[str]) -> None:
-        """Remove images.
-
-        Raises
-        ------
-        UnknownIdError
-            If one is not there; then nothing is removed.
-        LockedError
-            If the engine was opened read-only.
-        """
-        self._writable()
-        wanted = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
-        missing = [image_id for image_id in wanted if image_id not in self.store]
-        if missing:
-            raise UnknownIdError(
-                f"{self.directory}: no image {missing[0]!r}" + _more(missing) + "; nothing removed"
-            )
-        self.index.remove(wanted)
-        self.save()
-        self.store.remove(wanted)
 
     def search(
         self,
@@ -395,28 +250,12 @@ class Engine:
             seed=seed,
         )
 
-    def get(self, image_id: str) -> LocalFeatures:
-        """Return the features of an image.
-
-        Raises
-        ------
-        UnknownIdError
-            If it is not there.
-        """
-        return self.store.get(image_id)
-
-    def ids(self) -> list[str]:
-        """Return all image ids, in the order of insertion."""
-        return self.store.ids()
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def __contains__(self, image_id: object) -> bool:
-        return image_id in self.store
+    def check(self) -> CheckReport:
+        """Compare everything on disk with its checksums; this reads all of it. Nothing is repaired: see `open`."""
+        return check_parts(self.directory, self.manifest, self.store)
 
     def info(self) -> EngineInfo:
-        """Return what the engine holds."""
+        """Return what the engine holds, and in ``index["advice"]`` what would serve it better, if anything."""
         return EngineInfo(
             directory=str(self.directory),
             model=self.manifest.model_identity,
@@ -432,28 +271,6 @@ class Engine:
         return (
             f"Engine({str(self.directory)!r}, {len(self)} images, {self.manifest.model_identity}, {self.index!r})"
         )
-
-    def _follow_store(self) -> None:
-        """Bring the index to what the store holds; they differ after a crash, or while another process adds."""
-        stored = self.store.ids()
-        held = set(stored)
-        self.index.remove([image_id for image_id in self.index.ids() if image_id not in held])
-        missing = [image_id for image_id in stored if image_id not in self.index]
-        for start in range(0, len(missing), 256):
-            part = missing[start : start + 256]
-            self.index.add(part, self.store.get_many(part))
-        if missing and not self.readonly:
-            self.save()
-
-    def features_of(self, query: Query, box: Box | None = None) -> LocalFeatures:
-        """Return the features of a query: as given, those of an id of the engine, or extracted from an image."""
-        if isinstance(query, LocalFeatures):
-            if box is not None:
-                raise ConfigError("a box goes with an image; features were given")
-            return query
-        if box is None and isinstance(query, str) and query in self.store:
-            return self.store.get(query)
-        return self.extractor(query, box=box)
 
     def _ranked(
         self,
@@ -474,11 +291,3 @@ class Engine:
             seed=seed,
         )
         return SearchResult(name, tuple(hits[:top_k]))
-
-    def _writable(self) -> None:
-        if self.readonly:
-            raise LockedError(f"{self.directory}: opened read-only; open it without readonly=True to change it")
-
-
-def _more(ids: Sequence[str]) -> str:
-    return f" and {len(ids) - 1} more" if len(ids) > 1 else ""

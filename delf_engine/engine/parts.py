@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from delf_engine.engine.manifest import Manifest
-from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
 from delf_engine.images import ImageSource, find_images, source_name
-from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex
+from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex, has_index
 from delf_engine.model import codebook_path
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "INDEX",
     "choose_codebook",
     "is_one_image",
+    "load_codebook",
     "load_index",
     "named_images",
     "new_index",
@@ -52,14 +54,45 @@ def new_index(manifest: Manifest, codebook: Codebook | None) -> AsmkIndex | KdTr
     return KdTreeIndex(manifest.dim, manifest.profile.kdtree)
 
 
-def load_index(directory: Path, manifest: Manifest) -> AsmkIndex | KdTreeIndex:
-    """Open the index of an engine's directory."""
-    if manifest.index == "kdtree":
-        return KdTreeIndex.load(directory / INDEX, manifest.profile.kdtree)
+def load_index(directory: Path, manifest: Manifest, check: bool | None) -> AsmkIndex | KdTreeIndex:
+    """Open the index of an engine's directory, without segments that are damaged.
+
+    Where there is none, or its manifest is damaged, a `DelfEngineWarning` says so and it begins empty.
+    """
+    path, options = directory / INDEX, {"check": check, "damaged": "skip"}
+    codebook = None if manifest.codebook is None else load_codebook(directory, manifest)
+    try:
+        return _load_index(path, manifest, codebook, **options)
+    except FormatError as error:
+        if has_index(path):
+            raise
+        message = f"{error}; it is made again from the stored features"
+        warnings.warn(message, DelfEngineWarning, stacklevel=3)
+        return new_index(manifest, codebook)
+
+
+def _load_index(
+    path: Path, manifest: Manifest, codebook: Codebook | None, **options: Any
+) -> AsmkIndex | KdTreeIndex:
+    if codebook is None:
+        return KdTreeIndex.load(path, manifest.profile.kdtree, **options)
+    return AsmkIndex.load(path, codebook, manifest.profile.asmk, **options)
+
+
+def load_codebook(directory: Path, manifest: Manifest) -> Codebook:
+    """Return the codebook of an engine's directory.
+
+    Raises
+    ------
+    FormatError
+        If it is missing or damaged.
+    MismatchError
+        If it is another than the engine was made with.
+    """
     codebook = Codebook.load(directory / CODEBOOK)
     if codebook.hash != manifest.codebook:
         raise MismatchError(f"{directory / CODEBOOK}: not the codebook that this engine was made with")
-    return AsmkIndex.load(directory / INDEX, codebook, manifest.profile.asmk)
+    return codebook
 
 
 def named_images(

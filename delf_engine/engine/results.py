@@ -9,14 +9,14 @@ from typing import Any, overload
 
 from delf_engine.reranking import RankedCandidate
 
-__all__ = ["AddReport", "EngineInfo", "SearchResult"]
+__all__ = ["AddReport", "CheckReport", "EngineInfo", "SearchResult"]
 
 _COLUMNS = ("inliers", "place", "score", "image")
 
 
 @dataclass(frozen=True)
 class AddReport:
-    """What became of the images given to `Engine.add`.
+    """What became of the images given to `Engine.add` or `Engine.replace`.
 
     Attributes
     ----------
@@ -26,15 +26,23 @@ class AddReport:
         Ids that were there already, or given twice.
     failed : list of (id, reason)
         Images that could not be read.
+    replaced : list of str
+        Ids that were there already and have new features.
     """
 
     added: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+
+    @property
+    def summary(self) -> str:
+        """One line of counts."""
+        replaced = f"{len(self.replaced)} replaced, " if self.replaced else ""
+        return f"{len(self.added)} added, {replaced}{len(self.skipped)} already there, {len(self.failed)} failed"
 
     def __str__(self) -> str:
-        head = f"{len(self.added)} added, {len(self.skipped)} already there, {len(self.failed)} failed"
-        return "\n".join([head, *(f"  {image_id}: {reason}" for image_id, reason in self.failed)])
+        return "\n".join([self.summary, *(f"  {image_id}: {reason}" for image_id, reason in self.failed)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
@@ -42,6 +50,47 @@ class AddReport:
             "added": self.added,
             "skipped": self.skipped,
             "failed": [{"id": image_id, "reason": reason} for image_id, reason in self.failed],
+            "replaced": self.replaced,
+        }
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `Engine.check` has read and found.
+
+    Attributes
+    ----------
+    files : list of str
+        Files that were compared with their checksums.
+    images : list of str
+        Ids whose stored features were.
+    damaged_files, damaged_images : list of (path or id, reason)
+    """
+
+    files: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    damaged_files: list[tuple[str, str]] = field(default_factory=list)
+    damaged_images: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damaged_files and not self.damaged_images
+
+    def __str__(self) -> str:
+        head = (
+            f"{len(self.files)} files, {len(self.damaged_files)} damaged; "
+            f"features of {len(self.images)} images, {len(self.damaged_images)} damaged"
+        )
+        return "\n".join([head, *(f"  {reason}" for _, reason in self.damaged_files + self.damaged_images)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {
+            "files": len(self.files),
+            "images": len(self.images),
+            "damaged_files": [{"path": path, "reason": reason} for path, reason in self.damaged_files],
+            "damaged_images": [{"id": image_id, "reason": reason} for image_id, reason in self.damaged_images],
         }
 
 
@@ -82,7 +131,7 @@ class EngineInfo:
             ("descriptors", f"{self.dim}-D"),
             ("precision", self.precision),
             *((f"store {key}", str(value)) for key, value in self.store.items()),
-            *((f"index {key}", str(value)) for key, value in self.index.items()),
+            *((f"index {key}", str(value)) for key, value in self.index.items() if value is not None),
         ]
         return "\n".join(f"{key:<18} {value}" for key, value in rows)
 

@@ -9,6 +9,7 @@ from delf_engine.index.contract import CandidateIndex, IndexInfo
 from delf_engine.index.fisher import FisherIndex
 from delf_engine.index.ivf import IvfIndex
 from delf_engine.index.kdtree import KdTreeIndex
+from delf_engine.index.maintenance import check_index, has_index
 from delf_engine.index.mixture import Mixture
 from delf_engine.index.product_quantizer import ProductQuantizer
 from delf_engine.index.vlad import VladIndex
@@ -25,4 +26,6 @@ __all__ = [
     "Mixture",
     "ProductQuantizer",
     "VladIndex",
+    "check_index",
+    "has_index",
 ]

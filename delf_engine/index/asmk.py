@@ -53,10 +53,11 @@ from delf_engine.index.asmk_layout import (
     score_segment,
 )
 from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import Collection
+from delf_engine.index.collection import Collection, IfDamaged
 from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
 from delf_engine.index.inverted import damaged
 from delf_engine.index.limits import Limits
+from delf_engine.index.maintenance import Maintained
 from delf_engine.index.threads import check_threads, in_threads
 from delf_engine.regions import Regions, rigid_grid
 
@@ -65,7 +66,7 @@ __all__ = ["AsmkIndex"]
 _QUERIES = 64  # aggregated at a time
 
 
-class AsmkIndex:
+class AsmkIndex(Maintained):
     """An inverted file of aggregated residuals.
 
     Searching costs time in proportion to the postings of the query's words. Images without a feature are held,
@@ -315,6 +316,7 @@ class AsmkIndex:
         config: AsmkConfig | None = None,
         *,
         check: bool | None = None,
+        damaged: IfDamaged = "error",
     ) -> AsmkIndex:
         """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
 
@@ -328,6 +330,8 @@ class AsmkIndex:
         check : bool, optional
             Whether to compare the checksums of all files, not their sizes only. By default where they are
             small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
 
         Raises
         ------
@@ -340,7 +344,7 @@ class AsmkIndex:
         def layout(header: Mapping[str, Any]) -> AsmkLayout:
             return saved_layout(header, codebook, str(directory))
 
-        collection = Collection.load(directory, layout, KIND, VERSION, check=check)
+        collection = Collection.load(directory, layout, KIND, VERSION, check=check, damaged=damaged)
         saved = saved_config(collection.header, config, str(directory))
         index = cls(codebook, saved if config is None else config)
         index._collection = collection

@@ -32,7 +32,7 @@ from delf_engine.config import BowConfig, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.index.aggregation import blocks
 from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import Segment
+from delf_engine.index.collection import IfDamaged, Segment
 from delf_engine.index.encoded import EncodedIndex, saved_options
 from delf_engine.index.inverted import InvertedLayout, damaged
 from delf_engine.index.threads import in_threads
@@ -76,6 +76,7 @@ class BowIndex(EncodedIndex[Bag]):
         config: BowConfig | None = None,
         *,
         check: bool | None = None,
+        damaged: IfDamaged = "error",
     ) -> BowIndex:
         """Open an index that was saved. Its arrays are memory-mapped.
 
@@ -89,6 +90,8 @@ class BowIndex(EncodedIndex[Bag]):
         check : bool, optional
             Whether to compare the checksums of all files, not their sizes only. By default where they are
             small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
 
         Raises
         ------
@@ -102,7 +105,7 @@ class BowIndex(EncodedIndex[Bag]):
             options = (codebook, config, BowConfig, _BUILT_WITH, str(directory))
             return cls(codebook, saved_options(header, "codebook", *options))
 
-        index: BowIndex = cls._opened(directory, make, check)
+        index: BowIndex = cls._opened(directory, make, check, damaged)
         return index
 
     def __repr__(self) -> str:

@@ -9,75 +9,66 @@ Small neighbouring segments are merged on saving, which keeps the order of inser
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import FormatError, LockedError, MismatchError, UnknownIdError
+from delf_engine.errors import (
+    ConfigError,
+    DelfEngineWarning,
+    FormatError,
+    LockedError,
+    MismatchError,
+    UnknownIdError,
+)
 from delf_engine.index import disk
+from delf_engine.index import segment_files as files
 from delf_engine.index.contract import check_ids
 from delf_engine.index.ids import IdTable
+from delf_engine.index.segment_files import Attachment
+from delf_engine.index.segments import (
+    MAX_SEGMENTS,
+    Allocate,
+    Arrays,
+    Layout,
+    Segment,
+    frozen,
+    in_order,
+    merged,
+    plan,
+)
 
-__all__ = ["Allocate", "Attachment", "Collection", "Layout", "Segment"]
+__all__ = ["Allocate", "Arrays", "Attachment", "Collection", "IfDamaged", "Layout", "Segment"]
 
-_MAX_SEGMENTS = 8
 _CHECKED_BYTES = 64 << 20  # checksums of collections up to this size are compared on loading
 _ATTEMPTS = 5
+_BEARABLE = 0.5  # the part of a segment that may be removed before it is written again
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-Allocate = Callable[[str, tuple[int, ...]], npt.NDArray[Any]]  # makes the named array of a new segment
-Attachment = tuple[dict[str, Any], Callable[[Path], None]]  # what the manifest says of a file; what writes it
-
-
-class Segment:
-    """Some images of a collection: arrays that never change, and which rows are alive."""
-
-    def __init__(self, arrays: Arrays, *, name: str | None = None, dead: npt.NDArray[Any] | None = None) -> None:
-        self.arrays = arrays
-        self.ids = IdTable(arrays)
-        self.alive = np.ones(len(self.ids), bool)
-        if dead is not None:
-            self.alive[dead] = False
-        self.name = name  # of its directory; None while it is in memory only
-        self.saved_dead = self.dead
-
-    @property
-    def dead(self) -> int:
-        """Number of removed rows."""
-        return len(self.alive) - int(np.count_nonzero(self.alive))
-
-    @property
-    def live(self) -> int:
-        """Number of rows that are there."""
-        return int(np.count_nonzero(self.alive))
-
-
-class Layout(Protocol):
-    """What an index keeps of its images, beside their ids."""
-
-    kind: str
-    version: int
-    dtypes: Mapping[str, tuple[str, int]]  # dtype and number of dimensions of each array
-
-    def build(self, payloads: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays of a segment of these images."""
-
-    def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
-        """Write the live rows of several segments into new arrays."""
-
-    def problem(self, arrays: Arrays, images: int) -> str | None:
-        """Say what is wrong with the arrays of a segment, at no cost that grows with them."""
+IfDamaged: TypeAlias = Literal["error", "skip"]
+State: TypeAlias = tuple[list[Segment], list[npt.NDArray[np.bool_]], dict[str, Any]]
 
 
 class Collection:
-    """Images in the order of insertion, in segments and waiting."""
+    """Images in the order of insertion, in segments and waiting.
+
+    Attributes
+    ----------
+    mark : dict or None
+        A note of the caller that is saved in the manifest: of what state of something else this is the index.
+    damaged : tuple of str
+        Segments that it was loaded without.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.segments: list[Segment] = []
+        self.mark: dict[str, Any] | None = None
+        self.damaged: tuple[str, ...] = ()
+        self._whole = False  # whether the next save makes one segment of all
         self._pending: dict[str, Any] = {}
         self._home: Path | None = None
         self._manifest: dict[str, Any] = {}
@@ -144,18 +135,49 @@ class Collection:
         """Turn the waiting images into a segment."""
         if self._pending:
             arrays = {**IdTable.build(list(self._pending)), **self.layout.build(list(self._pending.values()))}
-            self.segments.append(Segment(_frozen(arrays)))
+            self.segments.append(Segment(frozen(arrays)))
             self._pending = {}
-        recent = [segment for segment in self.segments if segment.name is None]
-        if len(recent) > _MAX_SEGMENTS:  # from adding and searching in turns; they are the last ones
-            merged: dict[str, npt.NDArray[Any]] = {}
+        first = len(self.segments)
+        while first and self.segments[first - 1].name is None:
+            first -= 1
+        if len(self.segments) - first > MAX_SEGMENTS:  # from adding and searching in turns
+            self.segments[first:] = [merged(self.layout, self.segments[first:])]
 
-            def allocate(name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-                merged[name] = np.empty(shape, self._dtype(name)[0])
-                return merged[name]
+    def compact(self) -> None:
+        """Let the next save merge all segments into one without removed images."""
+        self._whole = True
 
-            self._merge(recent, allocate)
-            self.segments = [*self.segments[: -len(recent)], Segment(_frozen(merged))]
+    def reorder(self, ids: Sequence[str]) -> None:
+        """Put the images into another order of insertion.
+
+        Raises
+        ------
+        ConfigError
+            If `ids` does not name each image once.
+        """
+        names = list(ids)
+        if names == list(self):
+            return
+        self.flush()
+        rows = self.rows(names)
+        if len(rows) != len(self) or (rows < 0).any() or len(np.unique(rows)) != len(rows):
+            raise ConfigError(f"{len(names)} ids do not name each of the {len(self)} images of the index once")
+        groups = in_order(self.segments, rows)
+        # Not by way of `==`: a segment that stays is one of ours, a piece has only its arrays.
+        ours = {id(segment) for segment in self.segments}
+        self.segments = [group[0] if id(group[0]) in ours else merged(self.layout, group) for group in groups]
+        self.flush()
+
+    def state(self) -> State:
+        """Return what `restore` takes to undo whatever is added and removed from now on."""
+        return list(self.segments), [segment.alive.copy() for segment in self.segments], dict(self._pending)
+
+    def restore(self, state: State) -> None:
+        """Go back to a state of this collection, as long as it has not been saved since."""
+        segments, alive, pending = state
+        for segment, rows in zip(segments, alive, strict=True):
+            segment.alive[:] = rows
+        self.segments, self._pending = list(segments), dict(pending)
 
     def save(
         self,
@@ -174,7 +196,7 @@ class Collection:
         header : mapping
             What the index wants to find in the manifest.
         overwrite : bool
-            Replace an index that this collection was not loaded from.
+            Replace an index that this collection was not loaded from, or whose manifest is damaged.
         attachment : (mapping, callable), optional
             One more file, which is dropped by the next save of another state.
 
@@ -204,9 +226,10 @@ class Collection:
     @property
     def attachment(self) -> tuple[Path, dict[str, Any]] | None:
         """The attached file and what the manifest says of it, if the collection is still as it was saved."""
-        unchanged = not self._pending and all(s.name and s.dead == s.saved_dead for s in self.segments)
         entry = self._manifest.get("attachment")
-        return (self._home / entry["name"], entry) if entry and unchanged and self._home else None
+        if entry is None or self._home is None or self._pending or not self._unchanged(self._manifest):
+            return None
+        return self._home / entry["name"], entry
 
     @classmethod
     def load(
@@ -217,33 +240,58 @@ class Collection:
         version: int,
         *,
         check: bool | None,
+        damaged: IfDamaged = "error",
     ) -> Collection:
         """Open a collection that was saved; `layout` makes its layout from the header.
 
         Raises
         ------
         FormatError
-            If it is missing, damaged, cut short, or of another kind or version.
+            If it is missing, damaged, cut short, or of another kind or version. With ``damaged = "skip"`` a
+            damaged segment is left out with a `DelfEngineWarning` instead, and the next save drops it.
+        ConfigError
+            If `damaged` is anything else.
         """
+        if damaged not in ("error", "skip"):
+            raise ConfigError(f'damaged must be "error" or "skip", got {damaged!r}')
         path = Path(directory).resolve()
         for attempt in range(_ATTEMPTS):
             manifest = disk.read_manifest(path, kind, version)
             try:
                 collection = cls(layout(manifest["header"]))
-                collection._home, collection._manifest = path, manifest
+                collection._home, collection._manifest, collection.mark = path, manifest, manifest.get("mark")
                 sizes = [e["bytes"] for entry in manifest["segments"] for e in entry["files"].values()]
                 contents = sum(sizes) <= _CHECKED_BYTES if check is None else check
-                collection.segments = [
-                    collection._open(path, entry, contents=contents) for entry in manifest["segments"]
-                ]
+                bad = collection._open_all(path, contents, damaged)
+                for entry, reason in bad:
+                    warnings.warn(
+                        f"{reason}; opened without the {entry['images']} images of {entry['name']}",
+                        DelfEngineWarning,
+                        stacklevel=3,
+                    )
                 return collection
             except FileNotFoundError as error:
                 # Another process may have merged segments since the manifest was read.
                 if attempt == _ATTEMPTS - 1 or disk.read_manifest(path, kind, version) == manifest:
-                    raise FormatError(f"{error.filename}: a file of the index is missing") from error
+                    raise FormatError(_reason(error)) from error
             except (KeyError, TypeError, AttributeError) as error:
                 raise FormatError(f"{path / disk.MANIFEST}: the manifest is damaged: {error!r}") from error
         raise AssertionError("unreachable")
+
+    def _open_all(self, path: Path, contents: bool, damaged: IfDamaged) -> list[tuple[Mapping[str, Any], str]]:
+        """Open the segments of the manifest; return those left out, with the reason."""
+        bad: list[tuple[Mapping[str, Any], str]] = []
+        for entry in self._manifest["segments"]:
+            try:
+                self.segments.append(files.open_segment(path, entry, self.layout, contents=contents))
+            except (FormatError, FileNotFoundError) as error:
+                layout = self.layout
+                merged = disk.read_manifest(path, layout.kind, layout.version) != self._manifest
+                if damaged == "error" or (merged and isinstance(error, FileNotFoundError)):
+                    raise
+                bad.append((entry, _reason(error)))
+        self.damaged = tuple(entry["name"] for entry, _ in bad)
+        return bad
 
     def _find(self, image_id: str) -> tuple[Segment, int] | None:
         for segment in reversed(self.segments):
@@ -252,19 +300,10 @@ class Collection:
                 return segment, row
         return None
 
-    def _dtype(self, name: str) -> tuple[str, int]:
-        return (IdTable.DTYPES[name], 1) if name in IdTable.DTYPES else self.layout.dtypes[name]
-
-    def _merge(self, group: Sequence[Segment], allocate: Allocate) -> None:
-        ids = [segment.ids[int(row)] for segment in group for row in np.flatnonzero(segment.alive)]
-        for name, array in IdTable.build(ids).items():
-            allocate(name, array.shape)[...] = array
-        self.layout.merge(group, allocate)
-
     def _save(self, path: Path, header: dict[str, Any], overwrite: bool, attachment: Attachment | None) -> None:
-        layout = self.layout
-        found = None
-        if (path / disk.MANIFEST).exists():
+        layout, found = self.layout, None
+        whole, self._whole = self._whole, False  # forgotten if it fails: later saves may have less space yet
+        if (path / disk.MANIFEST).exists() and not (overwrite and not disk.has_manifest(path)):
             found = disk.read_manifest(path, layout.kind, layout.version)
         here = found is not None and path == self._home and found == self._manifest
         if found is not None and not here and not overwrite:
@@ -274,22 +313,26 @@ class Collection:
                 )
             raise MismatchError(f"{path}: there is another index here; load it, or choose another directory")
         wanted = None if attachment is None else attachment[0]
-        if here and found is not None and found["header"] == header and self._saved(path, found, wanted):
+        unchanged = (
+            here and found is not None and found["header"] == header and self._saved(path, found, wanted, whole)
+        )
+        if unchanged and found is not None and found.get("mark") == self.mark:
             return
         disk.clean(path, found)
         generation = 1 + (found["generation"] if found else 0)
         numbers = iter(range(found["next"] if found else 1, 1 << 62))
         kept = {entry["name"]: entry for entry in found["segments"]} if found and here else {}
         segments, entries = [], []
-        for group in _plan(self.segments, kept):
+        bearable = 0.0 if whole else _BEARABLE
+        for group in [self.segments] if whole else plan(self.segments, kept):
             if not any(segment.live for segment in group):
                 continue
             segment = group[0]
-            if len(group) == 1 and segment.name in kept and 2 * segment.dead <= len(segment.ids):
-                entry = self._with_dead(path, segment, kept[segment.name], generation)
+            if len(group) == 1 and segment.name in kept and segment.dead <= bearable * len(segment.ids):
+                entry = files.write_dead(path, segment, kept[segment.name], generation)
             else:
-                entry = self._write(path, group, f"segment-{next(numbers):08d}")
-                segment = self._open(path, entry, contents=False)
+                entry = files.write_segment(path, group, layout, f"segment-{next(numbers):08d}")
+                segment = files.open_segment(path, entry, layout, contents=False)
             segments.append(segment)
             entries.append(entry)
         values = {
@@ -297,101 +340,40 @@ class Collection:
             "next": next(numbers),
             "header": header,
             "segments": entries,
-            "attachment": None if attachment is None else _attach(path, attachment, generation),
+            "attachment": found["attachment"]
+            if unchanged and found
+            else files.attach(path, attachment, generation),
+            "mark": self.mark,
         }
         disk.sync_directory(path)
         self._manifest = disk.write_manifest(path, layout.kind, layout.version, values)
-        self._home, self.segments = path, segments
+        self._home, self.segments, self.damaged = path, segments, ()
         for segment in segments:
             segment.saved_dead = segment.dead
         disk.clean(path, self._manifest)
 
-    def _saved(self, path: Path, manifest: Mapping[str, Any], attachment: Mapping[str, Any] | None) -> bool:
-        """Whether nothing has changed since `manifest`, and it has what is to be attached."""
-        if any(segment.name is None or segment.dead != segment.saved_dead for segment in self.segments):
+    def _saved(
+        self, path: Path, manifest: Mapping[str, Any], attachment: Mapping[str, Any] | None, whole: bool
+    ) -> bool:
+        """Whether nothing has changed since `manifest`, and it has what is to be attached, `whole` if so asked."""
+        if not self._unchanged(manifest) or (whole and self._scattered()):
             return False
         there = manifest["attachment"] or {}
         return attachment is None or (
             attachment.items() <= there.items() and disk.intact(path / there["name"], there)
         )
 
-    def _write(self, path: Path, group: Sequence[Segment], name: str) -> dict[str, Any]:
-        folder = path / name
-        folder.mkdir()
-        arrays: dict[str, npt.NDArray[Any]] = {}
+    def _unchanged(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether the segments are those of `manifest`, in its order and with the same images removed."""
+        if any(segment.dead != segment.saved_dead for segment in self.segments):
+            return False
+        return [segment.name for segment in self.segments] == [entry["name"] for entry in manifest["segments"]]
 
-        def allocate(array: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-            arrays[array] = disk.create_array(folder / f"{array}.npy", shape, self._dtype(array)[0])
-            return arrays[array]
-
-        self._merge(group, allocate)
-        for array in arrays.values():
-            if isinstance(array, np.memmap):
-                array.flush()
-        files = {f"{array}.npy": disk.seal(folder / f"{array}.npy") for array in arrays}
-        disk.sync_directory(folder)
-        return {"name": name, "images": sum(segment.live for segment in group), "dead": None, "files": files}
-
-    def _with_dead(self, path: Path, segment: Segment, entry: dict[str, Any], generation: int) -> dict[str, Any]:
-        if segment.dead == segment.saved_dead:
-            return entry
-        folder, name = path / entry["name"], f"dead-{generation:08d}.npy"
-        np.save(folder / name, np.flatnonzero(~segment.alive).astype("<i4"))
-        files = {file: seal for file, seal in entry["files"].items() if file != entry["dead"]}
-        files[name] = disk.seal(folder / name)
-        disk.sync_directory(folder)
-        return {**entry, "dead": name, "files": files}
-
-    def _open(self, path: Path, entry: Mapping[str, Any], *, contents: bool) -> Segment:
-        folder = path / entry["name"]
-        for file, seal in entry["files"].items():
-            disk.check_file(folder / file, seal, contents=contents)
-        names = [*IdTable.DTYPES, *self.layout.dtypes]
-        arrays = {name: disk.open_array(folder / f"{name}.npy", *self._dtype(name)) for name in names}
-        dead = disk.open_array(folder / entry["dead"], "<i4", 1) if entry["dead"] else np.empty(0, "<i4")
-        n = entry["images"]
-        lengths = (len(arrays["id_rows"]), len(arrays["id_hashes"]), len(arrays["id_offsets"]) - 1)
-        problem = self.layout.problem(arrays, n)
-        if lengths != (n, n, n) or int(arrays["id_offsets"][-1]) != len(arrays["id_text"]):
-            problem = "the table of image ids does not fit"
-        elif len(dead) and not 0 <= int(dead.min()) <= int(dead.max()) < n:
-            problem = "removed images are out of range"
-        if problem is not None:
-            raise FormatError(f"{folder}: the segment is damaged: {problem}; build the index again")
-        return Segment(arrays, name=entry["name"], dead=dead)
+    def _scattered(self) -> bool:
+        return len(self.segments) > 1 or any(segment.dead for segment in self.segments)
 
 
-def _attach(path: Path, attachment: Attachment, generation: int) -> dict[str, Any]:
-    description, write = attachment
-    name = f"trees-{generation:08d}"
-    write(path / name)
-    return {**description, "name": name, **disk.seal(path / name)}
-
-
-def _frozen(arrays: dict[str, npt.NDArray[Any]]) -> Arrays:
-    # Read-only like mapped ones: the kernels are compiled once for both.
-    for array in arrays.values():
-        array.flags.writeable = False
-    return arrays
-
-
-def _plan(segments: Sequence[Segment], kept: Mapping[str, Any]) -> list[list[Segment]]:
-    """Group neighbouring segments that become one: all new ones, then from the end until few enough are left.
-
-    A merge goes on while the segment before is no larger than what was gathered, so that each image is
-    rewritten a number of times that grows with the logarithm of the collection.
-    """
-    groups: list[list[Segment]] = []
-    for segment in segments:
-        if groups and segment.name not in kept and groups[-1][0].name not in kept:
-            groups[-1].append(segment)
-        else:
-            groups.append([segment])
-    sizes = [sum(segment.live for segment in group) for group in groups]
-    while len(groups) > _MAX_SEGMENTS:
-        groups[-2:] = [groups[-2] + groups[-1]]
-        sizes[-2:] = [sizes[-2] + sizes[-1]]
-        while len(groups) > 1 and sizes[-2] <= sizes[-1]:
-            groups[-2:] = [groups[-2] + groups[-1]]
-            sizes[-2:] = [sizes[-2] + sizes[-1]]
-    return groups
+def _reason(error: FormatError | FileNotFoundError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename}: a file of the index is missing"
+    return str(error)

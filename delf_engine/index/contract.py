@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.features import LocalFeatures
+from delf_engine.index.advice import advice
 
 __all__ = [
     "CandidateIndex",
@@ -60,9 +61,14 @@ class IndexInfo:
     segments: int
     dim: int
 
+    @property
+    def advice(self) -> str | None:
+        """What would serve better than this index as it is, or None; see `delf_engine.index.advice`."""
+        return advice(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
-        return asdict(self)
+        return {**asdict(self), "advice": self.advice}
 
 
 class CandidateIndex(Protocol):
@@ -81,6 +87,12 @@ class CandidateIndex(Protocol):
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove images, or raise `UnknownIdError` and remove none."""
+
+    def replace(self, ids: Sequence[str], features: Sequence[LocalFeatures]) -> list[str]:
+        """Give images new features, or raise `UnknownIdError` and change none; they become the last in order."""
+
+    def compact(self) -> None:
+        """Let the next save leave one segment without removed images."""
 
     def search(
         self,

@@ -22,11 +22,13 @@ __all__ = [
     "check_file",
     "clean",
     "create_array",
+    "has_manifest",
     "intact",
     "lock",
     "open_array",
     "read_manifest",
     "replace_file",
+    "scrub",
     "seal",
     "write_manifest",
 ]
@@ -134,8 +136,33 @@ def intact(path: Path, entry: Mapping[str, int]) -> bool:
     return False
 
 
-def read_manifest(directory: Path, kind: str, version: int) -> dict[str, Any]:
-    """Return the manifest of an index.
+def scrub(directory: Path) -> Iterator[tuple[Path, str | None]]:
+    """Compare every file of an index with its size and checksum; yield each and what is wrong, None if nothing is.
+
+    Raises
+    ------
+    FormatError
+        If there is no index, or its manifest is damaged.
+    """
+    manifest = read_manifest(directory)
+    attached = manifest["attachment"]
+    files = [(directory / attached["name"], attached)] if attached else []
+    for segment in manifest["segments"]:
+        files += [(directory / segment["name"] / name, entry) for name, entry in segment["files"].items()]
+    for path, entry in sorted(files, key=lambda file: file[0]):
+        try:
+            check_file(path, entry, contents=True)
+            yield path, None
+        except FileNotFoundError:
+            yield path, f"{path}: a file of the index is missing"
+        except FormatError as error:
+            yield path, str(error)
+        except OSError as error:  # such as a bad block
+            yield path, f"{path}: cannot be read: {error}"
+
+
+def read_manifest(directory: Path, kind: str | None = None, version: int | None = None) -> dict[str, Any]:
+    """Return the manifest of an index; without a `kind` and `version`, of any.
 
     Raises
     ------
@@ -152,15 +179,23 @@ def read_manifest(directory: Path, kind: str, version: int) -> dict[str, Any]:
         raise FormatError(f"{path}: the manifest cannot be read: {error}") from error
     if manifest.get("format") != _FORMAT:
         raise FormatError(f"{path}: not the manifest of an index")
-    if manifest.get("kind") != kind:
+    if kind is not None and manifest.get("kind") != kind:
         raise FormatError(f"{path}: an index of kind {manifest.get('kind')!r}, wanted {kind!r}")
-    if manifest.get("version") != version:
+    if version is not None and manifest.get("version") != version:
         raise FormatError(
             f"{path}: the index has format version {manifest.get('version')}, this version reads {version}"
         )
     if claimed != zlib.crc32(_canonical(manifest)):
         raise FormatError(f"{path}: the manifest is damaged: its checksum does not match; build the index again")
     return manifest
+
+
+def has_manifest(directory: Path) -> bool:
+    """Whether the manifest of an index of any kind lies here, undamaged."""
+    with contextlib.suppress(FormatError):
+        read_manifest(directory)
+        return True
+    return False
 
 
 def write_manifest(directory: Path, kind: str, version: int, values: Mapping[str, Any]) -> dict[str, Any]:

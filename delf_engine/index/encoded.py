@@ -12,9 +12,10 @@ import numpy.typing as npt
 from delf_engine.config import Config, parse_config
 from delf_engine.errors import MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.collection import Collection, Layout, Segment
+from delf_engine.index.collection import Collection, IfDamaged, Layout, Segment
 from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
 from delf_engine.index.limits import Limits
+from delf_engine.index.maintenance import Maintained
 from delf_engine.index.threads import check_threads, in_threads
 
 __all__ = ["EncodedIndex", "saved_options"]
@@ -25,7 +26,7 @@ E = TypeVar("E")  # an encoded query
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-class EncodedIndex(Generic[E]):
+class EncodedIndex(Maintained, Generic[E]):
     """Images of a collection, each encoded by itself, and the search for those most similar to a query.
 
     Images without a feature are held, and never found.
@@ -268,6 +269,7 @@ class EncodedIndex(Generic[E]):
         directory: str | os.PathLike[str],
         make: Callable[[Mapping[str, Any]], EncodedIndex[E]],
         check: bool | None,
+        damaged: IfDamaged,
     ) -> Any:
         """Open what was saved in `directory`; `make` returns the empty index that its header describes."""
         made: list[EncodedIndex[E]] = []
@@ -276,7 +278,7 @@ class EncodedIndex(Generic[E]):
             made.append(make(header))
             return made[-1]._collection.layout
 
-        collection = Collection.load(directory, layout, cls.kind, cls.version, check=check)
+        collection = Collection.load(directory, layout, cls.kind, cls.version, check=check, damaged=damaged)
         made[-1]._collection = collection
         return made[-1]
 

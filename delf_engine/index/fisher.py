@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from delf_engine.config import FisherConfig, load_profile
 from delf_engine.features import LocalFeatures
+from delf_engine.index.collection import IfDamaged
 from delf_engine.index.dense import DenseIndex, normalised
 from delf_engine.index.encoded import saved_options
 from delf_engine.index.mixture import Mixture
@@ -76,6 +77,7 @@ class FisherIndex(DenseIndex):
         config: FisherConfig | None = None,
         *,
         check: bool | None = None,
+        damaged: IfDamaged = "error",
     ) -> FisherIndex:
         """Open an index that was saved. Its arrays are memory-mapped.
 
@@ -89,6 +91,8 @@ class FisherIndex(DenseIndex):
         check : bool, optional
             Whether to compare the checksums of all files, not their sizes only. By default where they are
             small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
 
         Raises
         ------
@@ -102,7 +106,7 @@ class FisherIndex(DenseIndex):
             options = (mixture, config, FisherConfig, FisherConfig.model_fields, str(directory))
             return cls(mixture, saved_options(header, "mixture", *options))
 
-        index: FisherIndex = cls._opened(directory, make, check)
+        index: FisherIndex = cls._opened(directory, make, check, damaged)
         return index
 
     def __repr__(self) -> str:

@@ -31,11 +31,12 @@ from delf_engine.config import IvfConfig, load_profile
 from delf_engine.errors import ConfigError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import Collection
+from delf_engine.index.collection import Collection, IfDamaged
 from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
 from delf_engine.index.ivf_layout import KIND, VERSION, IvfLayout, Rows, as_bytes, saved_config, saved_layout
 from delf_engine.index.ivf_search import Searcher
 from delf_engine.index.limits import Limits
+from delf_engine.index.maintenance import Maintained
 from delf_engine.index.product_quantizer import ProductQuantizer
 from delf_engine.index.threads import check_threads, in_threads
 from delf_engine.index.votes import gathered
@@ -46,7 +47,7 @@ _BLOCK = 65536  # descriptors indexed at a time
 _QUERIES = 64  # assigned to cells at a time
 
 
-class IvfIndex:
+class IvfIndex(Maintained):
     """An inverted file of single descriptors.
 
     Searching costs time in proportion to the descriptors in the visited cells. Where a collection is so small that
@@ -295,6 +296,7 @@ class IvfIndex:
         quantizer: ProductQuantizer | None = None,
         *,
         check: bool | None = None,
+        damaged: IfDamaged = "error",
     ) -> IvfIndex:
         """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
 
@@ -310,6 +312,8 @@ class IvfIndex:
         check : bool, optional
             Whether to compare the checksums of all files, not their sizes only. By default where they are
             small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
 
         Raises
         ------
@@ -324,7 +328,7 @@ class IvfIndex:
         def layout(header: Mapping[str, Any]) -> IvfLayout:
             return saved_layout(header, codebook, quantizer, str(directory))
 
-        collection = Collection.load(directory, layout, KIND, VERSION, check=check)
+        collection = Collection.load(directory, layout, KIND, VERSION, check=check, damaged=damaged)
         index = cls(codebook, saved_config(collection.header, config, str(directory)), quantizer)
         index._collection = collection
         return index

@@ -39,11 +39,12 @@ from delf_engine.config import KdTreeConfig, load_profile, parse_config
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import disk
-from delf_engine.index.collection import Attachment, Collection
+from delf_engine.index.collection import Attachment, Collection, IfDamaged
 from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
 from delf_engine.index.exact_tree import ExactTree
 from delf_engine.index.kdtree_layout import KIND, VERSION, KdTreeLayout, live_rows
 from delf_engine.index.limits import Limits
+from delf_engine.index.maintenance import Maintained
 from delf_engine.index.threads import check_threads, in_threads
 from delf_engine.index.votes import gathered
 
@@ -52,7 +53,7 @@ __all__ = ["KdTreeIndex"]
 _KDTREE = 1  # FLANN_INDEX_KDTREE
 
 
-class KdTreeIndex:
+class KdTreeIndex(Maintained):
     """KD-trees over all descriptors of a collection.
 
     The trees are built when first searched after a change, over the images that are there: about a second for
@@ -278,7 +279,12 @@ class KdTreeIndex:
 
     @classmethod
     def load(
-        cls, directory: str | os.PathLike[str], config: KdTreeConfig | None = None, *, check: bool | None = None
+        cls,
+        directory: str | os.PathLike[str],
+        config: KdTreeConfig | None = None,
+        *,
+        check: bool | None = None,
+        damaged: IfDamaged = "error",
     ) -> KdTreeIndex:
         """Open an index that was saved.
 
@@ -290,13 +296,17 @@ class KdTreeIndex:
         check : bool, optional
             Whether to compare the checksums of all files, not their sizes only. By default where they are
             small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
 
         Raises
         ------
         FormatError
             If it is missing, damaged, cut short, or of another version.
         """
-        collection = Collection.load(directory, lambda h: KdTreeLayout(h["dim"]), KIND, VERSION, check=check)
+        collection = Collection.load(
+            directory, lambda h: KdTreeLayout(h["dim"]), KIND, VERSION, check=check, damaged=damaged
+        )
         header = collection.header
         saved = parse_config(KdTreeConfig, header["config"], where=str(directory))
         index = cls(header["dim"], saved if config is None else config, seed=header["seed"])
@@ -305,6 +315,9 @@ class KdTreeIndex:
 
     def __repr__(self) -> str:
         return f"KdTreeIndex({len(self)} images, {self.dim}-D, {self.config.trees} trees)"
+
+    def _rearranged(self) -> None:
+        self._forest = None
 
     def _growth(self) -> dict[str, Any]:
         import cv2

@@ -38,6 +38,7 @@ from delf_engine.config import VladConfig, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.index.aggregation import Aggregate, aggregated, blocks, check_regions
 from delf_engine.index.codebook import Codebook
+from delf_engine.index.collection import IfDamaged
 from delf_engine.index.contract import check_batch
 from delf_engine.index.dense import DenseIndex, normalised
 from delf_engine.index.encoded import saved_options
@@ -128,6 +129,7 @@ class VladIndex(DenseIndex):
         config: VladConfig | None = None,
         *,
         check: bool | None = None,
+        damaged: IfDamaged = "error",
     ) -> VladIndex:
         """Open an index that was saved. Its arrays are memory-mapped.
 
@@ -141,6 +143,8 @@ class VladIndex(DenseIndex):
         check : bool, optional
             Whether to compare the checksums of all files, not their sizes only. By default where they are
             small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
 
         Raises
         ------
@@ -154,7 +158,7 @@ class VladIndex(DenseIndex):
             options = (codebook, config, VladConfig, VladConfig.model_fields, str(directory))
             return cls(codebook, saved_options(header, "codebook", *options))
 
-        index: VladIndex = cls._opened(directory, make, check)
+        index: VladIndex = cls._opened(directory, make, check, damaged)
         return index
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from delf_engine.errors import FormatError, LockedError
 from delf_engine.storage.codec import CODECS
+from delf_engine.storage.marks import stamp
 
 __all__ = [
     "DATA",
@@ -51,6 +52,7 @@ def write_header(path: Path, environment: Any, header: dict[str, Any]) -> None:
     with environment.begin(write=True) as txn:
         if not txn.put(_HEADER_KEY, json.dumps(header).encode(), db=tables[0], overwrite=False):
             raise FormatError(f"{path}: there is a feature store here already; open it instead")
+        stamp(txn, tables[0], 0)
 
 
 def lock_for_writing(path: Path) -> FileLock:

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal
 
-import lmdb
 from filelock import FileLock
 
 from delf_engine.errors import (
     ConfigError,
-    DelfEngineError,
     FeatureError,
     FormatError,
-    LockedError,
     MismatchError,
     UnknownIdError,
 )
@@ -31,28 +26,26 @@ from delf_engine.features import LocalFeatures
 from delf_engine.storage.codec import CODECS, Codec, decode, encode
 from delf_engine.storage.environment import (
     DATA,
-    TABLES,
     VERSION,
     lock_for_writing,
     new_header,
     open_environment,
     read_header,
     translated,
-    used_bytes,
     write_header,
 )
 from delf_engine.storage.info import StoreInfo
 from delf_engine.storage.keys import id_bytes, key_of, several
+from delf_engine.storage.marks import Changes, StoreMark, current_mark, has_been_at, next_sequence, stamp
+from delf_engine.storage.transactions import Transactions
 
 __all__ = ["FeatureStore"]
 
 _MAP_SIZE = 1 << 30  # address space only: the file stays as small as its contents
 _SMALLEST_MAP = 1 << 16
 
-T = TypeVar("T")
 
-
-class FeatureStore:
+class FeatureStore(Transactions):
     """Local features of many images on disk, by image id. Open one with `create` or `open`, close it after use.
 
     One process writes at a time; any number of processes read meanwhile and see the last committed batch. One
@@ -60,12 +53,8 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path, environment: Any, header: dict[str, Any], lock: FileLock | None) -> None:
-        self._path = path
-        self._environment: Any = environment
-        self._lock = lock
+        super().__init__(path, environment, lock)
         self._header = header
-        self._mutex = threading.RLock()
-        self._tables = {name: environment.open_db(name, create=False) for name in TABLES[1:]}
 
     @classmethod
     def create(
@@ -156,22 +145,8 @@ class FeatureStore:
             undo.pop_all()
         return store
 
-    def close(self) -> None:
-        """Close the store and let go of its lock. Closing twice is harmless."""
-        with self._mutex:
-            if self._environment is not None:
-                self._environment.close()
-                self._environment = None
-            if self._lock is not None:
-                self._lock.release()
-
     def __enter__(self) -> FeatureStore:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def path(self) -> Path:
@@ -197,20 +172,23 @@ class FeatureStore:
         """Store the features of one image; see `put_many`. Returns whether they were written."""
         return bool(self.put_many([(image_id, features)], replace=replace))
 
-    def put_many(self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False) -> list[str]:
+    def put_many(
+        self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool | Literal["last"] = False
+    ) -> list[str]:
         """Store the features of a batch of images in one transaction: all of them, or on any error none.
 
         Parameters
         ----------
         items : iterable of (image id, LocalFeatures)
-        replace : bool
-            Overwrite ids that are there already, which keep their place in the order. Otherwise they are
-            left alone, so that adding a batch again is harmless.
+        replace : bool or "last"
+            True: overwrite ids that are there already, which keep their place in the order; `changes` does not
+            tell of them. "last": overwrite them, and make them the last in the order, as if they had been
+            removed and put again. False: leave them alone, so that adding a batch again is harmless.
 
         Returns
         -------
         list of str
-            The ids that were written, in order.
+            The ids that were written, in order: with "last" that of the store.
 
         Raises
         ------
@@ -236,16 +214,23 @@ class FeatureStore:
 
         def write(txn: Any) -> list[str]:
             written: dict[str, None] = {}
+            following = self._next_sequence(txn)
             for image_id, name, features in batch:
                 sequence = txn.get(key_of(name), db=self._tables[b"keys"])
                 if sequence is not None and not replace:
                     continue
+                if sequence is not None and replace == "last":
+                    self._delete(txn, sequence)
+                    written.pop(image_id, None)
+                    sequence = None
                 if sequence is None:
-                    sequence = self._next_sequence(txn)
+                    sequence, following = following.to_bytes(8, "big"), following + 1
                     txn.put(key_of(name), sequence, db=self._tables[b"keys"])
                     txn.put(sequence, name, db=self._tables[b"names"], append=True)
                 txn.put(sequence, encode(features, self.codec, name), db=self._tables[b"values"])
                 written[image_id] = None
+            if written:
+                stamp(txn, self._tables[b"meta"], following)
             return list(written)
 
         return self._write(write)
@@ -263,12 +248,14 @@ class FeatureStore:
         names = {image_id: id_bytes(image_id) for image_id in several(ids)}
 
         def write(txn: Any) -> None:
+            following = self._next_sequence(txn)
             for image_id, name in names.items():
                 sequence = txn.pop(key_of(name), db=self._tables[b"keys"])
                 if sequence is None:
                     raise self._unknown(image_id)
-                txn.delete(sequence, db=self._tables[b"names"])
-                txn.delete(sequence, db=self._tables[b"values"])
+                self._delete(txn, sequence)
+            if names:
+                stamp(txn, self._tables[b"meta"], following)
 
         self._write(write)
 
@@ -329,7 +316,50 @@ class FeatureStore:
     def ids(self) -> list[str]:
         """Return the ids of all images, in the order of insertion."""
         with self._reading() as txn, txn.cursor(db=self._tables[b"names"]) as cursor:
-            return [name.decode("utf-8", "surrogatepass") for name in cursor.iternext(keys=False)]
+            return [_decoded(name) for name in cursor.iternext(keys=False)]
+
+    def mark(self, *, make: bool = False) -> StoreMark | None:
+        """Return the mark of the state now, or None if it was last written by a version that keeps none.
+
+        Parameters
+        ----------
+        make : bool
+            Write one in that case.
+
+        Raises
+        ------
+        LockedError
+            If one is to be written and the store is open for reading only.
+        """
+        meta = self._tables[b"meta"]
+        with self._reading() as txn:
+            found = current_mark(txn, meta, txn.id())
+        if found is None and make:
+            self._write(lambda txn: stamp(txn, meta, self._next_sequence(txn)))
+            return self.mark()
+        return found
+
+    def changes(self, since: StoreMark | None) -> Changes:
+        """Return what has been put since a mark, all of one committed state. Only that is read."""
+        meta = self._tables[b"meta"]
+        with self._reading() as txn, txn.cursor(db=self._tables[b"names"]) as cursor:
+            mark = current_mark(txn, meta, txn.id())
+            images = int(txn.stat(self._tables[b"keys"])["entries"])
+            if since is None or mark is None or not has_been_at(txn, meta, since):
+                return Changes(mark, images, None, since is not None and mark is not None)
+            put = cursor.iternext(keys=False) if cursor.set_range(since.sequence.to_bytes(8, "big")) else ()
+            return Changes(mark, images, [_decoded(name) for name in put], False)
+
+    def check(self) -> Iterator[tuple[str, str | None]]:
+        """Yield each image id and what is wrong with its stored value: None if nothing is."""
+        for image_id in self.ids():
+            try:
+                self.get(image_id)
+                yield image_id, None
+            except UnknownIdError:  # removed meanwhile
+                continue
+            except FormatError as error:
+                yield image_id, str(error)
 
     def info(self) -> StoreInfo:
         """Return what the store holds."""
@@ -341,47 +371,18 @@ class FeatureStore:
             return f"FeatureStore({str(self._path)!r}, closed)"
         return f"FeatureStore({str(self._path)!r}, {len(self)} images, {self.dim}-D {self.codec})"
 
-    def _next_sequence(self, txn: Any) -> bytes:
+    def _next_sequence(self, txn: Any) -> int:
         with txn.cursor(db=self._tables[b"names"]) as cursor:
             last = int.from_bytes(cursor.key(), "big") if cursor.last() else -1
-        return (last + 1).to_bytes(8, "big")
+        return next_sequence(txn, self._tables[b"meta"], last)
+
+    def _delete(self, txn: Any, sequence: bytes) -> None:
+        txn.delete(sequence, db=self._tables[b"names"])
+        txn.delete(sequence, db=self._tables[b"values"])
 
     def _unknown(self, image_id: str) -> UnknownIdError:
         return UnknownIdError(f"{self._path} holds no image {image_id!r}")
 
-    def _live(self) -> Any:
-        if self._environment is None:
-            raise DelfEngineError(f"{self._path}: the feature store is closed")
-        return self._environment
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[Any]:
-        with self._mutex, translated(self._path, "is damaged"):
-            environment = self._live()
-            try:
-                txn = environment.begin()
-            except lmdb.MapResizedError:  # a writer in another process has grown it
-                environment.set_mapsize(0)
-                txn = environment.begin()
-            with txn:
-                yield txn
-
-    def _write(self, action: Callable[[Any], T]) -> T:
-        with self._mutex, translated(self._path, "cannot be written, and is as it was before"):
-            environment = self._live()
-            if self._lock is None:
-                raise LockedError(f"{self._path}: the feature store is open for reading only")
-            while True:
-                try:
-                    with environment.begin(write=True) as txn:
-                        result = action(txn)
-                    break
-                except lmdb.MapFullError:
-                    environment.set_mapsize(2 * environment.info()["map_size"])
-            # LMDB does not write pages that were taken and freed within one transaction. At the end of the
-            # file they would make it look cut short to `read_header`.
-            used = used_bytes(environment)
-            with contextlib.suppress(OSError):
-                if (self._path / DATA).stat().st_size < used:
-                    os.truncate(self._path / DATA, used)
-            return result
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogatepass")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from delf_engine import __version__
 from delf_engine.cli import app
-from delf_engine.errors import DelfEngineError
+from delf_engine.errors import DelfEngineError, DelfEngineWarning
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,19 @@ def _json(*args: str) -> dict:  # type: ignore[type-arg]
 
 def test_help_of_every_command() -> None:
     text = _run("--help").output
-    for command in ("add", "search", "rerank", "remove", "info", "verify", "attention", "train", "demo"):
+    for command in (
+        "add",
+        "search",
+        "rerank",
+        "remove",
+        "info",
+        "compact",
+        "check",
+        "verify",
+        "attention",
+        "train",
+        "demo",
+    ):
         assert command in text
         assert "Usage" in _run(command, "--help").output
     assert __version__ in _run("--version").output
@@ -143,6 +155,34 @@ def test_info_and_remove(model: str, photos: Path, tmp_path: Path) -> None:
     name = str(photos / "photo [3].png")
     assert _json("remove", directory, name) == {"removed": [name], "images": 3}
     assert "no image" in str(_run("remove", directory, name).exception)
+
+
+def test_replace_compact_and_check(model: str, photos: Path, tmp_path: Path) -> None:
+    directory = str(tmp_path / "e")
+    names = sorted(str(path) for path in photos.iterdir())
+    _run("add", directory, *names[:2], "--model", model)
+    assert "2 added, 2 replaced, 0 already there, 0 failed; 4 images" in _run(
+        "add", directory, *names, "--replace"
+    ).output.replace("\n", " ")
+    assert _json("add", directory, names[1], "--replace")["replaced"] == names[1:2]
+    _run("remove", directory, names[0])
+    done = _json("compact", directory)
+    assert done["before"]["segments"] + done["before"]["removed"] > 1
+    assert (done["after"]["segments"], done["after"]["removed"], done["after"]["images"]) == (1, 0, 3)
+    assert "segments           1 -> 1\nremoved            0 -> 0\n" in _run("compact", directory).output
+    whole = _run("check", directory)
+    assert (whole.exit_code, "0 damaged" in whole.output) == (0, True)
+    (file,) = Path(directory).glob("index/segment-*/id_text.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    damaged = _run("check", directory)
+    assert damaged.exit_code == 1
+    assert str(file) in damaged.output
+    assert json.loads(_run("check", directory, "--json").output)["damaged_files"][0]["path"] == str(file)
+    with pytest.warns(DelfEngineWarning, match="id_text.npy"):
+        assert _run("check", directory, "--repair").exit_code == 0
+    assert _json("info", directory)["index"]["advice"] is None
+    assert "advice" not in _run("info", directory).output
+    assert _json("search", directory, names[1], "--top-k", "1")["hits"][0]["id"] == names[1]
 
 
 def test_errors_are_one_line_and_exit_code_one(tmp_path: Path) -> None:

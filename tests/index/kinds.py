@@ -58,13 +58,14 @@ class Kind:
         config = load_profile().ivf.model_copy(update={"codec": self.variant or "uint8", "neighbours": 9})
         return IvfIndex(CODEBOOK, config, QUANTIZER if self.variant else None)
 
-    def load(self, path: Path, check: bool | None = None) -> Any:
+    def load(self, path: Path, check: bool | None = None, **options: Any) -> Any:
         if self.name in SOURCES:
             index, source = SOURCES[self.name]
-            return index.load(path, source, check=check)
+            return index.load(path, source, check=check, **options)
         if self.name == "kdtree":
-            return KdTreeIndex.load(path, check=check)
-        return IvfIndex.load(path, CODEBOOK, quantizer=QUANTIZER if self.variant else None, check=check)
+            return KdTreeIndex.load(path, check=check, **options)
+        quantizer = QUANTIZER if self.variant else None
+        return IvfIndex.load(path, CODEBOOK, quantizer=quantizer, check=check, **options)
 
     def of(self, names: list[str]) -> Any:
         index = self.new()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -217,6 +218,22 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
         if name in self.wanted:
             self.index.remove([name])
             self.wanted.remove(name)
+
+    @rule(names=st.lists(names, max_size=3))
+    def replace(self, names: list[str]) -> None:
+        if all(n in self.wanted for n in names):
+            last = list(dict.fromkeys(names))
+            assert self.index.replace(names, [IMAGES[n] for n in names]) == last
+            self.wanted = [n for n in self.wanted if n not in last] + last
+
+    @rule()
+    def compact(self) -> None:
+        self.index.compact()
+
+    @rule(random=st.randoms(use_true_random=False))
+    def reorder(self, random: Random) -> None:
+        random.shuffle(self.wanted)
+        self.index.reorder(self.wanted)
 
     @rule()
     def save(self) -> None:

@@ -213,8 +213,12 @@ def test_flipped_bytes_are_found_and_named(store: FeatureStore) -> None:
         assert again.get("a") == A
         with pytest.raises(FormatError, match=r": b: .*damaged"):
             again.get("b")
+        (whole, nothing), (damaged, problem) = again.check()
+        assert (whole, nothing, damaged) == ("a", None, "b")
+        assert "damaged" in str(problem)
         again.put("b", B, replace=True)
         assert again.get("b") == B
+        assert list(again.check()) == [("a", None), ("b", None)]
 
 
 def test_the_map_grows(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""How an index follows the feature store, which is the truth.
+
+The index notes the mark of the state that it has followed to. Where the store is still in that state there is
+nothing to do; where it has gone on from there, what was put since is looked up, and all ids are compared only if
+images were removed. An index without a mark, of an engine made before there were marks, is compared id by id.
+One whose mark is of a history that the store never had, such as after a backup of one of the two was restored, is
+built again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+from delf_engine.errors import DelfEngineWarning, FormatError, UnknownIdError
+from delf_engine.index import AsmkIndex, KdTreeIndex
+from delf_engine.storage import FeatureStore, StoreMark
+
+__all__ = ["follow_store", "noted_mark"]
+
+_BATCH = 256
+_SAVE = 4096  # images between two saves
+_ATTEMPTS = 5
+
+
+def noted_mark(index: AsmkIndex | KdTreeIndex) -> StoreMark | None:
+    """Return the state of the store that a loaded index says it has followed to, or None if it says nothing."""
+    return None if index.mark is None else StoreMark.from_dict(index.mark)
+
+
+def follow_store(
+    store: FeatureStore,
+    index: AsmkIndex | KdTreeIndex,
+    since: StoreMark | None,
+    *,
+    save: Callable[[], None] | None = None,
+) -> StoreMark | None:
+    """Bring an index to what the store holds, in its order; they differ after a crash, or while another adds.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    index : AsmkIndex or KdTreeIndex
+        An image whose stored features are damaged is left out with a `DelfEngineWarning`.
+    since : StoreMark or None
+        The state that the index followed to; None: not known.
+    save : callable or None
+        Called every 4096 images that are added, to save the index without a mark: memory stays small, and a crash
+        costs no more. None: nothing is saved.
+
+    Returns
+    -------
+    StoreMark or None
+        The state that the index is at now; None: the store keeps no marks yet.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _Following(store, index, save).follow(since)
+        except UnknownIdError:  # another process has removed an image between two looks at the store
+            continue
+    return _Following(store, index, save).follow(since)
+
+
+class _Following:
+    def __init__(
+        self, store: FeatureStore, index: AsmkIndex | KdTreeIndex, save: Callable[[], None] | None
+    ) -> None:
+        self._store, self._index, self._save = store, index, save
+        self._unsaved = 0
+        self._left_out: set[str] = set()
+
+    def follow(self, since: StoreMark | None) -> StoreMark | None:
+        index, changes = self._index, self._store.changes(since)
+        doubtful = index.ids() if changes.foreign else changes.put or []
+        stale = [image_id for image_id in doubtful if image_id in index]
+        if stale:
+            index.remove(stale)
+        put = changes.put
+        if put is None or index.damaged or len(index) + len(put) != changes.images:
+            self._compare()
+        else:
+            self._add(put)
+        return changes.mark
+
+    def _compare(self) -> None:
+        """Compare all ids."""
+        stored, there = self._store.ids(), self._index.ids()
+        if stored == there:
+            return
+        held = set(stored)
+        gone = [image_id for image_id in there if image_id not in held]
+        if gone:
+            self._index.remove(gone)
+        self._add([image_id for image_id in stored if image_id not in self._index])
+        self._index.reorder([image_id for image_id in stored if image_id not in self._left_out])
+
+    def _add(self, ids: Sequence[str]) -> None:
+        """Index images by their stored features."""
+        for start in range(0, len(ids), _BATCH):
+            part = ids[start : start + _BATCH]
+            try:
+                self._index.add(part, self._store.get_many(part))
+            except FormatError:
+                self._add_one_by_one(part)
+            self._unsaved += len(part)
+            if self._save is not None and self._unsaved >= _SAVE:
+                self._save()
+                self._unsaved = 0
+
+    def _add_one_by_one(self, ids: Sequence[str]) -> None:
+        for image_id in ids:
+            try:
+                self._index.add([image_id], [self._store.get(image_id)])
+            except FormatError as error:
+                self._left_out.add(image_id)
+                message = f"{error}; it cannot be found by searches until it is replaced or removed"
+                warnings.warn(message, DelfEngineWarning, stacklevel=2)
