@@ -44,8 +44,12 @@ def add(
     photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Image files and folders.")],
     model: ModelOption = "delf-r18",
     profile: ProfileOption = None,
-    index: Annotated[str | None, typer.Option(help="asmk or kdtree, for a new engine.")] = None,
-    codebook: Annotated[Path | None, typer.Option(help="Codebook file for a new ASMK engine.")] = None,
+    index: Annotated[
+        str | None, typer.Option(help="asmk, kdtree, ivf, bow, vlad or fisher, for a new engine.")
+    ] = None,
+    codebook: Annotated[
+        Path | None, typer.Option(help="File with the visual words of a new engine's index.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode ahead; 0: none. Default: as many as pay.")
     ] = None,
@@ -70,12 +74,10 @@ def add(
         if profile or index or codebook or model != "delf-r18":
             raise ConfigError(
                 f"{directory} exists: its model, profile, index and codebook were chosen when it was made; "
-                "leave those options out, or choose a new directory"
+                "leave those options out, choose a new directory, or give it another index with reindex"
             )
         engine = Engine.open(directory)
     else:
-        if index not in (None, "asmk", "kdtree"):
-            raise ConfigError(f"index must be asmk or kdtree, got {index!r}")
         engine = Engine.create(directory, model=model, profile=profile, index=index, codebook=codebook)  # type: ignore[arg-type]
     with engine, progress_bar("adding", quiet=as_json) as progress:
         report = engine.add(photos, replace=replace, workers=workers, batch=batch, progress=progress)
@@ -227,6 +229,32 @@ def compact(directory: Directory, as_json: JsonOption = False) -> None:
     else:
         for what in ("segments", "removed", "bytes"):
             console().print(f"{what:<18} {before[what]:,} -> {after[what]:,}", highlight=False)
+
+
+def reindex(
+    directory: Directory,
+    index: Annotated[
+        str | None, typer.Option(help="asmk, kdtree, ivf, bow, vlad or fisher. Default: the kind that it has.")
+    ] = None,
+    codebook: Annotated[
+        Path | None, typer.Option(help="File with the visual words. Default: those it has, or the checkpoint's.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Take the options of indexes from this profile. Default: they stay.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give an engine another index, made from the features that it holds; the old one serves until then."""
+    from delf_engine.engine import Engine
+
+    with Engine.open(directory) as engine, progress_bar("indexing", quiet=as_json) as progress:
+        engine.reindex(index, codebook=codebook, profile=profile, progress=progress)  # type: ignore[arg-type]
+        after = engine.info().index
+    if as_json:
+        print_json(after)
+    else:
+        text = f"{after['images']} images in an index of kind {after['kind']}, {after['bytes']:,} bytes"
+        console().print(text, highlight=False)
 
 
 def check(

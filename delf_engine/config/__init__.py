@@ -284,7 +284,7 @@ class Profile(Config):
     name: str
     extraction: ExtractionConfig
     storage: StorageConfig
-    index: Literal["asmk", "kdtree"]
+    index: Literal["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
     asmk: AsmkConfig
     kdtree: KdTreeConfig
     # With defaults: engines made before there were these indexes say nothing of them.

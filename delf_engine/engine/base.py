@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from delf_engine.engine.following import follow_store, noted_mark
 from delf_engine.engine.manifest import Manifest
-from delf_engine.engine.parts import INDEX
 from delf_engine.errors import ConfigError, LockedError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
-from delf_engine.index import AsmkIndex, KdTreeIndex
+from delf_engine.index import AnyIndex
 from delf_engine.model import read_checkpoint_info
 from delf_engine.storage import FeatureStore, StoreMark
 
@@ -31,7 +30,7 @@ class EngineBase:
         directory: Path,
         manifest: Manifest,
         store: FeatureStore,
-        index: AsmkIndex | KdTreeIndex,
+        index: AnyIndex,
         readonly: bool,
     ) -> None:
         self.directory = directory
@@ -108,10 +107,14 @@ class EngineBase:
         """Write what is new in the index, and which state of the store it has followed to."""
         self._save(self._mark)
 
+    def use(self, manifest: Manifest, index: AnyIndex, mark: StoreMark | None) -> None:
+        """Go on with another index, which has followed the store to `mark`."""
+        self.manifest, self.index, self._mark = manifest, index, mark
+
     def _save(self, mark: StoreMark | None) -> None:
         self.index.mark = None if mark is None else mark.to_dict()
         # The lock of the store keeps others away: what is there is ours, or damaged.
-        self.index.save(self.directory / INDEX, overwrite=True)
+        self.index.save(self.directory / self.manifest.index_folder, overwrite=True)
 
     def _catch_up(self) -> None:
         """Bring the index to the store, in case a change of both was interrupted half-way."""

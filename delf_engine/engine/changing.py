@@ -7,15 +7,19 @@ what it has missed, and is brought up to the store on opening.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 
+from delf_engine.config import Profile
 from delf_engine.engine.adding import add_images
 from delf_engine.engine.base import EngineBase
 from delf_engine.engine.parts import named_images
+from delf_engine.engine.reindexing import reindex
 from delf_engine.engine.results import AddReport
 from delf_engine.errors import UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource
+from delf_engine.index import IndexKind, Vocabulary
 
 __all__ = ["ChangingEngine", "Progress"]
 
@@ -190,6 +194,44 @@ class ChangingEngine(EngineBase):
         self._catch_up()
         self.index.compact()
         self.save()
+
+    def reindex(
+        self,
+        index: IndexKind | None = None,
+        *,
+        codebook: Vocabulary | str | os.PathLike[str] | None = None,
+        profile: str | os.PathLike[str] | Profile | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Make the index anew from the stored features: of another kind, with other words or other options.
+
+        The old index is used until the new one is complete, also by other processes, and stays if this fails or is
+        interrupted. Regions that were given one by one are not stored: those of the profile are used.
+
+        Parameters
+        ----------
+        index : str or None
+            One of `delf_engine.index.KINDS`; None: the kind that the engine has.
+        codebook : Codebook, Mixture, path or None
+            Its words. None: those that the engine has, or those that come with the checkpoint.
+        profile : str, path, Profile or None
+            Take the options of indexes from this profile; None: they stay.
+        progress : callable or None
+            Called with (images done, images).
+
+        Raises
+        ------
+        ConfigError
+            If there is no such kind, or words or options do not go with it.
+        MismatchError
+            If the words have another dimension.
+        FormatError
+            If it cannot be written, for instance because the disk is full.
+        LockedError
+            If the engine was opened read-only.
+        """
+        self._writable()
+        reindex(self, index, codebook, profile, progress)
 
     def _all_there(self, ids: Sequence[str], done: str) -> None:
         missing = [image_id for image_id in ids if image_id not in self.store]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from delf_engine.engine.manifest import Manifest, read_manifest
-from delf_engine.engine.parts import CODEBOOK, FEATURES, INDEX, load_codebook
+from delf_engine.engine.parts import FEATURES, open_vocabulary
 from delf_engine.engine.results import CheckReport
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.index import check_index
@@ -29,20 +29,20 @@ def check_directory(directory: Path) -> CheckReport:
 
 def check_parts(directory: Path, manifest: Manifest, store: FeatureStore) -> CheckReport:
     """Read the codebook, every file of the index and every value of the store; see `Engine.check`."""
-    report = CheckReport()
+    report, words, index = CheckReport(), directory / manifest.codebook_file, directory / manifest.index_folder
     if manifest.codebook is not None:
-        report.files.append(str(directory / CODEBOOK))
+        report.files.append(str(words))
         try:
-            load_codebook(directory, manifest)
+            open_vocabulary(directory, manifest)
         except (FormatError, MismatchError) as error:
-            report.damaged_files.append((str(directory / CODEBOOK), str(error)))
+            report.damaged_files.append((str(words), str(error)))
     try:
-        for path, problem in check_index(directory / INDEX):
+        for path, problem in check_index(index):
             report.files.append(str(path))
             if problem is not None:
                 report.damaged_files.append((str(path), problem))
     except FormatError as error:
-        report.damaged_files.append((str(directory / INDEX), str(error)))
+        report.damaged_files.append((str(index), str(error)))
     for image_id, problem in store.check():
         report.images.append(image_id)
         if problem is not None:

@@ -6,17 +6,16 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 from delf_engine.config import Profile, load_profile
 from delf_engine.engine.manifest import Manifest, write_manifest
-from delf_engine.engine.parts import CODEBOOK, FEATURES, INDEX, choose_codebook, new_index
-from delf_engine.errors import FormatError
-from delf_engine.index import Codebook
+from delf_engine.engine.parts import FEATURES, choose_vocabulary, empty_index
+from delf_engine.errors import ConfigError, FormatError
+from delf_engine.index import KINDS, IndexKind, Vocabulary
 from delf_engine.model import model_reference, read_checkpoint_info
 from delf_engine.storage import FeatureStore
 
-__all__ = ["create_directory"]
+__all__ = ["check_kind", "create_directory"]
 
 
 def create_directory(
@@ -24,14 +23,15 @@ def create_directory(
     *,
     model: str | os.PathLike[str],
     profile: str | os.PathLike[str] | Profile | None,
-    index: Literal["asmk", "kdtree"] | None,
-    codebook: Codebook | str | os.PathLike[str] | None,
+    index: IndexKind | None,
+    codebook: Vocabulary | str | os.PathLike[str] | None,
 ) -> None:
     """Make the directory of an empty engine; see `Engine.create`."""
     info = read_checkpoint_info(model)
     chosen = profile if isinstance(profile, Profile) else load_profile(profile or info.profile)
     kind = index or chosen.index
-    words = choose_codebook(codebook, model, info.dim) if kind == "asmk" else None
+    check_kind(kind)
+    words = choose_vocabulary(kind, codebook, model, info.dim)
     manifest = Manifest(
         model=model_reference(model),
         model_identity=info.identity,
@@ -54,11 +54,17 @@ def create_directory(
             temporary / FEATURES, dim=info.dim, codec=chosen.storage.codec, model=info.identity
         ).close()
         if words is not None:
-            words.save(temporary / CODEBOOK)
-        new_index(manifest, words).save(temporary / INDEX)
+            words.save(temporary / manifest.codebook_file)
+        empty_index(manifest, words).save(temporary / manifest.index_folder)
         write_manifest(temporary, manifest)
         os.replace(temporary, directory)
     except OSError as error:
         raise FormatError(f"{directory}: an engine cannot be made here: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_kind(kind: str) -> None:
+    """Raise `ConfigError` unless there is such a kind of index."""
+    if kind not in KINDS:
+        raise ConfigError(f"there is no index of kind {kind!r}; choose from {', '.join(KINDS)}")

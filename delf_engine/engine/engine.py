@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from delf_engine.config import Profile
 from delf_engine.engine.base import Query
@@ -18,13 +18,14 @@ from delf_engine.engine.checking import check_parts
 from delf_engine.engine.creating import create_directory
 from delf_engine.engine.manifest import read_manifest
 from delf_engine.engine.pairs import rank_shortlist
-from delf_engine.engine.parts import FEATURES, load_index
+from delf_engine.engine.parts import FEATURES, open_index
+from delf_engine.engine.reindexing import tidy
 from delf_engine.engine.results import CheckReport, EngineInfo, SearchResult
 from delf_engine.engine.searching import check_counts, limits, query_name, search_many
 from delf_engine.errors import ImageError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
-from delf_engine.index import Codebook
+from delf_engine.index import IndexKind, Vocabulary
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import Verification, verify_features
 
@@ -41,8 +42,8 @@ class Engine(ChangingEngine):
         *,
         model: str | os.PathLike[str] = "delf-r18",
         profile: str | os.PathLike[str] | Profile | None = None,
-        index: Literal["asmk", "kdtree"] | None = None,
-        codebook: Codebook | str | os.PathLike[str] | None = None,
+        index: IndexKind | None = None,
+        codebook: Vocabulary | str | os.PathLike[str] | None = None,
     ) -> Engine:
         """Make an empty engine and open it for writing.
 
@@ -54,10 +55,11 @@ class Engine(ChangingEngine):
             Checkpoint, by name or path.
         profile : str, path, Profile or None
             Options; None: those that the checkpoint is meant for.
-        index : "asmk", "kdtree" or None
+        index : "asmk", "kdtree", "ivf", "bow", "vlad", "fisher" or None
             How candidates are gathered; None: as the profile says.
-        codebook : Codebook, path or None
-            Visual words of an ASMK index; None: those that come with the checkpoint.
+        codebook : Codebook, Mixture, path or None
+            Visual words of the index; None: those that come with the checkpoint, which are too many for "vlad". A
+            mixture for "fisher", nothing for "kdtree".
 
         Raises
         ------
@@ -103,7 +105,9 @@ class Engine(ChangingEngine):
                     f"{directory}: the store holds {store.dim}-D features of {store.model}, the engine is for "
                     f"{manifest.dim}-D features of {manifest.model_identity}"
                 )
-            engine = cls(directory, manifest, store, load_index(directory, manifest, check), readonly)
+            if not readonly:
+                tidy(directory, manifest)
+            engine = cls(directory, manifest, store, open_index(directory, manifest, check), readonly)
             undo.pop_all()
         return engine
 

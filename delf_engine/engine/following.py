@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from delf_engine.errors import DelfEngineWarning, FormatError, UnknownIdError
-from delf_engine.index import AsmkIndex, KdTreeIndex
+from delf_engine.index import AnyIndex
 from delf_engine.storage import FeatureStore, StoreMark
 
 __all__ = ["follow_store", "noted_mark"]
@@ -23,30 +23,33 @@ _SAVE = 4096  # images between two saves
 _ATTEMPTS = 5
 
 
-def noted_mark(index: AsmkIndex | KdTreeIndex) -> StoreMark | None:
+def noted_mark(index: AnyIndex) -> StoreMark | None:
     """Return the state of the store that a loaded index says it has followed to, or None if it says nothing."""
     return None if index.mark is None else StoreMark.from_dict(index.mark)
 
 
 def follow_store(
     store: FeatureStore,
-    index: AsmkIndex | KdTreeIndex,
+    index: AnyIndex,
     since: StoreMark | None,
     *,
     save: Callable[[], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> StoreMark | None:
     """Bring an index to what the store holds, in its order; they differ after a crash, or while another adds.
 
     Parameters
     ----------
     store : FeatureStore
-    index : AsmkIndex or KdTreeIndex
+    index : AnyIndex
         An image whose stored features are damaged is left out with a `DelfEngineWarning`.
     since : StoreMark or None
         The state that the index followed to; None: not known.
     save : callable or None
         Called every 4096 images that are added, to save the index without a mark: memory stays small, and a crash
         costs no more. None: nothing is saved.
+    progress : callable or None
+        Called with (images added, images to add).
 
     Returns
     -------
@@ -55,17 +58,21 @@ def follow_store(
     """
     for _ in range(_ATTEMPTS - 1):
         try:
-            return _Following(store, index, save).follow(since)
+            return _Following(store, index, save, progress).follow(since)
         except UnknownIdError:  # another process has removed an image between two looks at the store
             continue
-    return _Following(store, index, save).follow(since)
+    return _Following(store, index, save, progress).follow(since)
 
 
 class _Following:
     def __init__(
-        self, store: FeatureStore, index: AsmkIndex | KdTreeIndex, save: Callable[[], None] | None
+        self,
+        store: FeatureStore,
+        index: AnyIndex,
+        save: Callable[[], None] | None,
+        progress: Callable[[int, int], None] | None,
     ) -> None:
-        self._store, self._index, self._save = store, index, save
+        self._store, self._index, self._save, self._progress = store, index, save, progress
         self._unsaved = 0
         self._left_out: set[str] = set()
 
@@ -106,6 +113,8 @@ class _Following:
             if self._save is not None and self._unsaved >= _SAVE:
                 self._save()
                 self._unsaved = 0
+            if self._progress is not None:
+                self._progress(min(start + _BATCH, len(ids)), len(ids))
 
     def _add_one_by_one(self, ids: Sequence[str]) -> None:
         for image_id in ids:

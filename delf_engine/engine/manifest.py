@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from delf_engine.config import Config, Profile, load_profile, parse_config
 from delf_engine.errors import ConfigError, FormatError
+from delf_engine.index import IndexKind
 from delf_engine.system import replacing
 
 __all__ = ["MANIFEST", "VERSION", "Manifest", "read_manifest", "write_manifest"]
 
 MANIFEST = "engine.json"
-VERSION = 2
+VERSION = 3
 _FORMAT = "delf-engine"
 
 
@@ -30,21 +31,28 @@ class Manifest(Config):
         Name and hash of its weights: features of another model do not fit.
     dim : int
         Descriptor dimension.
-    index : "asmk" or "kdtree"
+    index : str
+        Kind of index, one of `delf_engine.index.KINDS`.
+    index_folder : str
+        Where the index lies in the directory.
     codebook : str or None
-        Hash of the ASMK codebook, which lies in the directory.
+        Hash of the words of the index: a codebook, or a mixture.
+    codebook_file : str
+        Where they lie in the directory.
     profile : Profile
         All options, as they were when the engine was made; a precision of "auto" gives way to what the first
         image was extracted in.
     """
 
     format: Literal["delf-engine"] = "delf-engine"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     model: str
     model_identity: str
     dim: int
-    index: Literal["asmk", "kdtree"]
+    index: IndexKind
+    index_folder: str = "index"
     codebook: str | None
+    codebook_file: str = "codebook.safetensors"
     profile: Profile
 
 
@@ -70,6 +78,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise FormatError(f"{path}: not the manifest of an engine")
     if values.get("version") == 1:
         values = _from_version_1(values)
+    if values.get("version") == 2:  # index and words had one name each
+        values = {**values, "version": VERSION}
     if values.get("version") != VERSION:
         raise FormatError(
             f"{path}: engine format version {values.get('version')}, this version reads 1 to {VERSION}; "
@@ -86,7 +96,7 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
     profile = values.get("profile")
     if isinstance(profile, dict):
         profile = {**profile, "ranking": {**load_profile("default").ranking.model_dump(), "score": "inliers"}}
-    return {**values, "version": VERSION, "profile": profile}
+    return {**values, "version": 2, "profile": profile}
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -12,87 +12,102 @@ from typing import Any
 from delf_engine.engine.manifest import Manifest
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
 from delf_engine.images import ImageSource, find_images, source_name
-from delf_engine.index import AsmkIndex, Codebook, KdTreeIndex, has_index
+from delf_engine.index import AnyIndex, Codebook, IndexKind, Mixture, Vocabulary, has_index
+from delf_engine.index.kinds import load_index, load_vocabulary, new_index
 from delf_engine.model import codebook_path
 
 __all__ = [
     "CODEBOOK",
     "FEATURES",
     "INDEX",
-    "choose_codebook",
+    "choose_vocabulary",
+    "empty_index",
     "is_one_image",
-    "load_codebook",
-    "load_index",
     "named_images",
-    "new_index",
+    "open_index",
+    "open_vocabulary",
 ]
 
 FEATURES, INDEX, CODEBOOK = "features", "index", "codebook.safetensors"
 
+_WITHOUT = "or use index='kdtree'"
 
-def choose_codebook(
-    given: Codebook | str | os.PathLike[str] | None, model: str | os.PathLike[str], dim: int
-) -> Codebook:
-    """Return the codebook given, or the one that comes with the checkpoint, if it is `dim`-D."""
+
+def choose_vocabulary(
+    kind: IndexKind, given: Vocabulary | str | os.PathLike[str] | None, model: str | os.PathLike[str], dim: int
+) -> Vocabulary | None:
+    """Return the words given, or the codebook that comes with the checkpoint, if they are `dim`-D.
+
+    Raises
+    ------
+    ConfigError
+        If the kind of index needs words and there are none, or takes none.
+    FormatError
+        If a file cannot be read.
+    MismatchError
+        If they have another dimension.
+    """
+    if kind == "kdtree":
+        if given is not None:
+            raise ConfigError("a KD-tree index has no words; leave codebook=... out, or choose another index")
+        return None
+    if given is None and kind in ("vlad", "fisher"):
+        what = "a small codebook" if kind == "vlad" else "a mixture"
+        option = "--words 64" + (" --mixture" if kind == "fisher" else "")
+        raise ConfigError(
+            f"an index of kind {kind!r} needs {what} of its own: train one with `delf-engine codebook PHOTOS "
+            f"words.safetensors {option}` and give it as codebook=..."
+        )
     if given is None:
-        beside = codebook_path(model)
-        if beside is None:
-            raise ConfigError(
-                f"checkpoint {str(model)!r} comes without a codebook; give codebook=..., or use index='kdtree'"
-            )
-        given = beside
-    codebook = given if isinstance(given, Codebook) else Codebook.load(given)
-    if codebook.dim != dim:
-        raise MismatchError(f"the codebook is {codebook.dim}-D, the model's descriptors are {dim}-D")
-    return codebook
+        given = codebook_path(model)
+        if given is None:
+            raise ConfigError(f"checkpoint {str(model)!r} comes without a codebook; give codebook=..., {_WITHOUT}")
+    words = given if isinstance(given, (Codebook, Mixture)) else load_vocabulary(kind, given)
+    if words.dim != dim:
+        raise MismatchError(
+            f"the {type(words).__name__.lower()} is {words.dim}-D, the model's descriptors {dim}-D"
+        )
+    return words
 
 
-def new_index(manifest: Manifest, codebook: Codebook | None) -> AsmkIndex | KdTreeIndex:
+def empty_index(manifest: Manifest, vocabulary: Vocabulary | None) -> AnyIndex:
     """Return an empty index of the kind that the manifest names."""
-    if codebook is not None:
-        return AsmkIndex(codebook, manifest.profile.asmk)
-    return KdTreeIndex(manifest.dim, manifest.profile.kdtree)
+    return new_index(manifest.index, manifest.dim, manifest.profile, vocabulary)
 
 
-def load_index(directory: Path, manifest: Manifest, check: bool | None) -> AsmkIndex | KdTreeIndex:
+def open_index(directory: Path, manifest: Manifest, check: bool | None) -> AnyIndex:
     """Open the index of an engine's directory, without segments that are damaged.
 
     Where there is none, or its manifest is damaged, a `DelfEngineWarning` says so and it begins empty.
     """
-    path, options = directory / INDEX, {"check": check, "damaged": "skip"}
-    codebook = None if manifest.codebook is None else load_codebook(directory, manifest)
+    path, vocabulary = directory / manifest.index_folder, open_vocabulary(directory, manifest)
     try:
-        return _load_index(path, manifest, codebook, **options)
+        return load_index(path, manifest.index, manifest.profile, vocabulary, check=check, damaged="skip")
     except FormatError as error:
         if has_index(path):
             raise
         message = f"{error}; it is made again from the stored features"
         warnings.warn(message, DelfEngineWarning, stacklevel=3)
-        return new_index(manifest, codebook)
+        return empty_index(manifest, vocabulary)
 
 
-def _load_index(
-    path: Path, manifest: Manifest, codebook: Codebook | None, **options: Any
-) -> AsmkIndex | KdTreeIndex:
-    if codebook is None:
-        return KdTreeIndex.load(path, manifest.profile.kdtree, **options)
-    return AsmkIndex.load(path, codebook, manifest.profile.asmk, **options)
-
-
-def load_codebook(directory: Path, manifest: Manifest) -> Codebook:
-    """Return the codebook of an engine's directory.
+def open_vocabulary(directory: Path, manifest: Manifest) -> Vocabulary | None:
+    """Return the words of an engine's directory, None if its index has none.
 
     Raises
     ------
     FormatError
-        If it is missing or damaged.
+        If the file is missing or damaged.
     MismatchError
         If it is another than the engine was made with.
     """
-    codebook = Codebook.load(directory / CODEBOOK)
-    if codebook.hash != manifest.codebook:
-        raise MismatchError(f"{directory / CODEBOOK}: not the codebook that this engine was made with")
-    return codebook
+    if manifest.codebook is None:
+        return None
+    path = directory / manifest.codebook_file
+    words = load_vocabulary(manifest.index, path)
+    if words.hash != manifest.codebook:
+        raise MismatchError(f"{path}: not the words that this engine was made with")
+    return words
 
 
 def named_images(

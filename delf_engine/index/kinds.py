@@ -1,0 +1,91 @@
+"""The kinds of index by name: how an empty one is made, how a saved one is opened, and what words it needs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, TypeAlias, get_args
+
+from delf_engine.config import Profile
+from delf_engine.errors import ConfigError
+from delf_engine.index.asmk import AsmkIndex
+from delf_engine.index.bow import BowIndex
+from delf_engine.index.codebook import Codebook
+from delf_engine.index.fisher import FisherIndex
+from delf_engine.index.ivf import IvfIndex
+from delf_engine.index.kdtree import KdTreeIndex
+from delf_engine.index.mixture import Mixture
+from delf_engine.index.vlad import VladIndex
+
+__all__ = ["KINDS", "AnyIndex", "IndexKind", "Vocabulary", "load_index", "load_vocabulary", "new_index"]
+
+IndexKind: TypeAlias = Literal["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
+KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+AnyIndex: TypeAlias = AsmkIndex | BowIndex | FisherIndex | IvfIndex | KdTreeIndex | VladIndex
+Vocabulary: TypeAlias = Codebook | Mixture
+
+_CLASSES: dict[str, Any] = {
+    "asmk": AsmkIndex,
+    "bow": BowIndex,
+    "fisher": FisherIndex,
+    "ivf": IvfIndex,
+    "vlad": VladIndex,
+}
+
+
+def new_index(kind: IndexKind, dim: int, profile: Profile, vocabulary: Vocabulary | None) -> AnyIndex:
+    """Return an empty index.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+    dim : int
+        Descriptor dimension.
+    profile : Profile
+        Its section of the same name holds the options.
+    vocabulary : Codebook, Mixture or None
+        A mixture for "fisher", None for "kdtree", a codebook for all others.
+
+    Raises
+    ------
+    ConfigError
+        If vocabulary or options do not go with the kind.
+    """
+    if kind == "kdtree":
+        return KdTreeIndex(dim, profile.kdtree)
+    index: AnyIndex = _CLASSES[kind](_fitting(kind, vocabulary), getattr(profile, kind))
+    return index
+
+
+def load_index(
+    directory: str | os.PathLike[str],
+    kind: IndexKind,
+    profile: Profile,
+    vocabulary: Vocabulary | None,
+    **options: Any,
+) -> AnyIndex:
+    """Open an index that was saved; `options` as `AsmkIndex.load` takes them: ``check`` and ``damaged``."""
+    if kind == "kdtree":
+        return KdTreeIndex.load(directory, profile.kdtree, **options)
+    index: AnyIndex = _CLASSES[kind].load(directory, _fitting(kind, vocabulary), getattr(profile, kind), **options)
+    return index
+
+
+def load_vocabulary(kind: IndexKind, path: str | os.PathLike[str]) -> Vocabulary:
+    """Read the words of an index: a codebook, or a mixture for "fisher".
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, damaged or of another sort.
+    """
+    return Mixture.load(path) if kind == "fisher" else Codebook.load(path)
+
+
+def _fitting(kind: str, vocabulary: Vocabulary | None) -> Vocabulary:
+    wanted = Mixture if kind == "fisher" else Codebook
+    if not isinstance(vocabulary, wanted):
+        raise ConfigError(
+            f"an index of kind {kind!r} needs a {wanted.__name__.lower()}, got {type(vocabulary).__name__}"
+        )
+    return vocabulary
