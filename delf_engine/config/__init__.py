@@ -200,7 +200,8 @@ class IvfConfig(Config):
         What is scanned in a cell: the descriptors in D bytes, or their codes of product quantisation (50 bits in
         DELF, ICCV 2017), after which the best are compared again by their D bytes.
     probes : int
-        Nearest cells visited by each query descriptor: more is more exact and slower.
+        Nearest cells visited by each query descriptor: more is more exact and slower. What each costs and finds is
+        printed by ``benchmarks/kdtree.py``; time grows with the descriptors in these cells.
     neighbours : int
         Nearest descriptors taken for each query descriptor (60 in DELF).
     rescored : int
@@ -210,7 +211,7 @@ class IvfConfig(Config):
     """
 
     codec: Literal["uint8", "pq"] = "uint8"
-    probes: Count = 8
+    probes: Count = 64
     neighbours: Count = 60
     rescored: Count = 4
     assignment: Literal["exact", "fast"] = "fast"
