@@ -285,10 +285,11 @@ class Collection:
             try:
                 self.segments.append(files.open_segment(path, entry, self.layout, contents=contents))
             except (FormatError, FileNotFoundError) as error:
-                layout = self.layout
-                merged = disk.read_manifest(path, layout.kind, layout.version) != self._manifest
-                if damaged == "error" or (merged and isinstance(error, FileNotFoundError)):
+                if damaged == "error":
                     raise
+                layout = self.layout
+                if disk.read_manifest(path, layout.kind, layout.version) != self._manifest:
+                    raise FileNotFoundError(2, "merged meanwhile", str(path / entry["name"])) from error
                 bad.append((entry, _reason(error)))
         self.damaged = tuple(entry["name"] for entry, _ in bad)
         return bad

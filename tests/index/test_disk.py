@@ -204,7 +204,10 @@ def test_kill_in_the_middle_of_saving(kind: Kind, tmp_path: Path) -> None:
     index.save(tmp_path)
 
 
-def test_loading_while_another_process_merges(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damaged", ["error", "skip"])
+def test_loading_while_another_process_merges(
+    kind: Kind, tmp_path: Path, damaged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = kind.of(NAMES[:4])
     index.save(tmp_path)
     real = disk.check_file
@@ -217,7 +220,7 @@ def test_loading_while_another_process_merges(kind: Kind, tmp_path: Path, monkey
         real(*arguments, **options)
 
     monkeypatch.setattr(disk, "check_file", interfere)
-    assert kind.load(tmp_path).ids() == [NAMES[3]]
+    assert kind.load(tmp_path, damaged=damaged).ids() == [NAMES[3]]
 
 
 def test_large_collections_are_opened_without_reading_them(kind: Kind, tmp_path: Path) -> None:
