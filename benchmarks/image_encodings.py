@@ -1,7 +1,7 @@
 """The encodings of the literature side by side, as candidates alone: accuracy, space and time, no geometry.
 
     python benchmarks/image_encodings.py [--model delf-r18] [--words 16 64 256] [--components 16 64] [--data DIR]
-        [--features STORE] [--training STORE]
+        [--only asmk bow vlad fisher] [--features STORE] [--training STORE]
 
 All rank the photographs of Sub-RParis by the same features, in one run. ASMK and BoW have the codebook that
 travels with the model; those of VLAD, and the mixtures of Fisher vectors, are trained on the photographs under
@@ -43,14 +43,15 @@ Features = Mapping[str, LocalFeatures]
 #: What it is called, how many words or Gaussians it has, and how to make an empty one.
 Candidate = tuple[str, int, Callable[[], CandidateIndex]]
 
+_FAMILIES = ["asmk", "bow", "vlad", "fisher"]
 _SHOWN: tuple[Setup, ...] = ("medium", "hard")
 _VLAD = {
-    "VLAD": VladConfig(intra=False),
-    "VLAD, power 0.5": VladConfig(intra=False, power=0.5),
-    "VLAD, intra": VladConfig(),
-    "VLAD, intra, float16": VladConfig(precision="float16"),
-    "R-VLAD": VladConfig(intra=False, regions="grid", region_norm="l2"),
-    "R-VLAD, intra": VladConfig(regions="grid", region_norm="l2"),
+    "VLAD, power 1": VladConfig(power=1.0),
+    "VLAD, intra": VladConfig(intra=True, power=1.0),
+    "VLAD": VladConfig(),
+    "VLAD, float16": VladConfig(precision="float16"),
+    "R-VLAD, power 1": VladConfig(power=1.0, regions="grid", region_norm="l2"),
+    "R-VLAD": VladConfig(regions="grid", region_norm="l2"),
 }
 _FISHER = {"Fisher, power 1": FisherConfig(power=1.0), "Fisher": FisherConfig()}
 
@@ -86,12 +87,12 @@ def candidates(codebook: Codebook, training: npt.NDArray[np.float32], args: argp
         "BoW": partial(BowIndex, codebook, bow),
         "BoW, 5 words a query": partial(BowIndex, codebook, BowConfig(query_assignments=5)),
     }
-    out: list[Candidate] = [(name, codebook.words, make) for name, make in inverted.items()]
-    for words in args.words:
+    out: list[Candidate] = [(n, codebook.words, make) for n, make in inverted.items() if _asked(n, args)]
+    for words in args.words if "vlad" in args.only else []:
         book = Codebook.train(training, words, iterations=20, seed=args.seed)
         out += [(name, words, partial(VladIndex, book, config)) for name, config in _VLAD.items()]
     sample = np.random.default_rng(args.seed).permutation(len(training))[: args.mixture_descriptors]
-    for components in args.components:
+    for components in args.components if "fisher" in args.only else []:
         mixture = Mixture.train(training[np.sort(sample)], components, seed=args.seed)
         out += [(name, components, partial(FisherIndex, mixture, config)) for name, config in _FISHER.items()]
     return out
@@ -114,6 +115,10 @@ def measured(
         "bytes_an_image": index.info().bytes / len(index),
         "ms_a_query": 1000 * row["seconds_per_query"],
     }
+
+
+def _asked(name: str, args: argparse.Namespace) -> bool:
+    return ("bow" if name.startswith("BoW") else "asmk") in args.only
 
 
 def _changed(config: AsmkConfig, **changes: Any) -> AsmkConfig:
@@ -174,6 +179,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--codebook", type=Path, help="of ASMK and BoW; without it, the one beside the model")
     parser.add_argument("--features", type=Path, help="feature store of the queries and images")
     parser.add_argument("--training", type=Path, help="feature store of the photographs to train on")
+    parser.add_argument("--only", nargs="+", choices=_FAMILIES, default=_FAMILIES, help="without it, all")
     parser.add_argument("--photos", type=int, default=2000, help="photographs to train on, at most")
     parser.add_argument("--top", type=int, default=300, help="descriptors of each")
     parser.add_argument("--words", type=int, nargs="*", default=[16, 64, 256], help="of VLAD")

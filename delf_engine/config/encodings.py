@@ -57,8 +57,8 @@ class VladConfig(Config):
     """
 
     assignments: Count = 1
-    intra: bool = True
-    power: Power = 1.0
+    intra: bool = False
+    power: Power = 0.5
     precision: Precision = "float32"
     regions: Literal["grid"] | None = None
     region_norm: Literal["l2"] | None = None

@@ -11,10 +11,10 @@ as large as before.
 
 Published variants, by the options they set in `VladConfig`. All have 1 assignment.
 
-- Jégou et al. 2010: ``intra = false``; Jégou et al. 2012: ``intra = false``, ``power = 0.5``.
-- Arandjelović and Zisserman 2013: ``intra = true``.
-- DELF-R-VLAD of D2R: ``intra = false``, ``region_norm = "l2"``, with regions of a detector, given when images are
-  added.
+- Jégou et al. 2010: ``intra = false``, ``power = 1``; Jégou et al. 2012: ``intra = false``, ``power = 0.5``.
+- Arandjelović and Zisserman 2013: ``intra = true``, ``power = 1``.
+- DELF-R-VLAD of D2R: ``intra = false``, ``power = 1``, ``region_norm = "l2"``, with regions of a detector, given
+  when images are added.
 
 References
 ----------
