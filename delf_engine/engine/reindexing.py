@@ -1,8 +1,8 @@
 """Giving an engine another index, made from the features that it holds.
 
 The new index is written beside the old one under a name of its own. The manifest of the engine, which names the
-one in use, is replaced in one step at the end: a crash at any moment leaves an engine with its old index or its new
-one. What is left over is deleted when the engine is next opened for writing.
+one in use, is replaced in one step at the end: a crash at any moment leaves the old index or the new one. What is
+left over is deleted when the engine is next opened for writing.
 """
 
 from __future__ import annotations
