@@ -1,4 +1,4 @@
-"""Commands on an engine's directory: add, remove, search, rerank, info, compact, check."""
+"""Commands on an engine's directory: add, remove, search, rerank, info, compact, reindex, check."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Defa
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    for command in (add, search, rerank, remove, info, compact, check):
+    for command in (add, search, rerank, remove, info, compact, reindex, check):
         app.command()(command)
 
 

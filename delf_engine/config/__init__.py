@@ -179,7 +179,8 @@ class KdTreeConfig(Config):
     search : "auto", "exact" or "randomised"
         ``exact``: the nearest descriptors by one KD-tree that is searched to the end (SciPy). ``randomised``: most
         of them, by the randomised trees. ``auto``: exact below `exact_below` descriptors. Where nothing is said
-        it is randomised, as it was before it could be chosen.
+        it is randomised, as it was before it could be chosen. Fewer than 8 times `neighbours` descriptors are
+        always searched exactly.
     exact_below : int
         Descriptors of the collection from which on ``auto`` takes the randomised trees.
     """

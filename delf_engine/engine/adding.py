@@ -45,6 +45,8 @@ def add_images(
     if not todo:
         return report
 
+    import numba  # noqa: F401  now, since an import that is interrupted half-way cannot be taken up again
+
     _keep_precision(engine)
     waiting = deque(todo)  # results and errors come in the order of the sources, so the ids can follow along
 

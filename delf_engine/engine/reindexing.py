@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from delf_engine.config import Profile, load_profile
 from delf_engine.engine.creating import check_kind
 from delf_engine.engine.following import follow_store
-from delf_engine.engine.manifest import Manifest, write_manifest
+from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
 from delf_engine.engine.parts import choose_vocabulary, empty_index, open_vocabulary
 from delf_engine.errors import FormatError
 from delf_engine.index import KINDS, IndexKind, Vocabulary
@@ -61,7 +61,10 @@ def reindex(
         except OSError as error:
             raise FormatError(f"{directory}: the new index cannot be put into use: {error}") from error
     except BaseException:
-        tidy(directory, old)
+        in_use = read_manifest(directory)  # interrupted just after it was replaced, it is the new one
+        if in_use == manifest:
+            engine.use(manifest, index, mark)
+        tidy(directory, in_use)
         raise
     engine.use(manifest, index, mark)
     tidy(directory, manifest)

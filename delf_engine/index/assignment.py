@@ -138,7 +138,9 @@ def _clustered(words: Matrix, count: int) -> tuple[tuple[Matrix, Matrix], npt.ND
 
     rng = np.random.default_rng(0)
     sample = words[np.sort(rng.permutation(len(words))[: _SAMPLE * count])]
-    centres = sample[np.sort(rng.permutation(len(sample))[:count])]
+    centres = np.zeros((count, words.shape[1]), np.float32)  # those that get no word stay away from all, at 0
+    chosen = np.sort(rng.permutation(len(sample))[:count])
+    centres[: len(chosen)] = sample[chosen]
     width = -(-count // _LANES) * _LANES
 
     def nearest(rows: Matrix, columns: Matrix, bias: Matrix) -> npt.NDArray[np.int32]:

@@ -51,6 +51,7 @@ from delf_engine.index.votes import gathered
 __all__ = ["KdTreeIndex"]
 
 _KDTREE = 1  # FLANN_INDEX_KDTREE
+_FEW = 8  # times the neighbours asked for
 
 
 class KdTreeIndex(Maintained):
@@ -339,7 +340,9 @@ class KdTreeIndex(Maintained):
 
     def _is_exact(self, count: int) -> bool:
         config = self.config
-        return config.search == "exact" or (config.search == "auto" and count < config.exact_below)
+        # FLANN keeps no more branches in mind than there are descriptors: of few it may not find as many as asked.
+        few = count < _FEW * config.neighbours
+        return few or config.search == "exact" or (config.search == "auto" and count < config.exact_below)
 
     def _randomised(self, descriptors: npt.NDArray[np.float32]) -> Any:
         import cv2

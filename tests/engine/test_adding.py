@@ -128,8 +128,8 @@ def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, fold
         from delf_engine.cli import main
         from delf_engine.engine import Engine
         commit = Engine.commit
-        def slow(self, items):
-            found = commit(self, items)
+        def slow(self, items, **options):
+            found = commit(self, items, **options)
             time.sleep(2)  # so that there is something left to interrupt
             return found
         Engine.commit = slow

@@ -21,7 +21,7 @@ from helpers import random_features
 import delf_engine as de
 from delf_engine.engine import following
 from delf_engine.engine.checking import check_directory
-from delf_engine.engine.parts import load_codebook, new_index
+from delf_engine.engine.parts import empty_index, open_vocabulary
 from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
 from delf_engine.index import disk
 from delf_engine.index.collection import Collection
@@ -52,8 +52,8 @@ def create(directory: Path, model: Path, kind: str, *groups: list[str]) -> Path:
 
 def assert_follows(engine: de.Engine, names: list[str] | None = None) -> None:
     """The index equals one made anew from the store, in ids, their order, and every bit of the scores."""
-    words = None if engine.manifest.codebook is None else load_codebook(engine.directory, engine.manifest)
-    wanted = new_index(engine.manifest, words)
+    words = open_vocabulary(engine.directory, engine.manifest)
+    wanted = empty_index(engine.manifest, words)
     stored = engine.ids()
     wanted.add(stored, engine.store.get_many(stored))
     assert engine.index.ids() == stored

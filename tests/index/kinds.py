@@ -38,7 +38,7 @@ SOURCES: dict[str, tuple[Any, Any]] = {
     "fisher": (FisherIndex, MIXTURE),
 }
 KINDS = [*SOURCES, "kdtree", "kdtree randomised", "ivf", "ivf pq"]
-RANDOMISED = load_profile().kdtree.model_copy(update={"search": "randomised"})
+RANDOMISED = load_profile().kdtree.model_copy(update={"search": "randomised", "neighbours": 5})
 QUANTIZER = ProductQuantizer.train(QUERY.descriptors, CODEBOOK, parts=3, levels=4)
 
 

@@ -64,7 +64,7 @@ def test_killed_at_random_moments(kind: Kind, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     done = 0
     for _ in range(5):
-        process = python(STEPS, kind.name, tmp_path, done, 10**6)
+        process = python(STEPS, kind.full_name, tmp_path, done, 10**6)
         assert process.stdout is not None
         for _ in range(int(rng.integers(2, 12))):  # past merges and whole compactions
             done = int(process.stdout.readline())
@@ -86,7 +86,7 @@ def test_killed_at_random_moments(kind: Kind, tmp_path: Path) -> None:
 
 
 def test_a_reader_keeps_its_state_while_another_process_writes(kind: Kind, tmp_path: Path) -> None:
-    process = python(STEPS, kind.name, tmp_path, 0, 40, "step by step")
+    process = python(STEPS, kind.full_name, tmp_path, 0, 40, "step by step")
     assert process.stdin is not None
     assert process.stdout is not None
     reader = None
@@ -115,8 +115,8 @@ def test_a_reader_keeps_its_state_while_another_process_writes(kind: Kind, tmp_p
 def test_a_full_disk_leaves_the_index_as_it_was(kind: Kind, tmp_path: Path, change: str) -> None:
     index = kind.new()
     for i in range(3):
-        names = [f"{i} {j}" for j in range(40)]
-        index.add(names, [IMAGES[NAMES[4]]] * 40)
+        names = [f"{i} {j}" for j in range(120)]
+        index.add(names, [IMAGES[NAMES[4]]] * 120)
         index.save(tmp_path)
     code = """
         import resource, sys
@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(kind: Kind, tmp_path: Path, chan
         largest = max(file.stat().st_size for file in folder.rglob("*.npy"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 4096,) * 2)
         if sys.argv[3] == "add":
-            index.add([f"more {i}" for i in range(200)], [IMAGES[NAMES[4]]] * 200)
+            index.add([f"more {i}" for i in range(600)], [IMAGES[NAMES[4]]] * 600)
         else:
             index.compact()
         before = index.search(QUERY, 10**6)
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(kind: Kind, tmp_path: Path, chan
         ids, scores = index.search(QUERY, 10**6)
         print(ids == before[0] and (scores == before[1]).all())
     """
-    process = python(code, kind.name, tmp_path, change)
+    process = python(code, kind.full_name, tmp_path, change)
     assert process.communicate()[0].split() == ["True", "True"]
     assert_same(kind.load(tmp_path, check=True), index)
     index.compact()

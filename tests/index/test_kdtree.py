@@ -152,7 +152,9 @@ def test_an_empty_index_has_no_trees(tmp_path: Path) -> None:
 
 def test_auto_is_exact_below_a_number_of_descriptors(tmp_path: Path) -> None:
     query = random_features(RNG, 30)
-    index = KdTreeIndex(40, DEFAULT.model_copy(update={"search": "auto", "exact_below": 600, "checks": 1}))
+    index = KdTreeIndex(
+        40, DEFAULT.model_copy(update={"search": "auto", "exact_below": 600, "checks": 1, "neighbours": 10})
+    )
     index.add(list("abc"), [random_features(RNG, 200) for _ in range(3)])
 
     def as_by(search: str) -> bool:

@@ -252,7 +252,7 @@ def test_a_scrub_of_what_is_no_index(kind: Kind, tmp_path: Path) -> None:
 
 
 def test_a_scrub_reads_the_trees_too(tmp_path: Path) -> None:
-    index = Kind("kdtree").of(NAMES)
+    index = Kind("kdtree randomised").of(NAMES)
     index.save(tmp_path, trees=True)
     (trees,) = tmp_path.glob("trees-*")
     index.mark = {"state": 1}

@@ -1,0 +1,197 @@
+"""Engines of every kind of index, and engines that are given another one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import random_features
+from typer.testing import CliRunner
+
+import delf_engine as de
+from delf_engine.cli import app
+from delf_engine.engine import reindexing
+from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchError
+from delf_engine.features import LocalFeatures
+from delf_engine.index import KINDS, Codebook, Mixture
+
+RNG = np.random.default_rng(5)
+ITEMS = [(f"{i}.jpg", random_features(RNG, n)) for i, n in enumerate([30, 0, 8, 40, 40, 1, 25])]
+QUERY = ITEMS[3][1]
+WORDS = Codebook(random_features(RNG, 20).descriptors)
+MIXTURE = Mixture.train(random_features(RNG, 200).descriptors, 3)
+
+
+def words_of(kind: str) -> Any:
+    return {"kdtree": None, "fisher": MIXTURE}.get(kind, WORDS)
+
+
+def filled(folder: Path, model: Path, kind: Any) -> de.Engine:
+    engine = de.Engine.create(folder, model=model, index=kind, codebook=words_of(kind))
+    engine.add_features(ITEMS)
+    return engine
+
+
+def found(engine: de.Engine, query: LocalFeatures = QUERY) -> list[tuple[str, float]]:
+    return [(hit.id, hit.score) for hit in engine.search(query, top_k=99, top_n=0)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_engine_of_every_kind(kind: str, tmp_path: Path, tiny_model: Path) -> None:
+    with filled(tmp_path / "e", tiny_model, kind) as engine:
+        assert engine.info().index["kind"] == kind
+        assert found(engine)[0][0] == "3.jpg"
+        engine.remove("4.jpg")
+        wanted = found(engine)
+    with de.Engine.open(tmp_path / "e", readonly=True) as engine:
+        assert found(engine) == wanted
+        assert [hit.id for hit in engine.search(QUERY, top_k=1)] == ["3.jpg"]
+        assert not engine.check().damaged_files
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("before", ["asmk", "kdtree", "fisher"])
+def test_another_index_is_as_if_made_with_it(before: str, kind: Any, tmp_path: Path, tiny_model: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    with (
+        filled(tmp_path / "e", tiny_model, before) as engine,
+        filled(tmp_path / "other", tiny_model, kind) as other,
+    ):
+        engine.reindex(kind, codebook=words_of(kind), progress=lambda *step: steps.append(step))
+        assert steps == [(7, 7)]
+        assert found(engine) == found(other)
+        engine.add_features([("new.jpg", ITEMS[0][1])])
+        other.add_features([("new.jpg", ITEMS[0][1])])
+    with de.Engine.open(tmp_path / "e", readonly=True) as engine, de.Engine.open(tmp_path / "other") as other:
+        assert engine.manifest.index == kind
+        assert found(engine) == found(other)
+        assert engine.ids() == engine.index.ids()
+    names = sorted(path.name for path in (tmp_path / "e").iterdir() if not path.name.startswith("."))
+    words = [name for name in names if name.startswith("codebook")]
+    assert [name for name in names if name.startswith("index")] == ["index-1"]
+    assert len(words) == (kind != "kdtree")
+
+
+def test_words_stay_unless_others_are_given(tmp_path: Path, tiny_model: Path) -> None:
+    with filled(tmp_path / "e", tiny_model, "asmk") as engine:
+        packaged = tmp_path / "own.safetensors"
+        other = Codebook(random_features(RNG, 9).descriptors)
+        other.save(packaged)
+        engine.reindex("bow")
+        assert engine.manifest.codebook == WORDS.hash
+        engine.reindex(codebook=packaged)
+        assert (engine.manifest.index, engine.manifest.codebook) == ("bow", other.hash)
+        engine.reindex("kdtree")
+        assert engine.manifest.codebook is None
+        engine.reindex("asmk")  # those of the checkpoint again
+        assert engine.manifest.codebook not in (None, WORDS.hash, other.hash)
+
+
+def test_options_of_another_profile(tmp_path: Path, tiny_model: Path) -> None:
+    profile = de.load_profile()
+    options = {"asmk": profile.asmk.model_copy(update={"kernel": "float"}), "name": "other"}
+    other = profile.model_copy(
+        update={**options, "extraction": profile.extraction.model_copy(update={"nms_iou": 0.5})}
+    )
+    with filled(tmp_path / "e", tiny_model, "asmk") as engine:
+        engine.reindex(profile=other)
+    with de.Engine.open(tmp_path / "e") as engine:
+        assert engine.index.config.kernel == "float"  # type: ignore[union-attr]
+        assert engine.manifest.profile.extraction.nms_iou is None
+        assert found(engine)[0][0] == "3.jpg"
+
+
+def test_refusals_leave_the_engine_as_it_was(tmp_path: Path, tiny_model: Path) -> None:
+    with filled(tmp_path / "e", tiny_model, "asmk") as engine:
+        before = found(engine)
+        for call, error, message in (
+            (lambda: engine.reindex("lsh"), ConfigError, "no index of kind 'lsh'"),  # type: ignore[arg-type]
+            (lambda: engine.reindex("vlad"), ConfigError, "needs a small codebook of its own"),
+            (lambda: engine.reindex("fisher"), ConfigError, "needs a mixture of its own"),
+            (lambda: engine.reindex("fisher", codebook=WORDS), ConfigError, "needs a mixture, got Codebook"),
+            (lambda: engine.reindex("kdtree", codebook=WORDS), ConfigError, "has no words"),
+            (lambda: engine.reindex(codebook=Codebook(np.eye(3))), MismatchError, "codebook is 3-D"),
+            (lambda: engine.reindex(codebook=tmp_path / "nothing"), FormatError, "cannot be read as a codebook"),
+        ):
+            with pytest.raises(error, match=message):
+                call()
+            assert found(engine) == before
+    with de.Engine.open(tmp_path / "e", readonly=True) as engine:
+        assert found(engine) == before
+        with pytest.raises(LockedError):
+            engine.reindex("kdtree")
+    with pytest.raises(ConfigError, match="has no words"):
+        de.Engine.create(tmp_path / "f", model=tiny_model, index="kdtree", codebook=WORDS)
+
+
+@pytest.mark.parametrize("step", ["follow_store", "write_manifest", "tidy"])
+def test_interrupted_at_any_step(
+    step: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled(tmp_path / "e", tiny_model, "asmk") as engine:
+        before = found(engine)
+        with monkeypatch.context() as patch:
+            done = getattr(reindexing, step)
+
+            def interrupted(*args: Any, **options: Any) -> None:
+                if step == "tidy":
+                    raise KeyboardInterrupt
+                done(*args, **options)
+                raise KeyboardInterrupt
+
+            patch.setattr(reindexing, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                engine.reindex("bow")
+    with de.Engine.open(tmp_path / "e") as engine:
+        assert engine.ids() == engine.index.ids()
+        assert engine.manifest.index == ("bow" if step != "follow_store" else "asmk")
+        if step == "follow_store":
+            assert found(engine) == before
+        assert len(list((tmp_path / "e").glob("index*"))) == 1
+
+
+def test_killed_while_indexing_anew(tmp_path: Path, tiny_model: Path) -> None:
+    with filled(tmp_path / "e", tiny_model, "asmk") as engine:
+        before = found(engine)
+    code = """
+        import os, sys
+        import delf_engine as de
+        from delf_engine.engine import reindexing
+        write = reindexing.write_manifest
+        def kill(*args):
+            os.kill(os.getpid(), 9)
+        reindexing.write_manifest = kill
+        de.Engine.open(sys.argv[1]).reindex("bow")
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "e")]).returncode == -9
+    with de.Engine.open(tmp_path / "e", readonly=True) as engine:
+        assert found(engine) == before
+    assert len(list((tmp_path / "e").glob("index*"))) == 2
+    with de.Engine.open(tmp_path / "e") as engine:
+        assert found(engine) == before
+    assert len(list((tmp_path / "e").glob("index*"))) == 1
+
+
+def test_a_reader_keeps_what_it_opened(tmp_path: Path, tiny_model: Path) -> None:
+    filled(tmp_path / "e", tiny_model, "asmk").close()
+    with de.Engine.open(tmp_path / "e", readonly=True) as reader:
+        before = found(reader)
+        code = "import sys, delf_engine as de; de.Engine.open(sys.argv[1]).reindex('bow')"
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "e")], check=True)
+        assert found(reader) == before
+    with de.Engine.open(tmp_path / "e", readonly=True) as reader:
+        assert reader.manifest.index == "bow"
+
+
+def test_the_command(tmp_path: Path, tiny_model: Path) -> None:
+    filled(tmp_path / "e", tiny_model, "asmk").close()
+    result = CliRunner().invoke(app, ["reindex", str(tmp_path / "e"), "--index", "kdtree"])
+    assert (result.exit_code, result.stdout.split(",")[0]) == (0, "7 images in an index of kind kdtree")
+    result = CliRunner().invoke(app, ["reindex", str(tmp_path / "e"), "--index", "ivf", "--json"])
+    assert json.loads(result.stdout)["kind"] == "ivf"
