@@ -1,14 +1,14 @@
-"""The encodings of the literature side by side, as candidates alone: accuracy, space and time, no geometry.
+"""All indexes and encodings side by side, as candidates alone: accuracy, space and time, no geometry.
 
     python benchmarks/image_encodings.py [--model delf-r18] [--words 16 64 256] [--components 16 64] [--data DIR]
-        [--only asmk bow vlad fisher] [--features STORE] [--training STORE]
+        [--only asmk kdtree ivf bow vlad fisher] [--distractors] [--features STORE] [--training STORE]
 
 All rank the photographs of Sub-RParis by the same features, in one run. ASMK and BoW have the codebook that
-travels with the model; those of VLAD, and the mixtures of Fisher vectors, are trained on the photographs under
-photos/, which are unrelated. Regions are the rigid grid. Bytes an image are all arrays of an index over the number
-of its images, without the codebook; for so few images the tables of an inverted file weigh as much as many
-postings. The time is that of one search, the encoding of the query included: the median over queries, each
-searched --rounds times.
+travels with the model (its words are the cells of IVF); those of VLAD, and the mixtures of Fisher vectors, are
+trained on the photographs under photos/, which are unrelated. Regions are the rigid grid. Bytes an image are all
+arrays of an index over the number of its images, without the codebook; for so few images the tables of an inverted
+file weigh as much as many postings. The time is that of one search, the encoding of the query included: the median
+over queries, each searched --rounds times.
 
 Features are cached. --features names a feature store as `sub_rparis.py` leaves it in its cache, and --training one
 of the training photographs; no model is loaded where both are given.
@@ -28,14 +28,24 @@ import numpy as np
 import numpy.typing as npt
 from common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
 from ranking_rules import Row, row_of
-from sub_rparis import searched, unranked, with_interval
+from sub_rparis import searched, unranked, with_distractors, with_interval
 
 from delf_engine import Extractor, LocalFeatures, load_profile
 from delf_engine.config import AsmkConfig, BowConfig, FisherConfig, VladConfig
 from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, Setup
 from delf_engine.images import find_images
-from delf_engine.index import AsmkIndex, BowIndex, CandidateIndex, Codebook, FisherIndex, Mixture, VladIndex
+from delf_engine.index import (
+    AsmkIndex,
+    BowIndex,
+    CandidateIndex,
+    Codebook,
+    FisherIndex,
+    IvfIndex,
+    KdTreeIndex,
+    Mixture,
+    VladIndex,
+)
 from delf_engine.model import codebook_path
 from delf_engine.storage import FeatureStore
 
@@ -43,7 +53,7 @@ Features = Mapping[str, LocalFeatures]
 #: What it is called, how many words or Gaussians it has, and how to make an empty one.
 Candidate = tuple[str, int, Callable[[], CandidateIndex]]
 
-_FAMILIES = ["asmk", "bow", "vlad", "fisher"]
+_FAMILIES = ["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
 _SHOWN: tuple[Setup, ...] = ("medium", "hard")
 _VLAD = {
     "VLAD, power 1": VladConfig(power=1.0),
@@ -60,7 +70,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Measure all encodings, print a table, write JSON."""
     args = _arguments(given)
     data = data_folder(args.data)
-    truth = sub_rparis(data)
+    truth = with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
     queries, gallery = _stored(args.features, truth) if args.features else _ranked(args, truth, data)
     training = _training(args, data)
     path = args.codebook or codebook_path(args.model)
@@ -77,10 +87,15 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def candidates(codebook: Codebook, training: npt.NDArray[np.float32], args: argparse.Namespace) -> list[Candidate]:
     """Return the encodings to compare; codebooks and mixtures are trained here."""
-    asmk, bow = load_profile().asmk, load_profile().bow
+    profile = load_profile()
+    asmk, bow, kdtree = profile.asmk, profile.bow, profile.kdtree
     regional = _changed(asmk, regions="grid")
+    fast = _changed(asmk, assignment="fast")
     inverted: dict[str, Callable[[], CandidateIndex]] = {
-        "ASMK": partial(AsmkIndex, codebook, asmk),
+        "ASMK": partial(AsmkIndex, codebook, _changed(asmk, assignment="exact")),
+        "ASMK, fast words": partial(AsmkIndex, codebook, fast),
+        "ASMK, float kernel": partial(AsmkIndex, codebook, _changed(asmk, kernel="float")),
+        "ASMK, idf": partial(AsmkIndex, codebook, _changed(asmk, idf=True)),
         "R-ASMK": partial(AsmkIndex, codebook, regional),
         "R-ASMK, regions alike": partial(AsmkIndex, codebook, _changed(regional, region_norm="l2")),
         "BoW, tf": partial(BowIndex, codebook, BowConfig(idf=False)),
@@ -88,6 +103,12 @@ def candidates(codebook: Codebook, training: npt.NDArray[np.float32], args: argp
         "BoW, 5 words a query": partial(BowIndex, codebook, BowConfig(query_assignments=5)),
     }
     out: list[Candidate] = [(n, codebook.words, make) for n, make in inverted.items() if _asked(n, args)]
+    if "kdtree" in args.only:
+        for search in ("randomised", "exact"):
+            config = kdtree.model_copy(update={"search": search})
+            out.append((f"KD-tree, {search}", 0, partial(KdTreeIndex, codebook.dim, config)))
+    if "ivf" in args.only:
+        out.append(("IVF", codebook.words, partial(IvfIndex, codebook, profile.ivf)))
     for words in args.words if "vlad" in args.only else []:
         book = Codebook.train(training, words, iterations=20, seed=args.seed)
         out += [(name, words, partial(VladIndex, book, config)) for name, config in _VLAD.items()]
@@ -180,6 +201,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--features", type=Path, help="feature store of the queries and images")
     parser.add_argument("--training", type=Path, help="feature store of the photographs to train on")
     parser.add_argument("--only", nargs="+", choices=_FAMILIES, default=_FAMILIES, help="without it, all")
+    parser.add_argument("--distractors", action="store_true", help="add the unrelated photographs to the gallery")
     parser.add_argument("--photos", type=int, default=2000, help="photographs to train on, at most")
     parser.add_argument("--top", type=int, default=300, help="descriptors of each")
     parser.add_argument("--words", type=int, nargs="*", default=[16, 64, 256], help="of VLAD")
