@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,40 +22,47 @@ def codebook(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     words: Annotated[int, typer.Option(help="Visual words: at most a tenth of the descriptors is a good choice.")],
     per_image: Annotated[int, typer.Option(help="Features of each image, the best by attention.")] = 300,
-    iterations: Annotated[int, typer.Option(help="Of k-means.")] = 10,
+    mixture: Annotated[
+        bool, typer.Option("--mixture", help="Fit a mixture of so many Gaussians instead, for Fisher vectors.")
+    ] = False,
+    iterations: Annotated[
+        int | None, typer.Option(help="Of k-means, by default 10; of a mixture, at most, by default 100.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the first choice of words.")] = 0,
     model: Annotated[str, typer.Option(help="Checkpoint that extracts photographs.")] = "delf-r18",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train visual words for an ASMK index on an engine's features or on photographs.
+    """Train visual words for an index on an engine's features or on photographs.
 
     Use them for a new engine (add --codebook OUT) or for one that exists (reindex --codebook OUT).
     """
-    from delf_engine.engine.vocabulary import train_codebook
+    from delf_engine.engine.vocabulary import train_codebook, train_mixture
     from delf_engine.errors import ConfigError
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists; say --overwrite to replace it")
     failed: list[tuple[str, str]] = []
+    train: Any = train_mixture if mixture else train_codebook
     with staged_progress(quiet=as_json) as report:
-        trained = train_codebook(
+        trained = train(
             source,
             words,
             per_image=per_image,
-            iterations=iterations,
+            iterations=iterations or (100 if mixture else 10),
             seed=seed,
             model=model,
             on_error=lambda image, error: failed.append((str(image), str(error))),
             progress=lambda stage, done, total: report(stage, done, total, None),
         )
     trained.save(out)
+    what = "Gaussians" if mixture else "words"
     print_failures(failed)
     if as_json:
-        print_json({"codebook": str(out), "words": trained.words, "dim": trained.dim, "hash": trained.hash})
+        print_json({"codebook": str(out), "words": words, "dim": trained.dim, "hash": trained.hash})
     else:
         console().print(
-            f"{trained.words:,} words of {trained.dim} dimensions written to {out}",
+            f"{words:,} {what} of {trained.dim} dimensions written to {out}",
             highlight=False,
             markup=False,
             soft_wrap=True,

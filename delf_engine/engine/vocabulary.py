@@ -1,11 +1,12 @@
-"""Codebooks of one's own: trained on the features of an engine, or on photographs."""
+"""Codebooks and mixtures of one's own: trained on the features of an engine, or on photographs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,16 @@ from delf_engine.engine.parts import FEATURES
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource, find_images
-from delf_engine.index import Codebook
+from delf_engine.index import Codebook, Mixture
 from delf_engine.storage import FeatureStore
 
-__all__ = ["train_codebook"]
+__all__ = ["train_codebook", "train_mixture"]
 
-Report = Callable[[str, int, int], None]
+Report: TypeAlias = Callable[[str, int, int], None]
+OnError: TypeAlias = Callable[[ImageSource, Any], None] | None
+Descriptors: TypeAlias = Iterable[npt.NDArray[np.float32]]
+
+_MIXTURE_DESCRIPTORS = 100_000
 
 
 def train_codebook(
@@ -31,7 +36,7 @@ def train_codebook(
     iterations: int = 10,
     seed: int = 0,
     model: str | os.PathLike[str] = "delf-r18",
-    on_error: Callable[[ImageSource, Any], None] | None = None,
+    on_error: OnError = None,
     progress: Report | None = None,
 ) -> Codebook:
     """Train visual words by k-means on an engine's features as stored, or on photographs.
@@ -71,7 +76,7 @@ def train_codebook(
         raise ConfigError(f"per_image must be at least 1, got {per_image}")
     report = progress or (lambda stage, done, total: None)
 
-    def trained(descriptors: Iterable[npt.NDArray[np.float32]]) -> Codebook:
+    def trained(descriptors: Descriptors) -> Codebook:
         return Codebook.train(
             descriptors,
             words,
@@ -82,15 +87,63 @@ def train_codebook(
             progress=lambda done, total: report("codebook", done, total),
         )
 
+    with _descriptors(source, per_image, model, on_error, report) as descriptors:
+        return trained(descriptors)
+
+
+def train_mixture(
+    source: str | os.PathLike[str],
+    components: int,
+    *,
+    per_image: int = 300,
+    iterations: int = 100,
+    seed: int = 0,
+    model: str | os.PathLike[str] = "delf-r18",
+    on_error: OnError = None,
+    progress: Report | None = None,
+) -> Mixture:
+    """Fit a mixture of Gaussians for Fisher vectors on an engine's features as stored, or on photographs.
+
+    Parameters
+    ----------
+    source, per_image, model, on_error, progress
+        As `train_codebook`.
+    components : int
+        Gaussians. At most 100,000 descriptors are used, drawn at random.
+    iterations, seed : int
+        Of expectation maximisation, see `Mixture.train`.
+
+    Raises
+    ------
+    ConfigError, DataError, FeatureError
+        As `train_codebook`.
+    """
+    if per_image < 1:
+        raise ConfigError(f"per_image must be at least 1, got {per_image}")
+    report = progress or (lambda stage, done, total: None)
+    with _descriptors(source, per_image, model, on_error, report) as descriptors:
+        data = np.concatenate(list(descriptors))
+    chosen = np.random.default_rng(seed).permutation(len(data))[:_MIXTURE_DESCRIPTORS]
+    return Mixture.train(data[np.sort(chosen)], components, iterations=iterations, seed=seed)
+
+
+@contextmanager
+def _descriptors(
+    source: str | os.PathLike[str],
+    per_image: int,
+    model: str | os.PathLike[str],
+    on_error: OnError,
+    report: Report,
+) -> Iterator[Descriptors]:
     folder = Path(source)
-    if (folder / MANIFEST).is_file():
-        read_manifest(folder)
-        with FeatureStore.open(folder / FEATURES, readonly=True) as store:
-            if not len(store):
-                raise DataError(f"{folder}: the engine is empty; add photographs first")
-            return trained(_Stored(store, per_image))
-    photos = find_images([folder])
-    return trained(_extracted(photos, per_image, model, on_error, report))
+    if not (folder / MANIFEST).is_file():
+        yield _extracted(find_images([folder]), per_image, model, on_error, report)
+        return
+    read_manifest(folder)
+    with FeatureStore.open(folder / FEATURES, readonly=True) as store:
+        if not len(store):
+            raise DataError(f"{folder}: the engine is empty; add photographs first")
+        yield _Stored(store, per_image)
 
 
 class _Stored:
@@ -114,7 +167,7 @@ def _extracted(
     photos: Sequence[str],
     per_image: int,
     model: str | os.PathLike[str],
-    on_error: Callable[[ImageSource, Any], None] | None,
+    on_error: OnError,
     report: Report,
 ) -> Iterator[npt.NDArray[np.float32]]:
     from delf_engine.extraction import Extractor

@@ -126,7 +126,7 @@ def _block(
 
     descriptors = np.concatenate([item.descriptors for item in features])
     starts = _starts([len(item) for item in features])
-    words = codebook.assign(descriptors, k, mode=mode)
+    words = codebook.assign(descriptors, k, mode=mode, threads=threads)
     weights = np.ones(len(descriptors))
     found = np.empty(words.size, np.int32)
     length, dtype = {

@@ -89,8 +89,7 @@ class CellSearcher:
             Finite.
         out : (N, k) int32
             Overwritten.
-        threads : int or None
-            None: one a usable core.
+        threads : int
 
         Returns
         -------
@@ -99,7 +98,7 @@ class CellSearcher:
             tell their distances apart: its row of `out` means nothing.
         """
         near = np.linalg.norm(data.astype(np.float64), axis=1) <= _FAR * self._longest
-        parts = max(1, min(usable_cores() if threads is None else threads, len(data) // _LEAST_PART))
+        parts = max(1, min(threads, len(data) // _LEAST_PART))
         bounds = np.linspace(0, len(data), parts + 1).astype(np.int64)
 
         def work(i: int) -> None:
@@ -174,7 +173,7 @@ def _as_columns(rows: Matrix, width: int) -> tuple[Matrix, Matrix]:
     return columns.ravel(), bias
 
 
-def flat_search(index: Any, data: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
+def flat_search(index: Any, data: npt.NDArray[np.float32], count: int, threads: int) -> npt.NDArray[np.int64]:
     """Return the `count` words nearest to each descriptor in float32 by a flat index of faiss, (N, count).
 
     By itself faiss 1.15 multiplies matrices from some 3000 descriptors of 40 dimensions on, and takes three times
@@ -185,11 +184,10 @@ def flat_search(index: Any, data: npt.NDArray[np.float32], count: int) -> npt.ND
     ----------
     index : faiss.IndexFlatL2
     data : (N, D) float32
-    count : int
+    count, threads : int
     """
     import faiss
 
-    threads = faiss.omp_get_max_threads()
     if len(data) < _MATRIX_BATCH:
         return index.search(data, count)[1]
     parts = np.array_split(data, max(1, min(threads, len(data) // _LEAST_PART)))
@@ -198,11 +196,8 @@ def flat_search(index: Any, data: npt.NDArray[np.float32], count: int) -> npt.ND
         faiss.omp_set_num_threads(1)  # of this thread
         return index.search(part, count)[1]
 
-    with _by_matrix_product():
-        if threads == 1:
-            return index.search(data, count)[1]
-        with ThreadPoolExecutor(len(parts)) as pool:
-            return np.concatenate(list(pool.map(search, parts)))
+    with _by_matrix_product(), ThreadPoolExecutor(len(parts)) as pool:
+        return np.concatenate(list(pool.map(search, parts)))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
 from delf_engine.index import assignment, tensors
+from delf_engine.index.threads import check_threads
 
 __all__ = ["Codebook", "matrix"]
 
@@ -120,7 +121,12 @@ class Codebook:
         return int(self.centroids.shape[1])
 
     def assign(
-        self, descriptors: npt.ArrayLike, k: int = 1, *, mode: Literal["exact", "fast"] = "exact"
+        self,
+        descriptors: npt.ArrayLike,
+        k: int = 1,
+        *,
+        mode: Literal["exact", "fast"] = "exact",
+        threads: int | None = None,
     ) -> npt.NDArray[np.int32]:
         """Return the `k` nearest words of each descriptor, nearest first, of equally near ones the lowest first.
 
@@ -136,6 +142,8 @@ class Codebook:
             ``exact``: the nearest in float64, found by a flat scan. ``fast``: those in the cells of words that are
             nearest, most of the time the same (see `delf_engine.index.assignment.CellSearcher`); always the same
             below 2,048 words, above 1,024 dimensions and where `k` is more than a 64th of W.
+        threads : int or None
+            None: one a usable core.
 
         Returns
         -------
@@ -144,7 +152,7 @@ class Codebook:
         Raises
         ------
         ConfigError
-            If `k` is out of range, or `mode` is neither of the two.
+            If `k` is out of range, `mode` is neither of the two, or `threads` is below 1.
         FeatureError
             If the descriptors are no matrix, or hold NaN, infinite or huge values.
         MismatchError
@@ -157,6 +165,7 @@ class Codebook:
         data = matrix("descriptors", descriptors)
         if data.shape[1] != self.dim:
             raise MismatchError(f"descriptors have {data.shape[1]} dimensions, the codebook has {self.dim}")
+        threads = check_threads(threads)
         nearest = (
             self._nearest_fast
             if mode == "fast" and assignment.CellSearcher.pays(self.words, self.dim, k)
@@ -164,7 +173,7 @@ class Codebook:
         )
         out = np.empty((len(data), k), np.int32)
         for start in range(0, len(data), _BLOCK):
-            nearest(data[start : start + _BLOCK], out[start : start + _BLOCK])
+            nearest(data[start : start + _BLOCK], out[start : start + _BLOCK], threads)
         return out
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -199,7 +208,7 @@ class Codebook:
             raise FormatError(f"{path}: the codebook is damaged: its hash does not match; restore the file")
         return codebook
 
-    def _nearest(self, data: npt.NDArray[np.float32], out: npt.NDArray[np.int32]) -> None:
+    def _nearest(self, data: npt.NDArray[np.float32], out: npt.NDArray[np.int32], threads: int) -> None:
         import faiss
 
         from delf_engine.index import kernels
@@ -211,7 +220,7 @@ class Codebook:
         # faiss rounds differently with the size of the batch. It proposes a few words more than are asked
         # for, and float64 decides; rows where a word left out could still be one of the nearest are rare.
         count = min(self.words, out.shape[1] + _MARGIN)
-        proposed = assignment.flat_search(self._searcher, data, count)
+        proposed = assignment.flat_search(self._searcher, data, count, threads)
         if count == self.words:
             tolerance = np.full(len(data), -1.0)
         else:  # of |x|^2 + |c|^2 - 2 x.c in float32, for two words
@@ -219,13 +228,13 @@ class Codebook:
             tolerance = 8 * (self.dim + 4) * 2.0**-24 * (_squared_norms(data) + largest)
         kernels.nearest_words(data, self.centroids, proposed.astype(np.int32), tolerance, out)
 
-    def _nearest_fast(self, data: npt.NDArray[np.float32], out: npt.NDArray[np.int32]) -> None:
+    def _nearest_fast(self, data: npt.NDArray[np.float32], out: npt.NDArray[np.int32], threads: int) -> None:
         if self._fast is None:
             self._fast = assignment.CellSearcher(self.centroids)
-        found = self._fast.search(data, out)
+        found = self._fast.search(data, out, threads)
         if not found.all():
             rest = np.empty((int((~found).sum()), out.shape[1]), np.int32)
-            self._nearest(data[~found], rest)
+            self._nearest(data[~found], rest, threads)
             out[~found] = rest
 
     def __eq__(self, other: object) -> bool:

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import delf_engine as de
 from delf_engine.cli import app
-from delf_engine.engine.vocabulary import train_codebook
+from delf_engine.engine.vocabulary import train_codebook, train_mixture
 from delf_engine.errors import ConfigError, DataError, FeatureError
 from delf_engine.extraction import Extractor
-from delf_engine.index import Codebook
+from delf_engine.index import Codebook, Mixture
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,17 @@ def test_the_command(filled: Path, photos: list[str], tiny_model: Path, tmp_path
     assert result.exit_code == 1
     assert json.loads(result.stdout)["words"] == 20
     assert "bad.png" in result.stderr
+
+
+def test_a_mixture(filled: Path, tmp_path: Path) -> None:
+    with de.Engine.open(filled, readonly=True) as engine:
+        best = np.concatenate([engine.get(i).top(20).descriptors for i in engine.ids()])
+    mixture = train_mixture(filled, 3, per_image=20, iterations=4, seed=2)
+    assert mixture == Mixture.train(best, 3, iterations=4, seed=2)
+    out = tmp_path / "m.safetensors"
+    command = ["codebook", str(filled), str(out), "--words", "3", "--mixture", "--per-image", "20"]
+    result = CliRunner().invoke(app, [*command, "--iterations", "4", "--seed", "2"])
+    assert (result.exit_code, result.stdout) == (0, f"3 Gaussians of 40 dimensions written to {out}\n")
+    assert Mixture.load(out) == mixture
+    with pytest.raises(ConfigError, match="per_image"):
+        train_mixture(filled, 3, per_image=0)

@@ -110,6 +110,8 @@ def test_small_codebooks_are_scanned() -> None:
     book = Codebook(RNG.normal(size=(30, 40)))
     data = RNG.normal(size=(50, 40))
     np.testing.assert_array_equal(book.assign(data, 30, mode="fast"), book.assign(data, 30))
+    with pytest.raises(ConfigError, match="threads"):
+        book.assign(data, threads=0)
     with pytest.raises(ConfigError, match='mode must be "exact" or "fast"'):
         book.assign(data, mode="quick")
 
@@ -118,7 +120,7 @@ def test_an_index_assigns_as_its_options_say(monkeypatch: pytest.MonkeyPatch) ->
     modes: list[str] = []
     assign = Codebook.assign
 
-    def spy(self: Codebook, data: np.ndarray, k: int, *, mode: str) -> np.ndarray:
+    def spy(self: Codebook, data: np.ndarray, k: int, *, mode: str, threads: int) -> np.ndarray:
         modes.append(mode)
         return assign(self, data, k, mode=mode)
 
@@ -185,7 +187,7 @@ def test_the_words_found_are_the_nearest_of_the_cells_looked_into() -> None:
     cells, found = np.empty((50, searcher._probes), np.int32), np.empty(50, np.int32)
     cell_kernels.probe(data, *searcher._cells, searcher._count, cells, found)
     out = np.empty((50, 5), np.int32)
-    assert searcher.search(data, out).all()
+    assert searcher.search(data, out, 1).all()
     for i, x in enumerate(data):
         parts = [slice(searcher._bounds[c], searcher._bounds[c + 1]) for c in cells[i, : found[i]]]
         words = np.concatenate([searcher._words[p][np.isfinite(searcher._bias[p])] for p in parts])
@@ -199,7 +201,7 @@ def test_a_descriptor_whose_cells_hold_too_few_words_is_assigned_exactly() -> No
     np.testing.assert_array_equal(book.assign(data, 9, mode="fast"), book.assign(data, 9))
     searcher, out = CellSearcher(rows), np.empty((5, 1), np.int32)
     searcher._probes = 1
-    assert not searcher.search(rows[:5] * np.float32(0.999), out).any()
+    assert not searcher.search(rows[:5] * np.float32(0.999), out, 2).any()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -210,11 +212,11 @@ def test_flat_search_leaves_faiss_as_it_was(threads: int) -> None:
     index = faiss.IndexFlatL2(40)
     index.add(BOOK.centroids)
     for n in (0, 1, 19, 20, 255, 256, 257, 1000):
-        found = flat_search(index, data[:n], 3)
+        found = flat_search(index, data[:n], 3, threads)
         assert found.shape == (n, 3)
         assert (found == index.search(data[:n], 3)[1]).mean() > 0.999 if n else True
     with pytest.raises(AssertionError):  # of faiss
-        flat_search(index, data[:, :7].copy(), 3)
+        flat_search(index, data[:, :7].copy(), 3, threads)
     assert faiss.cvar.distance_compute_blas_threshold == before
     assert faiss.omp_get_max_threads() == threads
 
@@ -223,9 +225,9 @@ def test_exact_does_not_depend_on_batch_or_threads() -> None:
     data = like_descriptors(RNG, 600)
     whole = BOOK.assign(data, 5)
     for threads in (1, 2, 3):
-        faiss.omp_set_num_threads(threads)
         for batch in (1, 19, 20, 129, 600):
-            parts = [BOOK.assign(data[i : i + batch], 5) for i in range(0, len(data), batch)]
+            starts = range(0, len(data), batch)
+            parts = [BOOK.assign(data[i : i + batch], 5, threads=threads) for i in starts]
             np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
