@@ -153,7 +153,7 @@ def _peer(
     aggregate, columns = _seconds(lambda: binary.aggregate(*found))
     insert, _ = _seconds(lambda: postings.add(*columns))
     rule = {"alpha": 3.0, "similarity_threshold": 0.0}
-    scores, times, assigned, scoring = [], [], [], []
+    times, assigned, scoring = [], [], []
     for query in queries:
 
         def search(query: LocalFeatures = query) -> Any:
@@ -168,9 +168,7 @@ def _peer(
             scoring.append(time.perf_counter() - start)
             return result
 
-        seconds, (ranks, values) = _seconds(search)
-        times.append(seconds)
-        scores.append(values[np.argsort(ranks)])
+        times.append(_seconds(search)[0])
     row = {
         "name": "published ASMK (asmk 0.1.1)",
         "assign_us_a_descriptor": assign / len(data) * 1e6,
@@ -181,7 +179,31 @@ def _peer(
         "query_ms": statistics.median(times) * 1e3,
         "scoring_ms": statistics.median(scoring) * 1e3,
     }
-    return row, scores
+    return row, _peer_scores(book, binary, data, numbers, queries)
+
+
+def _peer_scores(
+    book: Codebook,
+    binary: Any,
+    data: npt.NDArray[np.float32],
+    numbers: npt.NDArray[np.int64],
+    queries: Sequence[LocalFeatures],
+) -> list[npt.NDArray[np.float64]]:
+    """Return the published package's scores of all images where descriptors have our exact words.
+
+    By itself its float32 search gives a few descriptors in ten thousand another word than the nearest.
+    """
+    from asmk import inverted_file
+
+    postings = inverted_file.IVF.initialize_empty(codebook_size=book.words, use_idf=False)
+    postings.add(*binary.aggregate(data, book.assign(data), numbers))
+    scores = []
+    for query in queries:
+        collected = binary.aggregate_image(query.descriptors, book.assign(query.descriptors, 5))
+        similarity = partial(binary.similarity, alpha=3.0, similarity_threshold=0.0)
+        ranks, values = postings.search(*collected, similarity_func=similarity, topk=postings.n_images)
+        scores.append(values[np.argsort(ranks)])
+    return scores
 
 
 def _agreement(
@@ -224,7 +246,7 @@ def _report(
         f"{recall['recall_at_1']:.4f}, recall@5 {recall['recall_at_5']:.4f}"
     )
     if same:
-        print(f"scores beside the published package's: largest difference {same['largest_difference']:.1e}")
+        print(f"scores beside the published package's, same words: within {same['largest_difference']:.1e}")
     write_json(args.out / "index_published.json", {"rows": rows, **recall, **same})
 
 

@@ -35,8 +35,8 @@ def measure_large(folder: Path, count: int, words: int, queries: int, kills: int
     result |= _in_a_process("look", folder, str(queries))
     result |= _in_a_process("add", folder, "0", str(_ADDED))
     result |= _killed(folder, "add", kills)
-    result |= _in_a_process("merge", folder)
     result |= _killed(folder, "merge", kills)
+    result |= _in_a_process("merge", folder)
     result |= {f"merged_{k}": v for k, v in _in_a_process("look", folder, str(queries)).items()}
     print_table(
         f"ASMK index of {count:,} images, {words:,} words",
@@ -185,7 +185,7 @@ def _killed(folder: Path, what: str, times: int) -> dict[str, Any]:
         )
         assert process.stderr is not None
         process.stderr.readline()
-        time.sleep(float(rng.uniform(0, 0.05 if what == "add" else 5)))
+        time.sleep(float(rng.uniform(0, 0.05 if what == "add" else 1e-5 * len(ids))))
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
         after = AsmkIndex.load(folder / "index", book)

@@ -30,6 +30,7 @@ __all__ = [
 KIND = "asmk"
 VERSION = 1
 
+_LEAST_PART = 32768  # rows that are worth a thread
 _BUILT_WITH = ("image_assignments", "kernel", "regions", "region_norm")  # options that cannot change later
 
 
@@ -114,7 +115,7 @@ def score_segment(
     else:
         kernel = kernels.score_units
         rule = (config.alpha, config.threshold, config.strict_threshold, half_values())
-    parts = max(1, min(threads, count // kernels.RANGE))
+    parts = max(1, min(threads, count // _LEAST_PART))
     bounds = np.linspace(0, count, parts + 1).astype(np.int64)
 
     def score(part: int) -> None:

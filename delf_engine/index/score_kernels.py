@@ -14,8 +14,9 @@ from numba import njit
 
 __all__ = ["RANGE", "best_rows", "normalise", "score_signs", "score_units"]
 
-RANGE = 65536  # rows: half a megabyte of sums
+RANGE = 262_144  # rows: two megabytes of sums stay in the cache, and runs of postings are read in one go
 _CHUNK = 1024  # postings whose similarities are computed together
+_FEW = 64  # that are not worth it
 
 
 @njit(cache=True, nogil=True)
@@ -114,6 +115,16 @@ def score_signs(
             if high < len(scores):
                 end = _first_of(image_ids, cursors[q], end, high)
             weight, code = weights[q], query_codes[q, 0]
+            if end - cursors[q] <= _FEW:
+                for p in range(cursors[q], end):
+                    row, distance = image_ids[p], 0
+                    for i in range(length):
+                        distance += _ones(query_codes[q, i] ^ codes[p, i])
+                    if row < low or row >= high or distance > dim:
+                        return False
+                    scores[row] += weight * selectivity[distance]
+                cursors[q] = end
+                continue
             for begin in range(cursors[q], end, _CHUNK):
                 count = min(_CHUNK, end - begin)
                 farthest = 0

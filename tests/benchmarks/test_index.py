@@ -1,0 +1,72 @@
+"""The benchmarks of the index, at a size that takes no time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import index_sizes
+import numpy as np
+import synthetic
+
+
+def _benchmark() -> Any:
+    """Import benchmarks/index.py by its path: the name is that of a package of tests."""
+    path = Path(index_sizes.__file__).with_name("index.py")
+    spec = importlib.util.spec_from_file_location("benchmark_of_the_index", path)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_synthetic_descriptors_images_and_postings() -> None:
+    data = synthetic.descriptors(50, np.random.default_rng(0))
+    np.testing.assert_allclose(np.linalg.norm(data, axis=1), 1, atol=1e-6)
+    first, again = (list(synthetic.images(3, 100, 7)) for _ in range(2))
+    assert first == again
+    assert [len(image) for image in first] == [100] * 3
+    assert first[0] != first[1]
+    for words, codes in synthetic.postings(4, 3000, 700, 1):
+        assert len(words) == len(codes) == 700
+        assert (np.diff(words) > 0).all()
+        assert words.max() < 3000
+        assert codes.max() < 1 << synthetic.DIM
+
+
+def test_beside_a_published_package_that_is_left_out(tmp_path: Path) -> None:
+    sizes = ["--images", "20", "--words", "256", "--per-image", "50", "--queries", "2"]
+    _benchmark().main(["published", *sizes, "--no-peer", "--out", str(tmp_path)])
+    result = json.loads((tmp_path / "index_published.json").read_text())
+    assert [row["name"] for row in result["rows"]] == ["delf-engine, exact words", "delf-engine, fast words"]
+    assert result["recall_at_1"] == result["recall_at_5"] == 1  # so few words are scanned
+    assert all(row["query_ms"] > 0 and row["postings_an_image"] > 10 for row in result["rows"])
+
+
+def test_a_large_index_in_small(tmp_path: Path) -> None:
+    sizes = ["--images", "300", "--words", "2048", "--queries", "2", "--kills", "1"]
+    _benchmark().main(["large", *sizes, "--folder", str(tmp_path / "big"), "--out", str(tmp_path)])
+    result = json.loads((tmp_path / "index_large.json").read_text())
+    assert result["lost_during_add"] == result["lost_during_merge"] == 0
+    assert result["postings"] == 300 * 700
+    assert result["merged_segments"] == 1
+    assert result["merged_postings"] > result["postings"]
+    assert result["query_ms"] > 0
+
+
+def test_indexes_by_number_of_images(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    options = ["--images", "20", "30", "--most-kdtree", "20", "--queries", "1", "--folder", str(tmp_path)]
+    index_sizes.main([*options, "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["images"], row["kind"]) for row in rows] == [
+        (20, "asmk"),
+        (20, "kdtree"),
+        (20, "ivf"),
+        (30, "asmk"),
+        (30, "ivf"),
+    ]
+    assert all(row["query_ms"] > 0 and row["memory_mb"] > 0 for row in rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
