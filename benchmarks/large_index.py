@@ -169,7 +169,7 @@ def _merge(folder: Path) -> dict[str, Any]:
 
 
 def _killed(folder: Path, what: str, times: int) -> dict[str, Any]:
-    """Kill a process while it saves, and count what is missing of what was there before."""
+    """Kill a process while it saves, and count how often something is missing of what was there before."""
     rng, book = np.random.default_rng(0), Codebook.load(folder / _BOOK)
     before = AsmkIndex.load(folder / "index", book)
     ids, query = before.ids(), next(images(1, 1000, 2))
@@ -189,10 +189,7 @@ def _killed(folder: Path, what: str, times: int) -> dict[str, Any]:
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
         after = AsmkIndex.load(folder / "index", book)
-        lost += sum(image_id not in after for image_id in ids[:: max(1, len(ids) // 10_000)])
-        lost += len(ids) - sum(
-            not image_id.startswith(f"added/00{turn + 1}") for image_id in after.ids()[: len(ids)]
-        )
+        lost += after.ids()[: len(ids)] != ids
         if what == "merge":
             found = after.search(query, 100)
             lost += found[0] != wanted[0] or not np.array_equal(found[1], wanted[1])
