@@ -8,7 +8,19 @@ import pytest
 from pydantic import ValidationError
 
 from delf_engine import config
-from delf_engine.config import Profile, config_directory, load_profile, parse_config, profile_names, read_toml
+from delf_engine.config import (
+    AsmkConfig,
+    BowConfig,
+    FisherConfig,
+    IvfConfig,
+    Profile,
+    VladConfig,
+    config_directory,
+    load_profile,
+    parse_config,
+    profile_names,
+    read_toml,
+)
 from delf_engine.errors import ConfigError
 
 
@@ -224,3 +236,14 @@ def test_options_against_near_copies(tmp_path: Path) -> None:
 def test_options_against_near_copies_out_of_range(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match=rf"extraction\.{line.split()[0]}: "):
         load_profile(derived(tmp_path, f"[extraction]\n{line}"))
+
+
+def test_what_older_engines_do_not_say_is_as_in_the_default_profile() -> None:
+    """Sections that came later have their values in the code too, for manifests without them: the same values."""
+    profile = load_profile()
+    assert profile.ivf == IvfConfig()
+    assert profile.vlad == VladConfig()
+    assert profile.fisher == FisherConfig()
+    assert profile.bow == BowConfig()
+    # An index made before words were found by the two-level search goes on as it was made.
+    assert (profile.asmk.assignment, AsmkConfig.model_fields["assignment"].default) == ("fast", "exact")

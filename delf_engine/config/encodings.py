@@ -31,7 +31,7 @@ class BowConfig(Config):
     image_assignments: Count = 1
     query_assignments: Count = 1
     idf: bool = True
-    assignment: Literal["exact", "fast"] = "exact"
+    assignment: Literal["exact", "fast"] = "fast"
 
 
 class VladConfig(Config):
