@@ -104,9 +104,7 @@ def candidates(codebook: Codebook, training: npt.NDArray[np.float32], args: argp
     }
     out: list[Candidate] = [(n, codebook.words, make) for n, make in inverted.items() if _asked(n, args)]
     if "kdtree" in args.only:
-        for search in ("randomised", "exact"):
-            config = kdtree.model_copy(update={"search": search})
-            out.append((f"KD-tree, {search}", 0, partial(KdTreeIndex, codebook.dim, config)))
+        out.append(("KD-tree", 0, partial(KdTreeIndex, codebook.dim, kdtree)))
     if "ivf" in args.only:
         out.append(("IVF", codebook.words, partial(IvfIndex, codebook, profile.ivf)))
     for words in args.words if "vlad" in args.only else []:
