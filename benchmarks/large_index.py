@@ -151,7 +151,7 @@ def _add(folder: Path, first: int, count: int) -> dict[str, Any]:
     several = list(images(count, 1000, 3 + first))
     index.codebook.assign(several[0].descriptors, 1, mode="fast")  # the clock starts when all is loaded
     start = time.perf_counter()
-    index.add([f"added/{first + i:06d}.jpg" for i in range(count)], several)
+    index.add([f"added/{len(index)}/{i:06d}.jpg" for i in range(count)], several)
     aggregated = time.perf_counter()
     print("saving", file=sys.stderr, flush=True)
     index.save(folder / "index")
