@@ -42,6 +42,8 @@ def codebook(
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists; say --overwrite to replace it")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
     failed: list[tuple[str, str]] = []
     train: Any = train_mixture if mixture else train_codebook
     with staged_progress(quiet=as_json) as report:
@@ -49,7 +51,7 @@ def codebook(
             source,
             words,
             per_image=per_image,
-            iterations=iterations or (100 if mixture else 10),
+            iterations=(100 if mixture else 10) if iterations is None else iterations,
             seed=seed,
             model=model,
             on_error=lambda image, error: failed.append((str(image), str(error))),

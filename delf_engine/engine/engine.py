@@ -105,9 +105,11 @@ class Engine(ChangingEngine):
                     f"{directory}: the store holds {store.dim}-D features of {store.model}, the engine is for "
                     f"{manifest.dim}-D features of {manifest.model_identity}"
                 )
-            if not readonly:
+            if not readonly:  # others have no way to change it from here on
+                manifest = read_manifest(directory)
                 tidy(directory, manifest)
-            engine = cls(directory, manifest, store, open_index(directory, manifest, check), readonly)
+            manifest, index = open_index(directory, manifest, check)
+            engine = cls(directory, manifest, store, index, readonly)
             undo.pop_all()
         return engine
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from delf_engine.config import Config, Profile, load_profile, parse_config
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.index import IndexKind
-from delf_engine.system import replacing
+from delf_engine.system import replacing, sync_directory
 
 __all__ = ["MANIFEST", "VERSION", "Manifest", "read_manifest", "write_manifest"]
 
@@ -103,3 +103,4 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest so that it is there whole or not at all."""
     with replacing(directory / MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    sync_directory(directory)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from delf_engine.engine.manifest import Manifest
+from delf_engine.engine.manifest import Manifest, read_manifest
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
 from delf_engine.images import ImageSource, find_images, source_name
 from delf_engine.index import AnyIndex, Codebook, IndexKind, Mixture, Vocabulary, has_index
@@ -30,6 +30,7 @@ __all__ = [
 
 FEATURES, INDEX, CODEBOOK = "features", "index", "codebook.safetensors"
 
+_ATTEMPTS = 5
 _WITHOUT = "or use index='kdtree'"
 
 
@@ -75,11 +76,24 @@ def empty_index(manifest: Manifest, vocabulary: Vocabulary | None) -> AnyIndex:
     return new_index(manifest.index, manifest.dim, manifest.profile, vocabulary)
 
 
-def open_index(directory: Path, manifest: Manifest, check: bool | None) -> AnyIndex:
+def open_index(directory: Path, manifest: Manifest, check: bool | None) -> tuple[Manifest, AnyIndex]:
     """Open the index of an engine's directory, without segments that are damaged.
 
-    Where there is none, or its manifest is damaged, a `DelfEngineWarning` says so and it begins empty.
+    Where there is none, or its manifest is damaged, a `DelfEngineWarning` says so and it begins empty. Returns the
+    engine's manifest, too: another process may have given the engine another index since it was read.
     """
+    for _ in range(_ATTEMPTS):
+        try:
+            path, vocabulary = directory / manifest.index_folder, open_vocabulary(directory, manifest)
+            return manifest, load_index(path, manifest.index, manifest.profile, vocabulary, check=check)
+        except (FormatError, MismatchError):
+            before, manifest = manifest, read_manifest(directory)
+            if manifest == before:
+                break
+    return manifest, _open_damaged(directory, manifest, check)
+
+
+def _open_damaged(directory: Path, manifest: Manifest, check: bool | None) -> AnyIndex:
     path, vocabulary = directory / manifest.index_folder, open_vocabulary(directory, manifest)
     try:
         return load_index(path, manifest.index, manifest.profile, vocabulary, check=check, damaged="skip")

@@ -8,6 +8,7 @@ left over is deleted when the engine is next opened for writing.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,16 @@ from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
 from delf_engine.engine.parts import choose_vocabulary, empty_index, open_vocabulary
 from delf_engine.errors import FormatError
 from delf_engine.index import KINDS, IndexKind, Vocabulary
+from delf_engine.system import sync_directory
 
 if TYPE_CHECKING:
     from delf_engine.engine.base import EngineBase
 
 __all__ = ["reindex", "tidy"]
+
+# Names of ours: whatever else lies in an engine's directory is left alone.
+_INDEX = re.compile(r"index(-\d+)?")
+_WORDS = re.compile(r"codebook(-[0-9a-f]{16})?\.safetensors")
 
 
 def reindex(
@@ -54,8 +60,9 @@ def reindex(
         mark = follow_store(store, index, None, save=lambda: index.save(folder), progress=progress)
         index.mark = None if mark is None else mark.to_dict()
         index.save(folder)
-        if words is not None and manifest.codebook_file != old.codebook_file:
+        if words is not None and words.hash != old.codebook:
             words.save(directory / manifest.codebook_file)
+        sync_directory(directory)
         try:
             write_manifest(directory, manifest)
         except OSError as error:
@@ -71,12 +78,12 @@ def reindex(
 
 
 def tidy(directory: Path, manifest: Manifest) -> None:
-    """Delete indexes and words that the manifest does not name."""
-    for path in directory.glob("index*"):
-        if path.is_dir() and path.name != manifest.index_folder:
+    """Delete indexes and words of ours that the manifest does not name."""
+    words = manifest.codebook_file if manifest.codebook is not None else None
+    for path in directory.iterdir():
+        if _INDEX.fullmatch(path.name) and path.is_dir() and path.name != manifest.index_folder:
             shutil.rmtree(path, ignore_errors=True)
-    for path in directory.glob("codebook*.safetensors"):
-        if path.name != manifest.codebook_file or manifest.codebook is None:
+        elif _WORDS.fullmatch(path.name) and path.name != words:
             path.unlink(missing_ok=True)
 
 
@@ -99,7 +106,9 @@ def _free_name(directory: Path) -> str:
 
 
 def _file_of(old: Manifest, words: Vocabulary | None) -> str:
-    if words is None or words.hash == old.codebook:
+    if words is None:
+        return Manifest.model_fields["codebook_file"].default
+    if words.hash == old.codebook:
         return old.codebook_file
     return f"codebook-{words.hash[:16]}.safetensors"
 

@@ -17,6 +17,7 @@ from delf_engine.errors import ConfigError, DataError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource, find_images
 from delf_engine.index import Codebook, Mixture
+from delf_engine.index.codebook_training import Blocks
 from delf_engine.storage import FeatureStore
 
 __all__ = ["train_codebook", "train_mixture"]
@@ -68,7 +69,7 @@ def train_codebook(
     ConfigError
         If `words`, `per_image` or `iterations` is below 1.
     DataError
-        If `source` is neither an engine nor a folder with photographs, or gives no descriptors.
+        If `source` is neither an engine with images nor a folder with photographs.
     FeatureError
         If there are fewer descriptors than words.
     """
@@ -122,9 +123,11 @@ def train_mixture(
         raise ConfigError(f"per_image must be at least 1, got {per_image}")
     report = progress or (lambda stage, done, total: None)
     with _descriptors(source, per_image, model, on_error, report) as descriptors:
-        data = np.concatenate(list(descriptors))
-    chosen = np.random.default_rng(seed).permutation(len(data))[:_MIXTURE_DESCRIPTORS]
-    return Mixture.train(data[np.sort(chosen)], components, iterations=iterations, seed=seed)
+        blocks = Blocks(descriptors)
+        count = min(blocks.count, _MIXTURE_DESCRIPTORS)
+        rows = np.random.default_rng(seed).choice(blocks.count, count, replace=False, shuffle=False)
+        data = blocks.gather(np.sort(rows))
+    return Mixture.train(data, components, iterations=iterations, seed=seed)
 
 
 @contextmanager

@@ -78,9 +78,7 @@ class CellSearcher:
         """Return whether this is quicker than a flat scan, of so many words and dimensions for `k` words."""
         return words >= _LEAST_WORDS and dim <= _LARGEST_DIM and 64 * k <= words
 
-    def search(
-        self, data: Matrix, out: npt.NDArray[np.int32], threads: int | None = None
-    ) -> npt.NDArray[np.bool_]:
+    def search(self, data: Matrix, out: npt.NDArray[np.int32], threads: int) -> npt.NDArray[np.bool_]:
         """Write the words nearest to each descriptor, nearest first.
 
         Parameters
@@ -137,7 +135,7 @@ def _clustered(words: Matrix, count: int) -> tuple[tuple[Matrix, Matrix], npt.ND
 
     rng = np.random.default_rng(0)
     sample = words[np.sort(rng.permutation(len(words))[: _SAMPLE * count])]
-    centres = np.zeros((count, words.shape[1]), np.float32)  # those that get no word stay away from all, at 0
+    centres = np.zeros((count, words.shape[1]), np.float32)  # there are fewer only where words are
     chosen = np.sort(rng.permutation(len(sample))[:count])
     centres[: len(chosen)] = sample[chosen]
     width = -(-count // _LANES) * _LANES

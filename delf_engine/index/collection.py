@@ -305,7 +305,7 @@ class Collection:
         layout, found = self.layout, None
         whole, self._whole = self._whole, False  # forgotten if it fails: later saves may have less space yet
         if (path / disk.MANIFEST).exists() and not (overwrite and not disk.has_manifest(path)):
-            found = disk.read_manifest(path, layout.kind, layout.version)
+            found = disk.read_manifest(path, None, None)
         here = found is not None and path == self._home and found == self._manifest
         if found is not None and not here and not overwrite:
             if path == self._home:

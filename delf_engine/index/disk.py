@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError, LockedError
-from delf_engine.system import replacing
+from delf_engine.system import replacing, sync_directory
 
 __all__ = [
     "MANIFEST",
@@ -54,15 +54,6 @@ def replace_file(path: Path, data: bytes) -> None:
         sync_directory(path.parent)
     except OSError as error:
         raise FormatError(f"{path}: cannot be written: {error}") from error
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names of new files in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:

@@ -21,7 +21,7 @@ Jégou, Douze, Schmid: Product quantization for nearest neighbor search. TPAMI 2
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,8 @@ from delf_engine.index.votes import gathered
 __all__ = ["IvfIndex"]
 
 _BLOCK = 65536  # descriptors indexed at a time
-_QUERIES = 64  # assigned to cells at a time
+_QUERIES = 64  # assigned to cells at a time,
+_VISITS = 1 << 24  # or as many as have so many cells to visit
 
 
 class IvfIndex(Maintained):
@@ -218,8 +219,7 @@ class IvfIndex(Maintained):
         limits = Limits.of(self._collection, among, exclude, min_score)
         searcher = self._searcher()
         out: list[Found] = []
-        for start in range(0, len(several), _QUERIES):
-            part = several[start : start + _QUERIES]
+        for start, part in _batches(several, searcher.probes):
             cells: list[npt.NDArray[np.int32] | None] = [None] * len(part)
             if searcher.descriptors:
                 every = searcher.cells(np.concatenate([item.descriptors for item in part]))
@@ -374,3 +374,13 @@ class IvfIndex(Maintained):
         scores = gathered(rows, squared, images, searcher.images)
         found = limits.best(scores, top_k)
         return [self._collection.name_of(int(row)) for row in found], scores[found]
+
+
+def _batches(queries: Sequence[LocalFeatures], probes: int) -> Iterator[tuple[int, Sequence[LocalFeatures]]]:
+    """Yield runs of queries with the number of the first."""
+    first = size = 0
+    for i, query in enumerate(queries):
+        size += len(query) * probes
+        if i + 1 == len(queries) or i + 1 - first == _QUERIES or size >= _VISITS:
+            yield first, queries[first : i + 1]
+            first, size = i + 1, 0

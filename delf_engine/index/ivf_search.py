@@ -21,6 +21,7 @@ __all__ = ["Neighbours", "Searcher", "live_descriptors"]
 
 _FINER = 128  # steps of a query descriptor in one of an indexed one
 _CENTRE = 128 * _FINER
+_MOST_PROBES = 1024  # that a small collection is given
 _EXPECTED = 4  # times the neighbours wanted, how many descriptors the visited cells should hold
 _SHARE = 1 << 20  # comparisons that are worth a thread
 
@@ -86,11 +87,12 @@ class Searcher:
     def probes(self) -> int:
         """Cells that each query descriptor visits.
 
-        More than are configured where a collection is so small that they would hold too few descriptors.
+        More than are configured, up to 1,024, where a collection is so small that they would hold too few
+        descriptors.
         """
         words, wanted = self._codebook.words, _EXPECTED * self._config.neighbours
         needed = -(-words * wanted // max(self.descriptors, 1))
-        return min(words, max(self._config.probes, needed))
+        return min(words, max(self._config.probes, min(needed, _MOST_PROBES)))
 
     def cells(self, descriptors: Matrix) -> npt.NDArray[np.int32]:
         """Return the cells that each query descriptor visits, (Q, probes) int32."""

@@ -100,6 +100,7 @@ def best(
     -------
     (K,) int64
     """
+    top_k = min(top_k, len(scores))
     if len(scores) >= _MANY:
         from delf_engine.index import score_kernels
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import delf_engine as de
 from delf_engine.cli import app
+from delf_engine.engine import engine as engine_module
 from delf_engine.engine import reindexing
 from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchError
 from delf_engine.features import LocalFeatures
@@ -163,7 +164,6 @@ def test_killed_while_indexing_anew(tmp_path: Path, tiny_model: Path) -> None:
         import os, sys
         import delf_engine as de
         from delf_engine.engine import reindexing
-        write = reindexing.write_manifest
         def kill(*args):
             os.kill(os.getpid(), 9)
         reindexing.write_manifest = kill
@@ -195,3 +195,53 @@ def test_the_command(tmp_path: Path, tiny_model: Path) -> None:
     assert (result.exit_code, result.stdout.split(",")[0]) == (0, "7 images in an index of kind kdtree")
     result = CliRunner().invoke(app, ["reindex", str(tmp_path / "e"), "--index", "ivf", "--json"])
     assert json.loads(result.stdout)["kind"] == "ivf"
+
+
+def test_there_and_back_again(tmp_path: Path, tiny_model: Path) -> None:
+    with filled(tmp_path / "e", tiny_model, "asmk") as engine:
+        wanted = found(engine)
+    for _ in range(2):
+        with de.Engine.open(tmp_path / "e") as engine:
+            engine.reindex("kdtree")
+            engine.reindex("asmk", codebook=WORDS)
+        with de.Engine.open(tmp_path / "e", readonly=True) as engine:
+            assert found(engine) == wanted
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path, tiny_model: Path) -> None:
+    filled(tmp_path / "e", tiny_model, "asmk").close()
+    for name in ("index_backup", "index-old", "index-12"):
+        (tmp_path / "e" / name).mkdir()
+    for name in ("codebook-big.safetensors", "codebook-0123456789abcdef.safetensors"):
+        WORDS.save(tmp_path / "e" / name)
+    with de.Engine.open(tmp_path / "e") as engine:
+        engine.reindex("bow", codebook=tmp_path / "e" / "codebook-big.safetensors")
+    left = {path.name for path in (tmp_path / "e").iterdir()}
+    assert {"index_backup", "index-old", "codebook-big.safetensors"} <= left
+    assert not {"index", "index-12", "codebook-0123456789abcdef.safetensors"} & left
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_opened_while_another_process_changes_the_index(
+    readonly: bool, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path / "e", tiny_model, "asmk").close()
+    other = Codebook(random_features(RNG, 11).descriptors)
+    other.save(tmp_path / "other.safetensors")
+    code = "import sys, delf_engine as de; de.Engine.open(sys.argv[1]).reindex('bow', codebook=sys.argv[2])"
+    read, turns = engine_module.read_manifest, iter([True])
+
+    def late(directory: Path) -> Any:
+        manifest = read(directory)
+        if next(turns, False):  # after the first look
+            command = [sys.executable, "-c", code, str(directory), str(tmp_path / "other.safetensors")]
+            subprocess.run(command, check=True)
+        return manifest
+
+    monkeypatch.setattr(engine_module, "read_manifest", late)
+    with de.Engine.open(tmp_path / "e", readonly=readonly) as engine:
+        assert (engine.manifest.index, engine.manifest.codebook) == ("bow", other.hash)
+        assert found(engine)[0][0] == "3.jpg"
+    monkeypatch.undo()
+    with de.Engine.open(tmp_path / "e") as engine:
+        assert engine.manifest.index == "bow"

@@ -80,7 +80,7 @@ def test_the_command(filled: Path, photos: list[str], tiny_model: Path, tmp_path
     assert "bad.png" in result.stderr
 
 
-def test_a_mixture(filled: Path, tmp_path: Path) -> None:
+def test_a_mixture(filled: Path, tmp_path: Path, tiny_model: Path) -> None:
     with de.Engine.open(filled, readonly=True) as engine:
         best = np.concatenate([engine.get(i).top(20).descriptors for i in engine.ids()])
     mixture = train_mixture(filled, 3, per_image=20, iterations=4, seed=2)
@@ -92,3 +92,11 @@ def test_a_mixture(filled: Path, tmp_path: Path) -> None:
     assert Mixture.load(out) == mixture
     with pytest.raises(ConfigError, match="per_image"):
         train_mixture(filled, 3, per_image=0)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(FeatureError, match="at least 2 descriptors"):
+        train_mixture(tmp_path / "photos", 3, model=tiny_model, on_error=lambda image, error: None)
+    nowhere = ["codebook", str(filled), str(tmp_path / "no" / "m.safetensors"), "--words", "3"]
+    assert "make it first" in str(CliRunner().invoke(app, nowhere).exception)
+    none = ["codebook", str(filled), str(out), "--words", "3", "--iterations", "0", "--overwrite"]
+    assert "must be at least 1" in str(CliRunner().invoke(app, none).exception)

@@ -195,7 +195,7 @@ def test_the_kernel_finds_the_same_rows(values: list[float], top_k: int, lowest:
         np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("top_k", [1, 10, 1000, 200_000])
+@pytest.mark.parametrize("top_k", [1, 10, 1000, 200_000, 2**61, 2**63 - 1, 2**70])
 def test_the_best_of_many(top_k: int) -> None:
     scores = np.random.default_rng(0).integers(-5, 5000, 150_000).astype(np.float32)
     allowed = np.random.default_rng(1).random(len(scores)) < 0.5
