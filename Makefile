@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/delf-engine demo --out demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

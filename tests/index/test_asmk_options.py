@@ -159,11 +159,11 @@ def test_indexes_and_profiles_from_before(tmp_path: Path) -> None:
     """With default options the manifest is what it was; where the options are missing, they have these values."""
     old = {"image_assignments": 1, "query_assignments": 5, "alpha": 3.0, "threshold": 0.0, "idf": False}
     config = AsmkConfig.model_validate(old)
-    assert config == DEFAULT
+    assert config == DEFAULT.model_copy(update={"assignment": "exact"})  # as it was before there was a choice
     assert (config.kernel, config.divisor, config.strict_threshold) == ("binary", "bits", False)
     assert (config.regions, config.region_norm) == (None, None)
     codebook = Codebook(random_features(RNG, 9).descriptors)
-    index = AsmkIndex(codebook)
+    index = AsmkIndex(codebook, config)
     index.add(["a"], [random_features(RNG, 5)])
     index.save(tmp_path)
     manifest = json.loads((tmp_path / "index.json").read_text())
@@ -172,4 +172,4 @@ def test_indexes_and_profiles_from_before(tmp_path: Path) -> None:
         zlib.crc32(json.dumps(manifest, sort_keys=True).encode()),
         1,
     )
-    assert AsmkIndex.load(tmp_path, codebook).config == DEFAULT
+    assert AsmkIndex.load(tmp_path, codebook).config == config

@@ -8,12 +8,12 @@ import pytest
 from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.oracles import nearest
 
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.index import AsmkIndex, Codebook, assignment, cell_kernels
 from delf_engine.index.assignment import CellSearcher, flat_search
+from index.oracles import nearest
 
 RNG = np.random.default_rng(0)
 
@@ -125,7 +125,7 @@ def test_an_index_assigns_as_its_options_say(monkeypatch: pytest.MonkeyPatch) ->
         return assign(self, data, k, mode=mode)
 
     monkeypatch.setattr(Codebook, "assign", spy)
-    options = load_profile().asmk
+    options = load_profile().asmk.model_copy(update={"assignment": "exact"})
     images = [random_features(RNG, 20) for _ in range(3)]
     book = Codebook(RNG.normal(size=(2000, images[0].descriptors.shape[1])))
     found = []
