@@ -114,7 +114,12 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path: Path, protocol:
     assert mark.exists()
 
 
-@pytest.mark.parametrize("asked", [Path("x"), np.zeros(3), len, io.BytesIO(b""), Exception("x"), {1, 2}], ids=repr)
+@pytest.mark.parametrize(
+    "asked",
+    [Path("x"), np.zeros(3), len, io.BytesIO(b""), Exception("x"), {1, 2}],
+    ids=repr,
+    ids=lambda value: type(value).__name__,
+)
 def test_nothing_but_plain_values(tmp_path: Path, asked: Any) -> None:
     content = pickle.dumps({"imlist": asked}, 2)
     with pytest.raises(FormatError, match="only plain values are allowed"):
