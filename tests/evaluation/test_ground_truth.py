@@ -117,7 +117,6 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path: Path, protocol:
 @pytest.mark.parametrize(
     "asked",
     [Path("x"), np.zeros(3), len, io.BytesIO(b""), Exception("x"), {1, 2}],
-    ids=repr,
     ids=lambda value: type(value).__name__,
 )
 def test_nothing_but_plain_values(tmp_path: Path, asked: Any) -> None:
