@@ -16,7 +16,8 @@ demo: $(VENV)/.installed
 	$(BIN)/delf-engine demo --out demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto
+	# One thread a process: more would wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
