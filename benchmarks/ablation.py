@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows, shortened
 from ablation_run import COLUMNS, Bench
 from common import data_folder, print_table, sub_rparis, write_json
-from ranking_rules import Row, compare
-
 from delf_engine import load_profile
 from delf_engine.config import Profile
 from delf_engine.evaluation import SETUPS, Setup
 from delf_engine.images import find_images
 from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.teaching import teacher_names, with_teacher
+from ranking_rules import Row, compare
 
 #: The setups that are printed; results hold Easy as well.
 _SHOWN: tuple[Setup, ...] = ("medium", "hard")

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation_rows import AblationRow
-from common import rank_features
-from ranking_rules import Row, ranked_by_rules, row_of, verify_all
 from safetensors.numpy import load_file, save_file
 
+from ablation_rows import AblationRow
+from common import rank_features
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, __version__
 from delf_engine.cli.output import staged_progress
 from delf_engine.config import Profile
@@ -36,6 +35,7 @@ from delf_engine.training.projection import best_vectors, fit_pca, photo_levels,
 from delf_engine.training.recipe import split, train
 from delf_engine.training.teaching import teacher_file, teacher_names
 from delf_engine.training.work import file_digest, photographs_key
+from ranking_rules import Row, ranked_by_rules, row_of, verify_all
 
 __all__ = ["COLUMNS", "Bench"]
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import data_folder, print_table, write_json
 
+from common import data_folder, print_table, write_json
 from delf_engine import Engine
 from delf_engine.images import find_images
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import data_folder, print_table, rank_features, sub_rparis, write_json
 
+from common import data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import Extractor, LocalFeatures, load_profile, verify_features
 from delf_engine.config import ExtractionConfig, VerificationConfig
 from delf_engine.evaluation import GroundTruth, evaluate

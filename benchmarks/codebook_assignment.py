@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import print_table, write_json
-from synthetic import descriptors as synthetic
 
+from common import print_table, write_json
 from delf_engine.index import Codebook
 from delf_engine.index.assignment import CellSearcher
 from delf_engine.storage import FeatureStore
+from synthetic import descriptors as synthetic
 
 _QUERY = 1000  # descriptors of a query
 _QUERY_WORDS = 5

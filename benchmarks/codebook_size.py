@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
-from sub_rparis import with_distractors
 
+from common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
 from delf_engine.evaluation import GroundTruth, evaluate
 from delf_engine.images import find_images
+from sub_rparis import with_distractors
 
 _TOP, _ITERATIONS = 300, 15
 

@@ -35,13 +35,13 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+
 from common import cached_features, data_folder, print_table, write_json
+from delf_engine import Extractor, LocalFeatures, load_profile
+from delf_engine.config import VerificationConfig
 from homography import PlanarPair, homography_pairs, planar_figures, random_repeatability
 from peers import Peer, aliked, file_hash, root_sift
 from strecha import SCORES, Pair, View, accepted_shares, bootstrap_shares, labelled_pairs, load_views, pair_scores
-
-from delf_engine import Extractor, LocalFeatures, load_profile
-from delf_engine.config import VerificationConfig
 
 _INPUT_PX = 1024
 _FEATURES = 1000

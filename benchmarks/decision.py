@@ -24,10 +24,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
 from rich.console import Console
 from rich.progress import track
 
+from common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import Extractor, LocalFeatures, load_profile, verify_features
 from delf_engine.config import VerificationConfig
 from delf_engine.images import find_images

@@ -26,16 +26,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import print_table, write_json
 from PIL import Image
-from plain import PlainExtractor
 from torch.utils.flop_counter import FlopCounterMode
 
+from common import print_table, write_json
 from delf_engine import Extractor, LocalFeatures
 from delf_engine.errors import DelfEngineWarning
 from delf_engine.extraction.precision import Precision, has_native_bf16
 from delf_engine.extraction.preparation import prepare
 from delf_engine.images import find_images, load_image
+from plain import PlainExtractor
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 _SIZE = (1024, 768)

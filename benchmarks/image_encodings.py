@@ -26,10 +26,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
-from ranking_rules import Row, row_of
-from sub_rparis import searched, unranked, with_distractors, with_interval
 
+from common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import Extractor, LocalFeatures, load_profile
 from delf_engine.config import AsmkConfig, BowConfig, FisherConfig, VladConfig
 from delf_engine.errors import DataError
@@ -48,6 +46,8 @@ from delf_engine.index import (
 )
 from delf_engine.model import codebook_path
 from delf_engine.storage import FeatureStore
+from ranking_rules import Row, row_of
+from sub_rparis import searched, unranked, with_distractors, with_interval
 
 Features = Mapping[str, LocalFeatures]
 #: What it is called, how many words or Gaussians it has, and how to make an empty one.

@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import print_table, write_json
-from large_index import measure_large
-from synthetic import DIM, descriptors, images
 
+from common import print_table, write_json
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
 from delf_engine.index.aggregation import aggregated
+from large_index import measure_large
+from synthetic import DIM, descriptors, images
 
 _IMAGE_SEED, _QUERY_SEED = 1, 2
 _PARTS = 200  # images that the parts of building are measured on

@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import print_table, write_json
-from synthetic import DIM, descriptors, images, postings
 
+from common import print_table, write_json
 from delf_engine import AsmkIndex, Codebook, KdTreeIndex, load_profile
 from delf_engine.index import IvfIndex
 from delf_engine.index.ivf_layout import Rows
+from synthetic import DIM, descriptors, images, postings
 
 _CHUNK = 10_000
 _EACH, _WORDS_EACH = 1000, 700

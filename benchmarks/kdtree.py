@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from codebook_assignment import synthetic
 from common import print_table, write_json
-
 from delf_engine.config import KdTreeConfig, Profile, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook, IvfIndex, KdTreeIndex, ProductQuantizer

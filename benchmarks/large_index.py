@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import print_table, write_json
-from synthetic import descriptors, images, postings
 
+from common import print_table, write_json
 from delf_engine import AsmkIndex, Codebook, load_profile
 from delf_engine.index import kernels
+from synthetic import descriptors, images, postings
 
 _CHUNK = 25_000  # images of a segment as it is generated
 _PER_IMAGE = 700  # words

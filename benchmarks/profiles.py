@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from common import data_folder, print_table, rank_features, sub_rparis, write_json
-from ranking_rules import ranked_by_rules, verify_all
-
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
 from delf_engine.config import Profile
 from delf_engine.evaluation import GroundTruth
 from delf_engine.model import codebook_path
 from delf_engine.storage.codec import encode
+from ranking_rules import ranked_by_rules, verify_all
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from common import data_folder, print_table, rank_features, sub_rparis, write_json
-from peers import Peer, aliked, file_hash, root_sift
-from ranking_rules import Row, compare, ranked_by_rules, row_of, verify_all
 
+from common import data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import AsmkIndex, Codebook, Extractor, KdTreeIndex, LocalFeatures, load_profile
 from delf_engine.config import Profile
 from delf_engine.evaluation import SETUPS, GroundTruth
 from delf_engine.index import CandidateIndex
 from delf_engine.model import codebook_path
+from peers import Peer, aliked, file_hash, root_sift
+from ranking_rules import Row, compare, ranked_by_rules, row_of, verify_all
 
 Features = Mapping[str, LocalFeatures]
 

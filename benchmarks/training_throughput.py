@@ -24,9 +24,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import data_folder, print_table, write_json
 from torch import Tensor
 
+from common import data_folder, print_table, write_json
 from delf_engine.errors import ConfigError
 from delf_engine.images import find_images
 from delf_engine.system import usable_cores

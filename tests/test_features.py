@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import FeatureError
 from delf_engine.features import LocalFeatures
+from helpers import random_features
 
 ARRAYS = ("keypoints", "scales", "scores", "descriptors")
 

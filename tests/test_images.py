@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import exif_with_orientation, image_bytes, random_photo, write_image
 from PIL import Image, ImageOps
 
 from delf_engine import images
 from delf_engine.errors import ImageError
 from delf_engine.images import crop, find_images, load_image, load_reduced, source_name
+from helpers import exif_with_orientation, image_bytes, random_photo, write_image
 
 
 @pytest.fixture

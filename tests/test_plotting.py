@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features, random_photo
 from PIL import Image
 
 from delf_engine.errors import ConfigError, DataError, ImageError, MismatchError
@@ -24,6 +23,7 @@ from delf_engine.plotting import (
     save_matches,
 )
 from delf_engine.verification import Verification, verify_features
+from helpers import random_features, random_photo
 
 
 @pytest.fixture

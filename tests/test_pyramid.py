@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import random_photo
 from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.pyramid import Level, cell_centres, cell_count, plan_levels, resize
+from helpers import random_photo
 
 SCALES = (0.25, 0.35355339, 0.5, 0.70710678)
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pytest
 import torch
 import torchvision
-from helpers import random_features
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from delf_engine.regions import (
     rigid_grid,
     write_boxes,
 )
+from helpers import random_features
 
 # ------------------------------------------------------------------------------------------------------ boxes
 

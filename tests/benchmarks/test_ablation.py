@@ -7,15 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ablation
-import ablation_run
 import numpy as np
 import pytest
 import torch
-from ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows, shortened
-from helpers import random_photo, write_image
 from safetensors.torch import save_file
 
+import ablation
+import ablation_run
+from ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows, shortened
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.evaluation import SETUPS, GroundTruth
@@ -24,6 +23,7 @@ from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.config import GradientStage, PcaStage, parse_training_config
 from delf_engine.training.contract import START
 from delf_engine.training.losses.distillation import DistillationOptions
+from helpers import random_photo, write_image
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -3,13 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import codebook_assignment
 import numpy as np
 import pytest
-from helpers import random_features
 
+import codebook_assignment
 from delf_engine.index import Codebook
 from delf_engine.storage import FeatureStore
+from helpers import random_features
 
 
 def test_a_row_for_each_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from homography import homography_pairs, planar_figures
 from peers import aliked
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import extraction
 import numpy as np
 import pytest
-from helpers import random_photo, write_image, write_tiny_model
 
+import extraction
 from delf_engine.extraction import precision
+from helpers import random_photo, write_image, write_tiny_model
 
 
 @pytest.mark.parametrize(("flag", "name"), [("avx512_bf16", "bf16"), ("avx2", "bf16 (emulated)")])

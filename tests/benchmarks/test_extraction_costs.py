@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import adding
 import numpy as np
-import profiles
 import pytest
-from helpers import random_photo, write_image, write_tiny_model
 
+import adding
+import profiles
 from delf_engine.evaluation import GroundTruth
+from helpers import random_photo, write_image, write_tiny_model
 
 
 def test_a_row_for_each_model_and_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

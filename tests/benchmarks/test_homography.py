@@ -5,6 +5,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delf_engine import LocalFeatures
+from delf_engine.errors import DataError
 from homography import (
     PlanarPair,
     homography_pairs,
@@ -14,11 +19,6 @@ from homography import (
     random_repeatability,
     repeatability,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from delf_engine import LocalFeatures
-from delf_engine.errors import DataError
 
 SIZE = (100, 80)
 IDENTITY = np.eye(3)

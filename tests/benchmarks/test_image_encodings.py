@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import image_encodings
 import numpy as np
 import pytest
-from helpers import random_features
 
+import image_encodings
 from delf_engine.evaluation import GroundTruth
 from delf_engine.index import Codebook
 from delf_engine.storage import FeatureStore
+from helpers import random_features
 
 
 def test_a_row_for_each_encoding(

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import index_sizes
 import numpy as np
+
+import index_sizes
 import synthetic
 
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import kdtree
 import numpy as np
 import pytest
-from helpers import random_features
 
+import kdtree
 from delf_engine.index import Codebook
 from delf_engine.storage import FeatureStore
+from helpers import random_features
 
 COLUMNS = {"recall_at_1", "one_in_60", "recall_at_60", "query_ms", "query_cpu_ms", "bytes_an_image", "build_s"}
 

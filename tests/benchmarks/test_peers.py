@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_photo
-from peers import Peer, aliked, root_sift
 from safetensors.numpy import save_file
 
 from delf_engine.errors import CheckpointError
+from helpers import random_photo
+from peers import Peer, aliked, root_sift
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given
 from hypothesis import strategies as st
+
+from delf_engine import load_profile
+from delf_engine.errors import DataError
+from helpers import random_features
 from strecha import (
     Pair,
     View,
@@ -20,9 +23,6 @@ from strecha import (
     weighted_score,
     zero_false_accepts,
 )
-
-from delf_engine import load_profile
-from delf_engine.errors import DataError
 
 
 def view(scene: str, name: str, degrees: float = 0.0) -> View:

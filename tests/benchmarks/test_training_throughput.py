@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import training_throughput
-from helpers import random_photo, write_image
 from safetensors.torch import save_file
 
+import training_throughput
 from delf_engine.errors import ConfigError
 from delf_engine.model.backbones import build_trunk
 from delf_engine.training import load_training_config
 from delf_engine.training.config import parse_training_config
+from helpers import random_photo, write_image
 
 LOSSES = {"layer3": "contrast", "attention": "match"}
 SHIPPED = load_training_config("delf_r18")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_photo, write_image, write_tiny_model
 from typer.testing import CliRunner, Result
 
 from delf_engine import __version__
 from delf_engine.cli import app
 from delf_engine.errors import DelfEngineError, DelfEngineWarning
+from helpers import random_photo, write_image, write_tiny_model
 
 
 @pytest.fixture(scope="module")

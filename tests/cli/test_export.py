@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features, write_tiny_model
 from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
@@ -16,6 +15,7 @@ from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DelfEngineError, FormatError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange import read_colmap, read_delf, read_hloc
+from helpers import random_features, write_tiny_model
 
 IDS = ["photos/[a] 東.jpg", "photos/sub/b.jpg", "photos/c.jpg"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import random_photo, write_image
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
@@ -18,6 +17,7 @@ from delf_engine.errors import CheckpointError, ConfigError, DataError
 from delf_engine.index import Codebook
 from delf_engine.model import read_checkpoint_info
 from delf_engine.model.backbones import build_trunk
+from helpers import random_photo, write_image
 
 
 @pytest.fixture(scope="module")

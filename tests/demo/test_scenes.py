@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import random_photo, write_image
 from sklearn.datasets import load_sample_image
 
 from delf_engine.demo import scenes
@@ -14,6 +13,7 @@ from delf_engine.demo.clutter import OBSTACLES, SCENES, add_obstacle, draw_scene
 from delf_engine.demo.scenes import Collection, Photo, render_collection
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning
 from delf_engine.images import load_image
+from helpers import random_photo, write_image
 
 
 @pytest.fixture(scope="module")

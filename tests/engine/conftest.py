@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers import random_photo, write_image, write_tiny_model
 
 

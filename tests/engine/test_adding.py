@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_photo, write_image
 
 import delf_engine as de
 from delf_engine.engine.manifest import MANIFEST
 from delf_engine.extraction import decoding
+from helpers import random_photo, write_image
 
 
 @pytest.fixture(scope="module")

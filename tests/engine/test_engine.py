@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features, random_photo, write_image
 
 import delf_engine as de
 from delf_engine.config import RankingConfig
@@ -28,6 +27,7 @@ from delf_engine.errors import (
     MismatchError,
     UnknownIdError,
 )
+from helpers import random_features, random_photo, write_image
 
 
 @pytest.fixture(params=["asmk", "kdtree"])

@@ -16,7 +16,6 @@ from typing import Any
 import lmdb
 import numpy as np
 import pytest
-from helpers import random_features
 
 import delf_engine as de
 from delf_engine.engine import following
@@ -26,6 +25,7 @@ from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
 from delf_engine.index import disk
 from delf_engine.index.collection import Collection
 from delf_engine.storage import FeatureStore
+from helpers import random_features
 
 RNG = np.random.default_rng(0)
 IMAGES = {f"image {i}": random_features(RNG, 5 + i) for i in range(12)}

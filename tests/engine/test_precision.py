@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features
 
 import delf_engine as de
 from delf_engine.engine.manifest import MANIFEST
 from delf_engine.errors import DelfEngineWarning
 from delf_engine.extraction import precision
+from helpers import random_features
 
 
 def hardware(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 from typer.testing import CliRunner
 
 import delf_engine as de
@@ -21,6 +20,7 @@ from delf_engine.engine import reindexing
 from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KINDS, Codebook, Mixture
+from helpers import random_features
 
 RNG = np.random.default_rng(5)
 ITEMS = [(f"{i}.jpg", random_features(RNG, n)) for i, n in enumerate([30, 0, 8, 40, 40, 1, 25])]

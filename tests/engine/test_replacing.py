@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features, random_photo, write_image
 
 import delf_engine as de
 from delf_engine.errors import ConfigError, FormatError, LockedError, UnknownIdError
 from delf_engine.index import advice
+from helpers import random_features, random_photo, write_image
 
 RNG = np.random.default_rng(0)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 
 import delf_engine as de
 from delf_engine.config import load_profile
 from delf_engine.engine import searching
 from delf_engine.errors import ConfigError, DelfEngineWarning, UnknownIdError
 from delf_engine.index import AsmkIndex
+from helpers import random_features
 
 RNG = np.random.default_rng(3)
 SHARED = [random_features(RNG, 40) for _ in range(3)]

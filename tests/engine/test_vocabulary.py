@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features
 from typer.testing import CliRunner
 
 import delf_engine as de
@@ -16,6 +15,7 @@ from delf_engine.engine.vocabulary import train_codebook, train_mixture
 from delf_engine.errors import ConfigError, DataError, FeatureError
 from delf_engine.extraction import Extractor
 from delf_engine.index import Codebook, Mixture
+from helpers import random_features
 
 
 @pytest.fixture(scope="module")

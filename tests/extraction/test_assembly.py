@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import checkpoint_info, random_photo
 
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, FeatureError
 from delf_engine.extraction import Extractor
 from delf_engine.model.network import DelfNetwork
 from delf_engine.regions import box_iou, rigid_grid
+from helpers import checkpoint_info, random_photo
 
 
 def extractor(**changes: object) -> Extractor:

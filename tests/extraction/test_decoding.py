@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import image_bytes, random_photo, write_image
 from PIL import Image
 
 from delf_engine.config import ExtractionConfig
@@ -18,6 +17,7 @@ from delf_engine.errors import ConfigError, ImageError
 from delf_engine.extraction import decoding
 from delf_engine.extraction.decoding import Decoders, windows, worker_count
 from delf_engine.extraction.preparation import Prepared, prepare
+from helpers import image_bytes, random_photo, write_image
 
 CONFIG = ExtractionConfig(
     scales=(0.35355339, 0.5, 1.0),

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import checkpoint_info, image_bytes, random_photo, write_image
 from PIL import Image
 
 from delf_engine.config import ExtractionConfig
@@ -11,6 +10,7 @@ from delf_engine.errors import CheckpointError, ConfigError, DelfEngineWarning, 
 from delf_engine.extraction import Extractor
 from delf_engine.features import LocalFeatures
 from delf_engine.model.network import DelfNetwork
+from helpers import checkpoint_info, image_bytes, random_photo, write_image
 
 
 def _config(**changes: object) -> ExtractionConfig:

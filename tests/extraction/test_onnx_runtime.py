@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from helpers import checkpoint_info, random_photo
 
 from delf_engine import Extractor
 from delf_engine.config import load_profile
@@ -20,6 +19,7 @@ from delf_engine.extraction.runtime import CellMap, TorchRuntime
 from delf_engine.model.backbones import ARCHITECTURES, Architecture
 from delf_engine.model.network import DelfNetwork
 from delf_engine.model.onnx_export import _sealed, export_onnx
+from helpers import checkpoint_info, random_photo
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import random_photo, write_image
 
 from delf_engine.config import ExtractionConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning
@@ -15,6 +14,7 @@ from delf_engine.extraction import Extractor, precision
 from delf_engine.features import LocalFeatures
 from delf_engine.model import load_checkpoint
 from delf_engine.model.network import DelfNetwork
+from helpers import random_photo, write_image
 
 CPU = torch.device("cpu")
 

@@ -5,6 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from delf_engine.errors import FormatError
+from delf_engine.importing.bundle import TensorBundle, bundle_prefix
+from delf_engine.importing.graph import ObjectGraph
+from delf_engine.importing.sstable import read_table
 from importing.tensorflow_files import (
     GRAPH,
     entry,
@@ -16,11 +21,6 @@ from importing.tensorflow_files import (
     table,
     write_bundle,
 )
-
-from delf_engine.errors import FormatError
-from delf_engine.importing.bundle import TensorBundle, bundle_prefix
-from delf_engine.importing.graph import ObjectGraph
-from delf_engine.importing.sstable import read_table
 
 
 def some_tensors(rng: np.random.Generator) -> dict[str, np.ndarray | bytes]:

@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers import random_photo
-from importing.numpy_resnet import slim_variables
-from importing.tensorflow_files import write_bundle
 from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
@@ -22,6 +19,9 @@ from delf_engine.importing import KINDS, import_model
 from delf_engine.importing.crc32c import crc32c
 from delf_engine.importing.datum import write_datum
 from delf_engine.model import load_checkpoint, read_checkpoint_info, update_checkpoint_info
+from helpers import random_photo
+from importing.numpy_resnet import slim_variables
+from importing.tensorflow_files import write_bundle
 
 
 def _run(*args: str) -> Result:

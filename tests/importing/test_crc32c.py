@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from importing.tensorflow_files import masked, oracle_crc
 
 from delf_engine.importing.crc32c import crc32c, mask
+from importing.tensorflow_files import masked, oracle_crc
 
 
 @pytest.mark.parametrize(

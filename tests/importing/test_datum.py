@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from importing.tensorflow_files import field, number
 
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.importing.datum import parse_datum, read_datum, serialise_datum, write_datum
 from delf_engine.importing.pca import read_pca
+from importing.tensorflow_files import field, number
 
 # What protobuf's own serialiser writes for DatumProto, shape (2, 150): dims packed, then 300 floats packed.
 GOLDEN_HEAD = bytes.fromhex("0a05 0a03 02 9601 12b3090a b009")

@@ -8,15 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from importing.numpy_resnet import (
-    Variables,
-    keras_forward,
-    keras_variables,
-    slim_forward,
-    slim_units,
-    slim_variables,
-)
-from importing.tensorflow_files import GRAPH, object_graph, write_bundle
 
 from delf_engine.errors import CheckpointError, FormatError
 from delf_engine.importing.assemble import assemble
@@ -26,6 +17,15 @@ from delf_engine.importing.parts import HALF_RANGE, fold, from_affine
 from delf_engine.model import load_checkpoint
 from delf_engine.model.backbones import ARCHITECTURES, Trunk
 from delf_engine.model.network import DelfNetwork
+from importing.numpy_resnet import (
+    Variables,
+    keras_forward,
+    keras_variables,
+    slim_forward,
+    slim_units,
+    slim_variables,
+)
+from importing.tensorflow_files import GRAPH, object_graph, write_bundle
 
 # Odd and even sides at every depth: SAME pads them differently.
 SIZES = [(49, 66), (52, 39)]

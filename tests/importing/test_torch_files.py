@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 import torch
 import torchvision
-from importing.numpy_resnet import torchvision_forward
 from safetensors.torch import save_file
 
 from delf_engine.errors import CheckpointError
@@ -21,6 +20,7 @@ from delf_engine.importing.parts import Parts
 from delf_engine.importing.torch_files import read_how, read_torchvision
 from delf_engine.model import load_checkpoint
 from delf_engine.model.network import DelfNetwork
+from importing.numpy_resnet import torchvision_forward
 
 State = dict[str, torch.Tensor]
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from index.oracles import Bags, nearest
 
 from delf_engine.config import BowConfig
 from delf_engine.features import LocalFeatures
 from delf_engine.index import Mixture
+from index.oracles import Bags, nearest
 
 
 def word_counts(features: LocalFeatures, centroids: np.ndarray, k: int) -> np.ndarray:

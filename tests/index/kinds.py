@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers import random_features
 
 from delf_engine.config import load_profile
 from delf_engine.index import (
@@ -21,6 +20,7 @@ from delf_engine.index import (
     ProductQuantizer,
     VladIndex,
 )
+from helpers import random_features
 
 RNG = np.random.default_rng(0)
 CODEBOOK = Codebook(random_features(RNG, 12, 8).descriptors)

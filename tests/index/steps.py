@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from index.kinds import IMAGES, NAMES
-
 from delf_engine.features import LocalFeatures
+from index.kinds import IMAGES, NAMES
 
 Contents = dict[str, LocalFeatures]
 

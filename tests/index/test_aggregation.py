@@ -7,10 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.oracles import Bags, regional_sums, sums
 
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
@@ -18,6 +16,8 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index import AsmkIndex, Codebook, aggregation
 from delf_engine.index.aggregation import Kernel, aggregated
 from delf_engine.regions import Regions, rigid_grid
+from helpers import random_features
+from index.oracles import Bags, regional_sums, sums
 
 RNG = np.random.default_rng(0)
 DEFAULT = load_profile().asmk

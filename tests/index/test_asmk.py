@@ -4,16 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.oracles import asmk_score, bag, float_bag
 
 from delf_engine.config import AsmkConfig, load_profile
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import AsmkIndex, Codebook
 from delf_engine.index.score_kernels import score_signs
+from helpers import random_features
+from index.oracles import asmk_score, bag, float_bag
 
 RNG = np.random.default_rng(0)
 DEFAULT = load_profile().asmk

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 from pydantic import ValidationError
 
 from delf_engine.config import AsmkConfig, load_profile
@@ -19,6 +18,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index import AsmkIndex, Codebook
 from delf_engine.index.asmk_layout import selectivity
 from delf_engine.index.score_kernels import score_units
+from helpers import random_features
 
 RNG = np.random.default_rng(0)
 DEFAULT = load_profile().asmk

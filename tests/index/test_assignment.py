@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import faiss
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.index import AsmkIndex, Codebook, assignment, cell_kernels
 from delf_engine.index.assignment import CellSearcher, flat_search
+from helpers import random_features
 from index.oracles import nearest
 
 RNG = np.random.default_rng(0)

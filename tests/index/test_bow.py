@@ -4,10 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.encoding_oracles import bow_scores
 from pydantic import ValidationError
 
 from delf_engine.config import BowConfig, load_profile
@@ -15,6 +13,8 @@ from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import BowIndex, Codebook
 from delf_engine.index.bow_kernels import add_squares, score_counts
+from helpers import random_features
+from index.encoding_oracles import bow_scores
 
 RNG = np.random.default_rng(0)
 DEFAULT = load_profile().bow

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.oracles import nearest
 from safetensors.numpy import save_file
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
 from delf_engine.index import Codebook
+from index.oracles import nearest
 
 RNG = np.random.default_rng(0)
 DATA = RNG.normal(size=(600, 8)).astype(np.float32)

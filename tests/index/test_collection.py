@@ -8,11 +8,9 @@ from random import Random
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind, assert_same
 
 from delf_engine.errors import (
     ConfigError,
@@ -25,6 +23,8 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index import CandidateIndex
 from delf_engine.index.ids import IdTable
 from delf_engine.index.limits import best
+from helpers import random_features
+from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind, assert_same
 
 
 def test_add_and_remove(kind: Kind) -> None:

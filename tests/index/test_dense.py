@@ -7,12 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.encoding_oracles import fisher, vlad
-from index.oracles import regional_sums
-from index.test_aggregation import lattice, random_regions
 from pydantic import ValidationError
 
 from delf_engine.config import FisherConfig, VladConfig, load_profile
@@ -23,6 +19,10 @@ from delf_engine.index.dense import LARGEST, normalised
 from delf_engine.index.dense_kernels import products, products_of_halves
 from delf_engine.index.halves import bits, half_values
 from delf_engine.regions import Regions, rigid_grid
+from helpers import random_features
+from index.encoding_oracles import fisher, vlad
+from index.oracles import regional_sums
+from index.test_aggregation import lattice, random_regions
 
 RNG = np.random.default_rng(0)
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 
 from delf_engine.errors import (
     FormatError,
     LockedError,
 )
 from delf_engine.index import disk
+from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 
 
 def test_two_writers(kind: Kind, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.oracles import brute_force
 
 from delf_engine.index.exact_tree import ExactTree
+from index.oracles import brute_force
 
 
 @given(

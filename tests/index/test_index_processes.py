@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
-from index.steps import Contents, contents_after
 
 from delf_engine.errors import LockedError
 from delf_engine.index import check_index, disk
+from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
+from index.steps import Contents, contents_after
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:

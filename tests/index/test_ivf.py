@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.oracles import ivf_found, voted
 
 from delf_engine.config import IvfConfig, Profile, load_profile
 from delf_engine.errors import ConfigError, FormatError, MismatchError
@@ -16,6 +14,8 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook, IvfIndex, ProductQuantizer, disk, ivf_search
 from delf_engine.index.ivf_layout import as_bytes, check_count
 from delf_engine.index.ivf_search import Searcher
+from helpers import random_features
+from index.oracles import ivf_found, voted
 
 RNG = np.random.default_rng(0)
 DEFAULT = load_profile().ivf

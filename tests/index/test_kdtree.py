@@ -5,15 +5,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.oracles import kdtree_score
 
 from delf_engine.config import KdTreeConfig, load_profile
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KdTreeIndex, disk
+from helpers import random_features
+from index.oracles import kdtree_score
 
 RNG = np.random.default_rng(0)
 DEFAULT = load_profile().kdtree

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind
 
 from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
@@ -19,6 +17,8 @@ from delf_engine.index.ids import IdTable
 from delf_engine.index.limits import best
 from delf_engine.index.score_kernels import best_rows
 from delf_engine.index.threads import in_threads
+from helpers import random_features
+from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind
 
 
 def filtered(

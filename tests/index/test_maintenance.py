@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.kinds import IMAGES, NAMES, QUERY, RNG, Kind, assert_same
-from index.test_disk import damages
 
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError, UnknownIdError
 from delf_engine.index import AsmkIndex, IndexInfo, check_index, segments
 from delf_engine.index.advice import KDTREE_DESCRIPTORS, REMOVED_IMAGES, advice
 from delf_engine.regions import Regions
+from helpers import random_features
+from index.kinds import IMAGES, NAMES, QUERY, RNG, Kind, assert_same
+from index.test_disk import damages
 
 
 def in_segments(kind: Kind, folder: Path, groups: list[list[str]]) -> Any:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
 from delf_engine.index import Codebook, ProductQuantizer, product_quantizer
+from helpers import random_features
 
 RNG = np.random.default_rng(0)
 CODEBOOK = Codebook(random_features(RNG, 12).descriptors)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index.oracles import voted
 
 from delf_engine.index.votes import _firsts, gathered
+from index.oracles import voted
 
 
 @given(

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers import random_features
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from delf_engine.errors import DataError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange import export_features, read_colmap, write_colmap
 from delf_engine.interchange.colmap_text import encode, serialise_colmap
+from helpers import random_features
 
 
 def unit(rng: np.random.Generator, n: int, dim: int) -> npt.NDArray[np.float32]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers import random_features
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -17,6 +16,7 @@ from delf_engine.errors import DataError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange import export_features, read_delf, write_delf
 from delf_engine.interchange.delf_file import parse_delf, serialise_delf
+from helpers import random_features
 
 # Two features of two dimensions, written by hand after feature.proto and datum.proto.
 GOLDEN = bytes.fromhex(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DataError, FormatError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange import export_features, read_hloc, write_hloc
+from helpers import random_features
 
 h5py = pytest.importorskip("h5py")
 

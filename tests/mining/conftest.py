@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import write_tiny_model
 
 from delf_engine.demo.scenes import Collection, render_collection
 from delf_engine.engine import Engine
 from delf_engine.features import LocalFeatures
 from delf_engine.mining.folder import MiningReport, mine_folder
+from helpers import write_tiny_model
 
 
 @pytest.fixture(scope="session")

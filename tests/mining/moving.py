@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers import random_features
 
 from delf_engine.features import LocalFeatures
+from helpers import random_features
 
 #: Of a photograph of 640 x 480 pixels: turned by 10 degrees, shifted, seen a little from the side.
 TURNED = np.array([[0.95, -0.17, 60.0], [0.17, 0.95, -40.0], [1e-4, -5e-5, 1.0]])

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_photo, write_image
 from hypothesis import given
 from hypothesis import strategies as st
-from mining.moving import TURNED
 
 from delf_engine.demo.scenes import Collection
 from delf_engine.errors import DataError, FormatError, MismatchError
@@ -19,6 +17,8 @@ from delf_engine.mining.mine import Mined
 from delf_engine.training import load_training_config
 from delf_engine.training.config import GradientStage
 from delf_engine.training.mined import MinedPair, read_pairs
+from helpers import random_photo, write_image
+from mining.moving import TURNED
 
 numbers = st.floats(-1e6, 1e6)
 

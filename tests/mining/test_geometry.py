@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import random_features
-from mining.moving import TURNED, moved
 
 from delf_engine.config import load_profile
 from delf_engine.mining.geometry import PairGeometry, fit_pair, near_duplicate
 from delf_engine.verification import verify_features
+from helpers import random_features
+from mining.moving import TURNED, moved
 
 CONFIG = load_profile("default").verification
 

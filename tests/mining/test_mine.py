@@ -5,10 +5,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given
 from hypothesis import strategies as st
-from mining.moving import TURNED, moved
 
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError, UnknownIdError
@@ -16,6 +14,8 @@ from delf_engine.features import LocalFeatures
 from delf_engine.mining.mine import Mined, default_threshold, mine_pairs, strongest
 from delf_engine.training.mined import MinedPair
 from delf_engine.verification import verify_features
+from helpers import random_features
+from mining.moving import TURNED, moved
 
 Make = Callable[[dict[str, LocalFeatures]], Engine]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers import write_image
 from PIL import Image
 
 from delf_engine.mining.folder import mine_folder
+from helpers import write_image
 
 
 @pytest.mark.timeout(900)

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import checkpoint_info
 
 from delf_engine.errors import CheckpointError
 from delf_engine.model import (
@@ -18,6 +17,7 @@ from delf_engine.model import (
     save_checkpoint,
 )
 from delf_engine.model.network import DelfNetwork
+from helpers import checkpoint_info
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model.file_server import FileServer, serving
 
 from delf_engine.errors import CheckpointError
 from delf_engine.model.download import download, file_sha256
+from model.file_server import FileServer, serving
 
 DATA = np.random.default_rng(0).bytes(300_000)
 SHA = hashlib.sha256(DATA).hexdigest()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import checkpoint_info, random_photo, write_tiny_model
 from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
@@ -19,6 +18,7 @@ from delf_engine.errors import CheckpointError, ConfigError, MismatchError
 from delf_engine.model import CheckpointInfo, load_checkpoint, onnx_export, read_checkpoint_info
 from delf_engine.model.network import DelfNetwork
 from delf_engine.model.onnx_export import OnnxRecord, export_onnx, read_onnx_record
+from helpers import checkpoint_info, random_photo, write_tiny_model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

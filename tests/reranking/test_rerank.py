@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_features
 
 from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate, rerank_batch, rerank_shortlist, sources
 from delf_engine.verification import verify_features
+from helpers import random_features
 
 VERIFICATION = load_profile("default").verification
 TOP = RerankingConfig(top_n=100)

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -16,6 +15,7 @@ from delf_engine.errors import DataError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import rank_verified, ranking_score, rerank_batch, rerank_shortlist
 from delf_engine.verification import Verification
+from helpers import random_features
 
 Rule = Literal["inliers", "weighted", "similarity"]
 RULES: tuple[Rule, ...] = ("inliers", "weighted", "similarity")

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_engine.errors import FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.storage.codec import CODECS, Codec, decode, encode
+from helpers import random_features
 
 CASES = st.tuples(st.integers(0, 2**32), st.sampled_from([0, 1, 2, 37]), st.sampled_from([1, 2, 40, 64, 65, 128]))
 

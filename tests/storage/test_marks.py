@@ -9,12 +9,12 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import FormatError, LockedError, UnknownIdError
 from delf_engine.storage import FeatureStore, StoreMark
+from helpers import random_features
 
 RNG = np.random.default_rng(0)
 A, B = (random_features(RNG, n, 8, (n + 10, 30)) for n in (5, 20))

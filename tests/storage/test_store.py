@@ -7,7 +7,6 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
-from helpers import random_features
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -23,6 +22,7 @@ from delf_engine.errors import (
 )
 from delf_engine.features import LocalFeatures
 from delf_engine.storage import FeatureStore, StoreInfo
+from helpers import random_features
 
 RNG = np.random.default_rng(0)
 A, B, C, EMPTY = (random_features(RNG, n, 8, (n + 10, 30)) for n in (5, 20, 1, 0))

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_features
 
 from delf_engine.errors import (
     LockedError,
 )
 from delf_engine.storage import FeatureStore
+from helpers import random_features
 
 RNG = np.random.default_rng(0)
 A, B, C, EMPTY = (random_features(RNG, n, 8, (n + 10, 30)) for n in (5, 20, 1, 0))

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import random_photo, write_image
 from safetensors.torch import save_file
 
 from delf_engine.model.backbones import build_trunk
 from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.config import GradientStage
+from helpers import random_photo, write_image
 
 Tiny = Callable[..., TrainingConfig]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import random_photo, write_image
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
 from delf_engine.errors import DataError
 from delf_engine.model.backbones import build_trunk
+from helpers import random_photo, write_image
 
 RECIPE = """
 extends = "{base}"

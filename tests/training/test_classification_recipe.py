@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import random_photo, write_image
 from safetensors.torch import load_file, save_file
 
 from delf_engine.errors import DataError, ImageError
@@ -22,6 +21,7 @@ from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.labels import labelled_photographs
 from delf_engine.training.recipe import Trained, train
 from delf_engine.training.sources.classes import ClassesOptions
+from helpers import random_photo, write_image
 
 
 def _tiny(config: TrainingConfig) -> TrainingConfig:

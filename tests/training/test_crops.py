@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import random_photo, write_image
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from delf_engine.errors import ConfigError, DataError, ImageError
 from delf_engine.training.crops import CropConfig, centre_crop, draw_side, random_crop
 from delf_engine.training.datasets import LabelledImages, read_class_folders
 from delf_engine.training.datasets.loading import CropReader
+from helpers import random_photo, write_image
 
 SMALL = CropConfig(square=40, window=32, smallest=0.5)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import write_image
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from delf_engine.training.datasets import (
     select_classes,
 )
 from delf_engine.training.datasets.labelled import draw_balanced
+from helpers import write_image
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 

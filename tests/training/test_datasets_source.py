@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import random_photo, write_image
 
 from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
@@ -16,6 +15,7 @@ from delf_engine.training.contract import SourceContext, find_source
 from delf_engine.training.datasets import hold_out
 from delf_engine.training.sources.classes import ClassesOptions, ClassesSource
 from delf_engine.training.stores import Stores
+from helpers import random_photo, write_image
 
 CROP = {"square": 40, "window": 32, "smallest": 0.5}
 

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import random_photo, write_image
 
 from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.model.backbones import build_trunk
@@ -20,6 +19,7 @@ from delf_engine.training.correspondence import project
 from delf_engine.training.mined import MinedItems, MinedPair, places, read_pairs
 from delf_engine.training.sources.mined import MinedOptions, MinedSource
 from delf_engine.training.stores import Encoder, Stores
+from helpers import random_photo, write_image
 
 Tiny = Callable[..., TrainingConfig]
 VIEWS = load_training_config("delf_contrast").views.model_copy(update={"count": 3, "size": 96})

@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import write_image
 
 from delf_engine.errors import CheckpointError, ConfigError, DataError, ImageError, LockedError
 from delf_engine.model import load_checkpoint, save_checkpoint
 from delf_engine.model.backbones import build_trunk
 from delf_engine.training import TrainingConfig, recipe, run
 from delf_engine.training.work import Work
+from helpers import write_image
 
 Tiny = Callable[..., TrainingConfig]
 

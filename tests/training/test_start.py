@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import checkpoint_info, write_tiny_model
 from safetensors.torch import load_file
 
 from delf_engine.errors import CheckpointError
@@ -17,6 +16,7 @@ from delf_engine.model.hub import packaged_folder
 from delf_engine.training import TrainingConfig, load_training_config, run
 from delf_engine.training.weights import load_trunk
 from delf_engine.training.work import Work
+from helpers import checkpoint_info, write_tiny_model
 
 
 @pytest.mark.parametrize("named", [True, False])

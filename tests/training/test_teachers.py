@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import write_tiny_model
 
 from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.model import load_checkpoint
@@ -14,6 +13,7 @@ from delf_engine.training import TrainingConfig, recipe
 from delf_engine.training.contract import Teacher, TeacherContext
 from delf_engine.training.losses.distillation import DistillationOptions
 from delf_engine.training.teaching import build_teachers, teacher_file, teacher_names, with_teacher
+from helpers import write_tiny_model
 
 Tiny = Callable[..., TrainingConfig]
 IMAGES = torch.randint(0, 255, (2, 64, 80, 3), generator=torch.Generator().manual_seed(0)).byte()

@@ -1,11 +1,11 @@
 import cv2
 import numpy as np
 import pytest
-from helpers import random_photo
 
 from delf_engine.training import load_training_config, views
 from delf_engine.training.correspondence import cell_grid, sample_cells
 from delf_engine.training.views import _random_homography, random_view
+from helpers import random_photo
 
 VIEWS = load_training_config("delf_contrast").views
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers import random_features
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import verify_features
 from delf_engine.verification.result import similarity_sum
+from helpers import random_features
 
 CONFIG = load_profile("default").verification
 EXPONENTS = st.one_of(st.sampled_from([1.0, 3.0, 1e-300, 1e300]), st.floats(0.1, 50))

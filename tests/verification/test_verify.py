@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers import random_features
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from delf_engine.config import VerificationConfig, load_profile
 from delf_engine.errors import ConfigError, FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import Verification, verify_features
+from helpers import random_features
 
 MODELS = ("affine", "homography", "fundamental")
 DEFAULT = load_profile("default").verification
