@@ -114,7 +114,7 @@ def _kdtree(
     for search in ("randomised", "exact"):
         if args.checks if search == "randomised" else count <= args.exact_up_to:
             config = profile.kdtree.model_copy(update={"search": search, "neighbours": _NEIGHBOURS})
-            _kdtree_of(collection[:1], config)._grown()  # what is imported by this is no part of an index
+            _kdtree_of(collection[:1], config)._session()  # what is imported by this is no part of an index
             yield from _kdtree_rows(collection, queries, config, args)
             gc.collect()
 
@@ -130,7 +130,7 @@ def _kdtree_rows(
 ) -> Iterator[tuple[Row, list[Rows]]]:
     index = _kdtree_of(collection, config)
     arrays, before, start = index.info().bytes, _resident(), time.perf_counter()
-    forest = index._grown()  # recall is that of descriptors, which a search does not return
+    forest = index._session()  # recall is that of descriptors, which a search does not return
     assert forest is not None
     build = time.perf_counter() - start
     size = (arrays + max(0, _resident() - before)) / len(collection)
@@ -164,7 +164,7 @@ def _ivf(
         for probes in args.probes:
             for rescored in args.rescored if codec == "pq" else [0]:
                 index.config = config.model_copy(update={"probes": probes, "rescored": rescored or 1})
-                searcher = index._searcher()
+                searcher = index._session()
                 found = [
                     searcher.nearest(query.descriptors, searcher.cells(query.descriptors), 1)[0]
                     for query in queries

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,15 @@ def reindex(
     )
     folder = directory / manifest.index_folder
     index = empty_index(manifest, words)
-    try:
+
+    def settle() -> None:
+        in_use = read_manifest(directory)  # interrupted just after it was replaced, it is the new one
+        if in_use == manifest:
+            engine.use(manifest, index, mark)
+        tidy(directory, in_use)
+
+    with ExitStack() as undo:
+        undo.callback(settle)
         mark = follow_store(store, index, None, save=lambda: index.save(folder), progress=progress)
         index.mark = None if mark is None else mark.to_dict()
         index.save(folder)
@@ -67,12 +76,7 @@ def reindex(
             write_manifest(directory, manifest)
         except OSError as error:
             raise FormatError(f"{directory}: the new index cannot be put into use: {error}") from error
-    except BaseException:
-        in_use = read_manifest(directory)  # interrupted just after it was replaced, it is the new one
-        if in_use == manifest:
-            engine.use(manifest, index, mark)
-        tidy(directory, in_use)
-        raise
+        undo.pop_all()
     engine.use(manifest, index, mark)
     tidy(directory, manifest)
 

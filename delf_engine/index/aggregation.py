@@ -14,7 +14,7 @@ from delf_engine.index.codebook import Codebook
 from delf_engine.index.threads import in_threads
 from delf_engine.regions import Regions
 
-__all__ = ["Aggregate", "Kernel", "aggregated", "blocks", "check_regions", "code_length"]
+__all__ = ["Aggregate", "Kernel", "aggregated", "blocks", "by_image", "check_regions", "code_length"]
 
 #: Distinct words of an image, ascending, (w,) int32; and their codes: (w, ceil(D / 64)) uint64 signs, or (w, D)
 #: float32 residuals of unit length, or (w, D) float64 sums of residuals.
@@ -82,6 +82,11 @@ def blocks(features: Sequence[LocalFeatures]) -> Iterator[slice]:
         if size >= _BLOCK or i + 1 == len(features):
             yield slice(first, i + 1)
             first, size = i + 1, 0
+
+
+def by_image(array: npt.NDArray[Any], features: Sequence[LocalFeatures]) -> list[npt.NDArray[Any]]:
+    """Cut an array with a row for each descriptor of several images, (N, ...), into those of each."""
+    return np.split(array, np.cumsum([len(item) for item in features])[:-1])
 
 
 def check_regions(

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import AsmkConfig, parse_config
-from delf_engine.errors import MismatchError
+from delf_engine.config import AsmkConfig
 from delf_engine.index.aggregation import Aggregate, Kernel, code_length
-from delf_engine.index.codebook import Codebook
 from delf_engine.index.collection import Segment
 from delf_engine.index.halves import bits, half_values
 from delf_engine.index.inverted import InvertedLayout, damaged
 from delf_engine.index.threads import in_threads
 
-__all__ = [
-    "KIND",
-    "VERSION",
-    "AsmkLayout",
-    "saved_config",
-    "saved_layout",
-    "score_segment",
-    "selectivity",
-]
+__all__ = ["KIND", "VERSION", "AsmkLayout", "score_segment", "selectivity"]
 
 KIND = "asmk"
 VERSION = 1
 
 _LEAST_PART = 32768  # rows that are worth a thread
-_BUILT_WITH = ("image_assignments", "kernel", "regions", "region_norm")  # options that cannot change later
 
 
 class AsmkLayout(InvertedLayout):
@@ -50,42 +38,6 @@ class AsmkLayout(InvertedLayout):
         binary = kernel == "binary"
         length, dtype = (code_length(dim), "<u8") if binary else (dim, "<f2")
         super().__init__(KIND, VERSION, words, length, dtype)
-
-
-def saved_layout(header: Mapping[str, Any], codebook: Codebook, where: str) -> AsmkLayout:
-    """Return the layout of an index that was saved with `header`.
-
-    Raises
-    ------
-    MismatchError
-        If it was built with another codebook.
-    ConfigError
-        If the header has options that this version does not know.
-    """
-    if header["codebook"] != codebook.hash:
-        raise MismatchError(
-            f"{where}: the index was built with codebook {header['codebook'][:8]}, not with {codebook.hash[:8]}"
-        )
-    kernel = parse_config(AsmkConfig, header["config"], where=where).kernel
-    return AsmkLayout(codebook.words, codebook.dim, kernel)
-
-
-def saved_config(header: Mapping[str, Any], config: AsmkConfig | None, where: str) -> AsmkConfig:
-    """Return the options in `header`.
-
-    Raises
-    ------
-    MismatchError
-        If those that indexed images depend on are others in `config`.
-    """
-    saved = parse_config(AsmkConfig, header["config"], where=where)
-    for name in _BUILT_WITH:
-        if config is not None and getattr(config, name) != getattr(saved, name):
-            raise MismatchError(
-                f"{where}: the index was built with {name} = {getattr(saved, name)}, asked for "
-                f"{getattr(config, name)}; build it again"
-            )
-    return saved
 
 
 def score_segment(

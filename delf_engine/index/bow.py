@@ -19,33 +19,29 @@ image databases. CVPR 2008 (several words a descriptor; here they all count as o
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import BowConfig, load_profile
+from delf_engine.config import BowConfig
 from delf_engine.features import LocalFeatures
-from delf_engine.index.aggregation import blocks
+from delf_engine.index.aggregation import blocks, by_image
 from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import IfDamaged, Segment
-from delf_engine.index.encoded import EncodedIndex, saved_options
+from delf_engine.index.collection import Segment
 from delf_engine.index.inverted import InvertedLayout, damaged
 from delf_engine.index.threads import in_threads
+from delf_engine.index.vocabulary import VocabularyIndex
 
 __all__ = ["BowIndex"]
 
 #: Distinct words of an image, ascending, (w,) int32; and how often it has each, (w, 1) int32.
 Bag = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 
-_BUILT_WITH = ("image_assignments",)  # options that cannot change later
 
-
-class BowIndex(EncodedIndex[Bag]):
+class BowIndex(VocabularyIndex[Bag, Codebook, BowConfig]):
     """An inverted file of word counts, searched by tf-idf.
 
     Searching costs time in proportion to the postings of the query's words. The weights and the lengths of all
@@ -61,66 +57,23 @@ class BowIndex(EncodedIndex[Bag]):
     """
 
     kind = "bow"
+    _entries = "image_ids"
+    _options = BowConfig
+    _built_with = ("image_assignments",)
 
     def __init__(self, codebook: Codebook, config: BowConfig | None = None) -> None:
-        super().__init__(codebook.dim, InvertedLayout(self.kind, self.version, codebook.words, 1, "<i4"))
         self.codebook = codebook
-        self.config = load_profile().bow if config is None else config
         self._weights: _Weights | None = None
+        super().__init__(codebook, config)
 
     @classmethod
-    def load(
-        cls,
-        directory: str | os.PathLike[str],
-        codebook: Codebook,
-        config: BowConfig | None = None,
-        *,
-        check: bool | None = None,
-        damaged: IfDamaged = "error",
-    ) -> BowIndex:
-        """Open an index that was saved. Its arrays are memory-mapped.
-
-        Parameters
-        ----------
-        directory : path
-        codebook : Codebook
-            The one it was built with.
-        config : BowConfig, optional
-            Options for searching, by default those it was saved with.
-        check : bool, optional
-            Whether to compare the checksums of all files, not their sizes only. By default where they are
-            small (64 MiB).
-        damaged : "error" or "skip"
-            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
-
-        Raises
-        ------
-        MismatchError
-            If it was built with another codebook, or with other options for indexed images than `config` has.
-        FormatError
-            If it is missing, damaged, cut short, or of another version.
-        """
-
-        def make(header: Mapping[str, Any]) -> BowIndex:
-            options = (codebook, config, BowConfig, _BUILT_WITH, str(directory))
-            return cls(codebook, saved_options(header, "codebook", *options))
-
-        index: BowIndex = cls._opened(directory, make, check, damaged)
-        return index
-
-    def __repr__(self) -> str:
-        return f"BowIndex({len(self)} images, {self.codebook!r})"
-
-    def _header(self) -> dict[str, Any]:
-        return {"codebook": self.codebook.hash, "config": self.config.model_dump(mode="json")}
-
-    def _entries(self, segment: Segment) -> int:
-        return len(segment.arrays["image_ids"])
+    def _layout(cls, vocabulary: Codebook, config: BowConfig) -> InvertedLayout:
+        return InvertedLayout(cls.kind, cls.version, vocabulary.words, 1, "<i4")
 
     def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Bag]:
         return self._bags(items, self.config.image_assignments, threads)
 
-    def _queries(self, items: Sequence[LocalFeatures], threads: int) -> list[Bag]:
+    def _queries(self, items: Sequence[LocalFeatures], threads: int, session: _Weights) -> list[Bag]:
         return self._bags(items, self.config.query_assignments, threads)
 
     def _bags(self, items: Sequence[LocalFeatures], assignments: int, threads: int) -> list[Bag]:
@@ -129,17 +82,18 @@ class BowIndex(EncodedIndex[Bag]):
         for block in blocks(items):
             some = items[block]
             descriptors = np.concatenate([item.descriptors for item in some])
-            words = self.codebook.assign(descriptors, k, mode=self.config.assignment)
-            parts = np.split(words, np.cumsum([len(item) for item in some])[:-1])
+            words = self.codebook.assign(descriptors, k, mode=self.config.assignment, threads=threads)
+            parts = by_image(words, some)
             bags += in_threads(partial(_bag, parts), len(parts), threads)
         return bags
 
-    def _ready(self) -> None:
+    def _session(self) -> _Weights:
         segments = self._collection.segments
         state = [(segment, segment.dead) for segment in segments]
         if self._weights is None or self._weights.state != state:
             weights = self._word_weights(segments)
             self._weights = _Weights(state, weights, [_lengths(segment, weights) for segment in segments])
+        return self._weights
 
     def _word_weights(self, segments: Sequence[Segment]) -> npt.NDArray[np.float64]:
         from delf_engine.index import kernels
@@ -155,18 +109,19 @@ class BowIndex(EncodedIndex[Bag]):
                 raise damaged(segment)
         return np.log(max(1, len(self)) / np.maximum(counts, 1))
 
-    def _scores(self, queries: Sequence[Bag]) -> list[npt.NDArray[np.float32]]:
-        return [self._score(*query) for query in queries]
+    def _scores(self, queries: Sequence[Bag], threads: int, session: _Weights) -> list[npt.NDArray[np.float32]]:
+        return [self._score(*query, session) for query in queries]
 
-    def _score(self, words: npt.NDArray[np.int32], counts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    def _score(
+        self, words: npt.NDArray[np.int32], counts: npt.NDArray[np.int32], session: _Weights
+    ) -> npt.NDArray[np.float32]:
         from delf_engine.index import bow_kernels
 
-        assert self._weights is not None
-        weights = self._weights.words
+        weights = session.words
         query = counts[:, 0] * weights[words]
         length = np.sqrt(_in_order(query * query))
         out = []
-        for segment, lengths in zip(self._collection.segments, self._weights.lengths, strict=True):
+        for segment, lengths in zip(self._collection.segments, session.lengths, strict=True):
             a = segment.arrays
             scores = np.zeros(len(segment.ids))
             postings = (a["word_offsets"], a["image_ids"], a["codes"], scores)

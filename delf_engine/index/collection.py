@@ -267,7 +267,7 @@ class Collection:
                     warnings.warn(
                         f"{reason}; opened without the {entry['images']} images of {entry['name']}",
                         DelfEngineWarning,
-                        stacklevel=3,
+                        stacklevel=4,  # the caller of `load` of an index
                     )
                 return collection
             except FileNotFoundError as error:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from delf_engine.config import FisherConfig, VladConfig
 from delf_engine.config.encodings import Precision
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.collection import Allocate, Arrays, Segment
-from delf_engine.index.encoded import EncodedIndex
 from delf_engine.index.halves import bits, half_values
+from delf_engine.index.vocabulary import V, VocabularyIndex
 
 __all__ = ["LARGEST", "DenseIndex", "DenseLayout", "normalised"]
 
 Vector = npt.NDArray[np.float32]
+D = TypeVar("D", VladConfig, FisherConfig)
 
 #: Components of a vector at most: a mebibyte an image in float32. An inverted file serves larger codebooks better.
 LARGEST = 1 << 18
 
 _BLOCK = 1024  # rows copied at a time
-_TOGETHER = 8  # queries that share one pass over the rows
 _DTYPES: Mapping[str, str] = {"float32": "<f4", "float16": "<f2"}
 
 
@@ -70,19 +72,8 @@ class DenseLayout:
         return None if shape == wanted else f"vectors have shape {shape}, wanted {wanted}"
 
 
-class DenseIndex(EncodedIndex[Vector]):
+class DenseIndex(VocabularyIndex[Vector, V, D], Generic[V, D]):
     """One row an image, memory-mapped; searching reads every row.
-
-    Parameters
-    ----------
-    dim : int
-        Descriptor dimension D.
-    length : int
-        Components L of an encoding.
-    precision : "float32" or "float16"
-        Of the rows.
-    what : str
-        What the components are of, for the error.
 
     Raises
     ------
@@ -90,31 +81,34 @@ class DenseIndex(EncodedIndex[Vector]):
         If an encoding has more than 262,144 components.
     """
 
-    _together: ClassVar[int] = _TOGETHER
+    _entries = "vectors"
+    _together = 8
 
-    def __init__(self, dim: int, length: int, precision: Precision, what: str) -> None:
+    @classmethod
+    @abstractmethod
+    def _length(cls, vocabulary: V) -> tuple[int, str]:
+        """Return the components of an encoding, and what they are of, for the error."""
+
+    @classmethod
+    def _layout(cls, vocabulary: V, config: D) -> DenseLayout:
+        length, what = cls._length(vocabulary)
         if length > LARGEST:
             raise ConfigError(
                 f"{what} are {length:,} components an image, at most {LARGEST:,} are possible; train a smaller "
                 "one, or use an ASMK or BoW index"
             )
-        self._stored = np.dtype(_DTYPES[precision])
-        super().__init__(dim, DenseLayout(self.kind, self.version, length, precision))
+        return DenseLayout(cls.kind, cls.version, length, config.precision)
 
-    def _vectors(self, items: Sequence[LocalFeatures], threads: int) -> list[Vector]:
-        """Encode images or queries, in float32."""
-        raise NotImplementedError
+    def _insert(self, ids: Sequence[str], payloads: Sequence[Vector]) -> None:
+        stored = _DTYPES[self.config.precision]  # what waits takes no more space than what is kept
+        super()._insert(ids, [vector.astype(stored) for vector in payloads])
 
-    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Any]:
-        return [vector.astype(self._stored) for vector in self._vectors(items, threads)]
+    def _queries(self, items: Sequence[LocalFeatures], threads: int, session: None = None) -> Sequence[Vector]:
+        return self._images(items, threads)
 
-    def _queries(self, items: Sequence[LocalFeatures], threads: int) -> list[Vector]:
-        return self._vectors(items, threads)
-
-    def _entries(self, segment: Segment) -> int:
-        return len(segment.ids)
-
-    def _scores(self, queries: Sequence[Vector]) -> list[npt.NDArray[np.float32]]:
+    def _scores(
+        self, queries: Sequence[Vector], threads: int, session: None = None
+    ) -> list[npt.NDArray[np.float32]]:
         from delf_engine.index import dense_kernels
 
         together = np.stack(queries).astype(np.float64)

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import IvfConfig, parse_config
 from delf_engine.errors import FormatError, MismatchError
-from delf_engine.index.codebook import Codebook
 from delf_engine.index.collection import Allocate, Arrays, Segment
 from delf_engine.index.kdtree_layout import offsets_of, row_counts
 from delf_engine.index.product_quantizer import ProductQuantizer
@@ -24,9 +22,8 @@ __all__ = [
     "Rows",
     "as_bytes",
     "check_count",
+    "check_quantizer",
     "damaged",
-    "saved_config",
-    "saved_layout",
 ]
 
 KIND = "ivf"
@@ -170,45 +167,20 @@ def check_count(rows: int) -> None:
         raise FormatError(f"{rows} descriptors do not fit one index, which holds 2^32 - 1; make several indexes")
 
 
-def saved_layout(
-    header: Mapping[str, Any], codebook: Codebook, quantizer: ProductQuantizer | None, where: str
-) -> IvfLayout:
-    """Return the layout of an index that was saved with `header`.
+def check_quantizer(header: Mapping[str, Any], quantizer: ProductQuantizer | None, where: str) -> None:
+    """Compare a product quantiser with that of the index that was saved with `header`.
 
     Raises
     ------
     MismatchError
-        If it was built with another codebook or product quantiser.
+        If it was built with another one.
     """
-    if header["codebook"] != codebook.hash:
-        raise MismatchError(
-            f"{where}: the index was built with codebook {header['codebook'][:8]}, not with {codebook.hash[:8]}"
-        )
     wanted = header["quantizer"]
     if wanted is not None and (quantizer is None or quantizer.hash != wanted):
         given = "none was given" if quantizer is None else f"not with {quantizer.hash[:8]}"
         raise MismatchError(
             f"{where}: the index was built with product quantiser {wanted[:8]}, {given}; load it with that one"
         )
-    return IvfLayout(codebook.words, codebook.dim, quantizer.code_bytes if wanted and quantizer else 0)
-
-
-def saved_config(header: Mapping[str, Any], config: IvfConfig | None, where: str) -> IvfConfig:
-    """Return the options to search with: `config`, or those in `header`.
-
-    Raises
-    ------
-    MismatchError
-        If `config` has another codec than indexed images.
-    """
-    saved = parse_config(IvfConfig, header["config"], where=where)
-    if config is None:
-        return saved
-    if config.codec != saved.codec:
-        raise MismatchError(
-            f"{where}: the index was built with codec = {saved.codec}, asked for {config.codec}; build it again"
-        )
-    return config
 
 
 def damaged(segment: Segment) -> FormatError:

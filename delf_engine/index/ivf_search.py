@@ -94,9 +94,9 @@ class Searcher:
         needed = -(-words * wanted // max(self.descriptors, 1))
         return min(words, max(self._config.probes, min(needed, _MOST_PROBES)))
 
-    def cells(self, descriptors: Matrix) -> npt.NDArray[np.int32]:
+    def cells(self, descriptors: Matrix, threads: int | None = None) -> npt.NDArray[np.int32]:
         """Return the cells that each query descriptor visits, (Q, probes) int32."""
-        return self._codebook.assign(descriptors, self.probes, mode=self._config.assignment)
+        return self._codebook.assign(descriptors, self.probes, mode=self._config.assignment, threads=threads)
 
     def nearest(self, descriptors: Matrix, cells: npt.NDArray[np.int32], threads: int) -> Neighbours:
         """Return the nearest descriptors that the visited cells hold, nearest first, with any number of threads.

@@ -28,8 +28,8 @@ McCann, Lowe: Local naive Bayes nearest neighbor for image classification. CVPR 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,10 @@ from delf_engine.config import KdTreeConfig, load_profile, parse_config
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import disk
-from delf_engine.index.collection import Attachment, Collection, IfDamaged
-from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
+from delf_engine.index.base import BaseIndex
+from delf_engine.index.collection import Attachment, IfDamaged
 from delf_engine.index.exact_tree import ExactTree
 from delf_engine.index.kdtree_layout import KIND, VERSION, KdTreeLayout, live_rows
-from delf_engine.index.limits import Limits
-from delf_engine.index.maintenance import Maintained
-from delf_engine.index.threads import check_threads, in_threads
 from delf_engine.index.votes import gathered
 
 __all__ = ["KdTreeIndex"]
@@ -54,7 +51,7 @@ _KDTREE = 1  # FLANN_INDEX_KDTREE
 _FEW = 8  # times the neighbours asked for
 
 
-class KdTreeIndex(Maintained):
+class KdTreeIndex(BaseIndex[npt.NDArray[np.float32]]):
     """KD-trees over all descriptors of a collection.
 
     The trees are built when first searched after a change, over the images that are there: about a second for
@@ -71,181 +68,17 @@ class KdTreeIndex(Maintained):
         Of the trees.
     """
 
+    kind = KIND
+    version = VERSION
+    _entries = "descriptors"
+
     def __init__(self, dim: int, config: KdTreeConfig | None = None, *, seed: int = 0) -> None:
         if dim < 1:
             raise ConfigError(f"dim must be at least 1, got {dim}")
+        super().__init__(dim, KdTreeLayout(dim))
         self.config = load_profile().kdtree if config is None else config
         self.seed = seed
-        self._dim = dim
-        self._collection = Collection(KdTreeLayout(dim))
         self._forest: _Forest | None = None
-
-    @property
-    def dim(self) -> int:
-        """Descriptor dimension D."""
-        return self._dim
-
-    def add(self, ids: Sequence[str], features: Sequence[LocalFeatures]) -> list[str]:
-        """Add images. They are found at once, and on disk after the next `save`.
-
-        Parameters
-        ----------
-        ids : sequence of str
-        features : sequence of LocalFeatures
-            One for each id.
-
-        Returns
-        -------
-        list of str
-            The ids that were new. One that is there already, or occurs twice, is left alone.
-
-        Raises
-        ------
-        ConfigError
-            If lengths differ or an id is empty or not a string.
-        MismatchError
-            If descriptors have another dimension than the index.
-        """
-        batch = check_batch(ids, features, self.dim)
-        new = {image_id: item.descriptors for image_id, item in batch.items() if image_id not in self}
-        self._collection.add(new)
-        self._forest = None if new else self._forest
-        return list(new)
-
-    def remove(self, ids: Iterable[str]) -> None:
-        """Remove images. They are found no more at once, and gone from disk after the next `save`.
-
-        Raises
-        ------
-        UnknownIdError
-            If one is not in the index; none is removed then.
-        """
-        self._collection.remove(ids)
-        self._forest = None
-
-    def search(
-        self,
-        features: LocalFeatures,
-        top_k: int,
-        *,
-        among: Iterable[str] | None = None,
-        exclude: Iterable[str] = (),
-        min_score: float | None = None,
-    ) -> Found:
-        """Return the images most similar to a query.
-
-        Options leave out images and change no score: these are those of the whole collection.
-
-        Parameters
-        ----------
-        features : LocalFeatures
-            Of the query.
-        top_k : int
-            Images returned at most. Only images with a score above 0 are.
-        among : iterable of str or None
-            Return these images only; None: any.
-        exclude : iterable of str
-            Leave these images out, such as the query itself. Ids that are not in the index are ignored.
-        min_score : float or None
-            Leave out images with a lower score.
-
-        Returns
-        -------
-        ids : list of str
-            Best first, ties in the order of insertion.
-        scores : (K,) float32
-
-        Raises
-        ------
-        ConfigError
-            If `top_k` is below 1, or `min_score` not a finite number.
-        UnknownIdError
-            If an id of `among` is not in the index.
-        MismatchError
-            If descriptors have another dimension than the index.
-        """
-        top_k = check_query(features, top_k, self.dim)
-        limits = self._limits(among, exclude, min_score)
-        return self._found(features, self._grown() if len(features) else None, top_k, limits)
-
-    def search_many(
-        self,
-        queries: Iterable[LocalFeatures],
-        top_k: int,
-        *,
-        among: Iterable[str] | None = None,
-        exclude: Iterable[str] = (),
-        min_score: float | None = None,
-        threads: int | None = None,
-        progress: Progress | None = None,
-    ) -> list[Found]:
-        """Search with many queries at once.
-
-        Parameters
-        ----------
-        queries : iterable of LocalFeatures
-        top_k, among, exclude, min_score
-            As in `search`, for every query. Ids are looked up once.
-        threads : int or None
-            None: one a usable core.
-        progress : callable or None
-            Called with (queries done, queries), in the calling thread.
-
-        Returns
-        -------
-        list of (ids, scores)
-            What `search` returns for each query: the same bits with any number of threads.
-
-        Raises
-        ------
-        ConfigError
-            If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
-        """
-        several, top_k = check_queries(queries, top_k, self.dim)
-        threads = check_threads(threads)
-        limits = self._limits(among, exclude, min_score)
-        forest = self._grown() if any(map(len, several)) else None
-        report = None if progress is None else lambda done: progress(done, len(several))
-        return in_threads(lambda i: self._found(several[i], forest, top_k, limits), len(several), threads, report)
-
-    def _limits(self, among: Iterable[str] | None, exclude: Iterable[str], min_score: float | None) -> Limits:
-        limits = Limits.of(self._collection, among, exclude, min_score)
-        if limits.allowed is None:
-            return limits
-        alive = [np.empty(0, bool), *(segment.alive for segment in self._collection.segments)]
-        return replace(limits, allowed=limits.allowed[np.concatenate(alive)])  # as trees count images
-
-    def _found(self, features: LocalFeatures, forest: _Forest | None, top_k: int, limits: Limits) -> Found:
-        if forest is None or not len(features):
-            return [], np.empty(0, np.float32)
-        rows, squared = forest.nearest(features.descriptors, self.config)
-        scores = gathered(rows, squared, forest.images[rows], len(forest.ids))
-        found = limits.best(scores, top_k)
-        return [forest.ids[row] for row in found], scores[found]
-
-    def __len__(self) -> int:
-        return len(self._collection)
-
-    def __contains__(self, image_id: object) -> bool:
-        return image_id in self._collection
-
-    def ids(self) -> list[str]:
-        """Return the ids of all images, in the order of insertion."""
-        return list(self._collection)
-
-    def info(self) -> IndexInfo:
-        """Return what the index holds."""
-        self._collection.flush()
-        segments = self._collection.segments
-        return IndexInfo(
-            kind=KIND,
-            images=len(self),
-            removed=sum(segment.dead for segment in segments),
-            entries=sum(len(segment.arrays["descriptors"]) for segment in segments),
-            bytes=sum(array.nbytes for segment in segments for array in segment.arrays.values()),
-            segments=len(segments),
-            dim=self.dim,
-        )
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False, trees: bool = False) -> None:
         """Write what is new since the last save into `directory`.
@@ -269,14 +102,11 @@ class KdTreeIndex(Maintained):
         FormatError
             If it cannot be written. What was saved before is still there.
         """
-        # Without options at their defaults: a header that versions from before these options read too.
-        config = self.config.model_dump(mode="json", exclude_defaults=True)
-        header = {"dim": self.dim, "seed": self.seed, "config": config}
         attachment: Attachment | None = None
-        if trees and (forest := self._grown()) is not None and forest.trees is not None:
+        if trees and (forest := self._session()) is not None and forest.trees is not None:
             grown = forest.trees
             attachment = (self._growth(), lambda path: grown.save(str(path)))
-        self._collection.save(directory, header, overwrite=overwrite, attachment=attachment)
+        self._write(directory, overwrite, attachment)
 
     @classmethod
     def load(
@@ -305,27 +135,48 @@ class KdTreeIndex(Maintained):
         FormatError
             If it is missing, damaged, cut short, or of another version.
         """
-        collection = Collection.load(
-            directory, lambda h: KdTreeLayout(h["dim"]), KIND, VERSION, check=check, damaged=damaged
-        )
-        header = collection.header
-        saved = parse_config(KdTreeConfig, header["config"], where=str(directory))
-        index = cls(header["dim"], saved if config is None else config, seed=header["seed"])
-        index._collection = collection
-        return index
+
+        def make(header: Mapping[str, Any]) -> KdTreeIndex:
+            saved = parse_config(KdTreeConfig, header["config"], where=str(directory))
+            return cls(header["dim"], saved if config is None else config, seed=header["seed"])
+
+        return cls._opened(directory, make, check, damaged)
 
     def __repr__(self) -> str:
         return f"KdTreeIndex({len(self)} images, {self.dim}-D, {self.config.trees} trees)"
 
-    def _rearranged(self) -> None:
+    def _header(self) -> dict[str, Any]:
+        # Without options at their defaults: a header that versions from before these options read too.
+        return {"seed": self.seed, "config": self.config.model_dump(mode="json", exclude_defaults=True)}
+
+    def _changed(self) -> None:
         self._forest = None
+
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[npt.NDArray[np.float32]]:
+        return [item.descriptors for item in items]
+
+    def _queries(
+        self, items: Sequence[LocalFeatures], threads: int, session: _Forest | None
+    ) -> list[npt.NDArray[np.float32]]:
+        return self._images(items, threads)
+
+    def _scores(
+        self, queries: Sequence[npt.NDArray[np.float32]], threads: int, session: _Forest | None
+    ) -> list[npt.NDArray[np.float32]]:
+        alive = np.concatenate([segment.alive for segment in self._collection.segments])
+        out = [np.zeros(len(alive), np.float32) for _ in queries]
+        for descriptors, scores in zip(queries, out, strict=True):
+            if session is not None and len(descriptors):
+                rows, squared = session.nearest(descriptors, self.config)
+                scores[alive] = gathered(rows, squared, session.images[rows], len(self))
+        return out
 
     def _growth(self) -> dict[str, Any]:
         import cv2
 
         return {"opencv": cv2.__version__, "trees": self.config.trees, "seed": self.seed}
 
-    def _grown(self) -> _Forest | None:
+    def _session(self) -> _Forest | None:
         """Return the trees over the images that are there, or None if these have no descriptor at all."""
         if self._forest is not None:
             return self._forest
@@ -335,7 +186,7 @@ class KdTreeIndex(Maintained):
             return None
         exact = ExactTree(descriptors) if self._is_exact(len(descriptors)) else None
         trees = None if exact is not None else self._randomised(descriptors)
-        self._forest = _Forest(trees, exact, descriptors, images, self.ids())
+        self._forest = _Forest(trees, exact, descriptors, images)
         return self._forest
 
     def _is_exact(self, count: int) -> bool:
@@ -369,8 +220,7 @@ class _Forest:
     trees: Any  # of FLANN; None where the tree is exact
     exact: ExactTree | None
     descriptors: npt.NDArray[np.float32]  # (R, D), which the trees refer to
-    images: npt.NDArray[np.int64]  # (R,) place in `ids` of each descriptor's image
-    ids: list[str]
+    images: npt.NDArray[np.int64]  # (R,) of each descriptor, counted among those that are there
 
     def nearest(
         self, queries: npt.NDArray[np.float32], config: KdTreeConfig

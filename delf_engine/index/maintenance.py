@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,11 @@ class Maintained:
         for image_id in names:
             if image_id not in index:
                 raise UnknownIdError(f"the index holds no image {image_id!r}; add it instead of replacing it")
-        before = self._collection.state()
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._collection.restore, self._collection.state())
             index.remove(names)
             index.add(ids, features, **options)
-        except BaseException:
-            self._collection.restore(before)
-            raise
+            undo.pop_all()
         return names
 
     def compact(self) -> None:
@@ -80,7 +79,7 @@ class Maintained:
             If `ids` does not name each image once.
         """
         self._collection.reorder(ids)
-        self._rearranged()
+        self._changed()
 
     @property
     def mark(self) -> dict[str, Any] | None:
@@ -99,8 +98,8 @@ class Maintained:
         """Names of the damaged segments that the index was loaded without; the next `save` deletes them."""
         return self._collection.damaged
 
-    def _rearranged(self) -> None:
-        """Forget what was derived from the order of the images."""
+    def _changed(self) -> None:
+        """Forget what was derived from the images that were there, and from their order."""
 
 
 def check_index(directory: str | os.PathLike[str]) -> Iterator[tuple[Path, str | None]]:

@@ -94,7 +94,7 @@ def test_unrelated_codes_score_nothing_on_average() -> None:
     index = AsmkIndex(codebook, config)
     index.add([str(i) for i in range(4000)], [random_features(RNG, 1) for _ in range(4000)])
     index.search(random_features(RNG, 1), 1)
-    scores = index._scores(index._queries([random_features(RNG, 1)], 1)[0])
+    (scores,) = index._scores(index._queries([random_features(RNG, 1)], 1), 1)
     assert abs(float(scores.mean())) < 0.02
 
 

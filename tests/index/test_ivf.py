@@ -33,7 +33,7 @@ def index_of(images: list[LocalFeatures], codebook: Codebook = CODEBOOK, **optio
 
 def searcher_of(index: IvfIndex) -> Searcher:
     index.info()  # of what was added, too
-    return index._searcher()
+    return index._session()
 
 
 def unit(descriptors: np.ndarray) -> LocalFeatures:
@@ -101,7 +101,7 @@ def test_the_same_bits_in_any_segments_threads_and_blocks(
     query = drawn(rng, 15, 40, values)
     whole = index_of(images, codec=codec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("delf_engine.index.ivf._BLOCK", block)
+        patch.setattr("delf_engine.index.aggregation._BLOCK", block)
         patch.setattr(ivf_search, "_SHARE", 1)  # comparisons, so that all threads have some
         parts = index_of([], codec=codec)
         for i, image in enumerate(images):

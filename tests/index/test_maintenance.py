@@ -39,6 +39,17 @@ def made_anew(kind: Kind, items: dict[str, Any]) -> Any:
     return index
 
 
+# ---------------------------------------------------------------------------------------------------- adding
+
+
+def test_any_number_of_threads_makes_the_same_index(kind: Kind) -> None:
+    index = kind.new()
+    assert index.add(NAMES, list(IMAGES.values()), threads=3) == NAMES
+    assert_same(index, kind.of(NAMES))
+    with pytest.raises(ConfigError, match="threads"):
+        index.add([], [], threads=0)
+
+
 # ------------------------------------------------------------------------------------------------- replacing
 
 
@@ -233,8 +244,9 @@ def test_the_other_segments_stay_readable(
 def test_saving_without_a_damaged_segment_drops_it(kind: Kind, tmp_path: Path) -> None:
     in_segments(kind, tmp_path, [NAMES[:3], NAMES[3:6]])
     (tmp_path / "segment-00000001" / "id_rows.npy").unlink()
-    with pytest.warns(DelfEngineWarning, match="segment-00000001"):
+    with pytest.warns(DelfEngineWarning, match="segment-00000001") as caught:
         index = kind.load(tmp_path, damaged="skip")
+    assert Path(caught[0].filename).name == "kinds.py"  # whoever loads it
     index.save(tmp_path)
     assert_same(kind.load(tmp_path), kind.of(NAMES[3:6]))
     with pytest.raises(ConfigError, match='"error" or "skip"'):

@@ -1,10 +1,11 @@
-"""What the indexes of encodings have in common: each image, and each query, becomes one vector."""
+"""`BaseIndex`: what all kinds of index do alike, whatever they keep of an image and however they search it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,58 +13,63 @@ import numpy.typing as npt
 from delf_engine.config import Config, parse_config
 from delf_engine.errors import MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.collection import Collection, IfDamaged, Layout, Segment
+from delf_engine.index.collection import Attachment, Collection, IfDamaged, Layout
 from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
 from delf_engine.index.limits import Limits
 from delf_engine.index.maintenance import Maintained
 from delf_engine.index.threads import check_threads, in_threads
 
-__all__ = ["EncodedIndex", "saved_options"]
+if TYPE_CHECKING:
+    from typing import Self
 
-_QUERIES = 64  # encoded at a time
+__all__ = ["BaseIndex", "saved_options"]
 
-E = TypeVar("E")  # an encoded query
+Q = TypeVar("Q")  # a query as it is searched with
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-class EncodedIndex(Maintained, Generic[E]):
-    """Images of a collection, each encoded by itself, and the search for those most similar to a query.
+class BaseIndex(Maintained, ABC, Generic[Q]):
+    """Images of a collection, and the search for those most similar to a query.
 
+    A kind says what it keeps of images, what it makes of queries, and how it scores every image for some of them.
     Images without a feature are held, and never found.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    _entries: ClassVar[str]  # the array that has a row for each of what `IndexInfo` counts as entries
+    _ready: ClassVar[int] = 64  # queries made ready at a time
     _together: ClassVar[int] = 1  # queries scored in one pass over the collection
 
     def __init__(self, dim: int, layout: Layout) -> None:
         self._dim = dim
         self._collection = Collection(layout)
 
-    # What an encoding brings along.
+    # What a kind brings along.
 
-    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Any]:
-        """Encode images as the layout takes them."""
-        raise NotImplementedError
+    @abstractmethod
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> Sequence[Any]:
+        """Return what is kept of images, as the layout takes it."""
 
-    def _queries(self, items: Sequence[LocalFeatures], threads: int) -> list[E]:
-        """Encode queries."""
-        raise NotImplementedError
+    @abstractmethod
+    def _queries(self, items: Sequence[LocalFeatures], threads: int, session: Any) -> Sequence[Q]:
+        """Return what queries, at least one, are searched with."""
 
-    def _ready(self) -> None:
-        """Do what can be done once for all queries, the collection being flushed."""
+    @abstractmethod
+    def _scores(self, queries: Sequence[Q], threads: int, session: Any) -> Sequence[npt.NDArray[np.float32]]:
+        """Return the score of every row for each query, (n,) each, through all segments; 0 for what is dead."""
 
-    def _scores(self, queries: Sequence[E]) -> list[npt.NDArray[np.float32]]:
-        """Return the scores of every row for each query, (n,) each; 0 where a row is dead."""
-        raise NotImplementedError
-
+    @abstractmethod
     def _header(self) -> dict[str, Any]:
         """Return what the manifest says beside the dimension."""
-        raise NotImplementedError
 
-    def _entries(self, segment: Segment) -> int:
-        """Return what `IndexInfo` counts as entries."""
-        raise NotImplementedError
+    def _session(self) -> Any:
+        """Return what is made once for all queries, the collection being flushed."""
+
+    def _batches(self, queries: Sequence[LocalFeatures], session: Any) -> Iterator[slice]:
+        """Cut queries into runs that are made ready together."""
+        for start in range(0, len(queries), self._ready):
+            yield slice(start, min(start + self._ready, len(queries)))
 
     # What all of them do.
 
@@ -77,13 +83,15 @@ class EncodedIndex(Maintained, Generic[E]):
     ) -> list[str]:
         """Add images. They are found at once, and on disk after the next `save`.
 
+        Until then they are held in memory: save now and then while adding many.
+
         Parameters
         ----------
         ids : sequence of str
         features : sequence of LocalFeatures
             One for each id.
         threads : int or None
-            That encode; the index is the same with any number. None: one a usable core.
+            That work; the index is the same with any number. None: one a usable core.
 
         Returns
         -------
@@ -102,9 +110,13 @@ class EncodedIndex(Maintained, Generic[E]):
         threads = check_threads(threads)
         batch = check_batch(ids, features, self.dim)
         new = [image_id for image_id in batch if image_id not in self]
-        encoded = self._images([batch[image_id] for image_id in new], threads)
-        self._collection.add(dict(zip(new, encoded, strict=True)))
+        self._insert(new, self._images([batch[image_id] for image_id in new], threads))
         return new
+
+    def _insert(self, ids: Sequence[str], payloads: Sequence[Any]) -> None:
+        self._collection.add(dict(zip(ids, payloads, strict=True)))
+        if ids:
+            self._changed()
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove images. They are found no more at once, and gone from disk after the next `save`.
@@ -115,6 +127,7 @@ class EncodedIndex(Maintained, Generic[E]):
             If one is not in the index; none is removed then.
         """
         self._collection.remove(ids)
+        self._changed()
 
     def search(
         self,
@@ -161,8 +174,8 @@ class EncodedIndex(Maintained, Generic[E]):
         """
         top_k = check_query(features, top_k, self.dim)
         limits = Limits.of(self._collection, among, exclude, min_score)
-        self._ready()
-        return self._found(self._queries([features], 1), top_k, limits)[0]
+        session, threads = self._session(), check_threads(None)
+        return self._found(self._queries([features], threads, session), top_k, limits, threads, session)[0]
 
     def search_many(
         self,
@@ -200,18 +213,20 @@ class EncodedIndex(Maintained, Generic[E]):
         several, top_k = check_queries(queries, top_k, self.dim)
         threads = check_threads(threads)
         limits = Limits.of(self._collection, among, exclude, min_score)
-        self._ready()
         out: list[Found] = []
-        for start in range(0, len(several), _QUERIES):
-            part = self._queries(several[start : start + _QUERIES], threads)
-            groups = [part[i : i + self._together] for i in range(0, len(part), self._together)]
+        if not several:  # nothing to make a session for, which may take long
+            return out
+        session, step = self._session(), self._together
+        for batch in self._batches(several, session):
+            part = self._queries(several[batch], threads, session)
+            groups = [part[i : i + step] for i in range(0, len(part), step)]
 
-            def one(i: int, groups: Sequence[Sequence[E]] = groups) -> list[Found]:
-                return self._found(groups[i], top_k, limits)
+            def one(i: int, groups: Sequence[Sequence[Q]] = groups) -> list[Found]:
+                return self._found(groups[i], top_k, limits, 1, session)
 
-            def report(done: int, start: int = start, count: int = len(part)) -> None:
+            def report(done: int, start: int = batch.start, count: int = len(part)) -> None:
                 if progress is not None:
-                    for i in range((done - 1) * self._together, min(done * self._together, count)):
+                    for i in range((done - 1) * step, min(done * step, count)):
                         progress(start + i + 1, len(several))
 
             for found in in_threads(one, len(groups), threads, report):
@@ -236,14 +251,14 @@ class EncodedIndex(Maintained, Generic[E]):
             kind=self.kind,
             images=len(self),
             removed=sum(segment.dead for segment in segments),
-            entries=sum(self._entries(segment) for segment in segments),
+            entries=sum(len(segment.arrays[self._entries]) for segment in segments),
             bytes=sum(array.nbytes for segment in segments for array in segment.arrays.values()),
             segments=len(segments),
             dim=self.dim,
         )
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write what is new since the last save into `directory`; the codebook or mixture is not written.
+        """Write what is new since the last save into `directory`; what an index is made with is not written.
 
         Parameters
         ----------
@@ -261,18 +276,24 @@ class EncodedIndex(Maintained, Generic[E]):
         FormatError
             If it cannot be written. What was saved before is still there.
         """
-        self._collection.save(directory, {"dim": self.dim, **self._header()}, overwrite=overwrite)
+        self._write(directory, overwrite)
+
+    def _write(
+        self, directory: str | os.PathLike[str], overwrite: bool, attachment: Attachment | None = None
+    ) -> None:
+        header = {"dim": self.dim, **self._header()}
+        self._collection.save(directory, header, overwrite=overwrite, attachment=attachment)
 
     @classmethod
     def _opened(
         cls,
         directory: str | os.PathLike[str],
-        make: Callable[[Mapping[str, Any]], EncodedIndex[E]],
+        make: Callable[[Mapping[str, Any]], Self],
         check: bool | None,
         damaged: IfDamaged,
-    ) -> Any:
+    ) -> Self:
         """Open what was saved in `directory`; `make` returns the empty index that its header describes."""
-        made: list[EncodedIndex[E]] = []
+        made: list[Self] = []
 
         def layout(header: Mapping[str, Any]) -> Layout:
             made.append(make(header))
@@ -282,11 +303,11 @@ class EncodedIndex(Maintained, Generic[E]):
         made[-1]._collection = collection
         return made[-1]
 
-    def _found(self, queries: Sequence[E], top_k: int, limits: Limits) -> list[Found]:
+    def _found(self, queries: Sequence[Q], top_k: int, limits: Limits, threads: int, session: Any) -> list[Found]:
         if not self._collection.segments:
             return [([], np.empty(0, np.float32)) for _ in queries]
         found = []
-        for scores in self._scores(queries):
+        for scores in self._scores(queries, threads, session):
             rows = limits.best(scores, top_k)
             found.append(([self._collection.name_of(int(row)) for row in rows], scores[rows]))
         return found
