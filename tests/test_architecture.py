@@ -16,7 +16,19 @@ PACKAGE = Path(delf_engine.__file__).parent
 
 FLOORS: dict[int, set[str]] = {
     1: {"errors"},
-    2: {"model", "images", "features", "config", "pyramid", "evaluation", "wire", "regions", "system"},
+    2: {
+        "model",
+        "images",
+        "features",
+        "config",
+        "pyramid",
+        "evaluation",
+        "wire",
+        "regions",
+        "system",
+        "tiles",
+        "threads",
+    },
     3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting", "interchange"},
     4: {"reranking"},
     5: {"engine"},
@@ -39,9 +51,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": RECORDS,
     "evaluation": RECORDS,
     "system": set(),
+    "threads": {"errors", "system"},
+    "tiles": set(),
     "regions": {"errors", "features", "system"},
     "interchange": {"features", "config", "errors", "wire", "system"},
-    "reranking": {"verification", "storage", "features", "config", "errors", "system"},
+    "reranking": {"verification", "storage", "features", "config", "errors", "system", "threads"},
     "cli": below(6) | {"demo", "mining", "serve"},  # commands that start them
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from delf_engine.index.tiles import LANES, ROWS, tile_1, tile_2
+from delf_engine.tiles import LANES, ROWS, tile_1, tile_2
 
 __all__ = ["group", "nearest_columns", "probe", "scan"]
 

@@ -36,9 +36,9 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index.aggregation import Aggregate, aggregated, blocks
 from delf_engine.index.codebook import Codebook
 from delf_engine.index.dense import DenseIndex, Vector, normalised
-from delf_engine.index.threads import in_threads
 from delf_engine.index.vocabulary import RegionalIndex
 from delf_engine.regions import Regions
+from delf_engine.threads import in_threads
 
 __all__ = ["VladIndex"]
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from delf_engine.verification.matching import MatchedPair, Matches, match_descriptors, match_pair
+from delf_engine.verification.matching import (
+    MatchedPair,
+    Matches,
+    Prepared,
+    match_descriptors,
+    match_pair,
+    match_prepared,
+)
 from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import verify_features
 

@@ -1,31 +1,34 @@
 """Exact nearest-neighbour matching of two sets of descriptors.
 
-All similarities come from float32 matrix products. Their last bits depend on the BLAS kernel, so wherever two
-candidates are closer than rounding can explain, the pair is decided again in float64: neighbours are exact, ties
-go to the lowest index, and the result has the same bits with any number of BLAS threads.
+Similarities are sums of float32 products, taken in registers (see `match_kernels`); wherever two candidates are
+closer than rounding can explain, the pair is decided again in float64. Neighbours are exact, ties go to the lowest
+index, and the bits depend on the descriptors alone.
+
+With ``precision="uint8"`` descriptors are rounded to 8 bits first, as the codec of that name does, so that those of
+such a store are taken as they are. Sums are whole numbers then, exact on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 
-__all__ = ["MatchedPair", "Matches", "match_descriptors", "match_pair"]
+__all__ = ["MatchedPair", "Matches", "Precision", "Prepared", "match_descriptors", "match_pair", "match_prepared"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
+Int32 = npt.NDArray[np.int32]
+Precision: TypeAlias = Literal["float32", "uint8"]
 
-# One tile of similarities: 32 MiB.
-_TILE_ROWS, _TILE_COLUMNS = 1024, 8192
-# Pairs decided again in float64 at a time, so that even all-equal descriptors need little memory.
-_EXACT_PAIRS = 1 << 16
 _NORM_TOLERANCE = 2e-2  # that of `LocalFeatures`
+_MAX_BYTES = 1040  # up to this dimension sums of products of codes are exact in float32
 
 
 class Matches(NamedTuple):
@@ -66,10 +69,11 @@ def match_descriptors(
     mutual: bool = True,
     ratio: float | None = None,
     max_distance: float | None = None,
+    precision: Precision = "float32",
 ) -> Matches:
     """Match each descriptor of A with its nearest neighbour in B.
 
-    Memory stays bounded by a tile of similarities however many descriptors there are. The rule of the published
+    The matrix of similarities is never held. The rule of the published
     DELF code, nearest neighbour within a distance, is ``mutual=False, max_distance=0.8``.
 
     Parameters
@@ -85,6 +89,8 @@ def match_descriptors(
         (Lowe 2004). Where B has no second descriptor, or the second is as near as zero, nothing is kept.
     max_distance : float or None
         Keep a pair only if the Euclidean distance of its unit vectors is at most this (0 to 2).
+    precision : "float32" or "uint8"
+        Compare descriptors as they are, or rounded to 8 bits.
 
     Returns
     -------
@@ -98,9 +104,10 @@ def match_descriptors(
     FeatureError
         If a set is not two-dimensional, not finite or not L2-normalised.
     ConfigError
-        If `ratio` or `max_distance` is not positive, or `ratio` is above 1.
+        If `ratio` or `max_distance` is not positive, or `ratio` is above 1; if there is no such precision, or
+        descriptors have more than 1,040 dimensions and are to be compared at 8 bits.
     """
-    return _matched(a, b, mutual, ratio, max_distance, compare=False).putative
+    return match_pair(a, b, mutual=mutual, ratio=ratio, max_distance=max_distance, precision=precision).putative
 
 
 def match_pair(
@@ -110,130 +117,229 @@ def match_pair(
     mutual: bool = True,
     ratio: float | None = None,
     max_distance: float | None = None,
+    precision: Precision = "float32",
 ) -> MatchedPair:
     """Match as `match_descriptors` does, and compare all mutual nearest neighbours, near or far.
 
     Parameters and errors are those of `match_descriptors`, and so are the bits of the putative matches.
     """
-    return _matched(a, b, mutual, ratio, max_distance, compare=True)
+    sides = Prepared(a, "A", precision), Prepared(b, "B", precision)
+    return match_prepared(*sides, mutual=mutual, ratio=ratio, max_distance=max_distance)
 
 
-def _matched(
-    a: npt.ArrayLike,
-    b: npt.ArrayLike,
-    mutual: bool,
-    ratio: float | None,
-    max_distance: float | None,
+class Prepared:
+    """Descriptors made ready to be matched; one that is matched with many is made ready once.
+
+    Parameters
+    ----------
+    descriptors : (N, D) float32
+        L2-normalised.
+    name : str
+        Named in errors.
+    precision : "float32" or "uint8"
+
+    Raises
+    ------
+    FeatureError, ConfigError
+        As `match_descriptors`.
+    """
+
+    def __init__(self, descriptors: npt.ArrayLike, name: str, precision: Precision) -> None:
+        from delf_engine.verification.match_kernels import unit_rows
+
+        if precision not in ("float32", "uint8"):
+            raise ConfigError(f"precision must be 'float32' or 'uint8', got {precision!r}")
+        rows = np.ascontiguousarray(descriptors, dtype=np.float32)
+        if rows.ndim != 2 or rows.shape[1] == 0:
+            raise FeatureError(f"descriptors of {name} must have shape (N, D), got {rows.shape}")
+        if precision == "uint8" and rows.shape[1] > _MAX_BYTES:
+            raise ConfigError(
+                f"descriptors of {rows.shape[1]} dimensions cannot be compared at 8 bits, only up to {_MAX_BYTES}"
+            )
+        self.unit = np.empty_like(rows)
+        if not unit_rows(rows, _NORM_TOLERANCE, self.unit):
+            raise FeatureError(f"descriptors of {name} must be finite and L2-normalised")
+        self.precision = precision
+
+    def __len__(self) -> int:
+        return len(self.unit)
+
+    @property
+    def dim(self) -> int:
+        """Descriptor dimension D."""
+        return int(self.unit.shape[1])
+
+    @cached_property
+    def columns(self) -> tuple[Float32, Float32]:
+        """Panels of the descriptors, and where these end (see `match_kernels.best_of_floats`)."""
+        return _panels(self.unit), np.where(_padding(len(self)), -np.inf, 0).astype(np.float32)
+
+    @cached_property
+    def byte_columns(self) -> tuple[npt.NDArray[np.int32], int, npt.NDArray[np.int32], Float32]:
+        """What `match_kernels.best_of_bytes` takes of B."""
+        codes, norms = self.codes
+        padding = _padding(len(self))
+        bias = np.ones(len(padding), np.int32)
+        bias[: len(self)] = -128 * codes.sum(axis=1, dtype=np.int32)
+        return _panels(codes.view(np.int32)), len(self), bias, _padded(norms, padding)
+
+    @cached_property
+    def code_columns(self) -> tuple[Float32, int, Float32, Float32]:
+        """What `match_kernels.best_of_codes` takes of B."""
+        codes, norms = self.codes
+        padding = _padding(len(self))
+        return _panels(codes.astype(np.float32)), len(self), padding.astype(np.float32), _padded(norms, padding)
+
+    @cached_property
+    def codes(self) -> tuple[npt.NDArray[np.int8], Float32]:
+        """Descriptors of 8 bits, (N, E) with E the next multiple of 4, and one over the length of each."""
+        from delf_engine.verification.match_kernels import byte_codes
+
+        codes = np.empty((len(self), -(-self.dim // 4) * 4), np.int8)
+        norms = np.empty(len(self), np.float32)
+        byte_codes(self.unit, codes, norms)
+        return codes, norms
+
+
+def _padding(count: int) -> npt.NDArray[np.bool_]:
+    """Return which columns of the panels of so many rows are none."""
+    from delf_engine.verification.match_kernels import PANEL
+
+    return np.arange(-(-count // PANEL) * PANEL) >= count
+
+
+def _panels(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    from delf_engine.verification.match_kernels import PANEL, panels
+
+    out = np.empty(-(-len(rows) // PANEL) * rows.shape[1] * PANEL, rows.dtype)
+    panels(rows, out)
+    return out
+
+
+def _padded(norms: Float32, padding: npt.NDArray[np.bool_]) -> Float32:
+    """Return norms that make the cosine of what is no column -inf: its sum of products is 1."""
+    out = np.full(len(padding), -np.inf, np.float32)
+    out[: len(norms)] = norms
+    return out
+
+
+def match_prepared(
+    a: Prepared,
+    b: Prepared,
     *,
-    compare: bool,
+    mutual: bool = True,
+    ratio: float | None = None,
+    max_distance: float | None = None,
 ) -> MatchedPair:
-    """Match; without `compare` only those rows are asked for mutuality that may become a putative match."""
+    """Do what `match_pair` does with descriptors that are ready.
+
+    Raises
+    ------
+    MismatchError
+        If A and B have descriptors of different dimension, or are made ready for different precisions.
+    ConfigError
+        As `match_descriptors`.
+    """
     if ratio is not None and not 0 < ratio <= 1:
         raise ConfigError(f"ratio must be above 0 and at most 1, got {ratio}")
     if max_distance is not None and not max_distance > 0:
         raise ConfigError(f"max_distance must be positive, got {max_distance}")
-    unit_a, unit_b = _unit_rows(a, "A"), _unit_rows(b, "B")
-    if unit_a.shape[1] != unit_b.shape[1]:
+    if a.dim != b.dim:
         raise MismatchError(
-            f"descriptors of {unit_a.shape[1]} and {unit_b.shape[1]} dimensions cannot be matched; "
+            f"descriptors of {a.dim} and {b.dim} dimensions cannot be matched; "
             "extract both images with the same model"
         )
-    if not len(unit_a) or not len(unit_b):
+    if a.precision != b.precision:
+        raise MismatchError(f"descriptors made ready at {a.precision} and {b.precision} cannot be matched")
+    if not len(a) or not len(b):
         return MatchedPair(Matches(np.empty((0, 2), np.int32), np.empty(0, np.float32)), np.empty(0, np.float32))
-
-    to_b, second = _nearest(unit_a, unit_b)
-    distances = _distances(unit_a, unit_b[to_b])
-    near = np.ones(len(unit_a), bool) if max_distance is None else distances <= max_distance
-    both_ways = np.zeros(len(unit_a), bool)
-    if mutual or compare:
-        asked = np.arange(len(unit_a)) if compare else np.flatnonzero(near)
-        both_ways[asked] = _is_mutual(unit_a, unit_b, asked, to_b)
-    rows = np.flatnonzero(near & both_ways if mutual else near)
+    found = _compared_bytes(a, b) if a.precision == "uint8" else _compared_floats(a, b)
+    rows = found.kept(mutual, np.inf if max_distance is None else float(max_distance))
     if ratio is not None:
-        runner_up = _second_distances(unit_a, unit_b, rows, to_b, second)
-        rows = rows[(distances[rows] <= ratio * runner_up) & (runner_up > 0)]
-    pairs = np.stack([rows, to_b[rows]], axis=1).astype(np.int32)
-    similarities = _dot(unit_a, unit_b[to_b]).astype(np.float32)
-    return MatchedPair(Matches(pairs, similarities[rows]), similarities[both_ways])
+        runner_up = found.second_distances(rows)
+        rows = rows[(found.distances[rows] <= ratio * runner_up) & (runner_up > 0)]
+    pairs = np.stack([rows, found.to_b[rows]], axis=1)
+    return MatchedPair(Matches(pairs, found.similarities[rows]), found.similarities[found.both_ways])
 
 
-def _unit_rows(descriptors: npt.ArrayLike, name: str) -> Float32:
-    rows = np.ascontiguousarray(descriptors, dtype=np.float32)
-    if rows.ndim != 2 or rows.shape[1] == 0:
-        raise FeatureError(f"descriptors of {name} must have shape (N, D), got {rows.shape}")
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    if not (np.abs(norms - 1) <= _NORM_TOLERANCE).all():  # false for NaN as well
-        raise FeatureError(f"descriptors of {name} must be finite and L2-normalised")
-    return (rows / norms[:, None]).astype(np.float32)
+@dataclass
+class _Compared:
+    """Nearest neighbours of A and B.
+
+    Attributes
+    ----------
+    to_b, to_a : (N,), (M,) int32
+        Of each row of A the nearest of B, and the other way.
+    similarities, distances : (N,) float32, float64
+        Of each row of A and its nearest of B.
+    second_distances : callable
+        From some rows of A to their distances from the nearest of B but one; 0 where there is none.
+    both_ways : (N,) bool
+        Which are each other's nearest.
+    """
+
+    to_b: Int32
+    to_a: Int32
+    similarities: Float32
+    distances: Float64
+    second_distances: Callable[[Int32], Float64]
+    both_ways: npt.NDArray[np.bool_] = field(init=False)
+
+    def kept(self, mutual: bool, limit: float) -> Int32:
+        from delf_engine.verification.match_kernels import select
+
+        keep = np.empty(len(self.to_b), bool)
+        self.both_ways = np.empty(len(self.to_b), bool)
+        select(self.to_b, self.to_a, self.distances, mutual, limit, keep, self.both_ways)
+        return np.flatnonzero(keep).astype(np.int32)
 
 
-def _dot(a: Float32, b: Float32) -> Float64:
-    """Row by row, without BLAS: products of float32 are exact in float64."""
-    return (a.astype(np.float64) * b).sum(axis=1)
+def _compared_floats(a: Prepared, b: Prepared) -> _Compared:
+    from delf_engine.verification.match_kernels import best_of_floats, distances_between, settle
+
+    panels, bias = b.columns
+    found = best_of_floats(a.unit, panels, len(b), bias)
+    similarities, distances = np.empty(len(a), np.float32), np.empty(len(a))
+    # Twice the worst rounding of a float32 sum of products of unit vectors, for the two that are compared.
+    margin = np.float32(2 * (a.dim + 2) * 2.0**-24)
+    settle(a.unit, b.unit, found, margin, similarities, distances)
+
+    def seconds(rows: Int32) -> Float64:
+        out = np.zeros(len(rows))
+        if len(b) > 1:
+            distances_between(a.unit, b.unit, rows, found[3][rows], out)
+        return out
+
+    return _Compared(found[2], found[6], similarities, distances, seconds)
 
 
-def _distances(a: Float32, b: Float32) -> Float64:
-    return np.sqrt(((a.astype(np.float64) - b) ** 2).sum(axis=1))
+def _compared_bytes(a: Prepared, b: Prepared) -> _Compared:
+    from delf_engine.tiles import has_byte_products
+
+    best, second, to_b, _, _, _, to_a = _best_by_bytes(a, b) if has_byte_products() else _best_of_codes(a, b)
+
+    def seconds(rows: Int32) -> Float64:
+        return _chords(second[rows]) if len(b) > 1 else np.zeros(len(rows))
+
+    return _Compared(to_b, to_a, np.minimum(best, np.float32(1)), _chords(best), seconds)
 
 
-def _margin(dim: int) -> np.float32:
-    # Twice the worst rounding of a float32 dot product of unit vectors, for the two that are compared.
-    return np.float32(2 * (dim + 2) * 2.0**-24)
+def _chords(cosines: Float32) -> Float64:
+    """Return the distances of unit vectors with these cosines."""
+    return np.asarray(np.sqrt(np.maximum(2 - 2 * cosines.astype(np.float64), 0)))
 
 
-def _nearest(a: Float32, b: Float32) -> tuple[Index, Float32]:
-    """Return each row's exact nearest neighbour in `b`, and the second similarity up to rounding."""
-    index = np.zeros(len(a), np.intp)
-    best = np.full(len(a), -np.inf, np.float32)
-    second = best.copy()
-    for rows in _blocks(len(a), _TILE_ROWS):
-        r = np.arange(rows.stop - rows.start)
-        for columns in _blocks(len(b), _TILE_COLUMNS):
-            tile = a[rows] @ b[columns].T
-            column = tile.argmax(axis=1)
-            top = tile[r, column]
-            tile[r, column] = -np.inf
-            second[rows] = np.maximum(np.minimum(best[rows], top), np.maximum(second[rows], tile.max(axis=1)))
-            better = top > best[rows]
-            index[rows] = np.where(better, column + columns.start, index[rows])
-            best[rows] = np.where(better, top, best[rows])
-    margin = _margin(a.shape[1])
-    close = np.flatnonzero(second >= best - margin)
-    for row, column, similarity in _exact_above(a, b, close, best[close] - 2 * margin):
-        order = np.lexsort((column, -similarity, row))
-        first = np.unique(row[order], return_index=True)[1]
-        index[row[order][first]] = column[order][first]
-    return index, second
+def _best_by_bytes(a: Prepared, b: Prepared) -> tuple[npt.NDArray[Any], ...]:
+    from delf_engine.verification.match_kernels import best_of_bytes
+
+    codes, norms = a.codes
+    unsigned = (codes.view(np.uint8) ^ np.uint8(128)).view(np.int32)
+    return best_of_bytes(unsigned, norms, *b.byte_columns)
 
 
-def _is_mutual(a: Float32, b: Float32, rows: Index, to_b: Index) -> npt.NDArray[np.bool_]:
-    # Only descriptors of B that some row has chosen are asked for their own nearest neighbour.
-    chosen, place = np.unique(to_b[rows], return_inverse=True)
-    if not len(chosen):
-        return np.zeros(0, bool)
-    back, _ = _nearest(b[chosen], a)
-    return np.asarray(back[place] == rows)
+def _best_of_codes(a: Prepared, b: Prepared) -> tuple[npt.NDArray[Any], ...]:
+    """Do the same on any processor: whole numbers below 2^24 are exact in float32, too."""
+    from delf_engine.verification.match_kernels import best_of_codes
 
-
-def _second_distances(a: Float32, b: Float32, rows: Index, to_b: Index, second: Float32) -> Float64:
-    """Return the exact distance of each of `rows` to its second nearest neighbour; 0 where there is none."""
-    if len(b) < 2:
-        return np.zeros(len(rows))
-    distance = np.full(len(a), np.inf)
-    for row, column, _ in _exact_above(a, b, rows, second[rows] - 2 * _margin(a.shape[1])):
-        other = column != to_b[row]
-        np.minimum.at(distance, row[other], _distances(a[row[other]], b[column[other]]))
-    return distance[rows]
-
-
-def _exact_above(a: Float32, b: Float32, rows: Index, floor: Float32) -> Iterator[tuple[Index, Index, Float64]]:
-    """Yield row, column and float64 similarity of pairs not below their row's `floor`, whole rows at once."""
-    for part in _blocks(len(rows), max(1, _EXACT_PAIRS // len(b))):
-        near, column = np.nonzero(a[rows[part]] @ b.T >= floor[part, None])
-        row = rows[part][near]
-        yield row, column, _dot(a[row], b[column])
-
-
-def _blocks(length: int, size: int) -> Iterator[slice]:
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))
+    codes, norms = a.codes
+    return best_of_codes(codes.astype(np.float32), norms, *b.code_columns)

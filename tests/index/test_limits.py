@@ -16,7 +16,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index.ids import IdTable
 from delf_engine.index.limits import best
 from delf_engine.index.score_kernels import best_rows
-from delf_engine.index.threads import in_threads
+from delf_engine.threads import in_threads
 from helpers import random_features
 from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind
 

@@ -1,4 +1,4 @@
-"""Descriptor matching: exact against naive loops, whatever the tiles, ties and threads."""
+"""Descriptor matching: exact against naive loops, whatever the ties, sizes and threads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from delf_engine import tiles
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
-from delf_engine.verification import match_descriptors, match_pair, matching
+from delf_engine.verification import Prepared, match_descriptors, match_pair, match_prepared
 
 Array = npt.NDArray[np.float32]
 
@@ -51,13 +52,12 @@ def naive(
 
 @given(
     seed=st.integers(0, 10**6),
-    n=st.integers(1, 30),
-    m=st.integers(1, 30),
+    n=st.one_of(st.integers(1, 6), st.integers(1, 70)),
+    m=st.one_of(st.integers(1, 6), st.integers(1, 70)),
     ties=st.booleans(),
     mutual=st.booleans(),
     ratio=st.sampled_from([None, 0.61, 0.93]),
     max_distance=st.sampled_from([None, 0.31, 0.93]),
-    tile=st.sampled_from([(1024, 8192), (7, 5), (1, 1)]),
 )
 def test_equals_the_definition(
     seed: int,
@@ -67,18 +67,13 @@ def test_equals_the_definition(
     mutual: bool,
     ratio: float | None,
     max_distance: float | None,
-    tile: tuple[int, int],
 ) -> None:
     rng = np.random.default_rng(seed)
     make = lattice_rows if ties else unit_rows
     a, b = make(rng, n), make(rng, m)
     b = np.concatenate([b, a[: n // 2]]) if a.shape[1] == b.shape[1] else b
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "_TILE_ROWS", tile[0])
-        patch.setattr(matching, "_TILE_COLUMNS", tile[1])
-        patch.setattr(matching, "_EXACT_PAIRS", 16)
-        found = match_descriptors(a, b, mutual=mutual, ratio=ratio, max_distance=max_distance)
-        compared = match_pair(a, b, mutual=mutual, ratio=ratio, max_distance=max_distance)
+    found = match_descriptors(a, b, mutual=mutual, ratio=ratio, max_distance=max_distance)
+    compared = match_pair(a, b, mutual=mutual, ratio=ratio, max_distance=max_distance)
     assert [tuple(p) for p in found.pairs.tolist()] == naive(
         a, b, mutual=mutual, ratio=ratio, max_distance=max_distance
     )
@@ -190,3 +185,80 @@ def test_descriptors_of_another_dimension_are_refused(rng: np.random.Generator) 
 def test_what_is_not_a_set_of_unit_vectors_is_refused(bad: Array, rng: np.random.Generator) -> None:
     with pytest.raises(FeatureError, match="descriptors of B"):
         match_descriptors(unit_rows(rng, 2, 8), bad)
+
+
+def codes_of(rows: Array) -> npt.NDArray[np.int64]:
+    """The codes of 8 bits that a store keeps, less 128."""
+    units = (rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
+    largest = np.abs(units).max(axis=1, keepdims=True)
+    return np.rint(units * (np.float32(127) / largest)).astype(np.int64)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.one_of(st.integers(1, 6), st.integers(1, 140)),
+    m=st.one_of(st.integers(1, 6), st.integers(1, 140)),
+    dim=st.sampled_from([1, 3, 4, 40, 63]),
+    ties=st.booleans(),
+    mutual=st.booleans(),
+    ratio=st.sampled_from([None, 0.61, 0.93, 1.0]),
+    bytes_at_once=st.booleans(),
+)
+def test_bytes_equal_their_definition(
+    seed: int, n: int, m: int, dim: int, ties: bool, mutual: bool, ratio: float | None, bytes_at_once: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    make = lattice_rows if ties else unit_rows
+    a, b = make(rng, n, dim), make(rng, m, dim)
+    b[: m // 3] = a[rng.integers(0, n, m // 3)]
+    with pytest.MonkeyPatch.context() as patch:
+        if not bytes_at_once:
+            patch.setattr(tiles, "has_byte_products", lambda: False)
+        found = match_pair(a, b, mutual=mutual, ratio=ratio, max_distance=1.2, precision="uint8")
+    codes_a, codes_b = codes_of(a), codes_of(b)
+    norms_a, norms_b = (
+        (1 / np.sqrt((c * c).sum(axis=1).astype(np.float64))).astype(np.float32) for c in (codes_a, codes_b)
+    )
+    cosines = (codes_a @ codes_b.T).astype(np.float32) * norms_b * norms_a[:, None]
+    to_b, to_a = cosines.argmax(axis=1), cosines.argmax(axis=0)
+    chords = np.sqrt(np.maximum(2 - 2 * cosines.astype(np.float64), 0))
+    expected = []
+    for i, j in enumerate(to_b.tolist()):
+        runner_up = np.sort(chords[i])[1] if m > 1 else 0.0
+        good = chords[i, j] <= 1.2 and (to_a[j] == i or not mutual)
+        if good and (ratio is None or (runner_up > 0 and chords[i, j] <= ratio * runner_up)):
+            expected.append([i, j])
+    assert found.putative.pairs.tolist() == expected
+    rows, columns = found.putative.pairs.T
+    assert np.array_equal(found.putative.similarities, np.minimum(cosines[rows, columns], 1))
+    both_ways = [i for i, j in enumerate(to_b) if to_a[j] == i]
+    assert np.array_equal(found.mutual_similarities, np.minimum(cosines[both_ways, to_b[both_ways]], 1))
+
+
+def test_descriptors_of_a_store_of_bytes_are_taken_as_they_are(rng: np.random.Generator) -> None:
+    rows = unit_rows(rng, 500, 40)
+    stored = codes_of(rows)
+    decoded = stored / np.linalg.norm(stored, axis=1, keepdims=True)
+    codes, norms = Prepared(decoded, "A", "uint8").codes
+    assert np.array_equal(codes, stored)
+    np.testing.assert_allclose(norms * np.linalg.norm(stored, axis=1), 1, rtol=1e-6)
+
+
+def test_what_is_made_ready_serves_many(rng: np.random.Generator) -> None:
+    a, b, c = (unit_rows(rng, n, 40) for n in (90, 120, 1))
+    for precision in ("float32", "uint8"):
+        ready = Prepared(a, "A", precision)
+        for other in (b, c, b, a):
+            again = match_prepared(ready, Prepared(other, "B", precision), ratio=0.95)
+            alone = match_pair(a, other, ratio=0.95, precision=precision)
+            assert all(np.array_equal(x, y) for x, y in zip(again.putative, alone.putative, strict=True))
+
+
+def test_precisions_are_not_mixed(rng: np.random.Generator) -> None:
+    a = unit_rows(rng, 5)
+    with pytest.raises(MismatchError, match="float32 and uint8"):
+        match_prepared(Prepared(a, "A", "float32"), Prepared(a, "B", "uint8"))
+    with pytest.raises(ConfigError, match="precision"):
+        match_descriptors(a, a, precision="int4")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="1041 dimensions"):
+        match_descriptors(*[unit_rows(rng, 2, 1041)] * 2, precision="uint8")
