@@ -8,15 +8,24 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["fundamental_residuals", "is_degenerate", "pixel_frame", "planar_residuals", "plausible"]
+__all__ = [
+    "MAX_STRETCH",
+    "MAX_ZOOM",
+    "fundamental_residuals",
+    "is_degenerate",
+    "occupied_bins",
+    "pixel_frame",
+    "planar_residuals",
+    "plausible",
+]
 
 Float64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 # Beyond these a planar transform is taken for an accident. The features span a factor of 8 in scale at most, and
 # a wall seen at 80 degrees is squeezed 6 times. On Sub-RParis they neither cost nor gain a point.
-_MAX_ZOOM = 10.0
-_MAX_STRETCH = 8.0
+MAX_ZOOM = 10.0
+MAX_STRETCH = 8.0
 # Points whose spread off their best line is this part of the spread along it count as collinear.
 _COLLINEAR = 1e-3
 
@@ -132,9 +141,9 @@ def plausible(H: Float64, a: Float64) -> Mask:
         squares = p1 * p1 + q1 * q1 + p2 * p2 + q2 * q2
         return np.asarray(
             (w > 0)
-            & (area > _MAX_ZOOM**-2)
-            & (area < _MAX_ZOOM**2)
-            & (squares < area * (_MAX_STRETCH + 1 / _MAX_STRETCH))
+            & (area > MAX_ZOOM**-2)
+            & (area < MAX_ZOOM**2)
+            & (squares < area * (MAX_STRETCH + 1 / MAX_STRETCH))
         )
 
 
@@ -148,15 +157,23 @@ def is_degenerate(a: Float64, b: Float64, *, minimum: int) -> bool:
     minimum : int
         Different matches needed.
     """
-    if len(a) < minimum or len(np.unique(np.hstack([a, b]), axis=0)) < minimum:
+    if len(a) < minimum:
         return True
-    return _on_a_line(a) or _on_a_line(b)
+    from delf_engine.verification.geometry_kernels import different_matches, on_a_line
+
+    a, b = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
+    return bool(different_matches(a, b, minimum) < minimum or on_a_line(a, _COLLINEAR) or on_a_line(b, _COLLINEAR))
 
 
-def _on_a_line(points: Float64) -> bool:
+def occupied_bins(points: Float64, side: float) -> int:
+    """Count the squares of a grid that hold a point: spatially effective inliers (Schönberger et al., ACCV 2016).
+
+    Parameters
+    ----------
+    points : (N, 2) float64
+    side : float
+        Of a square, in the unit of the points; its corner lies on (-0.5, -0.5), that of the first pixel.
+    """
     with np.errstate(all="ignore"):
-        x, y = (points - points.mean(axis=0)).T
-        xx, yy, xy = (x * x).sum(), (y * y).sum(), (x * y).sum()
-        # Eigenvalues of the 2x2 scatter: their product over the square of their sum.
-        ratio = (xx * yy - xy * xy) / (xx + yy) ** 2
-    return not ratio > _COLLINEAR**2  # true for NaN: all on one point, or beyond what floats hold
+        bins = np.floor((points + 0.5) / side)
+    return len({*zip(bins[:, 0].tolist(), bins[:, 1].tolist(), strict=True)})

@@ -1,55 +1,54 @@
-"""The geometric models, each a small adapter over its estimator: points in, a `Fit` or None out.
+"""The geometric models, each a small adapter over its estimator: matched points in, a `Fit` or None out.
 
 An estimator's own mask is never taken at its word. Its transform is checked and the inliers are counted again
-with the residual this package states, so the count means the same for every model and library.
+with the residual this package states, so the count means the same for every model, estimator and library.
+
+================  ==========  ===========  ===========  =====================================================
+estimator         affine      homography   fundamental  what it is
+================  ==========  ===========  ===========  =====================================================
+``ransac``        own         pydegensac   pydegensac   LO-RANSAC (scikit-image's sampling), DEGENSAC
+``exhaustive``    own                                   every match a hypothesis, nothing at random
+``magsac``        OpenCV      OpenCV       OpenCV       USAC with MAGSAC++ (Barath et al., CVPR 2020)
+``accurate``      OpenCV      OpenCV       OpenCV       USAC with graph-cut local optimisation
+``prosac``        OpenCV      OpenCV       OpenCV       USAC that draws from the most similar matches first
+================  ==========  ===========  ===========  =====================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError
 from delf_engine.verification.affine import ransac_affine
-from delf_engine.verification.geometry import fundamental_residuals, is_degenerate, planar_residuals, plausible
+from delf_engine.verification.degensac import degensac_fundamental, degensac_homography
+from delf_engine.verification.exhaustive import exhaustive_affine
+from delf_engine.verification.fits import (
+    EstimatorName,
+    EstimatorOptions,
+    Fit,
+    MatchedPoints,
+    ModelName,
+    affine_fit,
+    any_fundamental,
+    fundamental_fit,
+    homography_fit,
+)
+from delf_engine.verification.geometry import is_degenerate
+from delf_engine.verification.usac import usac_transform
 
-__all__ = ["MINIMUM_MATCHES", "Fit", "ModelName", "estimate"]
+__all__ = ["ESTIMATORS", "MINIMUM_MATCHES", "estimate"]
 
 Float64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-ModelName: TypeAlias = Literal["affine", "homography", "fundamental"]
+Adapter: TypeAlias = Callable[[MatchedPoints, EstimatorOptions], "Fit | None"]
 
 #: Fewer different matches are no evidence: one match more than fixes the model, which would fit any junk.
 MINIMUM_MATCHES: dict[ModelName, int] = {"affine": 4, "homography": 5, "fundamental": 8}
 
-_MAX_SEED = 2**31 - 1  # pydegensac's is a C int, and negative means "unseeded"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A transform and the matches that agree with it.
-
-    Attributes
-    ----------
-    transform : (3, 3) float64
-        From points of A to points of B; for ``fundamental`` x_B^T F x_A = 0.
-    inliers : (N,) bool
-    """
-
-    transform: Float64
-    inliers: Mask
-
-
-@dataclass(frozen=True)
-class _Options:
-    threshold: float
-    max_iterations: int
-    confidence: float
-    seed: int
+_MAX_SEED = 2**31 - 1  # that of a C int; pydegensac takes negative ones for "unseeded"
 
 
 def estimate(
@@ -61,8 +60,11 @@ def estimate(
     max_iterations: int,
     confidence: float,
     seed: int,
+    estimator: EstimatorName = "ransac",
+    scales: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    similarities: npt.ArrayLike | None = None,
 ) -> Fit | None:
-    """Fit a geometric model to tentative matches by RANSAC.
+    """Fit a geometric model to tentative matches.
 
     The same input and seed give the same bits, in any thread or process of one machine. One exception is
     pydegensac's: the degeneracy check of ``fundamental`` draws from C's `rand`, so native code that calls it in
@@ -76,11 +78,17 @@ def estimate(
     threshold : float
         Largest residual of an inlier: Sampson distance in pixels.
     max_iterations : int
-        RANSAC samples at most.
+        Samples at most; ``exhaustive`` draws none.
     confidence : float
-        RANSAC stops once a better model is this unlikely to have been missed.
+        Sampling stops once a better model is this unlikely to have been missed.
     seed : int
         0 to 2^31 - 1.
+    estimator : str
+        One of those in the table of this module.
+    scales : (N,) float, (N,) float, or None
+        Of the matched features of A and B, in the unit of the points; None: all alike. For ``exhaustive``.
+    similarities : (N,) float or None
+        Of the matches; None: all alike. For ``prosac``.
 
     Returns
     -------
@@ -91,75 +99,84 @@ def estimate(
     Raises
     ------
     ConfigError
-        If there is no such model, or the seed is out of range.
+        If there is no such model, or no such estimator of it, or the seed is out of range.
     """
-    if model not in _ADAPTERS:
-        raise ConfigError(f"there is no geometric model {model!r}; known: {', '.join(_ADAPTERS)}")
+    adapter = ESTIMATORS.get((model, estimator))
+    if adapter is None:
+        models = sorted({name for name, _ in ESTIMATORS})
+        if model not in models:
+            raise ConfigError(f"there is no geometric model {model!r}; known: {', '.join(models)}")
+        raise ConfigError(f"there is no estimator {estimator!r} of {model!r}; known: {', '.join(known(model))}")
     if not 0 <= seed <= _MAX_SEED:
         raise ConfigError(f"seed must be from 0 to {_MAX_SEED}, got {seed}")
     minimum = MINIMUM_MATCHES[model]
     if is_degenerate(a, b, minimum=minimum):
         return None
-    fit = _ADAPTERS[model](a, b, _Options(threshold, max_iterations, confidence, int(seed)))
+    points = MatchedPoints.of(a, b, scales, similarities)
+    fit = adapter(points, EstimatorOptions(threshold, max_iterations, confidence, int(seed)))
     if fit is None or is_degenerate(a[fit.inliers], b[fit.inliers], minimum=minimum):
         return None
     return fit
 
 
-def _affine(a: Float64, b: Float64, options: _Options) -> Fit | None:
+def known(model: str) -> list[str]:
+    """Return the names of a model's estimators."""
+    return [estimator for name, estimator in ESTIMATORS if name == model]
+
+
+def _affine(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
     transform = ransac_affine(
-        a,
-        b,
+        points.a,
+        points.b,
         threshold=options.threshold,
         max_iterations=options.max_iterations,
         confidence=options.confidence,
         seed=options.seed,
     )
-    return None if transform is None else Fit(transform, planar_residuals(transform, a, b) <= options.threshold)
+    return affine_fit(transform, points, options)
 
 
-def _homography(a: Float64, b: Float64, options: _Options) -> Fit | None:
-    import pydegensac
-
-    try:
-        H, _ = pydegensac.findHomography(
-            a, b, options.threshold, options.confidence, options.max_iterations, seed=options.seed
-        )
-    except np.linalg.LinAlgError:  # it inverts what it found, singular or not
-        return None
-    if not _is_model(H):
-        return None
-    close = planar_residuals(H, a, b) <= options.threshold
-    # A homography has no sign: turn it so that most of its inliers lie on the near side of the horizon.
-    depths = a[close] @ H[2, :2] + H[2, 2]
-    H = H if (depths > 0).sum() >= (depths < 0).sum() else -H
-    return Fit(H, close & plausible(H, a))
+def _exhaustive(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
+    scales_a, scales_b = points.scales
+    transform = exhaustive_affine(points.a, points.b, scales_a, scales_b, threshold=options.threshold)
+    return affine_fit(transform, points, options)
 
 
-def _fundamental(a: Float64, b: Float64, options: _Options) -> Fit | None:
-    import pydegensac
-
-    F, _ = pydegensac.findFundamentalMatrix(
-        a, b, options.threshold, options.confidence, options.max_iterations, seed=options.seed
-    )
-    if _is_model(F):
-        return Fit(F, fundamental_residuals(F, a, b) <= options.threshold)
-    # It finds nothing where matches lie on one plane or the camera only turned, as with identical photographs:
-    # then every [e]x H fits. Return one of them, and count what fits the plane too.
-    plane = _homography(a, b, options)
-    if plane is None:
-        return None
-    F = np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ plane.transform
-    return Fit(F, plane.inliers & (fundamental_residuals(F, a, b) <= options.threshold))
+def _homography(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
+    return homography_fit(degensac_homography(points, options), points, options)
 
 
-def _is_model(matrix: Float64) -> bool:
-    """Tell a found transform from the estimator's sign of failure, all zeros, and from NaN."""
-    return bool(np.isfinite(matrix).all() and np.abs(matrix).max() > 0)
+def _fundamental(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
+    fit = fundamental_fit(degensac_fundamental(points, options), points, options)
+    # It finds nothing where matches lie on one plane or the camera only turned, as with identical photographs.
+    return any_fundamental(_homography(points, options), points, options) if fit is None else fit
 
 
-_ADAPTERS: dict[str, Callable[[Float64, Float64, _Options], Fit | None]] = {
-    "affine": _affine,
-    "homography": _homography,
-    "fundamental": _fundamental,
+def _usac(model: ModelName, method: EstimatorName) -> Adapter:
+    def adapter(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
+        transform = usac_transform(model, method, points, options)
+        if model == "affine":
+            return affine_fit(transform, points, options)
+        if model == "homography":
+            return homography_fit(transform, points, options)
+        fit = fundamental_fit(transform, points, options)
+        if fit is not None:
+            return fit
+        plane = homography_fit(usac_transform("homography", method, points, options), points, options)
+        return any_fundamental(plane, points, options)
+
+    return adapter
+
+
+#: Adapters by model and estimator.
+ESTIMATORS: dict[tuple[str, str], Adapter] = {
+    ("affine", "ransac"): _affine,
+    ("affine", "exhaustive"): _exhaustive,
+    ("homography", "ransac"): _homography,
+    ("fundamental", "ransac"): _fundamental,
+    **{
+        (model, method): _usac(model, method)
+        for model in ("affine", "homography", "fundamental")
+        for method in ("magsac", "accurate", "prosac")
+    },
 }

@@ -1,0 +1,131 @@
+"""What estimators take and give, and how a transform that one has found becomes a `Fit` with inliers of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.verification.geometry import fundamental_residuals, planar_residuals, plausible
+
+__all__ = [
+    "EstimatorName",
+    "EstimatorOptions",
+    "Fit",
+    "MatchedPoints",
+    "ModelName",
+    "affine_fit",
+    "any_fundamental",
+    "fundamental_fit",
+    "homography_fit",
+]
+
+Float64 = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+ModelName: TypeAlias = Literal["affine", "homography", "fundamental"]
+EstimatorName: TypeAlias = Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A transform and the matches that agree with it.
+
+    Attributes
+    ----------
+    transform : (3, 3) float64
+        From points of A to points of B; for ``fundamental`` x_B^T F x_A = 0.
+    inliers : (N,) bool
+    residuals : (N,) float64
+        Sampson distances in pixels; infinite where they are not defined.
+    """
+
+    transform: Float64
+    inliers: Mask
+    residuals: Float64
+
+
+@dataclass(frozen=True)
+class MatchedPoints:
+    """Tentative matches.
+
+    Attributes
+    ----------
+    a, b : (N, 2) float64
+        x, y in pixels.
+    scales : (N,) float64, (N,) float64
+        Of the features of A and B.
+    similarities : (N,) float64
+    """
+
+    a: Float64
+    b: Float64
+    scales: tuple[Float64, Float64]
+    similarities: Float64
+
+    @classmethod
+    def of(
+        cls,
+        a: npt.ArrayLike,
+        b: npt.ArrayLike,
+        scales: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        similarities: npt.ArrayLike | None = None,
+    ) -> MatchedPoints:
+        """Return matches with contiguous arrays; what is not given is the same for all."""
+        points = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
+        ones = np.ones(len(points[0]))
+        given = (ones, ones) if scales is None else tuple(np.asarray(s, np.float64) for s in scales)
+        alike = ones if similarities is None else np.asarray(similarities, np.float64)
+        return cls(*points, (given[0], given[1]), alike)
+
+
+@dataclass(frozen=True)
+class EstimatorOptions:
+    """Those of `models.estimate`."""
+
+    threshold: float
+    max_iterations: int
+    confidence: float
+    seed: int
+
+
+def affine_fit(A: Float64 | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
+    """Return the fit of an affine map, or None if it is none that a camera could have done."""
+    if A is None or not _is_model(A) or not plausible(A, points.a[:1])[0]:  # it is alike everywhere
+        return None
+    residuals = planar_residuals(A, points.a, points.b)
+    return Fit(A, residuals <= options.threshold, residuals)
+
+
+def homography_fit(H: Float64 | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
+    """Return the fit of a homography, which counts only where a camera could have done it."""
+    if H is None or not _is_model(H):
+        return None
+    residuals = planar_residuals(H, points.a, points.b)
+    close = residuals <= options.threshold
+    # A homography has no sign: turn it so that most of its inliers lie on the near side of the horizon.
+    depths = points.a[close] @ H[2, :2] + H[2, 2]
+    H = H if (depths > 0).sum() >= (depths < 0).sum() else -H
+    return Fit(H, close & plausible(H, points.a), residuals)
+
+
+def fundamental_fit(F: Float64 | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
+    """Return the fit of a fundamental matrix."""
+    if F is None or not _is_model(F):
+        return None
+    residuals = fundamental_residuals(F, points.a, points.b)
+    return Fit(F, residuals <= options.threshold, residuals)
+
+
+def any_fundamental(plane: Fit | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
+    """Return one of the matrices [e]x H that all fit the matches of a plane; what does not fit the plane counts not."""
+    if plane is None:
+        return None
+    fit = fundamental_fit(np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ plane.transform, points, options)
+    return None if fit is None else Fit(fit.transform, fit.inliers & plane.inliers, fit.residuals)
+
+
+def _is_model(matrix: Float64) -> bool:
+    """Tell a found transform from an estimator's sign of failure, all zeros, and from NaN."""
+    return bool(np.isfinite(matrix).all() and np.abs(matrix).max() > 0)

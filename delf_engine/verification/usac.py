@@ -1,0 +1,68 @@
+"""OpenCV's USAC framework (Raguram et al., PAMI 2013): MAGSAC++, graph-cut RANSAC and PROSAC for all three models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.verification.fits import EstimatorName, EstimatorOptions, MatchedPoints, ModelName
+
+__all__ = ["usac_transform"]
+
+Float64 = npt.NDArray[np.float64]
+
+
+def usac_transform(
+    model: ModelName, method: EstimatorName, points: MatchedPoints, options: EstimatorOptions
+) -> Float64 | None:
+    """Return what USAC finds, (3, 3), or None.
+
+    Its own threshold is one of the transfer error in one image; the inliers are counted anew by the caller.
+    """
+    import cv2
+
+    order = _order(method, points)
+    a, b = points.a[order], points.b[order]
+    params = _params(cv2, method, options)
+    try:
+        if model == "affine":
+            found, _ = cv2.estimateAffine2D(a, b, params)
+        elif model == "homography":
+            found, _ = cv2.findHomography(a, b, params)
+        else:
+            found, _ = cv2.findFundamentalMat(a, b, params)
+    except cv2.error:  # degenerate matches
+        return None
+    if found is None or np.shape(found) not in ((2, 3), (3, 3)):
+        return None
+    out = np.eye(3)
+    out[: len(found)] = found
+    return out
+
+
+def _order(method: EstimatorName, points: MatchedPoints) -> npt.NDArray[np.intp]:
+    """Return the order of matches that a method draws from: PROSAC wants the best first."""
+    if method != "prosac":
+        return np.arange(len(points.a))
+    return np.argsort(-points.similarities, kind="stable")
+
+
+def _params(cv2: Any, method: EstimatorName, options: EstimatorOptions) -> Any:
+    """Return what OpenCV's own presets of the same name set, with a seed and one thread."""
+    params = cv2.UsacParams()
+    params.threshold, params.confidence = options.threshold, options.confidence
+    params.maxIterations, params.randomGeneratorState = options.max_iterations, options.seed
+    params.isParallel = False
+    params.sampler = cv2.SAMPLING_PROSAC if method == "prosac" else cv2.SAMPLING_UNIFORM
+    params.score, params.loMethod = cv2.SCORE_METHOD_MSAC, cv2.LOCAL_OPTIM_INNER_AND_ITER_LO
+    params.neighborsSearch = cv2.NEIGH_GRID
+    params.final_polisher, params.final_polisher_iterations = cv2.LSQ_POLISHER, 3
+    params.loIterations, params.loSampleSize = 10, 14
+    if method == "magsac":
+        params.score, params.loMethod = cv2.SCORE_METHOD_MAGSAC, cv2.LOCAL_OPTIM_SIGMA
+        params.final_polisher = cv2.MAGSAC
+    elif method == "accurate":
+        params.loMethod, params.loSampleSize = cv2.LOCAL_OPTIM_GC, 15
+    return params
