@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from delf_engine.reranking.arrays import (
+    ShortlistArrays,
+    ranks_from_shortlists,
+    shortlists_from_arrays,
+    shortlists_from_ranks,
+    shortlists_to_arrays,
+)
 from delf_engine.reranking.candidates import RankedCandidate
 from delf_engine.reranking.rerank import rerank_batch, rerank_shortlist
 from delf_engine.reranking.scoring import rank_verified, ranking_score
@@ -9,11 +16,16 @@ from delf_engine.reranking.shortlists import read_shortlists, write_rankings, wr
 
 __all__ = [
     "RankedCandidate",
+    "ShortlistArrays",
     "rank_verified",
     "ranking_score",
+    "ranks_from_shortlists",
     "read_shortlists",
     "rerank_batch",
     "rerank_shortlist",
+    "shortlists_from_arrays",
+    "shortlists_from_ranks",
+    "shortlists_to_arrays",
     "write_rankings",
     "write_shortlists",
 ]
