@@ -44,7 +44,8 @@ class GraphConfig(Config):
     Attributes
     ----------
     top : int
-        Verified candidates that are ranked again, the first of each ranking; the rest keep their order behind them.
+        Verified candidates that are ranked again, the first of each ranking; the rest keep their order behind
+        them.
     neighbours : int
         Candidates that each of them is verified with, at most: those of the most inliers with the query. That is
         at most `top` times `neighbours` verifications a query.
