@@ -8,7 +8,7 @@ without geometry, Pattern Recognition 2014, who join them by visual word).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,10 @@ __all__ = ["expand_query"]
 
 Float64 = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
+
+# So many distances, and pairs of descriptors, are held at a time.
+_DISTANCES_AT_ONCE = 1 << 18
+_PAIRS_AT_ONCE = 1 << 14
 
 
 def expand_query(
@@ -111,19 +115,16 @@ class _Collected:
 
     def add(self, mapped: _Mapped, radius: float) -> None:
         """Add the features that are no near duplicates of one before them."""
-        there, size = len(self._points), len(mapped.points)
-        points = np.vstack([self._points, mapped.points])
-        units = np.vstack([self._units, _unit_rows(mapped.descriptors)])
-        alive = np.ones(there + size, bool)
-        for row in range(there, there + size):
-            offset = points[:row] - points[row]
-            near = np.flatnonzero(alive[:row] & (np.einsum("nd,nd->n", offset, offset) <= radius * radius))
-            # Summed row by row, not by BLAS: the same bits with any number of threads.
-            alive[row] = not ((units[near] * units[row]).sum(axis=1) >= self._similarity).any()
-        fresh = alive[there:]
-        self._points, self._units = points[alive], units[alive]
+        units = _unit_rows(mapped.descriptors)
+        fresh = np.ones(len(units), bool)
+        for rows, _ in _near_duplicates(mapped.points, units, self._points, self._units, radius, self._similarity):
+            fresh[rows] = False
+        fresh = np.flatnonzero(fresh)
+        kept = fresh[_thinned(mapped.points[fresh], units[fresh], radius, self._similarity)]
+        self._points = np.vstack([self._points, mapped.points[kept]])
+        self._units = np.vstack([self._units, units[kept]])
         self._added.append(
-            _Mapped(mapped.points[fresh], mapped.scales[fresh], mapped.scores[fresh], mapped.descriptors[fresh])
+            _Mapped(mapped.points[kept], mapped.scales[kept], mapped.scores[kept], mapped.descriptors[kept])
         )
 
     def joined(self, max_features: int) -> LocalFeatures:
@@ -147,6 +148,37 @@ class _Collected:
             merged("descriptors", [each.descriptors for each in self._added]),
             own.image_size,
         )
+
+
+def _thinned(points: Float64, units: Float64, radius: float, similarity: float) -> npt.NDArray[np.bool_]:
+    """Tell which features are no near duplicates of one before them that is kept itself."""
+    before: dict[int, list[int]] = {}
+    for rows, columns in _near_duplicates(points, units, points, units, radius, similarity):
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+            if column < row:
+                before.setdefault(row, []).append(column)
+    kept = np.ones(len(points), bool)
+    for row in sorted(before):
+        kept[row] = not kept[before[row]].any()
+    return kept
+
+
+def _near_duplicates(
+    points: Float64, units: Float64, of_points: Float64, of_units: Float64, radius: float, similarity: float
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+    """Yield all pairs of features that are at the same place and alike, as rows of the first and of the others."""
+    step = max(1, _DISTANCES_AT_ONCE // max(1, len(of_points)))
+    for start in range(0, len(points), step):
+        part = points[start : start + step]
+        dx = part[:, 0, None] - of_points[:, 0]
+        dy = part[:, 1, None] - of_points[:, 1]
+        near, columns = np.nonzero(dx * dx + dy * dy <= radius * radius)
+        rows = near + start
+        for first in range(0, len(rows), _PAIRS_AT_ONCE):
+            r, c = rows[first : first + _PAIRS_AT_ONCE], columns[first : first + _PAIRS_AT_ONCE]
+            # Row by row, not by BLAS: the same bits with any number of threads.
+            alike = np.einsum("nd,nd->n", units[r], of_units[c]) >= similarity
+            yield r[alike], c[alike]
 
 
 def _chosen(hits: Iterable[RankedCandidate], config: ExpansionConfig) -> list[tuple[str, Verification]]:
@@ -174,16 +206,16 @@ def _mapped(image: LocalFeatures, verification: Verification, region: Box) -> _M
     if inverse is None:
         return None
     b = image.keypoints.astype(np.float64)
-    sound = plausible(inverse, b)
+    u, v = b.T
     with np.errstate(all="ignore"):
-        projected = b @ inverse[:, :2].T + inverse[:, 2]
-        points = projected[:, :2] / projected[:, 2:]
+        x, y, w = (row[0] * u + row[1] * v + row[2] for row in inverse)
+        x, y = x / w, y / w
         # The area that a pixel gets is the determinant of the Jacobian, det(G) / w^3.
-        zoom = np.sqrt(np.linalg.det(inverse) / projected[:, 2] ** 3)
+        scales = image.scales * np.sqrt(np.linalg.det(inverse) / w**3)
     x0, y0, x1, y1 = region
-    x, y = points.T
-    kept = sound & (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
-    return _Mapped(points[kept], (image.scales * zoom)[kept], image.scores[kept], image.descriptors[kept])
+    kept = plausible(inverse, b) & (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+    points = np.stack([x, y], axis=1)
+    return _Mapped(points[kept], scales[kept], image.scores[kept], image.descriptors[kept])
 
 
 def _inverse(verification: Verification, image: LocalFeatures) -> Float64 | None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from delf_engine.config import ExpansionConfig, RerankingConfig, load_profile, parse_config
 from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import RankedCandidate, expand_query, rerank_shortlist
+from delf_engine.reranking import RankedCandidate, expand_query, expansion, rerank_shortlist
 from delf_engine.verification import Verification, verify_features
 from helpers import random_features
 
@@ -206,6 +206,30 @@ def test_duplicates_within_one_image_and_between_images(rng: np.random.Generator
     assert expand_query(query, hits, {"a": twice, "b": image}) == image
 
 
+def test_what_is_left_out_leaves_nothing_out() -> None:
+    """Of three features in a row, each near the next, the first and the last stay."""
+    row = LocalFeatures(
+        np.array([[10, 10], [13, 10], [16, 10]]),
+        np.ones(3),
+        np.array([3, 2, 1]),
+        np.tile([[1.0, 0]], (3, 1)),
+        SIZE,
+    )
+    none = LocalFeatures.empty(SIZE, 2)
+    found = expand_query(none, [hit("a", np.eye(3), range(3), min_inliers=3)], {"a": row})
+    assert found.keypoints.tolist() == [[10, 10], [16, 10]]
+
+
+def test_parts_of_the_work_make_no_difference(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, images = random_features(rng, 40, dim=3), {name: random_features(rng, 60, dim=3) for name in "ab"}
+    hits = [hit(name, np.eye(3), residual_px=60.0) for name in "ab"]
+    whole = expand_query(query, hits, images)
+    assert 40 < len(whole) < 160
+    monkeypatch.setattr(expansion, "_DISTANCES_AT_ONCE", 100)
+    monkeypatch.setattr(expansion, "_PAIRS_AT_ONCE", 3)
+    assert expand_query(query, hits, images) == whole
+
+
 def test_images_of_few_inliers_are_left_out(rng: np.random.Generator) -> None:
     query, image = random_features(rng, 40), random_features(rng, 40)
     images = {"a": image}
@@ -215,7 +239,14 @@ def test_images_of_few_inliers_are_left_out(rng: np.random.Generator) -> None:
     not_verified = RankedCandidate("gone", 1, 1, None, None, None)
     assert expand_query(query, [not_verified, hit("b", None, [])], {}) == query
     assert expand_query(query, [], {}) == query
-    assert expand_query(query, [hit("a", np.eye(3), range(1000, 1040))], {}, config=ExpansionConfig(min_inliers=41)) == query  # fmt: skip # noqa: E501
+
+
+def test_of_images_with_as_many_inliers_the_better_ranked_is_taken(rng: np.random.Generator) -> None:
+    query, images = random_features(rng, 40), {name: random_features(rng, 40) for name in "ab"}
+    hits = [hit("a", np.eye(3), rank=2), hit("b", np.eye(3), rank=1)]
+    found = expand_query(query, hits, images, config=ExpansionConfig(count=1))
+    assert found == expand_query(query, hits[1:], images)
+    assert found != expand_query(query, hits[:1], images)
 
 
 def test_a_transform_that_tells_nothing_adds_nothing(rng: np.random.Generator) -> None:

@@ -82,7 +82,8 @@ def test_scores_are_those_of_the_oracle(data: st.DataObject) -> None:
         blend=data.draw(st.sampled_from([0.0, 0.5, 1.0])),
     )
     pairs = [(a.id, b.id) for a in ranking for b in ranking if a.id < b.id]
-    widths = {pair: data.draw(st.integers(0, 60)) for pair in pairs}
+    some = st.one_of(st.integers(0, 60), st.sampled_from([20, 30]))  # those at the thresholds, too
+    widths = {pair: data.draw(some) for pair in pairs}
     asked: list[tuple[str, str]] = []
 
     def known(wanted: Sequence[tuple[str, str]], *_: Any) -> dict[tuple[str, str], int]:
