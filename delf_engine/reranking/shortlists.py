@@ -223,10 +223,7 @@ def _check_members(
             raise FormatError(f"{path}: query {extra!r} is not one of the {len(queries)} queries given")
     if names is not None:
         try:
-            _check_candidates(
-                {query: [(c, None) if isinstance(c, str) else c for c in each] for query, each in found.items()},
-                set(names),
-            )
+            _check_candidates(found, set(names))
         except DataError as error:
             raise FormatError(f"{path}: {error}") from error
 
@@ -296,8 +293,9 @@ def _in_order(lists: Mapping[str, Any], queries: Sequence[str] | None) -> dict[s
     return {query: lists[query] for query in order}
 
 
-def _check_candidates(lists: Mapping[str, Iterable[tuple[str, Any]]], names: set[str]) -> None:
+def _check_candidates(lists: Mapping[str, Iterable[str | tuple[str, Any]]], names: set[str]) -> None:
     for query, found in lists.items():
-        unknown = next((image_id for image_id, _ in found if image_id not in names), None)
+        ids = (entry if isinstance(entry, str) else entry[0] for entry in found)
+        unknown = next((image_id for image_id in ids if image_id not in names), None)
         if unknown is not None:
             raise DataError(f"shortlist of {query!r}: {unknown!r} is not one of the {len(names)} names")
