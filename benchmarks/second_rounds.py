@@ -2,7 +2,8 @@
 
     python benchmarks/second_rounds.py [--model delf-r18] [--distractors] [--seeds 3] [--data DIR]
 
-The first 100 candidates of ASMK are verified and ranked by inliers. Then, with the defaults of
+The first 100 candidates of ASMK are verified and ranked by inliers; for comparison also the first 200, which costs
+about what a second round does. Then, with the defaults of
 `delf_engine/config/rounds.py`, which were written down before this was first run:
 
 * expansion: the same shortlist verified with the expanded query; and ASMK searched again with it, the first 100
@@ -25,7 +26,7 @@ from typing import Any
 
 from common import data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
-from delf_engine.config import ExpansionConfig, GraphConfig, Profile
+from delf_engine.config import ExpansionConfig, GraphConfig, Profile, RerankingConfig
 from delf_engine.evaluation import SETUPS
 from delf_engine.model import codebook_path
 from delf_engine.reranking import RankedCandidate, expand_query, rerank_batch, rerank_graph
@@ -93,12 +94,16 @@ def _rounds(
             lists[query] = list(zip(ids, scores.tolist(), strict=True))
         return lists
 
-    def verified(given: Features, lists: Mapping[str, Sequence[tuple[str, float]]]) -> Rankings:
+    def verified(
+        given: Features,
+        lists: Mapping[str, Sequence[tuple[str, float]]],
+        config: RerankingConfig = profile.reranking,
+    ) -> Rankings:
         return rerank_batch(
             given,
             lists,
             gallery,
-            config=profile.reranking,
+            config=config,
             verification=profile.verification,
             ranking=profile.ranking,
             seed=seed,
@@ -111,6 +116,8 @@ def _rounds(
 
     lists = searched(queries)
     first, first_seconds = _timed(lambda: verified(queries, lists))
+    twice = RerankingConfig(top_n=2 * profile.reranking.top_n)
+    longer, longer_seconds = _timed(lambda: verified(queries, lists, twice))
     expanded, expanding = _timed(
         lambda: {
             query: expand_query(features, first[query], gallery, box=boxes[query])
@@ -123,6 +130,7 @@ def _rounds(
     both, both_seconds = _timed(lambda: widest(again))
     return {
         _FIRST: (first, first_seconds),
+        f"inliers of the first {twice.top_n}": (longer, longer_seconds),
         "+ expansion, same list": (same, expanding + same_seconds),
         "+ expansion, new search": (again, expanding + again_seconds),
         "+ graph": (graph, graph_seconds),
