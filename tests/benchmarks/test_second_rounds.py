@@ -29,7 +29,7 @@ def test_every_round_ranks_the_whole_gallery(rng: np.random.Generator) -> None:
     found = _rounds(queries, gallery, {"q": box}, index, profile, seed=0)
     assert list(found) == [
         "inliers alone",
-        "inliers of the first 200",
+        "inliers, first 200",
         "+ expansion, same list",
         "+ expansion, new search",
         "+ graph",
