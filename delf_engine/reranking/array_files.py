@@ -1,0 +1,186 @@
+"""Array files: NumPy's .npy and .npz, and HDF5. Nothing in them is ever unpickled.
+
+HDF5 needs h5py: ``pip install "delf-engine[hdf5]"``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError
+from delf_engine.system import replacing
+
+__all__ = ["ARRAY_ENDINGS", "READ_FIELDS", "read_arrays", "write_arrays"]
+
+Array = npt.NDArray[Any]
+
+#: What a file of shortlists may hold; all else in it is left alone.
+READ_FIELDS = ("ids", "scores", "distances", "ranks", "queries", "names")
+ARRAY_ENDINGS = (".npy", ".npz", ".h5", ".hdf5")
+
+# What numpy, zipfile and h5py raise on damaged files.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Return the arrays of a file that are among `READ_FIELDS`; that of an .npy file is called ``ids``.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, cut short or damaged, or holds Python objects (pickles).
+    ConfigError
+        If it is HDF5 and h5py is not installed.
+    """
+    kind = path.suffix.lower()
+    h5py = None if kind in (".npy", ".npz") else _h5py()
+    with _translated(path, "cannot be read"):
+        if kind == ".npy":
+            return {"ids": _npy(path)}
+        return _npz(path) if h5py is None else _hdf5(h5py, path)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
+    """Write arrays completely or not at all; an .npy file gets ``ids`` alone. The same arrays give the same bytes.
+
+    Raises
+    ------
+    DataError
+        If a string cannot be kept: one with zero bytes.
+    FormatError
+        If the file cannot be written.
+    ConfigError
+        If it is HDF5 and h5py is not installed.
+    """
+    kind = path.suffix.lower()
+    h5py = None if kind in (".npy", ".npz") else _h5py()
+    for name, values in arrays.items():
+        _check_strings(path, name, values)
+    with _translated(path, "cannot be written"), replacing(path) as partial:
+        if h5py is not None:
+            _write_hdf5(h5py, partial, arrays)
+            return
+        with partial.open("wb") as file:  # a file, not a name: numpy would append its ending
+            if kind == ".npy":
+                np.save(file, np.asarray(arrays["ids"]), allow_pickle=False)
+            else:
+                np.savez(file, allow_pickle=False, **{name: _plain(values) for name, values in arrays.items()})
+
+
+# ----------------------------------------------------------------------------------------------------- reading
+
+
+def _npy(path: Path) -> Array:
+    try:
+        # Mapped, so that a header of a size which the file does not have asks for no memory.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        mapped = np.load(path, allow_pickle=False)  # an empty array has nothing to map
+        if isinstance(mapped, np.ndarray) and mapped.size:
+            raise
+    if not isinstance(mapped, np.ndarray):
+        raise FormatError(f"{path}: is a .npz archive by its contents; name it so")
+    return np.array(mapped)
+
+
+def _npz(path: Path) -> dict[str, Array]:
+    file = np.load(path, allow_pickle=False)
+    if isinstance(file, np.ndarray):
+        raise FormatError(f"{path}: is a single array, no .npz archive; name it .npy")
+    with file:
+        return {name: _decoded(file[name]) for name in READ_FIELDS if name in file.files}
+
+
+def _decoded(array: Array) -> Array:
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
+def _hdf5(h5py: Any, path: Path) -> dict[str, Array]:
+    out: dict[str, Array] = {}
+    with h5py.File(path, "r") as file:
+        for name in READ_FIELDS:
+            dataset = file.get(name)
+            if dataset is None:
+                continue
+            if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+                raise FormatError(f"{path}: {name} must be an array, got {dataset}")
+            if h5py.check_string_dtype(dataset.dtype) is not None:
+                out[name] = np.asarray(dataset.asstr("utf-8")[()]).astype(str)
+            elif dataset.dtype.kind in "iuf":
+                out[name] = np.asarray(dataset[()])
+            else:
+                raise FormatError(f"{path}: {name} must hold numbers or strings, got {dataset.dtype}")
+    return out
+
+
+# ----------------------------------------------------------------------------------------------------- writing
+
+
+def _plain(values: Array | list[str]) -> Array:
+    return np.array(values, dtype=str) if isinstance(values, list) else values
+
+
+def _check_strings(path: Path, name: str, values: Array | list[str]) -> None:
+    if not isinstance(values, list):
+        return
+    wrong = next((value for value in values if "\0" in value), None)
+    if wrong is not None:
+        raise DataError(f"{path}: {name} cannot hold the id {wrong!r} with its zero byte; use .jsonl")
+
+
+def _write_hdf5(h5py: Any, path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            if isinstance(values, list):
+                file.create_dataset(name, data=np.array(values, object), dtype=h5py.string_dtype("utf-8"))
+            else:
+                file.create_dataset(name, data=values)
+
+
+# ------------------------------------------------------------------------------------------------------ common
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ConfigError('shortlists in HDF5 need h5py: pip install "delf-engine[hdf5]"') from error
+    return h5py
+
+
+@contextlib.contextmanager
+def _translated(path: Path, what: str) -> Iterator[None]:
+    """Turn what the libraries raise, of many types on a damaged file, into `FormatError`."""
+    try:
+        yield
+    except DelfEngineError:
+        raise
+    except UnicodeEncodeError as error:  # lone surrogates, which UTF-8 does not have
+        raise DataError(f"{path}: cannot hold one of these ids: {error}; use .npz") from error
+    except _DAMAGE as error:
+        raise FormatError(f"{path}: {what}: {getattr(error, 'strerror', None) or error}") from error

@@ -1,0 +1,210 @@
+"""Graph re-ranking: images of a ranking speak for each other.
+
+Verified images are the nodes of a graph, their numbers of inliers the widths of its edges. An image that shows the
+query's place from another side has few inliers with the query, and many with an image that has many: the widest
+path from the query to it (the one whose narrowest edge is widest), over one image at most, is the evidence for it.
+The matching graph is that of Philbin and Zisserman (Object mining using a matching graph on very large image
+collections, 2008); one step from the query is the transitive closure of Total Recall (Chum et al., ICCV 2007) cut
+short, before it drifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from delf_engine.config import RerankingConfig, VerificationConfig
+from delf_engine.config.rounds import GraphConfig
+from delf_engine.errors import UnknownIdError
+from delf_engine.reranking.candidates import RankedCandidate
+from delf_engine.reranking.rerank import rerank_batch
+from delf_engine.reranking.sources import FeatureSource
+
+__all__ = ["GraphCandidate", "rerank_graph"]
+
+#: Two images, the smaller id first.
+Pair = tuple[str, str]
+
+# Pairs verified at a time: their matches are held until they are counted.
+_PAIRS_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True)
+class GraphCandidate(RankedCandidate):
+    """One image of a ranking by `rerank_graph`.
+
+    `inliers` and `verification` are those with the query, as before; `ranking_score` is what it was ranked by now.
+
+    Attributes
+    ----------
+    via : str or None
+        The image that the widest path from the query goes through; None if no path is wider than the query's own
+        inliers.
+    path_inliers : int or None
+        Inliers of the narrowest edge of that path; without one, those with the query. None if the image was not
+        ranked again.
+    """
+
+    via: str | None = None
+    path_inliers: int | None = None
+
+    def to_dict(self, *, with_verification: bool = True) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON; see `RankedCandidate.to_dict`."""
+        out = super().to_dict(with_verification=with_verification)
+        return {**out, "via": self.via, "path_inliers": self.path_inliers}
+
+
+def rerank_graph(
+    rankings: Mapping[str, Sequence[RankedCandidate]],
+    features: FeatureSource,
+    *,
+    verification: VerificationConfig,
+    config: GraphConfig | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+) -> dict[str, list[GraphCandidate]]:
+    """Rank the heads of rankings again by the widest paths from the query to their images.
+
+    Candidate i gets the score n_i + blend (p_i - n_i): n_i is its number of inliers with the query, p_i the larger
+    of n_i and of min(n_j, n_ij) over the candidates j that it was verified with. Only the `neighbours` candidates
+    of most inliers are asked, and of these only those that have more than i: no other path can be wider. Pairs
+    that are not said to show the same place are not joined.
+
+    Parameters
+    ----------
+    rankings : mapping of query id to sequence of RankedCandidate
+        Of `rerank_batch`.
+    features : store, mapping or function
+        Features of each candidate by its id. Called in this process and thread only.
+    verification : VerificationConfig
+    config : GraphConfig or None
+        None takes the defaults.
+    seed : int
+        Of every verification. A pair is verified once for all rankings, the smaller id as image A, so that the
+        result has the same bits in any order and with any number of workers.
+    workers : int or None
+        Processes, as `rerank_batch` takes them.
+
+    Returns
+    -------
+    dict of query id to list of GraphCandidate
+        The first `top` verified candidates by their score, equal ones by their rank in `rankings`; behind them all
+        others in their order.
+
+    Raises
+    ------
+    UnknownIdError
+        If there are no features of a candidate.
+    MismatchError
+        If features have different descriptor dimensions.
+    ConfigError
+        If an option is out of range.
+    """
+    config = GraphConfig() if config is None else config
+    enough = config.min_inliers or verification.min_inliers
+    heads = {
+        query: [c for c in ranking if c.inliers is not None][: config.top] for query, ranking in rankings.items()
+    }
+    hubs = {query: _hubs(head, enough, config.neighbours) for query, head in heads.items()}
+    pairs = {
+        _pair(hub.id, c.id)
+        for query, head in heads.items()
+        for c in head
+        for hub in hubs[query]
+        if _may_widen(hub, c)
+    }
+    widths = _verified(sorted(pairs), features, verification, seed, workers)
+    joined = {pair: width for pair, width in widths.items() if width >= enough}
+    return {
+        query: _ranked(ranking, heads[query], hubs[query], joined, config.blend)
+        for query, ranking in rankings.items()
+    }
+
+
+def _hubs(head: Iterable[RankedCandidate], enough: int, count: int) -> list[RankedCandidate]:
+    """Return the candidates that others are verified with, most inliers first."""
+    sure = [c for c in head if _inliers(c) >= enough]
+    return sorted(sure, key=lambda c: (-_inliers(c), c.rank))[:count]
+
+
+def _may_widen(hub: RankedCandidate, c: RankedCandidate) -> bool:
+    """Tell whether a path through a hub could be wider than the edge from the query itself."""
+    return hub.id != c.id and _inliers(hub) > _inliers(c)
+
+
+def _ranked(
+    ranking: Sequence[RankedCandidate],
+    head: Sequence[RankedCandidate],
+    hubs: Sequence[RankedCandidate],
+    widths: Mapping[Pair, int],
+    blend: float,
+) -> list[GraphCandidate]:
+    scored = []
+    for c in head:
+        own = _inliers(c)
+        width, via = own, None
+        for hub in hubs:
+            through = min(_inliers(hub), widths.get(_pair(hub.id, c.id), 0)) if _may_widen(hub, c) else 0
+            if through > width:
+                width, via = through, hub.id
+        scored.append((own + blend * (width - own), width, via, c))
+    scored.sort(key=lambda entry: (-entry[0], entry[3].rank))
+    again = {id(c) for c in head}
+    tail = [c for c in ranking if id(c) not in again]
+    return [
+        *(
+            _candidate(c, rank=rank, ranking_score=score, via=via, path_inliers=width)
+            for rank, (score, width, via, c) in enumerate(scored, start=1)
+        ),
+        *(_candidate(c, rank=rank) for rank, c in enumerate(tail, start=len(head) + 1)),
+    ]
+
+
+def _candidate(c: RankedCandidate, **changes: Any) -> GraphCandidate:
+    values = {field.name: getattr(c, field.name) for field in fields(RankedCandidate)}
+    return GraphCandidate(**{**values, **changes})
+
+
+def _verified(
+    pairs: Sequence[Pair],
+    features: FeatureSource,
+    verification: VerificationConfig,
+    seed: int,
+    workers: int | None,
+) -> dict[Pair, int]:
+    """Return the number of inliers of each pair."""
+    out: dict[Pair, int] = {}
+    for part in _parts(pairs):
+        try:
+            found = rerank_batch(
+                features,
+                part,
+                features,
+                config=RerankingConfig(top_n=max(map(len, part.values()))),
+                verification=verification,
+                seed=seed,
+                workers=workers,
+                on_missing="raise",
+            )
+        except UnknownIdError as error:
+            raise UnknownIdError(f"{error}; give the source that the candidates were verified with") from error
+        out.update(((a, c.id), _inliers(c)) for a, ranked in found.items() for c in ranked)
+    return out
+
+
+def _parts(pairs: Sequence[Pair]) -> Iterator[dict[str, list[str]]]:
+    """Yield pairs as lists of their second images by their first, some at a time."""
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        part: dict[str, list[str]] = {}
+        for a, b in pairs[start : start + _PAIRS_AT_ONCE]:
+            part.setdefault(a, []).append(b)
+        yield part
+
+
+def _pair(one: str, other: str) -> Pair:
+    return (one, other) if one < other else (other, one)
+
+
+def _inliers(c: RankedCandidate) -> int:
+    return c.inliers or 0

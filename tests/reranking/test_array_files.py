@@ -1,0 +1,329 @@
+"""Array files: round trips of every format, what others write, and damage that is always named."""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from delf_engine.errors import ConfigError, DataError, FormatError
+from delf_engine.reranking import RankedCandidate, read_shortlists, write_rankings, write_shortlists
+from delf_engine.verification import Verification
+
+h5py = pytest.importorskip("h5py")
+
+ENDINGS = [".npy", ".npz", ".h5", ".hdf5"]
+TABLES = [".npz", ".h5"]
+# Zero bytes cannot be kept at the end of a NumPy string: a DataError, nothing to round-trip.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+SCORES = st.floats(allow_nan=False, allow_infinity=False)
+EVIDENCE = Verification("affine", None, [], [], 5, 24.0, None, 15, 3.5, 3.0)  # type: ignore[arg-type]
+
+
+def lists(scored: bool) -> st.SearchStrategy[Any]:
+    entry = st.tuples(TEXT, SCORES) if scored else TEXT
+    unique = st.lists(entry, max_size=6, unique_by=(lambda e: e[0]) if scored else (lambda e: e))
+    return st.dictionaries(TEXT, unique, max_size=4)
+
+
+def names_of(shortlists: Any) -> list[str]:
+    """All ids, in reverse order of the alphabet."""
+    return sorted(
+        {e if isinstance(e, str) else e[0] for found in shortlists.values() for e in found}, reverse=True
+    )
+
+
+@pytest.mark.parametrize("scored", [True, False])
+@pytest.mark.parametrize("ending", TABLES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_round_trip(data: st.DataObject, ending: str, scored: bool, tmp_path: Path) -> None:
+    shortlists = data.draw(lists(scored))
+    path = tmp_path / f"list{ending}"
+    write_shortlists(path, shortlists)
+    first = path.read_bytes()
+    assert read_shortlists(path) == shortlists
+    assert list(read_shortlists(path)) == list(shortlists)
+    write_shortlists(path, shortlists)
+    assert path.read_bytes() == first
+    write_shortlists(path, shortlists, names=names_of(shortlists), queries=list(reversed(shortlists)))
+    assert read_shortlists(path) == shortlists
+    assert list(read_shortlists(path)) == list(reversed(shortlists))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shortlists=lists(False))
+def test_npy_round_trip(shortlists: Any, tmp_path: Path) -> None:
+    path, names = tmp_path / "list.npy", names_of(shortlists)
+    write_shortlists(path, shortlists, names=names)
+    matrix = np.load(path)
+    assert matrix.shape == (len(shortlists), max(map(len, shortlists.values()), default=0))
+    assert read_shortlists(path, names=names, queries=list(shortlists)) == shortlists
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", *ENDINGS])
+def test_every_format_takes_the_same_arguments(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"list{ending}"
+    names, queries = ["c", "b", "a"], ["r", "q"]
+    shortlists: Any = {"q": [("a", 2.0), ("b", 1.0)], "r": [("c", 0.5)]}
+    write_shortlists(path, shortlists, names=names, queries=queries)
+    found = read_shortlists(path, names=names, queries=queries)
+    assert list(found) == queries
+    bare = {"q": ["a", "b"], "r": ["c"]}
+    assert found == (bare if ending == ".npy" else shortlists)
+    if ending == ".npy":
+        return
+    with pytest.raises(FormatError, match="'c' is not one of the 2 names"):
+        read_shortlists(path, names=["a", "b"])
+    with pytest.raises(FormatError, match="query 'r' is not one of the 1 queries given"):
+        read_shortlists(path, queries=["q"])
+    for wrong, what in (
+        ({"names": ["a", "b"]}, "'c' is not one of"),
+        ({"queries": ["q"]}, "there is a list of it"),
+    ):
+        with pytest.raises(DataError, match=what):
+            write_shortlists(path, shortlists, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="names must be a list"):
+        read_shortlists(path, names="abc")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_rankings(ending: str, tmp_path: Path) -> None:
+    ranking = [RankedCandidate("b", 1, 2, 0.25, EVIDENCE, 1.75), RankedCandidate("a", 2, 1, 0.5, None, None)]
+    path, names = tmp_path / f"out{ending}", ["a", "b"]
+    write_rankings(path, {"q": ranking, "r": []}, names=names)
+    found = read_shortlists(path, names=names, queries=["q", "r"])
+    if ending == ".npy":
+        assert found == {"q": ["b", "a"], "r": []}
+        return
+    assert found == {"q": [("b", 0.25), ("a", 0.5)], "r": []}
+    with np.load(path) if ending == ".npz" else h5py.File(path) as file:
+        arrays = {name: np.array(file[name]) for name in ("ids", "first_rank", "inliers", "ranking_score")}
+    assert arrays["ids"].tolist() == [[1, 0], [-1, -1]]
+    assert arrays["first_rank"].tolist() == [[2, 1], [-1, -1]]
+    assert arrays["inliers"].tolist() == [[0, -1], [-1, -1]]
+    np.testing.assert_array_equal(arrays["ranking_score"], [[1.75, np.nan], [np.nan, np.nan]])
+
+
+def test_rankings_that_cannot_be_written(tmp_path: Path) -> None:
+    twice = [RankedCandidate("b", k, k, None, None, None) for k in (1, 2)]
+    with pytest.raises(DataError, match="ranking of 'q' holds an image twice"):
+        write_rankings(tmp_path / "out.npz", {"q": twice})
+    with pytest.raises(DataError, match="'b' is not one of the 1 names"):
+        write_rankings(tmp_path / "out.csv", {"q": twice[:1]}, names=["a"])
+    write_rankings(tmp_path / "out.csv", {"q": twice[:1]}, names=["b"])
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.csv"]
+
+
+# ------------------------------------------------------------------------------------------- what others write
+
+
+def save(path: Path, **arrays: Any) -> Path:
+    """Write arrays with NumPy or h5py alone."""
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, values in arrays.items():
+                array = np.asarray(values)
+                file[name] = array.astype(h5py.string_dtype()) if array.dtype.kind == "U" else array
+    return path
+
+
+@pytest.mark.parametrize("ending", TABLES)
+def test_files_of_others(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{ending}"
+    save(path, ids=np.array([[1, 0, -1]], np.int32), distances=np.float32([[0.5, 2, np.inf]]), other=[1])
+    assert read_shortlists(path, names=["a", "b"], queries=["q"]) == {"q": [("b", -0.5), ("a", -2.0)]}
+    save(path, ids=[["b", "a", ""]], queries=["q"])
+    assert read_shortlists(path) == {"q": ["b", "a"]}
+    save(path, ids=np.array([[b"b", b"caf\xc3\xa9"]]), queries=np.array([b"q"]), scores=[[2, 1]])
+    assert read_shortlists(path) == {"q": [("b", 2.0), ("café", 1.0)]}
+    save(path, ranks=np.array([[0, 1], [1, 0]], np.uint8), names=["a", "b"])
+    assert read_shortlists(path, queries=["q", "r"]) == {"q": ["a", "b"], "r": ["b", "a"]}
+    save(path, ids=[[0, 1, 0]], names=["a", "a"], queries=["q"])
+    assert read_shortlists(path) == {"q": ["a"]}
+
+
+@pytest.mark.parametrize("ending", TABLES)
+@pytest.mark.parametrize(
+    ("arrays", "kind", "what"),
+    [
+        ({"queries": ["q"]}, FormatError, "expected an array 'ids'"),
+        ({"ids": [[0]], "ranks": [[0]]}, FormatError, "expected an array 'ids'"),
+        ({"ids": [[0]], "scores": [[1.0]], "distances": [[1.0]]}, FormatError, "'scores' beside 'distances'"),
+        ({"ranks": [[0]], "scores": [[1.0]]}, FormatError, "'scores' beside 'ranks'"),
+        ({"ids": [[0]], "queries": ["q"]}, ConfigError, "names="),
+        ({"ranks": [[0]], "queries": ["q"]}, ConfigError, "names="),
+        ({"ids": [["a"]]}, ConfigError, "queries="),
+        ({"ids": [[0, 2]], "queries": ["q"], "names": ["a"]}, FormatError, "row 2 is not one of the 1 names"),
+        ({"ids": [["a"]], "queries": ["q"], "names": ["b"]}, FormatError, "'a' is not one of the 1 names"),
+        ({"ids": [["a"]], "queries": ["q"], "scores": [[np.nan]]}, FormatError, "'q', place 1: expected a finite"),
+        ({"ids": [["a"]], "queries": ["q"], "scores": [1.0]}, FormatError, r"numbers of shape \(1, 1\)"),
+        ({"ids": [["a"]], "queries": [["q"]]}, FormatError, "queries must be strings in one dimension"),
+        ({"ids": [["a"]], "queries": [7]}, FormatError, "queries must be strings in one dimension"),
+        ({"ids": [["a"], ["b"]], "queries": ["q", "q"]}, FormatError, "'q' stands twice"),
+        ({"ids": ["a"], "queries": ["q"]}, FormatError, "two dimensions"),
+        ({"ids": [[0.5]], "queries": ["q"], "names": ["a"]}, FormatError, "must be integers"),
+        ({"ranks": [[0], [0]], "queries": ["q"], "names": ["a"]}, FormatError, "more than once"),
+    ],
+)
+def test_bad_files_are_named(arrays: Any, kind: Any, what: str, ending: str, tmp_path: Path) -> None:
+    path = save(tmp_path / f"bad{ending}", **arrays)
+    with pytest.raises(kind, match=what) as error:
+        read_shortlists(path)
+    assert str(path) in str(error.value)
+
+
+def test_bad_npy_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.npy"
+    for array, names, queries, kind, what in (
+        ([[0]], None, ["q"], ConfigError, "names="),
+        ([[0]], ["a"], None, ConfigError, "queries="),
+        ([[3]], ["a"], ["q"], FormatError, "row 3"),
+        ([[0], [1], [2]], ["a", "b", "c"], ["q"], FormatError, "3 rows for 1 queries; a matrix of one column"),
+        ([[0.0]], ["a"], ["q"], FormatError, "must be integers"),
+        (0, ["a"], ["q"], FormatError, "two dimensions"),
+    ):
+        np.save(path, np.array(array))
+        with pytest.raises(kind, match=what) as error:  # type: ignore[call-overload]
+            read_shortlists(path, names=names, queries=queries)
+        assert str(path) in str(error.value)
+
+
+class _Trap:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    trap = np.array([[_Trap(tmp_path / "sprung")]], object)
+    np.save(tmp_path / "x.npy", trap, allow_pickle=True)
+    np.savez(tmp_path / "x.npz", ids=trap, queries=["q"])
+    (tmp_path / "y.npz").write_bytes((tmp_path / "x.npy").read_bytes())
+    for name in ("x.npy", "x.npz", "y.npz"):
+        with pytest.raises(FormatError, match=f"{name}: cannot be read: .*allow_pickle"):
+            read_shortlists(tmp_path / name, names=["a"], queries=["q"])
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_files_under_a_wrong_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", [[0]])
+    np.savez(tmp_path / "x.npz", ids=[[0]])
+    (tmp_path / "a.npz").write_bytes((tmp_path / "x.npy").read_bytes())
+    (tmp_path / "a.npy").write_bytes((tmp_path / "x.npz").read_bytes())
+    for name, what in (("a.npz", "name it .npy"), ("a.npy", "archive by its contents")):
+        with pytest.raises(FormatError, match=what):
+            read_shortlists(tmp_path / name, names=["a"], queries=["q"])
+    for ending in ENDINGS:
+        with pytest.raises(FormatError, match="cannot be read"):
+            read_shortlists(tmp_path / f"none{ending}", names=["a"], queries=["q"])
+        folder = tmp_path / f"folder{ending}"
+        folder.mkdir()
+        with pytest.raises(FormatError, match="cannot be read"):
+            read_shortlists(folder, names=["a"], queries=["q"])
+
+
+def test_hdf5_of_other_things(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    for make in (
+        lambda file: file.create_group("ids"),
+        lambda file: file.create_dataset("ids", data=h5py.Empty("f4")),
+        lambda file: file.create_dataset("ids", data=np.array([(1, 2.0)], "i4,f4")),
+    ):
+        with h5py.File(path, "w") as file:
+            make(file)
+        with pytest.raises(FormatError, match=r"x\.h5: ids must"):
+            read_shortlists(path, names=["a"], queries=["q"])
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_cut_and_damaged_files(ending: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    path = tmp_path / f"bad{ending}"
+    shortlists: Any = {f"q{k}": [f"i{j}" for j in range(k + 3)] for k in range(4)}
+    names = names_of(shortlists)
+    write_shortlists(path, shortlists, names=names)
+    data = path.read_bytes()
+
+    def read() -> Any:
+        return read_shortlists(path, names=names, queries=list(shortlists))
+
+    for end in {0, 1, 7, 60, len(data) // 2, len(data) - 1}:
+        path.write_bytes(data[:end])
+        with pytest.raises(FormatError, match=r"bad\."):
+            read()
+    for at in rng.integers(0, len(data), 200).tolist():
+        path.write_bytes(data[:at] + bytes([data[at] ^ int(rng.integers(1, 256))]) + data[at + 1 :])
+        with suppress(FormatError, ConfigError):
+            read()
+
+
+def test_a_header_of_a_size_that_is_not_there(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<i8", "fortran_order": False, "shape": (1 << 20, 1 << 20)}
+    )
+    path = tmp_path / "x.npy"
+    path.write_bytes(buffer.getvalue() + bytes(64))
+    with pytest.raises(FormatError, match=r"x\.npy: cannot be read"):
+        read_shortlists(path, names=["a"], queries=["q"])
+
+
+# ----------------------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_cannot_be_written_leaves_the_old_file(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"list{ending}"
+    write_shortlists(path, {"q": ["a"]}, names=["a"])
+    before = path.read_bytes()
+    wrong: list[tuple[Any, Any, str]] = [
+        ({"q": ["b"]}, ["a"], "'b' is not one of"),
+        ({"q": ["a"], "r": [("a", 1.0)]}, ["a"], "some shortlists have scores"),
+        ({"q": ["a"]}, ["a", "a"], "'a' stands twice"),
+        ({"q": [("a", float("inf"))]}, ["a"], "candidate 1"),
+    ]
+    if ending != ".npy":
+        wrong += [({"q": ["a\0"]}, None, "zero byte"), ({"q\0r": ["a"]}, None, "zero byte")]
+    for shortlists, names, what in wrong:
+        with pytest.raises(DataError, match=what):
+            write_shortlists(path, shortlists, names=names)
+    if ending == ".npy":
+        with pytest.raises(ConfigError, match="names="):
+            write_shortlists(path, {"q": ["a"]})
+    assert path.read_bytes() == before
+    with pytest.raises(FormatError, match="cannot be written"):
+        write_shortlists(tmp_path / "no" / f"list{ending}", {"q": ["a"]}, names=["a"])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lone_surrogates(tmp_path: Path) -> None:
+    shortlists = {"q": ["\udc80"]}
+    with pytest.raises(DataError, match=r"use \.npz"):
+        write_shortlists(tmp_path / "x.h5", shortlists)
+    write_shortlists(tmp_path / "x.npz", shortlists)
+    assert read_shortlists(tmp_path / "x.npz") == shortlists
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]
+
+
+def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    path = tmp_path / "x.h5"
+    for action in (lambda: read_shortlists(path), lambda: write_shortlists(path, {})):
+        with pytest.raises(ConfigError, match=r'need h5py: pip install "delf-engine\[hdf5\]"'):
+            action()
+    write_shortlists(tmp_path / "x.npz", {"q": ["a"]})
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]
