@@ -175,7 +175,11 @@ class VerificationConfig(Config):
     Attributes
     ----------
     model : "affine", "homography" or "fundamental"
-        Geometric model fitted by RANSAC.
+        Geometric model fitted to the matches.
+    estimator : "ransac", "exhaustive", "magsac", "accurate" or "prosac"
+        What fits it (`delf_engine.verification.models` says which there are for which model).
+    precision : "float32" or "uint8"
+        Compare descriptors as they are, or rounded to 8 bits: faster where the processor multiplies bytes.
     residual_px : float
         Inlier threshold in pixels (for ``fundamental`` the distance to the epipolar line).
     reference_size : int or None
@@ -188,9 +192,9 @@ class VerificationConfig(Config):
     ratio : float or None
         Lowe's ratio test: nearest distance over second nearest, at most this.
     max_iterations : int
-        RANSAC iterations at most.
+        Samples drawn at most; ``exhaustive`` draws none.
     confidence : float
-        RANSAC stops once a better model is this unlikely to have been missed.
+        Sampling stops once a better model is this unlikely to have been missed.
     min_inliers : int
         Inliers from which on the two images are said to show the same place.
     """
@@ -204,6 +208,15 @@ class VerificationConfig(Config):
     max_iterations: Count
     confidence: Annotated[float, Field(gt=0, lt=1)]
     min_inliers: Count
+    # With defaults: profiles saved before they could be chosen say nothing of them.
+    estimator: Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"] = "ransac"
+    precision: Literal["float32", "uint8"] = "float32"
+
+    @model_validator(mode="after")
+    def _estimator_of_model(self) -> VerificationConfig:
+        if self.estimator == "exhaustive" and self.model != "affine":
+            raise ValueError('estimator = "exhaustive" fits affine maps: it goes with model = "affine"')
+        return self
 
 
 class RerankingConfig(Config):
@@ -217,16 +230,17 @@ class RankingConfig(Config):
 
     Attributes
     ----------
-    score : "inliers", "weighted" or "similarity"
-        ``inliers``: the number of inliers. ``similarity``: the sum of similarity^exponent over all mutual nearest
-        neighbours, without geometry. ``weighted``: the same sum over the inliers + `blend` times that over all.
+    score : "inliers", "effective", "weighted" or "similarity"
+        ``inliers``: the number of inliers, the published rule. ``effective``: of those that lie apart.
+        ``weighted``: the sum of similarity^exponent over the inliers. ``similarity``: the same sum over all mutual
+        nearest neighbours, without geometry.
     exponent : float
         Of the cosine similarity of a match; negative similarities count as 0.
     blend : float
-        Weight of all mutual nearest neighbours against the inliers, for ``weighted``.
+        What is added to the first three: so many times the sum over all mutual nearest neighbours.
     """
 
-    score: Literal["inliers", "weighted", "similarity"]
+    score: Literal["inliers", "effective", "weighted", "similarity"]
     exponent: Positive
     blend: Annotated[float, Field(ge=0, le=1e6)]
 

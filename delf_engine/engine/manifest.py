@@ -14,7 +14,7 @@ from delf_engine.system import replacing, sync_directory
 __all__ = ["MANIFEST", "VERSION", "Manifest", "read_manifest", "write_manifest"]
 
 MANIFEST = "engine.json"
-VERSION = 3
+VERSION = 4
 _FORMAT = "delf-engine"
 
 
@@ -45,7 +45,7 @@ class Manifest(Config):
     """
 
     format: Literal["delf-engine"] = "delf-engine"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     model: str
     model_identity: str
     dim: int
@@ -79,7 +79,9 @@ def read_manifest(directory: Path) -> Manifest:
     if values.get("version") == 1:
         values = _from_version_1(values)
     if values.get("version") == 2:  # index and words had one name each
-        values = {**values, "version": VERSION}
+        values = {**values, "version": 3}
+    if values.get("version") == 3:
+        values = _from_version_3(values)
     if values.get("version") != VERSION:
         raise FormatError(
             f"{path}: engine format version {values.get('version')}, this version reads 1 to {VERSION}; "
@@ -97,6 +99,15 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(profile, dict):
         profile = {**profile, "ranking": {**load_profile("default").ranking.model_dump(), "score": "inliers"}}
     return {**values, "version": 2, "profile": profile}
+
+
+def _from_version_3(values: dict[str, Any]) -> dict[str, Any]:
+    """Take out a blend that counted only where candidates are ranked by weighted inliers."""
+    profile = values.get("profile")
+    ranking = profile.get("ranking") if isinstance(profile, dict) else None
+    if isinstance(profile, dict) and isinstance(ranking, dict) and ranking.get("score") != "weighted":
+        profile = {**profile, "ranking": {**ranking, "blend": 0.0}}
+    return {**values, "version": VERSION, "profile": profile}
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -29,8 +29,9 @@ def ranking_score(verification: Verification, ranking: RankingConfig) -> float:
     MismatchError
         If the rule needs similarities and the verification has summed them with another exponent.
     """
-    if ranking.score == "inliers":
-        return float(verification.inliers)
+    counts = {"inliers": float(verification.inliers), "effective": float(verification.effective_inliers)}
+    if ranking.score in counts and not ranking.blend:
+        return counts[ranking.score]
     if verification.exponent != ranking.exponent:
         raise MismatchError(
             f"the verification sums similarity^{verification.exponent:g}, the ranking asks for "
@@ -38,7 +39,8 @@ def ranking_score(verification: Verification, ranking: RankingConfig) -> float:
         )
     if ranking.score == "similarity":
         return verification.similarity
-    return verification.inlier_similarity + ranking.blend * verification.similarity
+    base = counts[ranking.score] if ranking.score in counts else verification.inlier_similarity
+    return base + ranking.blend * verification.similarity
 
 
 def rank_verified(

@@ -11,6 +11,16 @@ from delf_engine.verification.matching import (
     match_prepared,
 )
 from delf_engine.verification.result import Verification
-from delf_engine.verification.verify import verify_features
+from delf_engine.verification.verify import PairVerifier, verify_features
 
-__all__ = ["MatchedPair", "Matches", "Verification", "match_descriptors", "match_pair", "verify_features"]
+__all__ = [
+    "MatchedPair",
+    "Matches",
+    "PairVerifier",
+    "Prepared",
+    "Verification",
+    "match_descriptors",
+    "match_pair",
+    "match_prepared",
+    "verify_features",
+]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import FormatError
 
-__all__ = ["Verification", "similarity_sum"]
+__all__ = ["Verification", "percent", "similarity_sum"]
 
 
 def similarity_sum(similarities: npt.ArrayLike, exponent: float) -> float:
@@ -28,6 +28,14 @@ def similarity_sum(similarities: npt.ArrayLike, exponent: float) -> float:
     """
     powers = np.clip(np.asarray(similarities, np.float32).astype(np.float64), 0, 1) ** exponent
     return math.fsum(powers.tolist())
+
+
+def percent(probability: float) -> str:
+    """Write a probability so that it never looks surer than it is: 99.7 %, but no 100 % for less than 1."""
+    text = f"{100 * probability:.1f} %"
+    if probability < 1 and text == "100.0 %":
+        return "> 99.9 %"
+    return "< 0.1 %" if probability > 0 and text == "0.0 %" else text
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,6 +65,17 @@ class Verification:
         of distance or ratio test.
     exponent : float
         Of the similarities summed in `similarity` and `inlier_similarity`.
+    estimator : str
+        What the model was fitted by (see `models`).
+    effective_inliers : int
+        Inliers that lie apart: squares of a grid with `residual_px` a side that hold one, in A or in B, whichever
+        has fewer (Schönberger et al., ACCV 2016). Many matches of one small spot count little.
+        Left out: all inliers.
+    error_px : float or None
+        Root mean square of the inliers' Sampson distances, in the pixels of `residual_px`. None without inliers.
+    probability : float or None
+        That the images show the same place, as a `Calibration` says; None without one. It holds for the share of
+        true pairs that the calibration was fitted for.
     """
 
     model: str
@@ -69,17 +88,38 @@ class Verification:
     min_inliers: int
     similarity: float
     exponent: float
+    estimator: str = "ransac"
+    effective_inliers: int = -1
+    error_px: float | None = None
+    probability: float | None = None
 
     def __post_init__(self) -> None:
         transform = None if self.transform is None else _frozen(self.transform, np.float64, (3, 3))
         object.__setattr__(self, "transform", transform)
         object.__setattr__(self, "matches", _frozen(self.matches, np.int32, (-1, 2)))
+        if self.effective_inliers < 0:
+            object.__setattr__(self, "effective_inliers", len(self.matches))
         object.__setattr__(self, "similarities", _frozen(self.similarities, np.float32, (len(self.matches),)))
 
     @property
     def inliers(self) -> int:
         """Number of matches that agree with the transform."""
         return len(self.matches)
+
+    @property
+    def inlier_ratio(self) -> float:
+        """Share of the tentative matches that are inliers; 0 if there is no match."""
+        return self.inliers / self.putative if self.putative else 0.0
+
+    @property
+    def inverse(self) -> npt.NDArray[np.float64] | None:
+        """The transform from pixels of B to pixels of A: H^-1, or F^T. None if there is no transform."""
+        if self.transform is None:
+            return None
+        if self.model == "fundamental":
+            return np.ascontiguousarray(self.transform.T)
+        H = np.linalg.inv(self.transform)
+        return np.asarray(H / H[2, 2] if abs(H[2, 2]) > 1e-12 * np.linalg.norm(H) else H)
 
     @property
     def inlier_similarity(self) -> float:
@@ -106,9 +146,10 @@ class Verification:
 
     def __str__(self) -> str:
         answer = "same place" if self.same else "not the same place"
+        sure = "" if self.probability is None else f", probability {percent(self.probability)}"
         return (
             f"{answer}: {self.inliers} of {self.putative} matches agree on one {self._model_name} "
-            f"(from {self.min_inliers} on it counts as the same; {self._residual})"
+            f"(from {self.min_inliers} on it counts as the same; {self._residual}){sure}"
         )
 
     def _repr_html_(self) -> str:
@@ -116,6 +157,9 @@ class Verification:
         rows = {
             "inliers": f"{self.inliers} of {self.putative} tentative matches",
             "decision from": f"{self.min_inliers} inliers on",
+            "probability": "not calibrated" if self.probability is None else percent(self.probability),
+            "effective inliers": f"{self.effective_inliers} places",
+            "error": "" if self.error_px is None else f"{self.error_px:.1f} px",
             "similarity": f"{self.inlier_similarity:.4g} over the inliers, {self.similarity:.4g} over all",
             "model": self._model_name,
             "residual": self._residual,
@@ -139,11 +183,16 @@ class Verification:
             "same": self.same,
             "inliers": self.inliers,
             "putative": self.putative,
+            "inlier_ratio": self.inlier_ratio,
+            "effective_inliers": self.effective_inliers,
+            "error_px": self.error_px,
+            "probability": self.probability,
             "min_inliers": self.min_inliers,
             "similarity": self.similarity,
             "inlier_similarity": self.inlier_similarity,
             "exponent": self.exponent,
             "model": self.model,
+            "estimator": self.estimator,
             "residual_px": self.residual_px,
             "reference_size": self.reference_size,
             "transform": None if self.transform is None else self.transform.tolist(),
@@ -163,9 +212,13 @@ class Verification:
         try:
             return cls(
                 model=str(values["model"]),
+                estimator=str(values["estimator"]),
                 transform=values["transform"],
                 matches=values["matches"],
                 similarities=values["similarities"],
+                effective_inliers=int(values["effective_inliers"]),
+                error_px=values["error_px"],
+                probability=values["probability"],
                 putative=int(values["putative"]),
                 residual_px=float(values["residual_px"]),
                 reference_size=values["reference_size"],

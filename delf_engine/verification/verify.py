@@ -11,14 +11,16 @@ import numpy.typing as npt
 from delf_engine.config import Profile, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.verification.geometry import pixel_frame
-from delf_engine.verification.matching import match_pair
-from delf_engine.verification.models import ModelName, estimate
+from delf_engine.verification.fits import Fit, ModelName
+from delf_engine.verification.geometry import occupied_bins, pixel_frame
+from delf_engine.verification.matching import MatchedPair, Prepared, match_prepared
+from delf_engine.verification.models import estimate
 from delf_engine.verification.result import Verification, similarity_sum
 
-__all__ = ["verify_features"]
+__all__ = ["PairVerifier", "verify_features"]
 
 Float64 = npt.NDArray[np.float64]
+Frame = tuple[float, float]
 
 
 def verify_features(
@@ -31,9 +33,9 @@ def verify_features(
 ) -> Verification:
     """Decide whether two images show the same place, from their local features.
 
-    Descriptors are matched exactly, a geometric model is fitted to the matches by RANSAC, and the matches that
-    agree with it are counted. With a `reference_size`, images larger than that are treated as if shrunk to it:
-    the residual counts in those pixels, while the transform is one of the original pixels.
+    Descriptors are matched exactly, a geometric model is fitted to the matches, and the matches that agree with it
+    are counted. With a `reference_size`, images larger than that are treated as if shrunk to it: the residual
+    counts in those pixels, while the transform is one of the original pixels.
 
     Parameters
     ----------
@@ -57,40 +59,88 @@ def verify_features(
     MismatchError
         If the descriptors have different dimensions.
     ConfigError
-        If the seed or the exponent is out of range.
+        If the seed or the exponent is out of range, or there is no such estimator of the model.
     """
-    config = _default_profile().verification if config is None else config
-    exponent = _default_profile().ranking.exponent if exponent is None else exponent
-    if not 0 < exponent < math.inf:
-        raise ConfigError(f"exponent must be positive and finite, got {exponent}")
-    matches, mutual_similarities = match_pair(
-        a.descriptors, b.descriptors, mutual=config.mutual, ratio=config.ratio, max_distance=config.max_distance
-    )
-    rows_a, rows_b = matches.pairs.T
-    frame_a = pixel_frame(a.image_size, config.reference_size)
-    frame_b = pixel_frame(b.image_size, config.reference_size)
-    fit = estimate(
-        config.model,
-        _framed(a.keypoints[rows_a], frame_a),
-        _framed(b.keypoints[rows_b], frame_b),
-        threshold=config.residual_px,
-        max_iterations=config.max_iterations,
-        confidence=config.confidence,
-        seed=seed,
-    )
-    inliers = np.zeros(len(matches.pairs), bool) if fit is None else fit.inliers
-    return Verification(
-        model=config.model,
-        transform=None if fit is None else _in_pixels(config.model, fit.transform, frame_a, frame_b),
-        matches=matches.pairs[inliers],
-        similarities=matches.similarities[inliers],
-        putative=len(matches.pairs),
-        residual_px=config.residual_px,
-        reference_size=config.reference_size,
-        min_inliers=config.min_inliers,
-        similarity=similarity_sum(mutual_similarities, exponent),
-        exponent=float(exponent),
-    )
+    return PairVerifier(a, config=config, exponent=exponent, seed=seed)(b)
+
+
+class PairVerifier:
+    """One image, ready to be verified with many others.
+
+    Parameters
+    ----------
+    a : LocalFeatures
+        Of image A, of every pair the first.
+    config, exponent, seed
+        As in `verify_features`, which gives the same answers.
+    """
+
+    def __init__(
+        self,
+        a: LocalFeatures,
+        *,
+        config: VerificationConfig | None = None,
+        exponent: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._config = _default_profile().verification if config is None else config
+        self._exponent = float(_default_profile().ranking.exponent if exponent is None else exponent)
+        if not 0 < self._exponent < math.inf:
+            raise ConfigError(f"exponent must be positive and finite, got {exponent}")
+        self._seed = seed
+        self._features = a
+        self._prepared = Prepared(a.descriptors, "A", self._config.precision)
+
+    def __call__(self, b: LocalFeatures) -> Verification:
+        """Return the verification of A and an image B."""
+        config = self._config
+        matched = match_prepared(
+            self._prepared,
+            Prepared(b.descriptors, "B", config.precision),
+            mutual=config.mutual,
+            ratio=config.ratio,
+            max_distance=config.max_distance,
+        )
+        frames = _frame(self._features, config), _frame(b, config)
+        rows_a, rows_b = matched.putative.pairs.T
+        points = (
+            _framed(self._features.keypoints[rows_a], frames[0]),
+            _framed(b.keypoints[rows_b], frames[1]),
+        )
+        fit = estimate(
+            config.model,
+            *points,
+            threshold=config.residual_px,
+            max_iterations=config.max_iterations,
+            confidence=config.confidence,
+            seed=self._seed,
+            estimator=config.estimator,
+            scales=(self._features.scales[rows_a] * frames[0][0], b.scales[rows_b] * frames[1][0]),
+            similarities=matched.putative.similarities,
+        )
+        return self._answer(matched, points, frames, fit)
+
+    def _answer(
+        self, matched: MatchedPair, points: tuple[Float64, Float64], frames: tuple[Frame, Frame], fit: Fit | None
+    ) -> Verification:
+        config = self._config
+        inliers = np.zeros(len(points[0]), bool) if fit is None else fit.inliers
+        transform = None if fit is None else _in_pixels(config.model, fit.transform, *map(_matrix, frames))
+        return Verification(
+            model=config.model,
+            estimator=config.estimator,
+            transform=transform,
+            matches=matched.putative.pairs[inliers],
+            similarities=matched.putative.similarities[inliers],
+            effective_inliers=min(occupied_bins(side[inliers], config.residual_px) for side in points),
+            error_px=None if fit is None else float(np.sqrt(np.mean(fit.residuals[inliers] ** 2))),
+            putative=len(points[0]),
+            residual_px=config.residual_px,
+            reference_size=config.reference_size,
+            min_inliers=config.min_inliers,
+            similarity=similarity_sum(matched.mutual_similarities, self._exponent),
+            exponent=self._exponent,
+        )
 
 
 @lru_cache(maxsize=1)
@@ -98,8 +148,18 @@ def _default_profile() -> Profile:
     return load_profile("default")
 
 
-def _framed(points: npt.NDArray[np.float32], frame: Float64) -> Float64:
-    return points.astype(np.float64) * frame[0, 0] + frame[:2, 2]
+def _frame(features: LocalFeatures, config: VerificationConfig) -> Frame:
+    """Return factor and shift from pixels of an image to those that the residual counts in."""
+    frame = pixel_frame(features.image_size, config.reference_size)
+    return float(frame[0, 0]), float(frame[0, 2])
+
+
+def _matrix(frame: Frame) -> Float64:
+    return np.array([[frame[0], 0, frame[1]], [0, frame[0], frame[1]], [0, 0, 1]])
+
+
+def _framed(points: npt.NDArray[np.float32], frame: Frame) -> Float64:
+    return points.astype(np.float64) * frame[0] + frame[1]
 
 
 def _in_pixels(model: ModelName, transform: Float64, frame_a: Float64, frame_b: Float64) -> Float64:

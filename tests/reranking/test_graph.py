@@ -20,8 +20,8 @@ from delf_engine.reranking.graph import GraphCandidate
 from delf_engine.verification import Verification, verify_features
 from helpers import random_features
 
-VERIFICATION = load_profile("default").verification.model_copy(update={"min_inliers": 20})
-INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.3)
+VERIFICATION = load_profile("accurate").verification.model_copy(update={"min_inliers": 20})
+INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
 
 
 def counted(inliers: int) -> Verification:

@@ -21,7 +21,7 @@ from helpers import random_features
 
 VERIFICATION = load_profile("default").verification
 TOP = RerankingConfig(top_n=100)
-INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.3)
+INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
 
 
 def seen_again(rng: np.random.Generator, of: LocalFeatures, shared: int) -> LocalFeatures:

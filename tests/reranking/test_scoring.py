@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +18,8 @@ from delf_engine.reranking import rank_verified, ranking_score, rerank_batch, re
 from delf_engine.verification import Verification
 from helpers import random_features
 
-Rule = Literal["inliers", "weighted", "similarity"]
-RULES: tuple[Rule, ...] = ("inliers", "weighted", "similarity")
+Rule = Literal["inliers", "effective", "weighted", "similarity"]
+RULES: tuple[Rule, ...] = ("inliers", "effective", "weighted", "similarity")
 
 
 def verified(similarities: list[float], more: float = 0.0, exponent: float = 3.0) -> Verification:
@@ -35,6 +36,7 @@ def verified(similarities: list[float], more: float = 0.0, exponent: float = 3.0
         min_inliers=30,
         similarity=inliers + more,
         exponent=exponent,
+        effective_inliers=len(similarities) // 2,
     )
 
 
@@ -58,7 +60,8 @@ def test_scores_equal_their_definitions(
     found = verified(similarities, more, exponent)
     powers = np.clip(np.float32(similarities).astype(np.float64), 0, 1) ** exponent
     expected = {
-        "inliers": len(similarities),
+        "inliers": len(similarities) + blend * (powers.sum() + more),
+        "effective": len(similarities) // 2 + blend * (powers.sum() + more),
         "similarity": powers.sum() + more,
         "weighted": powers.sum() + blend * (powers.sum() + more),
     }
@@ -67,20 +70,22 @@ def test_scores_equal_their_definitions(
 
 
 def test_no_match_at_all_scores_zero() -> None:
-    assert [ranking_score(verified([]), rule(score)) for score in RULES] == [0.0, 0.0, 0.0]
+    assert [ranking_score(verified([]), rule(score)) for score in RULES] == [0.0] * 4
 
 
 def test_the_rules_differ() -> None:
     """Many poor inliers, few good ones, and none but similar descriptors: each rule has its own first."""
     found = {"many": verified([0.5] * 20), "good": verified([0.95] * 10), "similar": verified([], more=15.0)}
-    first = {score: rank_verified(list(found), found, ranking=rule(score))[0].id for score in RULES}
-    assert first == {"inliers": "many", "weighted": "good", "similarity": "similar"}
+    found["apart"] = replace(verified([0.5] * 15), effective_inliers=15)
+    first = {score: rank_verified(list(found), found, ranking=rule(score, blend=0.0))[0].id for score in RULES}
+    assert first == {"inliers": "many", "effective": "apart", "weighted": "good", "similarity": "similar"}
 
 
 def test_another_exponent_is_refused_where_it_matters() -> None:
     found = verified([0.9] * 5, exponent=2.0)
-    assert ranking_score(found, rule("inliers", exponent=3.0)) == 5
-    for score in RULES[1:]:
+    assert ranking_score(found, rule("inliers", exponent=3.0, blend=0.0)) == 5
+    assert ranking_score(found, rule("effective", exponent=3.0, blend=0.0)) == 2
+    for score in RULES:
         with pytest.raises(MismatchError, match=r"similarity\^2, the ranking asks for similarity\^3"):
             ranking_score(found, rule(score, exponent=3.0))
 

@@ -16,15 +16,16 @@ from delf_engine.config import VerificationConfig, load_profile
 from delf_engine.errors import ConfigError, FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import Verification, verify_features
+from delf_engine.verification.models import ESTIMATORS
 from helpers import random_features
 
-MODELS = ("affine", "homography", "fundamental")
-DEFAULT = load_profile("default").verification
+MODELS = list(ESTIMATORS)
+PLANAR = load_profile("accurate").verification.model_copy(update={"max_iterations": 2000, "confidence": 0.999})
 HOMOGRAPHY = np.array([[0.9, 0.1, 20.0], [-0.05, 1.05, 8.0], [1e-4, -5e-5, 1.0]])
 
 
 def config(**options: Any) -> VerificationConfig:
-    return DEFAULT.model_copy(update=options)
+    return PLANAR.model_copy(update=options)
 
 
 def apply(H: npt.NDArray[Any], points: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -67,7 +68,7 @@ def test_transform_leads_from_a_to_b(seed: int) -> None:
 def test_matches_index_the_features(rng: np.random.Generator) -> None:
     a = random_features(rng, 200)
     b = view(rng, a, HOMOGRAPHY, shared=60)
-    found = verify_features(a, b)
+    found = verify_features(a, b, config=config())
     assert found.matches.dtype == np.int32
     assert (np.diff(found.matches[:, 0]) > 0).all()
     assert found.inliers == len(found.matches) == len(found.similarities) <= found.putative
@@ -76,24 +77,28 @@ def test_matches_index_the_features(rng: np.random.Generator) -> None:
     assert not found.matches.flags.writeable
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_the_same_photograph_agrees_with_itself(model: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(("model", "estimator"), MODELS)
+def test_the_same_photograph_agrees_with_itself(model: str, estimator: str, rng: np.random.Generator) -> None:
     a = random_features(rng, 100)
-    found = verify_features(a, a, config=config(model=model))
+    found = verify_features(a, a, config=config(model=model, estimator=estimator))
     assert (found.inliers, found.putative, found.model) == (100, 100, model)
     assert found.matches.tolist() == [[i, i] for i in range(100)]
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_unrelated_photographs_do_not_agree(model: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(("model", "estimator"), MODELS)
+def test_unrelated_photographs_do_not_agree(model: str, estimator: str, rng: np.random.Generator) -> None:
     a, b = random_features(rng, 100), random_features(rng, 100)
-    assert not verify_features(a, b, config=config(model=model, residual_px=4.0)).same
+    assert not verify_features(a, b, config=config(model=model, estimator=estimator, residual_px=4.0)).same
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "estimator"), MODELS)
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 10), (10, 0), (1, 1), (2, 50), (3, 3)])
-def test_few_or_no_features_are_zero_inliers(model: str, n: int, m: int, rng: np.random.Generator) -> None:
-    found = verify_features(random_features(rng, n), random_features(rng, m), config=config(model=model))
+def test_few_or_no_features_are_zero_inliers(
+    model: str, estimator: str, n: int, m: int, rng: np.random.Generator
+) -> None:
+    found = verify_features(
+        random_features(rng, n), random_features(rng, m), config=config(model=model, estimator=estimator)
+    )
     assert (found.inliers, found.same, found.transform) == (0, False, None)
     assert (found.matches.shape, found.similarities.shape) == ((0, 2), (0,))
     assert json.loads(json.dumps(found.to_dict()))["transform"] is None
@@ -166,8 +171,8 @@ def test_keypoints_anywhere_give_a_defined_answer(seed: int, shift: float, scale
     a = LocalFeatures(
         base.keypoints * np.float32(scale) + np.float32(shift), base.scales, base.scores, base.descriptors, (9, 9)
     )
-    for model in MODELS:
-        found = verify_features(a, base, config=config(model=model, max_iterations=100))
+    for model, estimator in MODELS:
+        found = verify_features(a, base, config=config(model=model, estimator=estimator, max_iterations=100))
         assert (found.transform is None) == (found.inliers == 0)
 
 
@@ -236,7 +241,7 @@ def test_answer_prints_well() -> None:
     )
     html = answer()._repr_html_()
     assert html.startswith("<strong")
-    assert html.count("<tr>") == html.count("</tr>") == 5
+    assert html.count("<tr>") == html.count("</tr>") == 8
     assert "Not the same place" in answer(min_inliers=3)._repr_html_()
 
 
