@@ -13,14 +13,14 @@ from delf_engine.images import ImageSource
 from delf_engine.plotting.page import (
     CELL_PX,
     GAP,
-    NO,
     QUIET,
-    YES,
+    VERDICT_WIDTH,
     page,
     photo_of,
     place_photo,
     save_figure,
     shrunk,
+    verdict,
     write,
 )
 
@@ -37,7 +37,6 @@ __all__ = ["draw_matches", "save_matches"]
 Floats = npt.NDArray[np.floating]
 
 _PHOTO_HEIGHT, _MAX_WIDTH = 560, 2000
-_MIN_WIDTH = 780  # the caption's
 _CAPTION_HEIGHT = 62
 
 
@@ -91,12 +90,12 @@ def draw_matches(
     sides = [shrunk(photo, height=height, width=_MAX_WIDTH) for photo in photos]
     used = 3 * GAP + sum(side.shape[1] for side in sides)
     label_height = 28 if labels else 0
-    figure, axes, top = page(max(used, _MIN_WIDTH), round(height) + label_height + _CAPTION_HEIGHT, title)
+    figure, axes, top = page(max(used, VERDICT_WIDTH), round(height) + label_height + _CAPTION_HEIGHT, title)
     foot = top + round(height)
 
     shown = pairs[np.linspace(0, len(pairs) - 1, min(max_lines, len(pairs))).round().astype(int)]
     colours = _colours(features_a.keypoints[shown[:, 0]])
-    left = GAP + (max(used, _MIN_WIDTH) - used) / 2
+    left = GAP + (max(used, VERDICT_WIDTH) - used) / 2
     ends = []
     for column, (photo, side, features) in enumerate(zip(photos, sides, (features_a, features_b), strict=True)):
         outline = place_photo(axes, side, left, top)
@@ -109,7 +108,7 @@ def draw_matches(
             write(axes, left + side.shape[1] / 2, foot + 16, labels[column], size=10, color=QUIET)
         left += side.shape[1] + GAP
     _lines(axes, np.stack(ends, axis=1), colours)
-    _caption(axes, verification, foot + label_height + _CAPTION_HEIGHT / 2)
+    verdict(axes, verification, foot + label_height + _CAPTION_HEIGHT / 2)
     return figure
 
 
@@ -161,13 +160,3 @@ def _lines(axes: Axes, segments: Floats, colours: Floats) -> None:
     width = 1.0 if len(segments) > 60 else 1.4
     for rim, edges in ((1.0, [(0.0, 0.0, 0.0, 0.3)]), (0.0, list(colours))):
         axes.add_collection(LineCollection(list(segments), colors=edges, linewidths=width + rim))
-
-
-def _caption(axes: Axes, verification: Verification, y: float) -> None:
-    found, needed = verification.inliers, verification.min_inliers
-    answer, colour = ("Same place", YES) if verification.same else ("Not the same place", NO)
-    box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
-    badge = axes.text(GAP + 8, y, answer, fontsize=13, fontweight="bold", color="white", va="center", bbox=box)
-    end = badge.get_window_extent().x1  # one unit of the axes is one pixel
-    text = f"{found} of {verification.putative} matching features agree on one {verification.model}"
-    write(axes, end + 24, y, f"{text}; {needed} or more count as the same place", size=11, align="left")
