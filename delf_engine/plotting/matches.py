@@ -50,6 +50,8 @@ def draw_matches(
     max_lines: int = 120,
     title: str | None = None,
     labels: tuple[str, str] | None = None,
+    height: int = _PHOTO_HEIGHT,
+    caption: bool = True,
 ) -> Figure:
     """Draw two photographs side by side with lines between the features that agree.
 
@@ -68,6 +70,10 @@ def draw_matches(
     title : str or None
     labels : (str, str) or None
         Names under the photographs.
+    height : int
+        Of the photographs in pixels; less where both together would be wider than 2000.
+    caption : bool
+        Write the answer and the count of inliers below.
 
     Raises
     ------
@@ -76,26 +82,30 @@ def draw_matches(
     MismatchError
         If features or verification do not belong to these images.
     ConfigError
-        If `max_lines` is negative.
+        If `max_lines` is negative or `height` below 1.
     """
     if max_lines < 0:
         raise ConfigError(f"max_lines must not be negative, got {max_lines}")
+    if height < 1:
+        raise ConfigError(f"height must be at least 1, got {height}")
     photos = photo_of(image_a, features_a), photo_of(image_b, features_b)
     pairs = verification.matches
     if len(pairs) and (pairs.max(axis=0) >= (len(features_a), len(features_b))).any():
         raise MismatchError("the verification names features that are not there: it belongs to other images")
 
     aspects = [photo.shape[1] / photo.shape[0] for photo in photos]
-    height = min(_PHOTO_HEIGHT, (_MAX_WIDTH - 3 * GAP) / sum(aspects))
-    sides = [shrunk(photo, height=height, width=_MAX_WIDTH) for photo in photos]
+    tall = min(height, (_MAX_WIDTH - 3 * GAP) / sum(aspects))
+    sides = [shrunk(photo, height=tall, width=_MAX_WIDTH) for photo in photos]
     used = 3 * GAP + sum(side.shape[1] for side in sides)
     label_height = 28 if labels else 0
-    figure, axes, top = page(max(used, VERDICT_WIDTH), round(height) + label_height + _CAPTION_HEIGHT, title)
-    foot = top + round(height)
+    below = label_height + (_CAPTION_HEIGHT if caption else 0 if labels else GAP)
+    width = max(used, VERDICT_WIDTH) if caption else used
+    figure, axes, top = page(width, round(tall) + below, title)
+    foot = top + round(tall)
 
     shown = pairs[np.linspace(0, len(pairs) - 1, min(max_lines, len(pairs))).round().astype(int)]
     colours = _colours(features_a.keypoints[shown[:, 0]])
-    left = GAP + (max(used, VERDICT_WIDTH) - used) / 2
+    left = GAP + (width - used) / 2
     ends = []
     for column, (photo, side, features) in enumerate(zip(photos, sides, (features_a, features_b), strict=True)):
         outline = place_photo(axes, side, left, top)
@@ -108,7 +118,8 @@ def draw_matches(
             write(axes, left + side.shape[1] / 2, foot + 16, labels[column], size=10, color=QUIET)
         left += side.shape[1] + GAP
     _lines(axes, np.stack(ends, axis=1), colours)
-    verdict(axes, verification, foot + label_height + _CAPTION_HEIGHT / 2)
+    if caption:
+        verdict(axes, verification, foot + label_height + _CAPTION_HEIGHT / 2)
     return figure
 
 

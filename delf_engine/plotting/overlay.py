@@ -57,6 +57,7 @@ def draw_overlay(
     features: tuple[LocalFeatures, LocalFeatures] | None = None,
     mode: OverlayMode = "blend",
     title: str | None = None,
+    caption: bool = True,
 ) -> Figure:
     """Draw photograph A laid over photograph B as the transform of a verification maps it.
 
@@ -77,6 +78,13 @@ def draw_overlay(
         Both photographs half and half; squares of one and of the other in turn, whose edges show small shifts; or
         A in red and B in cyan, so that what agrees is grey.
     title : str or None
+    caption : bool
+        Write below it the answer, and what the picture shows.
+
+    Returns
+    -------
+    matplotlib Figure
+        What it shows stands in its label (``get_label()``) too.
 
     Raises
     ------
@@ -109,8 +117,10 @@ def draw_overlay(
         above, covered = warped(photo_a, H, size_b, shown)
         below = _laid(above, below, covered, mode)
 
-    width = max(shown[0] + 2 * GAP, VERDICT_WIDTH)
-    figure, axes, top = page(width, shown[1] + _CAPTION_HEIGHT, title)
+    said = _said(verification, covered, mode)
+    width = max(shown[0] + 2 * GAP, VERDICT_WIDTH if caption else 0)
+    figure, axes, top = page(width, shown[1] + (_CAPTION_HEIGHT if caption else GAP), title)
+    figure.set_label(said)
     left = (width - shown[0]) / 2
     frame = place_photo(axes, below, left, top)
     if H is not None and covered.any():
@@ -119,8 +129,9 @@ def draw_overlay(
         if ends is not None:
             mapped, found = ((p + 0.5) * ratio + (left, top) for p in (carried(H, ends[0]), ends[1]))
             _points(axes, mapped, found, frame)
-    verdict(axes, verification, top + shown[1] + 32)
-    write(axes, GAP, top + shown[1] + 66, _said(verification, covered, mode), size=11, color=QUIET, align="left")
+    if caption:
+        verdict(axes, verification, top + shown[1] + 32)
+        write(axes, GAP, top + shown[1] + 66, said, size=11, color=QUIET, align="left")
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from delf_engine.errors import ConfigError, ImageError, MismatchError
 from delf_engine.features import LocalFeatures
+from delf_engine.images import load_image
 from delf_engine.plotting import draw_overlay, figure_pixels
 from delf_engine.plotting.page import GAP
 from delf_engine.plotting.warp import carried, faced, outline, warped
@@ -230,6 +232,37 @@ def test_wrong_input_is_refused(rng: np.random.Generator) -> None:
         draw_overlay(photo, photo, far, features=(features, features))
     with pytest.raises(ImageError, match=r"none\.jpg"):
         draw_overlay("none.jpg", photo, good)
+
+
+def test_the_label_says_what_is_shown_without_a_caption_too() -> None:
+    photo = smooth_photo(100, 80)
+    figure = draw_overlay(photo, photo, verification([[0.5, 0, 0], [0, 1, 0], [0, 0, 1]]), caption=False)
+    assert figure.get_label() == "A laid over B, half and half; A covers 50 % of B"
+    assert figure_pixels(figure).shape[:2] == (640 + 2 * GAP, 800 + 2 * GAP)
+    assert not figure.axes[0].texts
+    assert "no transform" in str(draw_overlay(photo, photo, verification(None)).get_label())
+    assert "out of sight" in str(draw_overlay(photo, photo, verification(np.diag([1e-9, 1e-9, 1]))).get_label())
+
+
+def test_a_real_wall_lands_on_itself(data: Path) -> None:
+    folder = data / "homography" / "graf"
+    a, b = load_image(folder / "grafA.jpg"), load_image(folder / "grafB.jpg")
+    size = (b.shape[1], b.shape[0])
+
+    def likeness(H: np.ndarray) -> float:
+        """Correlation of the warped A with B where A covers it."""
+        turned = faced(H, [((a.shape[1] - 1) / 2, (a.shape[0] - 1) / 2)])
+        assert turned is not None
+        pixels, covered = warped(a, turned, size, size)
+        return float(np.corrcoef(pixels[covered].ravel(), b[covered].ravel())[0, 1])
+
+    truth = np.loadtxt(folder / "H_A_B.txt")
+    half_a_pixel = np.array([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    assert likeness(truth) > 0.8
+    assert likeness(np.eye(3)) < 0.5
+    # The centre of a pixel, not its corner, has whole coordinates.
+    assert likeness(truth) > likeness(half_a_pixel @ truth)
+    assert likeness(truth) > likeness(np.linalg.inv(half_a_pixel) @ truth)
 
 
 def test_captions_fit_on_the_page(rng: np.random.Generator) -> None:
