@@ -76,7 +76,7 @@ def draw_overlay(
         the transform puts that of A.
     mode : "blend", "checkerboard" or "colours"
         Both photographs half and half; squares of one and of the other in turn, whose edges show small shifts; or
-        A in red and B in cyan, so that what agrees is grey.
+        A in red, its brightness matched to B's, and B in cyan, so that what agrees is grey.
     title : str or None
     caption : bool
         Write below it the answer, and what the picture shows.
@@ -166,12 +166,25 @@ def _laid(above: Pixels, below: Pixels, covered: Mask, mode: OverlayMode) -> Pix
     elif mode == "blend":
         mixed = ((above.astype(np.uint16) + below + 1) // 2).astype(np.uint8)
     else:
-        mixed = np.stack([_grey(above), _grey(below), _grey(below)], axis=2)
+        red, cyan = _grey(above), _grey(below)
+        mixed = np.rint(np.stack([_exposed(red, cyan, covered), cyan, cyan], axis=2)).astype(np.uint8)
     return np.where(covered[:, :, None], mixed, below)
 
 
-def _grey(photo: Pixels) -> Pixels:
-    return np.rint(photo @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)  # ITU-R BT.601
+def _grey(photo: Pixels) -> Floats:
+    return np.asarray(photo @ np.array([0.299, 0.587, 0.114]))  # ITU-R BT.601
+
+
+def _exposed(grey: Floats, like: Floats, covered: Mask) -> Floats:
+    """Return a grey photograph as bright and as contrasty as another where it covers it.
+
+    Without it another exposure would tint all that agrees.
+    """
+    if not covered.any():
+        return grey
+    spread, other = grey[covered].std(), like[covered].std()
+    gain = np.clip(other / spread, 0.5, 2) if spread > 0 else 1.0
+    return np.asarray(np.clip((grey - grey[covered].mean()) * gain + like[covered].mean(), 0, 255))
 
 
 def _border(axes: Axes, corners: Floats, frame: Rectangle) -> None:

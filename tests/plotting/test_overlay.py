@@ -155,7 +155,7 @@ def test_overlay_shows_both(mode: Any) -> None:
         == {
             "blend": {(128, 0, 128)},
             "checkerboard": {(255, 0, 0), (0, 0, 255)},
-            "colours": {(76, 29, 29)},
+            "colours": {(29, 29, 29)},  # flat, and as bright as B
         }[mode]
     )
 
@@ -168,6 +168,20 @@ def test_identical_photographs_stay_what_they_are(rng: np.random.Generator) -> N
         over = figure_pixels(draw_overlay(photo, photo, verification(np.eye(3)), mode=mode))  # type: ignore[arg-type]
         # Both are the photograph enlarged, by two ways of rounding.
         assert np.abs(over[inside].astype(int) - alone[inside]).max() <= 4
+
+
+def test_colours_are_grey_where_both_agree_at_any_exposure(rng: np.random.Generator) -> None:
+    bright = (random_photo(rng, 220, 160) // 2 + 100).astype(np.uint8)
+    dark = (bright // 2).astype(np.uint8)
+    shifted = np.roll(dark, 20, axis=1)
+    inside = (slice(GAP + 8, 600), slice(200, 800))
+    tints = []
+    for photo in (dark, shifted):
+        pixels = figure_pixels(draw_overlay(photo, bright, verification(np.eye(3)), mode="colours"))[inside]
+        assert (pixels[:, :, 1] == pixels[:, :, 2]).all()
+        tints.append(np.abs(pixels[:, :, 0].astype(int) - pixels[:, :, 1]).mean())
+    assert tints[0] < 2
+    assert tints[1] > 10
 
 
 @pytest.mark.parametrize(

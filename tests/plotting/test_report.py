@@ -77,6 +77,21 @@ def test_page_of_a_batch(scene: dict[str, LocalFeatures], tmp_path: Path) -> Non
     assert "probability" not in page.words
 
 
+def test_table_shows_the_columns_that_say_something(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+    a, b = list(scene)[:2]
+    found = verify_features(scene[a], scene[b])
+    path = tmp_path / "page.html"
+    for score, ranking_score, expected in (
+        (None, float(found.inliers), ["rank", "was", "inliers", "image"]),
+        (0.25, 7.5, ["rank", "was", "inliers", "ranking score", "first score", "image"]),
+    ):
+        write_report(path, {a: [RankedCandidate(b, 1, 1, score, found, ranking_score)]})
+        heads = [cell.split("</th>")[0] for cell in Path(path).read_text().split('<th class="number">')[1:]]
+        assert heads == expected[:-1]
+    write_report(path, {a: [RankedCandidate(b, 1, 1, None, None, None)]})
+    assert "inliers" not in Page(path).words
+
+
 def test_same_input_same_bytes(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
     rankings = ranked(scene)
     pages = []

@@ -300,13 +300,14 @@ def _table(query: str, ranking: Sequence[RankedCandidate], options: _Options) ->
     """Return the figures of the first candidates, folded away."""
     shown = ranking[:_ROWS]
     stated = [_probability(query, c, options) for c in shown]
+    by_inliers = all(c.ranking_score == c.inliers for c in shown)  # then a second column would say nothing more
     columns = ["rank", "was", "inliers", "ranking score", "first score", "probability", "image"]
     rows = [
         [
             str(c.rank),
             str(c.first_rank),
             "" if c.inliers is None else str(c.inliers),
-            "" if c.ranking_score is None else f"{c.ranking_score:.2f}",
+            "" if by_inliers or c.ranking_score is None else f"{c.ranking_score:.2f}",
             "" if c.score is None else f"{c.score:.4g}",
             "" if p is None else percent(p),
             c.id,
