@@ -37,6 +37,15 @@ def verify(
     box_b: BoxOption = None,
     seed: SeedOption = 0,
     plot: PlotOption = None,
+    overlay: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw A laid over B into this picture.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option("--overlay-mode", help="Of the overlay: blend, checkerboard or colours.")
+    ] = "blend",
+    report: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Write a page with pictures and figures.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether two photographs show the same place."""
@@ -44,6 +53,10 @@ def verify(
     from delf_engine.extraction import Extractor
     from delf_engine.verification import verify_features
 
+    if report:
+        from delf_engine.plotting.report.markup import check_path
+
+        check_path(report)
     extractor = Extractor.from_pretrained(model, profile=profile)
     features_a = extractor(a, box=parse_box(box_a))
     features_b = extractor(b, box=parse_box(box_b))
@@ -57,6 +70,15 @@ def verify(
         from delf_engine.plotting import save_matches
 
         save_matches(plot, a, b, features_a, features_b, result, labels=(a.name, b.name))
+    if overlay:
+        from delf_engine.plotting import draw_overlay, save_figure
+
+        over = draw_overlay(a, b, result, features=(features_a, features_b), mode=mode)  # type: ignore[arg-type]
+        save_figure(over, overlay)
+    if report:
+        from delf_engine.plotting.report import write_pair_report
+
+        write_pair_report(report, a, b, features_a, features_b, result, title=f"{a.name} and {b.name}")
 
 
 def attention(

@@ -13,14 +13,14 @@ from delf_engine.images import ImageSource
 from delf_engine.plotting.page import (
     CELL_PX,
     GAP,
-    NO,
     QUIET,
-    YES,
+    VERDICT_WIDTH,
     page,
     photo_of,
     place_photo,
     save_figure,
     shrunk,
+    verdict,
     write,
 )
 
@@ -37,7 +37,6 @@ __all__ = ["draw_matches", "save_matches"]
 Floats = npt.NDArray[np.floating]
 
 _PHOTO_HEIGHT, _MAX_WIDTH = 560, 2000
-_MIN_WIDTH = 780  # the caption's
 _CAPTION_HEIGHT = 62
 
 
@@ -51,6 +50,8 @@ def draw_matches(
     max_lines: int = 120,
     title: str | None = None,
     labels: tuple[str, str] | None = None,
+    height: int = _PHOTO_HEIGHT,
+    caption: bool = True,
 ) -> Figure:
     """Draw two photographs side by side with lines between the features that agree.
 
@@ -69,6 +70,10 @@ def draw_matches(
     title : str or None
     labels : (str, str) or None
         Names under the photographs.
+    height : int
+        Of the photographs in pixels; less where both together would be wider than 2000.
+    caption : bool
+        Write the answer and the count of inliers below.
 
     Raises
     ------
@@ -77,26 +82,30 @@ def draw_matches(
     MismatchError
         If features or verification do not belong to these images.
     ConfigError
-        If `max_lines` is negative.
+        If `max_lines` is negative or `height` below 1.
     """
     if max_lines < 0:
         raise ConfigError(f"max_lines must not be negative, got {max_lines}")
+    if height < 1:
+        raise ConfigError(f"height must be at least 1, got {height}")
     photos = photo_of(image_a, features_a), photo_of(image_b, features_b)
     pairs = verification.matches
     if len(pairs) and (pairs.max(axis=0) >= (len(features_a), len(features_b))).any():
         raise MismatchError("the verification names features that are not there: it belongs to other images")
 
     aspects = [photo.shape[1] / photo.shape[0] for photo in photos]
-    height = min(_PHOTO_HEIGHT, (_MAX_WIDTH - 3 * GAP) / sum(aspects))
-    sides = [shrunk(photo, height=height, width=_MAX_WIDTH) for photo in photos]
+    tall = min(height, (_MAX_WIDTH - 3 * GAP) / sum(aspects))
+    sides = [shrunk(photo, height=tall, width=_MAX_WIDTH) for photo in photos]
     used = 3 * GAP + sum(side.shape[1] for side in sides)
     label_height = 28 if labels else 0
-    figure, axes, top = page(max(used, _MIN_WIDTH), round(height) + label_height + _CAPTION_HEIGHT, title)
-    foot = top + round(height)
+    below = label_height + (_CAPTION_HEIGHT if caption else 0 if labels else GAP)
+    width = max(used, VERDICT_WIDTH) if caption else used
+    figure, axes, top = page(width, round(tall) + below, title)
+    foot = top + round(tall)
 
     shown = pairs[np.linspace(0, len(pairs) - 1, min(max_lines, len(pairs))).round().astype(int)]
     colours = _colours(features_a.keypoints[shown[:, 0]])
-    left = GAP + (max(used, _MIN_WIDTH) - used) / 2
+    left = GAP + (width - used) / 2
     ends = []
     for column, (photo, side, features) in enumerate(zip(photos, sides, (features_a, features_b), strict=True)):
         outline = place_photo(axes, side, left, top)
@@ -109,7 +118,8 @@ def draw_matches(
             write(axes, left + side.shape[1] / 2, foot + 16, labels[column], size=10, color=QUIET)
         left += side.shape[1] + GAP
     _lines(axes, np.stack(ends, axis=1), colours)
-    _caption(axes, verification, foot + label_height + _CAPTION_HEIGHT / 2)
+    if caption:
+        verdict(axes, verification, foot + label_height + _CAPTION_HEIGHT / 2)
     return figure
 
 
@@ -161,13 +171,3 @@ def _lines(axes: Axes, segments: Floats, colours: Floats) -> None:
     width = 1.0 if len(segments) > 60 else 1.4
     for rim, edges in ((1.0, [(0.0, 0.0, 0.0, 0.3)]), (0.0, list(colours))):
         axes.add_collection(LineCollection(list(segments), colors=edges, linewidths=width + rim))
-
-
-def _caption(axes: Axes, verification: Verification, y: float) -> None:
-    found, needed = verification.inliers, verification.min_inliers
-    answer, colour = ("Same place", YES) if verification.same else ("Not the same place", NO)
-    box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
-    badge = axes.text(GAP + 8, y, answer, fontsize=13, fontweight="bold", color="white", va="center", bbox=box)
-    end = badge.get_window_extent().x1  # one unit of the axes is one pixel
-    text = f"{found} of {verification.putative} matching features agree on one {verification.model}"
-    write(axes, end + 24, y, f"{text}; {needed} or more count as the same place", size=11, align="left")

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
 
     from delf_engine.features import LocalFeatures
+    from delf_engine.verification import Verification
 
 Pixels = npt.NDArray[np.uint8]
 
 GAP = 16
 INK, QUIET, RULE = "#1f2328", "#656d76", "#d0d7de"
-YES, NO = "#1a7f37", "#b35900"
+YES, NO, WRONG = "#1a7f37", "#b35900", "#cf222e"
+#: Least width of a page with a `verdict`.
+VERDICT_WIDTH = 1000
 #: Side of one cell of the finest feature map, in pixels of the image: what a feature of scale 1 stands for.
 CELL_PX = 16.0
 
@@ -70,6 +73,17 @@ def write(
 ) -> None:
     """Write text around a point as it is: ``$`` and ``_`` of a file name are no formula."""
     axes.text(x, y, text, fontsize=size, color=color, ha=align, va="center", parse_math=False)
+
+
+def verdict(axes: Axes, verification: Verification, y: float) -> None:
+    """Write the answer of a verification and its evidence along the foot of a page, around height `y`."""
+    found, needed = verification.inliers, verification.min_inliers
+    answer, colour = ("Same place", YES) if verification.same else ("Not the same place", NO)
+    box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
+    badge = axes.text(GAP + 8, y, answer, fontsize=13, fontweight="bold", color="white", va="center", bbox=box)
+    end = badge.get_window_extent().x1  # one unit of the axes is one pixel
+    text = f"{found} of {verification.putative} matching features agree on one {verification.model}"
+    write(axes, end + 24, y, f"{text}; {needed} or more count as the same place", size=11, align="left")
 
 
 def shrunk(photo: Pixels, *, height: float, width: float) -> Pixels:

@@ -75,6 +75,17 @@ def test_fewer_lines_title_and_labels(pair: Any) -> None:
     assert named.shape[0] > bare.shape[0]
 
 
+def test_height_and_caption_of_matches(pair: Any) -> None:
+    plain = figure_pixels(draw_matches(*pair, height=100, caption=False))
+    assert plain.shape[:2] == (16 + 100 + 16, 16 + 133 + 16 + 67 + 16)
+    assert not has_colour(plain, "#1a7f37")
+    assert has_colour(figure_pixels(draw_matches(*pair, height=100)), "#1a7f37")
+    labelled = figure_pixels(draw_matches(*pair, height=100, caption=False, labels=("a", "b")))
+    assert labelled.shape[0] == 16 + 100 + 28
+    with pytest.raises(ConfigError, match="height"):
+        draw_matches(*pair, height=0)
+
+
 def test_features_of_other_images_are_refused(pair: Any) -> None:
     a, b, features_a, features_b, found = pair
     with pytest.raises(MismatchError, match="160 x 240"):

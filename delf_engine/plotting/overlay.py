@@ -1,0 +1,217 @@
+"""One photograph laid over the other as the transform between them says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.images import ImageSource, load_image
+from delf_engine.plotting.page import (
+    GAP,
+    QUIET,
+    VERDICT_WIDTH,
+    page,
+    photo_of,
+    place_photo,
+    shrunk,
+    verdict,
+    write,
+)
+from delf_engine.plotting.warp import carried, faced, outline, warped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    from delf_engine.features import LocalFeatures
+    from delf_engine.verification import Verification
+
+__all__ = ["OverlayMode", "draw_overlay"]
+
+OverlayMode: TypeAlias = Literal["blend", "checkerboard", "colours"]
+
+Floats = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+_PHOTO_HEIGHT, _PHOTO_WIDTH = 640, 1100
+_CAPTION_HEIGHT = 88
+_SQUARES = 8  # of the checkerboard, along the shorter side
+_BORDER, _POINT = "#ffd33d", "#ff5d8f"
+_SAY = {
+    "blend": "A laid over B, half and half",
+    "checkerboard": "squares of A and of B in turn",
+    "colours": "A in red, B in cyan; grey where they agree",
+}
+
+
+def draw_overlay(
+    image_a: ImageSource,
+    image_b: ImageSource,
+    verification: Verification,
+    *,
+    features: tuple[LocalFeatures, LocalFeatures] | None = None,
+    mode: OverlayMode = "blend",
+    title: str | None = None,
+    caption: bool = True,
+) -> Figure:
+    """Draw photograph A laid over photograph B as the transform of a verification maps it.
+
+    The picture is B's frame; the yellow line is the border of A as far as it lies inside. Where the transform is
+    right, both show the same thing in the same place. A part of A behind the transform's horizon is left out. If
+    there is no transform, or it flattens A to a line or moves it out of sight, B is shown alone and the caption
+    says so.
+
+    Parameters
+    ----------
+    image_a, image_b : path, bytes, PIL image or array
+    verification : Verification
+        Of these images in this order, with an affine map or a homography.
+    features : (LocalFeatures, LocalFeatures) or None
+        Of these images. With them the inliers are marked: a ring at the feature of B, and a line from it to where
+        the transform puts that of A.
+    mode : "blend", "checkerboard" or "colours"
+        Both photographs half and half; squares of one and of the other in turn, whose edges show small shifts; or
+        A in red, its brightness matched to B's, and B in cyan, so that what agrees is grey.
+    title : str or None
+    caption : bool
+        Write below it the answer, and what the picture shows.
+
+    Returns
+    -------
+    matplotlib Figure
+        What it shows stands in its label (``get_label()``) too.
+
+    Raises
+    ------
+    ImageError
+        If an image cannot be read.
+    MismatchError
+        If features or verification do not belong to these images.
+    ConfigError
+        If there is no such mode, or the model is ``fundamental``, which maps points to lines.
+    """
+    if mode not in get_args(OverlayMode):
+        raise ConfigError(f"mode must be one of {', '.join(get_args(OverlayMode))}, got {mode!r}")
+    if verification.model == "fundamental":
+        raise ConfigError(
+            "a fundamental matrix maps points to lines, so no photograph can be laid over the other by it; "
+            "verify with an affine map or a homography, or draw the matches"
+        )
+    photo_a, photo_b = _photos(image_a, image_b, features)
+    ends = _ends(features, verification)
+    size_a, size_b = ((photo.shape[1], photo.shape[0]) for photo in (photo_a, photo_b))
+    below = shrunk(photo_b, height=_PHOTO_HEIGHT, width=_PHOTO_WIDTH)
+    shown = (below.shape[1], below.shape[0])
+
+    centre = [((size_a[0] - 1) / 2, (size_a[1] - 1) / 2)]
+    H = None
+    if verification.transform is not None:
+        H = faced(verification.transform, centre if ends is None or not len(ends[0]) else ends[0])
+    covered = np.zeros(shown[::-1], bool)
+    if H is not None:
+        above, covered = warped(photo_a, H, size_b, shown)
+        below = _laid(above, below, covered, mode)
+
+    said = _said(verification, covered, mode)
+    width = max(shown[0] + 2 * GAP, VERDICT_WIDTH if caption else 0)
+    figure, axes, top = page(width, shown[1] + (_CAPTION_HEIGHT if caption else GAP), title)
+    figure.set_label(said)
+    left = (width - shown[0]) / 2
+    frame = place_photo(axes, below, left, top)
+    if H is not None and covered.any():
+        ratio = np.array(shown) / size_b
+        _border(axes, (outline(H, size_a, size_b) + 0.5) * ratio + (left, top), frame)
+        if ends is not None:
+            mapped, found = ((p + 0.5) * ratio + (left, top) for p in (carried(H, ends[0]), ends[1]))
+            _points(axes, mapped, found, frame)
+    if caption:
+        verdict(axes, verification, top + shown[1] + 32)
+        write(axes, GAP, top + shown[1] + 66, said, size=11, color=QUIET, align="left")
+    return figure
+
+
+def _photos(
+    image_a: ImageSource, image_b: ImageSource, features: tuple[LocalFeatures, LocalFeatures] | None
+) -> tuple[Pixels, Pixels]:
+    if features is None:
+        return load_image(image_a), load_image(image_b)
+    return photo_of(image_a, features[0]), photo_of(image_b, features[1])
+
+
+def _ends(
+    features: tuple[LocalFeatures, LocalFeatures] | None, verification: Verification
+) -> tuple[Floats, Floats] | None:
+    """Return the inliers' points in A and in B, if their features are known."""
+    if features is None:
+        return None
+    pairs = verification.matches
+    if len(pairs) and (pairs.max(axis=0) >= (len(features[0]), len(features[1]))).any():
+        raise MismatchError("the verification names features that are not there: it belongs to other images")
+    a, b = (found.keypoints[pairs[:, i]].astype(np.float64) for i, found in enumerate(features))
+    return a, b
+
+
+def _laid(above: Pixels, below: Pixels, covered: Mask, mode: OverlayMode) -> Pixels:
+    """Return A over B where it covers it, and B elsewhere."""
+    if mode == "checkerboard":
+        side = max(1, min(covered.shape) // _SQUARES)
+        rows, columns = (np.arange(length) // side for length in covered.shape)
+        covered = covered & ((rows[:, None] + columns[None, :]) % 2 == 0)
+        mixed = above
+    elif mode == "blend":
+        mixed = ((above.astype(np.uint16) + below + 1) // 2).astype(np.uint8)
+    else:
+        red, cyan = _grey(above), _grey(below)
+        mixed = np.rint(np.stack([_exposed(red, cyan, covered), cyan, cyan], axis=2)).astype(np.uint8)
+    return np.where(covered[:, :, None], mixed, below)
+
+
+def _grey(photo: Pixels) -> Floats:
+    return np.asarray(photo @ np.array([0.299, 0.587, 0.114]))  # ITU-R BT.601
+
+
+def _exposed(grey: Floats, like: Floats, covered: Mask) -> Floats:
+    """Return a grey photograph as bright and as contrasty as another where it covers it.
+
+    Without it another exposure would tint all that agrees.
+    """
+    if not covered.any():
+        return grey
+    spread, other = grey[covered].std(), like[covered].std()
+    gain = np.clip(other / spread, 0.5, 2) if spread > 0 else 1.0
+    return np.asarray(np.clip((grey - grey[covered].mean()) * gain + like[covered].mean(), 0, 255))
+
+
+def _border(axes: Axes, corners: Floats, frame: Rectangle) -> None:
+    from matplotlib.patches import Polygon
+
+    if len(corners) < 3:
+        return
+    for colour, width in (((0.0, 0.0, 0.0, 0.5), 4.0), (_BORDER, 2.0)):
+        line = Polygon(corners, closed=True, fill=False, edgecolor=colour, linewidth=width)
+        axes.add_patch(line)
+        line.set_clip_path(frame)
+
+
+def _points(axes: Axes, mapped: Floats, found: Floats, frame: Rectangle) -> None:
+    from matplotlib.collections import LineCollection
+
+    near = np.isfinite(mapped).all(axis=1)
+    lines = LineCollection(list(np.stack([mapped, found], axis=1)[near]), colors=_POINT, linewidths=1.2)
+    axes.add_collection(lines)
+    rings = axes.scatter(found[near, 0], found[near, 1], s=18, facecolors="none", edgecolors=_POINT, linewidths=1)
+    for drawn in (lines, rings):
+        drawn.set_clip_path(frame)
+
+
+def _said(verification: Verification, covered: Mask, mode: OverlayMode) -> str:
+    if verification.transform is None:
+        return "B alone: no transform from A to B was found"
+    if not covered.any():
+        return "B alone: the transform flattens A or moves it out of sight"
+    return f"{_SAY[mode]}; A covers {100 * covered.mean():.0f} % of B"

@@ -1,0 +1,137 @@
+"""Calibration error and ROC, against plain counting and scikit-learn."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.evaluation import expected_calibration_error, reliability, roc_auc, roc_curve
+
+Pairs = list[tuple[float, bool]]
+
+tied = st.integers(0, 20).map(lambda n: n / 20)
+probability = st.one_of(tied, st.floats(0, 1))
+pairs = st.lists(st.tuples(probability, st.booleans()), min_size=1, max_size=60)
+score = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e308, 1e308))
+both_kinds = st.lists(st.tuples(score, st.booleans()), min_size=2, max_size=40).filter(
+    lambda found: len({label for _, label in found}) == 2
+)
+
+
+def plain_error(found: Pairs, bins: int) -> float:
+    """Add the gaps of the bins, one at a time."""
+    total = 0.0
+    for i in range(bins):
+        inside = [
+            (p, label)
+            for p, label in found
+            if i / bins <= p and (p < (i + 1) / bins or (i == bins - 1 and p <= 1))
+        ]
+        if inside:
+            share = sum(label for _, label in inside) / len(inside)
+            mean = sum(p for p, _ in inside) / len(inside)
+            total += len(inside) / len(found) * abs(share - mean)
+    return total
+
+
+def plain_auc(found: Pairs) -> float:
+    """Compare every true pair with every false one."""
+    true = [value for value, label in found if label]
+    false = [value for value, label in found if not label]
+    return sum((t > f) + 0.5 * (t == f) for t, f in product(true, false)) / (len(true) * len(false))
+
+
+@given(pairs, st.integers(1, 15))
+def test_error_is_that_of_plain_counting(found: Pairs, bins: int) -> None:
+    values, labels = zip(*found, strict=True)
+    assert expected_calibration_error(values, labels, bins=bins) == pytest.approx(
+        plain_error(found, bins), abs=1e-12
+    )
+    counted = reliability(values, labels, bins=bins)
+    assert counted.counts.sum() == len(found)
+    assert counted.positives.sum() == sum(labels)
+    assert 0 <= counted.error <= 1
+    filled = counted.counts > 0
+    assert np.isnan(counted.share[~filled]).all()
+    assert np.isnan(counted.mean_probability[~filled]).all()
+    for low, high, mean in zip(counted.edges[:-1], counted.edges[1:], counted.mean_probability, strict=True):
+        assert np.isnan(mean) or low - 1e-12 <= mean <= high + 1e-12
+
+
+def test_error_of_known_cases() -> None:
+    assert expected_calibration_error([1, 0, 1], [True, False, True]) == 0
+    assert expected_calibration_error([1.0, 0.0], [0, 1]) == 1
+    assert expected_calibration_error([0.75] * 4, [1, 1, 1, 0]) == 0
+    assert expected_calibration_error([0.75] * 4, [1, 1, 0, 0]) == 0.25
+    # 0.3 is the lower edge of the fourth of ten bins, whatever 3 * 0.1 is.
+    assert reliability([0.3, 0.7, 1.0], [0, 1, 1]).counts.tolist() == [0, 0, 0, 1, 0, 0, 0, 1, 0, 1]
+
+
+@given(both_kinds)
+def test_auc_is_that_of_comparing_all_pairs(found: Pairs) -> None:
+    values, labels = zip(*found, strict=True)
+    assert roc_auc(values, labels) == pytest.approx(plain_auc(found), abs=1e-12)
+    curve = roc_curve(values, labels)
+    assert (curve.false_positive_rate[0], curve.true_positive_rate[0]) == (0, 0)
+    assert (curve.false_positive_rate[-1], curve.true_positive_rate[-1]) == (1, 1)
+    assert (np.diff(curve.false_positive_rate) >= 0).all()
+    assert (np.diff(curve.true_positive_rate) >= 0).all()
+    for threshold, false, true in zip(
+        curve.thresholds, curve.false_positive_rate, curve.true_positive_rate, strict=True
+    ):
+        assert false == np.mean([value >= threshold for value, label in found if not label])
+        assert true == np.mean([value >= threshold for value, label in found if label])
+
+
+@given(both_kinds)
+def test_auc_agrees_with_scikit_learn(found: Pairs) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    values, labels = zip(*found, strict=True)
+    assert roc_auc(values, labels) == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
+
+
+@given(pairs, st.randoms(use_true_random=False))
+def test_any_order_gives_the_same_bits(found: Pairs, random: object) -> None:
+    shuffled = list(found)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    one, other = (tuple(zip(*some, strict=True)) for some in (found, shuffled))
+    assert expected_calibration_error(*one) == expected_calibration_error(*other)
+    if len(set(one[1])) == 2:
+        assert roc_auc(*one) == roc_auc(*other)
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "complaint"),
+    [
+        ([], [], "no pair"),
+        ([0.5], [1, 0], r"\(1,\) and \(2,\)"),
+        ([[0.5]], [[1]], r"\(N,\)"),
+        ([0.5, np.nan], [1, 0], "number 1 is nan"),
+        ([0.5, np.inf], [1, 0], "number 1 is inf"),
+        ([0.5, 0.5], [1, 2], "number 1 is 2"),
+        ([0.5, 0.5], [1, np.nan], "number 1 is nan"),
+        (["a"], [1], "arrays of numbers"),
+    ],
+)
+def test_wrong_pairs_are_refused(values: list[float], labels: list[float], complaint: str) -> None:
+    for figure in (expected_calibration_error, roc_auc):
+        with pytest.raises(DataError, match=complaint):
+            figure(values, labels)
+
+
+def test_out_of_range() -> None:
+    for bad in (-0.01, 1.01, 1e300):
+        with pytest.raises(DataError, match="number 1 is"):
+            expected_calibration_error([0.5, bad], [1, 0])
+    with pytest.raises(ConfigError, match="bins"):
+        expected_calibration_error([0.5], [1], bins=0)
+    with pytest.raises(DataError, match="all 2 are true"):
+        roc_auc([1, 2], [1, 1])
+    with pytest.raises(DataError, match="all 1 are false"):
+        roc_curve([1], [0])
