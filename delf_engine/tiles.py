@@ -39,7 +39,7 @@ def has_byte_products() -> bool:
 
 
 class Writer:
-    """Writes the loads, stores and sums of a tile: what an intrinsic's `generate` is given, and short words for it.
+    """Writes the loads, stores and sums of a tile, from what an intrinsic's `generate` is given.
 
     Parameters
     ----------
@@ -96,8 +96,8 @@ class Writer:
         columns : (array, index, index)
             An array with a (D, width) matrix in it, where its first of the columns begins, and the width.
         add : callable
-            From (sums, one value of a row in all lanes, values of the columns) to new sums. Rows are arguments 1 to
-            4, numbers of rows of the matrix that is argument 0.
+            From (sums, one value of a row in all lanes, values of the columns) to new sums. Rows are arguments
+            1 to 4, numbers of rows of the matrix that is argument 0.
         """
         builder, kind = self.builder, start[0].type
         rows = self.array(0)

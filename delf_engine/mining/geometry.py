@@ -122,8 +122,9 @@ def _least_squares(fit: Fit, a: Floats, b: Floats, threshold: float) -> Fit:
     transform = np.asarray(solved, np.float64)
     if (_homogeneous(a[fit.inliers]) @ transform[2] < 0).any():
         transform = -transform
-    agree = (planar_residuals(transform, a, b) <= threshold) & plausible(transform, a)
-    return Fit(transform, agree) if agree.sum() >= fit.inliers.sum() else fit
+    residuals = planar_residuals(transform, a, b)
+    agree = (residuals <= threshold) & plausible(transform, a)
+    return Fit(transform, agree, residuals) if agree.sum() >= fit.inliers.sum() else fit
 
 
 def _near_side(homography: Floats, size: tuple[int, int], points: Floats) -> bool:

@@ -39,7 +39,7 @@ def ranking_score(verification: Verification, ranking: RankingConfig) -> float:
         )
     if ranking.score == "similarity":
         return verification.similarity
-    base = counts[ranking.score] if ranking.score in counts else verification.inlier_similarity
+    base = counts.get(ranking.score, verification.inlier_similarity)
     return base + ranking.blend * verification.similarity
 
 

@@ -2,9 +2,9 @@
 
 A feature has a scale and photographs stand upright, so one match fixes a zoom and a shift (Philbin et al., Object
 Retrieval with Large Vocabularies and Fast Spatial Matching, CVPR 2007). All matches are tried as such hypotheses
-against all others, in time N^2; the best are refined to affine maps by least squares on their inliers, with a limit
-that shrinks to the threshold (local optimisation: Chum, Matas and Kittler, 2003). Hypotheses whose match a refined
-map already explains are left out.
+against all others, in time N^2; the best are refined to affine maps by least squares on their inliers, with a
+limit that shrinks to the threshold (local optimisation: Chum, Matas and Kittler, 2003). Hypotheses whose match a
+refined map already explains are left out.
 
 The constants were written down before they were measured; on Sub-RParis others near them do as well.
 """

@@ -119,7 +119,7 @@ def fundamental_fit(F: Float64 | None, points: MatchedPoints, options: Estimator
 
 
 def any_fundamental(plane: Fit | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-    """Return one of the matrices [e]x H that all fit the matches of a plane; what does not fit the plane counts not."""
+    """Return one of the matrices [e]x H, which all fit the matches of a plane; only these count."""
     if plane is None:
         return None
     fit = fundamental_fit(np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ plane.transform, points, options)

@@ -1,8 +1,8 @@
 """Numba kernels of exact matching: the maxima of rows and columns of a matrix that is never written.
 
 Imported only by functions that run them. The columns of B lie in panels of 32, and a block of panels stays in the
-first-level cache while all rows of A pass by. Every sum is taken in the order of the dimensions, so the bits depend
-on the two descriptors and nothing else.
+first-level cache while all rows of A pass by. Every sum is taken in the order of the dimensions, so the bits
+depend on the two descriptors and nothing else.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def byte_codes(rows: Any, codes: Any, norms: Any) -> None:
         for d in range(rows.shape[1]):
             largest = max(largest, abs(rows[i, d]))
         step = np.float32(127) / largest
-        total = 0
+        total: Any = 0
         for d in range(rows.shape[1]):
             code = np.int32(np.rint(rows[i, d] * step))
             codes[i, d] = code
@@ -296,8 +296,8 @@ def settle(a: Any, b: Any, found: Any, margin: Any, similarities: Any, distances
     a, b : (N, D), (M, D) float32
         Unit rows.
     found : tuple
-        As `best_of_floats` returns it. Places are corrected, of both of each row of A, and those of the best of rows
-        of B that A has chosen.
+        As `best_of_floats` returns it. Places are corrected: both of each row of A, and that of each row of B that
+        A has chosen.
     margin : float32
         Twice the worst rounding of a sum.
     similarities, distances : (N,) float32, float64

@@ -81,9 +81,9 @@ def _merge_tile(write: Writer, scores: list[list[Any]], count: Any, column: Any,
             write.store(builder.load(place), array, at)
 
 
-@intrinsic
-def match_floats(
-    typingctx: Any, data: Any, i0: Any, i1: Any, i2: Any, i3: Any, count: Any, columns: Any, column: Any, bias: Any,
+def _match_floats(
+    typingctx: Any, data: Any, i0: Any, i1: Any, i2: Any, i3: Any, count: Any, columns: Any, column: Any,
+    bias: Any,
     best_rows: Any, second_rows: Any, place_rows: Any, other_rows: Any,
     best_columns: Any, second_columns: Any, place_columns: Any,
 ) -> Any:  # fmt: skip
@@ -120,6 +120,9 @@ def match_floats(
         return context.get_dummy_value()
 
     return signature, generate
+
+
+match_floats: Any = intrinsic(_match_floats)
 
 
 def _scaled(kind: ir.VectorType) -> Any:

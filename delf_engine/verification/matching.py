@@ -4,8 +4,8 @@ Similarities are sums of float32 products, taken in registers (see `match_kernel
 closer than rounding can explain, the pair is decided again in float64. Neighbours are exact, ties go to the lowest
 index, and the bits depend on the descriptors alone.
 
-With ``precision="uint8"`` descriptors are rounded to 8 bits first, as the codec of that name does, so that those of
-such a store are taken as they are. Sums are whole numbers then, exact on every machine.
+With ``precision="uint8"`` descriptors are rounded to 8 bits first, as the codec of that name does, so that those
+of such a store are taken as they are. Sums are whole numbers then, exact on every machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""OpenCV's USAC framework (Raguram et al., PAMI 2013): MAGSAC++, graph-cut RANSAC and PROSAC for all three models."""
+"""OpenCV's USAC framework (Raguram et al., PAMI 2013): MAGSAC++, graph-cut RANSAC, PROSAC; for all models."""
 
 from __future__ import annotations
 
