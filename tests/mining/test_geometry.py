@@ -46,7 +46,7 @@ def test_homography_and_points_are_the_true_ones(
     truth = zoom @ TURNED @ np.linalg.inv(zoom)
     a = random_features(rng, 300, image_size=size)
     b = moved(rng, a, truth, noise=0.5, strangers=100)
-    config = CONFIG.model_copy(update={"model": model})
+    config = CONFIG.model_copy(update={"estimator": "ransac", "model": model})
     found = verify_features(a, b, config=config)
     fit = fit_pair(a, b, found, config)
     assert fit is not None
