@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["search_affine"]
+__all__ = ["search_affine", "squared_residuals"]
 
 _QUICK = {"reassoc", "contract"}
 _MIN_AFFINE = 6  # matches from which on six numbers are fitted, and not four
@@ -49,7 +49,16 @@ def _explained(a: Any, b: Any, h: Any, zoom: Any, reach: Any, growth: Any, inlie
 
 
 @njit(cache=True, nogil=True)
-def _squared_residuals(m: Any, a: Any, b: Any, out: Any) -> None:
+def squared_residuals(m: Any, a: Any, b: Any, out: Any) -> None:
+    """Write the squared Sampson distances of matches from an affine map.
+
+    Parameters
+    ----------
+    m : (2, 3) float64
+    a, b : (N, 2) float64
+    out : (N,) float64
+        Overwritten.
+    """
     m11 = m[0, 0] * m[0, 0] + m[0, 1] * m[0, 1] + 1.0
     m22 = m[1, 0] * m[1, 0] + m[1, 1] * m[1, 1] + 1.0
     m12 = m[0, 0] * m[1, 0] + m[0, 1] * m[1, 1]
@@ -129,7 +138,7 @@ def _optimise(
     for step in range(len(shrinking)):
         if count < 2 or not _fit(a, b, inliers, count, work) or not _plausible(work, bounds[0], bounds[1]):
             break
-        _squared_residuals(work, a, b, residuals)
+        squared_residuals(work, a, b, residuals)
         count, score = _within(residuals, limit, inliers)
         if score > best:
             best = score
@@ -189,7 +198,7 @@ def search_affine(
         score = _optimise(a, b, limit, shrinking, bounds, count, inliers, residuals, work, model)
         if score > 0.0:
             # Matches that the refined map explains would lead to it again.
-            _squared_residuals(model, a, b, residuals)
+            squared_residuals(model, a, b, residuals)
             for i in range(n):
                 seen[i] |= residuals[i] <= limit
         if score > best:

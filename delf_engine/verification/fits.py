@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.verification.geometry import fundamental_residuals, planar_residuals, plausible
+from delf_engine.verification.geometry import fundamental_residuals, planar_residuals, plausible, plausible_affine
 
 __all__ = [
     "EstimatorName",
@@ -92,9 +92,13 @@ class EstimatorOptions:
 
 def affine_fit(A: Float64 | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
     """Return the fit of an affine map, or None if it is none that a camera could have done."""
-    if A is None or not _is_model(A) or not plausible(A, points.a[:1])[0]:  # it is alike everywhere
+    from delf_engine.verification.exhaustive_kernels import squared_residuals
+
+    if A is None or not _is_model(A) or not plausible_affine(A):
         return None
-    residuals = planar_residuals(A, points.a, points.b)
+    residuals = np.empty(len(points.a))
+    squared_residuals(A[:2], points.a, points.b, residuals)
+    residuals = np.where(np.isfinite(residuals), np.sqrt(np.maximum(residuals, 0)), np.inf)
     return Fit(A, residuals <= options.threshold, residuals)
 
 

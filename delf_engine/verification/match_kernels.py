@@ -17,10 +17,13 @@ from delf_engine.verification.match_tiles import VECTORS, match_bytes, match_cod
 
 __all__ = [
     "PANEL",
+    "are_unit",
     "best_of_bytes",
     "best_of_codes",
     "best_of_floats",
     "byte_codes",
+    "byte_panels",
+    "chords",
     "distances_between",
     "panels",
     "select",
@@ -34,71 +37,139 @@ _BLOCK = 4 * PANEL  # columns that all rows pass by at a time
 
 
 @njit(cache=True, nogil=True)
-def unit_rows(rows: Any, tolerance: Any, out: Any) -> Any:
-    """Write rows at unit length; return whether all were finite and within `tolerance` of it.
+def _squared_norm(row: Any) -> Any:
+    total = 0.0
+    for d in range(len(row)):
+        total += np.float64(row[d]) * np.float64(row[d])
+    return total
+
+
+@njit(cache=True, nogil=True)
+def are_unit(rows: Any, tolerance: Any) -> Any:
+    """Tell whether rows are finite and within `tolerance` of unit length.
 
     Parameters
     ----------
     rows : (N, D) float32
     tolerance : float
-    out : (N, D) float32
-        Overwritten, up to the first that is not.
     """
     for i in range(len(rows)):
-        total = 0.0
-        for d in range(rows.shape[1]):
-            total += np.float64(rows[i, d]) * np.float64(rows[i, d])
-        norm = np.sqrt(total)
-        if not abs(norm - 1.0) <= tolerance:  # true for NaN as well
+        good = abs(np.sqrt(_squared_norm(rows[i])) - 1.0) <= tolerance  # false for NaN as well
+        if not good:
             return False
-        for d in range(rows.shape[1]):
-            out[i, d] = np.float32(np.float64(rows[i, d]) / norm)
     return True
 
 
 @njit(cache=True, nogil=True)
-def panels(rows: Any, out: Any) -> None:
-    """Write rows as the columns of panels.
+def unit_rows(rows: Any) -> Any:
+    """Return rows at unit length, as the float64 quotient is rounded.
 
     Parameters
     ----------
-    rows : (N, D) float32 or int32
-    out : (P D 32,) of the same type
-        One (D, 32) matrix a panel, P = N / 32 rounded up. Overwritten; columns beyond N are zeros.
+    rows : (N, D) float32
+        None of them zero.
     """
-    n, dim = rows.shape
-    out[:] = 0
-    for j in range(n):
-        start = (j // PANEL) * dim * PANEL + j % PANEL
-        for d in range(dim):
-            out[start + d * PANEL] = rows[j, d]
+    out = np.empty_like(rows)
+    for i in range(len(rows)):
+        norm = np.sqrt(_squared_norm(rows[i]))
+        for d in range(rows.shape[1]):
+            out[i, d] = np.float32(np.float64(rows[i, d]) / norm)
+    return out
 
 
 @njit(cache=True, nogil=True)
-def byte_codes(rows: Any, codes: Any, norms: Any) -> None:
+def _width(count: Any) -> Any:
+    return (count + PANEL - 1) // PANEL * PANEL
+
+
+@njit(cache=True, nogil=True)
+def panels(rows: Any, low: Any) -> Any:
+    """Return rows as the columns of panels.
+
+    Parameters
+    ----------
+    rows : (N, D) float32
+    low : float32
+        The bias of columns beyond N.
+
+    Returns
+    -------
+    panels : (P D 32,) float32
+        One (D, 32) matrix a panel, P = N / 32 rounded up; zeros beyond N.
+    bias : (32 P,) float32
+        0, and `low` beyond N.
+    """
+    n, dim = rows.shape
+    out, bias = np.zeros(_width(n) * dim, np.float32), np.full(_width(n), low)
+    for j in range(n):
+        start = (j // PANEL) * dim * PANEL + j % PANEL
+        bias[j] = 0
+        for d in range(dim):
+            out[start + d * PANEL] = rows[j, d]
+    return out, bias
+
+
+@njit(cache=True, nogil=True)
+def byte_codes(rows: Any) -> Any:
     """Quantise rows to whole numbers from -127 to 127, as the ``uint8`` codec of a store does.
 
     Parameters
     ----------
     rows : (N, D) float32
-        Not zero.
+        None of them zero.
+
+    Returns
+    -------
     codes : (N, E) int8
-        Overwritten, E >= D; zeros beyond D.
+        E is D rounded up to a multiple of 4; zeros beyond D.
     norms : (N,) float32
-        Overwritten: one over the length of each row of codes.
+        One over the length of each row of codes.
     """
-    for i in range(len(rows)):
+    n, dim = rows.shape
+    codes, norms = np.zeros((n, (dim + 3) // 4 * 4), np.int8), np.empty(n, np.float32)
+    for i in range(n):
         largest = np.float32(0)
-        for d in range(rows.shape[1]):
+        for d in range(dim):
             largest = max(largest, abs(rows[i, d]))
         step = np.float32(127) / largest
         total: Any = 0
-        for d in range(rows.shape[1]):
+        for d in range(dim):
             code = np.int32(np.rint(rows[i, d] * step))
             codes[i, d] = code
             total += code * code
-        codes[i, rows.shape[1] :] = 0
         norms[i] = np.float32(1.0 / np.sqrt(np.float64(total)))
+    return codes, norms
+
+
+@njit(cache=True, nogil=True)
+def byte_panels(codes: Any, norms: Any) -> Any:
+    """Return codes as the columns of panels of bytes.
+
+    Parameters
+    ----------
+    codes, norms
+        As `byte_codes` returns them.
+
+    Returns
+    -------
+    panels : (P E 32,) int8
+        One (E / 4, 32, 4) array a panel: four signed bytes side by side.
+    bias : (32 P,) int32
+        Minus 128 times the sum of each row of codes, and 1 beyond N.
+    norms : (32 P,) float32
+        One over the lengths, and -inf beyond N: times 1 it is below all cosines.
+    """
+    n, dim = codes.shape
+    out, bias = np.zeros(_width(n) * dim, np.int8), np.ones(_width(n), np.int32)
+    ends = np.full(_width(n), np.float32(-np.inf))
+    for j in range(n):
+        start = (j // PANEL) * dim * PANEL + j % PANEL * 4
+        total: Any = 0
+        for d in range(dim):
+            total += codes[j, d]
+            out[start + d // 4 * 4 * PANEL + d % 4] = codes[j, d]
+        bias[j], ends[j] = -128 * total, norms[j]
+    return out, bias, ends
 
 
 @njit(cache=True, nogil=True)
@@ -273,22 +344,24 @@ def _nearest(x: Any, rows: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def distances_between(a: Any, b: Any, rows_a: Any, rows_b: Any, out: Any) -> None:
-    """Write the distances of pairs of rows.
+def distances_between(a: Any, b: Any, rows: Any) -> Any:
+    """Return the distance of each row of A to a row of B; 0 if B has but one.
 
     Parameters
     ----------
     a, b : (N, D), (M, D) float32
-    rows_a, rows_b : (R,) int32
-    out : (R,) float64
-        Overwritten.
+    rows : (N,) int32
+        Of B.
     """
-    for k in range(len(rows_a)):
-        out[k] = _distance(a[rows_a[k]], b[rows_b[k]])
+    out = np.zeros(len(a))
+    if len(b) > 1:
+        for i in range(len(a)):
+            out[i] = _distance(a[i], b[rows[i]])
+    return out
 
 
 @njit(cache=True, nogil=True)
-def settle(a: Any, b: Any, found: Any, margin: Any, similarities: Any, distances: Any) -> None:
+def settle(a: Any, b: Any, found: Any, margin: Any) -> Any:
     """Decide again in float64 where two candidates are closer than rounding can explain.
 
     Parameters
@@ -300,10 +373,14 @@ def settle(a: Any, b: Any, found: Any, margin: Any, similarities: Any, distances
         A has chosen.
     margin : float32
         Twice the worst rounding of a sum.
+
+    Returns
+    -------
     similarities, distances : (N,) float32, float64
-        Overwritten: of each row of A and its nearest of B.
+        Of each row of A and its nearest of B.
     """
     best, second, place, other, best_b, second_b, place_b = found
+    similarities, distances = np.empty(len(a), np.float32), np.empty(len(a))
     for i in range(len(a)):
         if second[i] >= best[i] - margin:
             nearest = _nearest(a[i], b)
@@ -315,24 +392,56 @@ def settle(a: Any, b: Any, found: Any, margin: Any, similarities: Any, distances
             second_b[j] = -np.inf  # once is enough
         similarities[i] = np.float32(_dot(a[i], b[j]))
         distances[i] = _distance(a[i], b[j])
+    return similarities, distances
 
 
 @njit(cache=True, nogil=True)
-def select(place: Any, place_b: Any, distances: Any, mutual: Any, limit: Any, keep: Any, both_ways: Any) -> None:
-    """Tell which nearest neighbours are near enough, and each other's where that is asked.
+def chords(cosines: Any) -> Any:
+    """Return the distances of unit vectors with these cosines, (N,) float64."""
+    out = np.empty(len(cosines))
+    for i in range(len(cosines)):
+        out[i] = np.sqrt(max(2.0 - 2.0 * np.float64(cosines[i]), 0.0))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def select(
+    place: Any, place_b: Any, similarities: Any, distances: Any, mutual: Any, limit: Any, ratio: Any, others: Any
+) -> Any:
+    """Return which nearest neighbours are matches.
 
     Parameters
     ----------
     place, place_b : (N,), (M,) int32
         Nearest neighbours of A in B, and of B in A.
-    distances : (N,) float64
+    similarities, distances : (N,) float32, float64
         To the nearest of B.
     mutual : bool
     limit : float
         Largest distance.
-    keep, both_ways : (N,) bool
-        Overwritten: which are matches, and which are each other's nearest.
+    ratio : float
+        Largest share of the distance to the second nearest; 0: no such test.
+    others : (N,) float64
+        That distance, 0 where there is none. Empty without the test.
+
+    Returns
+    -------
+    pairs : (M, 2) int32
+    similarities : (M,) float32
+        Of these pairs.
+    mutual_similarities : (K,) float32
+        Of all that are each other's nearest.
     """
-    for i in range(len(place)):
-        both_ways[i] = place_b[place[i]] == i
-        keep[i] = distances[i] <= limit and (both_ways[i] or not mutual)
+    n = len(place)
+    pairs, of_pairs, of_mutual = np.empty((n, 2), np.int32), np.empty(n, np.float32), np.empty(n, np.float32)
+    kept, both = 0, 0
+    for i in range(n):
+        both_ways = place_b[place[i]] == i
+        if both_ways:
+            of_mutual[both] = similarities[i]
+            both += 1
+        good = distances[i] <= limit and (both_ways or not mutual)
+        if good and (ratio == 0.0 or (others[i] > 0.0 and distances[i] <= ratio * others[i])):
+            pairs[kept, 0], pairs[kept, 1], of_pairs[kept] = i, place[i], similarities[i]
+            kept += 1
+    return pairs[:kept].copy(), of_pairs[:kept].copy(), of_mutual[:both].copy()

@@ -11,9 +11,8 @@ of such a store are taken as they are. Sums are whole numbers then, exact on eve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -145,7 +144,7 @@ class Prepared:
     """
 
     def __init__(self, descriptors: npt.ArrayLike, name: str, precision: Precision) -> None:
-        from delf_engine.verification.match_kernels import unit_rows
+        from delf_engine.verification.match_kernels import are_unit
 
         if precision not in ("float32", "uint8"):
             raise ConfigError(f"precision must be 'float32' or 'uint8', got {precision!r}")
@@ -156,71 +155,63 @@ class Prepared:
             raise ConfigError(
                 f"descriptors of {rows.shape[1]} dimensions cannot be compared at 8 bits, only up to {_MAX_BYTES}"
             )
-        self.unit = np.empty_like(rows)
-        if not unit_rows(rows, _NORM_TOLERANCE, self.unit):
+        if not are_unit(rows, _NORM_TOLERANCE):
             raise FeatureError(f"descriptors of {name} must be finite and L2-normalised")
         self.precision = precision
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self.unit)
+        return len(self._rows)
 
     @property
     def dim(self) -> int:
         """Descriptor dimension D."""
-        return int(self.unit.shape[1])
+        return int(self._rows.shape[1])
+
+    @cached_property
+    def unit(self) -> Float32:
+        """The descriptors at unit length, (N, D)."""
+        from delf_engine.verification.match_kernels import unit_rows
+
+        return np.asarray(unit_rows(self._rows))
 
     @cached_property
     def columns(self) -> tuple[Float32, Float32]:
         """Panels of the descriptors, and where these end (see `match_kernels.best_of_floats`)."""
-        return _panels(self.unit), np.where(_padding(len(self)), -np.inf, 0).astype(np.float32)
+        from delf_engine.verification.match_kernels import panels
 
-    @cached_property
-    def byte_columns(self) -> tuple[npt.NDArray[np.int32], int, npt.NDArray[np.int32], Float32]:
-        """What `match_kernels.best_of_bytes` takes of B."""
-        codes, norms = self.codes
-        padding = _padding(len(self))
-        bias = np.ones(len(padding), np.int32)
-        bias[: len(self)] = -128 * codes.sum(axis=1, dtype=np.int32)
-        return _panels(codes.view(np.int32)), len(self), bias, _padded(norms, padding)
-
-    @cached_property
-    def code_columns(self) -> tuple[Float32, int, Float32, Float32]:
-        """What `match_kernels.best_of_codes` takes of B."""
-        codes, norms = self.codes
-        padding = _padding(len(self))
-        return _panels(codes.astype(np.float32)), len(self), padding.astype(np.float32), _padded(norms, padding)
+        columns, bias = panels(self.unit, np.float32(-np.inf))
+        return columns, bias
 
     @cached_property
     def codes(self) -> tuple[npt.NDArray[np.int8], Float32]:
         """Descriptors of 8 bits, (N, E) with E the next multiple of 4, and one over the length of each."""
         from delf_engine.verification.match_kernels import byte_codes
 
-        codes = np.empty((len(self), -(-self.dim // 4) * 4), np.int8)
-        norms = np.empty(len(self), np.float32)
-        byte_codes(self.unit, codes, norms)
+        codes, norms = byte_codes(self._rows)
         return codes, norms
 
+    @cached_property
+    def byte_rows(self) -> tuple[npt.NDArray[np.int32], Float32]:
+        """What `match_kernels.best_of_bytes` takes of A."""
+        codes, norms = self.codes
+        return (codes.view(np.uint8) ^ np.uint8(128)).view(np.int32), norms
 
-def _padding(count: int) -> npt.NDArray[np.bool_]:
-    """Return which columns of the panels of so many rows are none."""
-    from delf_engine.verification.match_kernels import PANEL
+    @cached_property
+    def byte_columns(self) -> tuple[npt.NDArray[np.int32], int, npt.NDArray[np.int32], Float32]:
+        """What `match_kernels.best_of_bytes` takes of B."""
+        from delf_engine.verification.match_kernels import byte_panels
 
-    return np.arange(-(-count // PANEL) * PANEL) >= count
+        columns, bias, norms = byte_panels(*self.codes)
+        return columns.view(np.int32), len(self), bias, norms
 
+    @cached_property
+    def code_columns(self) -> tuple[Float32, int, Float32, Float32]:
+        """What `match_kernels.best_of_codes` takes of B."""
+        from delf_engine.verification.match_kernels import byte_panels, panels
 
-def _panels(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    from delf_engine.verification.match_kernels import PANEL, panels
-
-    out = np.empty(-(-len(rows) // PANEL) * rows.shape[1] * PANEL, rows.dtype)
-    panels(rows, out)
-    return out
-
-
-def _padded(norms: Float32, padding: npt.NDArray[np.bool_]) -> Float32:
-    """Return norms that make the cosine of what is no column -inf: its sum of products is 1."""
-    out = np.full(len(padding), -np.inf, np.float32)
-    out[: len(norms)] = norms
-    return out
+        columns, bias = panels(self.codes[0].astype(np.float32), np.float32(1))
+        return columns, len(self), bias, byte_panels(*self.codes)[2]
 
 
 def match_prepared(
@@ -253,17 +244,18 @@ def match_prepared(
         raise MismatchError(f"descriptors made ready at {a.precision} and {b.precision} cannot be matched")
     if not len(a) or not len(b):
         return MatchedPair(Matches(np.empty((0, 2), np.int32), np.empty(0, np.float32)), np.empty(0, np.float32))
-    found = _compared_bytes(a, b) if a.precision == "uint8" else _compared_floats(a, b)
-    rows = found.kept(mutual, np.inf if max_distance is None else float(max_distance))
-    if ratio is not None:
-        runner_up = found.second_distances(rows)
-        rows = rows[(found.distances[rows] <= ratio * runner_up) & (runner_up > 0)]
-    pairs = np.stack([rows, found.to_b[rows]], axis=1)
-    return MatchedPair(Matches(pairs, found.similarities[rows]), found.similarities[found.both_ways])
+    from delf_engine.verification.match_kernels import select
+
+    found = (_compared_bytes if a.precision == "uint8" else _compared_floats)(a, b)
+    others = np.empty(0) if ratio is None else found.second_distances()
+    limit = np.inf if max_distance is None else float(max_distance)
+    pairs, similarities, of_mutual = select(
+        found.to_b, found.to_a, found.similarities, found.distances, mutual, limit, float(ratio or 0), others
+    )
+    return MatchedPair(Matches(pairs, similarities), of_mutual)
 
 
-@dataclass
-class _Compared:
+class _Compared(NamedTuple):
     """Nearest neighbours of A and B.
 
     Attributes
@@ -273,73 +265,43 @@ class _Compared:
     similarities, distances : (N,) float32, float64
         Of each row of A and its nearest of B.
     second_distances : callable
-        From some rows of A to their distances from the nearest of B but one; 0 where there is none.
-    both_ways : (N,) bool
-        Which are each other's nearest.
+        Returns the distance of each row of A to the nearest of B but one, (N,) float64; 0 where there is none.
     """
 
     to_b: Int32
     to_a: Int32
     similarities: Float32
     distances: Float64
-    second_distances: Callable[[Int32], Float64]
-    both_ways: npt.NDArray[np.bool_] = field(init=False)
-
-    def kept(self, mutual: bool, limit: float) -> Int32:
-        from delf_engine.verification.match_kernels import select
-
-        keep = np.empty(len(self.to_b), bool)
-        self.both_ways = np.empty(len(self.to_b), bool)
-        select(self.to_b, self.to_a, self.distances, mutual, limit, keep, self.both_ways)
-        return np.flatnonzero(keep).astype(np.int32)
+    second_distances: Callable[[], Float64]
 
 
 def _compared_floats(a: Prepared, b: Prepared) -> _Compared:
     from delf_engine.verification.match_kernels import best_of_floats, distances_between, settle
 
-    panels, bias = b.columns
-    found = best_of_floats(a.unit, panels, len(b), bias)
-    similarities, distances = np.empty(len(a), np.float32), np.empty(len(a))
+    columns, bias = b.columns
+    found = best_of_floats(a.unit, columns, len(b), bias)
     # Twice the worst rounding of a float32 sum of products of unit vectors, for the two that are compared.
-    margin = np.float32(2 * (a.dim + 2) * 2.0**-24)
-    settle(a.unit, b.unit, found, margin, similarities, distances)
-
-    def seconds(rows: Int32) -> Float64:
-        out = np.zeros(len(rows))
-        if len(b) > 1:
-            distances_between(a.unit, b.unit, rows, found[3][rows], out)
-        return out
-
-    return _Compared(found[2], found[6], similarities, distances, seconds)
+    similarities, distances = settle(a.unit, b.unit, found, np.float32(2 * (a.dim + 2) * 2.0**-24))
+    _, _, to_b, other, _, _, to_a = found
+    return _Compared(
+        to_b, to_a, similarities, distances, lambda: np.asarray(distances_between(a.unit, b.unit, other))
+    )
 
 
 def _compared_bytes(a: Prepared, b: Prepared) -> _Compared:
     from delf_engine.tiles import has_byte_products
+    from delf_engine.verification.match_kernels import best_of_bytes, best_of_codes, chords
 
-    best, second, to_b, _, _, _, to_a = _best_by_bytes(a, b) if has_byte_products() else _best_of_codes(a, b)
-
-    def seconds(rows: Int32) -> Float64:
-        return _chords(second[rows]) if len(b) > 1 else np.zeros(len(rows))
-
-    return _Compared(to_b, to_a, np.minimum(best, np.float32(1)), _chords(best), seconds)
-
-
-def _chords(cosines: Float32) -> Float64:
-    """Return the distances of unit vectors with these cosines."""
-    return np.asarray(np.sqrt(np.maximum(2 - 2 * cosines.astype(np.float64), 0)))
-
-
-def _best_by_bytes(a: Prepared, b: Prepared) -> tuple[npt.NDArray[Any], ...]:
-    from delf_engine.verification.match_kernels import best_of_bytes
-
-    codes, norms = a.codes
-    unsigned = (codes.view(np.uint8) ^ np.uint8(128)).view(np.int32)
-    return best_of_bytes(unsigned, norms, *b.byte_columns)
-
-
-def _best_of_codes(a: Prepared, b: Prepared) -> tuple[npt.NDArray[Any], ...]:
-    """Do the same on any processor: whole numbers below 2^24 are exact in float32, too."""
-    from delf_engine.verification.match_kernels import best_of_codes
-
-    codes, norms = a.codes
-    return best_of_codes(codes.astype(np.float32), norms, *b.code_columns)
+    if has_byte_products():
+        found = best_of_bytes(*a.byte_rows, *b.byte_columns)
+    else:  # on any processor: whole numbers below 2^24 are exact in float32, too
+        codes, norms = a.codes
+        found = best_of_codes(codes.astype(np.float32), norms, *b.code_columns)
+    best, second, to_b, _, _, _, to_a = found
+    return _Compared(
+        to_b,
+        to_a,
+        np.minimum(best, np.float32(1)),
+        chords(best),
+        lambda: chords(second) if len(b) > 1 else np.zeros(len(a)),
+    )

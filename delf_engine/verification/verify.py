@@ -125,7 +125,7 @@ class PairVerifier:
     ) -> Verification:
         config = self._config
         inliers = np.zeros(len(points[0]), bool) if fit is None else fit.inliers
-        transform = None if fit is None else _in_pixels(config.model, fit.transform, *map(_matrix, frames))
+        transform = None if fit is None else _in_pixels(config.model, fit.transform, *frames)
         return Verification(
             model=config.model,
             estimator=config.estimator,
@@ -162,12 +162,13 @@ def _framed(points: npt.NDArray[np.float32], frame: Frame) -> Float64:
     return points.astype(np.float64) * frame[0] + frame[1]
 
 
-def _in_pixels(model: ModelName, transform: Float64, frame_a: Float64, frame_b: Float64) -> Float64:
+def _in_pixels(model: ModelName, transform: Float64, frame_a: Frame, frame_b: Frame) -> Float64:
     """Carry a transform between the shrunk images over to the original ones, at its customary scale."""
     if model == "fundamental":
-        F = frame_b.T @ transform @ frame_a
+        F = _matrix(frame_b).T @ transform @ _matrix(frame_a)
         F /= np.linalg.norm(F)
         return np.asarray(F if F.flat[np.abs(F).argmax()] > 0 else -F)
-    H = np.linalg.inv(frame_b) @ transform @ frame_a
-    size = np.linalg.norm(H)
+    inverse = (1 / frame_b[0], -frame_b[1] / frame_b[0])
+    H = _matrix(inverse) @ transform @ _matrix(frame_a)
+    size = np.abs(H).max()
     return np.asarray(H / (H[2, 2] if abs(H[2, 2]) > 1e-12 * size else size))
