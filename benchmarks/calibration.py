@@ -121,7 +121,7 @@ def main() -> None:
         Console(stderr=True).print(f"wrote {args.write}", highlight=False)
     Console().print(
         "ECE and log loss: pairs weighted to prior 0.5, which the calibration holds for. As they are: the same "
-        "probabilities, unweighted. Own share: unweighted, probabilities at the share of one place among the pairs."
+        "probabilities, unweighted. Own share: unweighted, probabilities at the pairs' own share of one place."
     )
     report = {
         "model": args.model,

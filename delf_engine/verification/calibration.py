@@ -232,7 +232,8 @@ class Calibration(Config):
             if found != fitted and not (what == "exponent" and not self._uses_similarity):
                 raise MismatchError(
                     f"this calibration was fitted to verifications with {what} {fitted!r}, this one has "
-                    f"{found!r}; verify with the options it was fitted for, or fit another one (delf-engine calibrate)"
+                    f"{found!r}; verify with the options it was fitted for, or fit another one "
+                    "(delf-engine calibrate)"
                 )
 
     def holds_for(self, *, profile: Profile | None = None, checkpoint: str | None = None) -> bool:

@@ -102,7 +102,7 @@ def checked_labels(labels: npt.ArrayLike, pairs: int, method: str) -> Labels:
 
 def class_weights(labels: Labels, prior: float) -> Float64:
     """Return weights of pairs, (N,), that sum to `prior` over label 1 and to 1 - `prior` over label 0."""
-    positives = np.count_nonzero(labels)
+    positives = int(np.count_nonzero(labels))
     return np.where(labels, prior / max(positives, 1), (1 - prior) / max(len(labels) - positives, 1))
 
 
@@ -138,7 +138,7 @@ def fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[list[
     targets = _platt_targets(labels)
     weights = class_weights(labels, prior)
     spread = evidence.std(axis=0)
-    columns = [k for k in range(evidence.shape[1]) if spread[k] > 0]
+    columns = [int(k) for k in np.flatnonzero(spread > 0)]
     best: tuple[tuple[int, ...], Float64, float] | None = None
     best_loss = math.inf
     for size in range(1, len(columns) + 1):
@@ -198,7 +198,7 @@ _BACKWARDS = (
 
 
 def _platt_targets(labels: Labels) -> Float64:
-    positives = np.count_nonzero(labels)
+    positives = int(np.count_nonzero(labels))
     negatives = len(labels) - positives
     return np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
 
