@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder that holds strecha/, photos/, paris/, distractors/ and revisited/")
     parser.add_argument("--model", default="delf-r18")
     parser.add_argument("--profile", help="default: the checkpoint's own")
+    parser.add_argument("--seed", type=int, default=0, help="of the boxes that are cut out of the views")
     parser.add_argument("--cache", type=Path, default=Path("out/cache"))
     parser.add_argument("--write", type=Path, help="write the chosen calibration here")
     parser.add_argument("--candidate", choices=list(map(_words, _CANDIDATES)), help="take this one, whatever wins")
@@ -83,7 +84,7 @@ def main() -> None:
     extractor = Extractor.from_pretrained(args.model, config=profile.extraction)
     assert extractor.info is not None
 
-    pairs, features = training_pairs(extractor, data, args.cache)
+    pairs, features = training_pairs(extractor, data, args.cache, args.seed)
     found = verified(pairs.names, features, profile, args.cache, _identity(extractor))
     best, cross = choose(found, pairs)
     chosen = next((c for c in _CANDIDATES if _words(c) == args.candidate), best)
@@ -140,7 +141,7 @@ def main() -> None:
 
 
 def training_pairs(
-    extractor: Extractor, data: Path, cache: Path
+    extractor: Extractor, data: Path, cache: Path, seed: int
 ) -> tuple[LabelledPairs, dict[str, LocalFeatures]]:
     """Return Strecha's labelled pairs, whole and cut out, and pairs with unrelated photographs."""
     identity, dim = _identity(extractor), extractor.network.dim
@@ -152,12 +153,15 @@ def training_pairs(
         {view.name: partial(extractor, data / "strecha" / view.name) for view in views},
         title="strecha",
     )
-    boxes = random_boxes({name: features.image_size for name, features in whole.items()}, seed=0)
+    boxes = random_boxes({name: features.image_size for name, features in whole.items()}, seed=seed)
     crops = cached_features(
         cache,
         f"{identity} strecha boxes {boxes}",
         dim,
-        {f"crop of {name}": partial(extractor, data / "strecha" / name, box=box) for name, box in boxes.items()},
+        {
+            f"crop {seed} of {name}": partial(extractor, data / "strecha" / name, box=box)
+            for name, box in boxes.items()
+        },
         title="strecha, cut out",
     )
     photos = find_images([data / "photos"])[::_EVERY]
@@ -168,13 +172,13 @@ def training_pairs(
     for pair in labelled_pairs(views):
         if pair.kind in ("same", "different"):
             a, b = views[pair.first], views[pair.second]
-            names += [(a.name, b.name), (f"crop of {a.name}", b.name), (f"crop of {b.name}", a.name)]
+            names += [(a.name, b.name), (f"crop {seed} of {a.name}", b.name), (f"crop {seed} of {b.name}", a.name)]
             labels += [int(pair.kind == "same")] * 3
             places += [(a.scene, b.scene)] * 3
             cropped += [False, True, True]
     for view in views:
         for number, photo in enumerate(photos):  # half of them with the view, half with its crop
-            names.append((view.name if number % 2 == 0 else f"crop of {view.name}", photo))
+            names.append((view.name if number % 2 == 0 else f"crop {seed} of {view.name}", photo))
             labels.append(0)
             places.append((view.scene, photo))
             cropped.append(number % 2 == 1)

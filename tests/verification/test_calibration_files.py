@@ -13,6 +13,7 @@ import pytest
 
 from delf_engine.config import load_profile
 from delf_engine.errors import FormatError, MismatchError
+from delf_engine.model import checkpoint_names, checkpoint_path, read_checkpoint_info
 from delf_engine.verification.calibration import Calibration, extraction_sha256, verification_sha256
 from delf_engine.verification.calibration_files import calibration_beside, load_calibration
 from verification.answers import answer, labelled
@@ -146,6 +147,24 @@ def test_named_outright_it_must_be_there_and_hold(tmp_path: Path) -> None:
     assert load_calibration(path, profile=DEFAULT) == fitted()
     with pytest.raises(MismatchError, match="fitted for model tiny@0123 and profile default, not for tiny@4567"):
         load_calibration(path, identity="tiny@4567")
+
+
+@pytest.mark.parametrize("name", checkpoint_names())
+def test_shipped_checkpoints_have_one_that_holds(name: str) -> None:
+    """Where it fails because options changed: ``python benchmarks/calibration.py`` fits them anew."""
+    info = read_checkpoint_info(name)
+    found = load_calibration(checkpoint_path(name), profile=load_profile(info.profile), identity=info.identity)
+    assert found is not None
+    options: dict[str, Any] = {
+        "model": found.geometry,
+        "residual_px": found.residual_px,
+        "reference_size": found.reference_size,
+        "exponent": found.exponent,
+    }
+    p = found.probabilities([answer(n, **options) for n in (0, 10, 35, 200)])
+    assert p[0] < 0.1
+    assert p[3] > 0.95
+    assert (np.diff(p) >= 0).all()
 
 
 def test_probabilities_need_no_scikit_learn(tmp_path: Path) -> None:
