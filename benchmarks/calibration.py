@@ -232,7 +232,7 @@ def verified(
     names: Sequence[tuple[str, str]], features: Features, profile: Profile, cache: Path, identity: str
 ) -> list[Verification]:
     """Return the verification of each pair; kept in the cache until options or the code of verification change."""
-    digest = hashlib.sha256(f"{identity} {profile.verification.model_dump_json()} {names}".encode())
+    digest = hashlib.sha256(f"{identity} {profile.verification.model_dump_json()} {_SHARE} {names}".encode())
     for source in sorted(Path(delf_engine.verification.__file__).parent.glob("*.py")):
         if not source.name.startswith("calibration"):
             digest.update(source.read_bytes())
