@@ -1,0 +1,402 @@
+"""`Calibration`: from the evidence of a `Verification` to a probability that two photographs show one place.
+
+It is fitted once on labelled pairs (`delf_engine.verification.calibration_fit`, scikit-learn) and kept as a JSON
+file; what it then needs is NumPy's and Python's own arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from delf_engine.config import Config, Profile, parse_config
+from delf_engine.errors import ConfigError, FormatError, MismatchError
+from delf_engine.system import replacing
+from delf_engine.verification.calibration_fit import (
+    EVIDENCE,
+    MINIMUM_PAIRS,
+    Evidence,
+    Method,
+    checked_labels,
+    evidence_matrix,
+    fit_isotonic,
+    fit_logistic,
+)
+from delf_engine.verification.result import Verification
+
+__all__ = ["Calibration", "extraction_sha256", "verification_sha256"]
+
+_FORMAT = "delf-engine calibration"
+_VERSION = 1
+
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Calibration(Config):
+    """How probable it is that two photographs show the same place, given what their verification found.
+
+    The probability holds where pairs of one place have the share `prior`; `probability` takes another one. It
+    never falls when inliers are added. The likelihood ratio is kept between 1 / (positives + 2) and
+    negatives + 2, after Laplace's rule of succession: what none of n pairs did may still happen about once in
+    n + 2. At prior 0.5 no probability is thus below 1 / (positives + 3) or above 1 - 1 / (negatives + 3).
+
+    Attributes
+    ----------
+    method : "logistic" or "isotonic"
+    evidence : tuple of str
+        What it looks at, names of `calibration_fit.EVIDENCE`; one only for ``isotonic``.
+    coefficients : tuple of float
+        ``logistic``: slope for each evidence, none negative.
+    intercept : float
+        ``logistic``: log odds without any evidence.
+    knots, levels : tuple of float
+        ``isotonic``: probabilities at ascending evidence; linear between, constant beyond.
+    prior : float
+        Share of pairs of one place that `coefficients` or `levels` hold for.
+    positives, negatives : int
+        Pairs that it was fitted on.
+    trained_on : str
+        What they were, in words.
+    checkpoint : str or None
+        Identity of the model that made the features, if known.
+    profile : str or None
+        Name of their profile, if known.
+    verification_sha256, extraction_sha256 : str or None
+        Of that profile's options, see the functions of these names.
+    geometry : str
+        `Verification.model` of the pairs.
+    residual_px, reference_size, exponent
+        As in `Verification`.
+    """
+
+    method: Method
+    evidence: tuple[Evidence, ...] = Field(min_length=1)
+    coefficients: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    intercept: float = 0.0
+    knots: tuple[float, ...] = ()
+    levels: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    prior: Probability
+    positives: int = Field(ge=1)
+    negatives: int = Field(ge=1)
+    trained_on: str
+    checkpoint: str | None = None
+    profile: str | None = None
+    verification_sha256: Sha256 | None = None
+    extraction_sha256: Sha256 | None = None
+    geometry: str
+    residual_px: float
+    reference_size: int | None
+    exponent: float
+
+    @model_validator(mode="after")
+    def _is_a_curve(self) -> Calibration:
+        if len(set(self.evidence)) < len(self.evidence):
+            raise ValueError("evidence is named twice")
+        if self.method == "logistic":
+            if len(self.coefficients) != len(self.evidence) or self.knots or self.levels:
+                raise ValueError("logistic: one coefficient for each evidence is needed, and no knots")
+        elif len(self.evidence) != 1 or self.coefficients or not self.knots or len(self.knots) != len(self.levels):
+            raise ValueError("isotonic: one evidence, one level for each knot, and no coefficients are needed")
+        elif any(b <= a for a, b in zip(self.knots, self.knots[1:], strict=False)) or list(self.levels) != sorted(
+            self.levels
+        ):
+            raise ValueError("isotonic: knots must ascend, and levels must not descend")
+        return self
+
+    @classmethod
+    def fit(
+        cls,
+        verifications: Sequence[Verification],
+        labels: npt.ArrayLike,
+        *,
+        method: Method = "logistic",
+        evidence: Sequence[Evidence] = ("inlier_similarity",),
+        prior: float = 0.5,
+        trained_on: str,
+        checkpoint: str | None = None,
+        profile: Profile | None = None,
+    ) -> Calibration:
+        """Fit a calibration to pairs of photographs of which it is known whether they show the same place.
+
+        The same pairs in any order give the same bits.
+
+        Parameters
+        ----------
+        verifications : sequence of N Verification
+            All made with the same options.
+        labels : (N,) of 0 and 1
+            1: the same place.
+        method : "logistic" or "isotonic"
+            ``logistic`` needs 10 pairs of either label, ``isotonic`` 50, and is worth it from many hundreds on.
+        evidence : sequence of names
+            Several for ``logistic`` only; those that do not help get the coefficient 0.
+        prior : float
+            Share of pairs of one place that probabilities are to hold for, above 0 and below 1. The labels are
+            weighted to it; the share among the given pairs does not matter.
+        trained_on : str
+            What the pairs are, in words.
+        checkpoint : str or None
+            Identity of the model that made the features.
+        profile : Profile or None
+            With which they were made and verified.
+
+        Raises
+        ------
+        DataError
+            If there are too few pairs of a label, numbers of pairs and labels differ, labels are not 0 and 1,
+            evidence is not finite, or pairs of one place have no more inliers than the others.
+        MismatchError
+            If the verifications were made with different options, or with others than the profile's.
+        ConfigError
+            If `method`, `evidence` or `prior` is not one of those above.
+        """
+        chosen = _checked_options(method, evidence, prior)
+        same = checked_labels(labels, len(verifications), method)
+        made_with = _common_options(verifications, profile)
+        matrix = evidence_matrix(verifications, chosen)
+        curve: dict[str, Any]
+        if method == "logistic":
+            coefficients, intercept = fit_logistic(matrix, same, prior)
+            curve = {"coefficients": coefficients, "intercept": intercept}
+        else:
+            knots, levels = fit_isotonic(matrix[:, 0], same, prior)
+            curve = {"knots": knots, "levels": levels}
+        values = {
+            "method": method,
+            "evidence": chosen,
+            **curve,
+            "prior": float(prior),
+            "positives": int(same.sum()),
+            "negatives": int((~same).sum()),
+            "trained_on": trained_on,
+            "checkpoint": checkpoint,
+            "profile": None if profile is None else profile.name,
+            "verification_sha256": None if profile is None else verification_sha256(profile),
+            "extraction_sha256": None if profile is None else extraction_sha256(profile),
+            **made_with,
+        }
+        return parse_config(cls, values, where="calibration")
+
+    def probability(self, verification: Verification, *, prior: float | None = None) -> float:
+        """Return the probability that two photographs show the same place.
+
+        Parameters
+        ----------
+        verification : Verification
+        prior : float or None
+            Share of pairs of one place among those that are asked about, above 0 and below 1; None: `self.prior`.
+
+        Raises
+        ------
+        MismatchError
+            If it was made with another geometric model, residual, size or exponent than the calibration's pairs.
+        DataError
+            If its evidence is not finite.
+        ConfigError
+            If `prior` is out of range.
+        """
+        return float(self.probabilities([verification], prior=prior)[0])
+
+    def probabilities(
+        self, verifications: Iterable[Verification], *, prior: float | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Return `probability` of each verification, (N,) float64; the same bits as one by one."""
+        items = list(verifications)
+        offset = _logit(_checked_prior(self.prior if prior is None else prior))
+        for verification in items:
+            self.check(verification)
+        rows = evidence_matrix(items, self.evidence).tolist()
+        return np.array([_logistic(self._log_likelihood_ratio(row) + offset) for row in rows], np.float64)
+
+    def check(self, verification: Verification) -> None:
+        """Refuse a verification that was made with other options than the pairs this was fitted on.
+
+        Raises
+        ------
+        MismatchError
+            If the geometric model, the residual, the reference size or the exponent differs. An exponent that no
+            evidence depends on may differ.
+        """
+        for what, found in _options_of(verification).items():
+            fitted = getattr(self, what)
+            if found != fitted and not (what == "exponent" and not self._uses_similarity):
+                raise MismatchError(
+                    f"this calibration was fitted to verifications with {what} {fitted!r}, this one has "
+                    f"{found!r}; verify with the options it was fitted for, or fit another one "
+                    "(delf-engine calibrate)"
+                )
+
+    def holds_for(self, *, profile: Profile | None = None, checkpoint: str | None = None) -> bool:
+        """Tell whether it was fitted for this model and these options, as far as both sides know.
+
+        The number of inliers of the decision, and the precision of extraction, do not matter.
+        """
+        known: list[tuple[str | None, str | None]] = [(self.checkpoint, checkpoint)]
+        if profile is not None:
+            known += [
+                (self.verification_sha256, verification_sha256(profile)),
+                (self.extraction_sha256, extraction_sha256(profile)),
+            ]
+            if self._uses_similarity and profile.ranking.exponent != self.exponent:
+                return False
+        return all(ours is None or theirs is None or ours == theirs for ours, theirs in known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON; `from_dict` takes them back."""
+        return {"format": _FORMAT, "format_version": _VERSION, **self.model_dump(mode="json")}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "calibration") -> Calibration:
+        """Return the calibration that `to_dict` has written; errors name `where` it came from.
+
+        Raises
+        ------
+        FormatError
+            If it is none, of another format version, or a value is missing, unknown or bad.
+        """
+        if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
+            raise FormatError(
+                f"{where}: not a calibration (no format {_FORMAT!r}); delf-engine calibrate makes one"
+            )
+        version = values.get("format_version")
+        if version != _VERSION:
+            raise FormatError(f"{where}: format version {version!r}, this version reads {_VERSION}; fit it again")
+        fields = {key: value for key, value in values.items() if key not in ("format", "format_version")}
+        try:
+            return parse_config(cls, fields, where=where)
+        except ConfigError as error:
+            raise FormatError(f"{error}; fit it again (delf-engine calibrate)") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON; replaces the file at once or not at all.
+
+        Raises
+        ------
+        FormatError
+            If the file cannot be written.
+        """
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            with replacing(Path(path)) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except (OSError, UnicodeEncodeError) as error:
+            raise FormatError(f"{os.fspath(path)}: cannot be written: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read a file that `save` has written.
+
+        Raises
+        ------
+        FormatError
+            If it cannot be read, is no JSON, or `from_dict` refuses it.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise FormatError(f"{os.fspath(path)}: cannot be read as a calibration: {error}") from error
+        return cls.from_dict(values, where=os.fspath(path))
+
+    @property
+    def _uses_similarity(self) -> bool:
+        return any("similarity" in name for name in self.evidence)
+
+    def _log_likelihood_ratio(self, evidence: Sequence[float]) -> float:
+        """Return ln(P(evidence | same) / P(evidence | different)), within what the pairs support."""
+        if self.method == "logistic":
+            log_odds = self.intercept + sum(c * x for c, x in zip(self.coefficients, evidence, strict=True))
+        else:
+            log_odds = _logit(float(np.interp(evidence[0], self.knots, self.levels)))
+        ratio = log_odds - _logit(self.prior)
+        return min(max(ratio, -math.log(self.positives + 2)), math.log(self.negatives + 2))
+
+
+def verification_sha256(profile: Profile) -> str:
+    """Return a hash of the options of verification that evidence depends on: all but `min_inliers`.
+
+    Options at their defaults do not count, so that one which is new in a later version does not change it.
+    """
+    return _sha256(profile.verification, {"min_inliers"})
+
+
+def extraction_sha256(profile: Profile) -> str:
+    """Return a hash of the options of extraction but for `precision`, which is the machine's; see above."""
+    return _sha256(profile.extraction, {"precision"})
+
+
+def _checked_options(method: str, evidence: Sequence[str], prior: float) -> tuple[str, ...]:
+    if method not in MINIMUM_PAIRS:
+        raise ConfigError(f"there is no calibration method {method!r}; known: {', '.join(MINIMUM_PAIRS)}")
+    chosen = (evidence,) if isinstance(evidence, str) else tuple(evidence)
+    for name in chosen:
+        if name not in EVIDENCE:
+            raise ConfigError(f"there is no evidence {name!r}; known: {', '.join(EVIDENCE)}")
+    if not chosen or len(set(chosen)) < len(chosen) or (method == "isotonic" and len(chosen) > 1):
+        wanted = "exactly one kind of evidence" if method == "isotonic" else "evidence, each kind once"
+        raise ConfigError(f"{method} calibration takes {wanted}, got {', '.join(chosen) or 'none'}")
+    _checked_prior(prior)
+    return chosen
+
+
+def _checked_prior(prior: float) -> float:
+    if not 0 < prior < 1:
+        raise ConfigError(f"the prior is a share above 0 and below 1, got {prior}")
+    return prior
+
+
+def _common_options(verifications: Sequence[Verification], profile: Profile | None) -> dict[str, Any]:
+    first = _options_of(verifications[0])
+    for number, verification in enumerate(verifications):
+        if _options_of(verification) != first:
+            raise MismatchError(
+                f"pair {number} (counted from 0) was verified with other options than the first one: "
+                f"{_options_of(verification)} and {first}; verify all pairs alike"
+            )
+    if profile is not None:
+        config = profile.verification
+        expected = {
+            "geometry": config.model,
+            "residual_px": config.residual_px,
+            "reference_size": config.reference_size,
+            "exponent": profile.ranking.exponent,
+        }
+        if expected != first:
+            raise MismatchError(f"the pairs were verified with {first}, profile {profile.name!r} has {expected}")
+    return first
+
+
+def _options_of(verification: Verification) -> dict[str, Any]:
+    return {
+        "geometry": verification.model,
+        "residual_px": verification.residual_px,
+        "reference_size": verification.reference_size,
+        "exponent": verification.exponent,
+    }
+
+
+def _sha256(config: Config, left_out: set[str]) -> str:
+    values = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _logit(p: float) -> float:
+    if p in (0, 1):
+        return -math.inf if p == 0 else math.inf
+    return math.log(p) - math.log1p(-p)
+
+
+def _logistic(log_odds: float) -> float:
+    odds = math.exp(-abs(log_odds))
+    p = odds / (1 + odds) if log_odds < 0 else 1 / (1 + odds)
+    # A prior may be so extreme that floats end before the pairs' support does.
+    return min(max(p, math.nextafter(0, 1)), math.nextafter(1, 0))

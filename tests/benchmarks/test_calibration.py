@@ -1,0 +1,78 @@
+"""The benchmark of calibration: boxes inside their photographs, choices and figures from the pairs they claim."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from calibration import LabelledPairs, choose, fit, landmark, own_landmarks, paris_row, random_boxes
+from delf_engine.evaluation.calibration_at_prior import calibration_error_at_prior
+from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
+from delf_engine.verification import Verification
+from delf_engine.verification.calibration import Calibration
+from delf_engine.verification.calibration_fit import Evidence, Method
+from verification.answers import labelled
+
+LOGISTIC: tuple[Method, tuple[Evidence, ...]] = ("logistic", ("inliers",))
+
+
+def test_boxes_lie_inside_and_have_the_stated_sides() -> None:
+    sizes = {f"{i}": (1024 - i, 700 + i) for i in range(200)}
+    boxes = random_boxes(sizes, seed=0)
+    assert boxes == random_boxes(sizes, seed=0)
+    shares = []
+    for name, (x0, y0, x1, y1) in boxes.items():
+        width, height = sizes[name]
+        assert 0 <= x0 < x1 <= width + 0.1
+        assert 0 <= y0 < y1 <= height + 0.1
+        shares += [(x1 - x0) / width, (y1 - y0) / height]
+    assert min(shares) == pytest.approx(0.25, abs=0.02)
+    assert max(shares) == pytest.approx(0.8, abs=0.02)
+    assert np.median(shares) == pytest.approx(math.sqrt(0.25 * 0.8), abs=0.05)
+
+
+def test_landmarks_are_read_off_names() -> None:
+    assert landmark("paris_defense_000056") == landmark("paris/paris_defense_000254") == "defense"
+
+
+def world(places: int) -> tuple[list[Verification], LabelledPairs]:
+    """Queries of some landmarks, pairs of either label for each."""
+    found, labels = labelled(0, 250, 400)
+    rng = np.random.default_rng(0)
+    ends = []
+    for same in labels:
+        a, b = rng.choice(places, 2, replace=False)
+        ends.append((f"p{a}", f"p{a}" if same else f"p{b}"))
+    return found, LabelledPairs([], labels, ends, np.zeros(len(labels), bool))
+
+
+def test_each_landmark_is_judged_by_the_others() -> None:
+    found, pairs = world(5)
+    row = own_landmarks(found, pairs, LOGISTIC)
+    p = np.empty(len(found))
+    for place in {query for query, _ in pairs.places}:
+        learnt = [j for j, ends in enumerate(pairs.places) if place not in ends]
+        others = Calibration.fit(
+            [found[j] for j in learnt], pairs.labels[learnt], evidence=("inliers",), trained_on="others"
+        )
+        judged = [j for j, (query, _) in enumerate(pairs.places) if query == place]
+        p[judged] = others.probabilities([found[j] for j in judged])
+    assert row["auc"] == roc_auc(p, pairs.labels)
+    assert row["ece"] == calibration_error_at_prior(p, pairs.labels, prior=0.5)
+    assert row["ece_unweighted"] == expected_calibration_error(p, pairs.labels)
+
+
+def test_the_lowest_log_loss_is_chosen_and_figures_are_of_all_pairs() -> None:
+    found, pairs = world(8)
+    best, rows = choose(found, pairs)
+    words = f"{best[0]}: {' + '.join(best[1])}"
+    lowest = min(row["log_loss"] for row in rows.values())
+    assert rows.get(words, rows["logistic: all four"])["log_loss"] == pytest.approx(lowest, abs=1e-4)
+    calibration = fit(found, pairs, best, {"trained_on": "made up"})
+    row = paris_row(calibration, found, pairs)
+    p = calibration.probabilities(found)
+    assert row["same_accepted"] == pytest.approx((p[pairs.labels == 1] >= 0.5).mean())
+    assert row["different_accepted"] == pytest.approx((p[pairs.labels == 0] >= 0.5).mean())
+    assert 0.5 < row["auc"] <= 1

@@ -1,0 +1,260 @@
+"""`Calibration`: fits against plain oracles, what its probabilities promise, priors, errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from delf_engine.config import load_profile
+from delf_engine.errors import ConfigError, DataError, MismatchError
+from delf_engine.verification.calibration import Calibration
+from delf_engine.verification.calibration_fit import (
+    EVIDENCE,
+    class_weights,
+    evidence_matrix,
+    fit_isotonic,
+    fit_logistic,
+)
+from verification.answers import answer, labelled
+
+Float64 = npt.NDArray[np.float64]
+DEFAULT = load_profile("default")
+METHODS = ("logistic", "isotonic")
+
+
+def fitted(seed: int = 0, **options: Any) -> Calibration:
+    found, labels = labelled(seed)
+    return Calibration.fit(found, labels, **{"trained_on": "made up", **options})
+
+
+# ---------------------------------------------------------------------------------------------------- the fits
+
+
+def platt_oracle(evidence: Float64, labels: npt.NDArray[np.bool_], prior: float) -> tuple[Float64, float]:
+    """Minimise the definition of the loss over non-negative slopes with a general optimiser.
+
+    Returns the probabilities of the pairs and the loss: with collinear evidence the slopes are not unique.
+    """
+    positives, negatives = int(labels.sum()), int((~labels).sum())
+    target = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    weight = np.where(labels, prior / positives, (1 - prior) / negatives)
+    scale = np.maximum(evidence.std(axis=0), 1e-12)
+    x = evidence / scale
+
+    def loss(v: Float64) -> float:
+        z = x @ v[:-1] + v[-1]
+        return float((weight * (target * np.logaddexp(0, -z) + (1 - target) * np.logaddexp(0, z))).sum())
+
+    bounds = [(0, None)] * evidence.shape[1] + [(None, None)]
+    options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 5000}
+    best = minimize(loss, np.zeros(len(bounds)), bounds=bounds, method="L-BFGS-B", options=options)
+    return 1 / (1 + np.exp(-(x @ best.x[:-1] + best.x[-1]))), float(best.fun)
+
+
+@given(
+    seed=st.integers(0, 300), prior=st.sampled_from([0.01, 0.5, 0.9]), names=st.sets(st.sampled_from([*EVIDENCE]))
+)
+def test_logistic_is_the_best_curve_that_never_falls(seed: int, prior: float, names: set[str]) -> None:
+    found, labels = labelled(seed, 30, 40)
+    evidence = evidence_matrix(found, sorted(names) or ["inliers"])
+    coefficients, intercept = fit_logistic(evidence, labels == 1, prior)
+    assert min(coefficients) >= 0
+    expected, _ = platt_oracle(evidence, labels == 1, prior)
+    p = 1 / (1 + np.exp(-(evidence @ coefficients + intercept)))
+    np.testing.assert_allclose(p, expected, atol=2e-3)
+
+
+def pool_adjacent_violators(score: Float64, labels: Float64, weights: Float64) -> dict[float, float]:
+    """Isotonic regression by its definition: merge neighbouring blocks as long as their means descend."""
+    blocks: list[list[Any]] = []
+    for value in np.unique(score):
+        at = score == value
+        blocks.append([[value], (weights[at] * labels[at]).sum(), weights[at].sum()])
+        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:
+            values, total, weight = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + values, blocks[-1][1] + total, blocks[-1][2] + weight]
+    return {value: total / weight for values, total, weight in blocks for value in values}
+
+
+@given(
+    pairs=st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.5, 7.0, 1e9]), st.booleans()), min_size=2, max_size=40),
+    prior=st.floats(0.01, 0.99),
+)
+def test_isotonic_pools_adjacent_violators(pairs: list[tuple[float, bool]], prior: float) -> None:
+    score, labels = np.array([s for s, _ in pairs]), np.array([y for _, y in pairs])
+    if labels.all() or not labels.any():
+        return
+    expected = pool_adjacent_violators(score, labels.astype(float), class_weights(labels, prior))
+    if max(expected.values()) - min(expected.values()) < 1e-9:
+        with pytest.raises(DataError, match="do not have more inliers"):
+            fit_isotonic(score, labels, prior)
+        return
+    knots, levels = fit_isotonic(score, labels, prior)
+    assert (np.diff(knots) > 0).all()
+    assert (np.diff(levels) >= 0).all()
+    for value, level in expected.items():
+        assert np.interp(value, knots, levels) == pytest.approx(level, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(seed=st.integers(0, 50), order=st.integers(0, 1000))
+def test_order_of_pairs_does_not_change_a_bit(method: Any, seed: int, order: int) -> None:
+    found, labels = labelled(seed)
+    evidence: Any = ("inlier_similarity",) if method == "isotonic" else ("inliers", "log_inlier_similarity")
+    options: dict[str, Any] = {"method": method, "evidence": evidence, "trained_on": "made up"}
+    first = Calibration.fit(found, labels, **options)
+    shuffled = np.random.default_rng(order).permutation(len(found))
+    assert Calibration.fit([found[i] for i in shuffled], labels[shuffled], **options) == first
+
+
+def test_pairs_without_an_overlap_get_a_finite_slope() -> None:
+    found = [answer(n) for n in [0] * 40 + [200] * 20]
+    calibration = Calibration.fit(found, [0] * 40 + [1] * 20, trained_on="made up")
+    p = calibration.probabilities([answer(0), answer(200)])
+    # Platt's targets are 1 / 42 and 21 / 22; of 20 positives none with so little evidence supports 1 / 23.
+    np.testing.assert_allclose(p, [1 / 23, 21 / 22], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_prior_is_the_stated_one_whatever_the_numbers_of_pairs(method: Any) -> None:
+    """As many inliers on both sides tell nothing: what is left there is the prior."""
+    counts = [10] * 60 + [50] * 60
+    for repeat in (1, 7):
+        found = [answer(n) for n in counts] + [answer(n) for n in [5, *counts, 90]] * repeat
+        labels = [0] * 120 + [0, *[1] * 120, 1] * repeat
+        calibration = Calibration.fit(found, labels, method=method, prior=0.2, trained_on="made up")
+        assert calibration.probability(answer(10)) == pytest.approx(0.2, abs=0.03)
+        assert (calibration.positives, calibration.negatives) == (121 * repeat, 120 + repeat)
+
+
+# --------------------------------------------------------------------------------------------- probabilities
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(seed=st.integers(0, 20), counts=st.lists(st.integers(0, 3000), min_size=2, max_size=6))
+def test_more_inliers_never_make_it_less_probable(method: Any, seed: int, counts: list[int]) -> None:
+    calibration = fitted(seed, method=method)
+    p = calibration.probabilities([answer(n) for n in sorted(counts)])
+    assert (np.diff(p) >= 0).all()
+    assert p.tolist() == [calibration.probability(answer(n)) for n in sorted(counts)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_probability_goes_beyond_what_the_pairs_support(method: Any) -> None:
+    for positives, negatives in ((50, 50), (60, 400)):
+        found, labels = labelled(1, positives, negatives)
+        calibration = Calibration.fit(found, labels, method=method, trained_on="made up")
+        p = calibration.probabilities([answer(0), answer(100_000)])
+        assert p[0] >= 1 / (positives + 3) * (1 - 1e-12)
+        assert p[1] == pytest.approx(1 - 1 / (negatives + 3), abs=1e-12)
+        for prior in (5e-324, 1e-300, 1 - 2**-53):
+            assert all(0 < v < 1 for v in calibration.probabilities([answer(0), answer(10**5)], prior=prior))
+
+
+def test_another_prior_multiplies_the_odds() -> None:
+    calibration = fitted(prior=0.5)
+    for n in (0, 3, 12, 20, 60, 500):
+        odds = calibration.probability(answer(n)) / (1 - calibration.probability(answer(n)))
+        p = calibration.probability(answer(n), prior=0.1)
+        assert p / (1 - p) == pytest.approx(odds / 9)
+    assert calibration.probability(answer(9), prior=0.5) == calibration.probability(answer(9))
+
+
+def test_no_pairs_are_no_probabilities() -> None:
+    p = fitted().probabilities([])
+    assert (p.shape, p.dtype) == ((0,), np.float64)
+
+
+def test_calibrated_on_pairs_of_its_own_kind() -> None:
+    """Of many new pairs that get about the same probability, about that share shows one place."""
+    found, labels = labelled(1, 500, 500)
+    new, truth = labelled(2, 3000, 3000)
+    for method in METHODS:
+        p = Calibration.fit(found, labels, method=method, trained_on="made up").probabilities(new)  # type: ignore[arg-type]
+        for low in np.arange(0, 1, 0.2):
+            inside = (p >= low) & (p < low + 0.2)
+            if inside.sum() > 200:
+                assert p[inside].mean() == pytest.approx(truth[inside].mean(), abs=0.12)
+
+
+# ----------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"model": "affine"}, "geometry 'homography'"),
+        ({"residual_px": 20.0}, "residual_px 24.0"),
+        ({"reference_size": None}, "reference_size 1024"),
+        ({"exponent": 2.0}, "exponent 3.0"),
+    ],
+)
+def test_a_verification_of_other_options_is_refused(changes: dict[str, Any], what: str) -> None:
+    other = answer(40, **changes)
+    with pytest.raises(MismatchError, match=what):
+        fitted().probability(other)
+    found, labels = labelled(0)
+    with pytest.raises(MismatchError, match=r"pair 150 \(counted from 0\)"):
+        Calibration.fit([*found, other], [*labels, 1], trained_on="made up")
+    with pytest.raises(MismatchError, match="profile 'default'"):
+        Calibration.fit(
+            [answer(v.inliers, **changes) for v in found], labels, trained_on="made up", profile=DEFAULT
+        )
+    counted = fitted(evidence=("inliers", "log_inliers"))
+    if "exponent" in changes:  # counts do not depend on it
+        assert counted.probability(other) == counted.probability(answer(40))
+    else:
+        with pytest.raises(MismatchError):
+            counted.probability(other)
+
+
+def test_pairs_that_cannot_be_fitted() -> None:
+    found, labels = labelled(0)
+    cases: list[tuple[Any, Any, str]] = [
+        (found, labels[:-1], "one label a pair"),
+        (found, labels[:, None], "one label a pair"),
+        ([], [], "0 pairs with label 1 are too few"),
+        (found, np.ones(len(found)), "0 pairs with label 0"),
+        (found, np.where(labels == 1, math.nan, 0), "labels must be 1"),
+        (found, labels * 2, "labels must be 1"),
+        (found, ["same"] * len(found), "labels must be 1"),
+        (found[:12], [1] * 3 + [0] * 9, "3 pairs with label 1 are too few: logistic calibration needs 10"),
+        (found, 1 - labels, "do not have more inliers"),
+        ([answer(7)] * len(found), labels, "do not have more inliers"),
+        ([*found[:-1], answer(1, math.nan)], labels, "pair 149 .* is not finite"),
+    ]
+    for verifications, given_labels, message in cases:
+        with pytest.raises(DataError, match=message):
+            Calibration.fit(verifications, given_labels, trained_on="made up")
+    with pytest.raises(DataError, match="isotonic calibration needs 50"):
+        Calibration.fit(found[:60], labels[:60], method="isotonic", trained_on="made up")
+    with pytest.raises(DataError, match="is not finite"):
+        fitted().probability(answer(1, math.nan))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "platt"}, "no calibration method 'platt'; known: logistic, isotonic"),
+        ({"evidence": ("matches",)}, "no evidence 'matches'; known: inliers"),
+        ({"evidence": ()}, "evidence, each kind once, got none"),
+        ({"evidence": ("inliers", "inliers")}, "each kind once"),
+        ({"method": "isotonic", "evidence": ("inliers", "log_inliers")}, "exactly one kind"),
+        ({"prior": 0.0}, "the prior is a share"),
+        ({"prior": 1.0}, "the prior is a share"),
+        ({"prior": math.nan}, "the prior is a share"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fitted(**options)
+    if set(options) == {"prior"}:
+        with pytest.raises(ConfigError, match=message):
+            fitted().probability(answer(1), prior=options["prior"])
