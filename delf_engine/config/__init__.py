@@ -220,9 +220,23 @@ class VerificationConfig(Config):
 
 
 class RerankingConfig(Config):
-    """How many candidates of a shortlist are verified; the rest keep their order behind them."""
+    """How many candidates of a shortlist are verified; the rest keep their order behind them.
+
+    Attributes
+    ----------
+    top_n : int
+        Candidates verified for each query, at most.
+    top_k : int or None
+        If given, only the first so many of a ranking matter: a query is done once the candidates that are left
+        cannot change them. That can be known only where the ranking score has a limit (`RankingConfig.cap`).
+    seconds : float or None
+        Time for each query: candidates that are not begun by then stay unverified, behind the verified ones. How
+        many that are depends on the machine.
+    """
 
     top_n: Count
+    top_k: Count | None = None
+    seconds: Positive | None = None
 
 
 class RankingConfig(Config):
@@ -238,11 +252,26 @@ class RankingConfig(Config):
         Of the cosine similarity of a match; negative similarities count as 0.
     blend : float
         What is added to the first three: so many times the sum over all mutual nearest neighbours.
+    cap : float or None
+        More than this counts as this: two images that surely show the same place are then ranked by their first
+        scores.
+    first_weight : float
+        w in (1 - w) min(score, cap) / cap + w first score, from 0 to 1. Above 0 it needs a cap, and shortlists
+        with scores of about the same range, 0 to 1. Tune it on other queries than those it is used for
+        (`delf_engine.reranking.tuned_blending`).
     """
 
     score: Literal["inliers", "effective", "weighted", "similarity"]
     exponent: Positive
     blend: Annotated[float, Field(ge=0, le=1e6)]
+    cap: Positive | None = None
+    first_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _weight_of_a_capped_score(self) -> RankingConfig:
+        if self.first_weight and self.cap is None:
+            raise ValueError("first_weight blends a score from 0 to 1 with the first one: it needs a cap")
+        return self
 
 
 class Profile(Config):

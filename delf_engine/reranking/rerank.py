@@ -1,36 +1,33 @@
-"""Re-ranking: the first candidates of a shortlist are verified and sorted, the rest stay behind them.
-
-Pairs are shared out to processes, not threads: pydegensac holds Python's interpreter lock, so threads would take
-turns. Workers get one BLAS thread each; the caller alone reads the features.
-"""
+"""Re-ranking: the first candidates of a shortlist are verified and sorted, the rest stay behind them."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Literal, TypeAlias
 
 from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig
-from delf_engine.errors import ConfigError, DelfEngineWarning, MismatchError, UnknownIdError
+from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking.candidates import RankedCandidate, Shortlist, checked_shortlist
-from delf_engine.reranking.scoring import default_ranking, rank_entries
+from delf_engine.reranking.journal import Journal, opened_journal, query_key
+from delf_engine.reranking.scheduling import QueryRun, Task, needs_processes, run_queries
+from delf_engine.reranking.scoring import best_possible, default_ranking, rank_entries, ranking_score
 from delf_engine.reranking.sources import CountedReader, FeatureSource, Reader, reader
 from delf_engine.system import usable_cores
-from delf_engine.verification import Verification, verify_features
+from delf_engine.verification import Verification
 
 __all__ = ["rerank_batch", "rerank_shortlist"]
 
 OnMissing: TypeAlias = Literal["warn", "raise", "ignore"]
 Progress: TypeAlias = Callable[[int, int], None]
+Entries: TypeAlias = Sequence[tuple[str, "float | None"]]
 
-# Pairs a worker verifies at a time, and chunks each worker has waiting.
-_CHUNK = 25
-_CHUNKS_WAITING = 8
-# Below this many pairs one process is done before others have started.
-_PARALLEL_FROM = 400
+# Below this many pairs one process is done before others have started, and one thread before it is worth it.
+_PROCESSES_FROM, _THREADS_FROM = 400, 20
 
 
 def rerank_shortlist(
@@ -71,6 +68,7 @@ def rerank_batch(
     workers: int | None = None,
     on_missing: OnMissing = "warn",
     progress: Progress | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> dict[str, list[RankedCandidate]]:
     """Re-rank the shortlists of many queries by geometric verification.
 
@@ -88,6 +86,7 @@ def rerank_batch(
         Features of each candidate by its id. Called in this process and thread only, and about once an image:
         features that a later shortlist needs are kept, up to 512 MiB.
     config : RerankingConfig
+        How many are verified, and what may stop that earlier.
     verification : VerificationConfig
     ranking : RankingConfig or None
         What the ranking score is; None takes that of the default profile.
@@ -95,12 +94,17 @@ def rerank_batch(
         Of every verification. The result has the same bits in any order and with any number of workers, and
         each pair's is that of `verify_features`.
     workers : int or None
-        Processes. None takes this one alone for fewer than 400 pairs and one a usable core from there on.
+        Threads, or processes where an estimator holds Python's interpreter lock. None takes one a usable core, and
+        this one alone for few pairs.
     on_missing : "warn", "raise" or "ignore"
         What to do about a query or candidate without features. It is left unverified, behind the verified ones,
         and the rest goes on; "warn" gives one `DelfEngineWarning` at the end.
     progress : callable or None
-        Called with the number of pairs done and the number of all, in this process.
+        Called with the number of pairs done and the number of all, in this thread.
+    checkpoint : path or None
+        A journal of finished queries: called again after a stop, with the same options, only the others are
+        verified. A query whose own features or candidates have changed since is verified again; that features of
+        candidates have changed is not noticed.
 
     Returns
     -------
@@ -110,9 +114,12 @@ def rerank_batch(
     Raises
     ------
     DataError
-        If a shortlist has the wrong shape or a score that is not finite.
+        If a shortlist has the wrong shape or a score that is not finite, or has none where the ranking needs one.
     MismatchError
-        If features have different descriptor dimensions. It names the images.
+        If features have different descriptor dimensions; it names the images. Or the journal was written with
+        other options.
+    LockedError, FormatError
+        If another process writes to the journal, or it cannot be read or written.
     UnknownIdError
         If features are missing and `on_missing` is "raise".
     ConfigError
@@ -124,48 +131,138 @@ def rerank_batch(
         raise ConfigError(f"on_missing must be 'warn', 'raise' or 'ignore', got {on_missing!r}")
     ranking = default_ranking() if ranking is None else ranking
     entries = {query: checked_shortlist(shortlist, query=query) for query, shortlist in shortlists.items()}
-    heads = {query: [image_id for image_id, _ in found[: config.top_n]] for query, found in entries.items()}
-    total = sum(map(len, heads.values()))
-    missing = _Missing(on_missing)
-    image_of = CountedReader(reader(features), chain.from_iterable(heads.values()))
-    jobs = _read_jobs(heads, reader(queries), image_of, missing)
-    verified: dict[str, dict[str, Verification]] = {query: {} for query in entries}
-    done = 0
-    for job, results in _run(jobs, _Options(verification, ranking.exponent, seed), _worker_count(workers, total)):
-        verified[job.query].update(zip(job.ids, results, strict=True))
-        done += job.pairs
-        if progress is not None and job.pairs:
-            progress(done, total)
-    missing.report()
+    if ranking.first_weight:
+        _check_scores(entries)
+    task = Task(verification, ranking.exponent, seed)
+    with opened_journal(checkpoint, verification, ranking.exponent, seed) as journal:
+        batch = _Batch(entries, config, ranking, _Missing(on_missing), journal)
+        verified = batch.verify(reader(queries), reader(features), task, workers, progress)
+    batch.missing.report()
     return {query: rank_entries(found, verified[query], ranking) for query, found in entries.items()}
 
 
-@dataclass(frozen=True)
-class _Options:
-    """Those of `verify_features`."""
+@dataclass
+class _Batch:
+    """What all queries of one call share."""
 
-    config: VerificationConfig
-    exponent: float
-    seed: int
+    entries: Mapping[str, Entries]
+    config: RerankingConfig
+    ranking: RankingConfig
+    missing: _Missing
+    journal: Journal | None
 
+    def verify(
+        self, query_of: Reader, image_of: Reader, task: Task, workers: int | None, progress: Progress | None
+    ) -> dict[str, dict[str, Verification]]:
+        """Return the verifications of each query by id."""
+        total = sum(min(len(found), self.config.top_n) for found in self.entries.values())
+        done = 0
 
-@dataclass(frozen=True)
-class _Job:
-    """Some candidates of one query, read and ready; `pairs` counts those without features too."""
+        def advanced(pairs: int) -> None:
+            nonlocal done
+            done += pairs
+            if progress is not None and pairs:
+                progress(done, total)
 
-    query: str
-    ids: list[str]
-    query_features: LocalFeatures | None
-    features: list[LocalFeatures]
-    pairs: int
+        heads = {query: [name for name, _ in found[: self.config.top_n]] for query, found in self.entries.items()}
+        image_of = CountedReader(image_of, chain.from_iterable(heads.values()))
+        verified: dict[str, dict[str, Verification]] = {query: {} for query in self.entries}
+        keys: dict[str, str] = {}
+
+        def read(run: QueryRun, ids: Sequence[str]) -> dict[str, LocalFeatures]:
+            return self._candidates(run, ids, image_of)
+
+        count = _worker_count(workers, total, task.config)
+        for run in run_queries(
+            self._runs(heads, query_of, verified, keys, advanced), read, task, workers=count, advanced=advanced
+        ):
+            verified[run.query] = run.verified
+            advanced(run.left)
+            self.missing.late += run.late
+            if self.journal is not None and run.features is not None and not run.late:
+                self.journal.add(run.query, keys[run.query], run.verified)
+        return verified
+
+    def _runs(
+        self,
+        heads: Mapping[str, Sequence[str]],
+        query_of: Reader,
+        verified: dict[str, dict[str, Verification]],
+        keys: dict[str, str],
+        advanced: Callable[[int], None],
+    ) -> Iterator[QueryRun]:
+        """Yield the queries that are to be verified; those that the journal knows are done with at once."""
+        for query, ids in heads.items():
+            features = query_of(query)
+            if features is None:
+                self.missing.add(f"query {query!r}")
+                advanced(len(ids))
+                continue
+            if self.journal is not None:
+                keys[query] = query_key(self._what_counts(query, ids), features)
+                known = self.journal.finished(query, keys[query])
+                if known is not None:
+                    verified[query] = known
+                    advanced(len(ids))
+                    continue
+            yield QueryRun(query, features, ids, self._settled(query), self._may_settle, self.config.seconds)
+
+    def _what_counts(self, query: str, ids: Sequence[str]) -> list[str]:
+        """Return, as text, what decides on which pairs of a query are verified."""
+        if not self._may_settle:
+            return list(ids)
+        scores = [repr(score) for _, score in self.entries[query][: len(ids)]]
+        return [*ids, *scores, str(self.config.top_k), self.ranking.model_dump_json()]
+
+    @property
+    def _may_settle(self) -> bool:
+        return self.config.top_k is not None and self.ranking.cap is not None
+
+    def _settled(self, query: str) -> Callable[[dict[str, Verification], int], bool]:
+        """Return a test of whether candidates from a number on can still come among the first `top_k`.
+
+        Of equal ranking scores the higher first score wins, then the earlier place: what comes later must be
+        better.
+        """
+        entries, first_of = self.entries[query], dict(self.entries[query])
+
+        def settled(found: dict[str, Verification], begin: int) -> bool:
+            top_k = self.config.top_k
+            if top_k is None or len(found) < top_k:
+                return False
+            scores = [ranking_score(v, self.ranking, first_of[name]) for name, v in found.items()]
+            least = sorted(scores, reverse=True)[top_k - 1]
+            falling = _is_falling([score for _, score in entries])
+            left = [best_possible(self.ranking, score) for _, score in entries[begin : self.config.top_n]]
+            return bool(max(left) < least or (falling and max(left) == least))
+
+        return settled
+
+    def _candidates(self, run: QueryRun, ids: Sequence[str], image_of: Reader) -> dict[str, LocalFeatures]:
+        """Read features; what has none is noted."""
+        assert run.features is not None
+        found: dict[str, LocalFeatures] = {}
+        for image_id in ids:
+            features = image_of(image_id)
+            if features is None:
+                self.missing.add(repr(image_id))
+            elif features.dim != run.features.dim:
+                raise MismatchError(
+                    f"query {run.query!r} has {run.features.dim}-D descriptors, image {image_id!r} "
+                    f"{features.dim}-D ones; extract both with the same model"
+                )
+            else:
+                found[image_id] = features
+        return found
 
 
 class _Missing:
-    """Ids without features, collected for one report."""
+    """Ids without features, and pairs that time was not enough for, collected for one report."""
 
     def __init__(self, on_missing: OnMissing) -> None:
         self._on_missing = on_missing
         self._found: dict[str, None] = {}
+        self.late = 0
 
     def add(self, what: str) -> None:
         if self._on_missing == "raise":
@@ -173,6 +270,8 @@ class _Missing:
         self._found[what] = None
 
     def report(self) -> None:
+        if self.late:
+            warnings.warn(f"not verified for lack of time: {self.late} pairs", DelfEngineWarning, stacklevel=3)
         if not self._found or self._on_missing == "ignore":
             return
         first = ", ".join(islice(self._found, 5)) + (", ..." if len(self._found) > 5 else "")
@@ -183,63 +282,22 @@ class _Missing:
         )
 
 
-def _read_jobs(
-    heads: Mapping[str, Sequence[str]], query_of: Reader, image_of: Reader, missing: _Missing
-) -> Iterator[_Job]:
-    for query, head in heads.items():
-        query_features = query_of(query)
-        if query_features is None:
-            missing.add(f"query {query!r}")
-            yield _Job(query, [], None, [], len(head))
-            continue
-        for start in range(0, len(head), _CHUNK):
-            chunk = head[start : start + _CHUNK]
-            found: dict[str, LocalFeatures] = {}
-            for image_id in chunk:
-                features = image_of(image_id)
-                if features is None:
-                    missing.add(repr(image_id))
-                elif features.dim != query_features.dim:
-                    raise MismatchError(
-                        f"query {query!r} has {query_features.dim}-D descriptors, image {image_id!r} "
-                        f"{features.dim}-D ones; extract both with the same model"
-                    )
-                else:
-                    found[image_id] = features
-            yield _Job(query, list(found), query_features, list(found.values()), len(chunk))
+def _check_scores(entries: Mapping[str, Entries]) -> None:
+    for query, found in entries.items():
+        if found and found[0][1] is None:
+            raise DataError(
+                f"shortlist of {query!r} has no scores, and the ranking blends them in (first_weight); "
+                "give (id, score), or set first_weight to 0"
+            )
 
 
-def _run(jobs: Iterator[_Job], options: _Options, workers: int) -> Iterator[tuple[_Job, list[Verification]]]:
-    """Yield each job with its results, in order."""
-    if workers == 1:
-        for job in jobs:
-            yield job, _verify_chunk(job.query_features, job.features, options)
-        return
-
-    from joblib import Parallel, delayed, parallel_config
-
-    # Jobs are read in waves here, not by the pool, whose threads a store may not be ready for.
-    with (
-        parallel_config(backend="loky", inner_max_num_threads=1),
-        Parallel(n_jobs=workers, batch_size=1, max_nbytes=None) as pool,
-    ):
-        while wave := list(islice(jobs, workers * _CHUNKS_WAITING)):
-            results = pool(delayed(_verify_chunk)(job.query_features, job.features, options) for job in wave)
-            yield from zip(wave, results, strict=True)
+def _is_falling(scores: Sequence[float | None]) -> bool:
+    """Tell whether no candidate has a higher first score than one before it."""
+    given = [score for score in scores if score is not None]
+    return all(a >= b for a, b in pairwise(given))
 
 
-def _verify_chunk(
-    query: LocalFeatures | None, candidates: Sequence[LocalFeatures], options: _Options
-) -> list[Verification]:
-    if query is None:
-        return []
-    return [
-        verify_features(query, candidate, config=options.config, exponent=options.exponent, seed=options.seed)
-        for candidate in candidates
-    ]
-
-
-def _worker_count(workers: int | None, pairs: int) -> int:
+def _worker_count(workers: int | None, pairs: int, config: VerificationConfig) -> int:
     if workers is not None:
         return workers
-    return usable_cores() if pairs >= _PARALLEL_FROM else 1
+    return usable_cores() if pairs >= (_PROCESSES_FROM if needs_processes(config) else _THREADS_FROM) else 1

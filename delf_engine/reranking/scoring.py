@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from delf_engine.config import RankingConfig, load_profile
-from delf_engine.errors import MismatchError
+from delf_engine.errors import DataError, MismatchError
 from delf_engine.reranking.candidates import RankedCandidate, Shortlist, checked_shortlist
 from delf_engine.verification import Verification
 
-__all__ = ["default_ranking", "rank_entries", "rank_verified", "ranking_score"]
+__all__ = ["best_possible", "default_ranking", "rank_entries", "rank_verified", "ranking_score"]
 
 
-def ranking_score(verification: Verification, ranking: RankingConfig) -> float:
+def ranking_score(verification: Verification, ranking: RankingConfig, first_score: float | None = None) -> float:
     """Return what a verified candidate is ranked by; more is better.
 
     Inlier counts are the rule of DELF (Noh et al. 2017); sums of cubed similarities are the selectivity of ASMK
-    (Tolias, Avrithis, Jégou 2016), here of exact nearest neighbours.
+    (Tolias, Avrithis, Jégou 2016), here of exact nearest neighbours; a capped count beside the first score is what
+    users of DELG blend.
 
     Parameters
     ----------
     verification : Verification
     ranking : RankingConfig
+    first_score : float or None
+        Of the candidate in its shortlist; needed with a `first_weight`.
 
     Raises
     ------
     MismatchError
         If the rule needs similarities and the verification has summed them with another exponent.
+    DataError
+        If the rule needs a first score and there is none.
     """
+    score = _evidence(verification, ranking)
+    if ranking.cap is None:
+        return score
+    score = min(score, ranking.cap)
+    if not ranking.first_weight:
+        return score
+    return (1 - ranking.first_weight) * score / ranking.cap + ranking.first_weight * _given(first_score)
+
+
+def best_possible(ranking: RankingConfig, first_score: float | None) -> float:
+    """Return what the ranking score of a candidate can be at most, whatever its verification."""
+    if ranking.cap is None:
+        return math.inf
+    if not ranking.first_weight:
+        return ranking.cap
+    return 1 - ranking.first_weight + ranking.first_weight * _given(first_score)
+
+
+def _given(first_score: float | None) -> float:
+    if first_score is None:
+        raise DataError("first_weight blends in the first scores, and the shortlist has none")
+    return first_score
+
+
+def _evidence(verification: Verification, ranking: RankingConfig) -> float:
     counts = {"inliers": float(verification.inliers), "effective": float(verification.effective_inliers)}
     if ranking.score in counts and not ranking.blend:
         return counts[ranking.score]
@@ -79,7 +110,9 @@ def rank_entries(
     """Do what `rank_verified` does, for a shortlist that `checked_shortlist` has returned."""
     places = [(first, image_id, score) for first, (image_id, score) in enumerate(entries, start=1)]
     ranks = {
-        image_id: ranking_score(verified[image_id], ranking) for _, image_id, _ in places if image_id in verified
+        image_id: ranking_score(verified[image_id], ranking, score)
+        for _, image_id, score in places
+        if image_id in verified
     }
     head = [place for place in places if place[1] in ranks]
     tail = [place for place in places if place[1] not in ranks]

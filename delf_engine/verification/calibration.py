@@ -75,7 +75,7 @@ class Calibration(Config):
         Of that profile's options, see the functions of these names.
     geometry : str
         `Verification.model` of the pairs.
-    residual_px, reference_size, exponent
+    estimator, residual_px, reference_size, exponent
         As in `Verification`.
     """
 
@@ -94,6 +94,7 @@ class Calibration(Config):
     verification_sha256: Sha256 | None = None
     extraction_sha256: Sha256 | None = None
     geometry: str
+    estimator: str
     residual_px: float
     reference_size: int | None
     exponent: float
@@ -366,6 +367,7 @@ def _common_options(verifications: Sequence[Verification], profile: Profile | No
         config = profile.verification
         expected = {
             "geometry": config.model,
+            "estimator": config.estimator,
             "residual_px": config.residual_px,
             "reference_size": config.reference_size,
             "exponent": profile.ranking.exponent,
@@ -378,6 +380,7 @@ def _common_options(verifications: Sequence[Verification], profile: Profile | No
 def _options_of(verification: Verification) -> dict[str, Any]:
     return {
         "geometry": verification.model,
+        "estimator": verification.estimator,
         "residual_px": verification.residual_px,
         "reference_size": verification.reference_size,
         "exponent": verification.exponent,

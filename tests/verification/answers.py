@@ -12,7 +12,8 @@ from delf_engine.verification import Verification
 
 def answer(inliers: int, similarity: float = 0.8, **changes: Any) -> Verification:
     values: dict[str, Any] = {
-        "model": "homography",
+        "model": "affine",
+        "estimator": "exhaustive",
         "transform": np.eye(3) if inliers else None,
         "matches": np.repeat(np.arange(inliers)[:, None], 2, axis=1),
         "similarities": np.full(inliers, similarity),

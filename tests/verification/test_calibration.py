@@ -190,7 +190,8 @@ def test_calibrated_on_pairs_of_its_own_kind() -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"model": "affine"}, "geometry 'homography'"),
+        ({"model": "homography"}, "geometry 'affine'"),
+        ({"estimator": "ransac"}, "estimator 'exhaustive'"),
         ({"residual_px": 20.0}, "residual_px 24.0"),
         ({"reference_size": None}, "reference_size 1024"),
         ({"exponent": 2.0}, "exponent 3.0"),

@@ -157,6 +157,7 @@ def test_shipped_checkpoints_have_one_that_holds(name: str) -> None:
     assert found is not None
     options: dict[str, Any] = {
         "model": found.geometry,
+        "estimator": found.estimator,
         "residual_px": found.residual_px,
         "reference_size": found.reference_size,
         "exponent": found.exponent,
@@ -173,7 +174,7 @@ def test_probabilities_need_no_scikit_learn(tmp_path: Path) -> None:
         "import sys\nimport numpy as np\n"
         "from delf_engine.verification import Verification\n"
         "from delf_engine.verification.calibration import Calibration\n"
-        "v = Verification('homography', np.eye(3), [[0, 0]], [0.9], 1, 24.0, 1024, 35, 1.0, 3.0)\n"
+        "v = Verification('affine', np.eye(3), [[0, 0]], [0.9], 1, 24.0, 1024, 35, 1.0, 3.0, 'exhaustive')\n"
         f"print(Calibration.load({str(tmp_path / 'c.json')!r}).probability(v))\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & {'sklearn', 'scipy', 'torch', 'numba', 'cv2'}))"
     )
