@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from delf_engine.engine.following import follow_store, noted_mark
 from delf_engine.engine.manifest import Manifest
+from delf_engine.engine.parts import calibration_of
 from delf_engine.errors import ConfigError, LockedError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.index import AnyIndex
 from delf_engine.model import read_checkpoint_info
 from delf_engine.storage import FeatureStore, StoreMark
+from delf_engine.verification import Calibration
 
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
@@ -39,6 +41,7 @@ class EngineBase:
         self.index = index
         self.readonly = readonly
         self._extractor: Extractor | None = None
+        self._calibration: tuple[Calibration | None] | None = None  # read once, there or not
         self._mark = self._followed(noted_mark(index))  # the state that the index has followed to
         if not readonly:
             self._mark = store.mark(make=True)
@@ -72,6 +75,14 @@ class EngineBase:
                 self.manifest.model, config=self.manifest.profile.extraction
             )
         return self._extractor
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What gives verifications their probability; None if the model has none that holds for the profile."""
+        if self._calibration is None:
+            found = calibration_of(self.manifest.model, self.manifest.profile, self.manifest.model_identity)
+            self._calibration = (found,)
+        return self._calibration[0]
 
     def get(self, image_id: str) -> LocalFeatures:
         """Return the features of an image.

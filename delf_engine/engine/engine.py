@@ -253,6 +253,7 @@ class Engine(ChangingEngine):
             self.features_of(b),
             config=profile.verification,
             exponent=profile.ranking.exponent,
+            calibration=self.calibration,
             seed=seed,
         )
 
@@ -295,5 +296,6 @@ class Engine(ChangingEngine):
             verification=self.manifest.profile.verification,
             ranking=self.manifest.profile.ranking,
             seed=seed,
+            calibration=self.calibration,
         )
         return SearchResult(name, tuple(hits[:top_k]))

@@ -6,18 +6,26 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig, load_profile
+from delf_engine.config import (
+    Profile,
+    RankingConfig,
+    RerankingConfig,
+    VerificationConfig,
+    load_profile,
+    parse_config,
+)
+from delf_engine.engine.parts import calibration_of
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.reranking import RankedCandidate, rerank_batch, rerank_shortlist
 from delf_engine.reranking.candidates import Shortlist
 from delf_engine.reranking.sources import FeatureSource
-from delf_engine.verification import Verification, verify_features
+from delf_engine.verification import Calibration, Verification, verify_features
 
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
 
-__all__ = ["rank_shortlist", "rerank", "verify"]
+__all__ = ["rank_shortlist", "rerank", "reranking_options", "verify"]
 
 
 def verify(
@@ -30,6 +38,7 @@ def verify(
     box_b: Box | None = None,
     seed: int = 0,
     extractor: Extractor | None = None,
+    calibration: Calibration | None = None,
 ) -> Verification:
     """Verify whether two photographs show the same place.
 
@@ -47,6 +56,9 @@ def verify(
         Of RANSAC.
     extractor : Extractor or None
         Used instead of loading `model`: give one when verifying many pairs.
+    calibration : Calibration or None
+        Gives the answer its probability. None takes that of `model`, if it has one for these options and made the
+        features here.
 
     Returns
     -------
@@ -73,7 +85,15 @@ def verify(
             name = extractor.info.profile
         features.append(extractor(image, box=box))
     options = load_profile(name or "default")
-    return verify_features(*features, config=options.verification, exponent=options.ranking.exponent, seed=seed)
+    if calibration is None and extractor is not None and extractor.info is not None:
+        calibration = calibration_of(model, options, extractor.info.identity)
+    return verify_features(
+        *features,
+        config=options.verification,
+        exponent=options.ranking.exponent,
+        seed=seed,
+        calibration=calibration,
+    )
 
 
 def rerank(
@@ -83,9 +103,13 @@ def rerank(
     *,
     profile: str | os.PathLike[str] = "default",
     top_n: int | None = None,
+    top_k: int | None = None,
+    seconds: float | None = None,
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, list[RankedCandidate]]:
     """Re-rank the shortlists of any global search by geometric verification.
 
@@ -99,7 +123,9 @@ def rerank(
         Takes the options of verification, re-ranking and the ranking score from it.
     top_n : int or None
         Candidates to verify for each query; None: as the profile says.
-    seed, workers, progress
+    top_k, seconds
+        What may stop a query earlier, see `RerankingConfig`; None: as the profile says.
+    seed, workers, progress, checkpoint, calibration
         See `delf_engine.reranking.rerank_batch`, which takes the options one by one.
 
     Returns
@@ -111,13 +137,27 @@ def rerank(
         queries,
         shortlists,
         features,
-        config=options.reranking if top_n is None else RerankingConfig(top_n=top_n),
+        config=reranking_options(options, top_n=top_n, top_k=top_k, seconds=seconds),
         verification=options.verification,
         ranking=options.ranking,
         seed=seed,
         workers=workers,
         progress=progress,
+        checkpoint=checkpoint,
+        calibration=calibration,
     )
+
+
+def reranking_options(profile: Profile, **given: float | None) -> RerankingConfig:
+    """Return the options of re-ranking of a profile, but for those that are given and not None.
+
+    Raises
+    ------
+    ConfigError
+        If one is out of range.
+    """
+    values = {**profile.reranking.model_dump(), **{name: v for name, v in given.items() if v is not None}}
+    return parse_config(RerankingConfig, values, where="re-ranking")
 
 
 def rank_shortlist(
@@ -129,6 +169,7 @@ def rank_shortlist(
     verification: VerificationConfig,
     ranking: RankingConfig,
     seed: int,
+    calibration: Calibration | None = None,
 ) -> list[RankedCandidate]:
     """Verify the first `top_n` of a shortlist and sort them by their ranking score; with 0 keep it as it is."""
     if top_n == 0:
@@ -136,5 +177,12 @@ def rank_shortlist(
         return [RankedCandidate(name, i, i, score, None, None) for i, (name, score) in enumerate(pairs, start=1)]
     config = RerankingConfig(top_n=top_n)
     return rerank_shortlist(
-        query, shortlist, features, config=config, verification=verification, ranking=ranking, seed=seed
+        query,
+        shortlist,
+        features,
+        config=config,
+        verification=verification,
+        ranking=ranking,
+        seed=seed,
+        calibration=calibration,
     )

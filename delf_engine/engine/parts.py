@@ -9,17 +9,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from delf_engine.config import Profile
 from delf_engine.engine.manifest import Manifest, read_manifest
-from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
+from delf_engine.errors import CheckpointError, ConfigError, DelfEngineWarning, FormatError, MismatchError
 from delf_engine.images import ImageSource, find_images, source_name
 from delf_engine.index import AnyIndex, Codebook, IndexKind, Mixture, Vocabulary, has_index
 from delf_engine.index.kinds import load_index, load_vocabulary, new_index
 from delf_engine.model import codebook_path
+from delf_engine.model.hub import locate
+from delf_engine.verification import Calibration, load_calibration
 
 __all__ = [
     "CODEBOOK",
     "FEATURES",
     "INDEX",
+    "calibration_of",
     "choose_vocabulary",
     "empty_index",
     "is_one_image",
@@ -32,6 +36,18 @@ FEATURES, INDEX, CODEBOOK = "features", "index", "codebook.safetensors"
 
 _ATTEMPTS = 5
 _WITHOUT = "or use index='kdtree'"
+
+
+def calibration_of(model: str | os.PathLike[str], profile: Profile, identity: str) -> Calibration | None:
+    """Return the calibration beside a model's checkpoint, if there is one that holds for these options.
+
+    Nothing is downloaded: of a checkpoint that is not on this machine there is none.
+    """
+    try:
+        found = locate(model)
+    except CheckpointError:
+        return None
+    return None if found.remote is not None else load_calibration(found.path, profile=profile, identity=identity)
 
 
 def choose_vocabulary(

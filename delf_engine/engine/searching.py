@@ -118,6 +118,7 @@ def _ranked(
         engine.store,
         config=RerankingConfig(top_n=top_n),
         workers=workers,
+        calibration=engine.calibration,
         **options,
     )
     return [rankings[str(i)] for i in range(len(features))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
 from typing import Literal, TypeAlias
 
@@ -18,7 +18,7 @@ from delf_engine.reranking.scheduling import QueryRun, Task, needs_processes, ru
 from delf_engine.reranking.scoring import best_possible, default_ranking, rank_entries, ranking_score
 from delf_engine.reranking.sources import CountedReader, FeatureSource, Reader, reader
 from delf_engine.system import usable_cores
-from delf_engine.verification import Verification
+from delf_engine.verification import Calibration, Verification
 
 __all__ = ["rerank_batch", "rerank_shortlist"]
 
@@ -41,6 +41,7 @@ def rerank_shortlist(
     seed: int = 0,
     workers: int | None = None,
     on_missing: OnMissing = "warn",
+    calibration: Calibration | None = None,
 ) -> list[RankedCandidate]:
     """Re-rank the candidates of one query; see `rerank_batch`."""
     return rerank_batch(
@@ -53,6 +54,7 @@ def rerank_shortlist(
         seed=seed,
         workers=workers,
         on_missing=on_missing,
+        calibration=calibration,
     )["query"]
 
 
@@ -69,6 +71,7 @@ def rerank_batch(
     on_missing: OnMissing = "warn",
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, list[RankedCandidate]]:
     """Re-rank the shortlists of many queries by geometric verification.
 
@@ -105,6 +108,8 @@ def rerank_batch(
         A journal of finished queries: called again after a stop, with the same options, only the others are
         verified. A query whose own features or candidates have changed since is verified again; that features of
         candidates have changed is not noticed.
+    calibration : Calibration or None
+        Gives verifications their probability. It has no part in the ranking.
 
     Returns
     -------
@@ -138,6 +143,8 @@ def rerank_batch(
         batch = _Batch(entries, config, ranking, _Missing(on_missing), journal)
         verified = batch.verify(reader(queries), reader(features), task, workers, progress)
     batch.missing.report()
+    if calibration is not None:
+        verified = {query: _with_probability(found, calibration) for query, found in verified.items()}
     return {query: rank_entries(found, verified[query], ranking) for query, found in entries.items()}
 
 
@@ -280,6 +287,14 @@ class _Missing:
             DelfEngineWarning,
             stacklevel=3,
         )
+
+
+def _with_probability(found: Mapping[str, Verification], calibration: Calibration) -> dict[str, Verification]:
+    probabilities = calibration.probabilities(found.values()).tolist()
+    return {
+        name: replace(verification, probability=probability)
+        for (name, verification), probability in zip(found.items(), probabilities, strict=True)
+    }
 
 
 def _check_scores(entries: Mapping[str, Entries]) -> None:

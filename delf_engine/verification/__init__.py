@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from delf_engine.verification.calibration import Calibration
+from delf_engine.verification.calibration_files import load_calibration
 from delf_engine.verification.matching import (
     MatchedPair,
     Matches,
@@ -14,11 +16,13 @@ from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import PairVerifier, verify_features
 
 __all__ = [
+    "Calibration",
     "MatchedPair",
     "Matches",
     "PairVerifier",
     "Prepared",
     "Verification",
+    "load_calibration",
     "match_descriptors",
     "match_pair",
     "match_prepared",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,9 @@ from delf_engine.verification.geometry import occupied_bins, pixel_frame
 from delf_engine.verification.matching import MatchedPair, Prepared, match_prepared
 from delf_engine.verification.models import estimate
 from delf_engine.verification.result import Verification, similarity_sum
+
+if TYPE_CHECKING:
+    from delf_engine.verification.calibration import Calibration
 
 __all__ = ["PairVerifier", "verify_features"]
 
@@ -30,6 +35,7 @@ def verify_features(
     config: VerificationConfig | None = None,
     exponent: float | None = None,
     seed: int = 0,
+    calibration: Calibration | None = None,
 ) -> Verification:
     """Decide whether two images show the same place, from their local features.
 
@@ -47,6 +53,8 @@ def verify_features(
         Of the similarities that the answer sums up, above 0; None takes that of the default profile.
     seed : int
         Of the sampling, 0 to 2^31 - 1. The same features, config and seed give the same bits, in any thread.
+    calibration : Calibration or None
+        Gives the answer its probability; one that was fitted for these options.
 
     Returns
     -------
@@ -57,11 +65,12 @@ def verify_features(
     Raises
     ------
     MismatchError
-        If the descriptors have different dimensions.
+        If the descriptors have different dimensions, or the calibration was fitted for other options.
     ConfigError
         If the seed or the exponent is out of range, or there is no such estimator of the model.
     """
-    return PairVerifier(a, config=config, exponent=exponent, seed=seed)(b)
+    found = PairVerifier(a, config=config, exponent=exponent, seed=seed)(b)
+    return found if calibration is None else replace(found, probability=calibration.probability(found))
 
 
 class PairVerifier:
