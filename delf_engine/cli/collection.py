@@ -1,4 +1,4 @@
-"""Commands on an engine's directory: add, remove, search, rerank, info, compact, reindex, check."""
+"""Commands on an engine's directory: add, remove, search, info, compact, reindex, check."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import typer
 from delf_engine.cli.output import (
     BoxOption,
     Directory,
+    ExpandOption,
+    GraphOption,
     JsonOption,
     ModelOption,
     PlotOption,
     ProfileOption,
     SeedOption,
+    TopNOption,
     console,
     error_console,
     parse_box,
@@ -30,12 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Default: the profile's.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    for command in (add, search, rerank, remove, info, compact, reindex, check):
+    for command in (add, search, remove, info, compact, reindex, check):
         app.command()(command)
 
 
@@ -106,6 +107,8 @@ def search(
     min_score: Annotated[
         float | None, typer.Option(help="Leave out candidates with a lower score in the index.")
     ] = None,
+    expand: ExpandOption = False,
+    graph: GraphOption = False,
     seed: SeedOption = 0,
     plot: PlotOption = None,
     as_json: JsonOption = False,
@@ -122,69 +125,13 @@ def search(
             among=None if among is None else read_ids(among),
             exclude=exclude or (),
             min_score=min_score,
+            expand=expand,
+            graph=graph,
             seed=seed,
         )
         _show(result, as_json)
         if plot:
-            _plot_best(engine, query, result, plot, box)
-
-
-def rerank(
-    directory: Directory,
-    shortlists: Annotated[Path, typer.Argument(help="Shortlists of any system: .jsonl, .csv or TREC .run.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Write the re-ranked lists here, in the format of its ending.")
-    ] = None,
-    top_n: TopNOption = None,
-    seed: SeedOption = 0,
-    workers: Annotated[int | None, typer.Option(help="Parallel workers. Default: all cores.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Re-rank the shortlists of any global search by geometric verification.
-
-    Queries are ids of the engine or image files, candidates are ids of the engine.
-    """
-    from delf_engine.config import RerankingConfig
-    from delf_engine.engine import Engine, SearchResult
-    from delf_engine.errors import ImageError
-    from delf_engine.features import LocalFeatures
-    from delf_engine.reranking import read_shortlists, rerank_batch, write_rankings
-
-    lists = read_shortlists(shortlists)
-    queries: dict[str, LocalFeatures] = {}
-    failed: dict[str, str] = {}
-    with Engine.open(directory, readonly=True) as engine:
-        for name in lists:
-            try:
-                queries[name] = engine.get(name) if name in engine else engine.extractor(name)
-            except ImageError as error:
-                failed[name] = error.reason
-        options = engine.manifest.profile
-        with progress_bar("verifying", quiet=as_json) as progress:
-            rankings = rerank_batch(
-                queries,
-                {name: entries for name, entries in lists.items() if name in queries},
-                engine.store,
-                config=options.reranking if top_n is None else RerankingConfig(top_n=top_n),
-                verification=options.verification,
-                ranking=options.ranking,
-                seed=seed,
-                workers=workers,
-                progress=progress,
-            )
-    print_failures((f"query {name}", reason) for name, reason in failed.items())
-    if out:
-        write_rankings(out, rankings)
-    if as_json:
-        values = {name: [hit.to_dict(with_verification=False) for hit in hits] for name, hits in rankings.items()}
-        print_json({"rankings": values, "failed": failed})
-    elif out:
-        console().print(f"{len(rankings)} shortlists re-ranked; wrote {out}", highlight=False)
-    else:
-        for name, hits in rankings.items():
-            print_hits(SearchResult(name, tuple(hits)))
-    if failed:
-        raise typer.Exit(1)
+            _plot_best(engine, query, result, plot)
 
 
 def remove(
@@ -286,22 +233,19 @@ def _show(result: SearchResult, as_json: bool) -> None:
         print_hits(result)
 
 
-def _plot_best(engine: Engine, query: str, result: SearchResult, plot: Path, box: str | None) -> None:
+def _plot_best(engine: Engine, query: str, result: SearchResult, plot: Path) -> None:
     """Draw the query beside the best hit, with the matches that agree."""
     from delf_engine.plotting import save_matches
 
     best = result[0] if len(result) else None
-    if best is None or best.verification is None:
+    if best is None or best.verification is None or result.features is None:
         error_console().print("nothing verified, so there is nothing to draw", highlight=False)
         return
-    features = (
-        engine.get(query) if box is None and query in engine else engine.extractor(query, box=parse_box(box))
-    )
     save_matches(
         plot,
         query,
         best.id,
-        features,
+        result.features,
         engine.get(best.id),
         best.verification,
         labels=(Path(query).name, Path(best.id).name),

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 __all__ = [
     "BoxOption",
     "Directory",
+    "ExpandOption",
+    "GraphOption",
     "JsonOption",
     "ModelOption",
     "PlotOption",
     "ProfileOption",
     "SeedOption",
+    "TopNOption",
+    "WorkersOption",
     "console",
     "error_console",
     "parse_box",
@@ -44,7 +48,15 @@ ModelOption = Annotated[
 ]
 ProfileOption = Annotated[str | None, typer.Option(help="Profile: a shipped name, or the path of a .toml file.")]
 PlotOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the result into this picture.")]
-SeedOption = Annotated[int, typer.Option(help="Of RANSAC.")]
+SeedOption = Annotated[int, typer.Option(help="Of the sampling, where an estimator draws samples.")]
+TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Default: the profile's.")]
+ExpandOption = Annotated[
+    bool, typer.Option("--expand", help="Once more, with the features of the images that were verified.")
+]
+GraphOption = Annotated[
+    bool, typer.Option("--graph", help="Verify the best hits with each other, too: find images through others.")
+]
+WorkersOption = Annotated[int | None, typer.Option(help="Parallel workers. Default: all cores.")]
 BoxOption = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Region of interest in pixels.")]
 
 
@@ -163,6 +175,8 @@ def print_hits(result: SearchResult) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from delf_engine.verification.result import percent
+
     if not len(result):
         console().print(f"{escape(result.query)}: nothing found", highlight=False)
         return
@@ -172,6 +186,9 @@ def print_hits(result: SearchResult) -> None:
         table.add_column("ranking score", justify="right")
     table.add_column("inliers", justify="right")
     table.add_column("same place")
+    probable = any(hit.verification is not None and hit.verification.probability is not None for hit in result)
+    if probable:
+        table.add_column("probability", justify="right")
     table.add_column("score", justify="right")
     table.add_column("image", overflow="fold")
     for hit in result:
@@ -179,7 +196,14 @@ def print_hits(result: SearchResult) -> None:
         inliers = "" if hit.inliers is None else str(hit.inliers)
         score = "" if hit.score is None else f"{hit.score:.4f}"
         ranking = "" if hit.ranking_score is None else f"{hit.ranking_score:.2f}"
+        how = None if hit.verification is None else hit.verification.probability
         table.add_row(
-            str(hit.rank), *([] if result.by_inliers else [ranking]), inliers, same, score, escape(hit.id)
+            str(hit.rank),
+            *([] if result.by_inliers else [ranking]),
+            inliers,
+            same,
+            *([("" if how is None else percent(how))] if probable else []),
+            score,
+            escape(hit.id),
         )
     console().print(table)

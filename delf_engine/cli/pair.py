@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,11 @@ from delf_engine.cli.output import (
     parse_box,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from delf_engine.config import Profile
+    from delf_engine.extraction import Extractor
+    from delf_engine.verification import Calibration
 
 __all__ = ["register"]
 
@@ -46,6 +51,10 @@ def verify(
     report: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Write a page with pictures and figures.")
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", help="Of `calibrate`. Default: the model's own, if it has one that holds."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether two photographs show the same place."""
@@ -60,8 +69,15 @@ def verify(
     extractor = Extractor.from_pretrained(model, profile=profile)
     features_a = extractor(a, box=parse_box(box_a))
     features_b = extractor(b, box=parse_box(box_b))
-    name = profile or (extractor.info.profile if extractor.info else "default")
-    result = verify_features(features_a, features_b, config=load_profile(name).verification, seed=seed)
+    options = load_profile(profile or (extractor.info.profile if extractor.info else "default"))
+    result = verify_features(
+        features_a,
+        features_b,
+        config=options.verification,
+        exponent=options.ranking.exponent,
+        seed=seed,
+        calibration=_calibration(calibration, model, options, extractor),
+    )
     if as_json:
         print_json({"a": str(a), "b": str(b), **result.to_dict()})
     else:
@@ -79,6 +95,18 @@ def verify(
         from delf_engine.plotting.report import write_pair_report
 
         write_pair_report(report, a, b, features_a, features_b, result, title=f"{a.name} and {b.name}")
+
+
+def _calibration(given: Path | None, model: str, options: Profile, extractor: Extractor) -> Calibration | None:
+    from delf_engine.engine.parts import calibration_of
+    from delf_engine.verification import load_calibration
+
+    if extractor.info is None:
+        return None
+    identity = extractor.info.identity
+    if given is not None:
+        return load_calibration(given, profile=options, identity=identity)
+    return calibration_of(model, options, identity)
 
 
 def attention(

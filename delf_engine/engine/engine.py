@@ -6,13 +6,14 @@ The feature store is the truth and is committed batch by batch; the index follow
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from delf_engine.config import Profile
 from delf_engine.engine.base import Query
+from delf_engine.engine.batch import RerankedBatch, expanded, rerank_many, through_graph
 from delf_engine.engine.changing import ChangingEngine, Progress
 from delf_engine.engine.checking import check_parts
 from delf_engine.engine.creating import create_directory
@@ -26,6 +27,8 @@ from delf_engine.errors import ImageError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.index import IndexKind, Vocabulary
+from delf_engine.reranking import RankedCandidate
+from delf_engine.reranking.candidates import Shortlist
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import Verification, verify_features
 
@@ -129,6 +132,8 @@ class Engine(ChangingEngine):
         among: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] = (),
         min_score: float | None = None,
+        expand: bool = False,
+        graph: bool = False,
         seed: int = 0,
     ) -> SearchResult:
         """Find the images that show what the query shows.
@@ -151,8 +156,15 @@ class Engine(ChangingEngine):
             Leave these images out, such as the query itself. Ids that are not in the engine are ignored.
         min_score : float or None
             Leave out candidates with a lower score in the index, before any is verified.
+        expand : bool
+            Search a second time, with the features of the images that were verified as the same place beside the
+            query's own (Chum et al., Total Recall, 2007): about twice the time. The verifications of the result
+            are then those of `SearchResult.features`.
+        graph : bool
+            Verify the best hits with each other, too, and let images that the query has little in common with be
+            found through them.
         seed : int
-            Of RANSAC.
+            Of the sampling, where the profile's estimator draws samples.
 
         Raises
         ------
@@ -166,9 +178,19 @@ class Engine(ChangingEngine):
         verified = self.manifest.profile.reranking.top_n if top_n is None else top_n
         check_counts(top_k, verified)
         features = self.features_of(query, box)
-        found = self.index.search(features, max(top_k, verified), **limits(among, exclude, min_score))
-        shortlist = list(zip(found[0], found[1].tolist(), strict=True))
-        return self._ranked(query_name(query), features, shortlist, top_k, verified, seed)
+        limited = limits(among, exclude, min_score)
+
+        def ranked(query: LocalFeatures) -> list[RankedCandidate]:
+            ids, scores = self.index.search(query, max(top_k, verified), **limited)
+            return self._ranked(query, list(zip(ids, scores.tolist(), strict=True)), verified, seed)
+
+        hits = ranked(features)
+        if expand:
+            features = expanded(self, features, hits, box)
+            hits = ranked(features)
+        if graph:
+            hits = through_graph(self, {"query": hits}, seed=seed)["query"]
+        return SearchResult(query_name(query), tuple(hits[:top_k]), features)
 
     def search_many(
         self,
@@ -195,7 +217,7 @@ class Engine(ChangingEngine):
         threads : int or None
             That search the index; None: one a usable core.
         workers : int or None
-            Processes that verify; None: as `delf_engine.reranking.rerank_batch` chooses.
+            Threads or processes that verify; None: as `delf_engine.reranking.rerank_batch` chooses.
         on_error : callable or None
             Called with each query that cannot be read and its error; it has no result, the rest goes on. None: a
             `DelfEngineWarning` is issued for each.
@@ -243,7 +265,54 @@ class Engine(ChangingEngine):
         """
         verified = self.manifest.profile.reranking.top_n if top_n is None else top_n
         check_counts(top_k, verified)
-        return self._ranked(query_name(query), self.features_of(query, box), shortlist, top_k, verified, seed)
+        features = self.features_of(query, box)
+        return SearchResult(
+            query_name(query), tuple(self._ranked(features, shortlist, verified, seed)[:top_k]), features
+        )
+
+    def rerank_many(
+        self,
+        shortlists: Mapping[str, Shortlist],
+        *,
+        top_n: int | None = None,
+        top_k: int | None = None,
+        seconds: float | None = None,
+        expand: bool = False,
+        graph: bool = False,
+        seed: int = 0,
+        workers: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> RerankedBatch:
+        """Re-rank the shortlists of many queries.
+
+        Parameters
+        ----------
+        shortlists : mapping of query to sequence of id or of (id, score)
+            Queries are ids of the engine, or paths of photographs; one that cannot be read is in the result's
+            `failed`, and the rest goes on. Candidates are ids of the engine.
+        top_n, top_k, seconds
+            See `RerankingConfig`; None: as the profile says.
+        expand, graph, seed
+            As in `search`, but the same candidates are verified again, not others searched.
+        workers, checkpoint
+            See `delf_engine.reranking.rerank_batch`. The checkpoint is one of the first round.
+        progress : callable or None
+            Called with (what is done, pairs done, pairs).
+        """
+        return rerank_many(
+            self,
+            shortlists,
+            top_n=top_n,
+            top_k=top_k,
+            seconds=seconds,
+            expand=expand,
+            graph=graph,
+            seed=seed,
+            workers=workers,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
 
     def verify(self, a: Query, b: Query, *, seed: int = 0) -> Verification:
         """Verify whether two images show the same place; an id of the engine stands for its image."""
@@ -280,15 +349,9 @@ class Engine(ChangingEngine):
         )
 
     def _ranked(
-        self,
-        name: str,
-        features: LocalFeatures,
-        shortlist: Sequence[Any],
-        top_k: int | None,
-        top_n: int,
-        seed: int,
-    ) -> SearchResult:
-        hits = rank_shortlist(
+        self, features: LocalFeatures, shortlist: Sequence[Any], top_n: int, seed: int
+    ) -> list[RankedCandidate]:
+        return rank_shortlist(
             features,
             shortlist,
             self.store,
@@ -298,4 +361,3 @@ class Engine(ChangingEngine):
             seed=seed,
             calibration=self.calibration,
         )
-        return SearchResult(name, tuple(hits[:top_k]))

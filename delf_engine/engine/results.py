@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
+from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate
 
 __all__ = ["AddReport", "CheckReport", "EngineInfo", "SearchResult"]
@@ -160,10 +161,13 @@ class SearchResult(Sequence[RankedCandidate]):
     hits : tuple of RankedCandidate
         Each with `id`, `rank`, `score` of the candidate stage, `inliers` and `verification` (None where it
         was not verified) and `ranking_score`, by which the verified ones are ordered.
+    features : LocalFeatures or None
+        Of the query: the A of each verification.
     """
 
     query: str
     hits: tuple[RankedCandidate, ...]
+    features: LocalFeatures | None = field(default=None, repr=False, compare=False)
 
     @overload
     def __getitem__(self, index: int) -> RankedCandidate: ...

@@ -74,8 +74,8 @@ def search_many(
         found = engine.index.search_many(features, max(top_k, verified), **limited, threads=threads)
         shortlists = [list(zip(ids, scores.tolist(), strict=True)) for ids, scores in found]
         ranked = _ranked(engine, features, shortlists, verified, seed, workers)
-        for (query, _), hits in zip(read, ranked, strict=True):
-            out.append(SearchResult(query_name(query), tuple(hits[:top_k])))
+        for (query, own), hits in zip(read, ranked, strict=True):
+            out.append(SearchResult(query_name(query), tuple(hits[:top_k]), own))
         if progress is not None:
             progress(start + len(block), len(several))
     return out

@@ -127,7 +127,8 @@ def outline(transform: Floats, size_a: Size, size_b: Size) -> Floats:
     for plane in ((0, 0, 1), (1, 0, -left), (-1, 0, right), (0, 1, -top), (0, -1, bottom)):
         polygon = _cut(polygon, np.array(plane, np.float64))
     polygon = polygon[polygon[:, 2] > 0]
-    return polygon[:, :2] / polygon[:, 2:]
+    # Rounding of extreme transforms may lead out of the margin again.
+    return np.clip(polygon[:, :2] / polygon[:, 2:], (left, top), (right, bottom))
 
 
 def _cut(polygon: Floats, plane: Floats) -> Floats:

@@ -119,7 +119,7 @@ def test_verify_and_attention(model: str, photos: Path, tmp_path: Path) -> None:
     a, b = str(photos / "photo [0].png"), str(photos / "photo [1].png")
     assert _json("verify", a, a, "--model", model)["same"] is True
     result = _run("verify", a, b, "--model", model, "--plot", str(tmp_path / "m.png"), "--box-a", "0,0,100,100")
-    assert "matches agree on one homography" in result.output.replace("\n", " ")
+    assert "matches agree on one affine map" in result.output.replace("\n", " ")
     assert (tmp_path / "m.png").stat().st_size > 10_000
     assert _run("attention", a, "--plot", str(tmp_path / "a.png"), "--model", model).exit_code == 0
     assert (tmp_path / "a.png").stat().st_size > 10_000

@@ -1,0 +1,179 @@
+"""Commands on shortlists of any search: re-rank them, and look at them on a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from delf_engine.cli.output import (
+    Directory,
+    ExpandOption,
+    GraphOption,
+    JsonOption,
+    SeedOption,
+    TopNOption,
+    WorkersOption,
+    console,
+    print_failures,
+    print_hits,
+    print_json,
+    read_ids,
+    staged_progress,
+)
+
+if TYPE_CHECKING:
+    from delf_engine.engine import Engine
+    from delf_engine.engine.batch import RerankedBatch
+    from delf_engine.reranking.candidates import Shortlist
+
+__all__ = ["register"]
+
+ShortlistsArgument = Annotated[
+    Path, typer.Argument(help="Shortlists of any system: .jsonl, .csv, TREC .run, .npy, .npz or .h5.")
+]
+NamesOption = Annotated[
+    Path | None, typer.Option(help="Text file of ids, one a line: what row numbers of .npy, .npz, .h5 stand for.")
+]
+QueriesOption = Annotated[
+    Path | None, typer.Option(help="Text file of queries, one a line: what rows of .npy, .npz, .h5 are of.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    for command in (rerank, report):
+        app.command()(command)
+
+
+def rerank(
+    directory: Directory,
+    shortlists: ShortlistsArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the re-ranked lists here, in the format of its ending.")
+    ] = None,
+    names: NamesOption = None,
+    queries: QueriesOption = None,
+    top_n: TopNOption = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Only so many first places matter: stop a query when they cannot change (needs a cap)."),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="Time for each query.")] = None,
+    expand: ExpandOption = False,
+    graph: GraphOption = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File that keeps finished queries: the same command goes on from there.")
+    ] = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Re-rank the shortlists of any global search by geometric verification.
+
+    Queries are ids of the engine or image files, candidates are ids of the engine.
+    """
+    from delf_engine.engine import Engine, SearchResult
+    from delf_engine.reranking import write_rankings
+
+    lists = _read(shortlists, names, queries)
+    options: dict[str, Any] = {
+        "top_n": top_n,
+        "top_k": top_k,
+        "seconds": seconds,
+        "expand": expand,
+        "graph": graph,
+    }
+    with Engine.open(directory, readonly=True) as engine:
+        done = _reranked(
+            engine, lists, quiet=as_json, checkpoint=checkpoint, seed=seed, workers=workers, **options
+        )
+    if out:
+        write_rankings(out, done.rankings, **_ids(names, queries))
+    if as_json:
+        values = {
+            name: [hit.to_dict(with_verification=False) for hit in hits] for name, hits in done.rankings.items()
+        }
+        print_json({"rankings": values, "failed": done.failed})
+    elif out:
+        console().print(f"{len(done.rankings)} shortlists re-ranked; wrote {out}", highlight=False)
+    else:
+        for name, hits in done.rankings.items():
+            print_hits(SearchResult(name, tuple(hits)))
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def report(
+    directory: Directory,
+    shortlists: ShortlistsArgument,
+    out: Annotated[Path, typer.Option(metavar="HTML", help="The page to write.")],
+    names: NamesOption = None,
+    query_names: Annotated[Path | None, typer.Option(help="As --queries of rerank.")] = None,
+    top_n: TopNOption = None,
+    queries: Annotated[int, typer.Option(min=1, help="Queries to show: the first ones of the file.")] = 20,
+    shown: Annotated[int, typer.Option(min=1, help="Images of each shortlist to show, before and after.")] = 8,
+    lines: Annotated[int, typer.Option(min=0, help="Pictures of inliers to show for each query.")] = 2,
+    all_queries: Annotated[
+        bool, typer.Option("--all", help="Verify the shortlists too that are not shown, and count them.")
+    ] = False,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Re-ranked shortlists",
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Re-rank shortlists and write a page about them: pictures before and after, inliers, moves.
+
+    Queries are ids of the engine or image files, candidates are ids of the engine; photographs are read from the
+    paths that they were added under. The page is one HTML file that needs nothing else.
+    """
+    from delf_engine.engine import Engine
+    from delf_engine.plotting.report import write_report
+    from delf_engine.plotting.report.markup import check_path
+
+    check_path(out)  # before minutes of work
+    lists = _read(shortlists, names, query_names)
+    taken = lists if all_queries else dict(list(lists.items())[:queries])
+    with Engine.open(directory, readonly=True) as engine:
+        done = _reranked(engine, taken, quiet=as_json, top_n=top_n, seed=seed, workers=workers)
+        written = write_report(
+            out,
+            done.rankings,
+            query_features=done.features,
+            features=engine.store.get,
+            failed=done.failed,
+            title=title,
+            max_queries=queries,
+            shown=shown,
+            lines=lines,
+        )
+    if as_json:
+        print_json({"out": str(out), **vars(written), "in_file": len(lists), "failed": done.failed})
+    else:
+        text = f"{written.queries} of {len(lists)} shortlists shown; wrote {out}, {written.bytes:,} bytes"
+        console().print(text, highlight=False, markup=False, soft_wrap=True)
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _ids(names: Path | None, queries: Path | None) -> dict[str, list[str] | None]:
+    return {
+        "names": None if names is None else read_ids(names),
+        "queries": None if queries is None else read_ids(queries),
+    }
+
+
+def _read(shortlists: Path, names: Path | None, queries: Path | None) -> dict[str, Shortlist]:
+    from delf_engine.reranking import read_shortlists
+
+    return dict(read_shortlists(shortlists, **_ids(names, queries)))
+
+
+def _reranked(engine: Engine, lists: dict[str, Shortlist], *, quiet: bool, **options: Any) -> RerankedBatch:
+    with staged_progress(quiet=quiet) as progress:
+        done = engine.rerank_many(
+            lists, progress=lambda what, count, total: progress(what, count, total, None), **options
+        )
+    print_failures((f"query {name}", reason) for name, reason in done.failed.items())
+    return done
