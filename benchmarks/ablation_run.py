@@ -21,7 +21,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ablation_rows import AblationRow
-from common import rank_features
+from common import by_homography, rank_features
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, __version__
 from delf_engine.cli.output import staged_progress
 from delf_engine.config import Profile
@@ -115,7 +115,7 @@ class Bench:
             **self._network_facts(row, seed),
             "extraction": {**profile.extraction.model_dump(mode="json"), **_plain(row.extraction)},
             "asmk": profile.asmk.model_dump(mode="json"),
-            "verification": profile.verification.model_dump(mode="json"),
+            "verification": by_homography(profile.verification).model_dump(mode="json"),
             "ranking": profile.ranking.model_dump(mode="json"),
             "ransac_seeds": self.ransac_seeds,
             "queries": list(self.truth.query_names),
@@ -254,7 +254,7 @@ class Bench:
         done = verify_all(
             queries,
             gallery,
-            verification=self.profile.verification,
+            verification=by_homography(self.profile.verification),
             ranking=self.profile.ranking,
             seeds=self.ransac_seeds,
             title=label,

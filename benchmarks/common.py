@@ -18,11 +18,21 @@ from rich.progress import track
 from rich.table import Table
 
 from delf_engine import LocalFeatures, __version__
+from delf_engine.config import VerificationConfig
 from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
 from delf_engine.storage import FeatureStore
 
-__all__ = ["cached_features", "data_folder", "machine", "print_table", "rank_features", "sub_rparis", "write_json"]
+__all__ = [
+    "by_homography",
+    "cached_features",
+    "data_folder",
+    "machine",
+    "print_table",
+    "rank_features",
+    "sub_rparis",
+    "write_json",
+]
 
 #: A query of Sub-RParis with only two positives among the photographs at hand; its definition leaves it out.
 _LEFT_OUT = "paris_defense_000038"
@@ -82,6 +92,15 @@ def rank_features(
     return {name: found[f"query {name}"] for name in truth.query_names}, {
         name: found[name] for name in truth.names
     }
+
+
+def by_homography(config: VerificationConfig) -> VerificationConfig:
+    """Return options with the homography that was the default when the tables that use it were measured.
+
+    It is also what detectors of one scale are judged by: the exhaustive estimator wants scales of features.
+    """
+    changes = {"model": "homography", "estimator": "ransac", "max_iterations": 2000, "confidence": 0.999}
+    return config.model_copy(update=changes)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -36,7 +36,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from common import cached_features, data_folder, print_table, write_json
+from common import by_homography, cached_features, data_folder, print_table, write_json
 from delf_engine import Extractor, LocalFeatures, load_profile
 from delf_engine.config import VerificationConfig
 from homography import PlanarPair, homography_pairs, planar_figures, random_repeatability
@@ -128,7 +128,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _methods(args: argparse.Namespace, weights: Path) -> list[Method]:
-    default = load_profile().verification
+    default = by_homography(load_profile().verification)
     changes: dict[str, Any] = {"residual_px": args.residual} if args.residual else {}
     geometry = default.model_copy(update=changes)
     stems = [Path(model).stem for model in args.model]
@@ -151,7 +151,7 @@ def _methods(args: argparse.Namespace, weights: Path) -> list[Method]:
 def _ours(name: str, model: str, geometry: VerificationConfig) -> Method:
     extractor = Extractor.from_pretrained(model)
     assert extractor.info is not None
-    own = load_profile(extractor.info.profile).verification
+    own = by_homography(load_profile(extractor.info.profile).verification)
     rule = geometry.model_copy(update={k: getattr(own, k) for k in ("mutual", "ratio", "max_distance")})
     identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
     return Method(name, identity, extractor.network.dim, lambda: extractor, rule)

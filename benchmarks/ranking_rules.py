@@ -23,6 +23,8 @@ __all__ = ["RULES", "Pass", "compare", "ranked_by_rules", "row_of", "verify_all"
 
 RULES: tuple[Literal["inliers", "weighted", "similarity"], ...] = ("inliers", "weighted", "similarity")
 
+_BLEND = 0.3  # of all mutual matches, in "weighted"
+
 Scored = Mapping[str, Sequence[tuple[str, float]]]
 #: From a query's name and the images that the protocol takes out to a ranking of names.
 Ranker = Callable[[str, set[str]], Sequence[str]]
@@ -109,7 +111,7 @@ def ranked_by_rules(first: Scored, done: Pass, truth: GroundTruth, *, top_n: int
     rows: dict[str, Row] = {}
     pairs = len(next(iter(first.values()))) if top_n is None else top_n
     for score in RULES:
-        ranking = done.ranking.model_copy(update={"score": score})
+        ranking = done.ranking.model_copy(update={"score": score, "blend": _BLEND if score == "weighted" else 0.0})
         rankers = [_ranker(first, found, ranking, top_n) for found in done.seeds]
         rows[score] = row_of(truth, rankers, pairs * done.seconds_a_pair)
     return rows

@@ -21,7 +21,7 @@ from typing import Any
 
 import cv2
 
-from common import data_folder, print_table, rank_features, sub_rparis, write_json
+from common import by_homography, data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import AsmkIndex, Codebook, Extractor, KdTreeIndex, LocalFeatures, load_profile
 from delf_engine.config import Profile
 from delf_engine.evaluation import SETUPS, GroundTruth
@@ -127,7 +127,8 @@ def _peers(args: argparse.Namespace, data: Path) -> list[System]:
 
 
 def _with_verification(profile: Profile, changes: Mapping[str, Any]) -> Profile:
-    return profile.model_copy(update={"verification": profile.verification.model_copy(update=dict(changes))})
+    homography = by_homography(profile.verification)
+    return profile.model_copy(update={"verification": homography.model_copy(update=dict(changes))})
 
 
 def _rows(system: System, truth: GroundTruth, data: Path, args: argparse.Namespace) -> dict[str, Row]:

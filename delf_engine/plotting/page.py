@@ -82,7 +82,7 @@ def verdict(axes: Axes, verification: Verification, y: float) -> None:
     box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
     badge = axes.text(GAP + 8, y, answer, fontsize=13, fontweight="bold", color="white", va="center", bbox=box)
     end = badge.get_window_extent().x1  # one unit of the axes is one pixel
-    text = f"{found} of {verification.putative} matching features agree on one {verification.model}"
+    text = f"{found} of {verification.putative} matching features agree on one {verification.model_name}"
     write(axes, end + 24, y, f"{text}; {needed} or more count as the same place", size=11, align="left")
 
 

@@ -148,7 +148,7 @@ class Verification:
         answer = "same place" if self.same else "not the same place"
         sure = "" if self.probability is None else f", probability {percent(self.probability)}"
         return (
-            f"{answer}: {self.inliers} of {self.putative} matches agree on one {self._model_name} "
+            f"{answer}: {self.inliers} of {self.putative} matches agree on one {self.model_name} "
             f"(from {self.min_inliers} on it counts as the same; {self._residual}){sure}"
         )
 
@@ -161,7 +161,7 @@ class Verification:
             "effective inliers": f"{self.effective_inliers} places",
             "error": "" if self.error_px is None else f"{self.error_px:.1f} px",
             "similarity": f"{self.inlier_similarity:.4g} over the inliers, {self.similarity:.4g} over all",
-            "model": self._model_name,
+            "model": self.model_name,
             "residual": self._residual,
         }
         body = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
@@ -169,7 +169,8 @@ class Verification:
         return f'<strong style="color:{colour}">{answer}</strong><table>{body}</table>'
 
     @property
-    def _model_name(self) -> str:
+    def model_name(self) -> str:
+        """The model in words."""
         return {"affine": "affine map", "fundamental": "fundamental matrix"}.get(self.model, self.model)
 
     @property

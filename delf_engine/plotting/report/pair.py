@@ -105,7 +105,7 @@ def _pictures(
     a, b = photos
     lines = draw_matches(a, b, *features, verification, caption=False)
     counts = f"{verification.inliers:,} of {verification.putative:,}"
-    said = f"{counts} matching features agree on one {verification.model}"
+    said = f"{counts} matching features agree on one {verification.model_name}"
     out = ["<h2>Features that agree</h2>", figure_html(lines, "features that agree, A to the left", said)]
     out.append("<h2>One over the other</h2>")
     if verification.model == "fundamental":
