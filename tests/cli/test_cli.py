@@ -147,6 +147,26 @@ def test_rerank_shortlists(engine: str, photos: Path, tmp_path: Path) -> None:
     assert _json("rerank", engine, str(lists))["rankings"][paths[2]][0]["id"] == paths[2]
 
 
+def test_rerank_row_numbers_in_two_rounds(engine: str, photos: Path, tmp_path: Path) -> None:
+    paths = [str(p) for p in sorted(photos.iterdir())]
+    np.save(tmp_path / "ranks.npy", np.array([[0, 1, 2, 3], [3, 2, 1, 0]]))
+    (tmp_path / "names.txt").write_text("\n".join(paths))
+    (tmp_path / "queries.txt").write_text("\n".join([paths[2], paths[0]]))
+    given = ["--names", str(tmp_path / "names.txt"), "--queries", str(tmp_path / "queries.txt")]
+    journal = tmp_path / "journal"
+    options = ["--expand", "--graph", "--top-n", "3", "--checkpoint", str(journal), *given]
+    found = _json("rerank", engine, str(tmp_path / "ranks.npy"), *options)["rankings"]
+    assert {q: r[0]["id"] for q, r in found.items()} == {paths[2]: paths[2], paths[0]: paths[3]}
+    assert journal.is_file()
+    out = tmp_path / "out.npz"
+    _run("rerank", engine, str(tmp_path / "ranks.npy"), "--out", str(out), *given)
+    with np.load(out) as written:
+        assert written["ids"].tolist()[0][0] == 2
+        assert written["inliers"].shape == (2, 4)
+    searched = _json("search", engine, paths[1], "--expand", "--graph", "--top-k", "2")
+    assert searched["hits"][0]["id"] == paths[1]
+
+
 def test_info_and_remove(model: str, photos: Path, tmp_path: Path) -> None:
     directory = str(tmp_path / "e")
     _run("add", directory, str(photos), "--model", model, "--index", "kdtree")
