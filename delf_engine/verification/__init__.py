@@ -14,6 +14,7 @@ from delf_engine.verification.matching import (
 )
 from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import PairVerifier, verify_features
+from delf_engine.verification.word_matching import match_by_words
 
 __all__ = [
     "Calibration",
@@ -23,6 +24,7 @@ __all__ = [
     "Prepared",
     "Verification",
     "load_calibration",
+    "match_by_words",
     "match_descriptors",
     "match_pair",
     "match_prepared",

@@ -25,6 +25,7 @@ __all__ = [
     "byte_panels",
     "chords",
     "distances_between",
+    "dot",
     "panels",
     "select",
     "settle",
@@ -317,7 +318,8 @@ def best_of_codes(a: Any, norms_a: Any, columns: Any, m: Any, bias: Any, norms_b
 
 
 @njit(cache=True, nogil=True)
-def _dot(x: Any, y: Any) -> Any:
+def dot(x: Any, y: Any) -> Any:
+    """Return the inner product of two float32 vectors in float64."""
     total = 0.0  # products of float32 are exact in float64
     for d in range(len(x)):
         total += np.float64(x[d]) * np.float64(y[d])
@@ -337,7 +339,7 @@ def _distance(x: Any, y: Any) -> Any:
 def _nearest(x: Any, rows: Any) -> Any:
     best, at = -np.inf, 0
     for j in range(len(rows)):
-        similarity = _dot(x, rows[j])
+        similarity = dot(x, rows[j])
         if similarity > best:
             best, at = similarity, j
     return at
@@ -390,7 +392,7 @@ def settle(a: Any, b: Any, found: Any, margin: Any) -> Any:
         if second_b[j] >= best_b[j] - margin:
             place_b[j] = _nearest(b[j], a)
             second_b[j] = -np.inf  # once is enough
-        similarities[i] = np.float32(_dot(a[i], b[j]))
+        similarities[i] = np.float32(dot(a[i], b[j]))
         distances[i] = _distance(a[i], b[j])
     return similarities, distances
 
@@ -413,7 +415,7 @@ def select(
     Parameters
     ----------
     place, place_b : (N,), (M,) int32
-        Nearest neighbours of A in B, and of B in A.
+        Nearest neighbours of A in B, and of B in A; below 0: none.
     similarities, distances : (N,) float32, float64
         To the nearest of B.
     mutual : bool
@@ -436,7 +438,7 @@ def select(
     pairs, of_pairs, of_mutual = np.empty((n, 2), np.int32), np.empty(n, np.float32), np.empty(n, np.float32)
     kept, both = 0, 0
     for i in range(n):
-        both_ways = place_b[place[i]] == i
+        both_ways = place[i] >= 0 and place_b[place[i]] == i
         if both_ways:
             of_mutual[both] = similarities[i]
             both += 1

@@ -19,7 +19,17 @@ import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 
-__all__ = ["MatchedPair", "Matches", "Precision", "Prepared", "match_descriptors", "match_pair", "match_prepared"]
+__all__ = [
+    "MatchedPair",
+    "Matches",
+    "Precision",
+    "Prepared",
+    "check_rules",
+    "chosen_matches",
+    "match_descriptors",
+    "match_pair",
+    "match_prepared",
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -231,10 +241,7 @@ def match_prepared(
     ConfigError
         As `match_descriptors`.
     """
-    if ratio is not None and not 0 < ratio <= 1:
-        raise ConfigError(f"ratio must be above 0 and at most 1, got {ratio}")
-    if max_distance is not None and not max_distance > 0:
-        raise ConfigError(f"max_distance must be positive, got {max_distance}")
+    check_rules(ratio, max_distance)
     if a.dim != b.dim:
         raise MismatchError(
             f"descriptors of {a.dim} and {b.dim} dimensions cannot be matched; "
@@ -244,15 +251,46 @@ def match_prepared(
         raise MismatchError(f"descriptors made ready at {a.precision} and {b.precision} cannot be matched")
     if not len(a) or not len(b):
         return MatchedPair(Matches(np.empty((0, 2), np.int32), np.empty(0, np.float32)), np.empty(0, np.float32))
+    found = (_compared_bytes if a.precision == "uint8" else _compared_floats)(a, b)
+    return chosen_matches(
+        found.to_b,
+        found.to_a,
+        found.similarities,
+        found.distances,
+        mutual,
+        ratio,
+        max_distance,
+        found.second_distances,
+    )
+
+
+def check_rules(ratio: float | None, max_distance: float | None) -> None:
+    """Raise `ConfigError` unless `ratio` is above 0 and at most 1, and `max_distance` positive, or None."""
+    if ratio is not None and not 0 < ratio <= 1:
+        raise ConfigError(f"ratio must be above 0 and at most 1, got {ratio}")
+    if max_distance is not None and not max_distance > 0:
+        raise ConfigError(f"max_distance must be positive, got {max_distance}")
+
+
+def chosen_matches(
+    to_b: Int32,
+    to_a: Int32,
+    similarities: Float32,
+    distances: Float64,
+    mutual: bool,
+    ratio: float | None,
+    max_distance: float | None,
+    second_distances: Callable[[], Float64],
+) -> MatchedPair:
+    """Return those nearest neighbours that are matches under the rules; see `_Compared` for the arrays."""
     from delf_engine.verification.match_kernels import select
 
-    found = (_compared_bytes if a.precision == "uint8" else _compared_floats)(a, b)
-    others = np.empty(0) if ratio is None else found.second_distances()
+    others = np.empty(0) if ratio is None else second_distances()
     limit = np.inf if max_distance is None else float(max_distance)
-    pairs, similarities, of_mutual = select(
-        found.to_b, found.to_a, found.similarities, found.distances, mutual, limit, float(ratio or 0), others
+    pairs, of_pairs, of_mutual = select(
+        to_b, to_a, similarities, distances, mutual, limit, float(ratio or 0), others
     )
-    return MatchedPair(Matches(pairs, similarities), of_mutual)
+    return MatchedPair(Matches(pairs, of_pairs), of_mutual)
 
 
 class _Compared(NamedTuple):
