@@ -20,7 +20,7 @@ FACTORS = st.sampled_from([1e-30, 1.0, 1e20, 3e38])
 
 
 def line_by_definition(points: Float64) -> bool:
-    """Spread across the best line over the spread along it, from the principal axes; scaled, so that it is exact."""
+    """Spread across the best line over the spread along it, from the principal axes of scaled points."""
     p = points - points.mean(axis=0)
     largest = np.abs(p).max()
     if largest == 0:

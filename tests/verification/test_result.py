@@ -109,7 +109,7 @@ def test_effective_inliers_are_places(model: str, estimator: str) -> None:
 def test_many_matches_of_one_spot_are_few_places(rng: np.random.Generator) -> None:
     a = random_features(rng, 60, image_size=(1000, 800))
     close = a.keypoints.copy()
-    close[:50] = [500, 400] + rng.uniform(0, 20, (50, 2))
+    close[:50] = rng.uniform([500, 400], [520, 420], (50, 2))
     a = LocalFeatures(close, a.scales, a.scores, a.descriptors, a.image_size)
     found = verify_features(a, a)
     assert found.inliers == 60
