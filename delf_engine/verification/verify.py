@@ -59,7 +59,8 @@ def verify_features(
     MismatchError
         If the descriptors have different dimensions.
     ConfigError
-        If the seed or the exponent is out of range, or there is no such estimator of the model.
+        If the seed, the exponent or the config's residual is out of range, or there is no such estimator of the
+        model.
     """
     return PairVerifier(a, config=config, exponent=exponent, seed=seed)(b)
 
