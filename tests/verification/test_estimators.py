@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
@@ -226,15 +227,18 @@ def test_prosac_draws_from_the_most_similar_and_others_as_they_come(
     import cv2
 
     given: list[Float64] = []
-    for name in ("estimateAffine2D", "findHomography", "findFundamentalMat"):
 
-        def spy(a: Float64, b: Float64, params: Any, _real: Any = getattr(cv2, name)) -> Any:
+    def spied(real: Callable[..., Any]) -> Callable[..., Any]:
+        def spy(a: Float64, b: Float64, params: Any) -> Any:
             given.append(a.copy())
             assert (params.sampler == cv2.SAMPLING_PROSAC) == (method == "prosac")
             assert not params.isParallel
-            return _real(a, b, params)
+            return real(a, b, params)
 
-        monkeypatch.setattr(cv2, name, spy)
+        return spy
+
+    for name in ("estimateAffine2D", "findHomography", "findFundamentalMat"):
+        monkeypatch.setattr(cv2, name, spied(getattr(cv2, name)))
     a, b, _ = scene(0, model)
     similarities = np.round(np.random.default_rng(0).uniform(0, 1, 160), 1)  # ties
     order = sorted(range(160), key=lambda i: (-similarities[i], i))
