@@ -116,7 +116,11 @@ class PairVerifier:
             confidence=config.confidence,
             seed=self._seed,
             estimator=config.estimator,
-            scales=(self._features.scales[rows_a] * frames[0][0], b.scales[rows_b] * frames[1][0]),
+            scales=(
+                # In float64: the smallest of float32 must not become zero.
+                self._features.scales[rows_a].astype(np.float64) * frames[0][0],
+                b.scales[rows_b].astype(np.float64) * frames[1][0],
+            ),
             similarities=matched.putative.similarities,
         )
         return self._answer(matched, points, frames, fit)
