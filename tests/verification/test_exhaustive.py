@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from delf_engine.verification import match_descriptors
 from delf_engine.verification.exhaustive import exhaustive_affine
 from verification import exhaustive_oracle as oracle
 
@@ -293,3 +295,22 @@ def test_same_bits_twice_and_in_threads() -> None:
         warnings.simplefilter("error")
         assert [bits(s.taken(np.arange(len(s.a)))) for s in scenes] == expected
     assert all(np.array_equal(s.a, was) for s, was in zip(scenes, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("graf/grafA", "graf/grafB"), *(("v_dogman/1", f"v_dogman/{k}") for k in (2, 4, 6))]
+)
+def test_explains_as_much_as_the_oracle_on_photographs(data: Path, first: str, second: str) -> None:
+    import delf_engine as de
+
+    extractor = de.Extractor.from_pretrained("delf-r18", device="cpu")
+    one, other = (extractor(data / "homography" / f"{name}.jpg") for name in (first, second))
+    rows_a, rows_b = match_descriptors(one.descriptors, other.descriptors, max_distance=0.8).pairs.T
+    a, b = one.keypoints[rows_a].astype(np.float64), other.keypoints[rows_b].astype(np.float64)
+    scales_a, scales_b = one.scales[rows_a].astype(np.float64), other.scales[rows_b].astype(np.float64)
+    for threshold in (6.0, 24.0):
+        mine = exhaustive_affine(a, b, scales_a, scales_b, threshold=threshold)
+        plain = oracle.search(a, b, scales_a, scales_b, threshold)
+        assert mine is not None
+        assert plain is not None
+        assert oracle.score(mine, a, b, threshold) == pytest.approx(oracle.score(plain, a, b, threshold), rel=1e-3)
