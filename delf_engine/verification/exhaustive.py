@@ -38,7 +38,7 @@ def exhaustive_affine(
     scales_a, scales_b : (N,) float
         Scales of the matched features, in the same unit as the points: their ratio is the zoom of a hypothesis.
     threshold : float
-        Largest residual of an inlier, in pixels (Sampson distance, which is exact here).
+        Largest residual of an inlier, in pixels (Sampson distance, which is exact here), 1e-9 to 1e9.
 
     Returns
     -------

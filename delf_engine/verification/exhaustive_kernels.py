@@ -17,7 +17,8 @@ _MIN_AFFINE = 6  # matches from which on six numbers are fitted, and not four
 _FLAT = 1e-4  # matches that spread less off a line fix four numbers at most
 
 
-@njit(cache=True, nogil=True, fastmath=_QUICK)
+# Python's check of every divisor would keep the loop from running in vectors; `reach` is above 0.
+@njit(cache=True, nogil=True, fastmath=_QUICK, error_model="numpy")
 def _support(ax: Any, ay: Any, bx: Any, by: Any, h: Any, zoom: Any, reach: Any, growth: Any) -> Any:
     """Return how well match h and its zoom explain all matches, each counting from 0 to 1.
 

@@ -175,17 +175,18 @@ def byte_panels(codes: Any, norms: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _reduce(lanes: Any, best: Any, second: Any, place: Any, other: Any) -> None:
-    """Merge the lanes of each row: of equal ones the first column counts."""
+    """Merge the lanes of each row: of equal ones the first column counts, of the best and of the second."""
     for i in range(len(best)):
         top, low, at, under = lanes[0][i, 0], lanes[1][i, 0], lanes[2][i, 0], lanes[3][i, 0]
         for lane in range(1, LANES):
             value, column = lanes[0][i, lane], lanes[2][i, lane] + lane
             if value > top or (value == top and column < at):
                 value, column, top, at = top, at, value, column
-            if value > low:
+            if value > low or (value == low and column < under):
                 low, under = value, column
-            if lanes[1][i, lane] > low:
-                low, under = lanes[1][i, lane], lanes[3][i, lane] + lane
+            value, column = lanes[1][i, lane], lanes[3][i, lane] + lane
+            if value > low or (value == low and column < under):
+                low, under = value, column
         best[i], second[i], place[i], other[i] = top, low, at, under
 
 

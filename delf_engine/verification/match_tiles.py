@@ -34,7 +34,8 @@ def _merge(write: Writer, value: Any, place: Any, kept: list[Any]) -> list[Any]:
         builder.select(higher, place, at),
     ]
     if len(kept) > 3:
-        merged.append(builder.select(above, builder.select(higher, at, place), kept[3]))
+        # A best that is surpassed stood before a second that equals it: it is the second now in any case.
+        merged.append(builder.select(higher, at, builder.select(above, place, kept[3])))
     return merged
 
 

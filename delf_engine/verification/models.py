@@ -49,6 +49,7 @@ Adapter: TypeAlias = Callable[[MatchedPoints, EstimatorOptions], "Fit | None"]
 MINIMUM_MATCHES: dict[ModelName, int] = {"affine": 4, "homography": 5, "fundamental": 8}
 
 _MAX_SEED = 2**31 - 1  # that of a C int; pydegensac takes negative ones for "unseeded"
+_THRESHOLDS = 1e-9, 1e9  # estimators square them, some in single precision
 
 
 def estimate(
@@ -76,7 +77,7 @@ def estimate(
     a, b : (N, 2) float64
         Matched points of image A and image B, x, y in pixels.
     threshold : float
-        Largest residual of an inlier: Sampson distance in pixels.
+        Largest residual of an inlier: Sampson distance in pixels, 1e-9 to 1e9.
     max_iterations : int
         Samples at most; ``exhaustive`` draws none.
     confidence : float
@@ -99,7 +100,7 @@ def estimate(
     Raises
     ------
     ConfigError
-        If there is no such model, or no such estimator of it, or the seed is out of range.
+        If there is no such model, or no such estimator of it, or the threshold or the seed is out of range.
     """
     adapter = ESTIMATORS.get((model, estimator))
     if adapter is None:
@@ -109,6 +110,10 @@ def estimate(
         raise ConfigError(f"there is no estimator {estimator!r} of {model!r}; known: {', '.join(known(model))}")
     if not 0 <= seed <= _MAX_SEED:
         raise ConfigError(f"seed must be from 0 to {_MAX_SEED}, got {seed}")
+    if not _THRESHOLDS[0] <= threshold <= _THRESHOLDS[1]:  # true for NaN, too
+        raise ConfigError(
+            f"threshold must be from {_THRESHOLDS[0]:g} to {_THRESHOLDS[1]:g} pixels, got {threshold}"
+        )
     minimum = MINIMUM_MATCHES[model]
     if is_degenerate(a, b, minimum=minimum):
         return None

@@ -203,32 +203,43 @@ class Verification:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Verification:
-        """Return the verification that `to_dict` has written.
+        """Return the verification that `to_dict` has written, of this version or an older one.
+
+        Older ones say nothing of the estimator, the effective inliers, the error and the probability: these are
+        what the constructor takes for them.
 
         Raises
         ------
         FormatError
-            If a field is missing or has the wrong shape.
+            If another field is missing, or one is not a number or out of range or has the wrong shape.
         """
         try:
+            probability = _number(values.get("probability"))
+            if probability is not None and not 0 <= probability <= 1:
+                raise ValueError(f"probability must be from 0 to 1, got {probability}")
+            reference_size = values["reference_size"]
             return cls(
                 model=str(values["model"]),
-                estimator=str(values["estimator"]),
+                estimator=str(values.get("estimator", "ransac")),
                 transform=values["transform"],
                 matches=values["matches"],
                 similarities=values["similarities"],
-                effective_inliers=int(values["effective_inliers"]),
-                error_px=values["error_px"],
-                probability=values["probability"],
+                effective_inliers=int(values.get("effective_inliers", -1)),
+                error_px=_number(values.get("error_px")),
+                probability=probability,
                 putative=int(values["putative"]),
                 residual_px=float(values["residual_px"]),
-                reference_size=values["reference_size"],
+                reference_size=None if reference_size is None else int(reference_size),
                 min_inliers=int(values["min_inliers"]),
                 similarity=float(values["similarity"]),
                 exponent=float(values["exponent"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a verification: {type(error).__name__}: {error}") from error
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _frozen(value: Any, dtype: type[np.generic], shape: tuple[int, ...]) -> npt.NDArray[Any]:

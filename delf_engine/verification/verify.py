@@ -67,7 +67,8 @@ def verify_features(
     MismatchError
         If the descriptors have different dimensions, or the calibration was fitted for other options.
     ConfigError
-        If the seed or the exponent is out of range, or there is no such estimator of the model.
+        If the seed, the exponent or the config's residual is out of range, or there is no such estimator of the
+        model.
     """
     found = PairVerifier(a, config=config, exponent=exponent, seed=seed)(b)
     return found if calibration is None else replace(found, probability=calibration.probability(found))
@@ -124,7 +125,11 @@ class PairVerifier:
             confidence=config.confidence,
             seed=self._seed,
             estimator=config.estimator,
-            scales=(self._features.scales[rows_a] * frames[0][0], b.scales[rows_b] * frames[1][0]),
+            scales=(
+                # In float64: the smallest of float32 must not become zero.
+                self._features.scales[rows_a].astype(np.float64) * frames[0][0],
+                b.scales[rows_b].astype(np.float64) * frames[1][0],
+            ),
             similarities=matched.putative.similarities,
         )
         return self._answer(matched, points, frames, fit)

@@ -1,0 +1,248 @@
+"""The kernels of matching against whole matrices: maxima, seconds and places at every edge of tile and panel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delf_engine import tiles
+from delf_engine.verification import Prepared, match_prepared
+from delf_engine.verification.match_kernels import (
+    PANEL,
+    best_of_bytes,
+    best_of_codes,
+    best_of_floats,
+    byte_codes,
+    panels,
+    unit_rows,
+)
+
+Float32 = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+#: Below, at and above four rows, sixteen lanes, a panel of 32 and a block of 128.
+EDGES = [1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 127, 128, 129, 160]
+SIZES = st.one_of(st.sampled_from(EDGES), st.integers(1, 150))
+DIMS = st.sampled_from([1, 3, 40, 64])
+SEEDS = st.integers(0, 10**6)
+
+
+def maxima(products: Array) -> tuple[Array, ...]:
+    """What `best_of_floats` returns, of a whole matrix: of equal products the first counts as the best."""
+    order = np.argsort(-products, axis=1, kind="stable")
+    second = np.full(len(products), -np.inf, np.float32)
+    rows = np.arange(len(products))
+    if products.shape[1] > 1:
+        second = products[rows, order[:, 1]]
+    of_columns = np.sort(products, axis=0)[::-1]
+    second_b = of_columns[1] if len(products) > 1 else np.full(products.shape[1], -np.inf, np.float32)
+    return products.max(axis=1), second, products.argmax(axis=1), of_columns[0], second_b, products.argmax(axis=0)
+
+
+def assert_equals(found: tuple[Array, ...], products: Array) -> None:
+    best, second, place, other, best_b, second_b, place_b = found
+    assert [x.dtype for x in found] == [
+        np.float32,
+        np.float32,
+        np.int32,
+        np.int32,
+        np.float32,
+        np.float32,
+        np.int32,
+    ]
+    for mine, plain in zip((best, second, place, best_b, second_b, place_b), maxima(products), strict=True):
+        np.testing.assert_array_equal(mine, plain)
+    if products.shape[1] > 1:  # the place of the second: one that has its product, and not that of the best
+        rows = np.arange(len(products))
+        np.testing.assert_array_equal(products[rows, other], second)
+        assert (other != place).all()
+        # Of equal ones the first.
+        rest = products.copy()
+        rest[rows, place] = -np.inf
+        np.testing.assert_array_equal(other, rest.argmax(axis=1))
+
+
+def whole_rows(seed: int, n: int, dim: int, *, ties: bool) -> Float32:
+    """Rows of small whole numbers: all sums of products are exact in float32, so results must be equal."""
+    return np.random.default_rng(seed).integers(*((-1, 2) if ties else (-100, 101)), (n, dim)).astype(np.float32)
+
+
+def floats(a: Float32, b: Float32) -> tuple[Array, ...]:
+    columns = np.full(-(-len(b) // PANEL) * b.shape[1] * PANEL, np.nan, np.float32)
+    panels(b, columns)
+    bias = np.where(np.arange(-(-len(b) // PANEL) * PANEL) < len(b), 0, -np.inf).astype(np.float32)
+    return tuple(best_of_floats(a, columns, len(b), bias))
+
+
+@given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS, ties=st.booleans())
+def test_best_of_floats_equals_the_matrix(seed: int, n: int, m: int, dim: int, ties: bool) -> None:
+    a, b = whole_rows(seed, n, dim, ties=ties), whole_rows(seed + 1, m, dim, ties=ties)
+    assert_equals(floats(a, b), a @ b.T)
+
+
+@pytest.mark.parametrize("n", EDGES)
+@pytest.mark.parametrize("m", EDGES)
+def test_best_of_floats_at_every_edge(n: int, m: int) -> None:
+    a, b = whole_rows(n, n, 3, ties=n % 2 == 0), whole_rows(m, m, 3, ties=m % 2 == 0)
+    assert_equals(floats(a, b), a @ b.T)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 40), (40, 1), (7, 129), (130, 33)])
+def test_equal_rows_go_to_the_first(n: int, m: int) -> None:
+    best, second, place, other, best_b, second_b, place_b = floats(
+        np.ones((n, 3), np.float32), np.ones((m, 3), np.float32)
+    )
+    assert best.tolist() == [3] * n
+    assert best_b.tolist() == [3] * m
+    assert second.tolist() == [3 if m > 1 else -np.inf] * n
+    assert second_b.tolist() == [3 if n > 1 else -np.inf] * m
+    assert place.tolist() == [0] * n
+    assert place_b.tolist() == [0] * m
+    assert other.tolist() == [min(m - 1, 1)] * n
+
+
+@given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS)
+def test_best_of_floats_of_unit_rows_is_within_rounding(seed: int, n: int, m: int, dim: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = (units(rng.normal(size=(k, dim))) for k in (n, m))
+    best, second, place, _, best_b, second_b, place_b = floats(a, b)
+    products = a.astype(np.float64) @ b.T.astype(np.float64)
+    rounding = (dim + 2) * 2.0**-24
+    plain = maxima(products)
+    for mine, of_matrix in ((best, plain[0]), (second, plain[1]), (best_b, plain[3]), (second_b, plain[4])):
+        np.testing.assert_allclose(mine, of_matrix, atol=rounding, rtol=0)
+    np.testing.assert_allclose(products[np.arange(n), place], plain[0], atol=2 * rounding, rtol=0)
+    np.testing.assert_allclose(products[place_b, np.arange(m)], plain[3], atol=2 * rounding, rtol=0)
+
+
+@given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS)
+def test_bits_of_a_product_depend_on_its_two_rows_alone(seed: int, n: int, m: int, dim: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = (units(rng.normal(size=(k, dim))) for k in (n, m))
+    best, _, place = floats(a, b)[:3]
+    i = int(rng.integers(n))
+    alone = floats(a[i : i + 1], b[place[i] : place[i] + 1])
+    assert alone[0][0] == alone[4][0] == best[i]
+    back = floats(b, a)
+    assert np.array_equal(back[4], best)
+
+
+def units(rows: Array) -> Float32:
+    rows = np.asarray(rows, np.float64)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def prepared(seed: int, n: int, dim: int, *, ties: bool) -> Prepared:
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-1, 2, (n, dim)).astype(np.float64) if ties else rng.normal(size=(n, dim))
+    rows[~rows.any(axis=1), 0] = 1
+    return Prepared(units(rows), "A", "uint8")
+
+
+def cosines(a: Prepared, b: Prepared) -> Float32:
+    """Whole sums times one over both lengths, in the order and precision that the kernels state."""
+    sums = a.codes[0].astype(np.int64) @ b.codes[0].astype(np.int64).T
+    return np.asarray(sums.astype(np.float32) * b.codes[1] * a.codes[1][:, None])
+
+
+def by_codes(a: Prepared, b: Prepared) -> tuple[Array, ...]:
+    return tuple(best_of_codes(a.codes[0].astype(np.float32), a.codes[1], *b.code_columns))
+
+
+def by_bytes(a: Prepared, b: Prepared) -> tuple[Array, ...]:
+    unsigned = (a.codes[0].view(np.uint8) ^ np.uint8(128)).view(np.int32)
+    return tuple(best_of_bytes(unsigned, a.codes[1], *b.byte_columns))
+
+
+@given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS, ties=st.booleans())
+def test_best_of_codes_and_of_bytes_equal_the_matrix(seed: int, n: int, m: int, dim: int, ties: bool) -> None:
+    a, b = prepared(seed, n, dim, ties=ties), prepared(seed + 1, m, dim, ties=ties)
+    found = by_codes(a, b)
+    assert_equals(found, cosines(a, b))
+    if tiles.has_byte_products():  # elsewhere there is no such instruction
+        for of_bytes, of_codes in zip(by_bytes(a, b), found, strict=True):
+            assert of_bytes.tobytes() == of_codes.tobytes()
+
+
+@pytest.mark.parametrize("dim", [1024, 1037, 1040])
+def test_sums_of_codes_are_exact_up_to_the_largest_dimension(dim: int) -> None:
+    rows = np.full((5, dim), 1 / np.sqrt(dim))  # all codes are 127: the largest sum there is
+    rows[1:3] *= -1
+    rows[3, ::2] *= -1
+    a = Prepared(rows, "A", "uint8")
+    assert np.abs(a.codes[0].astype(np.int64) @ a.codes[0].T).max() == 127 * 127 * dim
+    assert_equals(by_codes(a, a), cosines(a, a))
+    if tiles.has_byte_products():
+        assert_equals(by_bytes(a, a), cosines(a, a))
+
+
+@given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS, ties=st.booleans(), ratio=st.sampled_from([None, 0.9]))
+def test_processors_without_products_of_bytes_find_the_same_bits(
+    seed: int, n: int, m: int, dim: int, ties: bool, ratio: float | None
+) -> None:
+    a, b = prepared(seed, n, dim, ties=ties), prepared(seed + 1, m, dim, ties=ties)
+    here = match_prepared(a, b, ratio=ratio, max_distance=1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "has_byte_products", lambda: False)
+        there = match_prepared(a, b, ratio=ratio, max_distance=1.0)
+    assert here.putative.pairs.tobytes() == there.putative.pairs.tobytes()
+    assert here.putative.similarities.tobytes() == there.putative.similarities.tobytes()
+    assert here.mutual_similarities.tobytes() == there.mutual_similarities.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+@pytest.mark.parametrize("dim", [1, 3, 40])
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 65])
+def test_panels_hold_rows_as_columns(n: int, dim: int, dtype: type[np.generic]) -> None:
+    rows = (1 + np.arange(n * dim)).reshape(n, dim).astype(dtype)
+    count = -(-n // PANEL)
+    out = np.full(count * dim * PANEL, 7, dtype)
+    panels(rows, out)
+    padded = np.zeros((count * PANEL, dim), dtype)
+    padded[:n] = rows
+    expected = padded.reshape(count, PANEL, dim).transpose(0, 2, 1)
+    np.testing.assert_array_equal(out.reshape(count, dim, PANEL), expected)
+
+
+@given(seed=SEEDS, n=st.integers(0, 20), dim=DIMS, off=st.sampled_from([0.0, 0.005, 0.0199]))
+def test_unit_rows_take_out_what_a_codec_left(seed: int, n: int, dim: int, off: float) -> None:
+    rng = np.random.default_rng(seed)
+    exact = units(rng.normal(size=(n, dim))) if n else np.empty((0, dim), np.float32)
+    rows = (exact * (1 + rng.uniform(-off, off, (n, 1)))).astype(np.float32)
+    out = np.full_like(rows, np.nan)
+    assert unit_rows(rows, 2e-2, out)
+    if n:
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+        np.testing.assert_allclose(out, rows / lengths, rtol=2e-7)
+        np.testing.assert_allclose(np.linalg.norm(out.astype(np.float64), axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [0.0, 0.97, 1.03, 1e30, 3e38, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_unit_rows_refuse_what_is_none(bad: float, at: int) -> None:
+    rows = np.zeros((5, 3), np.float32)
+    rows[:, 1] = 1
+    assert unit_rows(rows, 2e-2, np.empty_like(rows))
+    rows[at, 1] = bad
+    assert not unit_rows(rows, 2e-2, np.empty_like(rows))
+
+
+@given(
+    seed=SEEDS, n=st.integers(0, 20), dim=st.sampled_from([1, 3, 4, 40, 64]), factor=st.sampled_from([0.1, 1, 9])
+)
+def test_byte_codes_are_rounded_shares_of_the_largest(seed: int, n: int, dim: int, factor: float) -> None:
+    rows = (np.random.default_rng(seed).normal(size=(n, dim)) * factor).astype(np.float32)
+    width = -(-dim // 4) * 4
+    codes, norms = np.full((n, width), 99, np.int8), np.full(n, np.nan, np.float32)
+    byte_codes(rows, codes, norms)
+    for row, code, norm in zip(rows, codes.astype(int), norms, strict=True):
+        largest = np.abs(row).max()
+        assert np.abs(code).max() == 127
+        np.testing.assert_allclose(code[:dim], row * (127 / largest), atol=0.5001)
+        assert (code[dim:] == 0).all()
+        assert norm == pytest.approx(1 / np.sqrt((code**2).sum()), rel=1e-7)

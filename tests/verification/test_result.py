@@ -1,0 +1,260 @@
+"""What an answer says beside its inliers: places, error, ratio, inverse; by hand and of matched images."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delf_engine.config import VerificationConfig, load_profile
+from delf_engine.errors import FormatError
+from delf_engine.features import LocalFeatures
+from delf_engine.verification import Verification, verify_features
+from delf_engine.verification.geometry import fundamental_residuals, pixel_frame, planar_residuals
+from delf_engine.verification.models import ESTIMATORS
+from delf_engine.verification.result import percent
+from helpers import random_features
+
+Float64 = npt.NDArray[np.float64]
+
+DEFAULT = load_profile("default").verification
+TRUTH = np.array([[0.95, 0.05, 60.0], [-0.04, 1.02, -30.0], [0.0, 0.0, 1.0]])
+NEW = ("estimator", "effective_inliers", "error_px", "probability")
+
+
+def config(model: str, estimator: str, **options: Any) -> VerificationConfig:
+    return DEFAULT.model_copy(update={"model": model, "estimator": estimator, **options})
+
+
+def pair(
+    seed: int, *, n: int = 120, shared: int = 80, size: tuple[int, int] = (2000, 1500)
+) -> tuple[LocalFeatures, LocalFeatures]:
+    """Two images, the second twice as large; the first `shared` features are in both, to about three pixels."""
+    rng = np.random.default_rng(seed)
+    a, b = random_features(rng, n, image_size=size), random_features(rng, n, image_size=size)
+    keypoints, descriptors = b.keypoints.astype(np.float64), b.descriptors.copy()
+    keypoints[:shared] = a.keypoints[:shared] @ TRUTH[:2, :2].T + TRUTH[:2, 2] + rng.normal(0, 3, (shared, 2))
+    descriptors[:shared] = a.descriptors[:shared]
+    scales = np.r_[a.scales[:shared], b.scales[shared:]]
+    large = (2 * size[0], 2 * size[1])
+    return a, LocalFeatures(2 * keypoints + 0.5, 2 * scales, b.scores, descriptors, large)  # type: ignore[arg-type]
+
+
+def residuals_in_frame(
+    found: Verification, a: LocalFeatures, b: LocalFeatures, reference_size: int | None
+) -> Float64:
+    """Those of the inliers, measured anew: the transform is carried over to the images shrunk to the reference."""
+    assert found.transform is not None
+    frames = [pixel_frame(image.image_size, reference_size) for image in (a, b)]
+    sides = []
+    for image, rows, frame in zip((a, b), found.matches.T, frames, strict=True):
+        at = np.c_[image.keypoints[rows].astype(np.float64), np.ones(len(rows))] @ frame.T
+        sides.append(at[:, :2])
+    inverse = [np.linalg.inv(frame) for frame in frames]
+    if found.model == "fundamental":
+        return fundamental_residuals(inverse[1].T @ found.transform @ inverse[0], *sides)
+    return planar_residuals(frames[1] @ found.transform @ inverse[0], *sides)
+
+
+@pytest.mark.parametrize(("model", "estimator"), list(ESTIMATORS))
+@pytest.mark.parametrize("reference_size", [None, 1024])
+def test_error_is_the_root_mean_square_of_the_inliers_residuals(
+    model: str, estimator: str, reference_size: int | None
+) -> None:
+    for seed in range(3):
+        a, b = pair(seed)
+        found = verify_features(a, b, config=config(model, estimator, reference_size=reference_size), seed=seed)
+        assert found.inliers >= 75
+        expected = residuals_in_frame(found, a, b, reference_size)
+        assert expected.max() <= 24 * (1 + 1e-9)
+        assert found.error_px == pytest.approx(np.sqrt(np.mean(expected**2)), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(("model", "estimator"), list(ESTIMATORS))
+def test_inverse_leads_back(model: str, estimator: str) -> None:
+    a, b = pair(0)
+    found = verify_features(a, b, config=config(model, estimator))
+    rows_a, rows_b = found.matches.T
+    points_a, points_b = (image.keypoints[rows].astype(np.float64) for image, rows in ((a, rows_a), (b, rows_b)))
+    assert found.transform is not None
+    assert found.inverse is not None
+    if model == "fundamental":
+        there = fundamental_residuals(found.transform, points_a, points_b)
+        np.testing.assert_allclose(fundamental_residuals(found.inverse, points_b, points_a), there, atol=1e-7)
+        return
+    mapped = np.c_[points_a, np.ones(len(points_a))] @ found.transform.T
+    back = np.c_[mapped[:, :2] / mapped[:, 2:], np.ones(len(points_a))] @ found.inverse.T
+    np.testing.assert_allclose(back[:, :2] / back[:, 2:], points_a, atol=1e-6)
+    assert found.inverse[2, 2] == 1
+
+
+@pytest.mark.parametrize(("model", "estimator"), list(ESTIMATORS))
+def test_effective_inliers_are_places(model: str, estimator: str) -> None:
+    a, b = pair(1)
+    found = verify_features(a, b, config=config(model, estimator))
+    places = []
+    for image, rows in zip((a, b), found.matches.T, strict=True):
+        s = 1024 / max(image.image_size)
+        framed = (image.keypoints[rows].astype(np.float64) + 0.5) * s  # from the corner of the first pixel
+        places.append(len({(int(x // 24), int(y // 24)) for x, y in framed}))
+    assert found.effective_inliers == min(places) <= found.inliers
+    assert found.inlier_ratio == found.inliers / found.putative
+
+
+def test_many_matches_of_one_spot_are_few_places(rng: np.random.Generator) -> None:
+    a = random_features(rng, 60, image_size=(1000, 800))
+    close = a.keypoints.copy()
+    close[:50] = rng.uniform([500, 400], [520, 420], (50, 2))
+    a = LocalFeatures(close, a.scales, a.scores, a.descriptors, a.image_size)
+    found = verify_features(a, a)
+    assert found.inliers == 60
+    assert 2 <= found.effective_inliers <= 14
+
+
+def test_without_a_fit_there_is_no_error(rng: np.random.Generator) -> None:
+    for n in (0, 1, 3):
+        a = random_features(rng, n)
+        found = verify_features(a, a)
+        assert (found.error_px, found.effective_inliers, found.inverse, found.probability) == (None, 0, None, None)
+        assert found.inlier_ratio == 0
+
+
+def answer(**changes: Any) -> Verification:
+    values: dict[str, Any] = {
+        "model": "affine",
+        "transform": TRUTH,
+        "matches": [[0, 3], [2, 1]],
+        "similarities": [0.9, 0.8],
+        "putative": 8,
+        "residual_px": 24.0,
+        "reference_size": 1024,
+        "min_inliers": 2,
+        "similarity": 4.5,
+        "exponent": 2.0,
+    }
+    return Verification(**{**values, **changes})
+
+
+def test_by_hand() -> None:
+    assert answer().inlier_ratio == 0.25
+    assert answer(putative=0, matches=[], similarities=[]).inlier_ratio == 0
+    assert answer().effective_inliers == 2
+    assert answer(effective_inliers=1).effective_inliers == 1
+    assert (answer().estimator, answer().error_px, answer().probability) == ("ransac", None, None)
+    assert answer(transform=None).inverse is None
+    F = np.arange(9.0).reshape(3, 3)
+    inverse = answer(model="fundamental", transform=F).inverse
+    assert inverse is not None
+    assert inverse.tolist() == F.T.tolist()
+    for changes in (
+        {"estimator": "exhaustive"},
+        {"effective_inliers": 1},
+        {"error_px": 1.0},
+        {"probability": 0.5},
+    ):
+        assert answer(**changes) != answer()
+
+
+@given(seed=st.integers(0, 10**6), perspective=st.sampled_from([0.0, 1e-4]))
+def test_inverse_of_a_planar_transform_is_one_of_customary_scale(seed: int, perspective: float) -> None:
+    rng = np.random.default_rng(seed)
+    H = np.eye(3) + rng.uniform(-0.2, 0.2, (3, 3))
+    H[:2, 2] = rng.uniform(-1000, 1000, 2)
+    H[2] = [*rng.uniform(-perspective, perspective, 2), 1]
+    inverse = answer(model="homography", transform=H).inverse
+    assert inverse is not None
+    assert inverse[2, 2] == 1
+    product = inverse @ H
+    np.testing.assert_allclose(product / product[2, 2], np.eye(3), atol=1e-9)
+    twice = answer(model="homography", transform=inverse).inverse
+    assert twice is not None
+    np.testing.assert_allclose(twice, H, rtol=1e-9, atol=1e-9)
+
+
+def test_the_origin_of_b_may_lie_on_the_horizon() -> None:
+    H = np.array([[1.0, 0, 0], [0, 1, 0], [0.01, 0, 1]]) @ np.array([[1.0, 0, 100], [0, 1, 0], [0, 0, 1]])
+    H = np.linalg.inv(H / H[2, 2])
+    H[2, 2] = 0  # x = 0 goes to infinity
+    inverse = answer(model="homography", transform=H).inverse
+    assert inverse is not None
+    product = inverse @ H
+    np.testing.assert_allclose(product / product[2, 2], np.eye(3), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [
+        (0.0, "0.0 %"),
+        (1.0, "100.0 %"),
+        (0.5, "50.0 %"),
+        (0.997, "99.7 %"),
+        (0.9994, "99.9 %"),
+        (0.9996, "> 99.9 %"),
+        (1 - 1e-16, "> 99.9 %"),
+        (0.0004, "< 0.1 %"),
+        (5e-324, "< 0.1 %"),
+        (0.0006, "0.1 %"),
+    ],
+)
+def test_percent_never_looks_surer_than_it_is(probability: float, text: str) -> None:
+    assert percent(probability) == text
+
+
+def test_probability_is_printed() -> None:
+    sure = answer(probability=0.99999, error_px=3.25, effective_inliers=2)
+    assert str(sure).endswith(", probability > 99.9 %")
+    html = sure._repr_html_()
+    for text in ("&gt; 99.9 %", "3.2 px", "2 places"):
+        assert text in html
+    assert "not calibrated" in answer()._repr_html_()
+
+
+@given(
+    effective=st.integers(0, 2),
+    error=st.one_of(st.none(), st.floats(0, 1e9)),
+    probability=st.one_of(st.none(), st.floats(0, 1)),
+    estimator=st.sampled_from(sorted({estimator for _, estimator in ESTIMATORS})),
+)
+def test_all_fields_survive_json(
+    effective: int, error: float | None, probability: float | None, estimator: str
+) -> None:
+    found = answer(effective_inliers=effective, error_px=error, probability=probability, estimator=estimator)
+    values = json.loads(json.dumps(found.to_dict()))
+    again = Verification.from_dict(values)
+    assert again == found
+    for name in NEW:
+        assert getattr(again, name) == getattr(found, name) == values[name]
+    assert (values["inlier_ratio"], values["same"]) == (0.25, True)
+
+
+def test_answers_of_older_versions_are_read() -> None:
+    values = answer().to_dict()
+    old = {key: value for key, value in values.items() if key not in (*NEW, "inlier_ratio")}
+    assert Verification.from_dict(json.loads(json.dumps(old))) == answer()
+    for name in NEW:  # whichever of them is missing
+        assert Verification.from_dict({k: v for k, v in values.items() if k != name}) == answer()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"error_px": "near"},
+        {"error_px": [1.0]},
+        {"probability": "likely"},
+        {"probability": 1.5},
+        {"probability": -0.1},
+        {"effective_inliers": None},
+        {"reference_size": "large"},
+        {"transform": [[1, 2], [3, 4]]},
+        {"transform": "none"},
+        {"similarities": [1.0]},
+    ],
+)
+def test_damaged_fields_are_refused(damage: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match="not a verification"):
+        Verification.from_dict({**answer().to_dict(), **damage})
