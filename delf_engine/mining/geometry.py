@@ -11,8 +11,8 @@ import numpy.typing as npt
 from delf_engine.config import VerificationConfig
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import Verification
-from delf_engine.verification.geometry import pixel_frame, planar_residuals, plausible
 from delf_engine.verification.fits import Fit
+from delf_engine.verification.geometry import pixel_frame, planar_residuals, plausible
 from delf_engine.verification.models import estimate
 
 __all__ = ["PairGeometry", "fit_pair", "near_duplicate"]
