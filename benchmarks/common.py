@@ -22,7 +22,16 @@ from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
 from delf_engine.storage import FeatureStore
 
-__all__ = ["cached_features", "data_folder", "machine", "print_table", "rank_features", "sub_rparis", "write_json"]
+__all__ = [
+    "cached_features",
+    "data_folder",
+    "machine",
+    "print_markdown",
+    "print_table",
+    "rank_features",
+    "sub_rparis",
+    "write_json",
+]
 
 #: A query of Sub-RParis with only two positives among the photographs at hand; its definition leaves it out.
 _LEFT_OUT = "paris_defense_000038"
@@ -94,6 +103,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console = Console(width=max(120, Console().width), highlight=False)
     console.print(title)
     console.print(table)
+
+
+def print_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to standard output as Markdown, in lines of any length; the first column is text."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    print(f"\n{title}\n")
+    for line in lines:
+        print("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |")
 
 
 def machine() -> dict[str, Any]:

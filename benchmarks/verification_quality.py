@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import data_folder, print_table, rank_features, sub_rparis, write_json
+from common import data_folder, print_markdown, rank_features, sub_rparis, write_json
 from delf_engine import Extractor, LocalFeatures, load_profile
 from delf_engine.config import RankingConfig, VerificationConfig
 from delf_engine.evaluation import SETUPS, GroundTruth
@@ -177,14 +177,14 @@ def _print(rows: Mapping[str, Row], differences: Sequence[Mapping[str, Any]], ti
         ]
         for name, row in rows.items()
     ]
-    print_table(title, columns, table)
+    print_markdown(title, columns, table)
     gaps = [
         [d["row"], *(with_interval(*(d[s][k] for k in ("difference", "low", "high")), sign="+") for s in SETUPS)]
         for d in differences
     ]
     if gaps:
         columns = [f"best rows - {_FIRST}", *(f"{s.capitalize()} [95 %]" for s in SETUPS)]
-        print_table("Differences of mAP, paired over queries", columns, gaps)
+        print_markdown("Differences of mAP, paired over queries", columns, gaps)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

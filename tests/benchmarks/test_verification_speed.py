@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> Path:
 
 
 @given(st.integers(2, 120), st.integers(1, 9000), st.integers(1, 300))
-def test_pairs_are_of_different_images_and_evenly_thinned(images: int, asked: int, few: int) -> None:
+def test_pairs_are_of_different_images_and_thinned(images: int, asked: int, few: int) -> None:
     ids = [str(i) for i in range(images)]
     lists = verification.neighbours(ids, asked)
     pairs = [(q, i) for q, found in lists.items() for i in found]
@@ -74,7 +74,8 @@ def test_pairs_are_of_different_images_and_evenly_thinned(images: int, asked: in
     most = min(70, images, asked) * (images - 1)
     assert min(asked, most) <= len(pairs) < min(asked, most) + len(lists) or len(pairs) == most
     some = [(q, i) for q, found in verification.thinned(lists, few).items() for i in found]
-    assert some == pairs[:: max(1, len(pairs) // few)]
+    assert len(some) == min(few, len(pairs))
+    assert some == [pair for pair in pairs if pair in set(some)]
 
 
 @pytest.mark.parametrize("peer", PEERS)
@@ -128,7 +129,7 @@ def test_a_row_for_each_contender_and_part(tmp_path: Path, capsys: pytest.Captur
     result = json.loads(out.read_text())
     assert list(result["rows"]) == [*PEERS, "delf", "accurate", "default", "fast"]
     for name, row in result["rows"].items():
-        assert row["pairs"] == (10 if name in PEERS else 20)  # every second of 5 x 4
+        assert row["pairs"] == (8 if name in PEERS else 20)  # of 5 x 4
         assert row["mean_inliers"] > 20
         assert min(row["one"], row["all"], row["ratio"]["one"], row["ratio"]["all"]) > 0
     assert result["rows"][next(iter(PEERS))]["ratio"] == {"one": 1, "all": 1}
