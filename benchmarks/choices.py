@@ -1,16 +1,15 @@
-"""The evidence behind the defaults: scales and input size, geometric model and threshold.
+"""The evidence behind the defaults: scales and input size.
 
-    python benchmarks/choices.py scales | verification [--data DIR] [--seeds 3]
+    python benchmarks/choices.py scales [--data DIR] [--seeds 3]
 
-Each table is measured on Sub-RParis (a development set: nothing was trained on it, these choices were compared on
-it). `codebook_size.py` has the size of the codebook; `decision.py` fixes the threshold of "same place" on other
-photographs.
+The table is measured on Sub-RParis (a development set: nothing was trained on it, these choices were compared on
+it). `verification_quality.py` has the geometric model and its threshold, `codebook_size.py` the size of the
+codebook; `decision.py` fixes the threshold of "same place" on other photographs.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,14 +40,14 @@ _SCALES: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Measure one table, print it, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["scales", "verification"])
-    parser.add_argument("--data", help="folder that holds paris/, photos/ and revisited/")
+    parser.add_argument("table", choices=["scales"])
+    parser.add_argument("--data", help="folder that holds paris/ and revisited/")
     parser.add_argument("--model", default="delf-r18")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path("out/cache"))
     args = parser.parse_args()
     data = data_folder(args.data)
-    {"scales": _scales, "verification": _verification}[args.table](args, data)
+    _scales(args, data)
 
 
 def _scales(args: argparse.Namespace, data: Path) -> None:
@@ -68,30 +67,6 @@ def _scales(args: argparse.Namespace, data: Path) -> None:
     ]
     print_table(f"Sub-RParis by scales ({args.model})", columns, table)
     write_json(Path("out/choices_scales.json"), {"model": args.model, "rows": rows})
-
-
-def _verification(args: argparse.Namespace, data: Path) -> None:
-    truth = sub_rparis(data)
-    profile = load_profile()
-    queries, gallery, _ = _extracted(args, data, truth, profile.extraction)
-    settings = [
-        *itertools.product(("affine", "homography"), (8.0, 12.0, 16.0, 24.0, 32.0, 40.0)),
-        *itertools.product(("fundamental",), (4.0, 8.0, 16.0)),
-    ]
-    rows = {}
-    for model, pixels in settings:
-        config = profile.verification.model_copy(update={"model": model, "residual_px": pixels})
-        start = time.perf_counter()
-        figures = _verified(queries, gallery, truth, config, args.seeds)
-        pairs = len(queries) * len(gallery) * args.seeds
-        rows[f"{model}, {pixels:g} px"] = {**figures, "ms_a_pair": 1000 * (time.perf_counter() - start) / pairs}
-    columns = ["model and residual", "Medium / Hard", "spread over seeds", "ms a pair"]
-    table = [
-        [name, _pair(row), f"{row['medium_spread']:.1f} / {row['hard_spread']:.1f}", f"{row['ms_a_pair']:.1f}"]
-        for name, row in rows.items()
-    ]
-    print_table(f"Sub-RParis, every image verified ({args.model}, {args.seeds} seeds)", columns, table)
-    write_json(Path("out/choices_verification.json"), {"model": args.model, "seeds": args.seeds, "rows": rows})
 
 
 def _extracted(

@@ -28,6 +28,7 @@ __all__ = [
     "cached_features",
     "data_folder",
     "machine",
+    "print_markdown",
     "print_table",
     "rank_features",
     "sub_rparis",
@@ -113,6 +114,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console = Console(width=max(120, Console().width), highlight=False)
     console.print(title)
     console.print(table)
+
+
+def print_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to standard output as Markdown, in lines of any length; the first column is text."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    print(f"\n{title}\n")
+    for line in lines:
+        print("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |")
 
 
 def machine() -> dict[str, Any]:

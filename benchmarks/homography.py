@@ -33,6 +33,7 @@ from delf_engine.verification import match_descriptors
 
 __all__ = [
     "PlanarPair",
+    "Size",
     "homography_pairs",
     "matching_figures",
     "planar_figures",

@@ -19,7 +19,7 @@ from delf_engine.evaluation.bootstrap import Comparison, paired_bootstrap
 from delf_engine.reranking import rank_verified, rerank_batch
 from delf_engine.verification import Verification
 
-__all__ = ["RULES", "Pass", "compare", "ranked_by_rules", "row_of", "verify_all"]
+__all__ = ["RULES", "Pass", "compare", "ranked_by_rules", "ranker_of", "row_of", "verify_all"]
 
 RULES: tuple[Literal["inliers", "weighted", "similarity"], ...] = ("inliers", "weighted", "similarity")
 
@@ -42,7 +42,7 @@ class Pass:
     ranking : RankingConfig
         Its exponent is that of the verifications.
     seconds_a_pair : float
-        Wall-clock time, on all cores.
+        As the maker of the pass measures it: `verify_all` by the clock on all cores.
     """
 
     seeds: Sequence[Mapping[str, Mapping[str, Verification]]]
@@ -112,14 +112,19 @@ def ranked_by_rules(first: Scored, done: Pass, truth: GroundTruth, *, top_n: int
     pairs = len(next(iter(first.values()))) if top_n is None else top_n
     for score in RULES:
         ranking = done.ranking.model_copy(update={"score": score, "blend": _BLEND if score == "weighted" else 0.0})
-        rankers = [_ranker(first, found, ranking, top_n) for found in done.seeds]
+        rankers = [ranker_of(first, found, ranking, top_n) for found in done.seeds]
         rows[score] = row_of(truth, rankers, pairs * done.seconds_a_pair)
     return rows
 
 
-def _ranker(
-    first: Scored, found: Mapping[str, Mapping[str, Verification]], ranking: RankingConfig, top_n: int | None
+def ranker_of(
+    first: Scored,
+    found: Mapping[str, Mapping[str, Verification]],
+    ranking: RankingConfig,
+    top_n: int | None = None,
 ) -> Ranker:
+    """Return what ranks by one rule and one seed's verifications; parameters are those of `ranked_by_rules`."""
+
     def rank(query: str, junk: set[str]) -> list[str]:
         candidates = [entry for entry in first[query] if entry[0] not in junk]
         verified = {image_id: found[query][image_id] for image_id, _ in candidates[:top_n]}

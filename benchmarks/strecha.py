@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +33,15 @@ __all__ = [
     "BINS",
     "SCORES",
     "Accepted",
+    "Camera",
     "Pair",
     "View",
     "accepted_shares",
     "bootstrap_shares",
+    "epipolar_distances",
+    "fundamental_between",
     "labelled_pairs",
+    "load_cameras",
     "load_views",
     "pair_scores",
     "weighted_score",
@@ -45,6 +49,7 @@ __all__ = [
 ]
 
 Float64 = npt.NDArray[np.float64]
+T = TypeVar("T")
 Kind = Literal["same", "different", "castle / entry", "fountain / these"]
 
 #: Ends of the bins of angles between viewing directions, in degrees.
@@ -60,6 +65,22 @@ class View(NamedTuple):
     scene: str
     name: str
     direction: Float64
+
+
+class Camera(NamedTuple):
+    """Where a photograph was taken from: x ~ K R^T (X - C), pixels of the image and points of the scene.
+
+    Attributes
+    ----------
+    K : (3, 3) float64
+    R : (3, 3) float64
+        From the camera's coordinates to the scene's.
+    C : (3,) float64
+    """
+
+    K: Float64
+    R: Float64
+    C: Float64
 
 
 class Pair(NamedTuple):
@@ -95,18 +116,68 @@ def load_views(folder: Path) -> list[View]:
     DataError
         If there is no scene, or a file of cameras cannot be read.
     """
-    views = []
+    # A camera looks along its third axis.
+    return [
+        View(scene, name, direction)
+        for scene, name, direction in _read_scenes(
+            folder, lambda camera: np.array(camera["R_cam_to_world"], np.float64)[:, 2]
+        )
+    ]
+
+
+def load_cameras(folder: Path) -> dict[str, Camera]:
+    """Return the cameras of all scenes by id of the photograph; errors are those of `load_views`."""
+
+    def camera_of(values: Mapping[str, Any]) -> Camera:
+        K, R = (np.array(values[key], np.float64).reshape(3, 3) for key in ("K", "R_cam_to_world"))
+        return Camera(K, R, np.array(values["C"], np.float64).reshape(3))
+
+    return {name: camera for _, name, camera in _read_scenes(folder, camera_of)}
+
+
+def _read_scenes(folder: Path, read: Callable[[Mapping[str, Any]], T]) -> list[tuple[str, str, T]]:
+    """Return scene, id and what `read` makes of its camera, for all photographs in order."""
+    found = []
     for path in sorted(folder.glob("*/cameras.json")):
+        scene = path.parent.name
         try:
             for name, camera in sorted(json.loads(path.read_text(encoding="utf-8")).items()):
-                # A camera looks along its third axis.
-                direction = np.array(camera["R_cam_to_world"], np.float64)[:, 2]
-                views.append(View(path.parent.name, f"{path.parent.name}/{name}", direction))
-        except (OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+                found.append((scene, f"{scene}/{name}", read(camera)))
+        except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: not a file of cameras: {type(error).__name__}: {error}") from error
-    if not views:
+    if not found:
         raise DataError(f"{folder}: no scene; folders with photographs and a cameras.json were expected")
-    return views
+    return found
+
+
+def fundamental_between(a: Camera, b: Camera) -> Float64:
+    """Return the fundamental matrix of two cameras, x_B^T F x_A = 0 (Hartley and Zisserman, 9.2.2).
+
+    Returns
+    -------
+    (3, 3) float64
+        Of Frobenius norm 1; all zeros for cameras at one place, which fix none.
+    """
+    turn, (x, y, z) = b.R.T @ a.R, b.R.T @ (a.C - b.C)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    F = np.linalg.inv(b.K).T @ cross @ turn @ np.linalg.inv(a.K)
+    return np.asarray(F / max(float(np.linalg.norm(F)), np.finfo(float).tiny))
+
+
+def epipolar_distances(F: Float64, a: npt.ArrayLike, b: npt.ArrayLike) -> Float64:
+    """Return how far each match lies from its epipolar lines, in pixels, averaged over both images.
+
+    Parameters
+    ----------
+    F : (3, 3) float64
+        x_B^T F x_A = 0.
+    a, b : (N, 2) float
+        Matched points.
+    """
+    in_a, in_b = (np.c_[np.asarray(points, np.float64), np.ones(len(np.asarray(points)))] for points in (a, b))
+    lines_b, lines_a = in_a @ F.T, in_b @ F
+    error = np.abs((in_b * lines_b).sum(axis=1))
+    return np.asarray(sum(error / np.linalg.norm(lines[:, :2], axis=1) for lines in (lines_a, lines_b)) / 2)
 
 
 def labelled_pairs(views: Sequence[View]) -> list[Pair]:

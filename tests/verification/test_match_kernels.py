@@ -14,10 +14,12 @@ from delf_engine import tiles
 from delf_engine.verification import Prepared, match_prepared
 from delf_engine.verification.match_kernels import (
     PANEL,
+    are_unit,
     best_of_bytes,
     best_of_codes,
     best_of_floats,
     byte_codes,
+    byte_panels,
     panels,
     unit_rows,
 )
@@ -73,9 +75,7 @@ def whole_rows(seed: int, n: int, dim: int, *, ties: bool) -> Float32:
 
 
 def floats(a: Float32, b: Float32) -> tuple[Array, ...]:
-    columns = np.full(-(-len(b) // PANEL) * b.shape[1] * PANEL, np.nan, np.float32)
-    panels(b, columns)
-    bias = np.where(np.arange(-(-len(b) // PANEL) * PANEL) < len(b), 0, -np.inf).astype(np.float32)
+    columns, bias = panels(b, np.float32(-np.inf))
     return tuple(best_of_floats(a, columns, len(b), bias))
 
 
@@ -195,18 +195,32 @@ def test_processors_without_products_of_bytes_find_the_same_bits(
     assert here.mutual_similarities.tobytes() == there.mutual_similarities.tobytes()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
 @pytest.mark.parametrize("dim", [1, 3, 40])
 @pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 65])
-def test_panels_hold_rows_as_columns(n: int, dim: int, dtype: type[np.generic]) -> None:
-    rows = (1 + np.arange(n * dim)).reshape(n, dim).astype(dtype)
+def test_panels_hold_rows_as_columns(n: int, dim: int) -> None:
+    rows = (1 + np.arange(n * dim)).reshape(n, dim).astype(np.float32)
+    out, bias = panels(rows, np.float32(-3))
     count = -(-n // PANEL)
-    out = np.full(count * dim * PANEL, 7, dtype)
-    panels(rows, out)
-    padded = np.zeros((count * PANEL, dim), dtype)
+    padded = np.zeros((count * PANEL, dim), np.float32)
     padded[:n] = rows
     expected = padded.reshape(count, PANEL, dim).transpose(0, 2, 1)
     np.testing.assert_array_equal(out.reshape(count, dim, PANEL), expected)
+    assert bias.tolist() == [0.0] * n + [-3.0] * (count * PANEL - n)
+
+
+@pytest.mark.parametrize("dim", [1, 4, 5, 40])
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 65])
+def test_byte_panels_hold_four_codes_side_by_side(n: int, dim: int) -> None:
+    rows = np.random.default_rng(n).normal(size=(n, dim)).astype(np.float32)
+    codes, norms = byte_codes(rows)
+    out, bias, ends = byte_panels(codes, norms)
+    count, width = -(-n // PANEL), codes.shape[1]
+    padded = np.zeros((count * PANEL, width), np.int8)
+    padded[:n] = codes
+    expected = padded.reshape(count, PANEL, width // 4, 4).transpose(0, 2, 1, 3)
+    np.testing.assert_array_equal(out.reshape(count, width // 4, PANEL, 4), expected)
+    assert bias.tolist() == [*(-128 * codes.astype(int).sum(axis=1)).tolist(), *[1] * (count * PANEL - n)]
+    assert ends.tolist() == [*norms.tolist(), *[-np.inf] * (count * PANEL - n)]
 
 
 @given(seed=SEEDS, n=st.integers(0, 20), dim=DIMS, off=st.sampled_from([0.0, 0.005, 0.0199]))
@@ -214,8 +228,8 @@ def test_unit_rows_take_out_what_a_codec_left(seed: int, n: int, dim: int, off: 
     rng = np.random.default_rng(seed)
     exact = units(rng.normal(size=(n, dim))) if n else np.empty((0, dim), np.float32)
     rows = (exact * (1 + rng.uniform(-off, off, (n, 1)))).astype(np.float32)
-    out = np.full_like(rows, np.nan)
-    assert unit_rows(rows, 2e-2, out)
+    assert are_unit(rows, 2e-2)
+    out = unit_rows(rows)
     if n:
         lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
         np.testing.assert_allclose(out, rows / lengths, rtol=2e-7)
@@ -224,12 +238,12 @@ def test_unit_rows_take_out_what_a_codec_left(seed: int, n: int, dim: int, off: 
 
 @pytest.mark.parametrize("bad", [0.0, 0.97, 1.03, 1e30, 3e38, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [0, 2, 4])
-def test_unit_rows_refuse_what_is_none(bad: float, at: int) -> None:
+def test_what_is_not_of_unit_length_is_told(bad: float, at: int) -> None:
     rows = np.zeros((5, 3), np.float32)
     rows[:, 1] = 1
-    assert unit_rows(rows, 2e-2, np.empty_like(rows))
+    assert are_unit(rows, 2e-2)
     rows[at, 1] = bad
-    assert not unit_rows(rows, 2e-2, np.empty_like(rows))
+    assert not are_unit(rows, 2e-2)
 
 
 @given(
@@ -237,9 +251,8 @@ def test_unit_rows_refuse_what_is_none(bad: float, at: int) -> None:
 )
 def test_byte_codes_are_rounded_shares_of_the_largest(seed: int, n: int, dim: int, factor: float) -> None:
     rows = (np.random.default_rng(seed).normal(size=(n, dim)) * factor).astype(np.float32)
-    width = -(-dim // 4) * 4
-    codes, norms = np.full((n, width), 99, np.int8), np.full(n, np.nan, np.float32)
-    byte_codes(rows, codes, norms)
+    codes, norms = byte_codes(rows)
+    assert codes.shape == (n, -(-dim // 4) * 4)
     for row, code, norm in zip(rows, codes.astype(int), norms, strict=True):
         largest = np.abs(row).max()
         assert np.abs(code).max() == 127

@@ -1,0 +1,148 @@
+"""The benchmark of speed at a size that takes no time: pairs, peers, parts and the table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import verification_peers
+from delf_engine import LocalFeatures, load_profile
+from delf_engine.errors import DataError
+from delf_engine.storage import FeatureStore
+from delf_engine.verification import match_descriptors
+from helpers import random_features
+from verification_parts import medians
+from verification_peers import PEERS, run_all, run_one
+
+
+def _benchmark() -> Any:
+    """Import benchmarks/verification.py by its path: the name is that of a folder of tests."""
+    path = Path(verification_peers.__file__).with_name("verification.py")
+    spec = importlib.util.spec_from_file_location("benchmark_of_verification", path)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+verification = _benchmark()
+SETTINGS = load_profile("accurate").verification
+
+
+def seen_again(rng: np.random.Generator, of: LocalFeatures, shared: int) -> LocalFeatures:
+    """An image whose first features are those of another, moved."""
+    image = random_features(rng, len(of))
+    keypoints, descriptors = image.keypoints.copy(), image.descriptors.copy()
+    keypoints[:shared] = of.keypoints[:shared] * np.float32(0.8) + np.float32([30, 10])
+    descriptors[:shared] = of.descriptors[:shared]
+    return LocalFeatures(keypoints, image.scales, image.scores, descriptors, image.image_size)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(2)
+    first = random_features(rng, 60)
+    images = {
+        "a": first,
+        "b": seen_again(rng, first, 40),
+        "c": random_features(rng, 60),
+        "few": random_features(rng, 2),
+        "none": LocalFeatures.empty((640, 480), 40),
+    }
+    with FeatureStore.create(tmp_path / "store", dim=40, codec="float32") as made:
+        made.put_many(images.items())
+    return tmp_path / "store"
+
+
+@given(st.integers(2, 120), st.integers(1, 9000), st.integers(1, 300))
+def test_pairs_are_of_different_images_and_thinned(images: int, asked: int, few: int) -> None:
+    ids = [str(i) for i in range(images)]
+    lists = verification.neighbours(ids, asked)
+    pairs = [(q, i) for q, found in lists.items() for i in found]
+    assert len(set(pairs)) == len(pairs) >= 1
+    assert all(q != i for q, i in pairs)
+    assert len({len(found) for found in lists.values()}) == 1
+    assert len(lists) <= 70
+    most = min(70, images, asked) * (images - 1)
+    assert min(asked, most) <= len(pairs) < min(asked, most) + len(lists) or len(pairs) == most
+    some = [(q, i) for q, found in verification.thinned(lists, few).items() for i in found]
+    assert len(some) == min(few, len(pairs))
+    assert some == [pair for pair in pairs if pair in set(some)]
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_peers_find_what_is_there(store: Path, peer: str) -> None:
+    lists = {"a": ["b", "c", "few", "none"], "few": ["none"]}
+    with FeatureStore.open(store, readonly=True) as opened:
+        seen, other, few, none, nothing = run_one(peer, opened, lists, SETTINGS)
+    assert 38 <= seen <= 45
+    assert other < 20
+    assert few <= 4
+    assert (none, nothing) == (0, 0)
+    assert run_all(peer, store, {"a": ["b"], "few": ["none"]}, SETTINGS, 2)[1] == 0
+
+
+def test_the_published_matches_are_ours_of_the_profile_delf(store: Path) -> None:
+    """What scipy's tree finds within 0.8, the matcher finds from B to A without the mutual test."""
+    from scipy.spatial import cKDTree
+
+    with FeatureStore.open(store, readonly=True) as opened:
+        a, b = opened.get("a"), opened.get("b")
+    _, rows = cKDTree(a.descriptors).query(b.descriptors, distance_upper_bound=0.8)
+    found = match_descriptors(b.descriptors, a.descriptors, mutual=False, max_distance=0.8).pairs
+    near = np.flatnonzero(rows < len(a))
+    assert found.tolist() == np.stack([near, rows[near]], axis=1).tolist()
+
+
+def test_without_scikit_image_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.measure", None)
+    a = random_features(np.random.default_rng(0), 5)
+    with pytest.raises(verification_peers.ConfigError, match=r"delf-engine\[published\]"):
+        verification_peers.published_path(a, a, SETTINGS)
+
+
+def test_runs_take_turns() -> None:
+    order: list[str] = []
+    found = medians({name: (lambda name=name: order.append(name)) for name in "abc"}, 2)  # type: ignore[misc]
+    assert "".join(order) == "abc" + "abc" + "bca"
+    assert set(found) == set("abc")
+    assert min(found.values()) >= 0
+
+
+def test_a_row_for_each_contender_and_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(4)
+    first = random_features(rng, 50)
+    with FeatureStore.create(tmp_path / "store", dim=40, codec="float32") as made:
+        made.put_many((str(i), seen_again(rng, first, 30)) for i in range(5))
+        made.put("short", random_features(rng, 49))
+    out = tmp_path / "out.json"
+    given_options = ["--features", str(tmp_path / "store"), "--quick", "--out", str(out)]
+    verification.main([*given_options, "--each", "50"])
+    result = json.loads(out.read_text())
+    assert list(result["rows"]) == [*PEERS, "delf", "accurate", "default", "fast"]
+    for name, row in result["rows"].items():
+        assert row["pairs"] == (8 if name in PEERS else 20)  # of 5 x 4
+        assert row["mean_inliers"] > 20
+        assert min(row["one"], row["all"], row["ratio"]["one"], row["ratio"]["all"]) > 0
+    assert result["rows"][next(iter(PEERS))]["ratio"] == {"one": 1, "all": 1}
+    parts = result["parts_us"]
+    assert {name for name in parts if name.startswith("default")} == {
+        f"default: {part}"
+        for part in ("preparing", "kernel", "matching", "selecting", "estimating", "answer", "whole pair")
+    }
+    assert result["blas_gflops"] > 0
+    printed = capsys.readouterr().out
+    assert "OpenCV, MAGSAC++" in printed
+    assert "GFLOP/s" in printed
+    with pytest.raises(DataError, match="0 images with 1000 features"):
+        verification.main(given_options)
+    with pytest.raises(SystemExit):
+        verification.main([*given_options, "--pairs", "0"])
