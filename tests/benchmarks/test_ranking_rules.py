@@ -73,7 +73,7 @@ def test_rules_of_one_pass_equal_reranking_by_each_rule(
                 images,
                 config=RerankingConfig(top_n=top_n or len(images)),
                 verification=VERIFICATION,
-                ranking=RANKING.model_copy(update={"score": score}),
+                ranking=RANKING.model_copy(update={"score": score, "blend": 0.3 if score == "weighted" else 0.0}),
                 seed=seed,
             )
             rankings.append([hit.id for hit in hits])

@@ -1,1 +1,1 @@
-"""A package, so that `index.kinds` is what tests import, and not the benchmark of the same name."""
+"""A package, so that its name is not that of the benchmark."""
