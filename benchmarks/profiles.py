@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import by_homography, data_folder, print_table, rank_features, sub_rparis, write_json
+from common import data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
 from delf_engine.config import Profile
 from delf_engine.evaluation import GroundTruth
@@ -62,7 +62,7 @@ def _row(model: str, name: str, truth: GroundTruth, data: Path, args: argparse.N
     done = verify_all(
         queries,
         gallery,
-        verification=by_homography(profile.verification),
+        verification=profile.verification,
         ranking=ranking,
         seeds=args.seeds,
         title=f"{model}, {name}",
