@@ -73,10 +73,11 @@ class QueryRun:
             return ()
         if self._end is None and self.seconds is not None:  # the first chunk starts the clock
             self._end = time.monotonic() + self.seconds
+        settled = self.stepwise and self.settled(self.verified, self._next)
         late = self._end is not None and self._next > 0 and time.monotonic() >= self._end
-        if late or (self.stepwise and self.settled(self.verified, self._next)):
+        if settled or late:
             self._left = len(self.ids) - self._next
-            self.late = self._left if late else 0
+            self.late = 0 if settled else self._left
             self._next = len(self.ids)
             return ()
         chunk = self.ids[self._next : self._next + _CHUNK]
@@ -98,6 +99,11 @@ class QueryRun:
     def left(self) -> int:
         """How many pairs were never begun, once it is done."""
         return self._left
+
+    @property
+    def missing(self) -> list[str]:
+        """Candidates that had no features, once it is done."""
+        return [name for name in self.ids[: len(self.ids) - self._left] if name not in self.verified]
 
 
 def needs_processes(config: VerificationConfig) -> bool:
@@ -124,11 +130,11 @@ def run_queries(
         Called with a number of pairs that are done with, in this thread.
     """
     coming = iter(runs)
-    with _executor(task.config, workers) as executor:
+    at_work: dict[Future[list[Verification]], tuple[QueryRun, list[str], int]] = {}
+    with _executor(task.config, workers) as executor, _dropped(at_work):
         local = isinstance(executor, (_Here, ThreadPoolExecutor))
         active: list[QueryRun] = []
         prepared: dict[int, Any] = {}
-        at_work: dict[Future[list[Verification]], tuple[QueryRun, list[str], int]] = {}
         while begun := list(_begun(active, coming, _QUERIES * workers)):
             for run in begun:
                 if id(run) not in prepared:
@@ -180,6 +186,16 @@ class _Here(Executor):
 
 
 @contextmanager
+def _dropped(at_work: Iterable[Future[Any]]) -> Iterator[None]:
+    """Cancel what still waits at the end: after an error or Ctrl-C, as otherwise nothing does."""
+    try:
+        yield
+    finally:
+        for future in at_work:
+            future.cancel()
+
+
+@contextmanager
 def _executor(config: VerificationConfig, workers: int) -> Iterator[Executor]:
     if workers == 1:
         yield _Here()
@@ -189,7 +205,8 @@ def _executor(config: VerificationConfig, workers: int) -> Iterator[Executor]:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         executor = get_reusable_executor(max_workers=workers, env=threads)
         with ExitStack() as if_interrupted:
-            if_interrupted.callback(executor.shutdown, kill_workers=True)
+            # Not by killing: loky's own thread would then stumble over what still waits. What runs is short.
+            if_interrupted.callback(executor.shutdown)
             yield executor
             if_interrupted.pop_all()  # otherwise the processes stay for the next call
     else:
