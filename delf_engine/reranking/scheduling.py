@@ -7,10 +7,11 @@ BLAS thread each. The caller alone reads features.
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = ["QueryRun", "Task", "needs_processes", "run_queries"]
 _CHUNK = 10  # pairs a worker verifies at a time
 _WAITING = 4  # chunks each worker has waiting or at work
 _QUERIES = 4  # queries for each worker that are worked on at once
+_IDLE_SECONDS = 60  # after which processes without work end
 
 
 @dataclass(frozen=True)
@@ -195,20 +197,40 @@ def _dropped(at_work: Iterable[Future[Any]]) -> Iterator[None]:
             future.cancel()
 
 
+# Processes of the last call, for the next: they take longer to start than a few hundred pairs. Not those that loky
+# shares out in a program, which joblib could not use after us.
+_idle: list[tuple[int, Executor]] = []
+atexit.register(_idle.clear)  # while loky can still say good-bye to them
+
+
+def _processes(workers: int) -> Executor:
+    """Return processes of one BLAS thread each: idle ones, or new ones."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    while _idle:
+        count, executor = _idle.pop()
+        with suppress(BrokenExecutor):  # one may have been killed since
+            if count == workers:
+                executor.submit(int).result()
+                return executor
+        executor.shutdown()
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    made: Executor = ProcessPoolExecutor(max_workers=workers, timeout=_IDLE_SECONDS, env=threads)
+    return made
+
+
 @contextmanager
 def _executor(config: VerificationConfig, workers: int) -> Iterator[Executor]:
     if workers == 1:
         yield _Here()
     elif needs_processes(config):
-        from joblib.externals.loky import get_reusable_executor
-
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        executor = get_reusable_executor(max_workers=workers, env=threads)
-        with ExitStack() as if_interrupted:
-            # Not by killing: loky's own thread would then stumble over what still waits. What runs is short.
-            if_interrupted.callback(executor.shutdown)
+        executor = _processes(workers)
+        try:
             yield executor
-            if_interrupted.pop_all()  # otherwise the processes stay for the next call
+        except BaseException:  # what runs is waited for, it is short; killed while tasks wait, loky itself fails
+            executor.shutdown()
+            raise
+        _idle.append((workers, executor))
     else:
         pool = ThreadPoolExecutor(workers)
         try:

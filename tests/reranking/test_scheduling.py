@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -178,6 +180,30 @@ def test_an_error_in_a_process_ends_the_call_and_the_next_goes_well(world: Any) 
     with pytest.raises(KeyboardInterrupt):
         run(world, shortlists, images=raising(world[1], KeyboardInterrupt(), 5), **options)
     assert run(world, shortlists, **options) == run(world, shortlists, verification=PROCESSES)
+
+
+def test_joblib_goes_on_with_its_own_processes(world: Any) -> None:
+    from joblib import Parallel, delayed, parallel_config
+
+    for _ in range(2):
+        run(world, batch_of(3), verification=PROCESSES, workers=2)
+        with parallel_config("loky", n_jobs=2):
+            assert Parallel()(delayed(abs)(-k) for k in range(3)) == [0, 1, 2]
+
+
+def test_processes_are_used_again_and_replaced_if_they_died_in_between(world: Any) -> None:
+    options: dict[str, Any] = {"verification": PROCESSES, "workers": 2}
+    alone = run(world, batch_of(4), verification=PROCESSES)
+    assert run(world, batch_of(4), **options) == alone
+    ((workers, executor),) = scheduling._idle
+    assert workers == 2
+    assert run(world, batch_of(4), **options) == alone
+    assert scheduling._idle == [(2, executor)]
+    with pytest.raises(BrokenExecutor):
+        executor.submit(os.abort).result()
+    assert run(world, batch_of(4), **options) == alone
+    ((_, other),) = scheduling._idle
+    assert other is not executor
 
 
 # ----------------------------------------------------------------------------------------------------------- time
