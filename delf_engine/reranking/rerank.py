@@ -124,6 +124,8 @@ def rerank_batch(
         If features are missing and `on_missing` is "raise".
     ConfigError
         If an option is out of range.
+    DelfEngineError
+        If a process that verifies pairs is killed.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")

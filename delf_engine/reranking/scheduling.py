@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from delf_engine.config import VerificationConfig
+from delf_engine.errors import DelfEngineError
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import PairVerifier, Verification
 
@@ -227,6 +228,12 @@ def _executor(config: VerificationConfig, workers: int) -> Iterator[Executor]:
         executor = _processes(workers)
         try:
             yield executor
+        except BrokenExecutor as error:
+            executor.shutdown()
+            raise DelfEngineError(
+                "a process that verified pairs has died, as it does for lack of memory; call again with fewer "
+                "workers, and with a checkpoint to go on from what is finished"
+            ) from error
         except BaseException:  # what runs is waited for, it is short; killed while tasks wait, loky itself fails
             executor.shutdown()
             raise

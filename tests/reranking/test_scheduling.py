@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig, load_profile
-from delf_engine.errors import ConfigError, DelfEngineWarning, UnknownIdError
+from delf_engine.errors import ConfigError, DelfEngineError, DelfEngineWarning, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import rerank_batch, scheduling
 from delf_engine.reranking.scheduling import QueryRun, needs_processes
@@ -204,6 +206,22 @@ def test_processes_are_used_again_and_replaced_if_they_died_in_between(world: An
     assert run(world, batch_of(4), **options) == alone
     ((_, other),) = scheduling._idle
     assert other is not executor
+
+
+def test_a_killed_process_is_said_and_the_next_call_goes_well(world: Any, tmp_path: Path) -> None:
+    shortlists = batch_of(30)
+    options: dict[str, Any] = {"verification": PROCESSES, "workers": 2}
+    alone = run(world, shortlists, **options)
+    ((_, executor),) = scheduling._idle
+
+    def progress(done: int, total: int) -> None:
+        if done >= total // 2 and executor._processes:
+            os.kill(next(iter(executor._processes)), signal.SIGKILL)
+
+    with pytest.raises(DelfEngineError, match="has died, as it does for lack of memory"):
+        run(world, shortlists, progress=progress, checkpoint=tmp_path / "journal", **options)
+    assert (tmp_path / "journal").read_bytes().count(b"\n") > 1
+    assert run(world, shortlists, checkpoint=tmp_path / "journal", **options) == alone
 
 
 # ----------------------------------------------------------------------------------------------------------- time
