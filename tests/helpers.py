@@ -32,6 +32,15 @@ def random_features(
     )
 
 
+def seen_again(rng: np.random.Generator, of: LocalFeatures, shared: int) -> LocalFeatures:
+    """Features of another photograph in which the first `shared` of `of` appear, shifted."""
+    other = random_features(rng, len(of), of.dim, of.image_size)
+    keypoints, descriptors = other.keypoints.copy(), other.descriptors.copy()
+    keypoints[:shared] = of.keypoints[:shared] + np.array([5, 3])
+    descriptors[:shared] = of.descriptors[:shared]
+    return LocalFeatures(keypoints, other.scales, other.scores, descriptors, of.image_size)
+
+
 def random_photo(rng: np.random.Generator, width: int = 160, height: int = 120) -> npt.NDArray[np.uint8]:
     """An (height, width, 3) uint8 image with structure at several sizes; neither flat nor white noise."""
     image = np.full((height, width, 3), 128.0)

@@ -15,8 +15,10 @@ from delf_engine.reranking.graph import GraphCandidate, rerank_graph
 from delf_engine.reranking.rerank import rerank_batch, rerank_shortlist
 from delf_engine.reranking.scoring import rank_verified, ranking_score
 from delf_engine.reranking.shortlists import read_shortlists, write_rankings, write_shortlists
+from delf_engine.reranking.tuning import BlendingChoice, tuned_blending
 
 __all__ = [
+    "BlendingChoice",
     "GraphCandidate",
     "RankedCandidate",
     "ShortlistArrays",
@@ -31,6 +33,7 @@ __all__ = [
     "shortlists_from_arrays",
     "shortlists_from_ranks",
     "shortlists_to_arrays",
+    "tuned_blending",
     "write_rankings",
     "write_shortlists",
 ]

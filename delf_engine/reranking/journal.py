@@ -12,7 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +54,36 @@ class Journal:
 
     def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
         self._path = path
-        self._finished: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._finished: dict[str, dict[str, Any]] = {}
         self.damaged = 0
         kept = self._read(options)
         try:
             self._file = path.open("r+b" if path.exists() else "w+b")
+        except OSError as error:
+            raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
+        try:
             self._file.truncate(kept)
             self._file.seek(kept)
             if not kept:
                 self._append({"format": _FORMAT, "version": _VERSION, "options": dict(options)})
         except OSError as error:
+            self.close()
+            with suppress(OSError):
+                os.truncate(path, kept)  # half a first line would be refused as some other file
             raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
 
-    def finished(self, query: str, key: str) -> dict[str, Verification] | None:
-        """Return what was verified of a query; None if it is not there, or was for another shortlist."""
-        if query not in self._finished or self._finished[query][0] != key:
-            return None
-        return {name: Verification.from_dict(values) for name, values in self._finished[query][1].items()}
+    def finished(self, query: str, key: str) -> tuple[dict[str, Verification], list[str]] | None:
+        """Return what was verified of a query, and which candidates had no features.
 
-    def add(self, query: str, key: str, verified: Mapping[str, Verification]) -> None:
+        None if the query is not there, or was for another shortlist.
+        """
+        record = self._finished.get(query)
+        if record is None or record["key"] != key:
+            return None
+        verified = {name: Verification.from_dict(values) for name, values in record["verified"].items()}
+        return verified, list(record["missing"])
+
+    def add(self, query: str, key: str, verified: Mapping[str, Verification], missing: Sequence[str]) -> None:
         """Write a finished query; once this returns, it survives a kill.
 
         Raises
@@ -82,13 +93,17 @@ class Journal:
         """
         values = {name: verification.to_dict() for name, verification in verified.items()}
         try:
-            self._append({"query": query, "key": key, "verified": values})
+            self._append({"query": query, "key": key, "verified": values, "missing": list(missing)})
         except OSError as error:
-            raise FormatError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+            raise FormatError(
+                f"{self._path}: cannot be written: {error.strerror or error}; what it holds is kept, and the "
+                "same call goes on from there"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # it tries again to write what a full disk has refused, and that was said
+            self._file.close()
 
     def _append(self, record: Mapping[str, Any]) -> None:
         text = json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode()
@@ -119,10 +134,10 @@ class Journal:
             )
         for line in lines[1:]:
             record = _parsed(line)
-            if record is None or not {"query", "key", "verified"} <= set(record):
+            if record is None or not {"query", "key", "verified", "missing"} <= set(record):
                 self.damaged += 1
             else:
-                self._finished[record["query"]] = (record["key"], record["verified"])
+                self._finished[record["query"]] = record
         whole = lines if lines[-1].endswith(b"\n") else lines[:-1]
         return sum(map(len, whole))
 
@@ -131,7 +146,10 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
     if not line.endswith(b"\n") or b"%08x" % zlib.crc32(text) != checksum:
         return None
-    record = json.loads(text)
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
     return record if isinstance(record, dict) else None
 
 

@@ -106,8 +106,8 @@ def rerank_batch(
         Called with the number of pairs done and the number of all, in this thread.
     checkpoint : path or None
         A journal of finished queries: called again after a stop, with the same options, only the others are
-        verified. A query whose own features or candidates have changed since is verified again; that features of
-        candidates have changed is not noticed.
+        verified. A query whose own features or candidates have changed since is verified again, and one with
+        candidates that had no features and have some now; that those of a candidate have changed is not noticed.
     calibration : Calibration or None
         Gives verifications their probability. It has no part in the ranking.
 
@@ -129,6 +129,8 @@ def rerank_batch(
         If features are missing and `on_missing` is "raise".
     ConfigError
         If an option is out of range.
+    DelfEngineError
+        If a process that verifies pairs is killed.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
@@ -172,47 +174,63 @@ class _Batch:
                 progress(done, total)
 
         heads = {query: [name for name, _ in found[: self.config.top_n]] for query, found in self.entries.items()}
-        image_of = CountedReader(image_of, chain.from_iterable(heads.values()))
+        images = CountedReader(image_of, chain.from_iterable(heads.values()))
         verified: dict[str, dict[str, Verification]] = {query: {} for query in self.entries}
         keys: dict[str, str] = {}
 
         def read(run: QueryRun, ids: Sequence[str]) -> dict[str, LocalFeatures]:
-            return self._candidates(run, ids, image_of)
+            return self._candidates(run, ids, images)
+
+        def passed(ids: Sequence[str]) -> None:
+            images.forgo(ids)
+            advanced(len(ids))
 
         count = _worker_count(workers, total, task.config)
-        for run in run_queries(
-            self._runs(heads, query_of, verified, keys, advanced), read, task, workers=count, advanced=advanced
-        ):
+        runs = self._runs(heads, query_of, image_of, verified, keys, passed)
+        for run in run_queries(runs, read, task, workers=count, advanced=advanced):
             verified[run.query] = run.verified
-            advanced(run.left)
+            passed(run.ids[len(run.ids) - run.left :])
             self.missing.late += run.late
             if self.journal is not None and run.features is not None and not run.late:
-                self.journal.add(run.query, keys[run.query], run.verified)
+                self.journal.add(run.query, keys[run.query], run.verified, run.missing)
         return verified
 
     def _runs(
         self,
         heads: Mapping[str, Sequence[str]],
         query_of: Reader,
+        image_of: Reader,
         verified: dict[str, dict[str, Verification]],
         keys: dict[str, str],
-        advanced: Callable[[int], None],
+        passed: Callable[[Sequence[str]], None],
     ) -> Iterator[QueryRun]:
-        """Yield the queries that are to be verified; those that the journal knows are done with at once."""
+        """Yield the queries that are to be verified; those that the journal knows are passed at once."""
         for query, ids in heads.items():
             features = query_of(query)
             if features is None:
                 self.missing.add(f"query {query!r}")
-                advanced(len(ids))
+                passed(ids)
                 continue
             if self.journal is not None:
                 keys[query] = query_key(self._what_counts(query, ids), features)
-                known = self.journal.finished(query, keys[query])
+                known = self._known(self.journal, query, keys[query], image_of)
                 if known is not None:
                     verified[query] = known
-                    advanced(len(ids))
+                    passed(ids)
                     continue
             yield QueryRun(query, features, ids, self._settled(query), self._may_settle, self.config.seconds)
+
+    def _known(self, journal: Journal, query: str, key: str, image_of: Reader) -> dict[str, Verification] | None:
+        """Return what the journal knows of a query; None if a candidate that had no features has some now."""
+        found = journal.finished(query, key)
+        if found is None:
+            return None
+        verified, missing = found
+        if any(image_of(name) is not None for name in missing):
+            return None
+        for name in missing:
+            self.missing.add(repr(name))
+        return verified
 
     def _what_counts(self, query: str, ids: Sequence[str]) -> list[str]:
         """Return, as text, what decides on which pairs of a query are verified."""

@@ -7,14 +7,16 @@ BLAS thread each. The caller alone reads features.
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from delf_engine.config import VerificationConfig
+from delf_engine.errors import DelfEngineError
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import PairVerifier, Verification
 
@@ -23,6 +25,7 @@ __all__ = ["QueryRun", "Task", "needs_processes", "run_queries"]
 _CHUNK = 10  # pairs a worker verifies at a time
 _WAITING = 4  # chunks each worker has waiting or at work
 _QUERIES = 4  # queries for each worker that are worked on at once
+_IDLE_SECONDS = 60  # after which processes without work end
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,11 @@ class QueryRun:
             return ()
         if self._end is None and self.seconds is not None:  # the first chunk starts the clock
             self._end = time.monotonic() + self.seconds
+        settled = self.stepwise and self.settled(self.verified, self._next)
         late = self._end is not None and self._next > 0 and time.monotonic() >= self._end
-        if late or (self.stepwise and self.settled(self.verified, self._next)):
+        if settled or late:
             self._left = len(self.ids) - self._next
-            self.late = self._left if late else 0
+            self.late = 0 if settled else self._left
             self._next = len(self.ids)
             return ()
         chunk = self.ids[self._next : self._next + _CHUNK]
@@ -98,6 +102,11 @@ class QueryRun:
     def left(self) -> int:
         """How many pairs were never begun, once it is done."""
         return self._left
+
+    @property
+    def missing(self) -> list[str]:
+        """Candidates that had no features, once it is done."""
+        return [name for name in self.ids[: len(self.ids) - self._left] if name not in self.verified]
 
 
 def needs_processes(config: VerificationConfig) -> bool:
@@ -124,11 +133,11 @@ def run_queries(
         Called with a number of pairs that are done with, in this thread.
     """
     coming = iter(runs)
-    with _executor(task.config, workers) as executor:
+    at_work: dict[Future[list[Verification]], tuple[QueryRun, list[str], int]] = {}
+    with _executor(task.config, workers) as executor, _dropped(at_work):
         local = isinstance(executor, (_Here, ThreadPoolExecutor))
         active: list[QueryRun] = []
         prepared: dict[int, Any] = {}
-        at_work: dict[Future[list[Verification]], tuple[QueryRun, list[str], int]] = {}
         while begun := list(_begun(active, coming, _QUERIES * workers)):
             for run in begun:
                 if id(run) not in prepared:
@@ -180,18 +189,55 @@ class _Here(Executor):
 
 
 @contextmanager
+def _dropped(at_work: Iterable[Future[Any]]) -> Iterator[None]:
+    """Cancel what still waits at the end: after an error or Ctrl-C, as otherwise nothing does."""
+    try:
+        yield
+    finally:
+        for future in at_work:
+            future.cancel()
+
+
+# Processes of the last call, for the next: they take longer to start than a few hundred pairs. Not those that loky
+# shares out in a program, which joblib could not use after us.
+_idle: list[tuple[int, Executor]] = []
+atexit.register(_idle.clear)  # while loky can still say good-bye to them
+
+
+def _processes(workers: int) -> Executor:
+    """Return processes of one BLAS thread each: idle ones, or new ones."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    while _idle:
+        count, executor = _idle.pop()
+        with suppress(BrokenExecutor):  # one may have been killed since
+            if count == workers:
+                executor.submit(int).result()
+                return executor
+        executor.shutdown()
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    made: Executor = ProcessPoolExecutor(max_workers=workers, timeout=_IDLE_SECONDS, env=threads)
+    return made
+
+
+@contextmanager
 def _executor(config: VerificationConfig, workers: int) -> Iterator[Executor]:
     if workers == 1:
         yield _Here()
     elif needs_processes(config):
-        from joblib.externals.loky import get_reusable_executor
-
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        executor = get_reusable_executor(max_workers=workers, env=threads)
-        with ExitStack() as if_interrupted:
-            if_interrupted.callback(executor.shutdown, kill_workers=True)
+        executor = _processes(workers)
+        try:
             yield executor
-            if_interrupted.pop_all()  # otherwise the processes stay for the next call
+        except BrokenExecutor as error:
+            executor.shutdown()
+            raise DelfEngineError(
+                "a process that verified pairs has died, as it does for lack of memory; call again with fewer "
+                "workers, and with a checkpoint to go on from what is finished"
+            ) from error
+        except BaseException:  # what runs is waited for, it is short; killed while tasks wait, loky itself fails
+            executor.shutdown()
+            raise
+        _idle.append((workers, executor))
     else:
         pool = ThreadPoolExecutor(workers)
         try:

@@ -11,7 +11,7 @@ from delf_engine.errors import DataError, MismatchError
 from delf_engine.reranking.candidates import RankedCandidate, Shortlist, checked_shortlist
 from delf_engine.verification import Verification
 
-__all__ = ["best_possible", "default_ranking", "rank_entries", "rank_verified", "ranking_score"]
+__all__ = ["best_possible", "blended", "default_ranking", "rank_entries", "rank_verified", "ranking_score"]
 
 
 def ranking_score(verification: Verification, ranking: RankingConfig, first_score: float | None = None) -> float:
@@ -35,28 +35,25 @@ def ranking_score(verification: Verification, ranking: RankingConfig, first_scor
     DataError
         If the rule needs a first score and there is none.
     """
-    score = _evidence(verification, ranking)
-    if ranking.cap is None:
-        return score
-    score = min(score, ranking.cap)
-    if not ranking.first_weight:
-        return score
-    return (1 - ranking.first_weight) * score / ranking.cap + ranking.first_weight * _given(first_score)
+    return blended(_evidence(verification, ranking), ranking, first_score)
 
 
 def best_possible(ranking: RankingConfig, first_score: float | None) -> float:
     """Return what the ranking score of a candidate can be at most, whatever its verification."""
+    # By the same operations as any score, each of them monotonic: its rounding cannot fall below one of them.
+    return math.inf if ranking.cap is None else blended(ranking.cap, ranking, first_score)
+
+
+def blended(evidence: float, ranking: RankingConfig, first_score: float | None) -> float:
+    """Return the evidence of a verification, capped and blended with the first score as the rule says."""
     if ranking.cap is None:
-        return math.inf
+        return evidence
+    score = min(evidence, ranking.cap)
     if not ranking.first_weight:
-        return ranking.cap
-    return 1 - ranking.first_weight + ranking.first_weight * _given(first_score)
-
-
-def _given(first_score: float | None) -> float:
+        return score
     if first_score is None:
         raise DataError("first_weight blends in the first scores, and the shortlist has none")
-    return first_score
+    return (1 - ranking.first_weight) * (score / ranking.cap) + ranking.first_weight * first_score
 
 
 def _evidence(verification: Verification, ranking: RankingConfig) -> float:

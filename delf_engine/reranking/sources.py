@@ -72,12 +72,21 @@ class CountedReader:
         """Return the features of an image, or None."""
         known = image_id in self._kept
         features = self._kept[image_id] if known else self._read(image_id)
-        size = 0 if features is None else 4 * len(features) * (features.dim + 4)
-        self._to_come[image_id] -= 1
-        if self._to_come[image_id] > 0 and not known and self._kept_bytes + size <= _CACHE_BYTES:
+        size = _bytes(features)
+        if self._to_come[image_id] > 1 and not known and self._kept_bytes + size <= _CACHE_BYTES:
             self._kept[image_id] = features
             self._kept_bytes += size
-        elif self._to_come[image_id] <= 0 and known:
-            del self._kept[image_id]
-            self._kept_bytes -= size
+        self.forgo([image_id])
         return features
+
+    def forgo(self, image_ids: Iterable[str]) -> None:
+        """Count calls as made that will not be: nothing is kept for them."""
+        for image_id in image_ids:
+            self._to_come[image_id] -= 1
+            if self._to_come[image_id] <= 0 and image_id in self._kept:
+                features = self._kept.pop(image_id)
+                self._kept_bytes -= _bytes(features)
+
+
+def _bytes(features: LocalFeatures | None) -> int:
+    return 0 if features is None else 4 * len(features) * (features.dim + 4)

@@ -17,20 +17,11 @@ from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, Mismat
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate, rerank_batch, rerank_shortlist, sources
 from delf_engine.verification import verify_features
-from helpers import random_features
+from helpers import random_features, seen_again
 
 VERIFICATION = load_profile("default").verification
 TOP = RerankingConfig(top_n=100)
 INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
-
-
-def seen_again(rng: np.random.Generator, of: LocalFeatures, shared: int) -> LocalFeatures:
-    """Features of another photograph in which the first `shared` of `of` appear, shifted."""
-    other = random_features(rng, len(of), of.dim, of.image_size)
-    keypoints, descriptors = other.keypoints.copy(), other.descriptors.copy()
-    keypoints[:shared] = of.keypoints[:shared] + np.array([5, 3])
-    descriptors[:shared] = of.descriptors[:shared]
-    return LocalFeatures(keypoints, other.scales, other.scores, descriptors, of.image_size)
 
 
 @pytest.fixture(scope="module")

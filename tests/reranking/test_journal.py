@@ -1,0 +1,364 @@
+"""The journal: what a stop leaves is used again, what is damaged is not, what is foreign is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from delf_engine.config import RankingConfig, RerankingConfig, load_profile
+from delf_engine.errors import DelfEngineWarning, FormatError, LockedError, MismatchError, UnknownIdError
+from delf_engine.features import LocalFeatures
+from delf_engine.reranking import RankedCandidate, rerank_batch
+from helpers import random_features, seen_again
+
+VERIFICATION = load_profile("default").verification
+INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
+NAMES = [f"q{k}" for k in range(8)]
+EACH = 4
+
+
+def make_world(seed: int = 5) -> tuple[dict[str, LocalFeatures], dict[str, LocalFeatures], dict[str, list[Any]]]:
+    """Eight queries with four candidates each that no other query has."""
+    rng = np.random.default_rng(seed)
+    queries = {name: random_features(rng, 40, 8) for name in NAMES}
+    images = {f"{q}-{i}": seen_again(rng, f, 10 * i) for q, f in queries.items() for i in range(EACH)}
+    return queries, images, {q: [(f"{q}-{i}", 1 - i / 10) for i in range(EACH)] for q in NAMES}
+
+
+QUERIES, IMAGES, SHORTLISTS = make_world()
+
+
+class Images:
+    """The candidates' features; counts from which queries' lists they were read."""
+
+    def __init__(self, images: dict[str, LocalFeatures] = IMAGES) -> None:
+        self.images = images
+        self.reads: Counter[str] = Counter()
+
+    def __call__(self, image_id: str) -> LocalFeatures | None:
+        self.reads[image_id.partition("-")[0]] += 1
+        return self.images.get(image_id)
+
+
+def run(checkpoint: Path | None, source: Any = IMAGES, **options: Any) -> dict[str, list[RankedCandidate]]:
+    given: dict[str, Any] = {
+        "config": RerankingConfig(top_n=100),
+        "verification": VERIFICATION,
+        "ranking": INLIERS,
+        "workers": 1,
+        "checkpoint": checkpoint,
+        **options,
+    }
+    queries, shortlists = given.pop("queries", QUERIES), given.pop("shortlists", SHORTLISTS)
+    return rerank_batch(queries, shortlists, source, **given)
+
+
+def again(checkpoint: Path, **options: Any) -> tuple[dict[str, list[RankedCandidate]], list[str]]:
+    """Run with the journal; return the rankings, and the queries whose candidates were read for it."""
+    source = Images(options.pop("images", IMAGES))
+    return run(checkpoint, source, **options), sorted(source.reads)
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, list[RankedCandidate]]:
+    return run(None)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A journal with all queries finished."""
+    path = tmp_path / "journal"
+    run(path)
+    return path
+
+
+def lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def keep(path: Path, queries: int) -> None:
+    path.write_bytes(b"".join(lines_of(path)[: 1 + queries]))
+
+
+def test_a_finished_journal_answers_alone(journal: Path, expected: Any) -> None:
+    before = journal.read_bytes()
+    done: list[int] = []
+    assert again(journal, progress=lambda pairs, total: done.append(pairs)) == (expected, [])
+    assert done[-1] == len(NAMES) * EACH
+    assert journal.read_bytes() == before
+    assert len(lines_of(journal)) == 1 + len(NAMES)
+
+
+@pytest.mark.parametrize("finished", [0, 1, 5, 7])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_only_what_is_unfinished_is_verified_again(
+    journal: Path, expected: Any, finished: int, workers: int
+) -> None:
+    keep(journal, finished)
+    assert again(journal, workers=workers) == (expected, NAMES[finished:])
+    assert again(journal) == (expected, [])
+
+
+def test_another_ranking_rule_needs_no_new_verification(journal: Path) -> None:
+    weighted = RankingConfig(score="weighted", exponent=3.0, blend=0.5, cap=30.0, first_weight=0.5)
+    assert again(journal, ranking=weighted) == (run(None, ranking=weighted), [])
+
+
+def _torn(content: bytes) -> bytes:
+    return content[:-20]
+
+
+def _without_its_end(content: bytes) -> bytes:
+    return content[:-1]
+
+
+def _garbage(content: bytes) -> bytes:
+    return content + b"\0" * 100
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost"),
+    [(_torn, ["q7"]), (_without_its_end, ["q7"]), (_garbage, [])],
+    ids=["torn", "without its end", "garbage"],
+)
+def test_a_torn_last_line_is_verified_again(
+    journal: Path, expected: Any, damage: Callable[[bytes], bytes], lost: list[str]
+) -> None:
+    journal.write_bytes(damage(journal.read_bytes()))
+    assert again(journal) == (expected, lost)
+    assert again(journal) == (expected, [])
+
+
+@pytest.mark.parametrize("flipped", [0x01, ord("\n")], ids=["a digit", "an end of a line"])
+def test_a_flipped_byte_in_the_middle_loses_one_query(journal: Path, expected: Any, flipped: int) -> None:
+    lines = lines_of(journal)
+    content = bytearray(journal.read_bytes())
+    place = sum(map(len, lines[:3])) + len(lines[3]) // 2
+    content[place] = flipped
+    journal.write_bytes(bytes(content))
+    assert again(journal) == (expected, ["q2"])
+    assert again(journal) == (expected, [])
+
+
+def test_a_line_that_a_sum_confirms_and_that_is_no_record_is_left_out(journal: Path, expected: Any) -> None:
+    for text in (b"{", b"7", b"{}", b'{"query":"q0"}'):
+        with journal.open("ab") as file:
+            file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+    assert again(journal) == (expected, [])
+
+
+@pytest.mark.parametrize("length", [0, 50, 200])
+def test_an_empty_journal_and_half_a_first_line_begin_anew(journal: Path, expected: Any, length: int) -> None:
+    journal.write_bytes(journal.read_bytes()[:length])
+    assert again(journal) == (expected, NAMES)
+    assert again(journal) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    "content", [b"\n", b"my notes\n", b"\xff\xd8\xff\xe0", b'{"format":"delf-engine reranking"}\n']
+)
+def test_a_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=r"notes: not the journal of a re-ranking; name another file"):
+        run(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": 1},
+        {"verification": VERIFICATION.model_copy(update={"residual_px": 8.0})},
+        {"ranking": INLIERS.model_copy(update={"exponent": 2.0})},
+    ],
+    ids=["seed", "residual", "exponent"],
+)
+def test_other_options_are_refused(journal: Path, options: dict[str, Any]) -> None:
+    before = journal.read_bytes()
+    with pytest.raises(MismatchError, match="other options of verification, another seed"):
+        run(journal, **options)
+    assert journal.read_bytes() == before
+
+
+def test_another_version_is_refused(journal: Path) -> None:
+    first, *rest = lines_of(journal)
+    record = json.loads(first[9:]) | {"version": 99}
+    text = json.dumps(record).encode()
+    journal.write_bytes(b"%08x %s\n" % (zlib.crc32(text), text) + b"".join(rest))
+    with pytest.raises(MismatchError, match="another version"):
+        run(journal)
+
+
+def test_changed_queries_and_shortlists_are_verified_again(journal: Path) -> None:
+    old = QUERIES["q1"]
+    moved = LocalFeatures(old.keypoints + 1, old.scales, old.scores, old.descriptors, old.image_size)
+    queries = {**QUERIES, "q1": moved}
+    shortlists = {**SHORTLISTS, "q2": SHORTLISTS["q2"][::-1], "q3": SHORTLISTS["q3"][:2], "q4": SHORTLISTS["q4"]}
+    found, read = again(journal, queries=queries, shortlists=shortlists)
+    assert read == ["q1", "q2", "q3"]
+    assert found == run(None, queries=queries, shortlists=shortlists)
+    assert again(journal, queries=queries, shortlists=shortlists) == (found, [])  # the last line of a query counts
+
+
+def test_other_first_scores_change_nothing_unless_they_decide_what_is_verified(
+    journal: Path, tmp_path: Path
+) -> None:
+    halved = {q: [(name, score / 2) for name, score in found] for q, found in SHORTLISTS.items()}
+    assert again(journal, shortlists=halved) == (run(None, shortlists=halved), [])
+    capped: dict[str, Any] = {
+        "ranking": INLIERS.model_copy(update={"cap": 10.0}),
+        "config": RerankingConfig(top_n=100, top_k=1),
+    }
+    path = tmp_path / "capped"
+    assert again(path, **capped)[1] == NAMES
+    assert again(path, **capped)[1] == []
+    assert again(path, shortlists=halved, **capped)[1] == NAMES
+
+
+def test_missing_features_are_reported_again_and_verified_once_they_are_there(
+    tmp_path: Path, expected: Any
+) -> None:
+    path = tmp_path / "journal"
+    fewer = {name: features for name, features in IMAGES.items() if name != "q3-2"}
+    for _ in range(2):
+        with pytest.warns(DelfEngineWarning, match=r"1 \('q3-2'\)"):
+            assert run(path, fewer)["q3"][-1].id == "q3-2"
+    with pytest.raises(UnknownIdError, match="q3-2"):
+        run(path, fewer, on_missing="raise")
+    assert again(path) == (expected, ["q3"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert again(path) == (expected, [])
+
+
+def test_queries_that_time_was_not_enough_for_are_not_finished(tmp_path: Path, expected: Any) -> None:
+    path = tmp_path / "journal"
+    rng = np.random.default_rng(1)
+    more = {f"m-{i}": random_features(rng, 5, 8) for i in range(30)}
+    options: dict[str, Any] = {"queries": {"m": QUERIES["q0"]}, "shortlists": {"m": list(more)}, "images": more}
+    with pytest.warns(DelfEngineWarning, match="lack of time: 20 pairs"):
+        again(path, config=RerankingConfig(top_n=100, seconds=1e-9), **options)
+    assert len(lines_of(path)) == 1
+    assert again(path, **options)[1] == ["m"]
+    assert len(lines_of(path)) == 2
+
+
+def test_ids_of_any_kind(tmp_path: Path) -> None:
+    odd = ["", "a\nb", "\0", '"', "né", "\ud800"]
+    images = dict(zip(odd, IMAGES.values(), strict=False))
+    options: dict[str, Any] = {
+        "queries": dict.fromkeys(odd, QUERIES["q0"]),
+        "shortlists": dict.fromkeys(odd, odd),
+    }
+    first = run(tmp_path / "journal", images, **options)
+    assert run(tmp_path / "journal", lambda _: pytest.fail("read again"), **options) == first
+
+
+# ------------------------------------------------------------------------------------------------ other processes
+
+CHILD = """
+    import sys
+    from pathlib import Path
+    from reranking.test_journal import IMAGES, run
+
+    def images(image_id):
+        if image_id == "q6-0":  # q0 to q3 are finished by then, q4 and q5 at work
+            print("here", flush=True)
+            sys.stdin.readline()
+        return IMAGES[image_id]
+
+    run(Path(sys.argv[1]), images)
+"""
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run code in another process, with the tests in reach."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parents[2]}"},
+    )
+
+
+def test_a_second_process_is_refused_and_a_killed_one_resumed(tmp_path: Path, expected: Any) -> None:
+    path = tmp_path / "journal"
+    process = python(CHILD, path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    with pytest.raises(LockedError, match="another process is re-ranking with this journal"):
+        run(path)
+    process.kill()
+    process.communicate()
+    assert len(lines_of(path)) == 1 + 4
+    assert again(path) == (expected, NAMES[4:])
+    assert again(path) == (expected, [])
+
+
+FULL_DISK = """
+    import resource, sys
+    from pathlib import Path
+    from reranking.test_journal import run
+    from delf_engine.errors import FormatError
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+    try:
+        run(Path(sys.argv[1]))
+    except FormatError as error:
+        assert "cannot be written" in str(error), error
+        print("refused")
+"""
+
+
+@pytest.mark.parametrize("share", [0.0, 0.55], ids=["first line", "in the middle"])
+def test_a_full_disk_leaves_what_is_finished(journal: Path, expected: Any, share: float) -> None:
+    limit = 20 + int(share * journal.stat().st_size)
+    finished = max(0, sum(sum(map(len, lines_of(journal)[: 1 + k])) <= limit for k in range(1, 9)))
+    journal.unlink()
+    process = python(FULL_DISK, journal, limit)
+    assert process.communicate()[0] == "refused\n"
+    assert process.returncode == 0
+    assert again(journal) == (expected, NAMES[finished:])
+    assert again(journal) == (expected, [])
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FormatError, match=r"file.journal: cannot be written"):
+        run(tmp_path / "file" / "journal")
+    with pytest.raises(FormatError, match="cannot be read"):
+        run(tmp_path)
+
+
+READ_ONLY = """
+    import os, sys
+    from pathlib import Path
+    from reranking.test_journal import run
+    from delf_engine.errors import FormatError
+    if os.geteuid() == 0:  # the superuser may write everywhere
+        os.seteuid(65534)
+    try:
+        run(Path(sys.argv[1]) / "journal")
+    except FormatError as error:
+        print(error)
+"""
+
+
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    assert "journal: cannot be written: Permission denied" in python(READ_ONLY, tmp_path).communicate()[0]
+    tmp_path.chmod(0o755)
+    assert not list(tmp_path.iterdir())
