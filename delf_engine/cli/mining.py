@@ -47,7 +47,7 @@ def mine(
         int | None,
         typer.Option(
             min=1,
-            help="Inliers a pair needs. Default: half as many again as the profile's decision (53 for 35), as the "
+            help="Inliers a pair needs. Default: half as many again as the profile's decision (45 for 30), as the "
             "most similar of all photographs are compared and a wrong pair would be taught over and over.",
         ),
     ] = None,

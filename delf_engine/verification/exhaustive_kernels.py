@@ -49,7 +49,7 @@ def _explained(a: Any, b: Any, h: Any, zoom: Any, reach: Any, growth: Any, inlie
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def squared_residuals(m: Any, a: Any, b: Any, out: Any) -> None:
     """Write the squared Sampson distances of matches from an affine map.
 

@@ -10,7 +10,7 @@ from numba import njit
 __all__ = ["different_matches", "on_a_line"]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def different_matches(a: Any, b: Any, enough: Any) -> Any:
     """Count matches that differ from all before them, up to `enough`.
 
@@ -34,7 +34,7 @@ def different_matches(a: Any, b: Any, enough: Any) -> Any:
     return found
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def on_a_line(points: Any, tolerance: Any) -> Any:
     """Tell whether the spread of points off their best line is at most `tolerance` of that along it.
 

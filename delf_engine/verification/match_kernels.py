@@ -1,8 +1,9 @@
 """Numba kernels of exact matching: the maxima of rows and columns of a matrix that is never written.
 
-Imported only by functions that run them. The columns of B lie in panels of 32, and a block of panels stays in the
-first-level cache while all rows of A pass by. Every sum is taken in the order of the dimensions, so the bits
-depend on the two descriptors and nothing else.
+Imported only by functions that run them. Those that take long let go of Python's interpreter lock; short ones keep
+it, since getting it back from another thread takes longer than they do. The columns of B lie in panels of 32,
+and a block of panels stays in the first-level cache while all rows of A pass by. Every sum is taken in the order of
+the dimensions, so the bits depend on the two descriptors and nothing else.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _squared_norm(row: Any) -> Any:
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def are_unit(rows: Any, tolerance: Any) -> Any:
     """Tell whether rows are finite and within `tolerance` of unit length.
 
@@ -61,7 +62,7 @@ def are_unit(rows: Any, tolerance: Any) -> Any:
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def unit_rows(rows: Any) -> Any:
     """Return rows at unit length, as the float64 quotient is rounded.
 
@@ -83,7 +84,7 @@ def _width(count: Any) -> Any:
     return (count + PANEL - 1) // PANEL * PANEL
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def panels(rows: Any, low: Any) -> Any:
     """Return rows as the columns of panels.
 
@@ -110,7 +111,7 @@ def panels(rows: Any, low: Any) -> Any:
     return out, bias
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def byte_codes(rows: Any) -> Any:
     """Quantise rows to whole numbers from -127 to 127, as the ``uint8`` codec of a store does.
 
@@ -142,7 +143,7 @@ def byte_codes(rows: Any) -> Any:
     return codes, norms
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def byte_panels(codes: Any, norms: Any) -> Any:
     """Return codes as the columns of panels of bytes.
 
@@ -346,7 +347,7 @@ def _nearest(x: Any, rows: Any) -> Any:
     return at
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def distances_between(a: Any, b: Any, rows: Any) -> Any:
     """Return the distance of each row of A to a row of B; 0 if B has but one.
 
@@ -398,7 +399,7 @@ def settle(a: Any, b: Any, found: Any, margin: Any) -> Any:
     return similarities, distances
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def chords(cosines: Any) -> Any:
     """Return the distances of unit vectors with these cosines, (N,) float64."""
     out = np.empty(len(cosines))
@@ -407,7 +408,7 @@ def chords(cosines: Any) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def select(
     place: Any, place_b: Any, similarities: Any, distances: Any, mutual: Any, limit: Any, ratio: Any, others: Any
 ) -> Any:

@@ -75,7 +75,7 @@ def test_a_resized_copy_is_no_pair(engine_of: Make, folder: dict[str, LocalFeatu
 def test_the_threshold_is_stricter_than_the_decision(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
     engine = engine_of(folder)
     found = mine_pairs(engine, list(folder))
-    assert found.min_inliers == default_threshold(engine.manifest.profile.verification.min_inliers) == 53
+    assert found.min_inliers == default_threshold(engine.manifest.profile.verification.min_inliers) == 45
     assert default_threshold(31) == 47
     none = mine_pairs(engine, list(folder), min_inliers=found.most_inliers + 1)
     assert none.pairs == ()

@@ -20,7 +20,7 @@ from delf_engine.verification.models import ESTIMATORS
 from helpers import random_features
 
 MODELS = list(ESTIMATORS)
-PLANAR = load_profile("accurate").verification.model_copy(update={"max_iterations": 2000, "confidence": 0.999})
+PLANAR = load_profile("accurate").verification
 HOMOGRAPHY = np.array([[0.9, 0.1, 20.0], [-0.05, 1.05, 8.0], [1e-4, -5e-5, 1.0]])
 
 
