@@ -1,9 +1,9 @@
 """Numba kernels of exact matching: the maxima of rows and columns of a matrix that is never written.
 
-Imported only by functions that run them. Those that take long let go of Python's interpreter lock; short ones keep
-it, since getting it back from another thread takes longer. The columns of B lie in panels of 32, and a block of
-panels stays in the first-level cache while all rows of A pass by. Every sum is taken in the order of the dimensions,
-so the bits depend on the two descriptors and nothing else.
+Imported only by functions that run them. Those that take long let go of Python's interpreter lock; short ones
+keep it, since getting it back from another thread takes longer. The columns of B lie in panels of 32, and a block
+of panels stays in the first-level cache while all rows of A pass by. Every sum is taken in the order of the
+dimensions, so the bits depend on the two descriptors and nothing else.
 """
 
 from __future__ import annotations
