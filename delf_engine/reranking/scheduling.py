@@ -11,7 +11,7 @@ import atexit
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,17 +226,17 @@ def _executor(config: VerificationConfig, workers: int) -> Iterator[Executor]:
         yield _Here()
     elif needs_processes(config):
         executor = _processes(workers)
-        try:
-            yield executor
-        except BrokenExecutor as error:
-            executor.shutdown()
-            raise DelfEngineError(
-                "a process that verified pairs has died, as it does for lack of memory; call again with fewer "
-                "workers, and with a checkpoint to go on from what is finished"
-            ) from error
-        except BaseException:  # what runs is waited for, it is short; killed while tasks wait, loky itself fails
-            executor.shutdown()
-            raise
+        with ExitStack() as if_stopped:
+            # What runs is waited for, it is short; killed while tasks wait, loky itself fails.
+            if_stopped.callback(executor.shutdown)
+            try:
+                yield executor
+            except BrokenExecutor as error:
+                raise DelfEngineError(
+                    "a process that verified pairs has died, as it does for lack of memory; call again with fewer "
+                    "workers, and with a checkpoint to go on from what is finished"
+                ) from error
+            if_stopped.pop_all()
         _idle.append((workers, executor))
     else:
         pool = ThreadPoolExecutor(workers)

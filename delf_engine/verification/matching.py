@@ -154,7 +154,7 @@ class Prepared:
     """
 
     def __init__(self, descriptors: npt.ArrayLike, name: str, precision: Precision) -> None:
-        from delf_engine.verification.match_kernels import are_unit
+        from delf_engine.verification.panel_kernels import are_unit
 
         if precision not in ("float32", "uint8"):
             raise ConfigError(f"precision must be 'float32' or 'uint8', got {precision!r}")
@@ -181,14 +181,14 @@ class Prepared:
     @cached_property
     def unit(self) -> Float32:
         """The descriptors at unit length, (N, D)."""
-        from delf_engine.verification.match_kernels import unit_rows
+        from delf_engine.verification.panel_kernels import unit_rows
 
         return np.asarray(unit_rows(self._rows))
 
     @cached_property
     def columns(self) -> tuple[Float32, Float32]:
         """Panels of the descriptors, and where these end (see `match_kernels.best_of_floats`)."""
-        from delf_engine.verification.match_kernels import panels
+        from delf_engine.verification.panel_kernels import panels
 
         columns, bias = panels(self.unit, np.float32(-np.inf))
         return columns, bias
@@ -196,7 +196,7 @@ class Prepared:
     @cached_property
     def codes(self) -> tuple[npt.NDArray[np.int8], Float32]:
         """Descriptors of 8 bits, (N, E) with E the next multiple of 4, and one over the length of each."""
-        from delf_engine.verification.match_kernels import byte_codes
+        from delf_engine.verification.panel_kernels import byte_codes
 
         codes, norms = byte_codes(self._rows)
         return codes, norms
@@ -210,7 +210,7 @@ class Prepared:
     @cached_property
     def byte_columns(self) -> tuple[npt.NDArray[np.int32], int, npt.NDArray[np.int32], Float32]:
         """What `match_kernels.best_of_bytes` takes of B."""
-        from delf_engine.verification.match_kernels import byte_panels
+        from delf_engine.verification.panel_kernels import byte_panels
 
         columns, bias, norms = byte_panels(*self.codes)
         return columns.view(np.int32), len(self), bias, norms
@@ -218,7 +218,7 @@ class Prepared:
     @cached_property
     def code_columns(self) -> tuple[Float32, int, Float32, Float32]:
         """What `match_kernels.best_of_codes` takes of B."""
-        from delf_engine.verification.match_kernels import byte_panels, panels
+        from delf_engine.verification.panel_kernels import byte_panels, panels
 
         columns, bias = panels(self.codes[0].astype(np.float32), np.float32(1))
         return columns, len(self), bias, byte_panels(*self.codes)[2]

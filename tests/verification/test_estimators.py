@@ -97,7 +97,8 @@ def test_inliers_are_exactly_those_within_the_stated_residual(model: str, estima
     a, b, _ = scene(1, model)
     found = fit(model, estimator, a, b)
     assert found is not None
-    np.testing.assert_array_equal(found.residuals, residuals(model, found.transform, a, b))
+    # Those of affine maps are computed by a formula of their own: equal but for the last bit.
+    np.testing.assert_allclose(found.residuals, residuals(model, found.transform, a, b), rtol=1e-12, atol=1e-12)
     near = np.ones(len(a), bool) if model == "fundamental" else plausible(found.transform, a)
     np.testing.assert_array_equal(found.inliers, (found.residuals <= 4.0) & near)
 

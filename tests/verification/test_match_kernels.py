@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 
 from delf_engine import tiles
 from delf_engine.verification import Prepared, match_prepared
-from delf_engine.verification.match_kernels import (
-    PANEL,
-    are_unit,
-    best_of_bytes,
-    best_of_codes,
-    best_of_floats,
-    byte_codes,
-    byte_panels,
-    panels,
-    unit_rows,
-)
+from delf_engine.verification.match_kernels import best_of_bytes, best_of_codes, best_of_floats
+from delf_engine.verification.panel_kernels import PANEL, are_unit, byte_codes, byte_panels, panels, unit_rows
 
 Float32 = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
