@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -15,12 +15,16 @@ from delf_engine.cli.output import (
     ProfileOption,
     SeedOption,
     console,
+    error_console,
     print_failures,
     print_json,
     staged_progress,
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from delf_engine.cli.labelled_pairs import LabelledPair
     from delf_engine.config import Profile
     from delf_engine.features import LocalFeatures
@@ -65,6 +69,11 @@ def calibrate(
     ] = 0.5,
     folds: Annotated[int, typer.Option(min=3, help="Of places, in cross-validation.")] = 5,
     seed: SeedOption = 0,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Draw the reliability diagram of this check here."),
+    ] = None,
+    roc: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw its ROC curve here.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit probabilities that two photographs show the same place to pairs of which you know it.
@@ -97,8 +106,10 @@ def calibrate(
         profile=source.profile,
         **options,
     )
-    check = _cross_validation(kept, verifications, folds, options)
+    judged = _judged(kept, verifications, folds, options)
+    check = _figures(kept, judged, options["prior"])
     calibration.save(out)
+    _draw(judged, plot, roc)
     if as_json:
         failed = [{"id": name, "reason": reason} for name, reason in source.failed.items()]
         print_json(
@@ -189,30 +200,59 @@ def _verified(pairs: list[LabelledPair], source: _Source, seed: int, progress: P
     return out
 
 
-def _cross_validation(
+class _Judged(NamedTuple):
+    """Pairs that could be judged by others: their probabilities, their labels, and the places of all pairs."""
+
+    probabilities: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    places: list[tuple[str, str]]
+
+    @property
+    def both(self) -> bool:
+        """Whether there are pairs of either label."""
+        return len(set(self.labels.tolist())) == 2
+
+
+def _judged(
     pairs: list[LabelledPair], verifications: list[Verification], folds: int, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Return how many pairs could be judged by others, and, of those, the figures (None without both labels)."""
+) -> _Judged:
     import numpy as np
 
-    from delf_engine.evaluation.calibration_at_prior import calibration_error_at_prior
-    from delf_engine.evaluation.calibration_figures import roc_auc
     from delf_engine.verification.calibration_folds import connected_places, cross_validated
 
     labels = np.array([pair.label for pair in pairs])
     places = connected_places([(pair.a, pair.b) for pair in pairs], labels)
     p = cross_validated(verifications, labels, places, folds=folds, **options)
-    judged = ~np.isnan(p)
-    p, labels = p[judged], labels[judged]
-    both = len(set(labels.tolist())) == 2
+    known = ~np.isnan(p)
+    return _Judged(p[known], labels[known], list(places))
+
+
+def _figures(pairs: list[LabelledPair], judged: _Judged, prior: float) -> dict[str, Any]:
+    """Return how many pairs could be judged by others, and, of those, the figures (None without both labels)."""
+    from delf_engine.evaluation.calibration_at_prior import calibration_error_at_prior
+    from delf_engine.evaluation.calibration_figures import roc_auc
+
+    p, labels, both = judged.probabilities, judged.labels, judged.both
+    ends = [ends for pair, ends in zip(pairs, judged.places, strict=True) if pair.label]
     return {
-        "places": len({place for pair, ends in zip(pairs, places, strict=True) if pair.label for place in ends}),
-        "judged": int(judged.sum()),
-        "expected_calibration_error": calibration_error_at_prior(p, labels, prior=options["prior"])
-        if both
-        else None,
+        "places": len({place for pair in ends for place in pair}),
+        "judged": len(p),
+        "expected_calibration_error": calibration_error_at_prior(p, labels, prior=prior) if both else None,
         "roc_auc": roc_auc(p, labels) if both else None,
     }
+
+
+def _draw(judged: _Judged, plot: Path | None, roc: Path | None) -> None:
+    """Draw what cross-validation found."""
+    if (plot or roc) and not judged.both:
+        error_console().print("no pairs of both labels were judged, so there is nothing to draw", highlight=False)
+        return
+    from delf_engine.plotting import draw_reliability, draw_roc, save_figure
+
+    if plot:
+        save_figure(draw_reliability(judged.probabilities, judged.labels), plot)
+    if roc:
+        save_figure(draw_roc(judged.probabilities, judged.labels), roc)
 
 
 def _report(calibration: Calibration, check: dict[str, Any], left_out: int, out: Path) -> list[str]:

@@ -53,8 +53,11 @@ def run(*arguments: object) -> Result:
 
 def test_calibrate_photographs(folder: Path, model: str, tmp_path: Path) -> None:
     out = tmp_path / "c.json"
-    result = run(folder / "pairs.csv", "--out", out, "--model", model)
+    pictures = [tmp_path / "reliability.png", tmp_path / "roc.png"]
+    drawn = ["--plot", pictures[0], "--roc", pictures[1]]
+    result = run(folder / "pairs.csv", "--out", out, "--model", model, *drawn)
     assert result.exit_code == 0, result.output
+    assert [path.read_bytes()[:4] for path in pictures] == [b"\x89PNG"] * 2
     assert "276 pairs: 36 of one place (6 places), 240 of different places\n" in result.output
     assert "cross-validation between places, 276 pairs judged: ECE 0." in result.output
     assert f"wrote {out}" in result.output
@@ -97,8 +100,10 @@ def test_one_place_cannot_be_cross_validated(folder: Path, model: str, tmp_path:
     rows += [[a, f"{place}-0.png", 0] for a in names for place in range(2, PLACES)]
     path = tmp_path / "pairs.csv"
     path.write_text("a,b,label\n" + "".join(f"{folder / a},{folder / b},{label}\n" for a, b, label in rows))
-    result = run(path, "--out", tmp_path / "c.json", "--model", model)
+    result = run(path, "--out", tmp_path / "c.json", "--model", model, "--plot", tmp_path / "none.png")
     assert result.exit_code == 0, result.output
+    assert "nothing to draw" in result.output
+    assert not (tmp_path / "none.png").exists()
     assert "45 pairs: 13 of one place (1 places), 32 of different places\n" in result.output
     assert "not checked by cross-validation" in result.output
 
