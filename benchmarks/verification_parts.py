@@ -124,7 +124,7 @@ def _columns(b: Prepared) -> Any:
 
 def _kernel(a: Prepared, b: Prepared) -> Any:
     """Find the nearest neighbours both ways, ties not yet settled."""
-    from delf_engine.verification.match_kernels import best_of_bytes, best_of_codes, best_of_floats
+    from delf_engine.verification.match_kernels import best_of_codes, best_of_floats
 
     if a.precision == "float32":
         panels, bias = b.columns
@@ -132,7 +132,7 @@ def _kernel(a: Prepared, b: Prepared) -> Any:
     codes, norms = a.codes
     if not has_byte_products():
         return best_of_codes(codes.astype(np.float32), norms, *b.code_columns)
-    return best_of_bytes((codes.view(np.uint8) ^ np.uint8(128)).view(np.int32), norms, *b.byte_columns)
+    return best_of_codes((codes.view(np.uint8) ^ np.uint8(128)).view(np.int32), norms, *b.byte_columns)
 
 
 def medians(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

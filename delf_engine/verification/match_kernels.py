@@ -14,11 +14,10 @@ import numpy as np
 from numba import njit
 
 from delf_engine.tiles import LANES, ROWS
-from delf_engine.verification.match_tiles import match_bytes, match_codes, match_floats
+from delf_engine.verification.match_tiles import match_codes, match_floats
 from delf_engine.verification.panel_kernels import PANEL
 
 __all__ = [
-    "best_of_bytes",
     "best_of_codes",
     "best_of_floats",
     "chords",
@@ -110,58 +109,30 @@ def best_of_floats(a: Any, columns: Any, m: Any, bias: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def best_of_bytes(a: Any, norms_a: Any, columns: Any, m: Any, bias: Any, norms_b: Any) -> Any:
-    """Do what `best_of_floats` does for cosines of codes, where the processor multiplies bytes.
+def best_of_codes(a: Any, norms_a: Any, columns: Any, m: Any, bias: Any, norms_b: Any) -> Any:
+    """Do what `best_of_floats` does for cosines of codes of 8 bits.
 
-    Sums of products are exact; a cosine is such a sum times one over both lengths, in float32.
+    Sums of products are exact, of bytes (where the processor multiplies these) and of floats, as whole numbers
+    below 2^24 are: the bits are the same. A cosine is such a sum times one over both lengths, in float32.
 
     Parameters
     ----------
-    a : (N, E / 4) int32
-        Four unsigned bytes each: codes of A plus 128.
+    a : (N, E / 4) int32 or (N, E) float32
+        Codes of A: four unsigned bytes each, codes plus 128; or one code each, E being at most 1,040.
     norms_a : (N,) float32
         One over the length of each row of codes.
-    columns : (P E / 4 32,) int32
-        Four signed bytes each: codes of B, as `panels` makes it.
+    columns : (P E / 4 32,) int32 or (P E 32,) float32
+        Codes of B, as `byte_panels` makes them of four signed bytes each, or `panels`.
     m : int
         Rows of B, M.
-    bias : (32 P,) int32
-        Minus 128 times the sum of each row of codes of B, and 1 beyond M.
+    bias : (32 P,) int32 or float32
+        1 beyond M. Up to M minus 128 times the sum of each row of codes of B; or 0.
     norms_b : (32 P,) float32
         One over the length of each row of codes of B, and -inf beyond M.
 
     Returns
     -------
     As `best_of_floats`.
-    """
-    n, last, width = len(a), len(a) - 1, len(bias)
-    lanes, ends = _lanes(n), _columns(width)
-    for first in range(0, width, _BLOCK):
-        for i in range(0, n, ROWS):
-            i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-            for column in range(first, min(first + _BLOCK, width), PANEL):
-                match_bytes(
-                    a, i, i1, i2, i3, n - i, columns, column, bias, norms_a, norms_b,
-                    lanes[0], lanes[1], lanes[2], lanes[3], ends[0], ends[1], ends[2],
-                )  # fmt: skip
-    return _merged(lanes, ends, m)
-
-
-@njit(cache=True, nogil=True)
-def best_of_codes(a: Any, norms_a: Any, columns: Any, m: Any, bias: Any, norms_b: Any) -> Any:
-    """Do what `best_of_bytes` does, bit for bit, on any processor.
-
-    Parameters
-    ----------
-    a : (N, E) float32
-        Codes of A. E is at most 1,040: sums of whole numbers below 2^24 are exact in float32, too.
-    norms_a : (N,) float32
-    columns : (P E 32,) float32
-        Codes of B, as `panels` makes it.
-    m : int
-    bias : (32 P,) float32
-        0, and 1 beyond M.
-    norms_b : (32 P,) float32
     """
     n, last, width = len(a), len(a) - 1, len(bias)
     lanes, ends = _lanes(n), _columns(width)

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from delf_engine.tiles import FLOATS, INDEX, LANES, ROWS, WHOLES, Writer
 
-__all__ = ["VECTORS", "match_bytes", "match_codes", "match_floats"]
+__all__ = ["VECTORS", "match_codes", "match_floats"]
 
 VECTORS = 2
 _FINITE = ("nnan", "nsz")
@@ -126,51 +126,47 @@ def _match_floats(
 match_floats: Any = intrinsic(_match_floats)
 
 
-def _scaled(kind: ir.VectorType) -> Any:
-    """Return an intrinsic that merges products of codes, of bytes or of floats, times two norms."""
+def _match_codes(
+    typingctx: Any, data: Any, i0: Any, i1: Any, i2: Any, i3: Any, count: Any, columns: Any, column: Any,
+    bias: Any, norms_rows: Any, norms_columns: Any,
+    best_rows: Any, second_rows: Any, place_rows: Any, other_rows: Any,
+    best_columns: Any, second_columns: Any, place_columns: Any,
+) -> Any:  # fmt: skip
+    """Do what `match_floats` does with codes: ``(bias + x . column) norm norm`` is merged.
 
-    def tile(
-        typingctx: Any, data: Any, i0: Any, i1: Any, i2: Any, i3: Any, count: Any, columns: Any, column: Any,
-        bias: Any, norms_rows: Any, norms_columns: Any,
-        best_rows: Any, second_rows: Any, place_rows: Any, other_rows: Any,
-        best_columns: Any, second_columns: Any, place_columns: Any,
-    ) -> Any:  # fmt: skip
-        whole = types.int64
-        arrays = (best_rows, second_rows, place_rows, other_rows, best_columns, second_columns, place_columns)
-        signature = types.void(data, *(whole,) * 5, columns, whole, bias, norms_rows, norms_columns, *arrays)
-
-        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            write = Writer(context, builder, sig, args)
-            column = args[7]
-            ats = [write.plus(column, LANES * v) for v in range(VECTORS)]
-            start = [write.load(write.array(8), at, kind) for at in ats]
-            begin = builder.mul(column, write.length(write.array(0), 1))
-            panels = (write.array(6), begin, ir.Constant(INDEX, LANES * VECTORS))
-            sums = write.sums(VECTORS, start, panels, write.byte_products if kind == WHOLES else write.fused)
-            norms = [write.load(write.array(10), at, FLOATS) for at in ats]
-            scores = []
-            for r in range(ROWS):
-                norm = write.spread(write.one(write.array(9), args[1 + r]), FLOATS)
-                totals = [builder.sitofp(x, FLOATS) if kind == WHOLES else x for x in sums[r]]
-                scores.append([builder.fmul(builder.fmul(x, y), norm) for x, y in zip(totals, norms, strict=True)])
-            _merge_tile(write, scores, args[5], column, [write.array(11 + i) for i in range(7)])
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    tile.__doc__ = """Do what `match_floats` does with codes: ``(bias + x . column) norm norm`` is merged.
-
-    Parameters are those of `match_floats` but for these. `match_bytes` is for processors that `has_byte_products`
-    says yes of.
+    Whole numbers are bytes, four side by side, for processors that `has_byte_products` says yes of; floats serve
+    any. Parameters are those of `match_floats` but for these.
 
     Parameters
     ----------
-    data : (n, E / 4) int32, four unsigned bytes each; for `match_codes` (n, E) float32
-    columns : (P E / 4 32,) int32, four signed bytes each; for `match_codes` (P E 32,) float32
+    data : (n, E / 4) int32, four unsigned bytes each; or (n, E) float32
+    columns : (P E / 4 32,) int32, four signed bytes each; or (P E 32,) float32
     bias : (32 P,) int32 or float32
     norms_rows, norms_columns : (n,), (32 P,) float32
     """
-    return intrinsic(tile)
+    whole = types.int64
+    arrays = (best_rows, second_rows, place_rows, other_rows, best_columns, second_columns, place_columns)
+    signature = types.void(data, *(whole,) * 5, columns, whole, bias, norms_rows, norms_columns, *arrays)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        write = Writer(context, builder, sig, args)
+        bytewise = sig.args[0].dtype == types.int32
+        column = args[7]
+        ats = [write.plus(column, LANES * v) for v in range(VECTORS)]
+        start = [write.load(write.array(8), at, WHOLES if bytewise else FLOATS) for at in ats]
+        begin = builder.mul(column, write.length(write.array(0), 1))
+        panels = (write.array(6), begin, ir.Constant(INDEX, LANES * VECTORS))
+        sums = write.sums(VECTORS, start, panels, write.byte_products if bytewise else write.fused)
+        norms = [write.load(write.array(10), at, FLOATS) for at in ats]
+        scores = []
+        for r in range(ROWS):
+            norm = write.spread(write.one(write.array(9), args[1 + r]), FLOATS)
+            totals = [builder.sitofp(x, FLOATS) if bytewise else x for x in sums[r]]
+            scores.append([builder.fmul(builder.fmul(x, y), norm) for x, y in zip(totals, norms, strict=True)])
+        _merge_tile(write, scores, args[5], column, [write.array(11 + i) for i in range(7)])
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
-match_bytes, match_codes = _scaled(WHOLES), _scaled(FLOATS)
+match_codes: Any = intrinsic(_match_codes)

@@ -203,13 +203,13 @@ class Prepared:
 
     @cached_property
     def byte_rows(self) -> tuple[npt.NDArray[np.int32], Float32]:
-        """What `match_kernels.best_of_bytes` takes of A."""
+        """What `match_kernels.best_of_codes` takes of A."""
         codes, norms = self.codes
         return (codes.view(np.uint8) ^ np.uint8(128)).view(np.int32), norms
 
     @cached_property
     def byte_columns(self) -> tuple[npt.NDArray[np.int32], int, npt.NDArray[np.int32], Float32]:
-        """What `match_kernels.best_of_bytes` takes of B."""
+        """What `match_kernels.best_of_codes` takes of B."""
         from delf_engine.verification.panel_kernels import byte_panels
 
         columns, bias, norms = byte_panels(*self.codes)
@@ -328,10 +328,10 @@ def _compared_floats(a: Prepared, b: Prepared) -> _Compared:
 
 def _compared_bytes(a: Prepared, b: Prepared) -> _Compared:
     from delf_engine.tiles import has_byte_products
-    from delf_engine.verification.match_kernels import best_of_bytes, best_of_codes, chords
+    from delf_engine.verification.match_kernels import best_of_codes, chords
 
     if has_byte_products():
-        found = best_of_bytes(*a.byte_rows, *b.byte_columns)
+        found = best_of_codes(*a.byte_rows, *b.byte_columns)
     else:  # on any processor: whole numbers below 2^24 are exact in float32, too
         codes, norms = a.codes
         found = best_of_codes(codes.astype(np.float32), norms, *b.code_columns)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from delf_engine import tiles
 from delf_engine.verification import Prepared, match_prepared
-from delf_engine.verification.match_kernels import best_of_bytes, best_of_codes, best_of_floats
+from delf_engine.verification.match_kernels import best_of_codes, best_of_floats
 from delf_engine.verification.panel_kernels import PANEL, are_unit, byte_codes, byte_panels, panels, unit_rows
 
 Float32 = npt.NDArray[np.float32]
@@ -147,7 +147,7 @@ def by_codes(a: Prepared, b: Prepared) -> tuple[Array, ...]:
 
 def by_bytes(a: Prepared, b: Prepared) -> tuple[Array, ...]:
     unsigned = (a.codes[0].view(np.uint8) ^ np.uint8(128)).view(np.int32)
-    return tuple(best_of_bytes(unsigned, a.codes[1], *b.byte_columns))
+    return tuple(best_of_codes(unsigned, a.codes[1], *b.byte_columns))
 
 
 @given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS, ties=st.booleans())
