@@ -17,6 +17,7 @@ PACKAGE = Path(delf_engine.__file__).parent
 FLOORS: dict[int, set[str]] = {
     1: {"errors"},
     2: {
+        "downloads",
         "model",
         "images",
         "features",
@@ -32,7 +33,7 @@ FLOORS: dict[int, set[str]] = {
     3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting", "interchange"},
     4: {"reranking"},
     5: {"engine"},
-    6: {"cli", "demo", "mining", "serve"},
+    6: {"cli", "datasets", "demo", "mining", "serve", "synthesis"},
 }
 ROOMS = set().union(*FLOORS.values())
 RECORDS = {"errors", "features", "config", "pyramid", "images", "system"}
@@ -48,7 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),  # names are imported on first use
     "__main__": {"cli"},
     **{room: below(floor) for floor, rooms in FLOORS.items() for room in rooms},
-    "model": RECORDS,
+    "downloads": {"errors"},
+    "model": RECORDS | {"downloads"},
     "evaluation": RECORDS,
     "system": set(),
     "threads": {"errors", "system"},
@@ -56,7 +58,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "regions": {"errors", "features", "system"},
     "interchange": {"features", "config", "errors", "wire", "system"},
     "reranking": {"verification", "storage", "features", "config", "errors", "system", "threads"},
-    "cli": below(6) | {"demo", "mining", "serve"},  # commands that start them
+    "datasets": {"downloads", "errors", "evaluation", "images", "system"},
+    "synthesis": {"errors", "evaluation", "images", "system"},
+    "cli": below(6) | {"datasets", "demo", "mining", "serve", "synthesis"},  # commands that start them
 }
 
 
