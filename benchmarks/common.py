@@ -143,8 +143,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a benchmark's result with the command, the time and the machine beside it."""
+def write_json(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a benchmark's result with the command, the time and the machine beside it; return what was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     full = {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -154,3 +154,4 @@ def write_json(path: Path, result: Mapping[str, Any]) -> None:
     }
     path.write_text(json.dumps(full, indent=1, ensure_ascii=False), encoding="utf-8")
     Console(stderr=True).print(f"wrote {path}", highlight=False)
+    return full

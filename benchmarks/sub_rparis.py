@@ -13,51 +13,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import cv2
-
-from common import by_homography, data_folder, print_table, rank_features, sub_rparis, write_json
-from delf_engine import AsmkIndex, Codebook, Extractor, KdTreeIndex, LocalFeatures, load_profile
-from delf_engine.config import Profile
+from common import data_folder, print_table, rank_features, sub_rparis, write_json
+from delf_engine import AsmkIndex, Codebook, KdTreeIndex, LocalFeatures
 from delf_engine.evaluation import SETUPS, GroundTruth
 from delf_engine.index import CandidateIndex
-from delf_engine.model import codebook_path
-from peers import Peer, aliked, file_hash, root_sift
 from ranking_rules import Row, compare, ranked_by_rules, row_of, verify_all
+from systems import PEERS, System, model_systems, peer_system, weights_folder
 
 Features = Mapping[str, LocalFeatures]
-
-#: The one threshold that the data README gives a figure for; not searched here, as ours was.
-_SIFT_RESIDUAL_PX = 6.0
-
-
-@dataclass(frozen=True)
-class System:
-    """Local features and how they are indexed and verified.
-
-    Attributes
-    ----------
-    name : str
-    identity : str
-        All that its features depend on: the key of the cache.
-    dim : int
-    extract : callable
-    profile : Profile
-    codebook : Path or None
-        None: there is no index; ties are broken by the number of matches.
-    """
-
-    name: str
-    identity: str
-    dim: int
-    extract: Peer
-    profile: Profile
-    codebook: Path | None
 
 
 def main() -> None:
@@ -65,7 +33,10 @@ def main() -> None:
     args = _arguments()
     data = data_folder(args.data)
     truth = with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
-    systems = [*_peers(args, data), *_models(args)]
+    systems = [
+        *(peer_system(name, args.profile, weights_folder(args, data)) for name in PEERS if name in args.peers),
+        *model_systems(args.model, args.profile, args.precision),
+    ]
     measured: dict[str, dict[str, Row]] = {}
     for system in systems:
         measured[system.name] = _rows(system, truth, data, args)
@@ -88,47 +59,6 @@ def main() -> None:
         "differences": differences,
     }
     write_json(args.out, result)
-
-
-def _models(args: argparse.Namespace) -> list[System]:
-    stems = [Path(model).stem for model in args.model]
-    names = stems if len(set(stems)) == len(stems) else args.model
-    systems = []
-    for name, model in zip(names, args.model, strict=True):
-        extractor = Extractor.from_pretrained(model, profile=args.profile, precision=args.precision)
-        assert extractor.info is not None
-        systems.append(
-            System(
-                name=name,
-                identity=f"{extractor.info.identity} {extractor.config.model_dump_json()}",
-                dim=extractor.network.dim,
-                extract=extractor,
-                profile=load_profile(args.profile or extractor.info.profile),
-                codebook=codebook_path(model),
-            )
-        )
-    return systems
-
-
-def _peers(args: argparse.Namespace, data: Path) -> list[System]:
-    profile = load_profile(args.profile or "default")
-    systems = []
-    if "rootsift" in args.peers:
-        changes: dict[str, Any] = {"residual_px": _SIFT_RESIDUAL_PX, "reference_size": None}
-        chosen = _with_verification(profile, changes)
-        identity = f"RootSIFT 1000, OpenCV {cv2.__version__}"
-        systems.append(System("RootSIFT", identity, 128, root_sift, chosen, None))
-    if "aliked" in args.peers:
-        path = (Path(args.weights) if args.weights else data.parent / "weights") / "aliked-n16.safetensors"
-        chosen = _with_verification(profile, {"mutual": True, "ratio": None, "max_distance": None})
-        identity = f"ALIKED-n16@{file_hash(path)[:16]} 1000 at 1024, kornia {version('kornia')}"
-        systems.append(System("ALIKED-n16", identity, 128, aliked(path), chosen, None))
-    return systems
-
-
-def _with_verification(profile: Profile, changes: Mapping[str, Any]) -> Profile:
-    homography = by_homography(profile.verification)
-    return profile.model_copy(update={"verification": homography.model_copy(update=dict(changes))})
 
 
 def _rows(system: System, truth: GroundTruth, data: Path, args: argparse.Namespace) -> dict[str, Row]:
@@ -252,9 +182,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="without it, as the profile says")
     parser.add_argument("--distractors", action="store_true", help="add the unrelated photographs to the gallery")
     parser.add_argument("--seeds", type=int, default=3, help="of RANSAC")
-    parser.add_argument(
-        "--peers", nargs="*", choices=["rootsift", "aliked"], default=["rootsift"], help="none: only our models"
-    )
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=["rootsift"], help="none: only our models")
     parser.add_argument("--weights", help="folder of aliked-n16.safetensors; without it, weights/ beside the data")
     parser.add_argument("--cache", type=Path, default=Path("out/cache"))
     parser.add_argument("--out", type=Path, default=Path("out/sub_rparis.json"))

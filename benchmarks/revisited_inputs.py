@@ -1,0 +1,185 @@
+"""What a run on a revisited set starts from: its ground truth, and the photographs that are there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from delf_engine.errors import DataError
+from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
+from delf_engine.images import find_images
+
+__all__ = ["TITLES", "Inputs", "photographs", "read_inputs", "restricted", "sha256_of"]
+
+TITLES = {"roxford5k": "ROxford5k", "rparis6k": "RParis6k"}
+
+#: Of the ground truths as their authors distribute them.
+_OFFICIAL = {
+    "ba7967754bd2d7d2210a5799f9c45ad5835e269a80ef9d3eba44caa35816c471": "roxford5k",
+    "d2e729a5293dda7dda8a15c8383424a42e4964a2c4cfea2f32fa85d11d2df499": "rparis6k",
+}
+_NAMED = 10  # missing photographs, in messages
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A set as it can be measured here.
+
+    Attributes
+    ----------
+    name : str
+        ``rparis6k``, or that of a stand-in; files of the run are named after it.
+    truth : GroundTruth
+        Restricted to what is there.
+    ground_truth : Path
+        The file it was read from.
+    images : mapping of name to Path
+        Photographs of gallery and queries, all there are; empty where features are given.
+    missing_images, missing_queries : tuple of str
+        Names of the full ground truth that are left out for want of their photographs.
+    left_out : tuple of str
+        Queries left out on demand.
+    whole : GroundTruth
+        What the file says of the whole set.
+    """
+
+    name: str
+    truth: GroundTruth
+    ground_truth: Path
+    whole: GroundTruth
+    images: Mapping[str, Path]
+    missing_images: tuple[str, ...] = ()
+    missing_queries: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The name of the set; if it is not the whole of it, that first of all."""
+        name = TITLES.get(self.name, self.name)
+        images, queries = len(self.whole.names), len(self.whole)
+        if (len(self.truth.names), len(self.truth)) == (images, queries):
+            return name
+        return (
+            f"part of {name}: {len(self.truth.names):,} of {images:,} images, "
+            f"{len(self.truth)} of {queries} queries"
+        )
+
+
+def read_inputs(
+    name: str,
+    ground_truth: Path,
+    images: Mapping[str, Path],
+    *,
+    known: Collection[str],
+    known_queries: Collection[str],
+    allow_missing: bool,
+    without: Sequence[str] = (),
+    where: object,
+) -> Inputs:
+    """Read a ground truth and hold it against what is there.
+
+    Parameters
+    ----------
+    name : str
+    ground_truth : Path
+    images : mapping of name to Path
+    known, known_queries : collections of str
+        Images and queries that can be measured: whose photographs or features are there.
+    allow_missing : bool
+    without : sequence of str
+        Queries to leave out.
+    where : object
+        What was looked through, named in errors.
+
+    Raises
+    ------
+    DataError
+        If the ground truth is of another set, or images are missing and `allow_missing` is not set.
+    FormatError
+        If the ground truth cannot be read.
+    """
+    official = _OFFICIAL.get(sha256_of(ground_truth))
+    if official is not None and name in TITLES and official != name:
+        raise DataError(
+            f"{ground_truth}: is the ground truth of {TITLES[official]}, not of {TITLES[name]}; "
+            f"use the other script, or give gnd_{name}.pkl"
+        )
+    truth = load_ground_truth(ground_truth)
+    unknown = sorted(set(without) - set(truth.query_names))
+    if unknown:
+        raise DataError(f"--without-query {unknown[0]}: {ground_truth} has no such query")
+    full = Inputs(name, truth, ground_truth, truth, images, left_out=tuple(without))
+    gone = [image for image in truth.names if image not in known]
+    gone_queries = [query for query in truth.query_names if query not in known_queries]
+    if len(gone) == len(truth.names):
+        raise DataError(
+            f"{where}: holds none of the {len(truth.names):,} images of {ground_truth}, such as "
+            f"{truth.names[0]}; is it the ground truth of another set?"
+        )
+    _check_missing([*gone, *gone_queries], allow_missing, where)
+    return restricted(full, gone, gone_queries)
+
+
+def restricted(inputs: Inputs, images: Iterable[str], queries: Iterable[str]) -> Inputs:
+    """Return the inputs without some images and queries, which count as missing.
+
+    Raises
+    ------
+    DataError
+        If nothing is left.
+    """
+    gone, gone_queries = dict.fromkeys(images), dict.fromkeys(queries)
+    names = [name for name in inputs.truth.names if name not in gone]
+    asked = [name for name in inputs.truth.query_names if name not in gone_queries and name not in inputs.left_out]
+    if not names or not asked:
+        raise DataError(f"nothing is left to measure: {len(names)} images and {len(asked)} queries")
+    return replace(
+        inputs,
+        truth=restrict(inputs.truth, names, asked),
+        missing_images=(*inputs.missing_images, *gone),
+        missing_queries=(*inputs.missing_queries, *gone_queries),
+    )
+
+
+def photographs(folder: Path) -> dict[str, Path]:
+    """Return the photographs below a folder by their names without ending, as the ground truths name them.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder, no photograph in it, or two of one name.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, find_images([folder])):
+        if path.stem in found:
+            raise DataError(f"{path} and {found[path.stem]} have the same name; the ground truth knows one")
+        found[path.stem] = path
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file; an empty string if it cannot be read, which its reader will say."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _check_missing(missing: Sequence[str], allowed: bool, where: object) -> None:
+    if not missing:
+        return
+    listed = "\n".join(f"  {name}" for name in missing[:_NAMED])
+    more = f"\n  and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
+    text = f"{where}: {len(missing):,} images are missing:\n{listed}{more}"
+    if not allowed:
+        raise DataError(
+            f"{text}\nNothing was done. Get them (delf-engine data get), or say --allow-missing to restrict the "
+            "protocol to what is there"
+        )
+    Console(stderr=True).print(
+        f"{text}\nthe protocol is restricted to what is there", highlight=False, markup=False
+    )
