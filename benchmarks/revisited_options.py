@@ -19,8 +19,8 @@ Measure local features on {title} by the revisited protocol: photographs in, tab
 
 Features are extracted (queries cropped to their box), a codebook is trained on the other set, candidates are
 gathered by ASMK and by a KD-tree, and the first 100 of each are verified, the protocol's junk taken out before.
-Every step is kept in the work folder: a run that was stopped goes on, and steps whose options did not change are not
-done again.
+Every step is kept in the work folder: a run that was stopped goes on, and steps whose options did not change are
+not done again.
 Results: OUT.json (everything), OUT.md (tables), OUT.html (one page with pictures).
 """
 
