@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from common import write_json
 from delf_engine import Codebook, LocalFeatures, load_profile
-from delf_engine.errors import ConfigError, DataError, DelfEngineError
+from delf_engine.errors import ConfigError, DataError, DelfEngineError, ImageError
 from delf_engine.evaluation import GroundTruth
 from delf_engine.images import Box, ImageSource
 from delf_engine.plotting.report import benchmark_markdown, write_benchmark_report
@@ -55,8 +55,9 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     stages = Stages(args.work / "stages.json")
     with Stores(args.work) as stores:
         source = source_of(name, args, stores, stages)
-        result = _Run(name, args, source, stores, stages).result()
-    _write(args.out or args.work / source.inputs.name, result, source)
+        measurement = _Run(name, args, source, stores, stages)
+        result = measurement.result()
+    _write(args.out or args.work / source.inputs.name, result, measurement.photograph)
     return result
 
 
@@ -91,19 +92,25 @@ class _Run:
         self.notes: list[str] = []
         self.configuration: dict[str, Any] = {}
         self.measured: list[Measured] = []
+        self.added = distractor_photographs(args)
+
+    def photograph(self, name: str) -> Path:
+        """Return the photograph of an image or query, for the report."""
+        found = self.source.inputs.images.get(name) or self.added.get(name)
+        if found is None:
+            raise ImageError(name, "no photograph: features were given")
+        return found
 
     def result(self) -> dict[str, Any]:
         """Do everything, features first; return the result."""
         for path in self.args.shortlist:  # what is wrong with them is to be said before hours of work
             of_shortlist(path, self.source.inputs.truth, self.source.inputs.whole)
         systems = _systems(self.args, self.source)
-        added = distractor_photographs(self.args)
         words = None if self._words_are_there() else words_source(self.name, self.source, self.args, self.stages)
-        ready = [self._ready(system, added) for system in systems]
+        ready = [self._ready(system) for system in systems]
         inputs = self._readable(ready)
-        names = list(added)
-        for each in ready:
-            names = [name for name in names if each.distractors is not None and name in each.distractors.ids]
+        read = [each.distractors.ids for each in ready if each.distractors is not None]
+        names = [name for name in (read[0] if read else ()) if all(name in ids for ids in read)]
         truth = replace(inputs.truth, names=(*inputs.truth.names, *names))
         for each in ready:
             trimmed = _Ready(
@@ -128,16 +135,9 @@ class _Run:
         given_ = self.args.codebook == "shipped" or Path(self.args.codebook).suffix == ".safetensors"
         return given_ or not (set(self.args.candidates) - {"kdtree"}) or _is_store(Path(self.args.codebook))
 
-    def _ready(self, system: System, added: dict[str, Path]) -> _Ready:
+    def _ready(self, system: System) -> _Ready:
         source, inputs = self.source, self.source.inputs
-        distractors = None
-        if added:
-            what = f"distractors-{Path(self.args.distractors).name}"
-            distractors, failed = extracted(
-                self.stores, system, what, Views(f"{len(added):,} distractors", added), self.stages
-            )
-            if failed:
-                self.notes.append(f"{len(failed):,} distractors could not be read")
+        distractors = self._distractors(system)
         if source.features is not None and source.query_features is not None:
             return _Ready(system, source.features, source.query_features, distractors)
         gallery = Views(inputs.name, {name: inputs.images[name] for name in inputs.truth.names})
@@ -148,6 +148,18 @@ class _Run:
             self.stores, system, inputs.name, Views(f"queries of {inputs.name}", asked, boxes), self.stages
         )
         return _Ready(system, features, queries, distractors)
+
+    def _distractors(self, system: System) -> FeatureFile | None:
+        if self.args.distractors is None:
+            return None
+        if _is_store(Path(self.args.distractors)):
+            return all_of(self.stores.given(Path(self.args.distractors), system.dim), prefix="distractors/")
+        what = f"distractors-{Path(self.args.distractors).name}"
+        views = Views(f"{len(self.added):,} distractors", self.added)
+        found, failed = extracted(self.stores, system, what, views, self.stages)
+        if failed:
+            self.notes.append(f"{len(failed):,} distractors could not be read")
+        return found
 
     def _readable(self, ready: Sequence[_Ready]) -> Inputs:
         """Return the inputs without the photographs that some system could not read."""
@@ -291,12 +303,12 @@ def _is_store(path: Path) -> bool:
     return (path / "data.mdb").is_file()
 
 
-def _write(out: Path, result: dict[str, Any], source: Source) -> None:
+def _write(out: Path, result: dict[str, Any], photograph: Callable[[str], Path]) -> None:
     """Write the three files, and print the tables."""
     out.parent.mkdir(parents=True, exist_ok=True)
     ending = {kind: out.with_name(f"{out.name}.{kind}") for kind in ("json", "md", "html")}
     whole = write_json(ending["json"], result)
     text = benchmark_markdown(whole)
     ending["md"].write_text(text, encoding="utf-8")
-    write_benchmark_report(ending["html"], whole, images=lambda name: str(source.inputs.images[name]))
+    write_benchmark_report(ending["html"], whole, images=photograph)
     print(text)

@@ -102,11 +102,14 @@ class Stores(contextlib.ExitStack):
             self._open[path] = self.enter_context(store)
         return self._open[path]
 
-    def given(self, path: Path) -> FeatureStore:
-        """Return a store of the user's own, for reading."""
+    def given(self, path: Path, dim: int | None = None) -> FeatureStore:
+        """Return a store of the user's own, for reading; refused where descriptors do not have `dim` values."""
         if path not in self._open:
             self._open[path] = self.enter_context(FeatureStore.open(path, readonly=True))
-        return self._open[path]
+        store = self._open[path]
+        if dim is not None and store.dim != dim:
+            raise MismatchError(f"{path}: holds {store.dim}-D descriptors, {dim}-D ones are needed")
+        return store
 
 
 def extracted(
@@ -143,18 +146,14 @@ def extracted(
     return FeatureFile(store, {name: ids[name] for name in ids if name not in failed}), failed
 
 
-def given(store: FeatureStore, names: Iterable[str], dim: int | None = None) -> FeatureFile:
+def given(store: FeatureStore, names: Iterable[str]) -> FeatureFile:
     """Return features of a store by name; ids may be names, or paths of files of that name.
 
     Raises
     ------
-    MismatchError
-        If descriptors have another dimension than `dim`.
     DataError
         If two ids are of one name.
     """
-    if dim is not None and store.dim != dim:
-        raise MismatchError(f"{store.path}: holds {store.dim}-D descriptors, {dim}-D ones are needed")
     wanted, by_name = dict.fromkeys(names), dict[str, str]()
     for image_id in store.ids():
         name = image_id if image_id in wanted else Path(image_id).stem
@@ -164,9 +163,9 @@ def given(store: FeatureStore, names: Iterable[str], dim: int | None = None) -> 
     return FeatureFile(store, {name: by_name[name] for name in wanted if name in by_name})
 
 
-def all_of(store: FeatureStore) -> FeatureFile:
-    """Return everything that a store holds."""
-    return FeatureFile(store, {image_id: image_id for image_id in store.ids()})
+def all_of(store: FeatureStore, *, prefix: str = "") -> FeatureFile:
+    """Return everything that a store holds, by its ids behind a prefix."""
+    return FeatureFile(store, {f"{prefix}{image_id}": image_id for image_id in store.ids()})
 
 
 def key_of(*parts: str) -> str:

@@ -77,8 +77,9 @@ def _inputs(parser: argparse.ArgumentParser, name: str) -> None:
     )
     group.add_argument(
         "--distractors",
-        metavar="SET_OR_FOLDER",
-        help="add photographs to the gallery: revisitop1m below --data, or a folder; indexed once",
+        metavar="WHICH",
+        help="add to the gallery: revisitop1m below --data, a folder of photographs, or a feature store; "
+        "indexed once",
     )
     group.add_argument("--synthetic", action="store_true", help="render a set of the same layout and use it")
     group.add_argument("--synthetic-images", type=int, default=5000, metavar="N")
@@ -100,7 +101,7 @@ def _methods(parser: argparse.ArgumentParser) -> None:
         default="other",
         metavar="WHICH",
         help="other: trained on the other set; shipped: the checkpoint's; a .safetensors file; or a folder of "
-        "photographs to train on (other)",
+        "photographs, or a feature store, to train on (other)",
     )
     group.add_argument("--words", type=int, help="of a codebook that is trained (65,536; --synthetic: 16,384)")
     group.add_argument(

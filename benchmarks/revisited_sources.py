@@ -118,8 +118,11 @@ def words_source(
 
 
 def distractor_photographs(args: argparse.Namespace) -> dict[str, Path]:
-    """Return the photographs of ``--distractors`` by the names that they get in the gallery."""
-    if args.distractors is None:
+    """Return the photographs of ``--distractors`` by the names that they get in the gallery.
+
+    None where the option is not given, or names a store of features.
+    """
+    if args.distractors is None or Path(args.distractors, "data.mdb").is_file():
         return {}
     below = Path(args.data or ".", args.distractors, "jpg")
     folder = below if args.distractors == "revisitop1m" else Path(args.distractors)
@@ -148,7 +151,7 @@ def _of_features(name: str, ground_truth: Path, args: argparse.Namespace, stores
     whole = load_ground_truth(ground_truth)
     store = stores.given(args.features)
     gallery = given(store, whole.names)
-    queries = given(stores.given(args.query_features or args.features), whole.query_names, store.dim)
+    queries = given(stores.given(args.query_features or args.features, store.dim), whole.query_names)
     inputs = read_inputs(
         name,
         ground_truth,

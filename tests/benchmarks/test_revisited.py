@@ -301,6 +301,15 @@ def test_distractors_are_searched_with_the_rest(world: World, camera: Camera, tm
     assert stages["ASMK: index of distractors"] == (6, 6)
 
 
+def test_distractors_from_a_store(world: World, camera: Camera, tmp_path: Path) -> None:
+    with FeatureStore.create(tmp_path / "far", dim=40) as store:
+        store.put_many((f"away/far_{k}", camera.features[f"far_{k}"]) for k in range(6))
+    of_store = result(world, tmp_path / "stored", "--distractors", str(tmp_path / "far"))
+    found = photographed(world, camera, tmp_path / "work", "--distractors", str(camera.folder / "far"))
+    assert of_store["dataset"]["distractors"] == 6
+    assert [m["setups"] for m in of_store["methods"]] == [m["setups"] for m in found["methods"]]
+
+
 # -------------------------------------------------------------------------------------------------- going on
 
 
