@@ -101,7 +101,7 @@ def verified(
     found, seconds = _verify(name, lists, queries, gallery, profile, journals, seed, workers, stages)
     evaluations, mean_head = {}, 0.0
     for setup, cut in cuts.items():
-        rankings = [cut.ranking(q, found[query], profile)[0] for q, query in enumerate(truth.query_names)]
+        rankings = [cut.ranking(q, found[query], profile) for q, query in enumerate(truth.query_names)]
         evaluations[setup] = evaluate(rankings, truth, setup=setup)
         mean_head += float(np.mean([len(head) for head in cut.heads])) / len(cuts)
     per_query = (
@@ -118,7 +118,13 @@ def verified(
 
 
 class _Cut:
-    """What of the candidates is verified where images of the junk do not count."""
+    """What of the candidates is verified where images of the junk do not count.
+
+    Attributes
+    ----------
+    heads : list of int32 arrays
+        Images that are verified, for each query.
+    """
 
     def __init__(
         self,
@@ -128,38 +134,35 @@ class _Cut:
         top_n: int,
         junk: str,
     ) -> None:
-        self._names = truth.names
-        self._queries = truth.query_names
-        self.heads: list[Int32] = []
-        self._tails: list[Int32] = []
-        self._scores: list[npt.NDArray[np.float32] | None] = []
+        self._candidates = candidates
+        self._truth = truth
+        self._out = out
+        self._first: list[npt.NDArray[np.int64]] = []  # places of the heads
         for q, order in enumerate(candidates.order):
-            scores = None if candidates.scores is None else candidates.scores[q]
-            kept = ~np.isin(order, out[q])
-            first = np.flatnonzero(kept)[:top_n] if junk == "before" else np.flatnonzero(kept[:top_n])
-            rest = kept.copy()
-            rest[first] = False
-            self.heads.append(order[first])
-            self._tails.append(order[rest])
-            self._scores.append(None if scores is None else scores[first])
+            if junk == "before":
+                some = order[: top_n + len(out[q])]  # no more than the junk can push them down
+                self._first.append(np.flatnonzero(~np.isin(some, out[q]))[:top_n])
+            else:
+                self._first.append(np.flatnonzero(~np.isin(order[:top_n], out[q])))
+        self.heads = [order[first] for order, first in zip(candidates.order, self._first, strict=True)]
 
-    def ranking(
-        self, q: int, found: Mapping[str, Verification], profile: Profile
-    ) -> tuple[Int32, list[RankedCandidate]]:
-        """Return the new order of a query's images, and its verified head."""
-        place = {self._names[i]: i for i in self.heads[q].tolist()}
-        scores = self._scores[q]
-        entries: list[Any] = (
-            list(place) if scores is None else [(n, float(s)) for n, s in zip(place, scores, strict=True)]
-        )
-        ranked = rank_verified(
-            entries,
-            {name: found[name] for name in place if name in found},
-            ranking=profile.ranking,
-            query=self._queries[q],
-        )
-        head = np.array([place[hit.id] for hit in ranked], np.int32)
-        return np.concatenate([head, self._tails[q]]), ranked
+    def head(self, q: int, found: Mapping[str, Verification], profile: Profile) -> list[RankedCandidate]:
+        """Return the verified images of a query in their new order."""
+        names = [self._truth.names[i] for i in self.heads[q].tolist()]
+        scores = None if self._candidates.scores is None else self._candidates.scores[q][self._first[q]].tolist()
+        entries: list[Any] = names if scores is None else list(zip(names, scores, strict=True))
+        known = {name: found[name] for name in names if name in found}
+        return rank_verified(entries, known, ranking=profile.ranking, query=self._truth.query_names[q])
+
+    def ranking(self, q: int, found: Mapping[str, Verification], profile: Profile) -> Int32:
+        """Return the whole new order of a query's images, without the junk."""
+        order = self._candidates.order[q]
+        place = {self._truth.names[i]: i for i in self.heads[q].tolist()}
+        head = np.array([place[hit.id] for hit in self.head(q, found, profile)], np.int32)
+        gone = np.zeros(len(self._truth.names), np.bool_)
+        gone[self._out[q]] = True
+        gone[head] = True
+        return np.concatenate([head, order[~gone[order]]])
 
 
 def _verify(
@@ -224,10 +227,12 @@ def _inliers(
 def _shown(
     cut: _Cut, truth: GroundTruth, q: int, found: Mapping[str, Verification], profile: Profile
 ) -> list[dict[str, Any]]:
-    order, ranked = cut.ranking(q, found, profile)
+    hits = cut.head(q, found, profile)[:_SHOWN]
+    place = {truth.names[i]: i for i in cut.heads[q].tolist()}
+    labels = _labels(truth, q, np.array([place[hit.id] for hit in hits], np.int32))
     return [
         {"id": hit.id, "score": hit.score, "inliers": hit.inliers, "label": label}
-        for hit, label in zip(ranked[:_SHOWN], _labels(truth, q, order[:_SHOWN]), strict=False)
+        for hit, label in zip(hits, labels, strict=True)
     ]
 
 
