@@ -45,6 +45,14 @@ def main(name: str) -> None:
     except DelfEngineError as error:
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be written
+        Console(stderr=True).print(
+            f"error: {error}; what is done is kept below {args.work}, the same command goes on from there",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; the same command goes on from there", highlight=False)
         sys.exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import pickle
 from pathlib import Path
@@ -458,6 +459,23 @@ def test_errors_are_one_line(world: World, tmp_path: Path, capsys: pytest.Captur
             main("rparis6k")
     assert stopped.value.code == 1
     assert "delf-engine data get rparis6k" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_at_the_end(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "rparis6k.json")
+
+    monkeypatch.setattr(revisited, "write_json", full)
+    monkeypatch.setattr("sys.argv", ["rparis.py", *options(world, tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        main("rparis6k")
+    assert stopped.value.code == 1
+    assert "No space left on device" in capsys.readouterr().err
+    monkeypatch.undo()
+    stages = {stage["name"]: (stage["items"], stage["cached"]) for stage in result(world, tmp_path)["stages"]}
+    assert stages["ASMK, first 8 verified"][0] == stages["ASMK, first 8 verified"][1]
 
 
 @pytest.mark.parametrize(
