@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +42,17 @@ def write_tensors(
     from safetensors.numpy import save
 
     described = {"format": f"delf-engine {what}", "version": _VERSION, **metadata}
-    disk.replace_file(Path(path), save(dict(arrays), described))
+    disk.replace_file(Path(path), _ordered(save(dict(arrays), described)))
+
+
+def _ordered(data: bytes) -> bytes:
+    """Return a safetensors file with its metadata in order: the library writes them in any, and other bytes so."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def read_tensors(

@@ -126,6 +126,15 @@ def test_assign_refuses() -> None:
         book.assign(np.full((2, 4), np.nan))
 
 
+def test_equal_codebooks_are_equal_files(tmp_path: Path, rng: np.random.Generator) -> None:
+    centroids = rng.normal(size=(7, 5)).astype(np.float32)
+    files = []
+    for number in range(8):
+        Codebook(centroids).save(tmp_path / f"{number}.safetensors")
+        files.append((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(set(files)) == 1
+
+
 @pytest.mark.parametrize("half", [True, False])
 def test_save_and_load(tmp_path: Path, half: bool) -> None:
     book = Codebook.train(DATA, 64, half=half)
