@@ -11,7 +11,7 @@ from delf_engine.errors import DelfEngineError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from delf_engine.model.download import Progress
+    from delf_engine.downloads import Progress
     from delf_engine.model.hub import Located
 
 __all__ = ["download_progress", "fetch_located", "fetched"]

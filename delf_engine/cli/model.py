@@ -204,8 +204,8 @@ def _summary(name: str, found: Located) -> dict[str, Any]:
 
 
 def _described(name: str, found: Located) -> dict[str, Any]:
+    from delf_engine.downloads import file_sha256
     from delf_engine.model import read_checkpoint_info
-    from delf_engine.model.download import file_sha256
     from delf_engine.model.hub import codebook_beside
 
     told = read_checkpoint_info(found.path)
@@ -221,8 +221,8 @@ def _described(name: str, found: Located) -> dict[str, Any]:
 
 
 def _codebook(path: Path) -> dict[str, Any]:
+    from delf_engine.downloads import file_sha256
     from delf_engine.index import Codebook
-    from delf_engine.model.download import file_sha256
 
     book = Codebook.load(path)
     return {

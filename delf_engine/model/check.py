@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from delf_engine.downloads import file_sha256
 from delf_engine.errors import CheckpointError
 from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint, read_tensors, tensors_sha256
-from delf_engine.model.download import file_sha256
 
 __all__ = ["Check", "check_checkpoint", "check_file"]
 

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from delf_engine import __version__
 from delf_engine.config import Config, parse_config
+from delf_engine.downloads import Progress
 from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.model.download import Progress
 from delf_engine.model.hub import codebook_beside, fetch, locate, packaged_names
 from delf_engine.system import replacing
 

@@ -20,8 +20,8 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import Field
 
 from delf_engine.config import Config, parse_config, read_toml
+from delf_engine.downloads import Caller, Checksum, Progress, download
 from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.model.download import Progress, download
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -46,6 +46,7 @@ _CODEBOOK = ".codebook.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URL = re.compile(r"https?://[^/\s]+/[^\s]*", re.IGNORECASE)
 _TAG = 12
+_CALLER = Caller(CheckpointError, "set DELF_ENGINE_HOME to another folder")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+/\S*$")]
@@ -148,11 +149,13 @@ def fetch(remote: RemoteModel, *, progress: Progress | None = None) -> Path:
     Raises
     ------
     CheckpointError
-        As `delf_engine.model.download.download`.
+        As `delf_engine.downloads.download`.
     """
     if remote.codebook_url is not None and remote.codebook_sha256 is not None:
-        download(remote.codebook_url, codebook_beside(remote.path), remote.codebook_sha256, progress=progress)
-    return download(remote.url, remote.path, remote.sha256, size=remote.size, progress=progress)
+        checksum = Checksum("sha256", remote.codebook_sha256)
+        download(remote.codebook_url, codebook_beside(remote.path), checksum, caller=_CALLER, progress=progress)
+    checksum = Checksum("sha256", remote.sha256)
+    return download(remote.url, remote.path, checksum, caller=_CALLER, size=remote.size, progress=progress)
 
 
 def model_reference(name_or_path: str | os.PathLike[str]) -> str:

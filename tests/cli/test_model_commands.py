@@ -20,8 +20,8 @@ from delf_engine.cli.download import fetched
 from delf_engine.errors import CheckpointError, DelfEngineError
 from delf_engine.model import DEFAULT_MODEL, checkpoint_names, read_checkpoint_info, update_checkpoint_info
 from delf_engine.model.hub import cache_folder
+from file_server import FileServer, serving
 from helpers import random_photo, write_image, write_tiny_model
-from model.file_server import FileServer, serving
 
 CODEBOOK = "tiny.codebook.safetensors"
 

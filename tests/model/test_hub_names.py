@@ -26,8 +26,8 @@ from delf_engine.model import (
 )
 from delf_engine.model.check import check_checkpoint
 from delf_engine.model.hub import RemoteModel, cache_folder, cached_names, fetch, locate, parse_url, registry
+from file_server import FileServer, serving
 from helpers import checkpoint_info, write_tiny_model
-from model.file_server import FileServer, serving
 
 HEX = "0123456789abcdef" * 4
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ class FileServer:
     break_after: list[int] = field(default_factory=list)  # bytes before the connection breaks, one a request
     statuses: list[int] = field(default_factory=list)  # answers without a file, one a request
     redirect: dict[str, str] = field(default_factory=dict)
+    marks: dict[str, tuple[str, str]] = field(default_factory=dict)  # header and value that say the version
+    slow: float = 0.0  # seconds between blocks of a sixteenth of the file
     stall: threading.Event | None = None  # send the first half of the file, then nothing until it is set
     started: threading.Event = field(default_factory=threading.Event)
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range header
@@ -67,7 +70,8 @@ def answer(server: FileServer, handler: http.server.BaseHTTPRequestHandler) -> N
         return handler.send_error(404)
     data, start = server.files[path], 0
     match = re.fullmatch(r"bytes=(\d+)-", asked or "")
-    if match and server.ranges:
+    header, mark = server.marks.get(path, ("", ""))
+    if match and server.ranges and handler.headers.get("If-Range", mark) == mark:
         start = int(match[1]) + (1 if server.wrong_range else 0)
         if start >= len(data):
             return handler.send_error(416)
@@ -75,6 +79,8 @@ def answer(server: FileServer, handler: http.server.BaseHTTPRequestHandler) -> N
         handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
     else:
         handler.send_response(200)
+    if mark:
+        handler.send_header(header, mark)
     if server.lengths:
         handler.send_header("Content-Length", str(len(data) - start))
     handler.end_headers()
@@ -91,7 +97,10 @@ def send(server: FileServer, handler: http.server.BaseHTTPRequestHandler, data: 
         data = data[half:]
     if server.break_after:
         data = data[: server.break_after.pop(0)]
+    block = len(data) // 16 + 1 if server.slow else len(data) + 1
     try:
-        handler.wfile.write(data)
+        for place in range(0, len(data), block):
+            handler.wfile.write(data[place : place + block])
+            time.sleep(server.slow)
     except OSError:  # the client has gone
         return
