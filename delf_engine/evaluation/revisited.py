@@ -7,13 +7,13 @@ positive in a set-up is left out of its means. All figures are in per cent.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from delf_engine.evaluation.figures import mean_of_found, or_none
 from delf_engine.evaluation.ground_truth import SETUPS, GroundTruth, Setup, setup_fields
 from delf_engine.evaluation.rankings import Gallery, Rankings, in_query_order
 
@@ -141,17 +141,6 @@ def evaluate_setups(rankings: Rankings, ground_truth: GroundTruth) -> dict[Setup
     for array in (*ap.values(), *precision.values()):
         array.flags.writeable = False
     return {setup: Evaluation(setup, ground_truth.query_names, ap[setup], precision[setup]) for setup in SETUPS}
-
-
-def mean_of_found(values: npt.NDArray[np.float64]) -> float:
-    """Return the mean of what is not NaN, rounded once: the same for any order; NaN, silently, if all are."""
-    told = values[~np.isnan(values)]
-    return math.fsum(told.tolist()) / len(told) if len(told) else math.nan
-
-
-def or_none(value: float) -> float | None:
-    """Return a number for JSON, which has no NaN."""
-    return value if np.isfinite(value) else None
 
 
 def _bits(fields: tuple[str, ...]) -> int:
