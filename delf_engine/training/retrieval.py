@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from delf_engine.evaluation.revisited import GroundTruth, evaluate
+from delf_engine.evaluation import GroundTruth, evaluate
 from delf_engine.training.contract import Batch, Step
 from delf_engine.training.correspondence import directions
 from delf_engine.training.losses.match import MatchOptions, labelled_cells

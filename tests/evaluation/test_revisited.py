@@ -11,42 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation import SETUPS, GroundTruth, Setup, evaluate, load_ground_truth, restrict
+from delf_engine.evaluation import (
+    SETUPS,
+    GroundTruth,
+    Setup,
+    evaluate,
+    evaluate_setups,
+    load_ground_truth,
+    rankings_from_ranks,
+    rankings_from_scores,
+    restrict,
+)
+from evaluation.oracles import RANKS, awkward_ranking, plain_figures, sets_of, synthetic
 
-RANKS = (1, 5, 10)
-
-
-# ------------------------------------------------------------------- the protocol again, one plain loop at a time
-
-
-def plain_figures(
-    ranking: Sequence[int], positives: set[int], ignored: set[int]
-) -> tuple[float, list[float]] | None:
-    """Average precision and precision at 1, 5, 10 of one query, as fractions; None if it has no positive."""
-    if not positives:
-        return None
-    counted = [image for image in ranking if image not in ignored]
-    area, hits, last = 0.0, 0, 0
-    for rank, image in enumerate(counted, start=1):
-        if image in positives:
-            before = hits / (rank - 1) if rank > 1 else 1.0
-            hits += 1
-            area += (before + hits / rank) / 2 / len(positives)
-            last = rank
-    precisions = []
-    for k in RANKS:
-        depth = min(last, k)
-        precisions.append(sum(image in positives for image in counted[:depth]) / depth if depth else 0.0)
-    return area, precisions
-
-
-def sets_of(truth: GroundTruth, q: int, setup: str) -> tuple[set[int], set[int]]:
-    easy, hard, junk = ({int(i) for i in lists[q]} for lists in (truth.easy, truth.hard, truth.junk))
-    return {
-        "easy": (easy, junk | hard),
-        "medium": (easy | hard, junk),
-        "hard": (hard, junk | easy),
-    }[setup]
+# ------------------------------------------------------------------------------- against one plain loop at a time
 
 
 def check(rankings: Sequence[Sequence[int]], truth: GroundTruth, setup: Setup) -> None:
@@ -69,45 +47,6 @@ def check(rankings: Sequence[Sequence[int]], truth: GroundTruth, setup: Setup) -
         assert np.isnan(measured.mean_ap)
 
 
-def awkward_ranking(rng: np.random.Generator, truth: GroundTruth, q: int) -> np.ndarray:
-    """A ranking of one of the kinds that evaluators get wrong."""
-    order = rng.permutation(len(truth.names))
-    easy, hard, junk = truth.easy[q], truth.hard[q], truth.junk[q]
-    kind = rng.integers(8)
-    if kind == 0:  # junk, then the positives
-        first = np.concatenate([junk, easy, hard])
-    elif kind == 1:  # perfect
-        first = np.concatenate([easy, hard, junk])
-    elif kind == 2:  # everything that is wrong first
-        return np.concatenate([np.setdiff1d(order, np.concatenate([easy, hard])), easy, hard])
-    elif kind == 3:  # ends early
-        return order[: rng.integers(0, 30)]
-    elif kind == 4:  # junk stands between all positives
-        first = rng.permutation(np.concatenate([easy, hard, junk]))
-    elif kind == 5:  # no junk in it at all
-        return np.setdiff1d(order, junk)
-    elif kind == 6:  # nothing but positives, some missing
-        return rng.permutation(np.concatenate([easy, hard]))[: rng.integers(0, 20)]
-    else:
-        return order
-    return np.concatenate([first, order[~np.isin(order, first)]])
-
-
-def synthetic(rng: np.random.Generator, images: int, queries: int) -> GroundTruth:
-    lists: list[list[np.ndarray]] = []
-    for _ in range(queries):
-        order = rng.permutation(images)
-        cuts = np.sort(rng.integers(0, images + 1, 3))
-        lists.append(list(np.split(order, cuts)[:3]))
-        if rng.random() < 0.2:
-            lists[-1][rng.integers(3)] = order[:0]
-    easy, hard, junk = zip(*lists, strict=True)
-    boxes = np.tile([0.0, 0.0, 10.0, 10.0], (queries, 1))
-    return GroundTruth(
-        tuple(f"im{i}" for i in range(images)), tuple(f"q{i}" for i in range(queries)), boxes, easy, hard, junk
-    )
-
-
 @given(
     seed=st.integers(0, 2**32 - 1),
     images=st.integers(1, 40),
@@ -118,6 +57,35 @@ def test_agrees_with_the_plain_protocol(seed: int, images: int, queries: int, se
     rng = np.random.default_rng(seed)
     truth = synthetic(rng, images, queries)
     check([awkward_ranking(rng, truth, q) for q in range(queries)], truth, setup)
+
+
+@given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 40))
+def test_rankings_by_tied_scores(seed: int, images: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = synthetic(rng, images, 2)
+    scores = rng.integers(0, 3, (2, images))
+    rankings = rankings_from_scores(scores)
+    check(rankings, truth, "medium")
+    names, figures = list(truth.names), evaluate_setups(rankings, truth)
+    ids = [[names[i] for i in ranking] for ranking in rankings]
+    scored = {
+        query: [(image, float(scores[q][names.index(image)])) for image in ids[q]]
+        for q, query in enumerate(truth.query_names)
+    }
+    matrix = rankings_from_ranks(np.array(rankings).T, queries=2)
+    reordered = dict(reversed(scored.items()))
+    for form in (ids, scored, reordered, matrix, matrix.astype(np.int32)):
+        again = evaluate_setups(form, truth)
+        assert {s: e.to_dict() for s, e in again.items()} == {s: e.to_dict() for s, e in figures.items()}
+
+
+def test_means_have_the_same_bits_for_any_order_of_queries(rng: np.random.Generator) -> None:
+    truth = synthetic(rng, 60, 40)
+    rankings = dict(zip(truth.query_names, (awkward_ranking(rng, truth, q) for q in range(40)), strict=True))
+    turned = restrict(truth, truth.names, truth.query_names[::-1])
+    for setup in SETUPS:
+        one, two = evaluate(rankings, truth, setup=setup), evaluate(rankings, turned, setup=setup)
+        assert (one.mean_ap, one.mean_precision) == (two.mean_ap, two.mean_precision)
 
 
 @given(seed=st.integers(0, 2**32 - 1))

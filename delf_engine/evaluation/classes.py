@@ -1,0 +1,226 @@
+"""A folder of classes as a benchmark: an image should find the other images of its class.
+
+``folder/CLASS/photo.jpg``: the first folder below is the class. Each image is a query and is taken out of its own
+ranking, or the queries are a folder of their own. All figures are in per cent.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.evaluation.figures import mean_of_found, or_none
+from delf_engine.evaluation.names import Indices, distinct_names, index_array
+from delf_engine.evaluation.rankings import Gallery, Rankings, in_query_order
+from delf_engine.images import find_images
+
+__all__ = ["ClassFigures", "ClassTruth", "class_truth_of_folder", "evaluate_classes"]
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassTruth:
+    """Classes of the images of a gallery and of queries.
+
+    Parameters
+    ----------
+    names : sequence of N str
+        Of the gallery's images. An index is a place in it.
+    classes : sequence of N str
+    query_names : sequence of Q str
+    query_classes : sequence of Q str
+    query_images : (Q,) integers
+        Index of the image that each query is itself, which is taken out of its ranking; -1 for none.
+
+    Raises
+    ------
+    DataError
+        If lengths disagree, a name stands twice, or an index is none of `names`.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    query_names: tuple[str, ...]
+    query_classes: tuple[str, ...]
+    query_images: Indices
+
+    def __post_init__(self) -> None:
+        for names, classes in (("names", "classes"), ("query_names", "query_classes")):
+            object.__setattr__(self, names, distinct_names(getattr(self, names), names))
+            object.__setattr__(self, classes, tuple(getattr(self, classes)))
+            if len(getattr(self, names)) != len(getattr(self, classes)):
+                raise DataError(f"{names} and {classes} must be of one length")
+        images = index_array(self.query_images, "query_images")
+        if len(images) != len(self) or ((images < -1) | (images >= len(self.names))).any():
+            raise DataError(f"query_images must be {len(self)} indices of {len(self.names)} images, or -1")
+        object.__setattr__(self, "query_images", images)
+
+    def __len__(self) -> int:
+        return len(self.query_names)
+
+    def positives_of(self) -> tuple[Indices, ...]:
+        """Return the indices of the images that each query should find: of its class, without itself."""
+        labels = np.array(self.classes, dtype=object)
+        members = {name: np.flatnonzero(labels == name) for name in set(self.query_classes)}
+        return tuple(
+            members[name][members[name] != image]
+            for name, image in zip(self.query_classes, self.query_images, strict=True)
+        )
+
+    def __repr__(self) -> str:
+        return f"ClassTruth({len(self)} queries, {len(self.names)} images of {len(set(self.classes))} classes)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassFigures:
+    """Figures of rankings by class, in per cent; NaN for a query whose class has no other image.
+
+    Attributes
+    ----------
+    ranks : tuple of R int
+    query_names : tuple of Q str
+    positives : (Q,) int64
+    average_precision : (Q,) float64
+    recall : (Q, R) float64
+        100 if one positive at least is among the first k, else 0: recall@k of metric learning, which is not the
+        share of the positives found.
+    precision : (Q, R) float64
+        Share of positives among the first k; a place without an image is one without a positive.
+    """
+
+    ranks: tuple[int, ...]
+    query_names: tuple[str, ...]
+    positives: npt.NDArray[np.int64]
+    average_precision: Float64
+    recall: Float64
+    precision: Float64
+
+    @property
+    def evaluated(self) -> int:
+        """Number of queries that have a positive."""
+        return int((self.positives > 0).sum())
+
+    @property
+    def mean_ap(self) -> float:
+        """Mean average precision over the queries that have a positive; NaN if none has."""
+        return mean_of_found(self.average_precision)
+
+    @property
+    def mean_recall(self) -> dict[int, float]:
+        """Share of the queries with a positive among the first k."""
+        return {k: mean_of_found(column) for k, column in zip(self.ranks, self.recall.T, strict=True)}
+
+    @property
+    def mean_precision(self) -> dict[int, float]:
+        """Mean precision mP@k."""
+        return {k: mean_of_found(column) for k, column in zip(self.ranks, self.precision.T, strict=True)}
+
+    def __repr__(self) -> str:
+        at = ", ".join(f"recall@{k} {value:.2f}" for k, value in self.mean_recall.items())
+        return f"ClassFigures({self.evaluated} queries: mAP {self.mean_ap:.2f}, {at})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON; a query without a positive has None."""
+        values = self.average_precision.tolist()
+        return {
+            "queries": self.evaluated,
+            "mean_ap": or_none(self.mean_ap),
+            "mean_recall": {str(k): or_none(value) for k, value in self.mean_recall.items()},
+            "mean_precision": {str(k): or_none(value) for k, value in self.mean_precision.items()},
+            "average_precision": {
+                name: or_none(value) for name, value in zip(self.query_names, values, strict=True)
+            },
+        }
+
+
+def class_truth_of_folder(
+    folder: str | os.PathLike[str],
+    *,
+    queries: str | os.PathLike[str] | None = None,
+    paths: bool = False,
+) -> ClassTruth:
+    """Return the ground truth that the names of folders tell.
+
+    Parameters
+    ----------
+    folder : path
+        Holds one folder for each class; images may lie deeper inside.
+    queries : path or None
+        A folder of the same kind with the queries; none of them is an image of the gallery. None: every image of
+        the gallery is a query and is taken out of its own ranking.
+    paths : bool
+        Name images by their whole path, as ``delf-engine add FOLDER`` does, and not ``CLASS/photo.jpg``.
+
+    Raises
+    ------
+    DataError
+        If a folder does not exist, holds no image, or an image in no class.
+    """
+    names, classes = _listed(Path(folder), paths)
+    if queries is None:
+        return ClassTruth(names, classes, names, classes, np.arange(len(names)))
+    query_names, query_classes = _listed(Path(queries), paths)
+    return ClassTruth(names, classes, query_names, query_classes, np.full(len(query_names), -1))
+
+
+def evaluate_classes(rankings: Rankings, truth: ClassTruth, *, ranks: Sequence[int] = (1, 5, 10)) -> ClassFigures:
+    """Measure rankings by the classes of their images.
+
+    The average precision is the mean, over all positives, of the precision at the rank of each, 0 for one that is
+    not in the ranking; it is not the trapezoidal area of the revisited benchmarks.
+
+    Parameters
+    ----------
+    rankings : sequence of Q rankings, (Q, K) integers, or mapping of query name to ranking
+        As `evaluate_setups` takes them. The query's own image may be in its ranking or not.
+    truth : ClassTruth
+    ranks : sequence of int
+        The k of recall@k and mP@k.
+
+    Raises
+    ------
+    DataError
+        If there is not one ranking a query, or one holds an unknown or doubled image, or a score that is NaN.
+    ConfigError
+        If a rank is below 1.
+    """
+    cuts = tuple(ranks)
+    if any(k < 1 for k in cuts):
+        raise ConfigError(f"ranks must be at least 1, got {cuts}")
+    positives = truth.positives_of()
+    ap = np.full(len(truth), math.nan)
+    recall, precision = (np.full((len(truth), len(cuts)), math.nan) for _ in range(2))
+    gallery = Gallery(truth.names)
+    for q, ranking in enumerate(in_query_order(rankings, truth.query_names)):
+        own = truth.query_images[q : q + 1]
+        lists = [positives[q], own[own >= 0]]
+        places, labels = gallery.labelled(ranking, lists, f"ranking of query {truth.query_names[q]}")
+        if len(positives[q]) == 0:
+            continue
+        found = (places + 1 - np.cumsum(labels == 2))[labels == 1]  # ranks, from 1
+        ap[q] = 100 * math.fsum((np.arange(1, len(found) + 1) / found).tolist()) / len(positives[q])
+        for i, k in enumerate(cuts):
+            hits = int((found <= k).sum())
+            recall[q, i], precision[q, i] = 100 * min(hits, 1), 100 * hits / k
+    counts = np.array([len(each) for each in positives], np.int64)
+    return ClassFigures(cuts, truth.query_names, counts, ap, recall, precision)
+
+
+def _listed(folder: Path, paths: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    names, classes = [], []
+    for image in find_images([folder]):
+        inside = Path(image).relative_to(folder)
+        if len(inside.parts) < 2:
+            raise DataError(f"{image}: lies in no folder of a class; {folder}/CLASS/{inside} was expected")
+        names.append(image if paths else inside.as_posix())
+        classes.append(inside.parts[0])
+    return tuple(names), tuple(classes)

@@ -1,0 +1,283 @@
+"""The protocols of Google Landmarks v2: mAP@100 for retrieval, global average precision for recognition.
+
+Weyand, Araujo, Cao, Sim: Google Landmarks Dataset v2, CVPR 2020; the definitions are those of the evaluation
+published with it. All figures are in per cent. Unlike the revisited benchmarks' average precision, which is a
+trapezoidal area, this one is the sum of the precisions at the ranks of what was found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.evaluation.figures import mean_of_found, or_none
+from delf_engine.evaluation.names import unknown_hint
+
+__all__ = [
+    "LandmarkSolution",
+    "RecognitionFigures",
+    "RetrievalFigures",
+    "evaluate_landmark_recognition",
+    "evaluate_landmark_retrieval",
+]
+
+Label = TypeVar("Label", str, int)
+Float64 = npt.NDArray[np.float64]
+
+_RANKS = (1, 5, 10)  # of the mean precision mP@k
+
+
+@dataclass(frozen=True)
+class LandmarkSolution(Generic[Label]):
+    """Answers to the test queries, in the two parts that are scored apart.
+
+    Attributes
+    ----------
+    public, private : dict of query id to tuple
+        Ids of the relevant images (retrieval), or of the landmarks shown (recognition; empty for a query that
+        shows none). Published figures are of the private part unless they say otherwise.
+    ignored : frozenset of str
+        Queries that are not scored: predictions for them are passed over.
+    """
+
+    public: Mapping[str, tuple[Label, ...]]
+    private: Mapping[str, tuple[Label, ...]]
+    ignored: frozenset[str]
+
+    @property
+    def parts(self) -> dict[str, Mapping[str, tuple[Label, ...]]]:
+        """The parts that hold a query, by name."""
+        return {name: part for name, part in (("public", self.public), ("private", self.private)) if len(part) > 0}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RetrievalFigures:
+    """Retrieval figures over all queries, in per cent; a query without a prediction counts 0.
+
+    Attributes
+    ----------
+    k : int
+        Predictions of a query that count.
+    query_names : tuple of Q str
+    positives : (Q,) int64
+        Relevant images of each query.
+    average_precision : (Q,) float64
+    precision : (Q, 3) float64
+        At ranks 1, 5 and 10; a place without a prediction is one without a relevant image.
+    """
+
+    k: int
+    query_names: tuple[str, ...]
+    positives: npt.NDArray[np.int64]
+    average_precision: Float64
+    precision: Float64
+
+    @property
+    def mean_ap(self) -> float:
+        """Mean average precision mAP@k; NaN without a query."""
+        return mean_of_found(self.average_precision)
+
+    @property
+    def mean_precision(self) -> dict[int, float]:
+        """Mean precision at 1, 5 and 10."""
+        return {k: mean_of_found(column) for k, column in zip(_RANKS, self.precision.T, strict=True)}
+
+    def __repr__(self) -> str:
+        return f"RetrievalFigures({len(self.query_names)} queries: mAP@{self.k} {self.mean_ap:.2f})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {
+            "queries": len(self.query_names),
+            "k": self.k,
+            "mean_ap": or_none(self.mean_ap),
+            "mean_precision": {str(k): or_none(value) for k, value in self.mean_precision.items()},
+            "average_precision": dict(zip(self.query_names, self.average_precision.tolist(), strict=True)),
+        }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RecognitionFigures:
+    """Recognition figures, in per cent.
+
+    Attributes
+    ----------
+    query_names : tuple of Q str
+    shows_landmark : (Q,) bool
+    contribution : (Q,) float64
+        What each query adds to the global average precision, times the number of queries that show a landmark:
+        the precision at its place among all predictions if it is recognised, else 0; NaN for a query that shows
+        none.
+    recognised : (Q,) bool
+        Whether the predicted landmark is one that the query shows.
+    order : (P,) int64
+        Queries with a prediction, from the most confident one.
+    """
+
+    query_names: tuple[str, ...]
+    shows_landmark: npt.NDArray[np.bool_]
+    contribution: Float64
+    recognised: npt.NDArray[np.bool_]
+    order: npt.NDArray[np.int64]
+
+    @property
+    def predictions(self) -> int:
+        """Number of queries with a prediction that was counted."""
+        return len(self.order)
+
+    @property
+    def gap(self) -> float:
+        """Global average precision (micro-AP); NaN if no query shows a landmark."""
+        return mean_of_found(self.contribution)
+
+    @property
+    def top1_accuracy(self) -> float:
+        """Share of the queries that show a landmark whose predicted one is right; NaN if no query shows one."""
+        shown = int(self.shows_landmark.sum())
+        return 100 * int(self.recognised.sum()) / shown if shown else math.nan
+
+    def __repr__(self) -> str:
+        shown = int(self.shows_landmark.sum())
+        return (
+            f"RecognitionFigures({len(self.query_names)} queries, {shown} show a landmark, "
+            f"{self.predictions} predictions: GAP {self.gap:.2f}, top-1 {self.top1_accuracy:.2f})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {
+            "queries": len(self.query_names),
+            "landmark_queries": int(self.shows_landmark.sum()),
+            "predictions": self.predictions,
+            "gap": or_none(self.gap),
+            "top1_accuracy": or_none(self.top1_accuracy),
+        }
+
+
+def evaluate_landmark_retrieval(
+    predictions: Mapping[str, Sequence[str]],
+    relevant: Mapping[str, Collection[str]],
+    *,
+    k: int = 100,
+    allow_doubled: bool = False,
+) -> RetrievalFigures:
+    """Measure retrieval by mAP@k.
+
+    A query's average precision is the sum, over the ranks up to k that hold a relevant image, of the share of
+    relevant images up to there, divided by the smaller of k and the number of relevant images. The mean is over
+    all queries of `relevant`; those without a prediction count 0.
+
+    Parameters
+    ----------
+    predictions : mapping of query id to sequence of image ids
+        Best first; what is beyond the first `k` does not matter.
+    relevant : mapping of query id to image ids
+        One at least for each query, such as `LandmarkSolution.private`.
+    k : int
+        100 in the published figures.
+    allow_doubled : bool
+        Do as the published evaluation does with an image that stands twice: its later places count as wrong. By
+        default it is an error.
+
+    Raises
+    ------
+    DataError
+        If a prediction is for an unknown query, an image stands twice, or a query has no relevant image.
+    ConfigError
+        If `k` is below 1.
+    """
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
+    _check_queries(predictions, relevant)
+    names = tuple(relevant)
+    positives = np.array([len(set(relevant[name])) for name in names], np.int64)
+    if (positives == 0).any():
+        raise DataError(f"query {names[int(positives.argmin())]!r} has no relevant image: leave it out")
+    ap, precision = np.zeros(len(names)), np.zeros((len(names), len(_RANKS)))
+    for q, name in enumerate(names):
+        images = predictions.get(name, ())
+        found = _found(images, set(relevant[name]), k, allow_doubled, f"prediction for {name!r}")
+        ap[q] = 100 * math.fsum((i + 1) / rank for i, rank in enumerate(found)) / min(positives[q], k)
+        precision[q] = [100 * sum(rank <= cut for rank in found) / cut for cut in _RANKS]
+    return RetrievalFigures(k, names, positives, ap, precision)
+
+
+def evaluate_landmark_recognition(
+    predictions: Mapping[str, tuple[int, float]],
+    landmarks: Mapping[str, Collection[int]],
+    *,
+    landmark_queries_only: bool = False,
+) -> RecognitionFigures:
+    """Measure recognition by the global average precision (GAP, also called micro-AP).
+
+    The predictions of all queries are sorted by confidence, equal ones by query id, ascending. GAP is the sum,
+    over the places that hold a right prediction, of the share of right ones up to there, divided by the number
+    of queries that show a landmark. A confident prediction for a query that shows none thus costs.
+
+    Parameters
+    ----------
+    predictions : mapping of query id to (landmark id, confidence)
+        At most one a query.
+    landmarks : mapping of query id to landmark ids
+        Empty for a query that shows none, such as `LandmarkSolution.private`.
+    landmark_queries_only : bool
+        Leave out the queries that show no landmark, and predictions for them.
+
+    Raises
+    ------
+    DataError
+        If a prediction is for an unknown query, is no landmark and confidence, or a confidence is NaN.
+    """
+    _check_queries(predictions, landmarks)
+    for name, prediction in predictions.items():
+        _check_prediction(name, prediction)
+    kept = {name: set(shown) for name, shown in landmarks.items() if len(shown) or not landmark_queries_only}
+    names = tuple(kept)
+    place_of = {name: q for q, name in enumerate(names)}
+    contribution = np.array([0.0 if kept[name] else math.nan for name in names], np.float64)
+    recognised = np.zeros(len(names), bool)
+    counted = sorted(
+        (name for name in predictions if name in kept), key=lambda name: (-predictions[name][1], name)
+    )
+    right = 0
+    for place, name in enumerate(counted, start=1):
+        if predictions[name][0] in kept[name]:
+            right += 1
+            recognised[place_of[name]] = True
+            contribution[place_of[name]] = 100 * right / place
+    order = np.array([place_of[name] for name in counted], np.int64)
+    return RecognitionFigures(names, ~np.isnan(contribution), contribution, recognised, order)
+
+
+def _found(images: Sequence[str], relevant: set[str], k: int, allow_doubled: bool, what: str) -> list[int]:
+    """Return the ranks, from 1, of the relevant images among the first k, each at its first place."""
+    if isinstance(images, str) or not all(isinstance(image, str) for image in images[:k]):
+        raise DataError(f"{what} must be a list of image ids")
+    ranks: dict[str, int] = {}
+    for rank, image in enumerate(images[:k], start=1):
+        if ranks.setdefault(image, rank) != rank and not allow_doubled:
+            raise DataError(f"{what}: image {image!r} stands at ranks {ranks[image]} and {rank}")
+    return [rank for image, rank in ranks.items() if image in relevant]
+
+
+def _check_queries(predictions: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    unknown = [name for name in predictions if name not in known]
+    if unknown:
+        hint = unknown_hint(len(unknown), len(predictions), len(known))
+        raise DataError(f"there is a prediction for {unknown[0]!r}, which is no query of this ground truth{hint}")
+
+
+def _check_prediction(name: str, prediction: Any) -> None:
+    try:
+        landmark, score = prediction
+        if isinstance(landmark, (int, np.integer)) and not math.isnan(score):
+            return
+    except (TypeError, ValueError):  # not two, or no number
+        pass
+    raise DataError(f"prediction for {name!r}: expected (landmark, confidence), a number, got {prediction!r}")

@@ -1,0 +1,238 @@
+"""Rankings as they come: ids or indices, lists or arrays, by query or in order, with scores or as a rank matrix.
+
+A ranking holds images best first. Nothing in it is repaired: an unknown or doubled image, or a score that is no
+number, is an error, for a figure over such a ranking would be one of something else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import DataError
+from delf_engine.evaluation.names import Indices, check_listed, index_array, unknown_hint
+
+__all__ = ["Gallery", "Ranking", "Rankings", "in_query_order", "rankings_from_ranks", "rankings_from_scores"]
+
+#: Images of one query, best first: ids, (id, score), or indices into the gallery.
+Ranking: TypeAlias = "Sequence[str] | Sequence[tuple[str, float]] | Sequence[int] | npt.NDArray[Any]"
+#: A ranking for each query, in their order or by name.
+Rankings: TypeAlias = "Sequence[Ranking] | Mapping[str, Ranking] | npt.NDArray[Any]"
+
+_BLOCK = 1024  # ranks of all queries, transposed together while they are in the cache
+
+
+class Gallery:
+    """The images that rankings are of, ready to find labelled ones among them.
+
+    Parameters
+    ----------
+    names : sequence of N str
+        Different from each other; an index is a place in it.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._table = np.zeros(len(names), np.uint8)
+
+    @cached_property
+    def _known(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self._names)}
+
+    def labelled(
+        self, ranking: Ranking, lists: Sequence[Indices], what: str
+    ) -> tuple[Indices, npt.NDArray[np.uint8]]:
+        """Find the images of some lists in a ranking.
+
+        Parameters
+        ----------
+        ranking : sequence of ids, of (id, score) or of indices
+        lists : sequence of at most 7 index arrays
+            No image is in two of them.
+        what : str
+            Of which query, for errors.
+
+        Returns
+        -------
+        places : (F,) int64
+            Where the ranking holds an image of any list, from 0, ascending.
+        labels : (F,) uint8
+            Of which list it is: 1, 2, 4 for the first, the second and the third.
+
+        Raises
+        ------
+        DataError
+            If the ranking holds what is no image of the gallery, an image twice, or a score that is NaN.
+        """
+        from delf_engine.evaluation.ranking_kernels import labelled_places
+
+        order = self._order(ranking, what)
+        self._table.fill(0)
+        for bit, listed in enumerate(lists):
+            self._table[listed] = 1 << bit
+        size = sum(map(len, lists))
+        places, labels = np.empty(size, np.int64), np.empty(size, np.uint8)
+        count = labelled_places(np.ascontiguousarray(order), self._table, places, labels)
+        if count < 0:
+            check_listed(order.astype(np.int64), len(self._names), what)
+        return places[:count], labels[:count]
+
+    def _order(self, ranking: Ranking, what: str) -> npt.NDArray[Any]:
+        if isinstance(ranking, np.ndarray) and ranking.ndim == 1 and ranking.dtype in (np.int32, np.int64):
+            return ranking  # may be long: not copied
+        items = ranking.tolist() if isinstance(ranking, np.ndarray) and ranking.dtype.kind in "UO" else ranking
+        if not isinstance(items, np.ndarray):
+            items = _without_scores(list(items), what)
+            if items and all(isinstance(item, str) for item in items):
+                return self._indices_of(items, what)
+        return index_array(items, what)
+
+    def _indices_of(self, names: list[str], what: str) -> Indices:
+        try:
+            return np.fromiter(map(self._known.__getitem__, names), np.int64, len(names))
+        except KeyError as error:
+            unknown = sum(name not in self._known for name in names)
+            hint = unknown_hint(unknown, len(names), len(self._names))
+            raise DataError(f"{what}: {error.args[0]!r} is no image of the gallery{hint}") from None
+
+
+def in_query_order(rankings: Rankings, query_names: Sequence[str]) -> list[Any]:
+    """Return one ranking a query, in the order of the queries.
+
+    Raises
+    ------
+    DataError
+        If there is not one ranking for each query, or one of a query that is not among them.
+    """
+    if not isinstance(rankings, Mapping):
+        if len(rankings) != len(query_names):
+            turned = getattr(rankings, "shape", ())[1:] == (len(query_names),)
+            hint = "; a rank matrix of one column a query goes through rankings_from_ranks" if turned else ""
+            counts = f"{len(rankings)} rankings for {len(query_names)} queries"
+            raise DataError(f"{counts}: one for each was expected{hint}")
+        return list(rankings)
+    known = set(query_names)
+    extra = [query for query in rankings if query not in known]
+    if extra:
+        hint = unknown_hint(len(extra), len(rankings), len(known))
+        raise DataError(f"there is a ranking of {extra[0]!r}, which is no query of this ground truth{hint}")
+    missing = [query for query in query_names if query not in rankings]
+    if missing:
+        raise DataError(
+            f"there is no ranking of {len(missing)} of {len(known)} queries, such as {missing[0]!r}: give an "
+            "empty one to a query that found nothing, or restrict the ground truth to the queries asked"
+        )
+    return [rankings[query] for query in query_names]
+
+
+def rankings_from_ranks(ranks: npt.ArrayLike, *, queries: int | None = None) -> npt.NDArray[Any]:
+    """Return the rankings that a rank matrix holds, as published code for the revisited benchmark keeps it.
+
+    Parameters
+    ----------
+    ranks : (K, Q) integers
+        Column q, ``ranks[:, q]``: indices into the gallery from the best to the last.
+    queries : int or None
+        Expected number of columns.
+
+    Returns
+    -------
+    (Q, K) int32 or int64
+        One row a query. A copy with each row in one piece, which is read many times faster than a column.
+
+    Raises
+    ------
+    DataError
+        If it is no matrix of integers, or has another number of columns.
+    """
+    try:
+        matrix = np.asarray(ranks)
+    except ValueError as error:  # lists of unequal lengths
+        raise DataError(f"ranks must be a (K, Q) matrix of integers: {error}") from error
+    if matrix.ndim != 2 or matrix.dtype.kind not in "iu":
+        raise DataError(f"ranks must be a (K, Q) matrix of integers, got {matrix.shape} {matrix.dtype}")
+    if queries is not None and matrix.shape[1] != queries:
+        hint = "; one row a query needs no call of this" if matrix.shape[0] == queries else ""
+        raise DataError(f"ranks have {matrix.shape[1]} columns for {queries} queries{hint}")
+    if matrix.dtype.kind == "u" and matrix.size and matrix.max() > np.iinfo(np.int64).max:
+        raise DataError(f"ranks: {matrix.max()} is no index of an image")
+    out = np.empty(matrix.shape[::-1], matrix.dtype if matrix.dtype == np.int32 else np.int64)
+    for first in range(0, len(matrix), _BLOCK):
+        out[:, first : first + _BLOCK] = matrix[first : first + _BLOCK].T
+    return out
+
+
+def rankings_from_scores(
+    scores: Sequence[npt.ArrayLike] | npt.NDArray[Any], ids: Sequence[Sequence[Any]] | None = None
+) -> list[npt.NDArray[Any]]:
+    """Return the rankings that scores give, the highest first.
+
+    Equal scores are ordered by id, ascending: the order does not depend on how the results were listed.
+
+    Parameters
+    ----------
+    scores : (Q, N) numbers, or sequence of Q arrays of numbers
+        Higher is better; negate distances. Infinite scores are allowed.
+    ids : sequence of Q sequences, or None
+        Of each score: strings, or integer indices. None: score number i of each query is that of image i.
+
+    Returns
+    -------
+    list of Q arrays
+        Indices (int64), or ids as strings.
+
+    Raises
+    ------
+    DataError
+        If a score is NaN or no number, lengths disagree, or an id stands twice for a query.
+    """
+    if ids is not None and len(ids) != len(scores):
+        raise DataError(f"ids of {len(ids)} queries for scores of {len(scores)}")
+    return [_ranked(row, None if ids is None else ids[q], f"query number {q}") for q, row in enumerate(scores)]
+
+
+def _ranked(scores: npt.ArrayLike, ids: Sequence[Any] | None, what: str) -> npt.NDArray[Any]:
+    try:
+        values = np.asarray(scores)
+    except ValueError:  # lists of unequal lengths
+        values = np.empty(0, object)
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
+        raise DataError(f"{what}: scores must be numbers in one dimension, got {values.shape} {values.dtype}")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise DataError(f"{what}: score number {int(np.isnan(values).argmax())} is NaN")
+    if ids is None:
+        return _descending(values)
+    labels = np.asarray(ids) if len(ids) else np.empty(0, np.int64)
+    if labels.dtype.kind != "U":
+        labels = index_array(ids, f"{what}: ids that are no strings")
+    if labels.shape != values.shape:
+        raise DataError(f"{what}: {len(labels)} ids for {len(values)} scores")
+    by_id = np.argsort(labels, kind="stable")
+    labels, values = labels[by_id], values[by_id]
+    doubled = np.flatnonzero(labels[1:] == labels[:-1])
+    if len(doubled):
+        raise DataError(f"{what}: {labels[doubled[0]].item()!r} stands in its ids more than once")
+    return np.asarray(labels[_descending(values)])
+
+
+def _descending(values: npt.NDArray[Any]) -> Indices:
+    """Return the stable order from the highest value, of any type of number: no minus sign is needed."""
+    ascending = np.argsort(values[::-1], kind="stable")
+    return np.asarray((len(values) - 1 - ascending)[::-1], np.int64)
+
+
+def _without_scores(items: list[Any], what: str) -> list[Any]:
+    """Return the ids of a list of (id, score), and any other list as it is."""
+    if not items or not all(
+        isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], str) for item in items
+    ):
+        return items
+    for image_id, score in items:
+        if not isinstance(score, (int, float, np.integer, np.floating)) or math.isnan(score):
+            raise DataError(f"{what}: the score of {image_id!r} is {score!r}: a number was expected")
+    return [image_id for image_id, _ in items]
