@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import Profile, RerankingConfig
-from delf_engine.evaluation import SETUPS, Evaluation, GroundTruth, Setup, evaluate
+from delf_engine.evaluation import SETUPS, Evaluation, GroundTruth, Setup, evaluate, evaluate_setups
 from delf_engine.reranking import RankedCandidate, rank_verified, rerank_batch
 from delf_engine.verification import Verification
 from revisited_candidates import Candidates, Gallery
@@ -62,7 +62,7 @@ def unverified(candidates: Candidates, truth: GroundTruth) -> Measured:
         ]
         for q, (query, order) in enumerate(zip(truth.query_names, candidates.order, strict=True))
     }
-    evaluations = {setup: evaluate(candidates.order, truth, setup=setup) for setup in SETUPS}
+    evaluations = evaluate_setups(candidates.order, truth)
     return Measured(candidates.name, None, evaluations, candidates.seconds_per_query, shown)
 
 
@@ -99,7 +99,8 @@ def verified(
     }
     lists = {query: [truth.names[i] for i in found] for query, found in wanted.items()}
     found, seconds = _verify(name, lists, queries, gallery, profile, journals, seed, workers, stages)
-    evaluations, mean_head = {}, 0.0
+    evaluations: dict[Setup, Evaluation] = {}
+    mean_head = 0.0
     for setup, cut in cuts.items():
         rankings = [cut.ranking(q, found[query], profile) for q, query in enumerate(truth.query_names)]
         evaluations[setup] = evaluate(rankings, truth, setup=setup)
