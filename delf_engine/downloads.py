@@ -7,6 +7,7 @@ on only with the version that it began with. The archive's own integrity is then
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -136,9 +137,11 @@ def download(
     """
     from filelock import FileLock
 
-    if target.is_file():
-        return target
     part = _Part(target)
+    if target.is_file():
+        with contextlib.suppress(OSError):  # left by a sudden end
+            part.note.unlink(missing_ok=True)
+        return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(target.name + ".lock")):
@@ -200,7 +203,7 @@ class _Part:
     def __init__(self, target: Path) -> None:
         self.target = target
         self.path = target.with_name(target.name + ".part")
-        self._note = target.with_name(target.name + ".part.json")
+        self.note = target.with_name(target.name + ".part.json")
 
     @property
     def size(self) -> int:
@@ -213,7 +216,7 @@ class _Part:
     def version(self) -> _Version | None:
         """Of which version it is a part, if that was written down."""
         try:
-            found = json.loads(self._note.read_text(encoding="utf-8"))
+            found = json.loads(self.note.read_text(encoding="utf-8"))
             return _Version(str(found["url"]), str(found["mark"]), int(found["total"]))
         except (OSError, ValueError, LookupError, TypeError):
             return None
@@ -221,11 +224,11 @@ class _Part:
     def begin(self, version: _Version) -> None:
         """Forget what is there, then say of what the next bytes are a part; in this order, whenever it ends."""
         self.forget()
-        self._note.write_text(json.dumps(asdict(version)), encoding="utf-8")
+        self.note.write_text(json.dumps(asdict(version)), encoding="utf-8")
 
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
