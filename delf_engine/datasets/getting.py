@@ -251,6 +251,7 @@ class _Work:
             retries=self.transfer.retries,
             pause=self.transfer.pause,
         )
+        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # nobody else waits: the whole set is locked
 
     def _published(self, archive: Archive, path: Path) -> Checksum | None:
         """Return the checksum that the publisher keeps beside an archive, if any."""
@@ -358,8 +359,8 @@ def _writing(folder: Path, what: Path) -> Iterator[None]:
 def _remove(path: Path, archives: Path) -> None:
     """Remove an archive and what was kept beside it; folders that are empty then go, too."""
     for extra in path.parent.glob("*"):
-        notes = (f"{path.name}.lock", f"{path.name}.part.json")  # the latter only after a sudden end
-        if extra.name in (path.name, *notes) or _is_checksum_of(extra, path):
+        left = f"{path.name}.part.json"  # by a sudden end
+        if extra.name in (path.name, left) or _is_checksum_of(extra, path):
             extra.unlink(missing_ok=True)
     for folder in (path.parent, archives):
         with contextlib.suppress(OSError):
@@ -368,7 +369,7 @@ def _remove(path: Path, archives: Path) -> None:
 
 def _is_checksum_of(extra: Path, archive: Path) -> bool:
     """Whether this is the publisher's checksum of an archive: ``md5.images_000.txt`` of ``images_000.tar``."""
-    return extra.name.removesuffix(".lock") == f"md5.{archive.stem}.txt"
+    return extra.name == f"md5.{archive.stem}.txt"
 
 
 def _silent(what: str, done: int, total: int, images: int | None) -> None:

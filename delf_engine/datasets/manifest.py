@@ -129,7 +129,7 @@ def read_hashes(path: Path) -> dict[str, str]:
         If it is missing or no such list.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
     except OSError as error:
         raise FormatError(f"{path}: the list of what was received cannot be read: {error}") from error
     found = {}

@@ -32,9 +32,9 @@ def fetch(known: Definition, root: Path, **options: Any) -> Dataset:
 
 
 def files_below(folder: Path) -> list[str]:
-    """All files but locks."""
-    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
-    return sorted(str(path) for path in paths if path.name != ".lock")
+    """All files but the lock of the set."""
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p != folder / ".lock")
+    return sorted(map(str, paths))
 
 
 def asked(server: FileServer) -> list[str]:
