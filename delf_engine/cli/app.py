@@ -13,7 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from delf_engine import __version__
-from delf_engine.cli import calibrate, codebook, collection, demo, export, mining, model, pair, rerank, training
+from delf_engine.cli import (
+    calibrate,
+    codebook,
+    collection,
+    data,
+    demo,
+    export,
+    mining,
+    model,
+    pair,
+    rerank,
+    training,
+)
 from delf_engine.cli.output import error_console
 from delf_engine.errors import DelfEngineError, DelfEngineWarning
 
@@ -39,6 +51,7 @@ mining.register(app)
 training.register(app)
 codebook.register(app)
 model.register(app)
+data.register(app)
 demo.register(app)
 
 

@@ -1,0 +1,131 @@
+"""Tiny data sets as their publishers would keep them, and a server that has them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from delf_engine.datasets import Archive, Definition, RemoteFile, Transfer
+from file_server import FileServer
+from helpers import image_bytes
+
+AT_ONCE = Transfer(timeout=10.0, retries=2, pause=0.0)
+
+
+def jpeg(seed: int, side: int = 24) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return image_bytes(pixels, "JPEG")
+
+
+def tar_of(members: Mapping[str, bytes] | list[tuple[Any, bytes]], *, mode: str = "w:gz") -> bytes:
+    """A tar file of files by name, or of `tarfile.TarInfo` where something odd is wanted."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, content in members.items() if isinstance(members, Mapping) else members:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def truth_file(names: list[str], queries: list[str]) -> bytes:
+    gnd = [{"bbx": [0, 0, 9, 9], "easy": [i], "hard": [], "junk": []} for i in range(len(queries))]
+    return pickle.dumps({"imlist": names, "qimlist": queries, "gnd": gnd}, 2)
+
+
+IMAGES = {f"toy_{i}.jpg": jpeg(i) for i in range(8)}
+TRUTH = truth_file([f"toy_{i}" for i in range(6)], ["toy_6", "toy_7"])
+
+
+def serve_toy(server: FileServer) -> Definition:
+    """Six images and two queries in two archives, with folders, a note and a file that is known to be damaged."""
+    first = {f"toys/red/toy_{i}.jpg": IMAGES[f"toy_{i}.jpg"] for i in range(4)}
+    second = {f"toys/blue/toy_{i}.jpg": IMAGES[f"toy_{i}.jpg"] for i in range(4, 8)}
+    server.files |= {
+        "toy_1.tgz": tar_of({**first, "toys/README": b"hello", "toys/red/bad.jpg": b"<html>302 Found"}),
+        "toy_2.tgz": tar_of(second),
+        "gnd_toy.pkl": TRUTH,
+    }
+    return Definition(
+        name="toy",
+        title="Toys",
+        folder="toy",
+        images="jpg",
+        layout="flat",
+        files=(RemoteFile(server.url("gnd_toy.pkl"), "gnd_toy.pkl", hashlib.sha256(TRUTH).hexdigest()),),
+        archives=tuple(Archive(server.url(name), len(server.files[name])) for name in ("toy_1.tgz", "toy_2.tgz")),
+        count=8,
+        queries=2,
+        ground_truth="gnd_toy.pkl",
+        homepage="http://toys.example",
+        licence="as you like",
+        citation="Toy et al. 2020",
+        corrupt=frozenset({"bad.jpg"}),
+    )
+
+
+def serve_lettered(server: FileServer) -> Definition:
+    """Google Landmarks in small: a list in CSV, images in folders of letters, plain tar files with an MD5 each."""
+    ids = [[f"{part}{i}cdef" for i in range(3)] for part in range(3)]
+    for part, names in enumerate(ids):
+        content = tar_of({f"./{n[0]}/{n[1]}/{n[2]}/{n}.jpg": jpeg(part) for n in names}, mode="w")
+        server.files[f"index/images_00{part}.tar"] = content
+        digest = hashlib.md5(content).hexdigest()
+        server.files[f"md5sum/md5.images_00{part}.txt"] = f"{digest}  images_00{part}.tar\n".encode()
+    everything = [name for names in ids for name in names]
+    server.files["index.csv"] = "\n".join(["id", *everything, ""]).encode()
+    rows = ["id,images,Usage", f"q1,{everything[0]} {everything[5]},Public", "q2,None,Private", ""]
+    server.files["solution.csv"] = "\n".join(rows).encode()
+    return Definition(
+        name="letters",
+        title="Letters",
+        folder="letters",
+        images="index",
+        layout="letters",
+        files=(
+            RemoteFile(server.url("index.csv"), "metadata/index.csv"),
+            RemoteFile(server.url("solution.csv"), "truth/solution.csv"),
+        ),
+        archives=tuple(
+            Archive(
+                server.url(f"index/images_00{part}.tar"), 20_000, server.url(f"md5sum/md5.images_00{part}.txt")
+            )
+            for part in range(3)
+        ),
+        count=9,
+        homepage="http://letters.example",
+        licence="as you like",
+        citation="Letter et al. 2020",
+        listing="metadata/index.csv",
+        solution="truth/solution.csv",
+        first_part=0,
+    )
+
+
+def serve_tree(server: FileServer) -> Definition:
+    """Distractors in small: a list of lines, images in folders as the archives have them."""
+    names = [f"{i:03}/{i:03}abc.jpg" for i in range(4)]
+    for part in range(2):
+        members = {f"jpg/{name}": jpeg(9) for name in names[2 * part : 2 * part + 2]}
+        server.files[f"tree.{part + 1}.tar.gz"] = tar_of(members)
+    server.files["tree.txt"] = "".join(f"{name}\n" for name in names).encode()
+    return replace(
+        serve_lettered(server),
+        name="tree",
+        folder="tree",
+        images="jpg",
+        layout="tree",
+        files=(RemoteFile(server.url("tree.txt"), "tree.txt"),),
+        archives=tuple(Archive(server.url(f"tree.{part}.tar.gz"), 9000) for part in (1, 2)),
+        count=4,
+        listing="tree.txt",
+        solution=None,
+        first_part=1,
+    )
