@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -340,6 +342,28 @@ def test_size_is_bounded(result: dict[str, Any], photographs: dict[str, str], tm
         method["setups"]["medium"]["average_precision"] = many
     page = page_of(tmp_path, result)
     assert "Not shown: 1,760 more, those with the highest figures." in page.words
+
+
+def test_inliers_of_several_methods(result: dict[str, Any], tmp_path: Path) -> None:
+    result["inliers"] = {"ASMK*": {"positives": [50], "negatives": []}, **result["inliers"]}
+    words = page_of(tmp_path, result).words
+    assert words.index("3,000 positive pairs") < words.index("1 positive pair, 1 of them (100.00 %)")
+    result["configuration"] = {}
+    assert "Dashed line" not in page_of(tmp_path, result).words
+
+
+def test_a_full_disk(result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ConfigError, match=r"page\.html: cannot be written: No space left on device"):
+        write_benchmark_report(path, result)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["page.html"]
 
 
 def test_no_exif_goes_into_the_page(result: dict[str, Any], tmp_path: Path) -> None:

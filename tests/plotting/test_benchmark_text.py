@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import FormatError
+from delf_engine.evaluation import SETUPS, GroundTruth, evaluate, paired_bootstrap
 from delf_engine.plotting.report import benchmark_markdown, read_benchmark_result
 from delf_engine.plotting.report.benchmark_parsing import parse_result
 from delf_engine.plotting.report.benchmark_result import Stage
@@ -59,10 +61,37 @@ def test_every_section(result: dict[str, Any]) -> None:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
 
+def test_figures_as_the_protocol_gives_them() -> None:
+    lists = [np.array(each) for each in ([0], [1], [])]
+    truth = GroundTruth(
+        ("a", "b", "c"), ("p", "q"), np.zeros((2, 4)), lists[:2], [lists[2], lists[0]], [lists[2]] * 2
+    )
+    first, second = (
+        {setup: evaluate(rankings, truth, setup=setup) for setup in SETUPS}
+        for rankings in ([["a", "b", "c"], ["c", "a", "b"]], [["c", "a"], ["b", "a", "c"]])
+    )
+    change = paired_bootstrap(second["medium"].average_precision, first["medium"].average_precision, samples=50)
+    methods = [
+        {"name": "x", "setups": {setup: first[setup].to_dict() for setup in SETUPS}},
+        {
+            "name": "y",
+            "parent": "x",
+            "setups": {setup: second[setup].to_dict() for setup in SETUPS},
+            "against_parent": {"medium": change.to_dict(), "hard": None},
+        },
+    ]
+    dataset = {"name": "d", "queries": 2, "images": 3}
+    written = benchmark_markdown({"title": "t", "dataset": dataset, "methods": methods})
+    assert "| method | Easy, 2 queries | Medium, 2 queries | Hard, 1 query |" in written
+    for setup in SETUPS:
+        assert f"{second[setup].mean_ap:.2f}" in written
+    assert f"| y | x | – | {change.difference:+.2f} " in written  # noqa: RUF001
+
+
 def test_little_to_say(result: dict[str, Any]) -> None:
     least = {"title": "# t", "dataset": {"name": "d", "queries": 1, "images": 2, "distractors": 3}, "methods": []}
     assert benchmark_markdown(least) == (
-        "# \\# t\n\n- data: d: 1 queries, 2 images, 3 distractors\n\nNo method was measured.\n"
+        "# \\# t\n\n- data: d: 1 query, 2 images, 3 distractors\n\nNo method was measured.\n"
     )
     result["dataset"]["missing"] = {"images": ["a"], "queries": []}
     written = benchmark_markdown(result)

@@ -62,7 +62,8 @@ def write_benchmark_report(
     result : mapping
         Plain values as they are written as JSON. ``title``, ``dataset`` (name, queries, images) and ``methods``
         (name and setups of each) must be there; all else may be missing or None. Figures are in per cent. Keys
-        that the page does not know are passed over.
+        that the page does not know are passed over. Where the first positive came that ``details`` no longer
+        hold, ``missed`` may say: method, set-up, query, then ``id`` and ``rank`` (None: not in the ranking).
     images : mapping or function from id to path, bytes, PIL image or array; or None
         Photographs of queries and gallery; one that is gone or damaged is named in its place. None: no
         photographs.

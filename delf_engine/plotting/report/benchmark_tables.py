@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from delf_engine.plotting.report.benchmark_result import BenchmarkResult, Difference, Figures, Stage
+from delf_engine.plotting.report.evidence import counted
 from delf_engine.plotting.report.markup import text
 
 __all__ = [
@@ -65,9 +66,9 @@ def caption(setup: str) -> str:
 def summary_lines(result: BenchmarkResult) -> list[tuple[str, str]]:
     """Return what was measured on what, as names and values; those that are not known are left out."""
     data = result.dataset
-    parts = [f"{data.queries:,} queries", f"{data.images:,} images"]
+    parts = [counted(data.queries, "query"), counted(data.images, "image")]
     if data.distractors:
-        parts.append(f"{data.distractors:,} distractors")
+        parts.append(counted(data.distractors, "distractor"))
     lines = [("data", f"{data.name}: {', '.join(parts)}")]
     lines += [(f"ground truth, {name}", said) for name, said in data.ground_truth]
     lines += [("command", result.command), ("date", result.date)]
@@ -98,7 +99,7 @@ def methods_table(result: BenchmarkResult) -> Table:
 def _headed(result: BenchmarkResult, setup: str) -> str:
     counts = {method.setups[setup].queries for method in result.methods if setup in method.setups}
     (count,) = counts if len(counts) == 1 else (None,)
-    return caption(setup) if count is None else f"{caption(setup)}\n{count:,} queries"
+    return caption(setup) if count is None else f"{caption(setup)}\n{counted(count, 'query')}"
 
 
 def _mean_ap(figures: Figures | None) -> str:

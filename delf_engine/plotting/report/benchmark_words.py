@@ -23,7 +23,7 @@ def restriction(dataset: Dataset) -> list[str]:
         return []
     images, queries = len(dataset.missing_images), len(dataset.missing_queries)
     what = [counted(images, "image")] if images else []
-    what += [f"{queries:,} {'query' if queries == 1 else 'queries'}"] if queries else []
+    what += [counted(queries, "query")] if queries else []
     were = "was" if images + queries == 1 else "were"
     return [
         f"Restricted protocol: {' and '.join(what)} of the data set {were} missing and left out. "
