@@ -14,6 +14,7 @@ import typer
 
 from delf_engine import __version__
 from delf_engine.cli import (
+    benchmark_report,
     calibrate,
     codebook,
     collection,
@@ -46,6 +47,7 @@ collection.register(app)
 export.register(app)
 pair.register(app)
 rerank.register(app)
+benchmark_report.register(app)
 calibrate.register(app)
 mining.register(app)
 training.register(app)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-_ALONE = {"meta", "img", "br", "link", "input", "hr"}
+_ALONE = {"meta", "img", "br", "link", "input", "hr", "wbr"}
 
 
 class Page(HTMLParser):
@@ -64,13 +64,14 @@ class Page(HTMLParser):
         assert {tag for tag, _ in self.tags} <= {
             *("html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p", "a", "b", "br"),
             *("ul", "li", "div", "span", "img", "figure", "figcaption", "table", "tr", "th", "td"),
-            *("details", "summary"),
+            *("details", "summary", "ol", "wbr", "svg", "rect", "line", "text"),
         }
         for tag, attributes in self.tags:
             for name, value in attributes.items():
                 assert not name.startswith("on"), f"{tag} has a script in {name}"
                 assert name in {"charset", "content", "http-equiv", "name", "lang", "id", "class", "src", "alt",
-                                "width", "height", "title", "href", "scope"}  # fmt: skip
+                                "width", "height", "title", "href", "scope", "role", "aria-label", "aria-hidden",
+                                "x", "y", "x1", "x2", "y1", "y2", "text-anchor", "dominant-baseline"}  # fmt: skip
                 if name == "href":
                     assert re.fullmatch(r"#q\d+", value)
         assert "url(" not in self.style

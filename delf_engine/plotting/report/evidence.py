@@ -30,8 +30,10 @@ def percent(probability: float) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """Return a number of things, with an s where there is not just one."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    """Return a number of things, in the plural where there is not just one."""
+    if number == 1:
+        return f"{number:,} {what}"
+    return f"{number:,} {what[:-1]}ies" if what.endswith("y") else f"{number:,} {what}s"
 
 
 def figures(verification: Verification, probability: float | None) -> list[tuple[str, str]]:

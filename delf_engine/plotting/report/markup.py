@@ -64,12 +64,12 @@ def short_name(image_id: str) -> str:
     return os.path.basename(image_id.rstrip("/")) or image_id
 
 
-def document(title: str, body: Iterable[str]) -> str:
-    """Return a whole page."""
+def document(title: str, body: Iterable[str], *, style: str = "") -> str:
+    """Return a whole page; `style` is added to the one that all pages have."""
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{_STYLE}</style>"
+        f"<title>{text(title)}</title><style>{_STYLE}{style}</style>"
     )
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
