@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from delf_engine.datasets import KNOWN
 from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
 from delf_engine.images import find_images
@@ -17,10 +18,9 @@ __all__ = ["TITLES", "Inputs", "photographs", "read_inputs", "restricted", "sha2
 
 TITLES = {"roxford5k": "ROxford5k", "rparis6k": "RParis6k"}
 
-#: Of the ground truths as their authors distribute them.
+#: Whose ground truth a file of this SHA-256 is.
 _OFFICIAL = {
-    "ba7967754bd2d7d2210a5799f9c45ad5835e269a80ef9d3eba44caa35816c471": "roxford5k",
-    "d2e729a5293dda7dda8a15c8383424a42e4964a2c4cfea2f32fa85d11d2df499": "rparis6k",
+    file.sha256: known.name for known in KNOWN.values() for file in known.files if file.path == known.ground_truth
 }
 _NAMED = 10  # missing photographs, in messages
 
@@ -102,7 +102,7 @@ def read_inputs(
     FormatError
         If the ground truth cannot be read.
     """
-    official = _OFFICIAL.get(sha256_of(ground_truth))
+    official = _OFFICIAL.get(sha256_of(ground_truth) or "unreadable")
     if official is not None and name in TITLES and official != name:
         raise DataError(
             f"{ground_truth}: is the ground truth of {TITLES[official]}, not of {TITLES[name]}; "

@@ -39,6 +39,8 @@ class Measured:
     seconds_per_query : float or None
     shown : dict of query to list
         The first results as a user sees them, nothing taken out, with what the ground truth says of each.
+    missed : dict of query to dict
+        The first positive below those results, and its rank among all; no entry where there is none.
     inliers : dict of "positives" and "negatives" to list of int, or None
         Of the pairs verified for Medium.
     """
@@ -48,6 +50,7 @@ class Measured:
     evaluations: Mapping[Setup, Evaluation]
     seconds_per_query: float | None
     shown: Mapping[str, list[dict[str, Any]]]
+    missed: Mapping[str, dict[str, Any]]
     inliers: Mapping[str, list[int]] | None = None
 
 
@@ -63,7 +66,8 @@ def unverified(candidates: Candidates, truth: GroundTruth) -> Measured:
         for q, (query, order) in enumerate(zip(truth.query_names, candidates.order, strict=True))
     }
     evaluations = evaluate_setups(candidates.order, truth)
-    return Measured(candidates.name, None, evaluations, candidates.seconds_per_query, shown)
+    missed = _missed(truth, candidates.order)
+    return Measured(candidates.name, None, evaluations, candidates.seconds_per_query, shown, missed)
 
 
 def verified(
@@ -114,6 +118,7 @@ def verified(
         evaluations,
         per_query,
         {query: _shown(whole, truth, q, found[query], profile) for q, query in enumerate(truth.query_names)},
+        _missed(truth, [whole.ranking(q, found[query], profile) for q, query in enumerate(truth.query_names)]),
         _inliers(cuts["medium"], truth, found),
     )
 
@@ -235,6 +240,19 @@ def _shown(
         {"id": hit.id, "score": hit.score, "inliers": hit.inliers, "label": label}
         for hit, label in zip(hits, labels, strict=True)
     ]
+
+
+def _missed(truth: GroundTruth, rankings: Sequence[Int32]) -> dict[str, dict[str, Any]]:
+    """Return the first positive of Medium below the results that are shown, by query."""
+    out: dict[str, dict[str, Any]] = {}
+    for query, order, positives in zip(truth.query_names, rankings, truth.positives_of("medium"), strict=True):
+        places = _SHOWN + np.flatnonzero(np.isin(order[_SHOWN:], positives))
+        absent = positives[~np.isin(positives, order)]
+        if len(places):
+            out[query] = {"id": truth.names[order[places[0]]], "rank": int(places[0]) + 1}
+        elif len(absent):
+            out[query] = {"id": truth.names[absent[0]], "rank": None}
+    return out
 
 
 def _labels(truth: GroundTruth, q: int, order: Int32) -> list[str]:

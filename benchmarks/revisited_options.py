@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,8 +57,7 @@ def _inputs(parser: argparse.ArgumentParser, name: str) -> None:
     group.add_argument(
         "--data",
         type=Path,
-        default=os.environ.get("DELF_ENGINE_DATA"),
-        help=f"folder of data sets, which holds {name}/ and the other set",
+        help=f"folder that holds {name}/ and the other set, where data get has put them (DELF_ENGINE_DATA)",
     )
     group.add_argument("--images", type=Path, help="folder of the photographs, instead of --data")
     group.add_argument("--ground-truth", type=Path, help="gnd_*.pkl, together with --images")

@@ -80,6 +80,7 @@ def result_of(
         "configuration": configuration,
         "methods": method_entries(measured, seed),
         "details": {m.name: {"medium": dict(m.shown)} for m in measured},
+        "missed": {m.name: {"medium": dict(m.missed)} for m in measured},
         "queries": {
             query: {
                 "box": truth.boxes[q].tolist(),

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from delf_engine.errors import ConfigError, DataError
+from delf_engine.datasets import KNOWN, Dataset, locate
+from delf_engine.errors import DataError
 from delf_engine.images import find_images
 from revisited_features import FeatureFile, Stores, given
 from revisited_inputs import Inputs, photographs, read_inputs
@@ -43,22 +44,24 @@ def source_of(name: str, args: argparse.Namespace, stores: Stores, stages: Stage
 
     Raises
     ------
-    ConfigError
-        If the options do not say where it is.
     DataError
-        If images are missing, or the ground truth is of another set.
+        If it or images of it are missing, or the ground truth is of another set.
     """
     if args.synthetic:
-        folder, made = rendered(name, args, stages)
-        return _of_photographs(made, _ground_truth(folder), folder / "jpg", args)
-    ground_truth = args.ground_truth or (_folder(name, args) / f"gnd_{name}.pkl")
+        made = Dataset.open(rendered(name, args, stages))
+        assert made.ground_truth_file is not None
+        return _of_photographs(made.name, made.ground_truth_file, made.images, args)
+    if args.ground_truth:
+        ground_truth, images = args.ground_truth, args.images
+    else:
+        ground_truth, images = _located(name, args)
     if args.features:
         return _of_features(name, ground_truth, args, stores)
-    return _of_photographs(name, ground_truth, args.images or _folder(name, args) / "jpg", args)
+    return _of_photographs(name, ground_truth, images, args)
 
 
-def rendered(name: str, args: argparse.Namespace, stages: Stages, *, other: bool = False) -> tuple[Path, str]:
-    """Render the stand-in for a set, or for the other one; return its folder and its name."""
+def rendered(name: str, args: argparse.Namespace, stages: Stages, *, other: bool = False) -> Path:
+    """Render the stand-in for a set, or for the other one; return its folder."""
     from delf_engine.synthesis import synthesize
 
     images = max(20, args.synthetic_images // _OTHER_SHARE) if other else args.synthetic_images
@@ -78,7 +81,7 @@ def rendered(name: str, args: argparse.Namespace, stages: Stages, *, other: bool
             done = max(done, now)
 
         synthesize(folder, images=images, queries=queries, seed=seed, name=made, progress=progress, **side)
-    return folder, made
+    return folder
 
 
 def words_source(
@@ -88,24 +91,23 @@ def words_source(
 
     Raises
     ------
-    ConfigError
-        If the options do not say where they are.
     DataError
-        If one of them is in the gallery, or a query.
+        If they are not there, or one of them is in the gallery, or a query.
     """
     if args.codebook != "other":
         folder, title = Path(args.codebook), Path(args.codebook).name
     elif args.synthetic:
-        made, title = rendered(name, args, stages, other=True)
-        folder = made / "jpg"
+        made = Dataset.open(rendered(name, args, stages, other=True))
+        folder, title = made.images, made.name
     else:
         title = OTHER[name]
-        if not args.data:
-            raise ConfigError(
-                "--codebook other needs --data, the folder of both sets; or say --codebook shipped, or name a "
+        try:
+            folder = _located(title, args)[1]
+        except DataError as error:
+            raise DataError(
+                f"words are trained on the photographs of {title}: {error}. Or say --codebook shipped, or name a "
                 "folder of photographs that are not searched"
-            )
-        folder = _folder(title, args) / "jpg"
+            ) from error
     found = photographs(folder)
     if not args.synthetic:  # rendered sets differ in their seed and not in their names
         shared = [n for n in (*source.inputs.truth.names, *source.inputs.truth.query_names) if n in found]
@@ -124,8 +126,8 @@ def distractor_photographs(args: argparse.Namespace) -> dict[str, Path]:
     """
     if args.distractors is None or Path(args.distractors, "data.mdb").is_file():
         return {}
-    below = Path(args.data or ".", args.distractors, "jpg")
-    folder = below if args.distractors == "revisitop1m" else Path(args.distractors)
+    known = args.distractors in KNOWN and not Path(args.distractors).is_dir()
+    folder = locate(args.distractors, args.data).images if known else Path(args.distractors)
     paths = [Path(found) for found in find_images([folder])]
     return {f"distractors/{path.relative_to(folder).with_suffix('').as_posix()}": path for path in paths}
 
@@ -165,17 +167,8 @@ def _of_features(name: str, ground_truth: Path, args: argparse.Namespace, stores
     return Source(inputs, gallery.only(inputs.truth.names), queries.only(inputs.truth.query_names))
 
 
-def _folder(name: str, args: argparse.Namespace) -> Path:
-    if not args.data:
-        raise ConfigError(
-            f"say where {name} is: --data FOLDER, which holds {name}/jpg and {name}/gnd_{name}.pkl as "
-            f"'delf-engine data get {name} --root FOLDER' makes it; or --images and --ground-truth; or --synthetic"
-        )
-    folder = Path(args.data) / name
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; 'delf-engine data get {name} --root {args.data}' makes it")
-    return folder
-
-
-def _ground_truth(folder: Path) -> Path:
-    return next(iter(sorted(folder.glob("gnd_*.pkl"))))
+def _located(name: str, args: argparse.Namespace) -> tuple[Path, Path]:
+    """Return the ground truth and the folder of photographs of a known set."""
+    found = locate(name, args.data)
+    assert found.ground_truth_file is not None
+    return found.ground_truth_file, found.images

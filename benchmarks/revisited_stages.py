@@ -53,6 +53,7 @@ class Stage:
             "seconds": round(self.seconds, 3),
             "items": self.total,
             "cached": self.cached,
+            "timed": self.items,
             "peak_mb": self.peak_mb,
         }
 

@@ -16,7 +16,7 @@ import revisited
 import revisited_candidates
 import revisited_features
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
-from delf_engine.errors import ConfigError, DataError, FormatError, ImageError, MismatchError
+from delf_engine.errors import DataError, FormatError, ImageError, MismatchError
 from delf_engine.evaluation import SETUPS, GroundTruth, evaluate, load_ground_truth
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import verify_features
@@ -374,7 +374,7 @@ def test_three_files_are_written(world: World, tmp_path: Path, capsys: pytest.Ca
     assert "ASMK, first 8 verified" in text
     assert "DELF-R-ASMK" in text
     assert text.strip() in capsys.readouterr().out
-    assert (tmp_path / "rparis6k.html").read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "rparis6k.html").read_text().startswith("<!doctype html>")
     assert found["dataset"]["ground_truth"]["sha256"]
     assert found["configuration"]["features"]["codebook"]["hash"] == Codebook.load(world.words).hash
     assert {entry["dataset"] for entry in found["published"]} == {"rparis6k"}
@@ -448,8 +448,8 @@ def test_features_of_another_dimension(world: World, tmp_path: Path, rng: np.ran
 
 
 def test_words_that_nothing_can_be_trained_on(world: World, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--codebook other needs --data"):
-        result(world, tmp_path, "--codebook", "other")
+    with pytest.raises(DataError, match=r"trained on the photographs of roxford5k: .*--codebook shipped"):
+        result(world, tmp_path, "--codebook", "other", "--data", str(tmp_path))
 
 
 def test_errors_are_one_line(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -296,6 +296,7 @@ KEYS = {
         "seconds",
         "items",
         "cached",
+        "timed",
         "peak_mb",
         "system",
         "medium",

@@ -273,6 +273,7 @@ def test_times_in_words(seconds: float | None, said: str) -> None:
 def test_throughput_is_of_the_items_worked_on() -> None:
     assert Stage("s", 2.0, 10, 4, None).throughput == 3.0
     assert Stage("s", 2.0, 10, None, None).throughput == 5.0
+    assert Stage("s", 2.0, 10, 10, None, timed=8).throughput == 4.0  # in runs before
     for nothing in (
         Stage("s", 2.0, 10, 10, None),
         Stage("s", 0.0, 10, 0, None),

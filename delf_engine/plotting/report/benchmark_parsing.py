@@ -248,6 +248,7 @@ def _stage(entry: Entry) -> Stage:
         _count(entry, "items"),
         _count(entry, "cached"),
         _number(entry, "peak_mb"),
+        _count(entry, "timed"),
     )
     if stage.items is not None and stage.cached is not None and stage.cached > stage.items:
         entry["cached"].wrong(f"must be at most the {stage.items} items")

@@ -107,18 +107,24 @@ class Missed:
 
 @dataclass(frozen=True)
 class Stage:
-    """Time and memory of one part of the run; `cached` of its `items` were there before."""
+    """Time and memory of one part of the run.
+
+    `cached` of its `items` were there before. `timed` of them were worked on in its time, which may be that of
+    several runs; None: those that were not there before.
+    """
 
     name: str
     seconds: float
     items: int | None
     cached: int | None
     peak_mb: float | None
+    timed: int | None = None
 
     @property
     def throughput(self) -> float | None:
         """Items worked on in a second; None where there were none or took no time."""
         worked = 0 if self.items is None else self.items - (self.cached or 0)
+        worked = worked if self.timed is None else self.timed
         return worked / self.seconds if worked and self.seconds else None
 
 
