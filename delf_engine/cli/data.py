@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from delf_engine.cli.download import transfer_columns
 from delf_engine.cli.output import JsonOption, console, error_console, print_json
 
 if TYPE_CHECKING:
@@ -172,24 +173,9 @@ def _announce(todo: Plan) -> None:
 @contextmanager
 def _transfers(*, quiet: bool) -> Iterator[Report]:
     """Show a bar for what is downloaded or unpacked; yields what is to be called with its state."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import Progress, TaskID, TextColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    columns = (*transfer_columns(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=error_console(), disable=quiet) as progress:
         tasks: dict[str, TaskID] = {}
 

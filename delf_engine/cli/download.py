@@ -11,10 +11,12 @@ from delf_engine.errors import DelfEngineError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.progress import ProgressColumn
+
     from delf_engine.downloads import Progress
     from delf_engine.model.hub import Located
 
-__all__ = ["download_progress", "fetch_located", "fetched"]
+__all__ = ["download_progress", "fetch_located", "fetched", "transfer_columns"]
 
 
 def fetched(model: str) -> str:
@@ -41,22 +43,21 @@ def fetch_located(found: Located) -> None:
 @contextmanager
 def download_progress(what: str) -> Iterator[Progress]:
     """Show a bar with bytes, rate and time left on standard error; yields what takes (bytes there, in all)."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import Progress
 
-    columns = (
+    with Progress(*transfer_columns(), console=error_console()) as progress:
+        task = progress.add_task(f"downloading {what}", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+def transfer_columns() -> tuple[ProgressColumn, ...]:
+    """Return what a bar shows of a transfer: its name, bytes, rate, time left."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    return (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=error_console()) as progress:
-        task = progress.add_task(f"downloading {what}", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total or None)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from delf_engine.datasets.getting import archive_path
-from delf_engine.datasets.local import Dataset, data_folder, files_below, read_names
+from delf_engine.datasets.local import Dataset, data_folder, files_below, not_there, read_names
 from delf_engine.datasets.manifest import Manifest
 from delf_engine.datasets.table import KNOWN, Definition, definition
 from delf_engine.downloads import file_sha256
-from delf_engine.errors import DataError, DelfEngineError, ImageError
+from delf_engine.errors import DelfEngineError, ImageError
 from delf_engine.images import IMAGE_SUFFIXES, load_image
 
 __all__ = ["Check", "Checked", "check"]
@@ -111,10 +111,7 @@ def _found(name: str | Definition, root: str | os.PathLike[str] | None) -> Datas
     known = definition(name) if isinstance(name, str) else name
     folder = data_folder(root) / known.folder
     if not folder.is_dir():
-        raise DataError(
-            f"{known.name} is not there: no folder {folder}; download it with: delf-engine data get {known.name}, "
-            "or name the folder above it with --root or DELF_ENGINE_DATA"
-        )
+        raise not_there(known, f"no folder {folder}")
     return Dataset.of(known, folder)
 
 
@@ -195,12 +192,11 @@ def _check_parts(dataset: Dataset) -> Iterator[Check]:
         done = dataset.parts
     except DelfEngineError:  # said already
         return
-    begun = [
-        archive.name
-        for archive in known.archives
-        for path in (archive_path(dataset.folder, known, archive),)
-        if path.with_name(f"{path.name}.part").exists()
-    ]
+    begun = []
+    for number in known.numbers:
+        path = archive_path(dataset.folder, known, known.archive(number))
+        if path.with_name(f"{path.name}.part").exists() or (path.exists() and number not in done):
+            begun.append(path.name)
     if begun:
         yield Check("downloads", False, "interrupted; data get goes on from there", tuple(begun))
     if done:

@@ -19,7 +19,7 @@ from delf_engine.datasets.manifest import FileRecord, Manifest, PartRecord, read
 from delf_engine.datasets.table import Archive, Definition, RemoteFile, definition
 from delf_engine.datasets.unpack import DamagedArchiveError, Unpacked, is_full, unpack
 from delf_engine.downloads import Caller, Checksum, check_room, download, file_digest, file_sha256
-from delf_engine.errors import ConfigError, DataError, FormatError, LockedError
+from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError, LockedError
 
 __all__ = ["Plan", "Report", "Transfer", "get", "plan"]
 
@@ -113,14 +113,13 @@ def plan(
     if strange or not wanted:
         first, last = known.numbers[0], known.numbers[-1]
         raise ConfigError(f"{known.name} has the parts {first} to {last}, not {strange or 'none'}")
+    files = tuple(file for file in known.files if not (folder / file.path).is_file())
+    dataset = Dataset.of(known, folder)
+    if _is_by_hand(dataset) and _has_all(dataset):
+        return Plan(known, folder, files, (), keep_archives)
     manifest = Manifest.read(folder)
-    return Plan(
-        known,
-        folder,
-        tuple(file for file in known.files if not (folder / file.path).is_file()),
-        tuple(number for number in wanted if not _is_whole(manifest, known, known.archive(number))),
-        keep_archives,
-    )
+    waiting = tuple(number for number in wanted if not _is_whole(manifest, known, known.archive(number)))
+    return Plan(known, folder, files, waiting, keep_archives)
 
 
 def get(
@@ -165,11 +164,15 @@ def get(
     folder = data_folder(root) / known.folder
     with _locked(folder):
         todo = plan(known, root, parts=parts, keep_archives=keep_archives)
-        if todo.parts:
+        by_hand = _is_by_hand(Dataset.of(known, folder))
+        if not by_hand:
             check_room(folder, todo.room, what=known.name, caller=CALLER)
         work = _Work(known, folder, Manifest.read(folder), report or _silent, transfer or Transfer())
         for file in known.files:
             work.file(file)
+        if by_hand:  # only now is it known whether anything is missing
+            todo = plan(known, root, parts=parts, keep_archives=keep_archives)
+            check_room(folder, todo.room, what=known.name, caller=CALLER)
         for number in todo.parts:
             work.part(known.archive(number), keep=keep_archives)
     return _compared(Dataset.of(known, folder))
@@ -309,6 +312,22 @@ def _compared(dataset: Dataset) -> Dataset:
             f"delf-engine data check {known.name}"
         )
     return dataset
+
+
+def _is_by_hand(dataset: Dataset) -> bool:
+    """Whether there are images that did not come from here; an archive says that unpacking it was interrupted."""
+    known = dataset.definition
+    assert known is not None
+    waiting = (archive_path(dataset.folder, known, archive) for archive in known.archives)
+    return dataset.images.is_dir() and not dataset.parts and not any(path.exists() for path in waiting)
+
+
+def _has_all(dataset: Dataset) -> bool:
+    """Whether all images are there that the set should have, as far as that is known yet."""
+    try:
+        return not dataset.missing()
+    except DelfEngineError:  # no list of them yet, or a wrong one, which is said when it is compared
+        return False
 
 
 def _is_whole(manifest: Manifest, known: Definition, archive: Archive) -> bool:

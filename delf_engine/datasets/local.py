@@ -71,10 +71,7 @@ def locate(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     if absent:
         strangers = sorted(path.name for path in folder.glob("gnd_*.pkl")) if known.ground_truth else []
         other = f" ({', '.join(strangers)} is there, the ground truth of another set)" if strangers else ""
-        raise DataError(
-            f"{known.name} is not there: no {absent[0]}{other}; download it with: delf-engine data get "
-            f"{known.name}, or name the folder above it with --root or DELF_ENGINE_DATA"
-        )
+        raise not_there(known, f"no {absent[0]}{other}")
     return found
 
 
@@ -227,6 +224,14 @@ class Dataset:
         """Return the name of an image of this set by its path below `images`."""
         lettered = self.definition is not None and self.definition.layout == "letters"
         return PurePosixPath(path).stem if lettered else path
+
+
+def not_there(known: Definition, why: str) -> DataError:
+    """Return the error that a known set is not on this machine."""
+    return DataError(
+        f"{known.name} is not there: {why}; download it with: delf-engine data get {known.name}, or name the "
+        "folder above it with --root or DELF_ENGINE_DATA"
+    )
 
 
 def read_names(path: Path) -> tuple[str, ...]:

@@ -277,6 +277,34 @@ def test_two_processes_at_once(toy: Definition, tmp_path: Path) -> None:
     assert fetch(toy, tmp_path).missing() == []
 
 
+def test_images_that_were_put_there_by_hand_are_not_asked_for(
+    server: FileServer, toy: Definition, tmp_path: Path
+) -> None:
+    """Unpacked by oneself, as many have these sets: the ground truth is all that is missing."""
+    images = tmp_path / "toy" / "jpg"
+    images.mkdir(parents=True)
+    for name, content in IMAGES.items():
+        (images / name).write_bytes(content)
+    assert fetch(toy, tmp_path).missing() == []
+    assert asked(server) == ["gnd_toy.pkl"]
+    todo = plan(toy, tmp_path)
+    assert (todo.files, todo.parts, todo.room) == ((), (), 0)
+    assert check(toy, tmp_path, deep=True).ok
+    (images / "toy_3.jpg").unlink()
+    assert plan(toy, tmp_path).parts == (1, 2)
+    assert fetch(toy, tmp_path).parts == (1, 2)
+
+
+def test_killed_between_the_last_image_and_the_record(server: FileServer, toy: Definition, tmp_path: Path) -> None:
+    found = fetch(toy, tmp_path, keep_archives=True)
+    (found.folder / "data.json").unlink()
+    assert plan(toy, tmp_path).parts == (1, 2)
+    before = len(server.requests)
+    assert fetch(toy, tmp_path).parts == (1, 2)
+    assert len(server.requests) == before
+    assert files_below(found.folder) == COMPLETE
+
+
 def test_a_root_that_cannot_be_written(toy: Definition, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be written: .*--root or DELF_ENGINE_DATA"):
@@ -316,6 +344,7 @@ def test_a_disk_that_fills_up_while_unpacking(
         with pytest.raises(DataError, match=r"toy_2\.tgz: the disk is full; nothing that was finished is lost"):
             fetch(toy, tmp_path)
     assert (tmp_path / "toy" / "archives" / "jpg" / "toy_2.tgz").is_file()
+    assert {c.what: c.names for c in check(toy, tmp_path).checks}["downloads"] == ("toy_2.tgz",)
     assert [p.name for p in (tmp_path / "toy" / "jpg").glob(".*")] == []
     before = len(server.requests)
     assert fetch(toy, tmp_path).missing() == []
