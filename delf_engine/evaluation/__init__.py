@@ -9,6 +9,7 @@ from delf_engine.evaluation.calibration_figures import (
     roc_auc,
     roc_curve,
 )
+from delf_engine.evaluation.ground_truth_files import save_ground_truth
 from delf_engine.evaluation.revisited import (
     SETUPS,
     Evaluation,
@@ -35,4 +36,5 @@ __all__ = [
     "restrict",
     "roc_auc",
     "roc_curve",
+    "save_ground_truth",
 ]
