@@ -13,7 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from delf_engine import __version__
-from delf_engine.cli import calibrate, codebook, collection, demo, export, mining, model, pair, rerank, training
+from delf_engine.cli import (
+    calibrate,
+    codebook,
+    collection,
+    demo,
+    export,
+    mining,
+    model,
+    pair,
+    rerank,
+    synthesis,
+    training,
+)
 from delf_engine.cli.output import error_console
 from delf_engine.errors import DelfEngineError, DelfEngineWarning
 
@@ -40,6 +52,10 @@ training.register(app)
 codebook.register(app)
 model.register(app)
 demo.register(app)
+
+data_app = typer.Typer(help="Data sets: make them.", no_args_is_help=True)
+synthesis.register(data_app)
+app.add_typer(data_app, name="data")
 
 
 @app.callback()

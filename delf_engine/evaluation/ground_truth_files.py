@@ -19,8 +19,8 @@ def save_ground_truth(path: str | os.PathLike[str], truth: GroundTruth) -> None:
     """Write a ground truth as ``gnd_roxford5k.pkl`` is laid out: whole, or not at all.
 
     The file is a pickle of plain lists, dictionaries, strings and numbers, ``{"imlist", "qimlist", "gnd"}`` with
-    ``{"bbx", "easy", "hard", "junk"}`` for each query (Radenović et al., CVPR 2018). `load_ground_truth` reads it, and
-    so does ``pickle.load`` in the published code. Equal ground truths give equal bytes.
+    ``{"bbx", "easy", "hard", "junk"}`` for each query (Radenović et al., CVPR 2018). `load_ground_truth` reads
+    it, and so does ``pickle.load`` in the published code. Equal ground truths give equal bytes.
 
     Parameters
     ----------
@@ -43,5 +43,6 @@ def save_ground_truth(path: str | os.PathLike[str], truth: GroundTruth) -> None:
             temporary.write_bytes(pickle.dumps(content, protocol=_PROTOCOL))
     except OSError as error:
         raise DataError(
-            f"{path}: the ground truth cannot be written: {error.strerror or error}; make room or choose another folder"
+            f"{path}: the ground truth cannot be written: {error.strerror or error}; make room or choose another "
+            "folder"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -14,7 +15,8 @@ from delf_engine.synthesis.painting import Picture, Random
 
 __all__ = ["FORMS", "Building", "Place", "Surface", "draw_building", "draw_place", "landmark", "town_place"]
 
-_DENSE, _MEDIUM, _COARSE = 24.0, 15.0, 9.0  # pixels a metre of landmarks, other subjects, what stands around
+_DENSE, _MEDIUM, _COARSE = 24.0, 14.0, 8.0  # pixels a metre of landmarks, other subjects, what stands around
+_NEIGHBOURS = 6  # places of a town with the same houses around them
 _PLACE, _FACE = 11, 12  # kinds of random streams
 
 
@@ -266,32 +268,47 @@ def draw_building(
     return Building(surfaces, shift, float(away.max()), float(corners[:, 2].max()))
 
 
-def draw_place(rng: Random, subject: Building, stream: tuple[int, ...]) -> Place:
-    """Stand houses and trees around a building; `rng` and `stream` as in `draw_building`."""
-    hands = [draw_style(rng, grand=False) for _ in range(4)]
-    houses = []
-    for i, angle in enumerate(np.arange(0, 360, 24)):
-        if rng.random() < 0.3:
-            continue
-        bearing, away = np.radians(angle + rng.uniform(-7, 7)), subject.radius + rng.uniform(38, 70)
-        at = (away * np.cos(bearing), away * np.sin(bearing))
-        turn = np.degrees(bearing) - 90 + rng.uniform(-12, 12)  # its front towards the middle
-        style = hands[int(rng.integers(len(hands)))]
-        houses.append(draw_building(rng, "house", style, (*stream, i + 1), density=_COARSE, turn=turn, at=at))
-    count = int(rng.integers(1, 6))
+def draw_place(rng: Random, subject: Building, houses: tuple[Building, ...]) -> Place:
+    """Stand a building among houses, with trees and a paving of its own."""
+    count = int(rng.integers(0, 5))
     # Not before the front: y is negative there.
     bearing, away = np.radians(rng.uniform(-35, 215, count)), subject.radius + rng.uniform(2, 30, count)
     trees = np.column_stack(
         [away * np.cos(bearing), away * np.sin(bearing), rng.uniform(5, 11, count), rng.integers(0, 6, count)]
     )
-    return Place(subject, tuple(houses), trees, int(rng.integers(0, 4)))
+    return Place(subject, houses, trees, int(rng.integers(0, 4)))
 
 
-def landmark(seed: int, number: int) -> Place:
+@functools.lru_cache(maxsize=2)
+def _neighbourhood(stream: tuple[int, ...], detail: float) -> tuple[Building, ...]:
+    """Return a ring of houses, with room for any building in its middle."""
+    rng = np.random.default_rng(stream)
+    hands = [draw_style(rng, grand=False) for _ in range(4)]
+    houses = []
+    for i, angle in enumerate(np.arange(0, 360, 24)):
+        if rng.random() < 0.3:
+            continue
+        bearing, away = np.radians(angle + rng.uniform(-7, 7)), rng.uniform(58, 92)
+        at = (away * np.cos(bearing), away * np.sin(bearing))
+        turn = np.degrees(bearing) - 90 + rng.uniform(-12, 12)  # its front towards the middle
+        style = hands[int(rng.integers(len(hands)))]
+        houses.append(
+            draw_building(rng, "house", style, (*stream, i + 1), density=_COARSE * detail, turn=turn, at=at)
+        )
+    return tuple(houses)
+
+
+def landmark(seed: int, number: int, detail: float = 1.0) -> Place:
     """Draw landmark `number` of the set of that seed.
 
     Two neighbours, 0 and 1, 2 and 3 and so on, share a style, and every other such pair the form as well: to tell
     them apart takes the arrangement and the ornaments.
+
+    Parameters
+    ----------
+    seed, number : int
+    detail : float
+        1 for pictures of 640 pixels, more for larger ones; the measures do not depend on it.
     """
     pair = number // 2
     style, form = _hand(seed, pair)
@@ -299,21 +316,23 @@ def landmark(seed: int, number: int) -> Place:
         form += 1 + pair % 3
     rng = np.random.default_rng([seed, _PLACE, 1, number])
     stream = (seed, _FACE, 0, number)
-    subject = draw_building(rng, _GRAND[form % len(_GRAND)], style, (*stream, 0), density=_DENSE)
-    return draw_place(rng, subject, stream)
+    subject = draw_building(rng, _GRAND[form % len(_GRAND)], style, (*stream, 0), density=_DENSE * detail)
+    return draw_place(rng, subject, _neighbourhood((*stream, 1), detail))
 
 
-def town_place(seed: int, number: int, landmarks: int) -> Place:
-    """Draw a place that is none of the landmarks; some are by the hand that built one of them."""
+def town_place(seed: int, number: int, landmarks: int, detail: float = 1.0) -> Place:
+    """Draw a place that is none of the landmarks; some are by the hand that built one of them.
+
+    A few of them in a row stand in one neighbourhood. Parameters as of `landmark`.
+    """
     rng = np.random.default_rng([seed, _PLACE, 2, number])
     if rng.random() < 0.4:
         style, form = _hand(seed, int(rng.integers((landmarks + 1) // 2)))
     else:
         style, form = draw_style(rng, grand=rng.random() < 0.5), int(rng.integers(len(_GRAND)))
     name = "house" if rng.random() < 0.3 else _GRAND[form % len(_GRAND)]
-    stream = (seed, _FACE, 1, number)
-    subject = draw_building(rng, name, style, (*stream, 0), density=_MEDIUM)
-    return draw_place(rng, subject, stream)
+    subject = draw_building(rng, name, style, (seed, _FACE, 1, number), density=_MEDIUM * detail)
+    return draw_place(rng, subject, _neighbourhood((seed, _FACE, 2, number // _NEIGHBOURS), detail))
 
 
 def _hand(seed: int, pair: int) -> tuple[Style, int]:

@@ -1,7 +1,7 @@
 """Whole surfaces of a building: fronts with courses, storeys and bays, towers, gables, roofs.
 
-Two buildings of one style have the same stone and the same kind of window; how these are arranged, each stone's and
-each pane's shade, and the ornaments are a building's own.
+Two buildings of one style have the same stone and the same kind of window; how these are arranged, each stone's
+and each pane's shade, and the ornaments are a building's own.
 """
 
 from __future__ import annotations

@@ -91,13 +91,14 @@ def room_for(folder: Path, options: Options) -> None:
     missing, free = _BYTES_A_PIXEL * pixels - present, shutil.disk_usage(folder).free
     if missing > free:
         raise DataError(
-            f"{folder}: about {missing / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; make room, choose "
-            "another folder, or ask for fewer or smaller images"
+            f"{folder}: about {missing / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; make room, "
+            "choose another folder, or ask for fewer or smaller images"
         )
 
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the system says of files into a `DataError`."""
     try:
         yield
     except OSError as error:
@@ -105,6 +106,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def explained(error: OSError, folder: Path) -> DataError:
+    """Return what to say of an error of the system: what failed, where, and what to do."""
     where = error.filename or folder
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(f"{where}: the disk is full; make room and run again: what is written is kept")
@@ -114,6 +116,7 @@ def explained(error: OSError, folder: Path) -> DataError:
 
 
 def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
     with replacing(path, durable=False) as temporary:
         temporary.write_bytes(data)
 
@@ -133,6 +136,7 @@ def known_records(folder: Path) -> dict[str, PhotoRecord]:
 
 
 def whole(folder: Path, chunk: Chunk, known: dict[str, PhotoRecord]) -> bool:
+    """Whether all photographs of a chunk are there, to the last bit."""
     for shot in chunk.shots:
         path = folder / PHOTOS / f"{shot.name}.jpg"
         if shot.name not in known or not path.is_file():

@@ -1,11 +1,13 @@
 """Pinhole cameras, and the flat faces that they look at.
 
-The world is in metres: x to the right and y away from who stands before a building, z up from the ground. A face has
-coordinates of its own, in metres as well: x to the right, y down, from the upper left corner of its bounds, as it is
-seen from outside. Pixels are those of the whole package: x, y of the centre of the first pixel are 0, 0.
+The world is in metres: x to the right and y away from who stands before a building, z up from the ground. A face
+has coordinates of its own, in metres as well: x to the right, y down, from the upper left corner of its bounds,
+as it is seen from outside. Pixels are those of the whole package: x, y of the centre of the first pixel are 0,
+0.
 
-A camera K [R | -R C] maps the points of a plane c + x r + y d by the homography K [R r, R d, R (c - C)] (Hartley and
-Zisserman, Multiple View Geometry, 2nd edition, section 8.1.1): exact, so two views of a face are related exactly.
+A camera K [R | -R C] maps the points of a plane c + x r + y d by the homography K [R r, R d, R (c - C)] (Hartley
+and Zisserman, Multiple View Geometry, 2nd edition, section 8.1.1): exact, so two views of a face are related
+exactly.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from delf_engine.synthesis.buildings import Building, Place
 from delf_engine.synthesis.geometry import Face, Matrix, project
 from delf_engine.synthesis.lighting import Light
 from delf_engine.synthesis.painting import Colour, Picture, masonry
-from delf_engine.synthesis.rendering import Canvas, plane_nearness, texture_to_face
+from delf_engine.synthesis.rendering import Canvas, lit, plane_nearness, texture_to_face
 
 __all__ = ["draw_ground"]
 
 _ACROSS = 180.0  # metres
-_DENSITY = 7.0  # pixels a metre
+_DENSITY = 5.5  # pixels a metre
 
 _PLANE = Face(
     "ground",
@@ -62,9 +62,9 @@ def draw_ground(canvas: Canvas, place: Place, light: Light) -> None:
     clear = np.clip(nearness * np.float32(0.09 * camera.intrinsics[0, 0] / _DENSITY), 0, 1)
     plain = np.empty_like(drawn)
     plain[:] = mean
-    drawn = cv2.multiply(cv2.blendLinear(drawn, plain, clear, 1 - clear), (*light.on(_PLANE.normal).tolist(), 0.0))
-    drawn = _shaded(place.subject, np.asarray(drawn, np.uint8), light, homography)
-    canvas.put(window, drawn, np.where(nearness > 0, np.uint8(255), np.uint8(0)), nearness, 0)
+    blended = np.asarray(cv2.blendLinear(drawn, plain, clear, 1 - clear), np.uint8)
+    shown = _shaded(place.subject, lit(blended, light.on(_PLANE.normal)), light, homography)
+    canvas.put(window, shown, np.where(nearness > 0, np.uint8(255), np.uint8(0)), nearness, 0)
 
 
 def _shaded(subject: Building, ground: Picture, light: Light, homography: Matrix) -> Picture:

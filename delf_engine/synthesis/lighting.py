@@ -42,13 +42,73 @@ class _Weather:
 
 
 LIGHTS: dict[str, _Weather] = {
-    "clear": _Weather((0.62, 0.58, 0.5), (0.5, 0.54, 0.6), (25, 65), (86, 134, 204), (190, 212, 232), 0.35, (0, 0.0008), 1.05, (0.9, 1.12)),
-    "evening": _Weather((0.78, 0.55, 0.3), (0.42, 0.42, 0.5), (8, 25), (110, 130, 180), (246, 196, 140), 0.4, (0, 0.002), 1.1, (0.85, 1.05)),
-    "overcast": _Weather((0.1, 0.1, 0.1), (0.82, 0.84, 0.86), (30, 60), (196, 202, 210), (222, 224, 226), 0.6, (0, 0.002), 0.75, (0.9, 1.05)),
-    "haze": _Weather((0.25, 0.24, 0.22), (0.68, 0.7, 0.72), (20, 50), (198, 204, 210), (222, 224, 222), 0.1, (0.012, 0.03), 0.6, (0.95, 1.1)),
-    "dusk": _Weather((0.1, 0.07, 0.06), (0.36, 0.4, 0.58), (2, 8), (52, 62, 110), (176, 128, 120), 0.4, (0, 0.003), 0.9, (0.7, 0.95)),
-    "night": _Weather((0.05, 0.05, 0.08), (0.24, 0.24, 0.32), (20, 40), (14, 16, 32), (44, 40, 48), 0.1, (0, 0.002), 0.8, (0.75, 1.0)),
-}  # fmt: skip
+    "clear": _Weather(
+        (0.62, 0.58, 0.5),
+        (0.5, 0.54, 0.6),
+        (25, 65),
+        (86, 134, 204),
+        (190, 212, 232),
+        0.35,
+        (0, 0.0008),
+        1.05,
+        (0.9, 1.12),
+    ),
+    "evening": _Weather(
+        (0.78, 0.55, 0.3),
+        (0.42, 0.42, 0.5),
+        (8, 25),
+        (110, 130, 180),
+        (246, 196, 140),
+        0.4,
+        (0, 0.002),
+        1.1,
+        (0.85, 1.05),
+    ),
+    "overcast": _Weather(
+        (0.1, 0.1, 0.1),
+        (0.82, 0.84, 0.86),
+        (30, 60),
+        (196, 202, 210),
+        (222, 224, 226),
+        0.6,
+        (0, 0.002),
+        0.75,
+        (0.9, 1.05),
+    ),
+    "haze": _Weather(
+        (0.25, 0.24, 0.22),
+        (0.68, 0.7, 0.72),
+        (20, 50),
+        (198, 204, 210),
+        (222, 224, 222),
+        0.1,
+        (0.012, 0.03),
+        0.6,
+        (0.95, 1.1),
+    ),
+    "dusk": _Weather(
+        (0.1, 0.07, 0.06),
+        (0.36, 0.4, 0.58),
+        (2, 8),
+        (52, 62, 110),
+        (176, 128, 120),
+        0.4,
+        (0, 0.003),
+        0.9,
+        (0.7, 0.95),
+    ),
+    "night": _Weather(
+        (0.05, 0.05, 0.08),
+        (0.24, 0.24, 0.32),
+        (20, 40),
+        (14, 16, 32),
+        (44, 40, 48),
+        0.1,
+        (0, 0.002),
+        0.8,
+        (0.75, 1.0),
+    ),
+}
 
 _LAMPS = (0.5, 0.4, 0.24)  # what lights upright walls after dark
 
@@ -163,11 +223,11 @@ def developed(rng: Random, canvas: Canvas, light: Light, lens: Lens) -> Picture:
 
 def finished(rng: Random, picture: Picture, light: Light, lens: Lens) -> Picture:
     """Return what the lens and the sensor make of a picture (H, W, 3) in a light."""
-    picture = _toned(picture, light)
-    picture = cv2.multiply(picture, _vignette(*picture.shape[:2], round(20 * lens.vignette)), scale=1 / 255)
-    picture = cv2.GaussianBlur(picture, (0, 0), lens.blur)
-    noise = grain(rng, *picture.shape[:2], lens.noise)
-    return np.asarray(cv2.add(picture, cv2.merge([noise, noise, noise]), dtype=cv2.CV_8U), np.uint8)
+    toned = _toned(picture, light)
+    darkened = cv2.multiply(toned, _vignette(*toned.shape[:2], round(20 * lens.vignette)), scale=1 / 255)
+    blurred = cv2.GaussianBlur(darkened, (0, 0), lens.blur)
+    noise = grain(rng, picture.shape[0], picture.shape[1], lens.noise)
+    return np.asarray(cv2.add(blurred, cv2.merge([noise, noise, noise]), dtype=cv2.CV_8U), np.uint8)
 
 
 def _toned(picture: Picture, light: Light) -> Picture:

@@ -41,7 +41,9 @@ class Paint:
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
         """Fill a rectangle."""
-        corners = self._fixed(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]))
+        unit, half = self.density * 2**_SHIFT, 2 ** (_SHIFT - 1)
+        left, top, right, foot = (round(value * unit) - half for value in (x0, y0, x1, y1))
+        corners = np.array([(left, top), (right, top), (right, foot), (left, foot)], np.int32)
         cv2.fillConvexPoly(self.picture, corners, _ink(colour), cv2.LINE_AA, _SHIFT)
 
     def disc(
@@ -87,8 +89,8 @@ class Paint:
         return np.rint((points * self.density - 0.5) * 2**_SHIFT).astype(np.int32)
 
     def _point(self, x: float, y: float) -> tuple[int, int]:
-        x, y = self._fixed(np.array([x, y])).tolist()
-        return int(x), int(y)
+        unit, half = self.density * 2**_SHIFT, 2 ** (_SHIFT - 1)
+        return round(x * unit) - half, round(y * unit) - half
 
     def _lengths(self, a: float, b: float) -> tuple[int, int]:
         unit = self.density * 2**_SHIFT
@@ -106,7 +108,7 @@ def varied(rng: Random, colour: Sequence[float] | Colour, tone: float = 0.08, hu
 
 
 def smooth(rng: Random, height: int, width: int, cells: float, *, stretch: float = 1.0) -> npt.NDArray[np.float32]:
-    """Return (height, width) smooth noise of deviation about 1, with `cells` cells down and `stretch` times wider."""
+    """Return (height, width) noise of deviation about 1: `cells` cells down, each `stretch` times as wide."""
     rows = max(2, round(cells) + 1)
     columns = max(2, round(cells * width / (max(1, height) * stretch)) + 1)
     grid = rng.normal(0, 1, (rows, columns)).astype(np.float32)
@@ -115,7 +117,7 @@ def smooth(rng: Random, height: int, width: int, cells: float, *, stretch: float
 
 @functools.lru_cache(maxsize=1)
 def _grain() -> npt.NDArray[np.int16]:
-    """A field of white and of coarser noise, the same in every process; parts of it are cut out at random."""
+    """Return white and coarser noise, the same in every process; parts of it are cut out at random."""
     rng = np.random.default_rng(20210)
     side = 2048
     field = rng.normal(0, 1, (side, side)).astype(np.float32)
@@ -196,4 +198,4 @@ def weathered(rng: Random, picture: npt.NDArray[np.integer], strength: float) ->
 
 
 def _ink(colour: Colour) -> list[float]:
-    return [float(c) for c in np.clip(colour, 0, 255)]
+    return [min(max(value, 0.0), 255.0) for value in colour.tolist()]

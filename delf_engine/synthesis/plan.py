@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from delf_engine.errors import ConfigError
-from delf_engine.synthesis.buildings import Place, landmark, town_place
+from delf_engine.synthesis.buildings import landmark, town_place
 from delf_engine.synthesis.clutter import SCENES, draw_scene
 from delf_engine.synthesis.lighting import draw_lens, draw_light, encoded, finished
 from delf_engine.synthesis.records import PhotoRecord, measure
@@ -133,7 +133,11 @@ def taken(shot: Shot, options: Options) -> tuple[bytes, PhotoRecord]:
     rng = np.random.default_rng(
         [options.seed, _VIEW, ("query", "gallery", "town").index(shot.kind), shot.place, shot.number]
     )
-    place = _place(options.seed, options.landmarks, shot.kind != "town", shot.place)
+    detail = options.longer_side / 640
+    if shot.kind == "town":
+        place = _town_place(options.seed, shot.place, options.landmarks, detail)
+    else:
+        place = _landmark(options.seed, shot.place, detail)
     if shot.kind == "gallery":
         chances = np.array([share for share, _ in GALLERY.values()])
         name = list(GALLERY)[int(rng.choice(len(chances), p=chances / chances.sum()))]
@@ -162,9 +166,9 @@ def taken(shot: Shot, options: Options) -> tuple[bytes, PhotoRecord]:
     return data, record
 
 
-@functools.lru_cache(maxsize=2)
-def _place(seed: int, landmarks: int, searched_for: bool, number: int) -> Place:
-    return landmark(seed, number) if searched_for else town_place(seed, number, landmarks)
+# The pictures of a place are painted once for all photographs of it.
+_landmark = functools.lru_cache(maxsize=1)(landmark)
+_town_place = functools.lru_cache(maxsize=1)(town_place)
 
 
 def _scene(shot: Shot, options: Options) -> tuple[bytes, PhotoRecord]:

@@ -37,6 +37,8 @@ GEOMETRY = "geometry.jsonl"
 #: A face is sampled at the middles of this many by this many cells of its bounds.
 GRID = 8
 
+_PLAIN = ("name", "kind", "landmark", "aim", "light", "clear", "size", "box", "sha256")
+
 
 @dataclass(frozen=True, eq=False)
 class SeenFace:
@@ -58,6 +60,17 @@ class SeenFace:
     pixels: int
     seen: npt.NDArray[np.bool_]
     share: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        seen = np.packbits(self.seen).tobytes().hex()
+        return {"H": self.homography.tolist(), "pixels": self.pixels, "share": self.share, "seen": seen}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SeenFace:
+        """Read what `to_dict` returned."""
+        seen = np.unpackbits(np.frombuffer(bytes.fromhex(values["seen"]), np.uint8)).astype(bool)
+        return cls(np.array(values["H"], np.float64), int(values["pixels"]), seen, float(values["share"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +116,12 @@ class PhotoRecord:
         """Return the record as one line; numbers survive to the last bit."""
         camera = self.camera
         values = {
-            "name": self.name, "kind": self.kind, "landmark": self.landmark, "aim": self.aim, "light": self.light,
-            "clear": self.clear, "size": self.size, "box": self.box, "sha256": self.sha256,
+            **{key: getattr(self, key) for key in _PLAIN},
             "K": None if camera is None else camera.intrinsics.tolist(),
             "R": None if camera is None else camera.rotation.tolist(),
             "C": None if camera is None else camera.centre.tolist(),
-            "faces": {
-                name: {"H": face.homography.tolist(), "pixels": face.pixels, "share": face.share, "seen": _packed(face.seen)}
-                for name, face in self.faces.items()
-            },
-        }  # fmt: skip
+            "faces": {name: face.to_dict() for name, face in self.faces.items()},
+        }
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
@@ -128,24 +137,23 @@ class PhotoRecord:
         size = (int(values["size"][0]), int(values["size"][1]))
         camera = None
         if values["K"] is not None:
-            camera = Camera(*(np.array(values[key], np.float64) for key in ("K", "R", "C")), size)
-        faces = {
-            name: SeenFace(
-                np.array(face["H"], np.float64), int(face["pixels"]), _unpacked(face["seen"]), float(face["share"])
-            )
-            for name, face in values["faces"].items()
-        }
-        box = None if values["box"] is None else tuple(int(v) for v in values["box"])
-        plain = (values[key] for key in ("name", "kind", "landmark", "aim", "light", "clear"))
-        return cls(*plain, size, camera, faces, box, values["sha256"])  # type: ignore[arg-type]
-
-
-def _packed(seen: npt.NDArray[np.bool_]) -> str:
-    return np.packbits(seen).tobytes().hex()
-
-
-def _unpacked(text: str) -> npt.NDArray[np.bool_]:
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)).astype(bool)
+            intrinsics, rotation, centre = (np.array(values[key], np.float64) for key in ("K", "R", "C"))
+            camera = Camera(intrinsics, rotation, centre, size)
+        faces = {name: SeenFace.from_dict(face) for name, face in values["faces"].items()}
+        x0, y0, x1, y1 = values["box"] or (0, 0, 0, 0)
+        return cls(
+            name=values["name"],
+            kind=values["kind"],
+            landmark=values["landmark"],
+            aim=values["aim"],
+            light=values["light"],
+            clear=values["clear"],
+            size=size,
+            camera=camera,
+            faces=faces,
+            box=None if values["box"] is None else (int(x0), int(y0), int(x1), int(y1)),
+            sha256=values["sha256"],
+        )
 
 
 def samples(face: Face) -> tuple[Points, npt.NDArray[np.bool_]]:

@@ -10,7 +10,7 @@ from delf_engine.synthesis.buildings import Surface
 from delf_engine.synthesis.geometry import NEAR, Camera, Face, Matrix, Points, clipped, project
 from delf_engine.synthesis.painting import Picture
 
-__all__ = ["Canvas", "texture_to_face"]
+__all__ = ["Canvas", "lit", "plane_nearness", "texture_to_face"]
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing functions
 _FARTHEST = 4e4  # corners farther outside than this many pixels would overflow OpenCV's numbers
@@ -76,11 +76,11 @@ class Canvas:
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        drawn = cv2.multiply(drawn, (*light.tolist(), 0.0))
+        drawn = lit(np.asarray(drawn, np.uint8), light)
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         corners = np.clip(project(into, outline), -_FARTHEST, _FARTHEST)
         cv2.fillPoly(mask, [np.rint(corners * 2**_SHIFT).astype(np.int32)], 255, cv2.LINE_8, _SHIFT)
-        self.put(window, np.asarray(drawn, np.uint8), mask, plane_nearness(face, self.camera, window), label)
+        self.put(window, drawn, mask, plane_nearness(face, self.camera, window), label)
 
     def put(
         self,
@@ -110,10 +110,16 @@ class Canvas:
         return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
 
+def lit(picture: Picture, light: npt.NDArray[np.float64]) -> Picture:
+    """Return a picture with its three colours multiplied by `light`, white where they are too bright."""
+    return np.asarray(cv2.multiply(picture, np.array([*light, 0.0])), np.uint8)
+
+
 def plane_nearness(face: Face, camera: Camera, window: tuple[int, int, int, int]) -> npt.NDArray[np.float32]:
     """Return 1 / distance along the optical axis of a face's plane, at each pixel of a window x0, y0, x1, y1.
 
-    Over the pixels it is linear: n . K^-1 (x, y, 1) / (n . (c - C)) with the plane's normal n in the camera's frame.
+    Over the pixels it is linear: n . K^-1 (x, y, 1) / (n . (c - C)) with the plane's normal n in the camera's
+    frame.
     """
     x0, y0, x1, y1 = window
     normal = camera.rotation @ face.normal
@@ -125,7 +131,7 @@ def plane_nearness(face: Face, camera: Camera, window: tuple[int, int, int, int]
 
 
 def _levels(homography: Matrix, outline: Points, face: Face, density: float) -> tuple[int, int]:
-    """Return how often the picture of a face is to be halved along x and y to fit its size in the middle of what is seen."""
+    """Return how often the picture of a face is halved along x and y to fit its size in the middle of the view."""
     middle = outline.mean(axis=0)
     at = homography @ (*middle, 1.0)
     jacobian = (homography[:2, :2] - np.outer(at[:2] / at[2], homography[2, :2])) / at[2]

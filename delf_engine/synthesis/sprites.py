@@ -1,4 +1,4 @@
-"""What stands or passes before buildings: trees, people, cars, lamp posts, railings, as flat pictures on the ground."""
+"""What stands or passes before buildings: trees, people, cars, lamp posts, railings, as upright flat pictures."""
 
 from __future__ import annotations
 
@@ -68,19 +68,16 @@ def _tree(rng: Random, paint: _Pair, wide: float, tall: float) -> None:
     for reach in rng.uniform(-0.3, 0.3, 7) * wide:
         paint.line([(middle, 0.62 * tall), (middle + reach, rng.uniform(0.12, 0.5) * tall)], bark, 0.12)
     green = varied(rng, ((66, 98, 42), (84, 104, 52), (52, 84, 44), (150, 118, 50))[int(rng.integers(4))], 0.15)
-    density = int(rng.choice([500, 1500, 2200]))  # some in winter
-    for angle, radius in zip(rng.uniform(0, 2 * np.pi, density), np.sqrt(rng.uniform(0, 1, density)), strict=True):
-        x, y = middle + 0.44 * wide * radius * np.cos(angle), (0.36 + 0.32 * radius * np.sin(angle)) * tall
-        light = 1.25 - 0.9 * (y / tall) + 0.25 * (middle - x) / wide + 0.25 * np.sin(9 * x) * np.cos(8 * y)
-        leaf = rng.uniform(0.06, 0.17)
-        paint.disc(
-            x,
-            y,
-            leaf,
-            green * light * rng.uniform(0.7, 1.3),
-            up=leaf * rng.uniform(0.5, 1),
-            turn=rng.uniform(0, 180),
-        )
+    lobes = np.column_stack([rng.uniform(-0.24, 0.24, 7) * wide, rng.uniform(-0.2, 0.16, 7) * tall])
+    for _ in range(int(rng.choice([400, 1200, 1600]))):  # some in winter
+        lobe = lobes[int(rng.integers(len(lobes)))]
+        angle, radius = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform())
+        x = middle + lobe[0] + 0.24 * wide * radius * np.cos(angle)
+        y = 0.34 * tall + lobe[1] + 0.17 * tall * radius * np.sin(angle)
+        light = 1.25 - 0.9 * (y / tall) + 0.25 * (middle - x) / wide + 0.3 * np.sin(5 * x) * np.cos(4 * y)
+        leaf = rng.uniform(0.07, 0.19)
+        colour = green * light * rng.uniform(0.7, 1.3)
+        paint.disc(x, y, leaf, colour, up=leaf * rng.uniform(0.5, 1), turn=rng.uniform(0, 180))
 
 
 def _person(rng: Random, paint: _Pair, wide: float, tall: float) -> None:
@@ -217,7 +214,7 @@ def draw_sprite(
     shrunk = min(into[0, 0], into[1, 1])
     if shrunk < 0.7:
         size = (max(1, round(sprite.shape[1] * shrunk)), max(1, round(sprite.shape[0] * shrunk)))
-        source = cv2.resize(source, size, interpolation=cv2.INTER_AREA)
+        source = np.asarray(cv2.resize(source, size, interpolation=cv2.INTER_AREA), np.uint8)
         into[:, :2] = np.diag([wide / size[0], tall / size[1]])
     into[:, 2] -= (x0, y0)
     layer = cv2.warpAffine(np.ascontiguousarray(source), into, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)

@@ -101,10 +101,10 @@ def synthesize(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Synthesized:
-    """Render photographs of invented landmarks among other places, with the ground truth of the revisited protocol.
+    """Render photographs of invented landmarks among other places, in the layout of the revisited benchmarks.
 
-    A call that was stopped goes on where it was: photographs that are whole are kept. The same options give the same
-    bits for any number of workers.
+    A call that was stopped goes on where it was: photographs that are whole are kept. The same options give the
+    same bits for any number of workers.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def _checked_name(name: str) -> str:
     return name
 
 
-# ------------------------------------------------------------------------------------------------------ the pictures
+# ------------------------------------------------------------------------------------------------- the pictures
 
 
 def _rendered(folder: Path, options: Options, chunks: list[Chunk], workers: int) -> Iterator[list[PhotoRecord]]:
@@ -196,8 +196,8 @@ def _rendered(folder: Path, options: Options, chunks: list[Chunk], workers: int)
         return
     from joblib.externals.loky import ProcessPoolExecutor
 
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    executor = ProcessPoolExecutor(max_workers=workers, env=threads)
+    alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    executor = ProcessPoolExecutor(max_workers=workers, env=alone)
     futures: list[Future[list[str]]] = []
     try:
         futures += [executor.submit(_render, folder, options, chunk) for chunk in chunks]
@@ -205,8 +205,8 @@ def _rendered(folder: Path, options: Options, chunks: list[Chunk], workers: int)
             yield _read(future.result())
     except BrokenExecutor as error:
         raise DelfEngineError(
-            f"{folder}: a process that rendered has died, as it does for lack of memory; run again with fewer workers: "
-            "what is written is kept"
+            f"{folder}: a process that rendered has died, as it does for lack of memory; run again with fewer "
+            "workers: what is written is kept"
         ) from error
     finally:  # what runs is short, what waits is dropped
         for future in futures:

@@ -1,7 +1,7 @@
 """Which photographs of the gallery show what a query shows: from the geometry alone.
 
-A query is what it shows of its landmark: samples of the landmark's faces, each with the pixels of the query that it
-stands for. Another photograph of the landmark is
+A query is what it shows of its landmark: samples of the landmark's faces, each with the pixels of the query that
+it stands for. Another photograph of the landmark is
 
 - easy, if it shows at least `EASY_OVERLAP` of them, `EASY_SIZE` large, from within `EASY_ANGLE`, in clear light;
 - hard, if it shows at least `HARD_OVERLAP` of them, `HARD_SIZE` large, from within `HARD_ANGLE`;
@@ -35,7 +35,7 @@ EASY_SIZE, HARD_SIZE = 0.35, 0.1
 
 
 def overlap(query: PhotoRecord, other: PhotoRecord) -> float:
-    """Return which share of what `query` shows of the landmark is seen in `other`, weighted by the query's pixels."""
+    """Return which share of what `query` shows of the landmark is seen in `other`, in pixels of the query."""
     whole = common = 0.0
     for name, face in query.faces.items():
         samples = int(face.seen.sum())
@@ -74,7 +74,7 @@ def relation(query: PhotoRecord, other: PhotoRecord) -> str | None:
 
 
 def box_of(query: PhotoRecord) -> tuple[float, float, float, float]:
-    """Return x0, y0, x1, y1 around the landmark in the query's picture; the whole picture if nothing of it shows."""
+    """Return x0, y0, x1, y1 around the landmark in the query's picture; all of it if nothing of it shows."""
     x0, y0, x1, y1 = query.box if query.box is not None else (0, 0, *query.size)
     return (float(x0), float(y0), float(x1), float(y1))
 

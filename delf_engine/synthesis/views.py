@@ -63,16 +63,16 @@ class Aim:
 
 
 _DAY = ("clear", "clear", "evening", "overcast")
-QUERY = Aim((0, 30), (0.8, 1.1), 0.08, _DAY, (0, 4), (0, 1), 0.0)
+QUERY = Aim((0, 24), (0.8, 1.1), 0.08, _DAY, (0, 4), (0, 0), 0.0)
 
 #: How the views of a landmark in the gallery come about, and how often.
 GALLERY: dict[str, tuple[float, Aim]] = {
-    "plain": (0.38, Aim((0, 32), (0.6, 1.15), 0.12, _DAY, (0, 7), (0, 1), 0.1)),
-    "turned": (0.16, Aim((35, 78), (0.6, 1.1), 0.12, (*_DAY, "haze"), (0, 7), (0, 2), 0.2)),
-    "far": (0.08, Aim((0, 45), (0.22, 0.45), 0.8, (*_DAY, "haze"), (0, 9), (0, 2), 0.2)),
-    "detail": (0.10, Aim((0, 40), (1.7, 3.2), 0.3, _DAY, (0, 4), (0, 1), 0.2)),
+    "plain": (0.44, Aim((0, 30), (0.6, 1.15), 0.12, _DAY, (0, 7), (0, 1), 0.1)),
+    "turned": (0.13, Aim((35, 78), (0.6, 1.1), 0.12, (*_DAY, "haze"), (0, 7), (0, 2), 0.2)),
+    "far": (0.07, Aim((0, 45), (0.22, 0.45), 0.8, (*_DAY, "haze"), (0, 9), (0, 2), 0.2)),
+    "detail": (0.09, Aim((0, 40), (1.7, 3.2), 0.3, _DAY, (0, 4), (0, 1), 0.2)),
     "hidden": (0.08, Aim((0, 45), (0.6, 1.1), 0.15, (*_DAY, "haze"), (5, 14), (2, 5), 0.2)),
-    "dim": (0.09, Aim((0, 50), (0.6, 1.1), 0.12, ("dusk", "night", "haze", "dusk"), (0, 7), (0, 1), 0.3)),
+    "dim": (0.08, Aim((0, 50), (0.6, 1.1), 0.12, ("dusk", "night", "haze", "dusk"), (0, 7), (0, 1), 0.3)),
     "sliver": (0.05, Aim((0, 60), (1.0, 2.2), 0.95, _DAY, (0, 9), (0, 2), 0.2)),
     "behind": (0.06, Aim((110, 180), (0.6, 1.1), 0.12, _DAY, (0, 7), (0, 2), 0.1)),
 }
@@ -225,8 +225,7 @@ def render(rng: Random, place: Place, view: View) -> tuple[Picture, npt.NDArray[
 
 def _in_the_way(house: Building, camera: Camera, subject: Building) -> bool:
     """Whether a house would hide the subject: photographers stand where it does not."""
-    start, end = camera.centre[:2], subject.middle[:2]
-    along = float(
-        np.clip((house.middle[:2] - start) @ (end - start) / max(1e-9, (end - start) @ (end - start)), 0, 1)
-    )
-    return bool(np.linalg.norm(start + along * (end - start) - house.middle[:2]) < house.radius + 4)
+    start, way = camera.centre[:2], subject.middle[:2] - camera.centre[:2]
+    along = float((house.middle[:2] - start) @ way) / max(1e-9, float(way @ way))
+    nearest = start + min(max(along, 0.0), 1.0) * way
+    return bool(np.linalg.norm(nearest - house.middle[:2]) < house.radius + 4)

@@ -55,7 +55,7 @@ def _grown(outline: npt.NDArray[np.float64], by: float) -> npt.NDArray[np.float6
 
 
 def _pane(rng: Random, dress: Dress) -> Colour:
-    """What a window shows is its own: darkness, the sky, a curtain, a lamp."""
+    """Return what a window shows, which is its own: darkness, the sky, a curtain, a lamp."""
     seen = rng.random()
     if seen < 0.12:
         return varied(rng, (176, 190, 204), 0.15)
