@@ -146,7 +146,7 @@ def _corners(rng: Random, paint: Paint, style: Style, width: float, height: floa
 
 
 def _storeys(rng: Random, paint: Paint, style: Style, width: float, height: float, *, entered: bool) -> None:
-    trim, top = style.dress.trim, 1.1 if style.grand else 0.6
+    trim, top = style.dress.trim, min(1.1 if style.grand else 0.6, 0.2 * height)
     bays = max(1, round(width / (style.bay * rng.uniform(0.92, 1.1))))
     floors = max(1, round((height - top) / style.storey))
     bay, storey = width / bays, (height - top) / floors

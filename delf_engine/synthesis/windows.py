@@ -128,7 +128,7 @@ def _gothic(rng: Random, paint: Paint, dress: Dress, x0: float, y0: float, x1: f
     paint.polygon(_grown(outline, 0.16), dress.trim * 0.7)
     paint.polygon(outline, _pane(rng, dress) * 0.7)
     middle, wide = (x0 + x1) / 2, x1 - x0
-    spring = y0 + 0.866 * wide
+    spring = y0 + min(0.866 * wide, 0.6 * (y1 - y0))
     for side in (-1, 1):
         light = pointed(middle + (side - 1) * wide / 4 + 0.05, middle + (side + 1) * wide / 4 - 0.05, spring, y1)
         paint.line(np.concatenate([light, light[:1]]), dress.trim, 0.1)
@@ -136,7 +136,7 @@ def _gothic(rng: Random, paint: Paint, dress: Dress, x0: float, y0: float, x1: f
     for y in np.arange(spring + 0.8, y1, 0.7):
         paint.line([(x0, y), (x1, y)], dress.glass * 0.5, 0.04)
     for _ in range(int(rng.integers(2, 7))):  # stained glass
-        spot = (rng.uniform(x0 + 0.2, x1 - 0.2), rng.uniform(spring, y1 - 0.2))
+        spot = (middle + rng.uniform(-0.4, 0.4) * wide, y1 - rng.uniform(0.1, 0.9) * (y1 - spring))
         paint.disc(*spot, rng.uniform(0.08, 0.2), rng.uniform(40, 190, 3))
     _sill(paint, dress, x0, x1, y1)
 
