@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interchange": {"features", "config", "errors", "wire", "system"},
     "reranking": {"verification", "storage", "features", "config", "errors", "system", "threads"},
     "datasets": {"downloads", "errors", "evaluation", "images", "system"},
+    "demo": below(6) | {"synthesis"},  # of which it takes the scenes that are no place
     "synthesis": {"errors", "evaluation", "images", "system"},
     "cli": below(6) | {"datasets", "demo", "mining", "serve", "synthesis"},  # commands that start them
 }

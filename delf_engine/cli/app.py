@@ -25,6 +25,7 @@ from delf_engine.cli import (
     model,
     pair,
     rerank,
+    synthesis,
     training,
 )
 from delf_engine.cli.output import error_console
@@ -55,6 +56,8 @@ codebook.register(app)
 model.register(app)
 data.register(app)
 demo.register(app)
+
+synthesis.register(data.data_app)
 
 
 @app.callback()

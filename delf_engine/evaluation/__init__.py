@@ -17,6 +17,7 @@ from delf_engine.evaluation.calibration_figures import (
 )
 from delf_engine.evaluation.classes import ClassFigures, ClassTruth, class_truth_of_folder, evaluate_classes
 from delf_engine.evaluation.ground_truth import SETUPS, GroundTruth, Setup, load_ground_truth, restrict
+from delf_engine.evaluation.ground_truth_files import save_ground_truth
 from delf_engine.evaluation.landmark_files import (
     read_recognition_solution,
     read_recognition_submission,
@@ -70,5 +71,6 @@ __all__ = [
     "restrict",
     "roc_auc",
     "roc_curve",
+    "save_ground_truth",
     "setup_shortlists",
 ]
