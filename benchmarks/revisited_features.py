@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from delf_engine import LocalFeatures
-from delf_engine.errors import DataError, ImageError, MismatchError
+from delf_engine.errors import DataError, FormatError, ImageError, MismatchError
 from delf_engine.storage import FeatureStore
 from revisited_stages import Stages
 from systems import System
@@ -94,12 +94,7 @@ class Stores(contextlib.ExitStack):
         """Return the store for a system's features of `what`; made if need be."""
         path = self._work / "features" / f"{what}-{key_of(system.identity)}"
         if path not in self._open:
-            if (path / "data.mdb").is_file():
-                store = FeatureStore.open(path)
-            else:
-                codec = system.profile.storage.codec
-                store = FeatureStore.create(path, dim=system.dim, codec=codec, model=system.identity)
-            self._open[path] = self.enter_context(store)
+            self._open[path] = self.enter_context(_opened(path, system))
         return self._open[path]
 
     def given(self, path: Path, dim: int | None = None) -> FeatureStore:
@@ -110,6 +105,24 @@ class Stores(contextlib.ExitStack):
         if dim is not None and store.dim != dim:
             raise MismatchError(f"{path}: holds {store.dim}-D descriptors, {dim}-D ones are needed")
         return store
+
+
+def _opened(path: Path, system: System) -> FeatureStore:
+    """Open a store, or create it: also one whose creation was cut off, which creating it again completes."""
+    if (path / "data.mdb").is_file():
+        try:
+            return FeatureStore.open(path)
+        except FormatError as error:
+            try:
+                return _created(path, system)
+            except FormatError:
+                raise error from None
+    return _created(path, system)
+
+
+def _created(path: Path, system: System) -> FeatureStore:
+    codec = system.profile.storage.codec
+    return FeatureStore.create(path, dim=system.dim, codec=codec, model=system.identity)
 
 
 def extracted(
