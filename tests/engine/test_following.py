@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +23,7 @@ from delf_engine.index import disk
 from delf_engine.index.collection import Collection
 from delf_engine.storage import FeatureStore
 from helpers import random_features
+from nursery import Child
 
 RNG = np.random.default_rng(0)
 IMAGES = {f"image {i}": random_features(RNG, 5 + i) for i in range(12)}
@@ -294,22 +292,11 @@ WRITER = """
 """
 
 
-def writer(directory: Path, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WRITER), str(directory), *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"},
-    )
-
-
 def test_killed_at_random_moments(tmp_path: Path, tiny_model: Path, kind: str) -> None:
     directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4])
     rng = np.random.default_rng(0)
     for turn in range(3):
-        process = writer(directory, turn)
-        assert process.stdout is not None
+        process = Child(WRITER, directory, turn)
         for _ in range(int(rng.integers(3, 9))):
             step = int(process.stdout.readline())
         with pytest.raises(LockedError, match="another process is writing"):
@@ -329,9 +316,7 @@ def test_killed_at_random_moments(tmp_path: Path, tiny_model: Path, kind: str) -
 
 def test_readers_beside_a_writer(tmp_path: Path, tiny_model: Path, kind: str) -> None:
     directory = create(tmp_path / "e", tiny_model, kind, NAMES)
-    process = writer(directory, 0, "step by step")
-    assert process.stdin is not None
-    assert process.stdout is not None
+    process = Child(WRITER, directory, 0, "step by step")
     for _ in range(4):
         with de.Engine.open(directory, readonly=True) as reader:
             assert_follows(reader)

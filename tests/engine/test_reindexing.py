@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchEr
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KINDS, Codebook, Mixture
 from helpers import random_features
+from nursery import Child
 
 RNG = np.random.default_rng(5)
 ITEMS = [(f"{i}.jpg", random_features(RNG, n)) for i, n in enumerate([30, 0, 8, 40, 40, 1, 25])]
@@ -169,7 +167,7 @@ def test_killed_while_indexing_anew(tmp_path: Path, tiny_model: Path) -> None:
         reindexing.write_manifest = kill
         de.Engine.open(sys.argv[1]).reindex("bow")
     """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "e")]).returncode == -9
+    assert Child(code, tmp_path / "e").wait() == -9
     with de.Engine.open(tmp_path / "e", readonly=True) as engine:
         assert found(engine) == before
     assert len(list((tmp_path / "e").glob("index*"))) == 2
@@ -183,7 +181,7 @@ def test_a_reader_keeps_what_it_opened(tmp_path: Path, tiny_model: Path) -> None
     with de.Engine.open(tmp_path / "e", readonly=True) as reader:
         before = found(reader)
         code = "import sys, delf_engine as de; de.Engine.open(sys.argv[1]).reindex('bow')"
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / "e")], check=True)
+        assert Child(code, tmp_path / "e").wait() == 0
         assert found(reader) == before
     with de.Engine.open(tmp_path / "e", readonly=True) as reader:
         assert reader.manifest.index == "bow"
@@ -234,8 +232,7 @@ def test_opened_while_another_process_changes_the_index(
     def late(directory: Path) -> Any:
         manifest = read(directory)
         if next(turns, False):  # after the first look
-            command = [sys.executable, "-c", code, str(directory), str(tmp_path / "other.safetensors")]
-            subprocess.run(command, check=True)
+            assert Child(code, directory, tmp_path / "other.safetensors").wait() == 0
         return manifest
 
     monkeypatch.setattr(engine_module, "read_manifest", late)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from delf_engine.errors import (
 )
 from delf_engine.index import disk
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
+from nursery import Child
 
 
 def test_two_writers(kind: Kind, tmp_path: Path) -> None:
@@ -183,13 +181,7 @@ def test_kill_in_the_middle_of_saving(kind: Kind, tmp_path: Path) -> None:
             index.save(sys.argv[1])
             print(i, flush=True)
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), kind.full_name],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    assert process.stdout is not None
+    process = Child(code, tmp_path, kind.full_name)
     for _ in range(12):
         last = int(process.stdout.readline())
     process.send_signal(signal.SIGKILL)

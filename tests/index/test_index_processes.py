@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -18,17 +14,7 @@ from delf_engine.errors import LockedError
 from delf_engine.index import check_index, disk
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 from index.steps import Contents, contents_after
-
-
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Run code in another process, with these tests in reach."""
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"},
-    )
+from nursery import Child
 
 
 def of(kind: Kind, contents: Contents) -> Any:
@@ -64,8 +50,7 @@ def test_killed_at_random_moments(kind: Kind, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     done = 0
     for _ in range(5):
-        process = python(STEPS, kind.full_name, tmp_path, done, 10**6)
-        assert process.stdout is not None
+        process = Child(STEPS, kind.full_name, tmp_path, done, 10**6)
         for _ in range(int(rng.integers(2, 12))):  # past merges and whole compactions
             done = int(process.stdout.readline())
         time.sleep(float(rng.uniform(0, 0.02)))
@@ -86,9 +71,7 @@ def test_killed_at_random_moments(kind: Kind, tmp_path: Path) -> None:
 
 
 def test_a_reader_keeps_its_state_while_another_process_writes(kind: Kind, tmp_path: Path) -> None:
-    process = python(STEPS, kind.full_name, tmp_path, 0, 40, "step by step")
-    assert process.stdin is not None
-    assert process.stdout is not None
+    process = Child(STEPS, kind.full_name, tmp_path, 0, 40, "step by step")
     reader = None
     for step in range(1, 41):
         process.stdin.write("\n")
@@ -139,7 +122,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(kind: Kind, tmp_path: Path, chan
         ids, scores = index.search(QUERY, 10**6)
         print(ids == before[0] and (scores == before[1]).all())
     """
-    process = python(code, kind.full_name, tmp_path, change)
+    process = Child(code, kind.full_name, tmp_path, change)
     assert process.communicate()[0].split() == ["True", "True"]
     assert_same(kind.load(tmp_path, check=True), index)
     index.compact()

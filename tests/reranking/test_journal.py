@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 import warnings
 import zlib
 from collections import Counter
@@ -22,6 +18,7 @@ from delf_engine.errors import DelfEngineWarning, FormatError, LockedError, Mism
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate, rerank_batch
 from helpers import random_features, seen_again
+from nursery import Child
 
 VERIFICATION = load_profile("default").verification
 INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
@@ -284,21 +281,9 @@ CHILD = """
 """
 
 
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Run code in another process, with the tests in reach."""
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parents[2]}"},
-    )
-
-
 def test_a_second_process_is_refused_and_a_killed_one_resumed(tmp_path: Path, expected: Any) -> None:
     path = tmp_path / "journal"
-    process = python(CHILD, path)
-    assert process.stdout is not None
+    process = Child(CHILD, path)
     assert process.stdout.readline() == "here\n"
     with pytest.raises(LockedError, match="another process is re-ranking with this journal"):
         run(path)
@@ -328,7 +313,7 @@ def test_a_full_disk_leaves_what_is_finished(journal: Path, expected: Any, share
     limit = 20 + int(share * journal.stat().st_size)
     finished = max(0, sum(sum(map(len, lines_of(journal)[: 1 + k])) <= limit for k in range(1, 9)))
     journal.unlink()
-    process = python(FULL_DISK, journal, limit)
+    process = Child(FULL_DISK, journal, limit)
     assert process.communicate()[0] == "refused\n"
     assert process.returncode == 0
     assert again(journal) == (expected, NAMES[finished:])
@@ -359,6 +344,6 @@ READ_ONLY = """
 
 def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    assert "journal: cannot be written: Permission denied" in python(READ_ONLY, tmp_path).communicate()[0]
+    assert "journal: cannot be written: Permission denied" in Child(READ_ONLY, tmp_path).communicate()[0]
     tmp_path.chmod(0o755)
     assert not list(tmp_path.iterdir())
