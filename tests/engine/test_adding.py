@@ -30,12 +30,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _create(directory: Path, model: Path) -> de.Engine:
-    return de.Engine.create(directory, model=model, index="asmk")
+@pytest.fixture(scope="module")
+def one_scale(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A profile of one scale: where only the number of photographs counts, a sixth of the network's work does."""
+    path = tmp_path_factory.mktemp("profile") / "one_scale.toml"
+    path.write_text('extends = "default"\n[extraction]\nscales = [1.0]\nfill_scales = []\n')
+    return str(path)
+
+
+def _create(directory: Path, model: Path, profile: str | None = None) -> de.Engine:
+    return de.Engine.create(directory, model=model, index="asmk", profile=profile)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_one_in_a_hundred_is_broken(tmp_path: Path, tiny_model: Path, folder: Path, workers: int) -> None:
+def test_one_in_a_hundred_is_broken(
+    tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str, workers: int
+) -> None:
     photos = [str(p) for p in sorted(folder.rglob("*.png"))]
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -44,7 +54,7 @@ def test_one_in_a_hundred_is_broken(tmp_path: Path, tiny_model: Path, folder: Pa
     (broken / "text.jpg").write_text("Not Found")
     (broken / "loop.jpg").symlink_to(broken / "loop.jpg")
     (broken / "inside").symlink_to(broken)
-    with _create(tmp_path / "e", tiny_model) as engine:
+    with _create(tmp_path / "e", tiny_model, one_scale) as engine:
         report = engine.add([str(folder), str(broken)], workers=workers)
         assert report.added == photos
         assert sorted(Path(name).name for name, _ in report.failed) == [
@@ -92,8 +102,10 @@ def test_a_worker_that_dies(
     assert "died 2 times" in report.failed[0][1]
 
 
-def test_a_full_disk_leaves_the_engine_intact(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
-    with _create(tmp_path / "e", tiny_model) as engine:
+def test_a_full_disk_leaves_the_engine_intact(
+    tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str
+) -> None:
+    with _create(tmp_path / "e", tiny_model, one_scale) as engine:
         photos = [str(p) for p in sorted(folder.rglob("*.png"))]
         engine.add(photos[:10])
         kept = {image_id: engine.get(image_id) for image_id in engine.ids()}
@@ -121,7 +133,7 @@ def test_a_full_disk_leaves_the_engine_intact(tmp_path: Path, tiny_model: Path, 
         assert sorted(engine.ids()) == photos
 
 
-def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
+def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str) -> None:
     code = textwrap.dedent(
         """
         import signal, time
@@ -130,14 +142,14 @@ def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, fold
         commit = Engine.commit
         def slow(self, items, **options):
             found = commit(self, items, **options)
-            time.sleep(2)  # so that there is something left to interrupt
+            time.sleep(0.5)  # so that there is something left to interrupt
             return found
         Engine.commit = slow
         signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
         main()
         """
     )
-    options = ["--model", str(tiny_model), "--workers", "2"]
+    options = ["--model", str(tiny_model), "--profile", one_scale, "--workers", "2"]
     command = [sys.executable, "-c", code, "add", str(tmp_path / "e"), str(folder), *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline, found = time.monotonic() + 120, 0
@@ -170,14 +182,14 @@ def test_the_same_bits_with_any_workers(tmp_path: Path, tiny_model: Path, folder
 
 
 def test_commits_behind_the_back_of_a_gpu(
-    tmp_path: Path, tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = [str(p) for p in sorted(folder.rglob("*.png"))][:100]
-    with _create(tmp_path / "plain", tiny_model) as engine:
+    with _create(tmp_path / "plain", tiny_model, one_scale) as engine:
         engine.add(photos)
         wanted = [engine.get(name) for name in photos]
     monkeypatch.setattr(de.Extractor, "on_gpu", True)
-    with _create(tmp_path / "e", tiny_model) as engine:
+    with _create(tmp_path / "e", tiny_model, one_scale) as engine:
         assert engine.add(photos, workers=0, batch=1).added == photos
         assert [engine.get(name) for name in photos] == wanted
         assert sorted(engine.index.ids()) == sorted(photos)
@@ -193,11 +205,12 @@ def test_commits_behind_the_back_of_a_gpu(
         assert engine.ids() == photos
 
 
-def test_a_script_without_a_main_guard(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
+def test_a_script_without_a_main_guard(tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         f"import delf_engine as de\n"
-        f"engine = de.Engine.create({str(tmp_path / 'e')!r}, model={str(tiny_model)!r}, index='asmk')\n"
+        f"options = {{'model': {str(tiny_model)!r}, 'index': 'asmk', 'profile': {one_scale!r}}}\n"
+        f"engine = de.Engine.create({str(tmp_path / 'e')!r}, **options)\n"
         f"print('added', len(engine.add({str(folder)!r}, workers=2).added))\n"
     )
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)
