@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ def test_a_row_for_each_model_and_precision(
 ) -> None:
     monkeypatch.setattr(precision, "_x86_flags", lambda: frozenset([flag]))
     monkeypatch.setattr(extraction, "_SIZE", (256, 192))
+    monkeypatch.setattr(extraction, "_matmul_rate", partial(extraction._matmul_rate, size=256))
     model = str(write_tiny_model(tmp_path))
     write_image(tmp_path / "photos" / "a.png", random_photo(np.random.default_rng(0), 320, 240))
     out = tmp_path / "out.json"

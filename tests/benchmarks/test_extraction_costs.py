@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import adding
 import profiles
+from delf_engine.engine import Engine
 from delf_engine.evaluation import GroundTruth
 from helpers import random_photo, write_image, write_tiny_model
 
@@ -38,7 +41,9 @@ def test_a_row_for_each_model_and_profile(tmp_path: Path, monkeypatch: pytest.Mo
     assert rows[0]["features"] < rows[1]["features"] <= 1000
 
 
-def test_memory_and_speed_of_adding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_and_speed_of_adding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     adding.main(["memory", "--counts", "2", "10", "--side", "48", "--out", str(tmp_path)])
     rows = json.loads((tmp_path / "adding_memory.json").read_text())["rows"]
     assert [row["images"] for row in rows] == [2, 10]
@@ -46,6 +51,8 @@ def test_memory_and_speed_of_adding(tmp_path: Path, capsys: pytest.CaptureFixtur
     photos = tmp_path / "photos"
     for i in range(3):
         write_image(photos / f"{i}.png", random_photo(np.random.default_rng(i), 64, 48))
+    create = partial(Engine.create, model=write_tiny_model(tmp_path))
+    monkeypatch.setattr(adding, "Engine", SimpleNamespace(create=create))
     adding.main(["speed", "--photos", str(photos), "--workers", "0", "1", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "adding_speed.json").read_text())
     assert found["photographs"] == 3

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import index_sizes
+import large_index
 import synthetic
 
 
@@ -46,7 +48,8 @@ def test_beside_a_published_package_that_is_left_out(tmp_path: Path) -> None:
     assert all(row["query_ms"] > 0 and row["postings_an_image"] > 10 for row in result["rows"])
 
 
-def test_a_large_index_in_small(tmp_path: Path) -> None:
+def test_a_large_index_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_index, "_ADDED", 50)
     sizes = ["--images", "300", "--words", "2048", "--queries", "2", "--kills", "1"]
     _benchmark().main(["large", *sizes, "--folder", str(tmp_path / "big"), "--out", str(tmp_path)])
     result = json.loads((tmp_path / "index_large.json").read_text())
