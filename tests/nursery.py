@@ -97,6 +97,8 @@ def serve() -> None:
     """Import the modules, then fork for every request until the socket is closed."""
     for module in PRELOADED:
         importlib.import_module(module)
+    tasks = Path("/proc/self/task")
+    assert not tasks.is_dir() or len(list(tasks.iterdir())) == 1, "a module has started a thread"
     gc.freeze()  # what a collection does not touch is not copied in every fork
     channel = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGCHLD, _reap)
