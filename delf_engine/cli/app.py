@@ -13,7 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from delf_engine import __version__
-from delf_engine.cli import calibrate, codebook, collection, demo, export, mining, model, pair, rerank, training
+from delf_engine.cli import (
+    calibrate,
+    codebook,
+    collection,
+    demo,
+    evaluate,
+    export,
+    mining,
+    model,
+    pair,
+    rerank,
+    training,
+)
 from delf_engine.cli.output import error_console
 from delf_engine.errors import DelfEngineError, DelfEngineWarning
 
@@ -34,6 +46,7 @@ collection.register(app)
 export.register(app)
 pair.register(app)
 rerank.register(app)
+evaluate.register(app)
 calibrate.register(app)
 mining.register(app)
 training.register(app)
