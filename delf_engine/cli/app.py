@@ -20,6 +20,7 @@ from delf_engine.cli import (
     collection,
     data,
     demo,
+    evaluate,
     export,
     mining,
     model,
@@ -48,6 +49,7 @@ collection.register(app)
 export.register(app)
 pair.register(app)
 rerank.register(app)
+evaluate.register(app)
 benchmark_report.register(app)
 calibrate.register(app)
 mining.register(app)
@@ -55,9 +57,8 @@ training.register(app)
 codebook.register(app)
 model.register(app)
 data.register(app)
-demo.register(app)
-
 synthesis.register(data.data_app)
+demo.register(app)
 
 
 @app.callback()

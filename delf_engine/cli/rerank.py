@@ -157,7 +157,7 @@ def report(
         raise typer.Exit(1)
 
 
-def _ids(names: Path | None, queries: Path | None) -> dict[str, list[str] | None]:
+def _ids(names: Path | None, queries: Path | None) -> dict[str, Any]:
     return {
         "names": None if names is None else read_ids(names),
         "queries": None if queries is None else read_ids(queries),

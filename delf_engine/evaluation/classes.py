@@ -19,7 +19,7 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.evaluation.figures import mean_of_found, or_none
 from delf_engine.evaluation.names import Indices, distinct_names, index_array
-from delf_engine.evaluation.rankings import Gallery, Rankings, in_query_order
+from delf_engine.evaluation.rankings import Gallery, Rankings, check_complete, in_query_order
 from delf_engine.images import find_images
 
 __all__ = ["ClassFigures", "ClassTruth", "class_truth_of_folder", "evaluate_classes"]
@@ -189,7 +189,8 @@ def evaluate_classes(rankings: Rankings, truth: ClassTruth, *, ranks: Sequence[i
     Raises
     ------
     DataError
-        If there is not one ranking a query, or one holds an unknown or doubled image, or a score that is NaN.
+        If there is not one ranking a query, or one holds an unknown or doubled image, or a score that is NaN; or
+        if rankings of indices are complete orders of a smaller gallery.
     ConfigError
         If a rank is below 1.
     """
@@ -200,7 +201,8 @@ def evaluate_classes(rankings: Rankings, truth: ClassTruth, *, ranks: Sequence[i
     ap = np.full(len(truth), math.nan)
     recall, precision = (np.full((len(truth), len(cuts)), math.nan) for _ in range(2))
     gallery = Gallery(truth.names)
-    for q, ranking in enumerate(in_query_order(rankings, truth.query_names)):
+    ordered = in_query_order(rankings, truth.query_names)
+    for q, ranking in enumerate(ordered):
         own = truth.query_images[q : q + 1]
         lists = [positives[q], own[own >= 0]]
         places, labels = gallery.labelled(ranking, lists, f"ranking of query {truth.query_names[q]}")
@@ -211,6 +213,7 @@ def evaluate_classes(rankings: Rankings, truth: ClassTruth, *, ranks: Sequence[i
         for i, k in enumerate(cuts):
             hits = int((found <= k).sum())
             recall[q, i], precision[q, i] = 100 * min(hits, 1), 100 * hits / k
+    check_complete(ordered, len(truth.names))
     counts = np.array([len(each) for each in positives], np.int64)
     return ClassFigures(cuts, truth.query_names, counts, ap, recall, precision)
 

@@ -17,13 +17,22 @@ import numpy.typing as npt
 from delf_engine.errors import DataError
 from delf_engine.evaluation.names import Indices, check_listed, index_array, unknown_hint
 
-__all__ = ["Gallery", "Ranking", "Rankings", "in_query_order", "rankings_from_ranks", "rankings_from_scores"]
+__all__ = [
+    "Gallery",
+    "Ranking",
+    "Rankings",
+    "check_complete",
+    "in_query_order",
+    "rankings_from_ranks",
+    "rankings_from_scores",
+]
 
 #: Images of one query, best first: ids, (id, score), or indices into the gallery.
 Ranking: TypeAlias = "Sequence[str] | Sequence[tuple[str, float]] | Sequence[int] | npt.NDArray[Any]"
 #: A ranking for each query, in their order or by name.
 Rankings: TypeAlias = "Sequence[Ranking] | Mapping[str, Ranking] | npt.NDArray[Any]"
 
+_FEW = 100  # so many first images may be somebody's results by chance
 _BLOCK = 1024  # ranks of all queries, transposed together while they are in the cache
 
 
@@ -128,6 +137,33 @@ def in_query_order(rankings: Rankings, query_names: Sequence[str]) -> list[Any]:
             "empty one to a query that found nothing, or restrict the ground truth to the queries asked"
         )
     return [rankings[query] for query in query_names]
+
+
+def check_complete(rankings: Sequence[Any], size: int) -> None:
+    """Refuse arrays of indices that are all complete orders of a smaller gallery: they fit, and mean other images.
+
+    Parameters
+    ----------
+    rankings : sequence of rankings
+        Without unknown and doubled images.
+    size : int
+        Images of the gallery.
+
+    Raises
+    ------
+    DataError
+        If there are several and each holds exactly the images 0 to K - 1, for one K from 100 on and below `size`.
+    """
+    if len(rankings) < 2 or not all(isinstance(each, np.ndarray) and each.dtype.kind in "iu" for each in rankings):
+        return
+    length = len(rankings[0])
+    if not _FEW <= length < size or any(len(each) != length for each in rankings):
+        return
+    if all(int(each.max()) == length - 1 for each in rankings):
+        raise DataError(
+            f"all rankings are orders of the same {length} images, numbers 0 to {length - 1}, and the gallery has "
+            f"{size}: the ground truth seems to be of another set; if it is not, restrict it to those images"
+        )
 
 
 def rankings_from_ranks(ranks: npt.ArrayLike, *, queries: int | None = None) -> npt.NDArray[Any]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from delf_engine.evaluation.figures import mean_of_found, or_none
 from delf_engine.evaluation.ground_truth import SETUPS, GroundTruth, Setup, setup_fields
-from delf_engine.evaluation.rankings import Gallery, Rankings, in_query_order
+from delf_engine.evaluation.rankings import Gallery, Rankings, check_complete, in_query_order
 
 __all__ = ["Evaluation", "evaluate", "evaluate_setups"]
 
@@ -121,13 +121,15 @@ def evaluate_setups(rankings: Rankings, ground_truth: GroundTruth) -> dict[Setup
     Raises
     ------
     DataError
-        If there is not one ranking a query, or one holds an unknown or doubled image, or a score that is NaN.
+        If there is not one ranking a query, or one holds an unknown or doubled image, or a score that is NaN; or
+        if rankings of indices are complete orders of a smaller gallery.
     """
     queries = len(ground_truth)
     ap = {setup: np.full(queries, np.nan) for setup in SETUPS}
     precision = {setup: np.full((queries, len(_RANKS)), np.nan) for setup in SETUPS}
     gallery = Gallery(ground_truth.names)
-    for q, ranking in enumerate(in_query_order(rankings, ground_truth.query_names)):
+    ordered = in_query_order(rankings, ground_truth.query_names)
+    for q, ranking in enumerate(ordered):
         lists = [getattr(ground_truth, field)[q] for field in _LISTS]
         places, labels = gallery.labelled(ranking, lists, f"ranking of query {ground_truth.query_names[q]}")
         for setup in SETUPS:
@@ -138,6 +140,7 @@ def evaluate_setups(rankings: Rankings, ground_truth: GroundTruth) -> dict[Setup
             found = _without_junk(places, (labels & positive) > 0, (labels & junk) > 0)
             ap[setup][q] = 100 * _average_precision(found, positives)
             precision[setup][q] = [100 * _precision_at(found, k) for k in _RANKS]
+    check_complete(ordered, len(ground_truth.names))
     for array in (*ap.values(), *precision.values()):
         array.flags.writeable = False
     return {setup: Evaluation(setup, ground_truth.query_names, ap[setup], precision[setup]) for setup in SETUPS}

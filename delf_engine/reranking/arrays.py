@@ -104,8 +104,12 @@ def lists_of_arrays(
     names: Sequence[str] | None,
     distances: bool = False,
     ordered: bool,
+    distinct: bool = False,
 ) -> dict[str, list[Candidate]]:
-    """Do what `shortlists_from_arrays` does; without `ordered`, scores may rise, as in re-ranked lists they do."""
+    """Do what `shortlists_from_arrays` does; without `ordered`, scores may rise, as in re-ranked lists they do.
+
+    With `distinct`, an id that occurs again in a list is refused.
+    """
     query_names = distinct_names(queries, "queries")
     known = None if names is None else checked_names(names, "names")
     rows = _id_matrix(ids)
@@ -124,6 +128,9 @@ def lists_of_arrays(
     out: dict[str, list[Candidate]] = {}
     for q, (query, kept) in enumerate(zip(query_names, valid, strict=True)):
         found = labels[q, kept].tolist()
+        if distinct and len(set(found)) < len(found):
+            doubled = next(name for k, name in enumerate(found) if name in found[:k])
+            raise DataError(f"results of query {query!r}: {doubled!r} stands in them more than once")
         if values is None:
             out[query] = list(dict.fromkeys(found))
         else:

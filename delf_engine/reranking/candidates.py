@@ -78,11 +78,13 @@ class RankedCandidate:
         return out
 
 
-def checked_shortlist(shortlist: Iterable[Any], *, query: str) -> list[tuple[str, float | None]]:
+def checked_shortlist(
+    shortlist: Iterable[Any], *, query: str, distinct: bool = False
+) -> list[tuple[str, float | None]]:
     """Return the candidates of a shortlist as (id, score or None).
 
     An id that occurs again is dropped: searches over regions or several indexes give an image once for each way
-    they found it, and its first place is its best.
+    they found it, and its first place is its best. With `distinct` it is refused.
 
     Raises
     ------
@@ -105,6 +107,8 @@ def checked_shortlist(shortlist: Iterable[Any], *, query: str) -> list[tuple[str
                 f"shortlist of {query!r}, candidate {place}: expected an id or (id, finite score), got {entry!r}"
             )
         kinds.add(score is None)
+        if distinct and image_id in out:
+            raise DataError(f"shortlist of {query!r}, candidate {place}: {image_id!r} stands in it a second time")
         out.setdefault(image_id, score)
     if len(kinds) > 1:
         raise DataError(f"shortlist of {query!r} has scores for some candidates and none for others")

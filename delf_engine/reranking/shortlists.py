@@ -3,7 +3,8 @@
 The ending of the name tells the format.
 
 =====================  =======================================================================================
-``.jsonl``             one query a line: ``{"query": id, "candidates": [[id, score], ...]}`` or ``[id, ...]``
+``.jsonl``             one query a line: ``{"query": id, "candidates": [[id, score], ...]}`` or ``[id, ...]``,
+                       or ``[{"id": id, "score": score}, ...]`` as rankings are written
 ``.csv``               columns ``query,id,score`` (``score`` may be left out), in order of rank within a query
 ``.run``, ``.trec``    ``query Q0 id rank score tag``, ranked by score as trec_eval does, equal ones by rank
 ``.npy``               (Q, K) integers: the row numbers of each query's results, best first, -1 for none
@@ -42,7 +43,11 @@ __all__ = ["read_shortlists", "write_rankings", "write_shortlists"]
 
 
 def read_shortlists(
-    path: str | os.PathLike[str], *, names: Sequence[str] | None = None, queries: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    queries: Sequence[str] | None = None,
+    distinct: bool = False,
 ) -> dict[str, list[Candidate]]:
     """Read the shortlists of many queries, in order of the file.
 
@@ -56,11 +61,13 @@ def read_shortlists(
     queries : sequence of Q str or None
         Ids of the queries, for a file of arrays that does not hold them. In any other file all queries must be
         among them.
+    distinct : bool
+        Refuse a list with an id that occurs again, as lists to be evaluated must.
 
     Returns
     -------
     dict of query id to list of id or of (id, score)
-        An id that occurs again in a list is dropped.
+        An id that occurs again in a list is dropped, unless `distinct`.
 
     Raises
     ------
@@ -74,7 +81,11 @@ def read_shortlists(
     path = Path(path)
     known = None if names is None else checked_names(names, "names")
     asked = None if queries is None else distinct_names(queries, "queries")
-    found = read_text(path) if _is_text(path) else _from_arrays(path, read_arrays(path), known, asked)
+    found = (
+        read_text(path, distinct=distinct)
+        if _is_text(path)
+        else _from_arrays(path, read_arrays(path), known, asked, distinct)
+    )
     _check_members(path, found, known, asked)
     return found
 
@@ -169,7 +180,11 @@ def write_rankings(
 
 
 def _from_arrays(
-    path: Path, arrays: Mapping[str, npt.NDArray[Any]], names: list[str] | None, queries: list[str] | None
+    path: Path,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    names: list[str] | None,
+    queries: list[str] | None,
+    distinct: bool,
 ) -> dict[str, list[Candidate]]:
     _check_fields(path, arrays)
     try:
@@ -190,6 +205,7 @@ def _from_arrays(
             names=rows,
             distances="distances" in arrays,
             ordered=False,
+            distinct=distinct,
         )
     except DataError as error:
         raise FormatError(f"{path}: {error}") from error

@@ -23,8 +23,8 @@ _TAG = "delf-engine"
 _Checked = Sequence[tuple[str, float | None]]
 
 
-def read_text(path: Path) -> dict[str, list[Candidate]]:
-    """Return the shortlists of a text file, in its order.
+def read_text(path: Path, *, distinct: bool = False) -> dict[str, list[Candidate]]:
+    """Return the shortlists of a text file, in its order; with `distinct`, an id that occurs again is refused.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def read_text(path: Path) -> dict[str, list[Candidate]]:
     parse = {".jsonl": _read_json_lines, ".csv": _read_csv}.get(path.suffix.lower(), _read_trec)
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            return parse(path, lines)
+            return parse(path, lines, distinct)
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: is not UTF-8 text: {error}") from error
     except OSError as error:
@@ -100,7 +100,7 @@ def write_ranking_text(path: Path, rankings: Mapping[str, Sequence[RankedCandida
     _write(path, json_lines, table, run)
 
 
-def _read_json_lines(path: Path, lines: Iterable[str]) -> dict[str, list[Candidate]]:
+def _read_json_lines(path: Path, lines: Iterable[str], distinct: bool) -> dict[str, list[Candidate]]:
     out: dict[str, list[Candidate]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -113,11 +113,11 @@ def _read_json_lines(path: Path, lines: Iterable[str]) -> dict[str, list[Candida
             raise FormatError(f'{path}, line {number}: expected {{"query": id, "candidates": [[id, score], ...]}}')
         if record["query"] in out:
             raise FormatError(f"{path}, line {number}: query {record['query']!r} occurs a second time")
-        out[record["query"]] = _candidates(path, number, record["query"], record["candidates"])
+        out[record["query"]] = _candidates(path, number, record["query"], _plain(record["candidates"]), distinct)
     return out
 
 
-def _read_csv(path: Path, lines: Iterable[str]) -> dict[str, list[Candidate]]:
+def _read_csv(path: Path, lines: Iterable[str], distinct: bool) -> dict[str, list[Candidate]]:
     rows = csv.reader(lines, strict=True)
     out: dict[str, list[Candidate]] = {}
     columns: list[str] = []
@@ -138,10 +138,10 @@ def _read_csv(path: Path, lines: Iterable[str]) -> dict[str, list[Candidate]]:
             out.setdefault(values["query"], []).append(entry)
     except csv.Error as error:
         raise FormatError(f"{path}, line {rows.line_num}: {error}") from error
-    return {query: _candidates(path, None, query, found) for query, found in out.items()}
+    return {query: _candidates(path, None, query, found, distinct) for query, found in out.items()}
 
 
-def _read_trec(path: Path, lines: Iterable[str]) -> dict[str, list[Candidate]]:
+def _read_trec(path: Path, lines: Iterable[str], distinct: bool) -> dict[str, list[Candidate]]:
     found: dict[str, list[tuple[float, float, str]]] = {}
     for number, line in enumerate(lines, start=1):
         fields = line.split()
@@ -156,14 +156,24 @@ def _read_trec(path: Path, lines: Iterable[str]) -> dict[str, list[Candidate]]:
     # Sorting is stable: lines equal in score and rank stay in order.
     ordered = {query: sorted(rows, key=lambda row: row[:2]) for query, rows in found.items()}
     return {
-        query: _candidates(path, None, query, [(image_id, -negative) for negative, _, image_id in rows])
+        query: _candidates(path, None, query, [(image_id, -negative) for negative, _, image_id in rows], distinct)
         for query, rows in ordered.items()
     }
 
 
-def _candidates(path: Path, number: int | None, query: str, entries: Any) -> list[Candidate]:
+def _plain(candidates: Any) -> Any:
+    """Return the candidates of a ranking, which are objects with their evidence, as those of a shortlist."""
+    if not isinstance(candidates, list) or not all(isinstance(entry, dict) for entry in candidates):
+        return candidates
+    return [
+        entry.get("id") if entry.get("score") is None else (entry.get("id"), entry["score"])
+        for entry in candidates
+    ]
+
+
+def _candidates(path: Path, number: int | None, query: str, entries: Any, distinct: bool) -> list[Candidate]:
     try:
-        checked = checked_shortlist(entries, query=query)
+        checked = checked_shortlist(entries, query=query, distinct=distinct)
     except DataError as error:
         raise FormatError(f"{path}{'' if number is None else f', line {number}'}: {error}") from error
     return [image_id if score is None else (image_id, score) for image_id, score in checked]

@@ -55,6 +55,7 @@ def test_help_of_every_command() -> None:
         "add",
         "search",
         "rerank",
+        "evaluate",
         "remove",
         "info",
         "compact",

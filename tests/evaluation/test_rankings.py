@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, evaluate, rankings_from_ranks, rankings_from_scores
+from evaluation.oracles import synthetic
 
 # -------------------------------------------------------------------------------------------------- by scores
 
@@ -135,6 +136,20 @@ def test_matrices_that_are_refused(ranks: Any, message: str) -> None:
 def test_rankings_of_something_else(truth: GroundTruth, rankings: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         evaluate(rankings, truth)
+
+
+def test_complete_orders_of_a_smaller_gallery(rng: np.random.Generator) -> None:
+    """Row numbers of another set fit a larger one, and would be measured without a word."""
+    truth = synthetic(rng, 130, 3)
+    orders = [rng.permutation(120) for _ in range(3)]
+    with pytest.raises(
+        DataError, match=r"orders of the same 120 images, .* gallery has 130: the ground truth seems"
+    ):
+        evaluate(np.array(orders), truth)
+    evaluate([rng.permutation(130) for _ in range(3)], truth)
+    evaluate([*orders[:2], np.append(orders[2][:-1], 125)], truth)  # one of them is of the larger one
+    evaluate([*orders[:2], orders[2][:-1]], truth)
+    evaluate([order[order < 50] for order in orders], truth)  # so few may be by chance
 
 
 def test_rankings_may_be_read_only_and_strided(truth: GroundTruth) -> None:

@@ -87,6 +87,7 @@ def test_other_peoples_files(tmp_path: Path) -> None:
         ("x.jsonl", '{"query": "q", "candidates": "abc"}', "line 1: shortlist of 'q' must be"),
         ("x.jsonl", '{"query": "q", "candidates": [["a", NaN]]}', "line 1: shortlist of 'q', candidate 1"),
         ("x.jsonl", '{"query": "q", "candidates": [["a", 1], "b"]}', "has scores for some"),
+        ("x.jsonl", '{"query": "q", "candidates": [{"score": 1}]}', "line 1: shortlist of 'q', candidate 1"),
         ("x.jsonl", '{"query": "q", "candidates": []}\n' * 2, "line 2: query 'q' occurs a second time"),
         ("x.csv", "a,b,1.0\n", "line 1: expected the columns"),
         ("x.csv", "query,id,score\nq,a,1\nq,b\n", "line 3: 2 columns instead of 3"),
@@ -105,6 +106,35 @@ def test_bad_files_are_named_with_the_line(name: str, text: str, where: str, tmp
         read_shortlists(path)
     assert str(path) in str(error.value)
     assert where in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.jsonl", '{"query": "q", "candidates": [["a", 2], ["b", 1], ["a", 0]]}'),
+        ("x.csv", "query,id\nq,a\nq,b\nq,a\n"),
+        ("x.run", "q Q0 a 1 3 t\nq Q0 b 2 2 t\nq Q0 a 3 1 t\n"),
+    ],
+)
+def test_an_id_that_occurs_again_can_be_refused(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert len(read_shortlists(path)["q"]) == 2
+    with pytest.raises(
+        FormatError, match=rf"{name}.*: shortlist of 'q', candidate 3: 'a' stands in it a second time"
+    ):
+        read_shortlists(path, distinct=True)
+
+
+def test_a_row_that_occurs_again_can_be_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, [[0, 1, 0], [1, 0, -1]])
+    names, queries = ["a", "b"], ["q", "r"]
+    assert read_shortlists(path, names=names, queries=queries)["q"] == ["a", "b"]
+    with pytest.raises(FormatError, match="results of query 'q': 'a' stands in them more than once"):
+        read_shortlists(path, names=names, queries=queries, distinct=True)
+    np.save(path, [[0, 1, -1, -1]])
+    assert read_shortlists(path, names=names, queries=["q"], distinct=True) == {"q": ["a", "b"]}
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
@@ -148,6 +178,7 @@ def test_rankings(tmp_path: Path) -> None:
         "q,a,2,1,0.125,,",
     ]
     assert read_shortlists(tmp_path / "out.csv") == {"q": [("b", 0.25), ("a", 0.125)]}
+    assert read_shortlists(tmp_path / "out.jsonl") == {"q": [("b", 0.25), ("a", 0.125)]}
     assert read_shortlists(tmp_path / "out.run") == {"q": [("b", 1.75), ("a", -1.0)]}
 
 
