@@ -113,15 +113,15 @@ def _spire(name: str, corners: Points, foot: float, rise: float) -> Parts:
         yield facet(f"{name}-{i}", [top, (*b, foot), (*a, foot)]), "dome"
 
 
-def _square(x: float, y: float, side: float) -> Points:
-    half = side / 2
-    return np.array([(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)])
+def _rectangle(x: float, wide: float, y0: float, y1: float) -> Points:
+    half = wide / 2
+    return np.array([(x - half, y0), (x + half, y0), (x + half, y1), (x - half, y1)])
 
 
 def _tower_at(name: str, x: float, y: float, side: float, height: float, rise: float) -> Parts:
     half = side / 2
     yield from _block(name, (x - half, x + half), (y - half, y + half), height, ("tower", "tower"))
-    yield from _spire(f"{name}-roof", _square(x, y, side), height, rise)
+    yield from _spire(f"{name}-roof", _rectangle(x, side, y - half, y + half), height, rise)
 
 
 def _hall(rng: Random) -> Parts:
@@ -165,7 +165,7 @@ def _palace(rng: Random) -> Parts:
     if rng.random() < 0.6:
         for name, x in (("west", -half + 3.5), ("east", half - 3.5)):
             yield from _block(name, (x - 3.6, x + 3.6), (-d - out, -d + 2), tall + 1.5)
-            yield from _spire(f"{name}-roof", _square(x, -d - out / 2 + 1, 7.2), tall + 1.5, rng.uniform(2, 4))
+            yield from _spire(f"{name}-roof", _rectangle(x, 7.2, -d - out, -d + 2), tall + 1.5, rng.uniform(2, 4))
 
 
 def _church(rng: Random) -> Parts:

@@ -138,6 +138,10 @@ def synthesize(
         If the folder holds a set of other options, or of another version of the libraries.
     DataError
         If the folder holds other files, cannot be written, or the disk is too full.
+    FormatError
+        If ``synthesis.json`` of the folder is damaged.
+    DelfEngineError
+        If a process has died, as for lack of memory.
     """
     began = time.monotonic()
     options = Options(images, queries, landmarks, seed, longer_side)
@@ -147,9 +151,9 @@ def synthesize(
         room_for(target, options)
         chunks = plan(options)
         known = known_records(target)
-        done = [chunk for chunk in chunks if whole(target, chunk, known)]
-        left = [chunk for chunk in chunks if chunk not in done]
-        total, finished = sum(len(c.shots) for c in chunks), sum(len(c.shots) for c in done)
+        left = [chunk for chunk in chunks if not whole(target, chunk, known)]
+        total, missing = (sum(len(chunk.shots) for chunk in some) for some in (chunks, left))
+        finished = total - missing
         if progress is not None:
             progress(finished, total)
         for records in _rendered(target, options, left, count):
@@ -157,7 +161,7 @@ def synthesize(
             finished += len(records)
             if progress is not None:
                 progress(finished, total)
-        return _completed(target, options, name, known, sum(len(c.shots) for c in left), began)
+        return _completed(target, options, name, known, missing, began)
 
 
 def _checked_workers(workers: int | None) -> int:
