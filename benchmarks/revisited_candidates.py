@@ -180,9 +180,9 @@ def of_shortlist(path: Path, truth: GroundTruth, whole: GroundTruth) -> Candidat
         If it holds ids that the ground truth does not know.
     """
     try:
-        found = read_shortlists(path)
+        found = read_shortlists(path, distinct=True)
     except ConfigError:  # row numbers
-        found = read_shortlists(path, names=whole.names, queries=whole.query_names)
+        found = read_shortlists(path, names=whole.names, queries=whole.query_names, distinct=True)
     here = {name: i for i, name in enumerate(truth.names)}
     known = {**dict.fromkeys(whole.names, -1), **here}
     asked = dict.fromkeys(whole.query_names)
