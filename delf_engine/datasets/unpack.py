@@ -164,9 +164,8 @@ def _write(source: IO[bytes], target: Path, archive: Path, size: int) -> str:
         if written != size:
             raise DamagedArchiveError(f"{archive}: ends in the middle of {target.name}")
         os.replace(temporary, target)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     return digest.hexdigest()
 
 
