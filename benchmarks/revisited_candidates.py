@@ -23,7 +23,7 @@ __all__ = ["Candidates", "Gallery", "codebook_of", "of_index", "of_shortlist"]
 
 _SAVED_EVERY = 4096  # images of an index between saves
 _ITERATIONS = 10  # of k-means, as published
-_TOGETHER = 8  # queries searched at a time: full rankings of a large gallery are long
+_TOGETHER = 1_000_000  # images ranked at a time, by name: fewer queries together in a large gallery
 
 Int32: TypeAlias = npt.NDArray[np.int32]
 Float32: TypeAlias = npt.NDArray[np.float32]
@@ -151,8 +151,7 @@ def of_index(
     names = list(truth.query_names)
     title = f"{name}: search"
     with stages.stage(title, None, len(names)) as clock:
-        for start in range(0, len(names), _TOGETHER):
-            part = next(queries.batches(names[start : start + _TOGETHER], _TOGETHER))
+        for part in queries.batches(names, min(64, 1 + _TOGETHER // max(1, len(built)))):
             for ids, found in built.search_many(list(part.values()), len(built), threads=threads):
                 order.append(np.fromiter((place[i] for i in ids), np.int32, len(ids)))
                 scores.append(found)
