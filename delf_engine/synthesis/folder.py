@@ -57,12 +57,13 @@ def prepared(folder: Path, options: Options, name: str) -> Path:
             raise DataError(f"{folder}: is a file; name a folder to write to")
         if summary.exists():
             _check_same(summary, wanted)
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise DataError(f"{folder}: holds other files; name an empty folder or a new one")
-        for each in (folder, folder / PHOTOS, folder / PARTS):
-            each.mkdir(parents=True, exist_ok=True)
-        if not summary.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        if not summary.exists():  # first of all: what is killed then is known again
             write(summary, json.dumps({**wanted, "complete": False}, indent=1).encode())
+        for each in (folder / PHOTOS, folder / PARTS):
+            each.mkdir(exist_ok=True)
     return folder
 
 
