@@ -32,7 +32,10 @@ class Inputs:
     Attributes
     ----------
     name : str
-        ``rparis6k``, or that of a stand-in; files of the run are named after it.
+        ``rparis6k``, or what the file of another ground truth is named after, ``gnd_NAME.pkl``; files of the run
+        have it.
+    official : bool
+        Whether the ground truth is, byte for byte, the one that its authors distribute.
     truth : GroundTruth
         Restricted to what is there.
     ground_truth : Path
@@ -48,6 +51,7 @@ class Inputs:
     """
 
     name: str
+    official: bool
     truth: GroundTruth
     ground_truth: Path
     whole: GroundTruth
@@ -59,7 +63,9 @@ class Inputs:
     @property
     def title(self) -> str:
         """The name of the set; if it is not the whole of it, that first of all."""
-        name = TITLES.get(self.name, self.name)
+        name = TITLES[self.name] if self.official else self.name
+        if self.name in TITLES and not self.official:
+            name = f"{self.name}, not by the official ground truth"
         images, queries = len(self.whole.names), len(self.whole)
         if (len(self.truth.names), len(self.truth)) == (images, queries):
             return name
@@ -85,7 +91,9 @@ def read_inputs(
     Parameters
     ----------
     name : str
+        The set that is meant.
     ground_truth : Path
+        Of it, or one of one's own.
     images : mapping of name to Path
     known, known_queries : collections of str
         Images and queries that can be measured: whose photographs or features are there.
@@ -103,16 +111,17 @@ def read_inputs(
         If the ground truth cannot be read.
     """
     official = _OFFICIAL.get(sha256_of(ground_truth) or "unreadable")
-    if official is not None and name in TITLES and official != name:
+    if official not in (None, name):
         raise DataError(
-            f"{ground_truth}: is the ground truth of {TITLES[official]}, not of {TITLES[name]}; "
+            f"{ground_truth}: is that of {TITLES.get(str(official), official)}, not of {TITLES[name]}; "
             f"use the other script, or give gnd_{name}.pkl"
         )
     truth = load_ground_truth(ground_truth)
     unknown = sorted(set(without) - set(truth.query_names))
     if unknown:
         raise DataError(f"--without-query {unknown[0]}: {ground_truth} has no such query")
-    full = Inputs(name, truth, ground_truth, truth, images, left_out=tuple(without))
+    found = name if official else ground_truth.stem.removeprefix("gnd_")
+    full = Inputs(found, official is not None, truth, ground_truth, truth, images, left_out=tuple(without))
     gone = [image for image in truth.names if image not in known]
     gone_queries = [query for query in truth.query_names if query not in known_queries]
     if len(gone) == len(truth.names):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from delf_engine.evaluation import SETUPS, Evaluation, GroundTruth, Setup, paired_bootstrap
-from revisited_inputs import TITLES, Inputs, sha256_of
+from revisited_inputs import Inputs, sha256_of
 from revisited_methods import Measured
 
 __all__ = ["PUBLISHED", "method_entries", "result_of"]
@@ -93,7 +93,7 @@ def result_of(
         "published": [
             {"system": system, "dataset": name, "medium": medium, "hard": hard, "source": source}
             for system, name, medium, hard, source in PUBLISHED
-            if inputs.name in TITLES and name.split(" + ")[0] == inputs.name
+            if inputs.official and name.split(" + ")[0] == inputs.name
         ],
         "notes": list(notes),
     }

@@ -50,7 +50,7 @@ def source_of(name: str, args: argparse.Namespace, stores: Stores, stages: Stage
     if args.synthetic:
         made = Dataset.open(rendered(name, args, stages))
         assert made.ground_truth_file is not None
-        return _of_photographs(made.name, made.ground_truth_file, made.images, args)
+        return _of_photographs(name, made.ground_truth_file, made.images, args)
     if args.ground_truth:
         ground_truth, images = args.ground_truth, args.images
     else:

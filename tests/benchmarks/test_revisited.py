@@ -17,13 +17,21 @@ import revisited_candidates
 import revisited_features
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
 from delf_engine.errors import DataError, FormatError, ImageError, MismatchError
-from delf_engine.evaluation import SETUPS, GroundTruth, evaluate, load_ground_truth
+from delf_engine.evaluation import (
+    SETUPS,
+    GroundTruth,
+    evaluate,
+    load_ground_truth,
+    restrict,
+    save_ground_truth,
+)
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import verify_features
 from helpers import random_features, seen_again, write_image
 from revisited import main, run
-from revisited_inputs import TITLES
+from revisited_inputs import TITLES, read_inputs
 from revisited_options import arguments
+from revisited_result import result_of
 from systems import System
 
 PLACES, OTHERS = 3, 12
@@ -278,7 +286,7 @@ def test_an_unreadable_photograph(world: World, camera: Camera, tmp_path: Path) 
     found = photographed(world, camera, tmp_path / "work", "--allow-missing")
     assert camera.seen == []  # all others were kept
     assert found["dataset"]["missing"] == {"images": ["other_4"], "queries": []}
-    assert found["title"].startswith("part of RParis6k")
+    assert found["title"].startswith("part of world")
 
 
 def test_distractors_are_searched_with_the_rest(world: World, camera: Camera, tmp_path: Path) -> None:
@@ -292,7 +300,7 @@ def test_distractors_are_searched_with_the_rest(world: World, camera: Camera, tm
     for setup in SETUPS:
         expected = evaluate(lists, whole, setup=setup).to_dict()["average_precision"]
         assert by_name(found)["ASMK"]["setups"][setup]["average_precision"] == expected
-    assert found["title"] == "RParis6k + 6 distractors"
+    assert found["title"] == "world + 6 distractors"
     assert (found["dataset"]["images"], found["dataset"]["distractors"]) == (len(world.names), 6)
     camera.seen = []
     again = photographed(world, camera, tmp_path / "work", "--distractors", str(camera.folder / "far"))
@@ -369,15 +377,14 @@ def test_words_trained_in_two_runs_are_those_of_one(world: World, tmp_path: Path
 
 def test_three_files_are_written(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = result(world, tmp_path)
-    assert json.loads((tmp_path / "rparis6k.json").read_text())["methods"] == found["methods"]
-    text = (tmp_path / "rparis6k.md").read_text()
+    assert json.loads((tmp_path / "world.json").read_text())["methods"] == found["methods"]
+    text = (tmp_path / "world.md").read_text()
     assert "ASMK, first 8 verified" in text
-    assert "DELF-R-ASMK" in text
     assert text.strip() in capsys.readouterr().out
-    assert (tmp_path / "rparis6k.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "world.html").read_text().startswith("<!doctype html>")
     assert found["dataset"]["ground_truth"]["sha256"]
     assert found["configuration"]["features"]["codebook"]["hash"] == Codebook.load(world.words).hash
-    assert {entry["dataset"] for entry in found["published"]} == {"rparis6k"}
+    assert found["published"] == []  # they are of another ground truth
 
 
 # ---------------------------------------------------------------------------------------------------- bad input
@@ -394,19 +401,32 @@ def test_missing_images_stop_the_run_before_it_begins(world: World, tmp_path: Pa
     given = options(world, tmp_path / "work", "--features", str(store))
     with pytest.raises(DataError, match=r"(?s)3 images are missing.*place_0_easy_1.*other_3.*--allow-missing"):
         run("rparis6k", arguments("rparis6k", "test", given))
-    assert not (tmp_path / "work" / "rparis6k.json").exists()
+    assert not (tmp_path / "work" / "world.json").exists()
     found = run("rparis6k", arguments("rparis6k", "test", [*given, "--allow-missing"]))
-    assert (
-        found["title"] == f"part of RParis6k: {len(world.names) - 2} of {len(world.names)} images, 2 of 3 queries"
-    )
+    assert found["title"] == f"part of world: {len(world.names) - 2} of {len(world.names)} images, 2 of 3 queries"
     assert found["dataset"]["missing"] == {"images": ["place_0_easy_1", "other_3"], "queries": ["query_2"]}
     assert found["queries"]["query_0"]["positives"]["easy"] == KINDS["easy"][1] - 1
-    assert "part of RParis6k" in (tmp_path / "work" / "rparis6k.md").read_text()
+    assert "part of world" in (tmp_path / "work" / "world.md").read_text()
+
+
+def test_figures_are_quoted_beside_the_official_ground_truth_only(tmp_path: Path, data: Path) -> None:
+    official = data / "revisited" / "gnd_rparis6k.pkl"
+    truth = load_ground_truth(official)
+    known = {"known": truth.names[:40], "known_queries": truth.query_names, "allow_missing": True, "where": "here"}
+    inputs = read_inputs("rparis6k", official, {}, **known)  # type: ignore[arg-type]
+    assert inputs.title == "part of RParis6k: 40 of 6,322 images, 70 of 70 queries"
+    quoted = result_of(inputs, inputs.truth, [], configuration={}, stages=[], notes=[], seed=0)["published"]
+    assert {entry["dataset"] for entry in quoted} == {"rparis6k"}
+    assert "DELF-R-ASMK* + SP" in {entry["system"] for entry in quoted}
+    save_ground_truth(tmp_path / "gnd_rparis6k.pkl", restrict(truth, truth.names[:50], truth.query_names))
+    inputs = read_inputs("rparis6k", tmp_path / "gnd_rparis6k.pkl", {}, **known)  # type: ignore[arg-type]
+    assert inputs.title.startswith("part of rparis6k, not by the official ground truth: 40 of 50")
+    assert not result_of(inputs, inputs.truth, [], configuration={}, stages=[], notes=[], seed=0)["published"]
 
 
 def test_a_ground_truth_of_another_set(world: World, tmp_path: Path, data: Path) -> None:
     wrong = data / "revisited" / "gnd_roxford5k.pkl"
-    with pytest.raises(DataError, match="is the ground truth of ROxford5k, not of RParis6k"):
+    with pytest.raises(DataError, match="is that of ROxford5k, not of RParis6k"):
         result(world, tmp_path, "--ground-truth", str(wrong))
     right = data / "revisited" / "gnd_rparis6k.pkl"  # of other images than the features
     with pytest.raises(DataError, match=r"none of the 6,322 images .* another set"):
@@ -465,7 +485,7 @@ def test_a_disk_that_is_full_at_the_end(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "rparis6k.json")
+        raise OSError(errno.ENOSPC, "No space left on device", "x.json")
 
     monkeypatch.setattr(revisited, "write_json", full)
     monkeypatch.setattr("sys.argv", ["rparis.py", *options(world, tmp_path)])
