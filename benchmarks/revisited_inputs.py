@@ -62,17 +62,22 @@ class Inputs:
 
     @property
     def title(self) -> str:
-        """The name of the set; if it is not the whole of it, that first of all."""
+        """The name of the set, and that it was restricted if it was."""
         name = TITLES[self.name] if self.official else self.name
         if self.name in TITLES and not self.official:
             name = f"{self.name}, not by the official ground truth"
         images, queries = len(self.whole.names), len(self.whole)
-        if (len(self.truth.names), len(self.truth)) == (images, queries):
+        if not self.restricted:
             return name
         return (
-            f"part of {name}: {len(self.truth.names):,} of {images:,} images, "
-            f"{len(self.truth)} of {queries} queries"
+            f"{name}, restricted to {len(self.truth.names):,} of {images:,} images and {len(self.truth)} of "
+            f"{queries} queries"
         )
+
+    @property
+    def restricted(self) -> bool:
+        """Whether some of the set is left out."""
+        return (len(self.truth.names), len(self.truth)) != (len(self.whole.names), len(self.whole))
 
 
 def read_inputs(

@@ -93,7 +93,7 @@ def result_of(
         "published": [
             {"system": system, "dataset": name, "medium": medium, "hard": hard, "source": source}
             for system, name, medium, hard, source in PUBLISHED
-            if inputs.official and name.split(" + ")[0] == inputs.name
+            if inputs.official and not inputs.restricted and name.split(" + ")[0] == inputs.name
         ],
         "notes": list(notes),
     }

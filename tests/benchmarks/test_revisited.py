@@ -286,7 +286,7 @@ def test_an_unreadable_photograph(world: World, camera: Camera, tmp_path: Path) 
     found = photographed(world, camera, tmp_path / "work", "--allow-missing")
     assert camera.seen == []  # all others were kept
     assert found["dataset"]["missing"] == {"images": ["other_4"], "queries": []}
-    assert found["title"].startswith("part of world")
+    assert found["title"].startswith("world, restricted to")
 
 
 def test_distractors_are_searched_with_the_rest(world: World, camera: Camera, tmp_path: Path) -> None:
@@ -403,25 +403,44 @@ def test_missing_images_stop_the_run_before_it_begins(world: World, tmp_path: Pa
         run("rparis6k", arguments("rparis6k", "test", given))
     assert not (tmp_path / "work" / "world.json").exists()
     found = run("rparis6k", arguments("rparis6k", "test", [*given, "--allow-missing"]))
-    assert found["title"] == f"part of world: {len(world.names) - 2} of {len(world.names)} images, 2 of 3 queries"
+    assert (
+        found["title"]
+        == f"world, restricted to {len(world.names) - 2} of {len(world.names)} images and 2 of 3 queries"
+    )
     assert found["dataset"]["missing"] == {"images": ["place_0_easy_1", "other_3"], "queries": ["query_2"]}
     assert found["queries"]["query_0"]["positives"]["easy"] == KINDS["easy"][1] - 1
-    assert "part of world" in (tmp_path / "work" / "world.md").read_text()
+    assert "world, restricted to" in (tmp_path / "work" / "world.md").read_text()
 
 
-def test_figures_are_quoted_beside_the_official_ground_truth_only(tmp_path: Path, data: Path) -> None:
+def test_figures_are_quoted_beside_the_whole_official_set_only(tmp_path: Path, data: Path) -> None:
     official = data / "revisited" / "gnd_rparis6k.pkl"
     truth = load_ground_truth(official)
-    known = {"known": truth.names[:40], "known_queries": truth.query_names, "allow_missing": True, "where": "here"}
-    inputs = read_inputs("rparis6k", official, {}, **known)  # type: ignore[arg-type]
-    assert inputs.title == "part of RParis6k: 40 of 6,322 images, 70 of 70 queries"
-    quoted = result_of(inputs, inputs.truth, [], configuration={}, stages=[], notes=[], seed=0)["published"]
-    assert {entry["dataset"] for entry in quoted} == {"rparis6k"}
-    assert "DELF-R-ASMK* + SP" in {entry["system"] for entry in quoted}
-    save_ground_truth(tmp_path / "gnd_rparis6k.pkl", restrict(truth, truth.names[:50], truth.query_names))
-    inputs = read_inputs("rparis6k", tmp_path / "gnd_rparis6k.pkl", {}, **known)  # type: ignore[arg-type]
-    assert inputs.title.startswith("part of rparis6k, not by the official ground truth: 40 of 50")
-    assert not result_of(inputs, inputs.truth, [], configuration={}, stages=[], notes=[], seed=0)["published"]
+    some = restrict(truth, truth.names[:50], truth.query_names)
+    save_ground_truth(tmp_path / "gnd_rparis6k.pkl", some)
+    titles = []
+    for path, images in (
+        (official, truth.names),
+        (official, truth.names[:40]),
+        (tmp_path / "gnd_rparis6k.pkl", some.names),
+    ):
+        inputs = read_inputs(
+            "rparis6k",
+            path,
+            {},
+            known=images,
+            known_queries=truth.query_names,
+            allow_missing=True,
+            where="here",
+        )
+        quoted = result_of(inputs, inputs.truth, [], configuration={}, stages=[], notes=[], seed=0)["published"]
+        titles.append(inputs.title)
+        assert {entry["dataset"] for entry in quoted} == ({"rparis6k"} if len(titles) == 1 else set())
+        assert ("DELF-R-ASMK* + SP" in {entry["system"] for entry in quoted}) == (len(titles) == 1)
+    assert titles == [
+        "RParis6k",
+        "RParis6k, restricted to 40 of 6,322 images and 70 of 70 queries",
+        "rparis6k, not by the official ground truth",
+    ]
 
 
 def test_a_ground_truth_of_another_set(world: World, tmp_path: Path, data: Path) -> None:
