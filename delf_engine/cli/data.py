@@ -159,7 +159,11 @@ def _announce(todo: Plan) -> None:
     lines += [f"Please cite: {known.citation}", f"See {known.homepage}"]
     if todo.parts:
         whole = len(todo.parts) == len(known.archives)
-        share = f"{len(todo.parts)} archives" if whole else f"{len(todo.parts)} of {len(known.archives)} archives"
+        share = (
+            f"{len(todo.parts)} archive{'s' * (len(todo.parts) != 1)}"
+            if whole
+            else f"{len(todo.parts)} of {len(known.archives)} archives"
+        )
         lines.append(
             f"To come: about {decimal(todo.download)} in {share}; the images take about {decimal(todo.unpacked)}, "
             f"{decimal(todo.room)} must be free meanwhile in {todo.folder}"
