@@ -246,6 +246,7 @@ class _Run:
                 truth,
                 name=f"{prefix}{_KINDS[kind]}",
                 folder=self.args.work / "index",
+                top_n=self.args.verify,
                 seed=self.args.seed,
                 stages=self.stages,
                 threads=self.args.workers,

@@ -128,6 +128,8 @@ class _Clock:
 
     def advance(self, items: int = 1) -> None:
         """Say that so many more items are done and on disk."""
+        if not items:
+            return
         self._advanced = True
         self.stage.items += items
         self._bar.update(self._task, advance=items)

@@ -309,7 +309,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         found = []
         for scores in self._scores(queries, threads, session):
             rows = limits.best(scores, top_k)
-            found.append(([self._collection.name_of(int(row)) for row in rows], scores[rows]))
+            found.append((self._collection.names_of(rows), scores[rows]))
         return found
 
 

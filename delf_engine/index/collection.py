@@ -85,13 +85,17 @@ class Collection:
                 yield segment.ids[int(row)]
         yield from self._pending
 
-    def name_of(self, row: int) -> str:
-        """Return the id of a row, counted through all segments."""
-        for segment in self.segments:
-            if row < len(segment.ids):
-                return segment.ids[row]
-            row -= len(segment.ids)
-        raise IndexError(row)
+    def names_of(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """Return the id of each row, counted through all segments; rows are (M,), all of them there."""
+        if len(self.segments) == 1:
+            return self.segments[0].ids.many(rows)
+        begins = np.cumsum([0, *(len(segment.ids) for segment in self.segments)])
+        of_segment = np.searchsorted(begins, rows, side="right") - 1
+        names = np.empty(len(rows), object)
+        for i, segment in enumerate(self.segments):
+            at = np.flatnonzero(of_segment == i)
+            names[at] = segment.ids.many(rows[at] - begins[i])
+        return list(names.tolist())
 
     def rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the row of each id, counted through all segments, (M,) int64; -1 where it is not there.

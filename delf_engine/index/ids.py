@@ -49,6 +49,12 @@ class IdTable:
             "utf-8", "surrogatepass"
         )
 
+    def many(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """Return the id of each row, several times faster than one by one; rows are (M,), all of them there."""
+        text = self._text.data
+        begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+        return [str(text[a:b], "utf-8", "surrogatepass") for a, b in zip(begins, ends, strict=True)]
+
     def __iter__(self) -> Iterator[str]:
         return (self[row] for row in range(len(self)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,12 @@ from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
+from delf_engine.index.collection import Collection
 from delf_engine.index.ids import IdTable
+from delf_engine.index.kdtree_layout import KdTreeLayout
 from delf_engine.index.limits import best
 from delf_engine.index.score_kernels import best_rows
+from delf_engine.index.segments import Segment
 from delf_engine.threads import in_threads
 from helpers import random_features
 from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind
@@ -164,6 +168,22 @@ def test_many_ids_are_found_at_once() -> None:
     empty = IdTable(IdTable.build([]))
     assert empty.find_many(asked, IdTable.hashes(asked)).tolist() == [-1] * len(asked)
     assert empty.find_many([], IdTable.hashes([])).tolist() == []
+
+
+@given(st.lists(st.lists(st.text(st.characters(), min_size=1), max_size=5), max_size=4), st.randoms())
+def test_names_of_many_rows_are_those_of_each(parts: list[list[str]], random: Random) -> None:
+    """Through all segments, empty ones too; ids hold anything that a file name may, lone surrogates as well."""
+    flat = [f"{text}{i}" for i, text in enumerate(text for part in parts for text in part)]
+    names = iter(flat)
+    collection = Collection(KdTreeLayout(2))
+    for part in parts:
+        arrays = {**IdTable.build([next(names) for _ in part]), "descriptors": np.empty((0, 2), np.float32)}
+        collection.segments.append(Segment(arrays))
+    rows = random.choices(range(len(flat)), k=2 * len(flat)) if flat else []
+    assert collection.names_of(np.array(rows, np.int64)) == [flat[row] for row in rows]
+    if len(parts) == 1:
+        table = collection.segments[0].ids
+        assert table.many(np.arange(len(table))) == list(table)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
