@@ -6,7 +6,10 @@ import contextlib
 import csv
 import errno
 import json
+import os
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -311,6 +314,20 @@ def test_distractors_are_searched_with_the_rest(world: World, camera: Camera, tm
     assert again["methods"][0]["setups"] == found["methods"][0]["setups"]
     stages = {stage["name"]: (stage["items"], stage["cached"]) for stage in again["stages"]}
     assert stages["ASMK: index of distractors"] == (6, 6)
+
+
+def test_stored_features_need_no_torch(world: World, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from revisited import main; main('rparis6k')"
+    folder = Path(revisited.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options(world, tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "world.json").is_file()
 
 
 def test_distractors_from_a_store(world: World, camera: Camera, tmp_path: Path) -> None:
