@@ -5,10 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["replacing", "sync_directory", "usable_cores"]
+__all__ = ["replacing", "sync_directory", "usable_cores", "user_folder"]
+
+#: On macOS below ``~/Library``; elsewhere the variable of the XDG base directories, and what it defaults to.
+_USER_FOLDERS = {
+    "cache": ("Caches", "XDG_CACHE_HOME", "~/.cache"),
+    "data": ("Application Support", "XDG_DATA_HOME", "~/.local/share"),
+}
 
 
 def usable_cores() -> int:
@@ -53,3 +61,22 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def user_folder(kind: Literal["cache", "data"]) -> Path:
+    """Return the folder for what the package keeps of that kind, for all programs of this user.
+
+    The folder that DELF_ENGINE_HOME names, else ``delf-engine`` in the platform's own: on Linux ``~/.cache`` and
+    ``~/.local/share`` (or XDG_CACHE_HOME and XDG_DATA_HOME), on macOS in ``~/Library``.
+    """
+    given = os.environ.get("DELF_ENGINE_HOME")
+    if given:
+        return Path(given).expanduser()
+    library, variable, default = _USER_FOLDERS[kind]
+    if sys.platform == "darwin":
+        base = f"~/Library/{library}"
+    elif sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    else:
+        base = os.environ.get(variable) or default
+    return Path(base).expanduser() / "delf-engine"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import posixpath
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from delf_engine.downloads import file_sha256
 from delf_engine.errors import DataError, FormatError
 from delf_engine.evaluation import GroundTruth, load_ground_truth
 from delf_engine.images import IMAGE_SUFFIXES
+from delf_engine.system import user_folder
 
 __all__ = ["Dataset", "data_folder", "locate", "missing_images"]
 
@@ -32,18 +32,7 @@ def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
     under XDG_DATA_HOME), on macOS ``~/Library/Application Support/delf-engine``.
     """
     given = os.fspath(root) if root is not None else os.environ.get("DELF_ENGINE_DATA")
-    if given:
-        return Path(given).expanduser()
-    home = os.environ.get("DELF_ENGINE_HOME")
-    if home:
-        return Path(home).expanduser() / "data"
-    if sys.platform == "darwin":
-        base = "~/Library/Application Support"
-    elif sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    else:
-        base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "delf-engine" / "data"
+    return Path(given).expanduser() if given else user_folder("data") / "data"
 
 
 def locate(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:

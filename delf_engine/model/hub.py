@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +21,7 @@ from pydantic import Field
 from delf_engine.config import Config, parse_config, read_toml
 from delf_engine.downloads import Caller, Checksum, Progress, download
 from delf_engine.errors import CheckpointError, ConfigError
+from delf_engine.system import user_folder
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -228,16 +228,7 @@ def cache_folder() -> Path:
     ``checkpoints/`` of the folder that DELF_ENGINE_HOME names, else of the platform's cache: on Linux
     ``~/.cache/delf-engine`` (or under XDG_CACHE_HOME), on macOS ``~/Library/Caches/delf-engine``.
     """
-    given = os.environ.get("DELF_ENGINE_HOME")
-    if given:
-        return Path(given).expanduser() / "checkpoints"
-    if sys.platform == "darwin":
-        base = "~/Library/Caches"
-    elif sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "delf-engine" / "checkpoints"
+    return user_folder("cache") / "checkpoints"
 
 
 def cached_names() -> list[str]:
