@@ -13,10 +13,11 @@ from rich.console import Console
 
 from common import write_json
 from delf_engine import Codebook, LocalFeatures, load_profile
-from delf_engine.errors import ConfigError, DataError, DelfEngineError, ImageError
+from delf_engine.errors import ConfigError, DataError, DelfEngineError, ImageError, MismatchError
 from delf_engine.evaluation import GroundTruth
 from delf_engine.images import Box, ImageSource
 from delf_engine.plotting.report import benchmark_markdown, write_benchmark_report
+from delf_engine.storage import FeatureStore
 from revisited_candidates import Candidates, Gallery, codebook_of, of_index, of_shortlist
 from revisited_features import FeatureFile, Stores, Views, all_of, extracted, key_of
 from revisited_inputs import TITLES, Inputs, restricted
@@ -161,7 +162,10 @@ class _Run:
         if self.args.distractors is None:
             return None
         if _is_store(Path(self.args.distractors)):
-            return all_of(self.stores.given(Path(self.args.distractors), system.dim), prefix="distractors/")
+            return all_of(
+                self.stores.given(Path(self.args.distractors), (system.dim, system.identity)),
+                prefix="distractors/",
+            )
         what = f"distractors-{Path(self.args.distractors).name}"
         views = Views(f"{len(self.added):,} distractors", self.added)
         found, failed = extracted(self.stores, system, what, views, self.stages)
@@ -287,11 +291,7 @@ def _systems(args: argparse.Namespace, source: Source) -> list[System]:
     if source.features is not None:
         store = source.features.store
         profile = load_profile(args.profile or "default")
-        shipped = None
-        if args.codebook == "shipped":
-            from delf_engine.model import codebook_path
-
-            shipped = codebook_path(args.model[0])
+        shipped = _shipped_words(args.model[0], store) if args.codebook == "shipped" else None
         identity = store.model or str(args.features)
         return [System(args.features.name, identity, store.dim, _no_model, profile, shipped)]
     systems = []
@@ -302,6 +302,25 @@ def _systems(args: argparse.Namespace, source: Source) -> list[System]:
             systems.append(model_system(model, Path(model).stem, args.profile, args.precision))
     doubled = {s.name for s in systems if [t.name for t in systems].count(s.name) > 1}
     return [replace(s, name=m) if s.name in doubled else s for s, m in zip(systems, args.model, strict=True)]
+
+
+def _shipped_words(model: str, store: FeatureStore) -> Path | None:
+    """Return the words that come with a checkpoint, if the features are its own.
+
+    Raises
+    ------
+    MismatchError
+        If the store says that they are of another model.
+    """
+    from delf_engine.model import codebook_path, read_checkpoint_info
+
+    wanted = read_checkpoint_info(model).identity
+    if store.model and not store.model.startswith(wanted):
+        raise MismatchError(
+            f"{store.path}: holds features of {store.model.split()[0]}, and --codebook shipped means the words of "
+            f"{wanted}; name their checkpoint with --model, or another --codebook"
+        )
+    return codebook_path(model)
 
 
 def _no_model(image: ImageSource, *, box: Box | None = None) -> LocalFeatures:

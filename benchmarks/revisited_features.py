@@ -97,13 +97,30 @@ class Stores(contextlib.ExitStack):
             self._open[path] = self.enter_context(_opened(path, system))
         return self._open[path]
 
-    def given(self, path: Path, dim: int | None = None) -> FeatureStore:
-        """Return a store of the user's own, for reading; refused where descriptors do not have `dim` values."""
+    def given(self, path: Path, like: tuple[int, str] | None = None) -> FeatureStore:
+        """Return a store of the user's own, for reading.
+
+        Parameters
+        ----------
+        path : Path
+        like : (int, str) or None
+            Dimension and model of the features that these are searched with.
+
+        Raises
+        ------
+        MismatchError
+            If they cannot be compared with those: another dimension, or another model where both are named.
+        """
         if path not in self._open:
             self._open[path] = self.enter_context(FeatureStore.open(path, readonly=True))
         store = self._open[path]
-        if dim is not None and store.dim != dim:
-            raise MismatchError(f"{path}: holds {store.dim}-D descriptors, {dim}-D ones are needed")
+        if like is not None and store.dim != like[0]:
+            raise MismatchError(f"{path}: holds {store.dim}-D descriptors, {like[0]}-D ones are needed")
+        if like is not None and store.model and like[1] and store.model.split()[0] != like[1].split()[0]:
+            raise MismatchError(
+                f"{path}: holds features of {store.model.split()[0]}, they are to be compared with those of "
+                f"{like[1].split()[0]}; extract both with the same model"
+            )
         return store
 
 

@@ -153,7 +153,9 @@ def _of_features(name: str, ground_truth: Path, args: argparse.Namespace, stores
     whole = load_ground_truth(ground_truth)
     store = stores.given(args.features)
     gallery = given(store, whole.names)
-    queries = given(stores.given(args.query_features or args.features, store.dim), whole.query_names)
+    queries = given(
+        stores.given(args.query_features or args.features, (store.dim, store.model)), whole.query_names
+    )
     inputs = read_inputs(
         name,
         ground_truth,

@@ -532,6 +532,19 @@ def test_features_of_another_dimension(world: World, tmp_path: Path, rng: np.ran
         result(world, tmp_path / "work", "--query-features", str(tmp_path / "wide"))
 
 
+def test_features_of_another_model(world: World, tmp_path: Path, rng: np.random.Generator) -> None:
+    for option, name in (("--query-features", "queries"), ("--distractors", "far")):
+        with FeatureStore.create(tmp_path / name, dim=40, model="another one") as store:
+            store.put_many((query, random_features(rng, 5)) for query in world.queries)
+        with pytest.raises(MismatchError, match=f"{name}: holds features of another, .* with those of made;"):
+            result(world, tmp_path / "work", option, str(tmp_path / name))
+
+
+def test_shipped_words_are_of_the_model_that_the_features_are_of(world: World, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match=r"features of made, .* the words of delf-r18@"):
+        result(world, tmp_path, "--codebook", "shipped")
+
+
 def test_words_that_nothing_can_be_trained_on(world: World, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"trained on the photographs of roxford5k: .*--codebook shipped"):
         result(world, tmp_path, "--codebook", "other", "--data", str(tmp_path))
