@@ -162,10 +162,10 @@ class _Run:
         if self.args.distractors is None:
             return None
         if _is_store(Path(self.args.distractors)):
-            return all_of(
-                self.stores.given(Path(self.args.distractors), (system.dim, system.identity)),
-                prefix="distractors/",
-            )
+            own = self.source.features
+            model = system.identity if own is None else own.store.model  # a store may name none
+            store = self.stores.given(Path(self.args.distractors), (system.dim, model))
+            return all_of(store, prefix="distractors/")
         what = f"distractors-{Path(self.args.distractors).name}"
         views = Views(f"{len(self.added):,} distractors", self.added)
         found, failed = extracted(self.stores, system, what, views, self.stages)
