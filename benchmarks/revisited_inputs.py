@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from delf_engine.datasets import KNOWN
+from delf_engine.downloads import file_sha256
 from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
 from delf_engine.images import find_images
 
-__all__ = ["TITLES", "Inputs", "photographs", "read_inputs", "restricted", "sha256_of"]
+__all__ = ["TITLES", "Inputs", "photographs", "read_inputs", "restricted"]
 
 TITLES = {"roxford5k": "ROxford5k", "rparis6k": "RParis6k"}
 
@@ -40,6 +40,8 @@ class Inputs:
         Restricted to what is there.
     ground_truth : Path
         The file it was read from.
+    sha256 : str
+        Of that file.
     images : mapping of name to Path
         Photographs of gallery and queries, all there are; empty where features are given.
     missing_images, missing_queries : tuple of str
@@ -54,6 +56,7 @@ class Inputs:
     official: bool
     truth: GroundTruth
     ground_truth: Path
+    sha256: str
     whole: GroundTruth
     images: Mapping[str, Path]
     missing_images: tuple[str, ...] = ()
@@ -115,18 +118,19 @@ def read_inputs(
     FormatError
         If the ground truth cannot be read.
     """
-    official = _OFFICIAL.get(sha256_of(ground_truth) or "unreadable")
+    truth = load_ground_truth(ground_truth)
+    digest = file_sha256(ground_truth)
+    official = _OFFICIAL.get(digest)
     if official not in (None, name):
         raise DataError(
             f"{ground_truth}: is that of {TITLES.get(str(official), official)}, not of {TITLES[name]}; "
             f"use the other script, or give gnd_{name}.pkl"
         )
-    truth = load_ground_truth(ground_truth)
     unknown = sorted(set(without) - set(truth.query_names))
     if unknown:
         raise DataError(f"--without-query {unknown[0]}: {ground_truth} has no such query")
     found = name if official else ground_truth.stem.removeprefix("gnd_")
-    full = Inputs(found, official is not None, truth, ground_truth, truth, images, left_out=tuple(without))
+    full = Inputs(found, official is not None, truth, ground_truth, digest, truth, images, left_out=tuple(without))
     gone = [image for image in truth.names if image not in known]
     gone_queries = [query for query in truth.query_names if query not in known_queries]
     if len(gone) == len(truth.names):
@@ -173,14 +177,6 @@ def photographs(folder: Path) -> dict[str, Path]:
             raise DataError(f"{path} and {found[path.stem]} have the same name; the ground truth knows one")
         found[path.stem] = path
     return found
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file; an empty string if it cannot be read, which its reader will say."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
 
 
 def _check_missing(missing: Sequence[str], allowed: bool, where: object) -> None:

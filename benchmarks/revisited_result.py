@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from delf_engine.evaluation import SETUPS, Evaluation, GroundTruth, Setup, paired_bootstrap
-from revisited_inputs import Inputs, sha256_of
+from revisited_inputs import Inputs
 from revisited_methods import Measured
 
 __all__ = ["PUBLISHED", "method_entries", "result_of"]
@@ -70,7 +70,7 @@ def result_of(
         "title": inputs.title + (f" + {distractors:,} distractors" if distractors else ""),
         "dataset": {
             "name": inputs.name,
-            "ground_truth": {"path": str(inputs.ground_truth), "sha256": sha256_of(inputs.ground_truth)},
+            "ground_truth": {"path": str(inputs.ground_truth), "sha256": inputs.sha256},
             "queries": len(truth),
             "images": own,
             "distractors": distractors,

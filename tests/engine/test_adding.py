@@ -142,7 +142,7 @@ def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, fold
         commit = Engine.commit
         def slow(self, items, **options):
             found = commit(self, items, **options)
-            time.sleep(0.5)  # so that there is something left to interrupt
+            time.sleep(2)  # so that there is something left to interrupt
             return found
         Engine.commit = slow
         signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
