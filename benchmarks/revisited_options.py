@@ -135,4 +135,6 @@ def _outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where to")
     group.add_argument("--work", type=Path, default=Path("out/revisited"), help="what is kept between runs")
     group.add_argument("--out", type=Path, help="name of the results, without an ending (WORK/SET)")
-    group.add_argument("--workers", type=int, help="threads and processes; results are the same with any number")
+    group.add_argument(
+        "--workers", type=int, help="threads of indexes and of verification; results are the same with any number"
+    )
