@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from ablation_rows import AblationRow
 from common import by_homography, rank_features
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, __version__
-from delf_engine.cli.output import staged_progress
+from delf_engine.cli.console import staged_progress
 from delf_engine.config import Profile
 from delf_engine.errors import DataError, ImageError
 from delf_engine.evaluation import GroundTruth

@@ -43,7 +43,7 @@ from delf_engine.model import codebook_path
 from delf_engine.reranking import RankedCandidate, rank_verified, rerank_batch
 from delf_engine.reranking.scheduling import needs_processes
 from delf_engine.storage import FeatureStore
-from delf_engine.system import usable_cores
+from delf_engine.support.threads import usable_cores
 from verification_peers import published_path
 
 Features = Mapping[str, LocalFeatures]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from delf_engine.errors import DataError
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 __all__ = ["Stage", "Stages"]
 

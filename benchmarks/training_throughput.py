@@ -29,7 +29,7 @@ from torch import Tensor
 from common import data_folder, print_table, write_json
 from delf_engine.errors import ConfigError
 from delf_engine.images import find_images
-from delf_engine.system import usable_cores
+from delf_engine.support.threads import usable_cores
 from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.config import GradientStage
 from delf_engine.training.contract import Batch

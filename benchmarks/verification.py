@@ -38,7 +38,7 @@ from delf_engine.errors import DataError
 from delf_engine.reranking import rerank_batch
 from delf_engine.storage import FeatureStore
 from delf_engine.storage.codec import CODECS
-from delf_engine.system import usable_cores
+from delf_engine.support.threads import usable_cores
 from delf_engine.verification import PairVerifier, Verification
 from verification_parts import medians, parts_of_a_pair
 from verification_peers import PEERS, Shortlists, run_all, run_one

@@ -29,7 +29,7 @@ from common import data_folder, print_markdown, rank_features, sub_rparis, write
 from delf_engine import Extractor, LocalFeatures, load_profile
 from delf_engine.config import RankingConfig, VerificationConfig
 from delf_engine.evaluation import SETUPS, GroundTruth
-from delf_engine.system import usable_cores
+from delf_engine.support.threads import usable_cores
 from delf_engine.verification.models import ESTIMATORS
 from ranking_rules import Pass, Row, compare, ranker_of, row_of
 from sub_rparis import with_distractors, with_interval

@@ -15,7 +15,7 @@ import delf_engine
 PACKAGE = Path(delf_engine.__file__).parent
 
 FLOORS: dict[int, set[str]] = {
-    1: {"errors"},
+    1: {"errors", "support"},
     2: {
         "downloads",
         "model",
@@ -26,9 +26,7 @@ FLOORS: dict[int, set[str]] = {
         "evaluation",
         "wire",
         "regions",
-        "system",
         "tiles",
-        "threads",
     },
     3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting", "interchange"},
     4: {"reranking"},
@@ -36,7 +34,7 @@ FLOORS: dict[int, set[str]] = {
     6: {"cli", "datasets", "demo", "mining", "serve", "synthesis"},
 }
 ROOMS = set().union(*FLOORS.values())
-RECORDS = {"errors", "features", "config", "pyramid", "images", "system"}
+RECORDS = {"errors", "features", "config", "pyramid", "images", "support"}
 TORCH_ROOMS = {"model", "training", "importing", "extraction"}
 BY_NAME = {"import_module", "__import__"}
 
@@ -52,15 +50,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "downloads": {"errors"},
     "model": RECORDS | {"downloads"},
     "evaluation": RECORDS,
-    "system": set(),
-    "threads": {"errors", "system"},
+    "support": {"errors"},
     "tiles": set(),
-    "regions": {"errors", "features", "system"},
-    "interchange": {"features", "config", "errors", "wire", "system"},
-    "reranking": {"verification", "storage", "features", "config", "errors", "system", "threads"},
-    "datasets": {"downloads", "errors", "evaluation", "images", "system"},
+    "regions": {"errors", "features", "support"},
+    "interchange": {"features", "config", "errors", "wire", "support"},
+    "reranking": {"verification", "storage", "features", "config", "errors", "support"},
+    "datasets": {"downloads", "errors", "evaluation", "images", "support"},
     "demo": below(6) | {"synthesis"},  # of which it takes the scenes that are no place
-    "synthesis": {"errors", "evaluation", "images", "system"},
+    "synthesis": {"errors", "evaluation", "images", "support"},
     "cli": below(6) | {"datasets", "demo", "mining", "serve", "synthesis"},  # commands that start them
 }
 

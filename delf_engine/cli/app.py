@@ -29,7 +29,7 @@ from delf_engine.cli import (
     synthesis,
     training,
 )
-from delf_engine.cli.output import error_console
+from delf_engine.cli.console import error_console
 from delf_engine.errors import DelfEngineError, DelfEngineWarning
 
 __all__ = ["app", "main"]

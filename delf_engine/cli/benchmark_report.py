@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from delf_engine.cli.output import JsonOption, console, print_json
+from delf_engine.cli.console import print_json, say
+from delf_engine.cli.options import JsonOption
 
 __all__ = ["photographs_below", "register"]
 
@@ -36,7 +37,7 @@ def benchmark_report(
     """
     from delf_engine.errors import ConfigError
     from delf_engine.plotting.report import benchmark_markdown, read_benchmark_result, write_benchmark_report
-    from delf_engine.system import replacing
+    from delf_engine.support.files import replacing
 
     if markdown is not None and not markdown.parent.is_dir():
         raise ConfigError(f"{markdown}: cannot be written: there is no folder {markdown.parent}")
@@ -53,7 +54,7 @@ def benchmark_report(
         print_json({"out": str(out), "markdown": None if markdown is None else str(markdown), **vars(written)})
         return
     text = f"{written.queries} of {written.of} queries shown; wrote {out}, {written.bytes:,} bytes"
-    console().print(text, highlight=False, markup=False, soft_wrap=True)
+    say(text)
 
 
 def photographs_below(folder: Path) -> Callable[[str], str]:

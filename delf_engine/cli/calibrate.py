@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from delf_engine.cli.output import (
-    JsonOption,
-    ModelOption,
-    ProfileOption,
-    SeedOption,
-    console,
-    error_console,
-    print_failures,
-    print_json,
-    staged_progress,
-)
+from delf_engine.cli.console import error_console, print_failures, print_json, say, staged_progress
+from delf_engine.cli.options import JsonOption, ModelOption, ProfileOption, SeedOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +108,7 @@ def calibrate(
         )
     else:
         for line in _report(calibration, check, len(listed) - len(kept), out):
-            console().print(line, highlight=False, soft_wrap=True, markup=False)
+            say(line)
     if source.failed:
         raise typer.Exit(1)
 

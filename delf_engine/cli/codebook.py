@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from delf_engine.cli.output import JsonOption, console, print_failures, print_json, staged_progress
+from delf_engine.cli.console import console, print_failures, print_json, staged_progress
+from delf_engine.cli.options import JsonOption
 
 __all__ = ["register"]
 

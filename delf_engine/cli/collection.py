@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delf_engine.cli.output import (
+from delf_engine.cli.console import console, error_console, print_failures, print_hits, print_json, progress_bar
+from delf_engine.cli.options import (
     BoxOption,
     Directory,
     ExpandOption,
@@ -18,13 +19,7 @@ from delf_engine.cli.output import (
     ProfileOption,
     SeedOption,
     TopNOption,
-    console,
-    error_console,
     parse_box,
-    print_failures,
-    print_hits,
-    print_json,
-    progress_bar,
     read_ids,
 )
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from delf_engine.cli.console import console, error_console, print_json, say
 from delf_engine.cli.download import transfer_columns
-from delf_engine.cli.output import JsonOption, console, error_console, print_json
+from delf_engine.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from delf_engine.datasets import Checked, Definition, Plan
@@ -46,7 +47,7 @@ def list_sets(root: RootOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         return print_json({"datasets": rows, "root": str(data_folder(root))})
     _print_sets(rows)
-    console().print(f"Root: {data_folder(root)}", highlight=False, markup=False, soft_wrap=True)
+    say(f"Root: {data_folder(root)}")
     return None
 
 
@@ -81,7 +82,7 @@ def get(
     else:
         state = _state(known, dataset.folder)
         console().print(f"{known.name}: {state}", highlight=False, markup=False)
-        console().print(str(dataset.folder), highlight=False, markup=False, soft_wrap=True)
+        say(str(dataset.folder))
 
 
 @data_app.command()
@@ -93,7 +94,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check files, ground truth, names and images of a local copy. Exit code 1 if anything is wrong."""
-    from delf_engine.cli.output import progress_bar
+    from delf_engine.cli.console import progress_bar
     from delf_engine.datasets import check as check_set
 
     with progress_bar("images", quiet=as_json) as progress:
@@ -171,7 +172,7 @@ def _announce(todo: Plan) -> None:
     elif not todo.files:
         lines.append("All of it is there")
     for line in lines:
-        error_console().print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line, error=True)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delf_engine.cli.output import JsonOption, console, print_json, staged_progress
+from delf_engine.cli.console import console, print_json, staged_progress
+from delf_engine.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from delf_engine.demo.run import DemoSearch

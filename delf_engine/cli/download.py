@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from delf_engine.cli.output import error_console
+from delf_engine.cli.console import error_console
 from delf_engine.errors import DelfEngineError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.output import JsonOption, console, error_console, print_json, read_ids
+from delf_engine.cli.console import console, error_console, print_json, say
+from delf_engine.cli.options import JsonOption, read_ids
 from delf_engine.cli.protocols import PROTOCOLS, Measured, Request, Run, run_protocol
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _words(comparison: Comparison) -> str:
 def _print_figures(run: Run) -> None:
     from rich.table import Table
 
-    console().print(run.title, highlight=False, markup=False, soft_wrap=True)
+    say(run.title)
     table = Table()
     table.add_column("")
     table.add_column("queries", justify="right")
@@ -162,7 +163,7 @@ def _print_figures(run: Run) -> None:
 
 def _print_differences(differences: dict[str, Comparison]) -> None:
     for name, each in differences.items():
-        console().print(f"{name}: {each}: {_words(each)}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{name}: {each}: {_words(each)}")
 
 
 def _print_queries(measured: Measured, baseline: Measured | None) -> None:

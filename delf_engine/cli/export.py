@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delf_engine.cli.output import Directory, JsonOption, console, print_json, progress_bar
+from delf_engine.cli.console import console, print_json, progress_bar
+from delf_engine.cli.options import Directory, JsonOption
 
 if TYPE_CHECKING:
     from delf_engine.features import LocalFeatures

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delf_engine.cli.output import console
+from delf_engine.cli.console import say
 
 if TYPE_CHECKING:
     from delf_engine.model import CheckpointInfo
@@ -102,5 +102,5 @@ def _print(info: CheckpointInfo, out: Path) -> None:
         "weights": f"SHA-256 {info.sha256}",
     }
     for key, value in lines.items():
-        console().print(f"{key:<12}{value}", highlight=False, markup=False, soft_wrap=True)
-    console().print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{key:<12}{value}")
+    say(f"wrote {out}")

@@ -7,15 +7,8 @@ from typing import Annotated
 
 import typer
 
-from delf_engine.cli.output import (
-    JsonOption,
-    SeedOption,
-    console,
-    error_console,
-    print_failures,
-    print_json,
-    staged_progress,
-)
+from delf_engine.cli.console import error_console, print_failures, print_json, say, staged_progress
+from delf_engine.cli.options import JsonOption, SeedOption
 
 __all__ = ["register"]
 
@@ -91,7 +84,7 @@ def mine(
     if as_json:
         print_json({**report.to_dict(), "failed": [{"id": name, "reason": reason} for name, reason in failed]})
     else:
-        console().print(str(report), highlight=False, soft_wrap=True, markup=False)
+        say(str(report))
     if failed:
         raise typer.Exit(1)
 

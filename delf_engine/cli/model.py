@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from delf_engine.cli import importing
+from delf_engine.cli.console import console, print_json, say
 from delf_engine.cli.download import fetch_located
 from delf_engine.cli.model_text import print_checks, print_info, print_models
-from delf_engine.cli.output import JsonOption, console, print_json
+from delf_engine.cli.options import JsonOption
 from delf_engine.errors import CheckpointError, FormatError
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 if TYPE_CHECKING:
     from delf_engine.model import CheckpointInfo
@@ -60,7 +61,7 @@ def list_models(as_json: JsonOption = False) -> None:
         return print_json({"models": rows, "cache": str(cache_folder())})
     print_models(rows)
     console().print("* the default. Hash: of the weights, as engines keep it.", highlight=False)
-    console().print(f"Cache: {cache_folder()}", highlight=False, markup=False, soft_wrap=True)
+    say(f"Cache: {cache_folder()}")
     return None
 
 
@@ -87,7 +88,7 @@ def fetch(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Na
     for name in names:
         found = locate(name)
         fetch_located(found)
-        console().print(str(found.path), highlight=False, markup=False, soft_wrap=True)
+        say(str(found.path))
 
 
 @commands.command()
@@ -127,7 +128,7 @@ def export(
     if stale not in written:
         stale.unlink(missing_ok=True)  # with --force only: it belonged to another checkpoint
     for path in reversed(written):
-        console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        say(f"wrote {path}")
 
 
 @commands.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from delf_engine.cli.output import console
+from delf_engine.cli.console import console
 
 if TYPE_CHECKING:
     from rich.table import Table

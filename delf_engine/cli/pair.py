@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delf_engine.cli.output import (
+from delf_engine.cli.console import console, print_json
+from delf_engine.cli.options import (
     BoxOption,
     JsonOption,
     ModelOption,
     PlotOption,
     ProfileOption,
     SeedOption,
-    console,
     parse_box,
-    print_json,
 )
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.output import (
+from delf_engine.cli.console import console, print_failures, print_hits, print_json, say, staged_progress
+from delf_engine.cli.options import (
     Directory,
     ExpandOption,
     GraphOption,
@@ -15,12 +16,7 @@ from delf_engine.cli.output import (
     SeedOption,
     TopNOption,
     WorkersOption,
-    console,
-    print_failures,
-    print_hits,
-    print_json,
     read_ids,
-    staged_progress,
 )
 
 if TYPE_CHECKING:
@@ -152,7 +148,7 @@ def report(
         print_json({"out": str(out), **vars(written), "in_file": len(lists), "failed": done.failed})
     else:
         text = f"{written.queries} of {len(lists)} shortlists shown; wrote {out}, {written.bytes:,} bytes"
-        console().print(text, highlight=False, markup=False, soft_wrap=True)
+        say(text)
     if done.failed:
         raise typer.Exit(1)
 

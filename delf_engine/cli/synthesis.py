@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from delf_engine.cli.output import JsonOption, WorkersOption, console, print_json, progress_bar
+from delf_engine.cli.console import print_json, progress_bar, say
+from delf_engine.cli.options import JsonOption, WorkersOption
 
 __all__ = ["register"]
 
@@ -59,4 +60,4 @@ def synthesize(
         f"{made.rendered} rendered in {made.seconds:.0f} s; ground truth {made.ground_truth.name}",
         f"sha256 {made.sha256}",
     ]
-    console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    say("\n".join(lines))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.output import console, error_console, print_failures, staged_progress
+from delf_engine.cli.console import console, error_console, print_failures, say, staged_progress
 from delf_engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _train(
 
 def _print_figures(stage: str, step: int, figures: Mapping[str, float]) -> None:
     text = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
-    console().print(f"{stage}, step {step}: {text}", highlight=False, soft_wrap=True, markup=False)
+    say(f"{stage}, step {step}: {text}")
 
 
 def _print_plan(

@@ -17,7 +17,7 @@ from delf_engine.downloads import file_sha256
 from delf_engine.errors import DataError, FormatError
 from delf_engine.evaluation import GroundTruth, load_ground_truth
 from delf_engine.images import IMAGE_SUFFIXES
-from delf_engine.system import user_folder
+from delf_engine.support.files import user_folder
 
 __all__ = ["Dataset", "data_folder", "locate", "missing_images"]
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from delf_engine.errors import FormatError
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 __all__ = ["MANIFEST", "FileRecord", "Manifest", "PartRecord", "read_hashes", "write_hashes"]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from delf_engine.config import Config, Profile, load_profile, parse_config
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.index import IndexKind
-from delf_engine.system import replacing, sync_directory
+from delf_engine.support.files import replacing, sync_directory
 
 __all__ = ["MANIFEST", "VERSION", "Manifest", "read_manifest", "write_manifest"]
 

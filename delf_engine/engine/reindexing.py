@@ -22,7 +22,7 @@ from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
 from delf_engine.engine.parts import choose_vocabulary, empty_index, open_vocabulary
 from delf_engine.errors import FormatError
 from delf_engine.index import KINDS, IndexKind, Vocabulary
-from delf_engine.system import sync_directory
+from delf_engine.support.files import sync_directory
 
 if TYPE_CHECKING:
     from delf_engine.engine.base import EngineBase

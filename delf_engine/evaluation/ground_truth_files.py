@@ -8,7 +8,7 @@ from pathlib import Path
 
 from delf_engine.errors import DataError
 from delf_engine.evaluation.ground_truth import GroundTruth
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 __all__ = ["save_ground_truth"]
 

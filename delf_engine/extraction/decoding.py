@@ -24,7 +24,7 @@ from delf_engine.errors import ConfigError, ImageError
 from delf_engine.extraction.preparation import Prepared, prepare
 from delf_engine.extraction.worker import read_message, unpack, write_message
 from delf_engine.images import MAX_PIXELS, ImageSource, source_name
-from delf_engine.system import usable_cores
+from delf_engine.support.threads import usable_cores
 
 __all__ = ["Decoders", "windows", "worker_count"]
 

@@ -12,7 +12,7 @@ from delf_engine.errors import ConfigError, FeatureError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.codebook import Codebook
 from delf_engine.regions import Regions
-from delf_engine.threads import in_threads
+from delf_engine.support.threads import in_threads
 
 __all__ = ["Aggregate", "Kernel", "aggregated", "blocks", "by_image", "check_regions", "code_length"]
 

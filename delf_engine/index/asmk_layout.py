@@ -12,7 +12,7 @@ from delf_engine.index.aggregation import Aggregate, Kernel, code_length
 from delf_engine.index.collection import Segment
 from delf_engine.index.halves import bits, half_values
 from delf_engine.index.inverted import InvertedLayout, damaged
-from delf_engine.threads import in_threads
+from delf_engine.support.threads import in_threads
 
 __all__ = ["KIND", "VERSION", "AsmkLayout", "score_segment", "selectivity"]
 

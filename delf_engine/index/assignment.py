@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.system import usable_cores
-from delf_engine.threads import in_threads
+from delf_engine.support.threads import in_threads, usable_cores
 
 __all__ = ["CellSearcher", "flat_search"]
 

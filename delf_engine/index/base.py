@@ -17,7 +17,7 @@ from delf_engine.index.collection import Attachment, Collection, IfDamaged, Layo
 from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
 from delf_engine.index.limits import Limits
 from delf_engine.index.maintenance import Maintained
-from delf_engine.threads import check_threads, in_threads
+from delf_engine.support.threads import check_threads, in_threads
 
 if TYPE_CHECKING:
     from typing import Self

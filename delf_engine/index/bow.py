@@ -33,7 +33,7 @@ from delf_engine.index.codebook import Codebook
 from delf_engine.index.collection import Segment
 from delf_engine.index.inverted import InvertedLayout, damaged
 from delf_engine.index.vocabulary import VocabularyIndex
-from delf_engine.threads import in_threads
+from delf_engine.support.threads import in_threads
 
 __all__ = ["BowIndex"]
 

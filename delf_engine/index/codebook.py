@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
 from delf_engine.index import assignment, tensors
-from delf_engine.threads import check_threads
+from delf_engine.support.threads import check_threads
 
 __all__ = ["Codebook", "matrix"]
 

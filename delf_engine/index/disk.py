@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError, LockedError
-from delf_engine.system import replacing, sync_directory
+from delf_engine.support.files import replacing, sync_directory
 
 __all__ = [
     "MANIFEST",

@@ -28,7 +28,7 @@ from delf_engine.config import FisherConfig
 from delf_engine.features import LocalFeatures
 from delf_engine.index.dense import DenseIndex, Vector, normalised
 from delf_engine.index.mixture import Mixture
-from delf_engine.threads import in_threads
+from delf_engine.support.threads import in_threads
 
 __all__ = ["FisherIndex"]
 

@@ -15,7 +15,7 @@ from delf_engine.index.collection import Segment
 from delf_engine.index.ivf_layout import UNIT, check_count, damaged
 from delf_engine.index.kdtree_layout import row_counts
 from delf_engine.index.product_quantizer import ProductQuantizer
-from delf_engine.threads import in_threads
+from delf_engine.support.threads import in_threads
 
 __all__ = ["Neighbours", "Searcher", "live_descriptors"]
 

@@ -38,7 +38,7 @@ from delf_engine.index.codebook import Codebook
 from delf_engine.index.dense import DenseIndex, Vector, normalised
 from delf_engine.index.vocabulary import RegionalIndex
 from delf_engine.regions import Regions
-from delf_engine.threads import in_threads
+from delf_engine.support.threads import in_threads
 
 __all__ = ["VladIndex"]
 

@@ -16,7 +16,7 @@ from delf_engine.index.collection import IfDamaged, Layout
 from delf_engine.index.contract import check_batch
 from delf_engine.index.mixture import Mixture
 from delf_engine.regions import Regions, rigid_grid
-from delf_engine.threads import check_threads
+from delf_engine.support.threads import check_threads
 
 if TYPE_CHECKING:
     from typing import Self

@@ -7,9 +7,9 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from delf_engine import system
 from delf_engine.errors import DataError, FormatError
 from delf_engine.features import LocalFeatures
+from delf_engine.support import files
 
 __all__ = ["check_target", "named", "relative_name", "replacing", "write_bytes", "write_folder"]
 
@@ -92,7 +92,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not durable: a million small files would each wait for the disk, and can be exported again.
-        with system.replacing(path, durable=False) as temporary:
+        with files.replacing(path, durable=False) as temporary:
             try:
                 yield temporary
             except BaseException as error:

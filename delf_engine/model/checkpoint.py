@@ -18,7 +18,7 @@ from delf_engine.config import Config, parse_config
 from delf_engine.downloads import Progress
 from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.model.hub import codebook_beside, fetch, locate, packaged_names
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 __all__ = [
     "CheckpointInfo",

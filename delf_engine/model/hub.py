@@ -21,7 +21,7 @@ from pydantic import Field
 from delf_engine.config import Config, parse_config, read_toml
 from delf_engine.downloads import Caller, Checksum, Progress, download
 from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.system import user_folder
+from delf_engine.support.files import user_folder
 
 __all__ = [
     "DEFAULT_MODEL",

@@ -27,7 +27,7 @@ from delf_engine import __version__
 from delf_engine.config import Config, parse_config
 from delf_engine.errors import CheckpointError, ConfigError, MismatchError
 from delf_engine.model.checkpoint import CheckpointInfo
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import DataError, FeatureError, FormatError
 from delf_engine.regions.boxes import Boxes, checked_boxes
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 __all__ = ["read_boxes", "write_boxes"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 __all__ = ["ARRAY_ENDINGS", "READ_FIELDS", "read_arrays", "write_arrays"]
 

@@ -17,7 +17,7 @@ from delf_engine.reranking.journal import Journal, opened_journal, query_key
 from delf_engine.reranking.scheduling import QueryRun, Task, needs_processes, run_queries
 from delf_engine.reranking.scoring import best_possible, default_ranking, rank_entries, ranking_score
 from delf_engine.reranking.sources import CountedReader, FeatureSource, Reader, reader
-from delf_engine.system import usable_cores
+from delf_engine.support.threads import usable_cores
 from delf_engine.verification import Calibration, Verification
 
 __all__ = ["rerank_batch", "rerank_shortlist"]

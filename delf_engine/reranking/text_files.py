@@ -11,7 +11,7 @@ from typing import Any
 
 from delf_engine.errors import DataError, FormatError
 from delf_engine.reranking.candidates import Candidate, RankedCandidate, checked_shortlist
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 __all__ = ["TEXT_ENDINGS", "read_text", "write_ranking_text", "write_shortlist_text"]
 

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from delf_engine.errors import DataError, FormatError, MismatchError
+from delf_engine.support.files import replacing
 from delf_engine.synthesis.plan import Chunk, Options
 from delf_engine.synthesis.records import GEOMETRY, PhotoRecord
-from delf_engine.system import replacing
 
 __all__ = [
     "PARTS",

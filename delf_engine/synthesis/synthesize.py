@@ -19,6 +19,7 @@ import numpy as np
 from delf_engine.errors import ConfigError, DelfEngineError
 from delf_engine.evaluation.ground_truth import GroundTruth
 from delf_engine.evaluation.ground_truth_files import save_ground_truth
+from delf_engine.support.threads import usable_cores
 from delf_engine.synthesis.buildings import landmark
 from delf_engine.synthesis.folder import (
     PARTS,
@@ -36,7 +37,6 @@ from delf_engine.synthesis.folder import (
 from delf_engine.synthesis.plan import Chunk, Options, plan, taken
 from delf_engine.synthesis.records import GEOMETRY, PhotoRecord
 from delf_engine.synthesis.truth import ground_truth
-from delf_engine.system import usable_cores
 
 __all__ = ["DEFAULT_NAME", "Synthesized", "synthesize"]
 

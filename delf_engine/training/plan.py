@@ -14,7 +14,7 @@ import torch
 
 from delf_engine.errors import DataError, ImageError
 from delf_engine.images import load_image
-from delf_engine.system import usable_cores
+from delf_engine.support.threads import usable_cores
 from delf_engine.training.config import GradientStage, PcaStage, Precision, TrainingConfig
 from delf_engine.training.device import deterministic
 from delf_engine.training.projection import best_vectors, photo_levels, spread

@@ -11,7 +11,7 @@ from typing import Any
 from delf_engine.errors import DataError, ImageError
 from delf_engine.model.checkpoint import CheckpointInfo
 from delf_engine.model.network import DelfNetwork
-from delf_engine.system import usable_cores
+from delf_engine.support.threads import usable_cores
 from delf_engine.training.config import GradientStage, Precision, TrainingConfig
 from delf_engine.training.datasets import hold_out
 from delf_engine.training.labels import labelled_photographs

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from delf_engine.errors import FormatError
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 __all__ = ["Snapshot", "load_optimiser", "optimiser_tensors", "read_snapshot", "write_snapshot"]
 

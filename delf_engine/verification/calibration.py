@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from delf_engine.config import Config, Profile, parse_config
 from delf_engine.errors import ConfigError, FormatError, MismatchError
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 from delf_engine.verification.calibration_fit import (
     EVIDENCE,
     MINIMUM_PAIRS,

@@ -20,7 +20,7 @@ from delf_engine.index.kdtree_layout import KdTreeLayout
 from delf_engine.index.limits import best
 from delf_engine.index.score_kernels import best_rows
 from delf_engine.index.segments import Segment
-from delf_engine.threads import in_threads
+from delf_engine.support.threads import in_threads
 from helpers import random_features
 from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind
 

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from delf_engine.errors import ConfigError
-from delf_engine.system import replacing
+from delf_engine.support.files import replacing
 
 __all__ = ["check_path", "definitions", "document", "move_html", "short_name", "table", "text", "write_page"]
 

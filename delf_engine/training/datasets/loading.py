@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import DataError, ImageError
 from delf_engine.images import load_image
-from delf_engine.system import usable_cores
+from delf_engine.support.threads import usable_cores
 from delf_engine.training.crops import CropConfig, centre_crop, draw_side, random_crop
 from delf_engine.training.datasets.labelled import LabelledImages, draw_balanced
 

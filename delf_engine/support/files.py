@@ -1,27 +1,36 @@
-"""What rooms ask of the operating system alike: cores that may be used, files written whole or not at all."""
+"""Files written whole or not at all, errors of the system in types of ours, folders of this user."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["replacing", "sync_directory", "usable_cores", "user_folder"]
+import platformdirs
 
-#: On macOS below ``~/Library``; elsewhere the variable of the XDG base directories, and what it defaults to.
-_USER_FOLDERS = {
-    "cache": ("Caches", "XDG_CACHE_HOME", "~/.cache"),
-    "data": ("Application Support", "XDG_DATA_HOME", "~/.local/share"),
-}
+from delf_engine.errors import DelfEngineError, FormatError
+
+__all__ = ["replacing", "sync_directory", "system_errors", "user_folder"]
 
 
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextlib.contextmanager
+def system_errors(what: str, error: type[DelfEngineError] = FormatError) -> Iterator[None]:
+    """Turn an `OSError` of the block into an error of ours.
+
+    Parameters
+    ----------
+    what : str
+        Names the path and what was being done, such as ``"a/b.json: the report cannot be written"``.
+    error : type
+        Raised with ``f"{what}: {reason of the system}"``.
+    """
+    try:
+        yield
+    except OSError as failure:
+        raise error(f"{what}: {failure.strerror or failure}") from failure
 
 
 @contextlib.contextmanager
@@ -66,17 +75,10 @@ def sync_directory(path: Path) -> None:
 def user_folder(kind: Literal["cache", "data"]) -> Path:
     """Return the folder for what the package keeps of that kind, for all programs of this user.
 
-    The folder that DELF_ENGINE_HOME names, else ``delf-engine`` in the platform's own: on Linux ``~/.cache`` and
-    ``~/.local/share`` (or XDG_CACHE_HOME and XDG_DATA_HOME), on macOS in ``~/Library``.
+    The folder that DELF_ENGINE_HOME names, else ``delf-engine`` in the platform's own.
     """
     given = os.environ.get("DELF_ENGINE_HOME")
     if given:
         return Path(given).expanduser()
-    library, variable, default = _USER_FOLDERS[kind]
-    if sys.platform == "darwin":
-        base = f"~/Library/{library}"
-    elif sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    else:
-        base = os.environ.get(variable) or default
-    return Path(base).expanduser() / "delf-engine"
+    folders = {"cache": platformdirs.user_cache_path, "data": platformdirs.user_data_path}
+    return folders[kind]("delf-engine", appauthor=False)

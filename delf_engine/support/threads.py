@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from delf_engine.errors import ConfigError
-from delf_engine.system import usable_cores
 
-__all__ = ["check_threads", "in_threads"]
+__all__ = ["check_threads", "in_threads", "usable_cores"]
 
 T = TypeVar("T")
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_threads(threads: int | None) -> int:

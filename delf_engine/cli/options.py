@@ -1,0 +1,86 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delf_engine.errors import ConfigError, FormatError
+
+__all__ = [
+    "BoxOption",
+    "Directory",
+    "ExpandOption",
+    "GraphOption",
+    "JsonOption",
+    "ModelOption",
+    "PlotOption",
+    "ProfileOption",
+    "SeedOption",
+    "TopNOption",
+    "WorkersOption",
+    "parse_box",
+    "read_ids",
+]
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(help="Checkpoint: a name (`model list`), a path or a URL.", callback=lambda name: _fetched(name)),
+]
+ProfileOption = Annotated[str | None, typer.Option(help="Profile: a shipped name, or the path of a .toml file.")]
+PlotOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the result into this picture.")]
+SeedOption = Annotated[int, typer.Option(help="Of the sampling, where an estimator draws samples.")]
+TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Default: the profile's.")]
+ExpandOption = Annotated[
+    bool, typer.Option("--expand", help="Once more, with the features of the images that were verified.")
+]
+GraphOption = Annotated[
+    bool, typer.Option("--graph", help="Verify the best hits with each other, too: find images through others.")
+]
+WorkersOption = Annotated[int | None, typer.Option(help="Parallel workers. Default: all cores.")]
+BoxOption = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Region of interest in pixels.")]
+
+
+def _fetched(name: str) -> str:
+    from delf_engine.cli.download import fetched
+
+    return fetched(name)
+
+
+def parse_box(text: str | None) -> tuple[float, ...] | None:
+    """Parse ``x0,y0,x1,y1``.
+
+    Raises
+    ------
+    ConfigError
+        If it is not four numbers.
+    """
+    if text is None:
+        return None
+    try:
+        box = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise ConfigError(f"a box is four numbers x0,y0,x1,y1 in pixels, got {text!r}")
+    return box
+
+
+def read_ids(path: Path) -> list[str]:
+    """Read image ids from a text file in UTF-8, one a line; empty lines are ignored.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read.
+    """
+    try:
+        # As the system gives file names that are not UTF-8, which are ids too.
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise FormatError(f"{path}: the list of ids cannot be read: {error}") from error
+    return [line for line in text.split("\n") if line]

@@ -1,0 +1,1 @@
+"""What every room needs of the system and of NumPy: files, locks, threads, checks of arrays."""
