@@ -180,7 +180,7 @@ class Profile(Config):
     asmk: AsmkConfig
     kdtree: KdTreeConfig
     # With defaults: engines made before there were these indexes say nothing of them.
-    ivf: IvfConfig = IvfConfig()
+    ivf: IvfConfig
     bow: BowConfig = BowConfig()
     vlad: VladConfig = VladConfig()
     fisher: FisherConfig = FisherConfig()

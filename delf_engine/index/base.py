@@ -1,49 +1,62 @@
-"""`BaseIndex`: what all kinds of index do alike, whatever they keep of an image and however they search it."""
+"""`CandidateIndex`: what all kinds of index do, whatever they keep of an image and however they search it."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import Config, parse_config
-from delf_engine.errors import MismatchError
+from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.collection import Attachment, Collection, IfDamaged, Layout
-from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
-from delf_engine.index.limits import Limits
-from delf_engine.index.maintenance import Maintained
+from delf_engine.index import disk
+from delf_engine.index.collection import Collection, IfDamaged
+from delf_engine.index.contract import (
+    Found,
+    IndexInfo,
+    Progress,
+    check_batch,
+    check_features,
+    check_ids,
+    check_queries,
+    check_top_k,
+)
+from delf_engine.index.limits import Limits, best
+from delf_engine.index.segments import Layout, Segment
 from delf_engine.support.threads import check_threads, in_threads
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["BaseIndex", "saved_options"]
+__all__ = ["CandidateIndex", "saved_options"]
 
 Q = TypeVar("Q")  # a query as it is searched with
 ConfigT = TypeVar("ConfigT", bound=Config)
 
+_ANY = Limits()
 
-class BaseIndex(Maintained, ABC, Generic[Q]):
-    """Images of a collection, and the search for those most similar to a query.
+
+class CandidateIndex(ABC, Generic[Q]):
+    """Finds the images of a collection that may show what a query shows.
+
+    Equal collections, added in the same order, give equal results: bit for bit, however they came about, and
+    whether or not they were saved in between. Images without a feature are held, and never found.
 
     A kind says what it keeps of images, what it makes of queries, and how it scores every image for some of them.
-    Images without a feature are held, and never found.
     """
 
-    kind: ClassVar[str]
-    version: ClassVar[int] = 1
-    _entries: ClassVar[str]  # the array that has a row for each of what `IndexInfo` counts as entries
+    kind: str
     _ready: ClassVar[int] = 64  # queries made ready at a time
     _together: ClassVar[int] = 1  # queries scored in one pass over the collection
 
     def __init__(self, dim: int, layout: Layout) -> None:
         self._dim = dim
-        self._collection = Collection(layout)
+        self._collection = Collection(self.kind, layout)
 
     # What a kind brings along.
 
@@ -63,6 +76,10 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
     def _header(self) -> dict[str, Any]:
         """Return what the manifest says beside the dimension."""
 
+    @abstractmethod
+    def _entries(self, segment: Segment) -> int:
+        """Return how many of what `IndexInfo` counts as entries a segment holds."""
+
     def _session(self) -> Any:
         """Return what is made once for all queries, the collection being flushed."""
 
@@ -70,6 +87,9 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         """Cut queries into runs that are made ready together."""
         for start in range(0, len(queries), self._ready):
             yield slice(start, min(start + self._ready, len(queries)))
+
+    def _changed(self) -> None:
+        """Forget what was derived from the images that were there, and from their order."""
 
     # What all of them do.
 
@@ -113,6 +133,43 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         self._insert(new, self._images([batch[image_id] for image_id in new], threads))
         return new
 
+    def replace(
+        self, ids: Sequence[str], features: Sequence[LocalFeatures], *, threads: int | None = None
+    ) -> list[str]:
+        """Give images that are there new features.
+
+        They become the last in the order of insertion, in the order given, as if removed and added again: found
+        with their new features at once, and on disk after the next `save`.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            One that occurs twice counts the first time.
+        features : sequence of LocalFeatures
+            One for each id.
+        threads : int or None
+            As in `add`.
+
+        Returns
+        -------
+        list of str
+            The ids in their new order.
+
+        Raises
+        ------
+        UnknownIdError
+            If one is not in the index.
+        ConfigError, FeatureError, MismatchError
+            As `add`. Whatever is raised, the index is as it was before.
+        """
+        threads = check_threads(threads)
+        batch = check_batch(ids, features, self.dim)
+        self._collection.check_known(batch)
+        payloads = self._images(list(batch.values()), threads)
+        self._collection.remove(list(batch))
+        self._insert(list(batch), payloads)
+        return list(batch)
+
     def _insert(self, ids: Sequence[str], payloads: Sequence[Any]) -> None:
         self._collection.add(dict(zip(ids, payloads, strict=True)))
         if ids:
@@ -126,21 +183,19 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         UnknownIdError
             If one is not in the index; none is removed then.
         """
-        self._collection.remove(ids)
+        self._collection.remove(check_ids(ids))
         self._changed()
 
-    def search(
-        self,
-        features: LocalFeatures,
-        top_k: int,
-        *,
-        among: Iterable[str] | None = None,
-        exclude: Iterable[str] = (),
-        min_score: float | None = None,
-    ) -> Found:
-        """Return the images most similar to a query.
+    def compact(self) -> None:
+        """Let the next `save` merge all segments into one without removed images.
 
-        Options leave out images and change no score: these are those of the whole collection.
+        It is written straight to disk beside the old segments, which are deleted once the new one is complete:
+        until then both take space. Results of searches stay the same.
+        """
+        self._collection.compact()
+
+    def search(self, features: LocalFeatures, top_k: int, limits: Limits = _ANY) -> Found:
+        """Return the images most similar to a query.
 
         Parameters
         ----------
@@ -148,12 +203,8 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
             Of the query.
         top_k : int
             Images returned at most. Only images with a score above 0 are.
-        among : iterable of str or None
-            Return these images only; None: any.
-        exclude : iterable of str
-            Leave these images out, such as the query itself. Ids that are not in the index are ignored.
-        min_score : float or None
-            Leave out images with a lower score.
+        limits : Limits
+            Which images may be returned.
 
         Returns
         -------
@@ -164,27 +215,23 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         Raises
         ------
         ConfigError
-            If `top_k` is below 1, or `min_score` not a finite number.
+            If `top_k` is below 1.
         UnknownIdError
-            If an id of `among` is not in the index.
+            If an id of ``limits.among`` is not in the index.
         MismatchError
             If descriptors have another dimension than the index.
         FormatError
             If a memory-mapped segment turns out to be damaged.
         """
-        top_k = check_query(features, top_k, self.dim)
-        limits = Limits.of(self._collection, among, exclude, min_score)
-        session, threads = self._session(), check_threads(None)
-        return self._found(self._queries([features], threads, session), top_k, limits, threads, session)[0]
+        check_features(features, self.dim, "query")
+        return self._search([features], check_top_k(top_k), limits, check_threads(None), None)[0]
 
     def search_many(
         self,
         queries: Iterable[LocalFeatures],
         top_k: int,
+        limits: Limits = _ANY,
         *,
-        among: Iterable[str] | None = None,
-        exclude: Iterable[str] = (),
-        min_score: float | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> list[Found]:
@@ -193,7 +240,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         Parameters
         ----------
         queries : iterable of LocalFeatures
-        top_k, among, exclude, min_score
+        top_k, limits
             As in `search`, for every query. Ids are looked up once.
         threads : int or None
             None: one a usable core.
@@ -210,28 +257,50 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         ConfigError
             If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
         """
-        several, top_k = check_queries(queries, top_k, self.dim)
-        threads = check_threads(threads)
-        limits = Limits.of(self._collection, among, exclude, min_score)
+        several = check_queries(queries, self.dim)
+        return self._search(several, check_top_k(top_k), limits, check_threads(threads), progress)
+
+    def _search(
+        self,
+        queries: Sequence[LocalFeatures],
+        top_k: int,
+        limits: Limits,
+        threads: int,
+        progress: Progress | None,
+    ) -> list[Found]:
+        self._collection.flush()
+        allowed = limits.allowed(self._collection)
         out: list[Found] = []
-        if not several:  # nothing to make a session for, which may take long
+        if not queries:  # nothing to make a session for, which may take long
             return out
         session, step = self._session(), self._together
-        for batch in self._batches(several, session):
-            part = self._queries(several[batch], threads, session)
-            groups = [part[i : i + step] for i in range(0, len(part), step)]
+        for batch in self._batches(queries, session):
+            ready = self._queries(queries[batch], threads, session)
+            groups = [ready[i : i + step] for i in range(0, len(ready), step)]
+            inner = threads if len(groups) == 1 else 1
 
-            def one(i: int, groups: Sequence[Sequence[Q]] = groups) -> list[Found]:
-                return self._found(groups[i], top_k, limits, 1, session)
+            def found(i: int, groups: Sequence[Sequence[Q]] = groups, inner: int = inner) -> list[Found]:
+                return [self._best(scores, top_k, allowed, limits) for scores in self._scored(groups[i], inner, session)]
 
-            def report(done: int, start: int = batch.start, count: int = len(part)) -> None:
+            def report(done: int, start: int = batch.start, count: int = len(ready)) -> None:
                 if progress is not None:
                     for i in range((done - 1) * step, min(done * step, count)):
-                        progress(start + i + 1, len(several))
+                        progress(start + i + 1, len(queries))
 
-            for found in in_threads(one, len(groups), threads, report):
-                out += found
+            for part in in_threads(found, len(groups), threads, report):
+                out += part
         return out
+
+    def _scored(self, queries: Sequence[Q], threads: int, session: Any) -> Sequence[npt.NDArray[np.float32]]:
+        if not self._collection.segments:
+            return [np.empty(0, np.float32) for _ in queries]
+        return self._scores(queries, threads, session)
+
+    def _best(
+        self, scores: npt.NDArray[np.float32], top_k: int, allowed: npt.NDArray[np.bool_] | None, limits: Limits
+    ) -> Found:
+        rows = best(scores, top_k, allowed=allowed, min_score=limits.min_score)
+        return self._collection.names_of(rows), scores[rows]
 
     def __len__(self) -> int:
         return len(self._collection)
@@ -243,6 +312,23 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         """Return the ids of all images, in the order of insertion."""
         return list(self._collection)
 
+    @property
+    def mark(self) -> dict[str, Any] | None:
+        """A note of the caller, of plain JSON values, that is saved and loaded with the index.
+
+        An engine notes which state of its feature store the index has followed to.
+        """
+        return self._collection.mark
+
+    @mark.setter
+    def mark(self, values: dict[str, Any] | None) -> None:
+        self._collection.mark = values
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Names of the damaged segments that the index was loaded without; the next `save` deletes them."""
+        return self._collection.damaged
+
     def info(self) -> IndexInfo:
         """Return what the index holds."""
         self._collection.flush()
@@ -251,7 +337,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
             kind=self.kind,
             images=len(self),
             removed=sum(segment.dead for segment in segments),
-            entries=sum(len(segment.arrays[self._entries]) for segment in segments),
+            entries=sum(self._entries(segment) for segment in segments),
             bytes=sum(array.nbytes for segment in segments for array in segment.arrays.values()),
             segments=len(segments),
             dim=self.dim,
@@ -276,13 +362,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         FormatError
             If it cannot be written. What was saved before is still there.
         """
-        self._write(directory, overwrite)
-
-    def _write(
-        self, directory: str | os.PathLike[str], overwrite: bool, attachment: Attachment | None = None
-    ) -> None:
-        header = {"dim": self.dim, **self._header()}
-        self._collection.save(directory, header, overwrite=overwrite, attachment=attachment)
+        self._collection.save(directory, {"dim": self.dim, **self._header()}, overwrite=overwrite)
 
     @classmethod
     def _opened(
@@ -293,30 +373,18 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         damaged: IfDamaged,
     ) -> Self:
         """Open what was saved in `directory`; `make` returns the empty index that its header describes."""
-        made: list[Self] = []
-
-        def layout(header: Mapping[str, Any]) -> Layout:
-            made.append(make(header))
-            return made[-1]._collection.layout
-
-        collection = Collection.load(directory, layout, cls.kind, cls.version, check=check, damaged=damaged)
-        made[-1]._collection = collection
-        return made[-1]
-
-    def _found(self, queries: Sequence[Q], top_k: int, limits: Limits, threads: int, session: Any) -> list[Found]:
-        if not self._collection.segments:
-            return [([], np.empty(0, np.float32)) for _ in queries]
-        found = []
-        for scores in self._scores(queries, threads, session):
-            rows = limits.best(scores, top_k)
-            found.append((self._collection.names_of(rows), scores[rows]))
-        return found
+        header = disk.read_manifest(Path(directory), cls.kind)["header"]
+        try:
+            index = make(header)
+            index._collection.open(directory, header, check=check, damaged=damaged)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"{directory}: the manifest of the index is damaged: {error!r}") from error
+        return index
 
 
 def saved_options(
     header: Mapping[str, Any],
-    source: str,
-    given: Any,
+    codebook: Any,
     config: ConfigT | None,
     kind: type[ConfigT],
     built_with: Iterable[str],
@@ -328,8 +396,7 @@ def saved_options(
     ----------
     header : mapping
         Of the manifest.
-    source : "codebook" or "mixture"
-    given : Codebook or Mixture
+    codebook : Codebook or Mixture
         Which the caller wants to use.
     config : Config or None
         Which the caller wants to use.
@@ -343,11 +410,11 @@ def saved_options(
     Raises
     ------
     MismatchError
-        If the index was built with another codebook or mixture, or with other such options.
+        If the index was built with another codebook, or with other such options.
     """
-    if header[source] != given.hash:
+    if header["codebook"] != codebook.hash:
         raise MismatchError(
-            f"{where}: the index was built with {source} {header[source][:8]}, not with {given.hash[:8]}; "
+            f"{where}: the index was built with codebook {header['codebook'][:8]}, not with {codebook.hash[:8]}; "
             "give that one, or build the index again"
         )
     saved = parse_config(kind, header["config"], where=where)

@@ -30,8 +30,8 @@ from delf_engine.config import BowConfig
 from delf_engine.features import LocalFeatures
 from delf_engine.index.aggregation import blocks, by_image
 from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import Segment
-from delf_engine.index.inverted import InvertedLayout, damaged
+from delf_engine.index.segments import Segment
+from delf_engine.index.inverted import InvertedLayout, count_images, damaged
 from delf_engine.index.vocabulary import VocabularyIndex
 from delf_engine.support.threads import in_threads
 
@@ -68,7 +68,7 @@ class BowIndex(VocabularyIndex[Bag, Codebook, BowConfig]):
 
     @classmethod
     def _layout(cls, vocabulary: Codebook, config: BowConfig) -> InvertedLayout:
-        return InvertedLayout(cls.kind, cls.version, vocabulary.words, 1, "<i4")
+        return InvertedLayout(vocabulary.words, 1, "<i4")
 
     def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Bag]:
         return self._bags(items, self.config.image_assignments, threads)
@@ -96,17 +96,9 @@ class BowIndex(VocabularyIndex[Bag, Codebook, BowConfig]):
         return self._weights
 
     def _word_weights(self, segments: Sequence[Segment]) -> npt.NDArray[np.float64]:
-        from delf_engine.index import kernels
-
         if not self.config.idf:
             return np.ones(self.codebook.words)
-        every, counts = np.arange(self.codebook.words, dtype=np.int32), np.zeros(self.codebook.words, np.int64)
-        for segment in segments:
-            a = segment.arrays
-            if not kernels.count_postings(
-                every, a["word_offsets"], a["image_ids"], segment.alive, segment.dead == 0, counts
-            ):
-                raise damaged(segment)
+        counts = count_images(segments, np.arange(self.codebook.words, dtype=np.int32))
         return np.log(max(1, len(self)) / np.maximum(counts, 1))
 
     def _scores(self, queries: Sequence[Bag], threads: int, session: _Weights) -> list[npt.NDArray[np.float32]]:

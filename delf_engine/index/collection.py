@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -26,52 +26,58 @@ from delf_engine.errors import (
     UnknownIdError,
 )
 from delf_engine.index import disk
-from delf_engine.index import segment_files as files
-from delf_engine.index.contract import check_ids
 from delf_engine.index.ids import IdTable
-from delf_engine.index.segment_files import Attachment
 from delf_engine.index.segments import (
     MAX_SEGMENTS,
-    Allocate,
-    Arrays,
     Layout,
     Segment,
-    frozen,
-    in_order,
+    built,
     merged,
+    open_segment,
     plan,
+    write_dead,
+    write_segment,
 )
+from delf_engine.support.files import system_errors
+from delf_engine.support.locks import locked
 
-__all__ = ["Allocate", "Arrays", "Attachment", "Collection", "IfDamaged", "Layout", "Segment"]
+__all__ = ["Collection", "IfDamaged"]
 
 _CHECKED_BYTES = 64 << 20  # checksums of collections up to this size are compared on loading
 _ATTEMPTS = 5
 _BEARABLE = 0.5  # the part of a segment that may be removed before it is written again
 
 IfDamaged: TypeAlias = Literal["error", "skip"]
-State: TypeAlias = tuple[list[Segment], list[npt.NDArray[np.bool_]], dict[str, Any]]
+Manifest: TypeAlias = dict[str, Any]
 
 
 class Collection:
     """Images in the order of insertion, in segments and waiting.
+
+    Parameters
+    ----------
+    kind : str
+        Of the index.
+    layout : Layout
+        What the index keeps of each image.
 
     Attributes
     ----------
     mark : dict or None
         A note of the caller that is saved in the manifest: of what state of something else this is the index.
     damaged : tuple of str
-        Segments that it was loaded without.
+        Segments that it was opened without.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, kind: str, layout: Layout) -> None:
         self.segments: list[Segment] = []
         self.mark: dict[str, Any] | None = None
         self.damaged: tuple[str, ...] = ()
+        self._kind, self._layout = kind, layout
         self._whole = False  # whether the next save makes one segment of all
         self._pending: dict[str, Any] = {}
-        self._home: Path | None = None
-        self._manifest: dict[str, Any] = {}
+        self._home: Path | None = None  # where it was last saved or opened,
+        self._manifest: Manifest | None = None  # and the manifest there
 
     def __len__(self) -> int:
         return len(self._pending) + sum(segment.live for segment in self.segments)
@@ -117,7 +123,7 @@ class Collection:
         """Add images that are not there yet."""
         self._pending.update(payloads)
 
-    def remove(self, ids: Iterable[str]) -> None:
+    def remove(self, ids: Sequence[str]) -> None:
         """Remove images.
 
         Raises
@@ -125,71 +131,36 @@ class Collection:
         UnknownIdError
             If one is not there; none is removed then.
         """
-        names = list(dict.fromkeys(check_ids(ids)))
-        for image_id in names:
-            if image_id not in self:
-                raise UnknownIdError(f"the index holds no image {image_id!r}")
-        for image_id in names:
+        self.check_known(ids)
+        for image_id in dict.fromkeys(ids):
             if image_id in self._pending:
                 del self._pending[image_id]
             elif (place := self._find(image_id)) is not None:
                 place[0].alive[place[1]] = False
 
+    def check_known(self, ids: Iterable[str]) -> None:
+        """Raise `UnknownIdError` unless all images are there."""
+        for image_id in ids:
+            if image_id not in self:
+                raise UnknownIdError(f"the index holds no image {image_id!r}")
+
     def flush(self) -> None:
         """Turn the waiting images into a segment."""
         if self._pending:
-            arrays = {**IdTable.build(list(self._pending)), **self.layout.build(list(self._pending.values()))}
-            self.segments.append(Segment(frozen(arrays)))
+            self.segments.append(built(self._layout, self._pending))
             self._pending = {}
         first = len(self.segments)
         while first and self.segments[first - 1].name is None:
             first -= 1
         if len(self.segments) - first > MAX_SEGMENTS:  # from adding and searching in turns
-            self.segments[first:] = [merged(self.layout, self.segments[first:])]
+            self.segments[first:] = [merged(self._layout, self.segments[first:])]
 
     def compact(self) -> None:
         """Let the next save merge all segments into one without removed images."""
         self._whole = True
 
-    def reorder(self, ids: Sequence[str]) -> None:
-        """Put the images into another order of insertion.
-
-        Raises
-        ------
-        ConfigError
-            If `ids` does not name each image once.
-        """
-        names = list(ids)
-        if names == list(self):
-            return
-        self.flush()
-        rows = self.rows(names)
-        if len(rows) != len(self) or (rows < 0).any() or len(np.unique(rows)) != len(rows):
-            raise ConfigError(f"{len(names)} ids do not name each of the {len(self)} images of the index once")
-        groups = in_order(self.segments, rows)
-        # Not by way of `==`: a segment that stays is one of ours, a piece has only its arrays.
-        ours = {id(segment) for segment in self.segments}
-        self.segments = [group[0] if id(group[0]) in ours else merged(self.layout, group) for group in groups]
-        self.flush()
-
-    def state(self) -> State:
-        """Return what `restore` takes to undo whatever is added and removed from now on."""
-        return list(self.segments), [segment.alive.copy() for segment in self.segments], dict(self._pending)
-
-    def restore(self, state: State) -> None:
-        """Go back to a state of this collection, as long as it has not been saved since."""
-        segments, alive, pending = state
-        for segment, rows in zip(segments, alive, strict=True):
-            segment.alive[:] = rows
-        self.segments, self._pending = list(segments), dict(pending)
-
     def save(
-        self,
-        directory: str | os.PathLike[str],
-        header: Mapping[str, Any],
-        *,
-        overwrite: bool = False,
-        attachment: Attachment | None = None,
+        self, directory: str | os.PathLike[str], header: Mapping[str, Any], *, overwrite: bool = False
     ) -> None:
         """Write what is new; the collection then lives in `directory`.
 
@@ -200,59 +171,49 @@ class Collection:
         header : mapping
             What the index wants to find in the manifest.
         overwrite : bool
-            Replace an index that this collection was not loaded from, or whose manifest is damaged.
-        attachment : (mapping, callable), optional
-            One more file, which is dropped by the next save of another state.
+            Replace an index that this collection was not opened from, or whose manifest is damaged.
 
         Raises
         ------
         MismatchError
             If `directory` holds another index and `overwrite` is not set.
         LockedError
-            If another process is saving to it, or has since this collection was loaded.
+            If another process is saving to it, or has since this collection was opened.
         FormatError
             If it cannot be written. What was saved before is still there.
         """
         self.flush()
         path = Path(directory)
-        try:
+        with system_errors(f"{path}: the index cannot be saved"):
             path.mkdir(parents=True, exist_ok=True)
-            with disk.lock(path):
-                self._save(path.resolve(), dict(header), overwrite, attachment)
-        except OSError as error:
-            raise FormatError(f"{path}: the index cannot be saved: {error}") from error
+            path = path.resolve()
+            with locked(path / ".lock", f"{path}: another process is saving this index; try again later"):
+                self._save(path, dict(header), overwrite)
 
-    @property
-    def header(self) -> dict[str, Any]:
-        """What the index last saved or loaded in the manifest."""
-        return dict(self._manifest["header"])
-
-    @property
-    def attachment(self) -> tuple[Path, dict[str, Any]] | None:
-        """The attached file and what the manifest says of it, if the collection is still as it was saved."""
-        entry = self._manifest.get("attachment")
-        if entry is None or self._home is None or self._pending or not self._unchanged(self._manifest):
-            return None
-        return self._home / entry["name"], entry
-
-    @classmethod
-    def load(
-        cls,
+    def open(
+        self,
         directory: str | os.PathLike[str],
-        layout: Callable[[Mapping[str, Any]], Layout],
-        kind: str,
-        version: int,
+        header: Mapping[str, Any],
         *,
-        check: bool | None,
+        check: bool | None = None,
         damaged: IfDamaged = "error",
-    ) -> Collection:
-        """Open a collection that was saved; `layout` makes its layout from the header.
+    ) -> None:
+        """Fill this new collection with what was saved.
+
+        Parameters
+        ----------
+        directory : path
+        header : mapping
+            Of the manifest.
+        check : bool, optional
+            Whether to compare the checksums of all files; by default where they are small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`, and the next save drops it.
 
         Raises
         ------
         FormatError
-            If it is missing, damaged, cut short, or of another kind or version. With ``damaged = "skip"`` a
-            damaged segment is left out with a `DelfEngineWarning` instead, and the next save drops it.
+            If it is missing, damaged, cut short, of another kind or version, or not the index of `header`.
         ConfigError
             If `damaged` is anything else.
         """
@@ -260,43 +221,43 @@ class Collection:
             raise ConfigError(f'damaged must be "error" or "skip", got {damaged!r}')
         path = Path(directory).resolve()
         for attempt in range(_ATTEMPTS):
-            manifest = disk.read_manifest(path, kind, version)
+            manifest = disk.read_manifest(path, self._kind)
+            if manifest["header"] != header:
+                raise FormatError(f"{path}: another index has taken its place meanwhile; open it again")
             try:
-                collection = cls(layout(manifest["header"]))
-                collection._home, collection._manifest, collection.mark = path, manifest, manifest.get("mark")
-                sizes = [e["bytes"] for entry in manifest["segments"] for e in entry["files"].values()]
-                contents = sum(sizes) <= _CHECKED_BYTES if check is None else check
-                bad = collection._open_all(path, contents, damaged)
-                for entry, reason in bad:
-                    warnings.warn(
-                        f"{reason}; opened without the {entry['images']} images of {entry['name']}",
-                        DelfEngineWarning,
-                        stacklevel=4,  # the caller of `load` of an index
-                    )
-                return collection
+                opened, bad = self._open_all(path, manifest, check, damaged)
+                break
             except FileNotFoundError as error:
                 # Another process may have merged segments since the manifest was read.
-                if attempt == _ATTEMPTS - 1 or disk.read_manifest(path, kind, version) == manifest:
+                if attempt == _ATTEMPTS - 1 or disk.read_manifest(path, self._kind) == manifest:
                     raise FormatError(_reason(error)) from error
-            except (KeyError, TypeError, AttributeError) as error:
-                raise FormatError(f"{path / disk.MANIFEST}: the manifest is damaged: {error!r}") from error
-        raise AssertionError("unreachable")
+        self.segments, self.damaged = opened, tuple(entry["name"] for entry, _ in bad)
+        self._home, self._manifest, self.mark = path, manifest, manifest["mark"]
+        for entry, reason in bad:
+            warnings.warn(
+                f"{reason}; opened without the {entry['images']} images of {entry['name']}",
+                DelfEngineWarning,
+                stacklevel=4,  # the caller of `load` of an index
+            )
 
-    def _open_all(self, path: Path, contents: bool, damaged: IfDamaged) -> list[tuple[Mapping[str, Any], str]]:
-        """Open the segments of the manifest; return those left out, with the reason."""
-        bad: list[tuple[Mapping[str, Any], str]] = []
-        for entry in self._manifest["segments"]:
+    def _open_all(
+        self, path: Path, manifest: Manifest, check: bool | None, damaged: IfDamaged
+    ) -> tuple[list[Segment], list[tuple[Manifest, str]]]:
+        """Open the segments of the manifest; return them, and those left out with the reason."""
+        sizes = [file["bytes"] for entry in manifest["segments"] for file in entry["files"].values()]
+        contents = sum(sizes) <= _CHECKED_BYTES if check is None else check
+        opened: list[Segment] = []
+        bad: list[tuple[Manifest, str]] = []
+        for entry in manifest["segments"]:
             try:
-                self.segments.append(files.open_segment(path, entry, self.layout, contents=contents))
+                opened.append(open_segment(path, entry, self._layout, contents=contents))
             except (FormatError, FileNotFoundError) as error:
                 if damaged == "error":
                     raise
-                layout = self.layout
-                if disk.read_manifest(path, layout.kind, layout.version) != self._manifest:
+                if disk.read_manifest(path, self._kind) != manifest:
                     raise FileNotFoundError(2, "merged meanwhile", str(path / entry["name"])) from error
                 bad.append((entry, _reason(error)))
-        self.damaged = tuple(entry["name"] for entry, _ in bad)
-        return bad
+        return opened, bad
 
     def _find(self, image_id: str) -> tuple[Segment, int] | None:
         for segment in reversed(self.segments):
@@ -305,77 +266,64 @@ class Collection:
                 return segment, row
         return None
 
-    def _save(self, path: Path, header: dict[str, Any], overwrite: bool, attachment: Attachment | None) -> None:
-        layout, found = self.layout, None
+    def _save(self, path: Path, header: dict[str, Any], overwrite: bool) -> None:
         whole, self._whole = self._whole, False  # forgotten if it fails: later saves may have less space yet
-        if (path / disk.MANIFEST).exists() and not (overwrite and not disk.has_manifest(path)):
-            found = disk.read_manifest(path, None, None)
-        here = found is not None and path == self._home and found == self._manifest
-        if found is not None and not here and not overwrite:
+        before = _replaceable(path, overwrite)
+        ours = before is not None and path == self._home and before == self._manifest
+        if before is not None and not ours and not overwrite:
             if path == self._home:
                 raise LockedError(
                     f"{path}: another process has saved this index since it was loaded; load it again"
                 )
             raise MismatchError(f"{path}: there is another index here; load it, or choose another directory")
-        wanted = None if attachment is None else attachment[0]
-        unchanged = (
-            here and found is not None and found["header"] == header and self._saved(path, found, wanted, whole)
-        )
-        if unchanged and found is not None and found.get("mark") == self.mark:
+        if ours and before is not None and self._is_saved(before, header, whole):
             return
-        disk.clean(path, found)
-        generation = 1 + (found["generation"] if found else 0)
-        numbers = iter(range(found["next"] if found else 1, 1 << 62))
-        kept = {entry["name"]: entry for entry in found["segments"]} if found and here else {}
+        disk.clean(path, before)
+        generation, number = (before["generation"] + 1, before["next"]) if before else (1, 1)
+        kept = {entry["name"]: entry for entry in before["segments"]} if before and ours else {}
+        groups = [self.segments] if whole else plan(self.segments, kept)
         segments, entries = [], []
-        bearable = 0.0 if whole else _BEARABLE
-        for group in [self.segments] if whole else plan(self.segments, kept):
-            if not any(segment.live for segment in group):
-                continue
-            segment = group[0]
-            if len(group) == 1 and segment.name in kept and segment.dead <= bearable * len(segment.ids):
-                entry = files.write_dead(path, segment, kept[segment.name], generation)
-            else:
-                entry = files.write_segment(path, group, layout, f"segment-{next(numbers):08d}")
-                segment = files.open_segment(path, entry, layout, contents=False)
-            segments.append(segment)
-            entries.append(entry)
-        values = {
-            "generation": generation,
-            "next": next(numbers),
-            "header": header,
-            "segments": entries,
-            "attachment": found["attachment"]
-            if unchanged and found
-            else files.attach(path, attachment, generation),
-            "mark": self.mark,
-        }
+        for group in groups:
+            if any(segment.live for segment in group):
+                segment, entry = self._written(path, group, kept, whole, generation, number)
+                number += entry["name"] not in kept
+                segments.append(segment)
+                entries.append(entry)
         disk.sync_directory(path)
-        self._manifest = disk.write_manifest(path, layout.kind, layout.version, values)
+        values = {"generation": generation, "next": number, "header": header, "segments": entries}
+        self._manifest = disk.write_manifest(path, self._kind, {**values, "mark": self.mark})
         self._home, self.segments, self.damaged = path, segments, ()
         for segment in segments:
             segment.saved_dead = segment.dead
         disk.clean(path, self._manifest)
 
-    def _saved(
-        self, path: Path, manifest: Mapping[str, Any], attachment: Mapping[str, Any] | None, whole: bool
-    ) -> bool:
-        """Whether nothing has changed since `manifest`, and it has what is to be attached, `whole` if so asked."""
-        if not self._unchanged(manifest) or (whole and self._scattered()):
-            return False
-        there = manifest["attachment"] or {}
-        return attachment is None or (
-            attachment.items() <= there.items() and disk.intact(path / there["name"], there)
-        )
+    def _written(
+        self, path: Path, group: list[Segment], kept: Manifest, whole: bool, generation: int, number: int
+    ) -> tuple[Segment, Manifest]:
+        """Write segments that become one, or only which rows of it are dead; return it and its entry."""
+        segment, bearable = group[0], 0.0 if whole else _BEARABLE
+        if len(group) == 1 and segment.name in kept and segment.dead <= bearable * len(segment.ids):
+            return segment, write_dead(path, segment, kept[segment.name], generation)
+        entry = write_segment(path, group, self._layout, f"segment-{number:08d}")
+        return open_segment(path, entry, self._layout, contents=False), entry
 
-    def _unchanged(self, manifest: Mapping[str, Any]) -> bool:
-        """Whether the segments are those of `manifest`, in its order and with the same images removed."""
+    def _is_saved(self, manifest: Manifest, header: dict[str, Any], whole: bool) -> bool:
+        """Whether the manifest says all that a save would write."""
+        if manifest["header"] != header or manifest["mark"] != self.mark:
+            return False
+        if [segment.name for segment in self.segments] != [entry["name"] for entry in manifest["segments"]]:
+            return False
         if any(segment.dead != segment.saved_dead for segment in self.segments):
             return False
-        return [segment.name for segment in self.segments] == [entry["name"] for entry in manifest["segments"]]
+        scattered = len(self.segments) > 1 or any(segment.dead for segment in self.segments)
+        return not (whole and scattered)
 
-    def _scattered(self) -> bool:
-        return len(self.segments) > 1 or any(segment.dead for segment in self.segments)
+
+def _replaceable(path: Path, overwrite: bool) -> Manifest | None:
+    """Return the manifest that a save would replace; None if there is none, or a damaged one may be overwritten."""
+    if not (path / disk.MANIFEST).exists() or (overwrite and not disk.has_index(path)):
+        return None
+    return disk.read_manifest(path)
 
 
 def _reason(error: FormatError | FileNotFoundError) -> str:

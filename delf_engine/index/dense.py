@@ -13,7 +13,7 @@ from delf_engine.config import FisherConfig, VladConfig
 from delf_engine.config.encodings import Precision
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.collection import Allocate, Arrays, Segment
+from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
 from delf_engine.index.halves import bits, half_values
 from delf_engine.index.vocabulary import V, VocabularyIndex
 
@@ -29,22 +29,18 @@ _BLOCK = 1024  # rows copied at a time
 _DTYPES: Mapping[str, str] = {"float32": "<f4", "float16": "<f2"}
 
 
-class DenseLayout:
+class DenseLayout(Layout):
     """The arrays of a segment: one row an image.
 
     Parameters
     ----------
-    kind : str
-    version : int
-        Of the index on disk.
     length : int
         Components L.
     precision : "float32" or "float16"
         Of the components.
     """
 
-    def __init__(self, kind: str, version: int, length: int, precision: Precision) -> None:
-        self.kind, self.version = kind, version
+    def __init__(self, length: int, precision: Precision) -> None:
         self.length, self._dtype = length, _DTYPES[precision]
         self.dtypes: Mapping[str, tuple[str, int]] = {"vectors": (self._dtype, 2)}  # (n, L)
 
@@ -97,7 +93,7 @@ class DenseIndex(VocabularyIndex[Vector, V, D], Generic[V, D]):
                 f"{what} are {length:,} components an image, at most {LARGEST:,} are possible; train a smaller "
                 "one, or use an ASMK or BoW index"
             )
-        return DenseLayout(cls.kind, cls.version, length, config.precision)
+        return DenseLayout(length, config.precision)
 
     def _insert(self, ids: Sequence[str], payloads: Sequence[Vector]) -> None:
         stored = _DTYPES[self.config.precision]  # what waits takes no more space than what is kept

@@ -14,46 +14,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import FormatError, LockedError
+from delf_engine.errors import FormatError
 from delf_engine.support.files import replacing, sync_directory
 
 __all__ = [
     "MANIFEST",
     "check_file",
+    "check_index",
     "clean",
     "create_array",
-    "has_manifest",
-    "intact",
-    "lock",
+    "has_index",
     "open_array",
     "read_manifest",
-    "replace_file",
-    "scrub",
     "seal",
+    "sync_directory",
     "write_manifest",
 ]
 
 MANIFEST = "index.json"
 
-_FORMAT = "delf-engine index"
+_FORMAT, _VERSION = "delf-engine index", 1
 _BLOCK = 1 << 20
-_OURS = ("segment-*", "trees-*", "*.tmp")
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file such that a crash leaves the old one or the new one.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be written.
-    """
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be written: {error}") from error
+_OURS = ("segment-*", "*.tmp")
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
@@ -119,27 +101,28 @@ def check_file(path: Path, entry: Mapping[str, int], *, contents: bool) -> None:
         raise FormatError(f"{path}: the file is damaged: its checksum does not match; build the index again")
 
 
-def intact(path: Path, entry: Mapping[str, int]) -> bool:
-    """Whether a file that could be made anew is there and as the manifest says."""
-    with contextlib.suppress(FormatError, FileNotFoundError):
-        check_file(path, entry, contents=True)
-        return True
-    return False
+def check_index(directory: str | os.PathLike[str]) -> Iterator[tuple[Path, str | None]]:
+    """Compare every file of a saved index of any kind with its size and checksum.
 
+    Parameters
+    ----------
+    directory : path
 
-def scrub(directory: Path) -> Iterator[tuple[Path, str | None]]:
-    """Compare every file of an index with its size and checksum; yield each and what is wrong, None if nothing is.
+    Yields
+    ------
+    path : Path
+    problem : str or None
+        What is wrong with it; None: nothing.
 
     Raises
     ------
     FormatError
         If there is no index, or its manifest is damaged.
     """
-    manifest = read_manifest(directory)
-    attached = manifest["attachment"]
-    files = [(directory / attached["name"], attached)] if attached else []
-    for segment in manifest["segments"]:
-        files += [(directory / segment["name"] / name, entry) for name, entry in segment["files"].items()]
+    folder = Path(directory)
+    files: list[tuple[Path, Mapping[str, int]]] = []
+    for segment in read_manifest(folder)["segments"]:
+        files += [(folder / segment["name"] / name, entry) for name, entry in segment["files"].items()]
     for path, entry in sorted(files, key=lambda file: file[0]):
         try:
             check_file(path, entry, contents=True)
@@ -152,8 +135,16 @@ def scrub(directory: Path) -> Iterator[tuple[Path, str | None]]:
             yield path, f"{path}: cannot be read: {error}"
 
 
-def read_manifest(directory: Path, kind: str | None = None, version: int | None = None) -> dict[str, Any]:
-    """Return the manifest of an index; without a `kind` and `version`, of any.
+def has_index(directory: str | os.PathLike[str]) -> bool:
+    """Whether an index of any kind was saved here and its manifest is whole; its segments are not looked at."""
+    with contextlib.suppress(FormatError):
+        read_manifest(Path(directory))
+        return True
+    return False
+
+
+def read_manifest(directory: Path, kind: str | None = None) -> dict[str, Any]:
+    """Return the manifest of an index; without a `kind`, of any.
 
     Raises
     ------
@@ -170,41 +161,33 @@ def read_manifest(directory: Path, kind: str | None = None, version: int | None 
         raise FormatError(f"{path}: the manifest cannot be read: {error}") from error
     if manifest.get("format") != _FORMAT:
         raise FormatError(f"{path}: not the manifest of an index")
+    if manifest.get("version") != _VERSION:
+        raise FormatError(
+            f"{path}: the index has format version {manifest.get('version')}, this version reads {_VERSION}"
+        )
     if kind is not None and manifest.get("kind") != kind:
         raise FormatError(f"{path}: an index of kind {manifest.get('kind')!r}, wanted {kind!r}")
-    if version is not None and manifest.get("version") != version:
-        raise FormatError(
-            f"{path}: the index has format version {manifest.get('version')}, this version reads {version}"
-        )
     if claimed != zlib.crc32(_canonical(manifest)):
         raise FormatError(f"{path}: the manifest is damaged: its checksum does not match; build the index again")
     return manifest
 
 
-def has_manifest(directory: Path) -> bool:
-    """Whether the manifest of an index of any kind lies here, undamaged."""
-    with contextlib.suppress(FormatError):
-        read_manifest(directory)
-        return True
-    return False
-
-
-def write_manifest(directory: Path, kind: str, version: int, values: Mapping[str, Any]) -> dict[str, Any]:
+def write_manifest(directory: Path, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Replace the manifest, from which moment on the index is the new one; return it as it will be read."""
-    manifest = {"format": _FORMAT, "kind": kind, "version": version, **values}
+    manifest = {**values, "format": _FORMAT, "version": _VERSION, "kind": kind}
     text = json.dumps({**manifest, "crc32": zlib.crc32(_canonical(manifest))}, indent=1)
-    replace_file(directory / MANIFEST, text.encode())
+    with replacing(directory / MANIFEST) as temporary:
+        temporary.write_text(text)
+    sync_directory(directory)
     return json.loads(_canonical(manifest))
 
 
 def clean(directory: Path, manifest: Mapping[str, Any] | None) -> None:
     """Delete what crashed or earlier saves have left: files of ours that the manifest does not name."""
-    named = {MANIFEST}
+    named = set()
     if manifest is not None:
         for segment in manifest["segments"]:
             named |= {segment["name"]} | {f"{segment['name']}/{file}" for file in segment["files"]}
-        if manifest["attachment"] is not None:
-            named.add(manifest["attachment"]["name"])
     for pattern in _OURS:
         for path in directory.glob(pattern):
             if path.name not in named:
@@ -213,24 +196,6 @@ def clean(directory: Path, manifest: Mapping[str, Any] | None) -> None:
                 for file in path.iterdir():
                     if f"{path.name}/{file.name}" not in named:
                         file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """Hold an index against other writers; the system lets go when the process ends, however it ends.
-
-    Raises
-    ------
-    LockedError
-        If another process is saving to it.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(directory / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise LockedError(f"{directory}: another process is saving this index; try again later") from error
 
 
 def _canonical(manifest: Mapping[str, Any]) -> bytes:

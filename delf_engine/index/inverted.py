@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError
-from delf_engine.index.collection import Allocate, Arrays, Segment
-from delf_engine.index.halves import bits
+from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
 
-__all__ = ["InvertedLayout", "damaged"]
+__all__ = ["InvertedLayout", "count_images", "damaged"]
 
 #: Of one image: its distinct words, ascending, (w,) int32, and what is kept of each, (w, L).
-Postings = tuple[npt.NDArray[np.int32], npt.NDArray[Any]]
+Postings: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[Any]]
 
 
-class InvertedLayout:
+class InvertedLayout(Layout):
     """The arrays of a segment.
 
     Parameters
     ----------
-    kind : str
-    version : int
-        Of the index on disk.
     words : int
         Of the codebook, W.
     length : int
@@ -34,8 +30,7 @@ class InvertedLayout:
         Of those numbers.
     """
 
-    def __init__(self, kind: str, version: int, words: int, length: int, dtype: str) -> None:
-        self.kind, self.version = kind, version
+    def __init__(self, words: int, length: int, dtype: str) -> None:
         self._words, self._length, self._dtype = words, length, dtype
         self.dtypes: Mapping[str, tuple[str, int]] = {
             "word_offsets": ("<i8", 1),  # (W + 1,) where the postings of each word begin
@@ -62,12 +57,7 @@ class InvertedLayout:
         """Write the live rows of several segments into new arrays."""
         from delf_engine.index import kernels
 
-        counts = np.zeros(self._words, np.int64)
-        every = np.arange(self._words, dtype=np.int32)
-        for segment in segments:
-            a = segment.arrays
-            if not kernels.count_postings(every, a["word_offsets"], a["image_ids"], segment.alive, False, counts):
-                raise damaged(segment)
+        counts = count_images(segments, np.arange(self._words, dtype=np.int32), checked=True)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         allocate("word_offsets", offsets.shape)[...] = offsets
         ids, codes = allocate("image_ids", (offsets[-1],)), allocate("codes", (offsets[-1], self._length))
@@ -75,20 +65,47 @@ class InvertedLayout:
         for segment in segments:
             a = segment.arrays
             rows = np.where(segment.alive, first + np.cumsum(segment.alive) - 1, -1).astype(np.int32)
-            postings = (a["word_offsets"], a["image_ids"], bits(a["codes"]))
-            kernels.copy_postings(*postings, rows, cursor, np.asarray(ids), bits(np.asarray(codes)))
+            postings = (a["word_offsets"], a["image_ids"], a["codes"])
+            kernels.copy_postings(*postings, rows, cursor, np.asarray(ids), np.asarray(codes))
             first += segment.live
         word_counts = [segment.arrays["word_counts"][segment.alive] for segment in segments]
         allocate("word_counts", (first,))[...] = np.concatenate(word_counts)
 
     def problem(self, arrays: Arrays, images: int) -> str | None:
-        """Say what is wrong with the arrays of a segment, at no cost that grows with them."""
+        """Say what is wrong with the arrays of a segment, at no cost that grows with the images."""
         offsets, postings = arrays["word_offsets"], len(arrays["image_ids"])
         if len(offsets) != self._words + 1 or int(offsets[0]) != 0 or int(offsets[-1]) != postings:
             return "word_offsets do not fit the postings or the codebook"
         if arrays["codes"].shape != (postings, self._length):
             return f"codes have shape {arrays['codes'].shape}, wanted {(postings, self._length)}"
         return None if len(arrays["word_counts"]) == images else "word_counts do not fit the images"
+
+
+def count_images(
+    segments: Sequence[Segment], words: npt.NDArray[np.int32], *, checked: bool = False
+) -> npt.NDArray[np.int64]:
+    """Return how many live images have each of some words, (M,) int64.
+
+    Parameters
+    ----------
+    segments : sequence of Segment
+    words : (M,) int32
+    checked : bool
+        Read the postings of segments without a removed image, too, where the offsets alone would tell.
+
+    Raises
+    ------
+    FormatError
+        If postings turn out to be damaged.
+    """
+    from delf_engine.index import kernels
+
+    counts = np.zeros(len(words), np.int64)
+    for segment in segments:
+        a, whole = segment.arrays, segment.dead == 0 and not checked
+        if not kernels.count_postings(words, a["word_offsets"], a["image_ids"], segment.alive, whole, counts):
+            raise damaged(segment)
+    return counts
 
 
 def damaged(segment: Segment) -> FormatError:

@@ -1,7 +1,8 @@
-"""What an `IvfIndex` keeps of its images: descriptors of 8 bits and their codes, in the order of the cells."""
+"""What an `IvfIndex` keeps of its images: codes of single descriptors, as the inverted lists of a faiss index."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,182 +10,179 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import FormatError, MismatchError
-from delf_engine.index.collection import Allocate, Arrays, Segment
+from delf_engine.errors import FormatError
+from delf_engine.index.ivf_codecs import Codec, Codes
 from delf_engine.index.kdtree_layout import offsets_of, row_counts
-from delf_engine.index.product_quantizer import ProductQuantizer
+from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
 
-__all__ = [
-    "KIND",
-    "UNIT",
-    "VERSION",
-    "IvfLayout",
-    "Rows",
-    "as_bytes",
-    "check_count",
-    "check_quantizer",
-    "damaged",
-]
+__all__ = ["IvfLayout", "Lists", "Rows", "damaged"]
 
-KIND = "ivf"
-VERSION = 1
-UNIT = 1 / 127  # of a component of a descriptor
+Ids = npt.NDArray[np.int64]
 
-_MOST_ROWS = 1 << 32
-_GONE = -(1 << 62)
+# Inverted lists as faiss writes, and maps, them: this, the size of each list, then the codes and ids of each.
+_HEADER = struct.Struct("<4sQQ4sQ")
+_ID = 8  # bytes
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is kept of one image: the cell, the descriptor and the code of each of its descriptors.
+    """What is kept of one image: the cell and the code of each of its descriptors.
 
     Attributes
     ----------
     cells : (N,) int32
-    descriptors : (N, D) uint8
     codes : (N, B) uint8
-        B = 0 where there is no product quantiser.
     """
 
     cells: npt.NDArray[np.int32]
-    descriptors: npt.NDArray[np.uint8]
-    codes: npt.NDArray[np.uint8]
+    codes: Codes
 
 
-class IvfLayout:
-    """The arrays of a segment.
+class IvfLayout(Layout):
+    """The arrays of a segment. The id of a descriptor is its number in the order of insertion, from 0.
 
     Parameters
     ----------
-    words, dim : int
+    words : int
         Of the codebook.
-    code_bytes : int
-        Of each code; 0: none are kept.
+    codec : Codec
     """
 
-    kind = KIND
-    version = VERSION
-
-    def __init__(self, words: int, dim: int, code_bytes: int) -> None:
-        self._words = words
-        self._dim = dim
-        self._code_bytes = code_bytes
+    def __init__(self, words: int, codec: Codec) -> None:
+        self._words, self._codec = words, codec
         self.dtypes: Mapping[str, tuple[str, int]] = {
-            "cell_offsets": ("<i8", 1),  # (W + 1,) where the descriptors of each cell begin
-            "rows": ("<u4", 1),  # (R,) number of each in the order of insertion, ascending in a cell
-            "row_offsets": ("<i8", 1),  # (n + 1,) number of the first one of each image
-            "descriptors": ("|u1", 2),  # (R, D)
-            **({"codes": ("|u1", 2)} if code_bytes else {}),  # (R, B)
+            "row_offsets": ("<i8", 1),  # (n + 1,) id of the first descriptor of each image
+            "lists": ("|u1", 1),  # `Lists`
+            **codec.dtypes,
         }
 
     def build(self, payloads: Sequence[Rows]) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays of a segment of these images."""
         cells = np.concatenate([payload.cells for payload in payloads])
-        check_count(len(cells))
+        codes = np.concatenate([payload.codes for payload in payloads])
         order = np.argsort(cells, kind="stable")
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "cell_offsets": offsets_of(np.bincount(cells, minlength=self._words)),
-            "rows": order.astype("<u4"),
-            "row_offsets": offsets_of([len(payload.cells) for payload in payloads]),
-            "descriptors": np.concatenate([payload.descriptors for payload in payloads])[order],
-        }
-        if self._code_bytes:
-            arrays["codes"] = np.concatenate([payload.codes for payload in payloads])[order]
-        return arrays
+        sizes = np.bincount(cells, minlength=self._words)
+        lists = self._new_lists(sizes, lambda _, shape: np.empty(shape, np.uint8))
+        codes, begin = codes[order], 0
+        for cell in np.flatnonzero(sizes):
+            rows = slice(begin, begin + sizes[cell])
+            lists.codes(cell)[:], lists.ids(cell)[:] = codes[rows], order[rows]
+            begin = rows.stop
+        offsets = offsets_of([len(payload.cells) for payload in payloads])
+        return {"row_offsets": offsets, "lists": lists.data, **self._codec.arrays()}
 
     def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
         """Write the live rows of several segments into new arrays."""
-        from delf_engine.index import ivf_kernels
-
-        counts = np.zeros(self._words, np.int64)
-        for segment in segments:
-            a = segment.arrays
-            if not ivf_kernels.count_cells(a["cell_offsets"], a["rows"], a["row_offsets"], segment.alive, counts):
-                raise damaged(segment)
+        counts = np.concatenate([row_counts(segment)[segment.alive] for segment in segments])
         offsets = offsets_of(counts)
-        total = int(offsets[-1])
-        check_count(total)
-        allocate("cell_offsets", offsets.shape)[...] = offsets
-        row_offsets = offsets_of(np.concatenate([row_counts(s)[s.alive] for s in segments]))
-        allocate("row_offsets", row_offsets.shape)[...] = row_offsets
-        rows, descriptors = allocate("rows", (total,)), allocate("descriptors", (total, self._dim))
-        codes = (
-            allocate("codes", (total, self._code_bytes)) if self._code_bytes else np.empty((total, 0), np.uint8)
-        )
-        out = (np.asarray(rows), np.asarray(descriptors), np.asarray(codes))
-        cursor, first = offsets[:-1].copy(), 0
+        allocate("row_offsets", offsets.shape)[...] = offsets
+        for name, array in self._codec.arrays().items():
+            allocate(name, array.shape)[...] = array
+        sources, first, sizes = [], 0, np.zeros(self._words, np.int64)
         for segment in segments:
-            a = segment.arrays
-            shifts = np.full(len(segment.ids), _GONE)
-            shifts[segment.alive] = (
-                row_offsets[first : first + segment.live] - a["row_offsets"][:-1][segment.alive]
-            )
-            arrays = (a["cell_offsets"], a["rows"], a["descriptors"], self.codes(segment), a["row_offsets"])
-            ivf_kernels.copy_cells(*arrays, shifts, cursor, *out)
+            sources.append(_Source(segment, self.lists(segment), offsets[first : first + segment.live]))
+            sizes += sources[-1].sizes()
             first += segment.live
+        out = self._new_lists(sizes, allocate)
+        for cell in np.flatnonzero(sizes):
+            parts = [source.live(cell) for source in sources]
+            out.ids(cell)[:] = np.concatenate([ids for ids, _ in parts])
+            out.codes(cell)[:] = np.concatenate([codes for _, codes in parts])
 
-    def codes(self, segment: Segment) -> npt.NDArray[np.uint8]:
-        """Return the codes of a segment, (R, B) uint8; (R, 0) where none are kept."""
-        if self._code_bytes:
-            return segment.arrays["codes"]
-        empty = np.empty((len(segment.arrays["rows"]), 0), np.uint8)
-        empty.flags.writeable = False
-        return empty
+    def lists(self, segment: Segment) -> Lists:
+        """Return the inverted lists of a segment."""
+        return Lists(segment.arrays["lists"], self._words, self._codec.code_bytes)
+
+    def _new_lists(self, sizes: Ids, allocate: Allocate) -> Lists:
+        """Return lists of these sizes, still to be filled."""
+        header = self._header() + sizes.astype("<i8").tobytes()
+        length = len(header) + int(sizes.sum()) * (self._codec.code_bytes + _ID)
+        data = np.asarray(allocate("lists", (length,)))
+        data[: len(header)] = np.frombuffer(header, np.uint8)
+        return Lists(data, self._words, self._codec.code_bytes)
+
+    def _header(self) -> bytes:
+        return _HEADER.pack(b"ilar", self._words, self._codec.code_bytes, b"full", self._words)
 
     def problem(self, arrays: Arrays, images: int) -> str | None:
-        """Say what is wrong with the arrays of a segment, at no cost that grows with them."""
-        count = len(arrays["rows"])
-        cells, offsets = arrays["cell_offsets"], arrays["row_offsets"]
-        if len(cells) != self._words + 1 or int(cells[0]) != 0 or int(cells[-1]) != count:
-            return "cell_offsets do not fit the rows or the codebook"
-        if len(offsets) != images + 1 or int(offsets[0]) != 0 or int(offsets[-1]) != count:
-            return "row_offsets do not fit the rows or the images"
-        shapes = {"descriptors": (count, self._dim), "codes": (count, self._code_bytes)}
-        for name, wanted in shapes.items():
-            if name in arrays and arrays[name].shape != wanted:
-                return f"{name} have shape {arrays[name].shape}, wanted {wanted}"
-        return None
+        """Say what is wrong with the arrays of a segment, at no cost that grows with the images."""
+        offsets, data = arrays["row_offsets"], arrays["lists"]
+        if len(offsets) != images + 1 or int(offsets[0]) != 0 or int(offsets[-1]) < 0:
+            return "row_offsets do not fit the images"
+        begin = _HEADER.size + 8 * self._words
+        if len(data) < begin or bytes(data[: _HEADER.size]) != self._header():
+            return "the inverted lists do not fit the codebook or the codec"
+        sizes = data[_HEADER.size : begin].view("<i8")
+        if (sizes < 0).any() or (sizes > offsets[-1]).any() or int(sizes.sum()) != int(offsets[-1]):
+            return "the inverted lists do not hold the descriptors of the images"
+        if len(data) != begin + int(sizes.sum()) * (self._codec.code_bytes + _ID):
+            return f"the inverted lists take {len(data)} bytes"
+        return self._codec.problem(arrays)
 
 
-def as_bytes(descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Return descriptors in units of 1 / 127, rounded, 128 meaning 0; what lies beyond [-1, 1] is cut off.
+class Lists:
+    """The inverted lists of a segment as bytes, in the order in which faiss writes them.
 
-    Each component of a descriptor of unit length is off by at most 1 / 254, and all together by at most
-    sqrt(D) / 254.
+    Attributes
+    ----------
+    data : (B,) uint8
+    sizes : (W,) int64
+        Descriptors in each list.
     """
-    return (np.clip(np.rint(descriptors / np.float32(UNIT)), -127, 127) + 128).astype(np.uint8)
+
+    def __init__(self, data: Codes, words: int, code_bytes: int) -> None:
+        begin = _HEADER.size + 8 * words
+        self.data, self.sizes, self._code_bytes = data, data[_HEADER.size : begin].view("<i8"), code_bytes
+        self._begins = begin + offsets_of(self.sizes * (code_bytes + _ID))
+
+    def codes(self, cell: int) -> Codes:
+        """Return the codes in a list, (n, code_bytes), as they lie."""
+        begin, size = self._begins[cell], self.sizes[cell]
+        return self.data[begin : begin + size * self._code_bytes].reshape(size, self._code_bytes)
+
+    def ids(self, cell: int) -> Ids:
+        """Return the ids in a list, (n,), ascending, as they lie."""
+        end = self._begins[cell + 1]
+        return self.data[end - _ID * self.sizes[cell] : end].view("<i8")
 
 
-def check_count(rows: int) -> None:
-    """Refuse more descriptors than there are numbers for.
+class _Source:
+    """A segment that is merged into a larger one.
 
-    Raises
-    ------
-    FormatError
-        From 2^32 on.
+    Parameters
+    ----------
+    segment : Segment
+    lists : Lists
+        Of it.
+    first : (m,) int64
+        New id of the first descriptor of each of its live images.
     """
-    if rows >= _MOST_ROWS:
-        raise FormatError(f"{rows} descriptors do not fit one index, which holds 2^32 - 1; make several indexes")
 
+    def __init__(self, segment: Segment, lists: Lists, first: Ids) -> None:
+        self._segment, self._lists, self._offsets = segment, lists, segment.arrays["row_offsets"]
+        self._shifts = np.zeros(len(segment.ids), np.int64)
+        self._shifts[segment.alive] = first - self._offsets[:-1][segment.alive]
 
-def check_quantizer(header: Mapping[str, Any], quantizer: ProductQuantizer | None, where: str) -> None:
-    """Compare a product quantiser with that of the index that was saved with `header`.
+    def sizes(self) -> Ids:
+        """Return how many descriptors of live images each list holds, (W,)."""
+        sizes = self._lists.sizes.copy()
+        if self._segment.dead:
+            for cell in np.flatnonzero(sizes):
+                sizes[cell] = len(self.live(cell)[0])
+        return sizes
 
-    Raises
-    ------
-    MismatchError
-        If it was built with another one.
-    """
-    wanted = header["quantizer"]
-    if wanted is not None and (quantizer is None or quantizer.hash != wanted):
-        given = "none was given" if quantizer is None else f"not with {quantizer.hash[:8]}"
-        raise MismatchError(
-            f"{where}: the index was built with product quantiser {wanted[:8]}, {given}; load it with that one"
-        )
+    def live(self, cell: int) -> tuple[Ids, Codes]:
+        """Return the new ids and the codes of the descriptors of live images in a list."""
+        ids, codes = self._lists.ids(cell), self._lists.codes(cell)
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < int(self._offsets[-1]):
+            raise damaged(self._segment)
+        images = np.searchsorted(self._offsets, ids, side="right") - 1
+        keep = self._segment.alive[images]
+        return ids[keep] + self._shifts[images[keep]], codes[keep]
 
 
 def damaged(segment: Segment) -> FormatError:
-    """Return the error of a segment whose rows point outside each other."""
+    """Return the error of a segment whose lists name descriptors that it does not have."""
     return FormatError(
-        f"{segment.name or 'segment'}: cells are damaged: they point outside; build the index again"
+        f"{segment.name or 'segment'}: the inverted lists are damaged: they point outside; build the index again"
     )

@@ -38,11 +38,11 @@ import numpy.typing as npt
 from delf_engine.config import KdTreeConfig, load_profile, parse_config
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.index import disk
-from delf_engine.index.base import BaseIndex
-from delf_engine.index.collection import Attachment, IfDamaged
+from delf_engine.index.base import CandidateIndex
+from delf_engine.index.collection import IfDamaged
 from delf_engine.index.exact_tree import ExactTree
-from delf_engine.index.kdtree_layout import KIND, VERSION, KdTreeLayout, live_rows
+from delf_engine.index.kdtree_layout import KdTreeLayout, live_rows
+from delf_engine.index.segments import Segment
 from delf_engine.index.votes import gathered
 
 __all__ = ["KdTreeIndex"]
@@ -51,12 +51,12 @@ _KDTREE = 1  # FLANN_INDEX_KDTREE
 _FEW = 8  # times the neighbours asked for
 
 
-class KdTreeIndex(BaseIndex[npt.NDArray[np.float32]]):
+class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32]]):
     """KD-trees over all descriptors of a collection.
 
     The trees are built when first searched after a change, over the images that are there: about a second for
-    300,000 descriptors. They are held in memory together with the descriptors; for large collections use
-    `AsmkIndex` or `IvfIndex`.
+    300,000 descriptors. They are held in memory together with the descriptors, and are not written to disk; for
+    large collections use `AsmkIndex` or `IvfIndex`.
 
     Parameters
     ----------
@@ -65,12 +65,10 @@ class KdTreeIndex(BaseIndex[npt.NDArray[np.float32]]):
     config : KdTreeConfig, optional
         By default that of the ``default`` profile.
     seed : int
-        Of the trees.
+        Of the randomised trees.
     """
 
-    kind = KIND
-    version = VERSION
-    _entries = "descriptors"
+    kind = "kdtree"
 
     def __init__(self, dim: int, config: KdTreeConfig | None = None, *, seed: int = 0) -> None:
         if dim < 1:
@@ -79,34 +77,6 @@ class KdTreeIndex(BaseIndex[npt.NDArray[np.float32]]):
         self.config = load_profile().kdtree if config is None else config
         self.seed = seed
         self._forest: _Forest | None = None
-
-    def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False, trees: bool = False) -> None:
-        """Write what is new since the last save into `directory`.
-
-        Parameters
-        ----------
-        directory : path
-            Made if need be.
-        overwrite : bool
-            Replace another index that is there.
-        trees : bool
-            Write randomised trees too, about 50 bytes a tree and descriptor: the first search after loading
-            then begins about eight times sooner. The next save after a change drops them.
-
-        Raises
-        ------
-        MismatchError
-            If `directory` holds another index and `overwrite` is not set.
-        LockedError
-            If another process is saving to it, or has since this index was loaded.
-        FormatError
-            If it cannot be written. What was saved before is still there.
-        """
-        attachment: Attachment | None = None
-        if trees and (forest := self._session()) is not None and forest.trees is not None:
-            grown = forest.trees
-            attachment = (self._growth(), lambda path: grown.save(str(path)))
-        self._write(directory, overwrite, attachment)
 
     @classmethod
     def load(
@@ -124,11 +94,8 @@ class KdTreeIndex(BaseIndex[npt.NDArray[np.float32]]):
         directory : path
         config : KdTreeConfig, optional
             By default that which it was saved with.
-        check : bool, optional
-            Whether to compare the checksums of all files, not their sizes only. By default where they are
-            small (64 MiB).
-        damaged : "error" or "skip"
-            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
+        check, damaged
+            As of `AsmkIndex.load`.
 
         Raises
         ------
@@ -146,8 +113,10 @@ class KdTreeIndex(BaseIndex[npt.NDArray[np.float32]]):
         return f"KdTreeIndex({len(self)} images, {self.dim}-D, {self.config.trees} trees)"
 
     def _header(self) -> dict[str, Any]:
-        # Without options at their defaults: a header that versions from before these options read too.
-        return {"seed": self.seed, "config": self.config.model_dump(mode="json", exclude_defaults=True)}
+        return {"seed": self.seed, "config": self.config.model_dump(mode="json")}
+
+    def _entries(self, segment: Segment) -> int:
+        return len(segment.arrays["descriptors"])
 
     def _changed(self) -> None:
         self._forest = None
@@ -171,54 +140,19 @@ class KdTreeIndex(BaseIndex[npt.NDArray[np.float32]]):
                 scores[alive] = gathered(rows, squared, session.images[rows], len(self))
         return out
 
-    def _growth(self) -> dict[str, Any]:
-        import cv2
-
-        return {"opencv": cv2.__version__, "trees": self.config.trees, "seed": self.seed}
-
     def _session(self) -> _Forest | None:
         """Return the trees over the images that are there, or None if these have no descriptor at all."""
-        if self._forest is not None:
-            return self._forest
-        self._collection.flush()
-        descriptors, images = live_rows(self._collection.segments, self.dim)
-        if not len(descriptors):
-            return None
-        exact = ExactTree(descriptors) if self._is_exact(len(descriptors)) else None
-        trees = None if exact is not None else self._randomised(descriptors)
-        self._forest = _Forest(trees, exact, descriptors, images)
+        if self._forest is None:
+            self._collection.flush()
+            descriptors, images = live_rows(self._collection.segments, self.dim)
+            if len(descriptors):
+                self._forest = _Forest(_grown(descriptors, self.config, self.seed), descriptors, images)
         return self._forest
-
-    def _is_exact(self, count: int) -> bool:
-        config = self.config
-        # FLANN keeps no more branches in mind than there are descriptors: of few it may not find as many as asked.
-        few = count < _FEW * config.neighbours
-        return few or config.search == "exact" or (config.search == "auto" and count < config.exact_below)
-
-    def _randomised(self, descriptors: npt.NDArray[np.float32]) -> Any:
-        import cv2
-
-        trees = self._loaded_trees(descriptors)
-        if trees is None:
-            cv2.setRNGSeed(self.seed)  # the only way to seed FLANN: the generator of this thread
-            trees = cv2.flann.Index(descriptors, {"algorithm": _KDTREE, "trees": self.config.trees})
-        return trees
-
-    def _loaded_trees(self, descriptors: npt.NDArray[np.float32]) -> Any:
-        import cv2
-
-        attached = self._collection.attachment
-        if attached is None or not self._growth().items() <= attached[1].items():
-            return None
-        # Trees can be grown again at any time, and FLANN trusts its file blindly.
-        trees = cv2.flann.Index()
-        return trees if disk.intact(*attached) and trees.load(descriptors, str(attached[0])) else None
 
 
 @dataclass(frozen=True)
 class _Forest:
-    trees: Any  # of FLANN; None where the tree is exact
-    exact: ExactTree | None
+    trees: Any  # `ExactTree`, or randomised trees of FLANN
     descriptors: npt.NDArray[np.float32]  # (R, D), which the trees refer to
     images: npt.NDArray[np.int64]  # (R,) of each descriptor, counted among those that are there
 
@@ -227,7 +161,18 @@ class _Forest:
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the rows of the nearest descriptors, (Q, K), and their squared distances."""
         k = min(config.neighbours, len(self.descriptors))
-        if self.exact is not None:
-            return self.exact.nearest(queries, k)
+        if isinstance(self.trees, ExactTree):
+            return self.trees.nearest(queries, k)
         rows, squared = self.trees.knnSearch(queries, k, params={"checks": config.checks})
         return rows, squared
+
+
+def _grown(descriptors: npt.NDArray[np.float32], config: KdTreeConfig, seed: int) -> Any:
+    import cv2
+
+    # FLANN keeps no more branches in mind than there are descriptors: of few it may not find as many as asked.
+    count, least = len(descriptors), {"exact": np.inf, "auto": config.exact_below, "randomised": 0}
+    if count < max(_FEW * config.neighbours, least[config.search]):
+        return ExactTree(descriptors)
+    cv2.setRNGSeed(seed)  # the only way to seed FLANN: the generator of this thread
+    return cv2.flann.Index(descriptors, {"algorithm": _KDTREE, "trees": config.trees})

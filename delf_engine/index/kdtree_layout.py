@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.index.collection import Allocate, Arrays, Segment
+from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
 
-__all__ = ["KIND", "VERSION", "KdTreeLayout", "live_rows", "offsets_of", "row_counts"]
-
-KIND = "kdtree"
-VERSION = 1
+__all__ = ["KdTreeLayout", "live_rows", "offsets_of", "row_counts"]
 
 
-class KdTreeLayout:
+class KdTreeLayout(Layout):
     """The arrays of a segment.
 
     Parameters
@@ -25,8 +22,6 @@ class KdTreeLayout:
         Descriptor dimension D.
     """
 
-    kind = KIND
-    version = VERSION
     dtypes: Mapping[str, tuple[str, int]] = {
         "descriptors": ("<f4", 2),  # (R, D) of all images, one after the other
         "row_offsets": ("<i8", 1),  # (n + 1,) where those of each image begin
@@ -51,7 +46,7 @@ class KdTreeLayout:
             first += len(rows)
 
     def problem(self, arrays: Arrays, images: int) -> str | None:
-        """Say what is wrong with the arrays of a segment, at no cost that grows with them."""
+        """Say what is wrong with the arrays of a segment, at no cost that grows with the images."""
         offsets, descriptors = arrays["row_offsets"], arrays["descriptors"]
         if len(offsets) != images + 1 or int(offsets[0]) != 0 or int(offsets[-1]) != len(descriptors):
             return "row_offsets do not fit the descriptors or the images"

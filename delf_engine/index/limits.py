@@ -21,47 +21,50 @@ _MANY = 1 << 16  # scores that are worth a kernel: it reads them once
 
 @dataclass(frozen=True)
 class Limits:
-    """Which rows of a collection a search may return.
+    """Which images a search may return: what is left of ranking the whole collection, scores unchanged.
 
     Attributes
     ----------
-    allowed : (n,) bool or None
-        By row, counted through all segments, removed ones included. None: all.
+    among : iterable of str or None
+        These images only; None: any. An id that the index does not hold raises `UnknownIdError` when it is
+        searched, since a search among images that are not there cannot be meant.
+    exclude : iterable of str
+        All but these, such as the query itself. Ids that the index does not hold are ignored: they are left out
+        already.
     min_score : float or None
-        The lowest score, in float64. None: any above 0.
+        Leave out images with a lower score, compared in float64. None: any above 0.
+
+    Raises
+    ------
+    ConfigError
+        If ids are a single string, empty or no strings, or `min_score` is not a finite number.
     """
 
-    allowed: npt.NDArray[np.bool_] | None = None
+    among: Iterable[str] | None = None
+    exclude: Iterable[str] = ()
     min_score: float | None = None
 
-    @classmethod
-    def of(
-        cls,
-        collection: Collection,
-        among: Iterable[str] | None = None,
-        exclude: Iterable[str] = (),
-        min_score: float | None = None,
-    ) -> Limits:
-        """Look ids up in a collection, which is flushed.
+    def __post_init__(self) -> None:
+        real = isinstance(self.min_score, numbers.Real) and not isinstance(self.min_score, bool)
+        if self.min_score is not None and not (real and math.isfinite(self.min_score)):
+            raise ConfigError(f"min_score must be a finite number, got {self.min_score!r}")
+        object.__setattr__(self, "min_score", None if self.min_score is None else float(self.min_score))
+        object.__setattr__(self, "among", None if self.among is None else tuple(check_ids(self.among)))
+        object.__setattr__(self, "exclude", tuple(check_ids(self.exclude)))
+
+    def allowed(self, collection: Collection) -> npt.NDArray[np.bool_] | None:
+        """Return which rows of a flushed collection may be returned, (n,) bool through all segments; None: all.
 
         Raises
         ------
-        ConfigError
-            If ids are a single string, empty or no strings, or `min_score` is not a finite number.
         UnknownIdError
             If an id of `among` is not there.
         """
-        real = isinstance(min_score, numbers.Real) and not isinstance(min_score, bool)
-        if min_score is not None and not (real and math.isfinite(min_score)):
-            raise ConfigError(f"min_score must be a finite number, got {min_score!r}")
-        lowest = None if min_score is None else float(min_score)
-        left_out = check_ids(exclude)
-        wanted = None if among is None else check_ids(among)
-        collection.flush()
+        wanted = None if self.among is None else list(self.among)
+        left_out = list(self.exclude)
         if wanted is None and not left_out:
-            return cls(None, lowest)
-        count = sum(len(segment.ids) for segment in collection.segments)
-        allowed = np.full(count, wanted is None)
+            return None
+        allowed = np.full(sum(len(segment.ids) for segment in collection.segments), wanted is None)
         if wanted is not None:
             rows = collection.rows(wanted)
             unknown = [wanted[i] for i in np.flatnonzero(rows < 0)]
@@ -71,11 +74,7 @@ class Limits:
             allowed[rows] = True
         rows = collection.rows(left_out)
         allowed[rows[rows >= 0]] = False
-        return cls(allowed, lowest)
-
-    def best(self, scores: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int64]:
-        """Return the rows of the at most `top_k` best allowed scores, as `best`."""
-        return best(scores, top_k, allowed=self.allowed, min_score=self.min_score)
+        return allowed
 
 
 def best(

@@ -1,13 +1,17 @@
-"""Segments: the immutable parts of a collection, and which of them become one."""
+"""Segments: the immutable parts of a collection, their files, and which of them become one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from delf_engine.errors import FormatError
+from delf_engine.index import disk
 from delf_engine.index.ids import IdTable
 
 __all__ = [
@@ -16,20 +20,18 @@ __all__ = [
     "Arrays",
     "Layout",
     "Segment",
-    "dtype_of",
-    "frozen",
-    "in_order",
-    "merge",
+    "built",
     "merged",
+    "open_segment",
     "plan",
+    "write_dead",
+    "write_segment",
 ]
 
 MAX_SEGMENTS = 8
 
-_PIECES = 64  # merged at a time when images change places: each takes a byte for every row of its segment
-
-Arrays = Mapping[str, npt.NDArray[Any]]
-Allocate = Callable[[str, tuple[int, ...]], npt.NDArray[Any]]  # makes the named array of a new segment
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Allocate: TypeAlias = Callable[[str, tuple[int, ...]], npt.NDArray[Any]]  # makes the named array of a new segment
 
 
 class Segment:
@@ -47,7 +49,7 @@ class Segment:
     @property
     def dead(self) -> int:
         """Number of removed rows."""
-        return len(self.alive) - int(np.count_nonzero(self.alive))
+        return len(self.alive) - self.live
 
     @property
     def live(self) -> int:
@@ -55,34 +57,33 @@ class Segment:
         return int(np.count_nonzero(self.alive))
 
 
-class Layout(Protocol):
-    """What an index keeps of its images, beside their ids."""
+class Layout(ABC):
+    """What a kind of index keeps of its images, beside their ids.
 
-    kind: str
-    version: int
-    dtypes: Mapping[str, tuple[str, int]]  # dtype and number of dimensions of each array
+    Attributes
+    ----------
+    dtypes : mapping
+        dtype and number of dimensions of each array of a segment.
+    """
 
+    dtypes: Mapping[str, tuple[str, int]]
+
+    @abstractmethod
     def build(self, payloads: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays of a segment of these images."""
 
+    @abstractmethod
     def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
         """Write the live rows of several segments into new arrays."""
 
+    @abstractmethod
     def problem(self, arrays: Arrays, images: int) -> str | None:
-        """Say what is wrong with the arrays of a segment, at no cost that grows with them."""
+        """Say what is wrong with the arrays of a segment, at no cost that grows with the images."""
 
 
-def dtype_of(layout: Layout, name: str) -> tuple[str, int]:
-    """Return dtype and number of dimensions of an array of a segment."""
-    return (IdTable.DTYPES[name], 1) if name in IdTable.DTYPES else layout.dtypes[name]
-
-
-def merge(layout: Layout, group: Sequence[Segment], allocate: Allocate) -> None:
-    """Write the live rows of several segments, and their ids, into new arrays."""
-    ids = [segment.ids[int(row)] for segment in group for row in np.flatnonzero(segment.alive)]
-    for name, array in IdTable.build(ids).items():
-        allocate(name, array.shape)[...] = array
-    layout.merge(group, allocate)
+def built(layout: Layout, images: Mapping[str, Any]) -> Segment:
+    """Return images by id, as they are kept, as a segment in memory."""
+    return _in_memory({**IdTable.build(list(images)), **layout.build(list(images.values()))})
 
 
 def merged(layout: Layout, group: Sequence[Segment]) -> Segment:
@@ -90,19 +91,63 @@ def merged(layout: Layout, group: Sequence[Segment]) -> Segment:
     arrays: dict[str, npt.NDArray[Any]] = {}
 
     def allocate(name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        arrays[name] = np.empty(shape, dtype_of(layout, name)[0])
+        arrays[name] = np.empty(shape, _dtypes(layout)[name][0])
         return arrays[name]
 
-    merge(layout, group, allocate)
-    return Segment(frozen(arrays))
+    _merge(layout, group, allocate)
+    return _in_memory(arrays)
 
 
-def frozen(arrays: dict[str, npt.NDArray[Any]]) -> Arrays:
-    """Return the arrays of a segment that is made in memory, read-only."""
-    # Read-only like mapped ones: the kernels are compiled once for both.
+def write_segment(path: Path, group: Sequence[Segment], layout: Layout, name: str) -> dict[str, Any]:
+    """Write the live rows of several segments as one into a new directory; return its entry in the manifest."""
+    folder = path / name
+    folder.mkdir()
+    arrays: dict[str, npt.NDArray[Any]] = {}
+
+    def allocate(array: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        arrays[array] = disk.create_array(folder / f"{array}.npy", shape, _dtypes(layout)[array][0])
+        return arrays[array]
+
+    _merge(layout, group, allocate)
     for array in arrays.values():
-        array.flags.writeable = False
-    return arrays
+        if isinstance(array, np.memmap):
+            array.flush()
+    files = {f"{array}.npy": disk.seal(folder / f"{array}.npy") for array in arrays}
+    disk.sync_directory(folder)
+    return {"name": name, "images": sum(segment.live for segment in group), "dead": None, "files": files}
+
+
+def write_dead(path: Path, segment: Segment, entry: dict[str, Any], generation: int) -> dict[str, Any]:
+    """Write which images of a segment are removed, if that has changed; return its entry in the manifest."""
+    if segment.dead == segment.saved_dead:
+        return entry
+    folder, name = path / entry["name"], f"dead-{generation:08d}.npy"
+    np.save(folder / name, np.flatnonzero(~segment.alive).astype("<i4"))
+    files = {file: seal for file, seal in entry["files"].items() if file != entry["dead"]}
+    files[name] = disk.seal(folder / name)
+    disk.sync_directory(folder)
+    return {**entry, "dead": name, "files": files}
+
+
+def open_segment(path: Path, entry: Mapping[str, Any], layout: Layout, *, contents: bool) -> Segment:
+    """Map a segment; its files are compared with their sizes, and with their checksums if `contents`.
+
+    Raises
+    ------
+    FormatError
+        If it is damaged.
+    FileNotFoundError
+        If a file is missing.
+    """
+    folder = path / entry["name"]
+    for file, seal in entry["files"].items():
+        disk.check_file(folder / file, seal, contents=contents)
+    arrays = {name: disk.open_array(folder / f"{name}.npy", *kind) for name, kind in _dtypes(layout).items()}
+    dead = disk.open_array(folder / entry["dead"], "<i4", 1) if entry["dead"] else np.empty(0, "<i4")
+    problem = _problem(layout, arrays, dead, entry["images"])
+    if problem is not None:
+        raise FormatError(f"{folder}: the segment is damaged: {problem}; build the index again")
+    return Segment(arrays, name=entry["name"], dead=dead)
 
 
 def plan(segments: Sequence[Segment], kept: Mapping[str, Any]) -> list[list[Segment]]:
@@ -127,36 +172,28 @@ def plan(segments: Sequence[Segment], kept: Mapping[str, Any]) -> list[list[Segm
     return groups
 
 
-def in_order(segments: Sequence[Segment], rows: npt.NDArray[np.int64]) -> Iterator[list[Segment]]:
-    """Yield groups of segments that hold the images of a collection in another order, once each group is merged.
+def _dtypes(layout: Layout) -> dict[str, tuple[str, int]]:
+    return {**{name: (dtype, 1) for name, dtype in IdTable.DTYPES.items()}, **layout.dtypes}
 
-    Parameters
-    ----------
-    segments : sequence of Segment
-    rows : (N,) int64
-        Every live row in the order wanted, counted through all segments.
 
-    Yields
-    ------
-    list of Segment
-        One of `segments` by itself if its images stay together and in their order, otherwise pieces.
-    """
-    ends = np.cumsum([len(segment.ids) for segment in segments])
-    owner = np.searchsorted(ends, rows, side="right")
-    breaks = np.flatnonzero((np.diff(rows) < 0) | (np.diff(owner) != 0)) + 1
-    pieces: list[Segment] = []
-    for start, stop in zip([0, *breaks], [*breaks, len(rows)], strict=True):
-        segment, first = segments[owner[start]], ends[owner[start]] - len(segments[owner[start]].ids)
-        whole = stop - start == segment.live
-        if pieces and (whole or len(pieces) == _PIECES):
-            yield pieces
-            pieces = []
-        if whole:
-            yield [segment]
-        else:
-            piece = Segment(segment.arrays)
-            piece.alive[:] = False
-            piece.alive[rows[start:stop] - first] = True
-            pieces.append(piece)
-    if pieces:
-        yield pieces
+def _merge(layout: Layout, group: Sequence[Segment], allocate: Allocate) -> None:
+    ids = [segment.ids[int(row)] for segment in group for row in np.flatnonzero(segment.alive)]
+    for name, array in IdTable.build(ids).items():
+        allocate(name, array.shape)[...] = array
+    layout.merge(group, allocate)
+
+
+def _in_memory(arrays: dict[str, npt.NDArray[Any]]) -> Segment:
+    # Read-only like mapped ones: the kernels are compiled once for both.
+    for array in arrays.values():
+        array.flags.writeable = False
+    return Segment(arrays)
+
+
+def _problem(layout: Layout, arrays: Arrays, dead: npt.NDArray[Any], images: int) -> str | None:
+    lengths = (len(arrays["id_rows"]), len(arrays["id_hashes"]), len(arrays["id_offsets"]) - 1)
+    if lengths != (images,) * 3 or int(arrays["id_offsets"][-1]) != len(arrays["id_text"]):
+        return "the table of image ids does not fit"
+    if len(dead) and not 0 <= int(dead.min()) <= int(dead.max()) < images:
+        return "removed images are out of range"
+    return layout.problem(arrays, images)

@@ -7,14 +7,16 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from delf_engine.config import AsmkConfig, Config, VladConfig, load_profile
+from delf_engine.config import AsmkConfig, Config, VladConfig, load_profile, parse_config
+from delf_engine.errors import MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.aggregation import check_regions
-from delf_engine.index.base import BaseIndex, Q, saved_options
+from delf_engine.index.base import CandidateIndex, Q
 from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import IfDamaged, Layout
+from delf_engine.index.collection import IfDamaged
 from delf_engine.index.contract import check_batch
 from delf_engine.index.mixture import Mixture
+from delf_engine.index.segments import Layout
 from delf_engine.regions import Regions, rigid_grid
 from delf_engine.support.threads import check_threads
 
@@ -28,7 +30,7 @@ C = TypeVar("C", bound=Config)
 R = TypeVar("R", AsmkConfig, VladConfig)
 
 
-class VocabularyIndex(BaseIndex[Q], Generic[Q, V, C]):
+class VocabularyIndex(CandidateIndex[Q], Generic[Q, V, C]):
     """An index of images that are encoded by a codebook or a mixture.
 
     Parameters
@@ -86,8 +88,19 @@ class VocabularyIndex(BaseIndex[Q], Generic[Q, V, C]):
         """
 
         def make(header: Mapping[str, Any]) -> Self:
-            given: tuple[Any, ...] = (vocabulary, config, cls._options, cls._built_with, str(directory))
-            return cls(vocabulary, saved_options(header, cls._source, *given))
+            if header[cls._source] != vocabulary.hash:
+                raise MismatchError(
+                    f"{directory}: the index was built with {cls._source} {header[cls._source][:8]}, not with "
+                    f"{vocabulary.hash[:8]}; give that one, or build the index again"
+                )
+            saved = parse_config(cls._options, header["config"], where=str(directory))
+            for name in cls._built_with:
+                if config is not None and getattr(config, name) != getattr(saved, name):
+                    raise MismatchError(
+                        f"{directory}: the index was built with {name} = {getattr(saved, name)}, asked for "
+                        f"{getattr(config, name)}; build it again"
+                    )
+            return cls(vocabulary, saved if config is None else config)  # type: ignore[arg-type]
 
         return cls._opened(directory, make, check, damaged)
 
