@@ -19,11 +19,10 @@ of 65,536 words, trained in 10 iterations of k-means (D2R: 50).
 
 - jenicek/asmk, HOW, FIRe: 1 assignment for images and 5 for queries, ``kernel = "binary"``,
   ``divisor = "padded"``.
-- DELF-ASMK* of D2R: 1 and 1 assignments, ``kernel = "binary"``, ``strict_threshold = true``. DELF-ASMK: the same
-  with ``kernel = "float"``.
-- DELF-R-ASMK* of D2R: as ASMK*, with regions of a detector, given when images are added. The released code scales
-  the sums of each region, ``region_norm = "l2"``. It divides by the number of regions, which changes no sign and
-  no direction and is not done here; and it drops words whose sum is shorter than 1e-6, which are kept here.
+- DELF-ASMK* of D2R: 1 and 1 assignments, ``kernel = "binary"``; there a similarity at the threshold itself scores
+  nothing. DELF-ASMK: the same with ``kernel = "float"``.
+- DELF-R-ASMK* of D2R: as ASMK*, with regions of a detector, and the sums of each region at unit length. Here
+  ``regions = "grid"`` takes those of R-MAC, and descriptors count alike in all of them.
 
 References
 ----------
@@ -34,25 +33,26 @@ Teichmann, Araujo, Zhu, Sim: Detect-to-Retrieve: Efficient regional aggregation 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import AsmkConfig
+from delf_engine.config import AsmkConfig, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.index.aggregation import Aggregate, aggregated
 from delf_engine.index.asmk_layout import KIND, VERSION, AsmkLayout, score_segment
+from delf_engine.index.base import BaseIndex, saved_options
 from delf_engine.index.codebook import Codebook
-from delf_engine.index.inverted import damaged
-from delf_engine.index.vocabulary import RegionalIndex
-from delf_engine.regions import Regions
+from delf_engine.index.collection import IfDamaged
+from delf_engine.index.inverted import damaged as damaged_postings
 
 __all__ = ["AsmkIndex"]
 
 
-class AsmkIndex(RegionalIndex[Aggregate, AsmkConfig]):
+class AsmkIndex(BaseIndex[Aggregate]):
     """An inverted file of aggregated residuals.
 
     Searching costs time in proportion to the postings of the query's words. Images without a feature are held,
@@ -69,51 +69,78 @@ class AsmkIndex(RegionalIndex[Aggregate, AsmkConfig]):
     kind = KIND
     version = VERSION
     _entries = "image_ids"
-    _options = AsmkConfig
-    _built_with = ("image_assignments", "kernel", "regions", "region_norm")
 
     def __init__(self, codebook: Codebook, config: AsmkConfig | None = None) -> None:
         self.codebook = codebook
-        super().__init__(codebook, config)
+        self.config = load_profile().asmk if config is None else config
+        super().__init__(codebook.dim, AsmkLayout(codebook.words, codebook.dim, self.config.kernel))
 
     @classmethod
-    def _layout(cls, vocabulary: Codebook, config: AsmkConfig) -> AsmkLayout:
-        return AsmkLayout(vocabulary.words, vocabulary.dim, config.kernel)
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        codebook: Codebook,
+        config: AsmkConfig | None = None,
+        *,
+        check: bool | None = None,
+        damaged: IfDamaged = "error",
+    ) -> AsmkIndex:
+        """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
+
+        Parameters
+        ----------
+        directory : path
+        codebook : Codebook
+            The one it was built with.
+        config : AsmkConfig, optional
+            Options for searching, by default those it was saved with.
+        check : bool, optional
+            Whether to compare the checksums of all files, not their sizes only. By default where they are
+            small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
+
+        Raises
+        ------
+        MismatchError
+            If it was built with another codebook, or with other options for indexed images than `config` has.
+        FormatError
+            If it is missing, damaged, cut short, or of another version.
+        """
+
+        def make(header: Mapping[str, Any]) -> AsmkIndex:
+            given = (codebook, config, AsmkConfig, ("image_assignments", "kernel", "regions"), str(directory))
+            return cls(codebook, saved_options(header, "codebook", *given))
+
+        return cls._opened(directory, make, check, damaged)
+
+    def __repr__(self) -> str:
+        return f"AsmkIndex({len(self)} images, {self.codebook!r})"
 
     def _header(self) -> dict[str, Any]:
         return {
             "words": self.codebook.words,
             "codebook": self.codebook.hash,
-            "config": self.config.model_dump(mode="json", exclude_defaults=True),  # what older versions know
+            "config": self.config.model_dump(mode="json"),
         }
 
-    def _images(
-        self,
-        items: Sequence[LocalFeatures],
-        threads: int,
-        regions: Sequence[Regions | None] | None = None,
-    ) -> list[Aggregate]:
-        return self._aggregates(items, self.config.image_assignments, threads, regions)
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Aggregate]:
+        return self._aggregates(items, self.config.image_assignments, threads, self.config.regions)
 
     def _queries(self, items: Sequence[LocalFeatures], threads: int, session: None = None) -> list[Aggregate]:
-        return self._aggregates(items, self.config.query_assignments, threads)
+        return self._aggregates(items, self.config.query_assignments, threads, None)
 
     def _aggregates(
-        self,
-        items: Sequence[LocalFeatures],
-        assignments: int,
-        threads: int,
-        regions: Sequence[Regions | None] | None = None,
+        self, items: Sequence[LocalFeatures], assignments: int, threads: int, regions: Literal["grid"] | None
     ) -> list[Aggregate]:
         return aggregated(
             self.codebook,
             items,
             assignments=assignments,
-            mode=self.config.assignment,
             kernel=self.config.kernel,
             threads=threads,
+            mode=self.config.assignment,
             regions=regions,
-            region_norm=self.config.region_norm,
         )
 
     def _scores(
@@ -137,5 +164,5 @@ class AsmkIndex(RegionalIndex[Aggregate, AsmkConfig]):
             a = segment.arrays
             postings = (a["word_offsets"], a["image_ids"], segment.alive, segment.dead == 0)
             if not kernels.count_postings(words, *postings, counts):
-                raise damaged(segment)
+                raise damaged_postings(segment)
         return np.log(len(self) / np.maximum(counts, 1)) ** 2

@@ -66,7 +66,7 @@ def score_segment(
         kernel, rule = kernels.score_signs, (selectivity(dim, config),)
     else:
         kernel = kernels.score_units
-        rule = (config.alpha, config.threshold, config.strict_threshold, half_values())
+        rule = (config.alpha, config.threshold, half_values())
     parts = max(1, min(threads, count // _LEAST_PART))
     bounds = np.linspace(0, count, parts + 1).astype(np.int64)
 
@@ -85,5 +85,4 @@ def selectivity(dim: int, config: AsmkConfig) -> npt.NDArray[np.float64]:
     """Return sigma(1 - 2 h / D), (D + 1,) float64, for each Hamming distance h."""
     divisor = dim if config.divisor == "bits" else 32 * -(-dim // 32)
     similarity = 1 - 2 * np.arange(dim + 1) / divisor
-    above = similarity > config.threshold if config.strict_threshold else similarity >= config.threshold
-    return np.where(above, np.sign(similarity) * np.abs(similarity) ** config.alpha, 0.0)
+    return np.where(similarity >= config.threshold, np.sign(similarity) * np.abs(similarity) ** config.alpha, 0.0)

@@ -35,7 +35,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
     Images without a feature are held, and never found.
     """
 
-    kind: ClassVar[str]
+    kind: str
     version: ClassVar[int] = 1
     _entries: ClassVar[str]  # the array that has a row for each of what `IndexInfo` counts as entries
     _ready: ClassVar[int] = 64  # queries made ready at a time
@@ -291,6 +291,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         make: Callable[[Mapping[str, Any]], Self],
         check: bool | None,
         damaged: IfDamaged,
+        kind: str | None = None,
     ) -> Self:
         """Open what was saved in `directory`; `make` returns the empty index that its header describes."""
         made: list[Self] = []
@@ -299,7 +300,9 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
             made.append(make(header))
             return made[-1]._collection.layout
 
-        collection = Collection.load(directory, layout, cls.kind, cls.version, check=check, damaged=damaged)
+        collection = Collection.load(
+            directory, layout, kind or cls.kind, cls.version, check=check, damaged=damaged
+        )
         made[-1]._collection = collection
         return made[-1]
 

@@ -156,7 +156,6 @@ def score_units(
     weights: Any,
     alpha: Any,
     threshold: Any,
-    strict: Any,
     half: Any,
     word_offsets: Any,
     image_ids: Any,
@@ -175,8 +174,6 @@ def score_units(
     weights : (Q,) float64
         Of each word.
     alpha, threshold : float
-    strict : bool
-        Whether a similarity at the threshold itself scores nothing.
     half : (65536,) float32
         The value of every float16, by its bits: numba knows no float16 on a CPU.
     word_offsets : (W + 1,) int64
@@ -209,7 +206,7 @@ def score_units(
                     similarity = 0.0
                     for d in range(dim):
                         similarity += np.float64(query_units[q, d]) * np.float64(half[units[begin + p, d]])
-                    if similarity > threshold or (similarity == threshold and not strict):
+                    if similarity >= threshold:
                         values[p] = weights[q] * np.sign(similarity) * abs(similarity) ** alpha
                     else:
                         values[p] = 0.0
