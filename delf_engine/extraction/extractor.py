@@ -27,7 +27,6 @@ from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource
 from delf_engine.model import CheckpointInfo, load_checkpoint
-from delf_engine.regions import Regions, attention_boxes, rigid_grid
 
 if TYPE_CHECKING:
     import torch
@@ -246,48 +245,6 @@ class Extractor:
                         report(source, prepared)
                     else:
                         yield source, self._features(prepared, maps.pop(0))
-
-    def with_regions(
-        self, image: ImageSource, regions: Literal["grid", "attention"] | npt.ArrayLike
-    ) -> tuple[LocalFeatures, Regions]:
-        """Extract the features of an image once, and say which of them lie in which region.
-
-        Parameters
-        ----------
-        image : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
-        regions : "grid", "attention" or (R, 4) boxes
-            ``grid``: the squares of R-MAC, three levels. ``attention``: boxes around what stands out in the
-            attention map. Or boxes of any detector: x0, y0, x1, y1 in pixels. For other options call
-            `delf_engine.regions.rigid_grid` or `attention_boxes` and give their boxes.
-
-        Returns
-        -------
-        features : LocalFeatures
-            The same as of a plain call.
-        regions : Regions
-            Boxes, and the indices of the features in each.
-
-        Raises
-        ------
-        ImageError
-            If the image cannot be read.
-        ConfigError
-            If `regions` is another word.
-        FeatureError
-            If boxes are no boxes.
-        """
-        prepared = self._prepare(image, None)
-        maps = self._maps([prepared])[0]
-        features = self._features(prepared, maps)
-        if not isinstance(regions, str):
-            boxes = regions
-        elif regions == "grid":
-            boxes = rigid_grid(prepared.image_size)
-        elif regions == "attention":
-            boxes = attention_boxes(joined_attention(maps), prepared.image_size)
-        else:
-            raise ConfigError(f"regions must be 'grid', 'attention' or boxes, got {regions!r}")
-        return features, Regions.of(features, boxes)
 
     def attention_map(self, image: ImageSource) -> npt.NDArray[np.float32]:
         """Return the attention over an image, the maximum over all levels, for drawing.

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, FeatureError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.codebook import Codebook
-from delf_engine.regions import Regions
+from delf_engine.index.grid import inside_regions
 from delf_engine.support.threads import in_threads
 
-__all__ = ["Aggregate", "Kernel", "aggregated", "blocks", "by_image", "check_regions", "code_length"]
+__all__ = ["Aggregate", "aggregated", "blocks", "by_image", "code_length"]
 
-#: Distinct words of an image, ascending, (w,) int32; and their codes: (w, ceil(D / 64)) uint64 signs, or (w, D)
-#: float32 residuals of unit length, or (w, D) float64 sums of residuals.
-Aggregate: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[Any]]
-Kernel: TypeAlias = Literal["binary", "float", "sum"]
-Mode: TypeAlias = Literal["exact", "fast"]
+#: Distinct words of an image, ascending, (w,) int32; and their codes, (w, ceil(D / 64)) uint64.
+Aggregate: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64]]
 
 _BLOCK = 32768  # descriptors held at a time
-_SHARES = 4  # parts for each thread: images differ in size
 
 
 def code_length(dim: int) -> int:
@@ -34,13 +30,11 @@ def code_length(dim: int) -> int:
 def aggregated(
     codebook: Codebook,
     features: Sequence[LocalFeatures],
-    *,
     assignments: int,
-    kernel: Kernel,
+    mode: Literal["exact", "fast"] = "exact",
+    regions: Literal["grid"] | None = None,
+    *,
     threads: int,
-    mode: Mode = "exact",
-    regions: Sequence[Regions | None] | None = None,
-    region_norm: Literal["l2"] | None = None,
 ) -> list[Aggregate]:
     """Aggregate each image's descriptors by visual word.
 
@@ -51,26 +45,27 @@ def aggregated(
         Of n images.
     assignments : int
         Words a descriptor; all if the codebook has fewer.
-    kernel : "binary", "float" or "sum"
-        Keep the signs of each word's sum, the sum at unit length, or the sum itself.
-    threads : int
-        The result has the same bits with any number.
     mode : "exact" or "fast"
         How words are found, see `Codebook.assign`.
-    regions : sequence of n Regions or None, optional
-        Each descriptor counts once for its image, and once more for each region that it lies in.
-    region_norm : "l2" or None
-        See `AsmkConfig`.
+    regions : "grid" or None
+        Each descriptor counts once for its image, and once more for each region of the grid that it lies in.
+    threads : int
+        The result has the same bits with any number.
 
     Returns
     -------
     list of n (words, codes)
+        Codes are the signs of each word's sum: bit d % 64 of number d // 64 is set where component d is positive.
     """
     out: list[Aggregate] = []
     k = min(assignments, codebook.words)
     for block in blocks(features):
-        places = None if regions is None else regions[block]
-        out += _block(codebook, features[block], k, mode, kernel, threads, places, region_norm == "l2")
+        some = features[block]
+        descriptors = np.concatenate([item.descriptors for item in some])
+        words = codebook.assign(descriptors, k, mode=mode, threads=threads)
+        weights = [1.0 + inside_regions(item).sum(axis=0) if regions else np.ones(len(item)) for item in some]
+        images = list(zip(by_image(words, some), by_image(descriptors, some), weights, strict=True))
+        out += in_threads(partial(_aggregate, images, codebook), len(images), threads)
     return out
 
 
@@ -89,98 +84,18 @@ def by_image(array: npt.NDArray[Any], features: Sequence[LocalFeatures]) -> list
     return np.split(array, np.cumsum([len(item) for item in features])[:-1])
 
 
-def check_regions(
-    ids: Sequence[str], features: Sequence[LocalFeatures], regions: Sequence[Regions | None]
-) -> dict[str, Regions | None]:
-    """Return the regions of a batch by image id; of an id that occurs twice the first count.
-
-    Raises
-    ------
-    ConfigError
-        If there is not one for each id.
-    FeatureError
-        If they are no `Regions`, or name descriptors that their image does not have.
-    """
-    several = list(regions)
-    if len(several) != len(ids):
-        raise ConfigError(f"got the regions of {len(several)} images for {len(ids)} ids")
-    batch: dict[str, Regions | None] = {}
-    for image_id, item, places in zip(ids, features, several, strict=True):
-        if places is not None:
-            if not isinstance(places, Regions):
-                raise FeatureError(f"{image_id}: expected Regions or None, got {type(places).__name__}")
-            if len(places.indices) and int(places.indices.max()) >= len(item):
-                raise FeatureError(
-                    f"{image_id}: a region has descriptor {places.indices.max()}, the image has {len(item)}"
-                )
-        batch.setdefault(image_id, places)
-    return batch
-
-
-def _block(
+def _aggregate(
+    images: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float64]]],
     codebook: Codebook,
-    features: Sequence[LocalFeatures],
-    k: int,
-    mode: Mode,
-    kernel: Kernel,
-    threads: int,
-    regions: Sequence[Regions | None] | None,
-    scaled: bool,
-) -> list[Aggregate]:
-    from delf_engine.index import aggregation_kernels as kernels
+    image: int,
+) -> Aggregate:
+    from delf_engine.index.aggregation_kernels import word_sums
 
-    descriptors = np.concatenate([item.descriptors for item in features])
-    starts = _starts([len(item) for item in features])
-    words = codebook.assign(descriptors, k, mode=mode, threads=threads)
-    weights = np.ones(len(descriptors))
-    found = np.empty(words.size, np.int32)
-    length, dtype = {
-        "binary": (code_length(codebook.dim), np.uint64),
-        "float": (codebook.dim, np.float32),
-        "sum": (codebook.dim, np.float64),
-    }[kernel]
-    codes = np.empty((words.size, length), dtype)
-    counts = np.empty(len(features), np.int64)
-    keys = _keys(words, starts)
-    given: tuple[Any, ...] = (starts, descriptors, codebook.centroids, keys)
-    members = None if regions is None else _members(regions)
-    shares = np.unique(np.linspace(0, len(features), _SHARES * threads + 1).astype(np.int64))
-
-    weigh: Any = kernels.region_weights
-    aggregate: Any = {
-        "binary": kernels.aggregate_signs,
-        "float": kernels.aggregate_units,
-        "sum": kernels.aggregate_sums,
-    }[kernel]
-
-    def work(i: int) -> None:
-        begin, end = shares[i], shares[i + 1]
-        for image in range(begin, end):
-            keys[k * starts[image] : k * starts[image + 1]].sort()
-        if members is not None:
-            weigh(begin, end, *given, *members, scaled, weights)
-        aggregate(begin, end, *given, weights, found, codes, counts)
-
-    in_threads(work, len(shares) - 1, threads)
-    rows = [slice(k * start, k * start + count) for start, count in zip(starts[:-1], counts, strict=True)]
-    return [(found[row].copy(), codes[row].copy()) for row in rows]
-
-
-def _keys(words: npt.NDArray[np.int32], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return what sorts the (N, k) assignments of each image by word, stably: word << 32 | assignment, (N k,)."""
-    n, k = words.shape
-    assignment = np.arange(n * k) - k * np.repeat(starts[:-1], k * np.diff(starts))
-    return words.ravel().astype(np.int64) << 32 | assignment
-
-
-def _members(regions: Sequence[Regions | None]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Return the regions of several images in three arrays, as `region_weights` takes them."""
-    there = [item for item in regions if item is not None]
-    sizes = [np.empty(0, np.int64), *(np.diff(item.offsets) for item in there)]
-    indices = [np.empty(0, np.int64), *(item.indices for item in there)]
-    numbers = [0 if item is None else len(item) for item in regions]
-    return _starts(numbers), _starts(np.concatenate(sizes)), np.concatenate(indices)
-
-
-def _starts(sizes: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+    assigned, descriptors, weights = images[image]
+    keys = assigned.ravel().astype(np.int64) << 32 | np.arange(assigned.size)
+    keys.sort()  # by word; within a word by descriptor
+    words, sums = word_sums(keys, assigned.shape[1], descriptors, codebook.centroids, weights)
+    codes = np.zeros((len(sums), code_length(sums.shape[1])), "<u8")
+    packed = np.packbits(sums > 0, axis=1, bitorder="little")
+    codes.view(np.uint8)[:, : packed.shape[1]] = packed
+    return words, codes

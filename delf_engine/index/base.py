@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from delf_engine.config import Config, parse_config
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import disk
+from delf_engine.index.codebook import Codebook
 from delf_engine.index.collection import Collection, IfDamaged
 from delf_engine.index.contract import (
     Found,
@@ -27,16 +28,18 @@ from delf_engine.index.contract import (
     check_top_k,
 )
 from delf_engine.index.limits import Limits, best
+from delf_engine.index.mixture import Mixture
 from delf_engine.index.segments import Layout, Segment
 from delf_engine.support.threads import check_threads, in_threads
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["CandidateIndex", "saved_options"]
+__all__ = ["CandidateIndex", "Encoder", "saved_options"]
 
 Q = TypeVar("Q")  # a query as it is searched with
 ConfigT = TypeVar("ConfigT", bound=Config)
+Encoder: TypeAlias = Codebook | Mixture
 
 _ANY = Limits()
 
@@ -48,14 +51,25 @@ class CandidateIndex(ABC, Generic[Q]):
     whether or not they were saved in between. Images without a feature are held, and never found.
 
     A kind says what it keeps of images, what it makes of queries, and how it scores every image for some of them.
+
+    Parameters
+    ----------
+    dim : int
+        Descriptor dimension D.
+    layout : Layout
+        What is kept of images.
+    encoder : Codebook, Mixture or None
+        What they are encoded by.
     """
 
     kind: str
+    config: Config
     _ready: ClassVar[int] = 64  # queries made ready at a time
     _together: ClassVar[int] = 1  # queries scored in one pass over the collection
 
-    def __init__(self, dim: int, layout: Layout) -> None:
+    def __init__(self, dim: int, layout: Layout, encoder: Encoder | None) -> None:
         self._dim = dim
+        self._encoder = encoder
         self._collection = Collection(self.kind, layout)
 
     # What a kind brings along.
@@ -73,10 +87,6 @@ class CandidateIndex(ABC, Generic[Q]):
         """Return the score of every row for each query, (n,) each, through all segments; 0 for what is dead."""
 
     @abstractmethod
-    def _header(self) -> dict[str, Any]:
-        """Return what the manifest says beside the dimension."""
-
-    @abstractmethod
     def _entries(self, segment: Segment) -> int:
         """Return how many of what `IndexInfo` counts as entries a segment holds."""
 
@@ -87,6 +97,11 @@ class CandidateIndex(ABC, Generic[Q]):
         """Cut queries into runs that are made ready together."""
         for start in range(0, len(queries), self._ready):
             yield slice(start, min(start + self._ready, len(queries)))
+
+    def _header(self) -> dict[str, Any]:
+        """Return what the manifest says of how the index was made."""
+        encoder = None if self._encoder is None else self._encoder.hash
+        return {"dim": self.dim, "encoder": encoder, "config": self.config.model_dump(mode="json")}
 
     def _changed(self) -> None:
         """Forget what was derived from the images that were there, and from their order."""
@@ -362,18 +377,19 @@ class CandidateIndex(ABC, Generic[Q]):
         FormatError
             If it cannot be written. What was saved before is still there.
         """
-        self._collection.save(directory, {"dim": self.dim, **self._header()}, overwrite=overwrite)
+        self._collection.save(directory, self._header(), overwrite=overwrite)
 
     @classmethod
     def _opened(
         cls,
         directory: str | os.PathLike[str],
+        kind: str,
         make: Callable[[Mapping[str, Any]], Self],
         check: bool | None,
         damaged: IfDamaged,
     ) -> Self:
         """Open what was saved in `directory`; `make` returns the empty index that its header describes."""
-        header = disk.read_manifest(Path(directory), cls.kind)["header"]
+        header = disk.read_manifest(Path(directory), kind)["header"]
         try:
             index = make(header)
             index._collection.open(directory, header, check=check, damaged=damaged)
@@ -384,11 +400,11 @@ class CandidateIndex(ABC, Generic[Q]):
 
 def saved_options(
     header: Mapping[str, Any],
-    codebook: Any,
+    encoder: Encoder | None,
     config: ConfigT | None,
     kind: type[ConfigT],
     built_with: Iterable[str],
-    where: str,
+    where: str | os.PathLike[str],
 ) -> ConfigT:
     """Return the options to open an index with: those given, or those it was saved with.
 
@@ -396,7 +412,7 @@ def saved_options(
     ----------
     header : mapping
         Of the manifest.
-    codebook : Codebook or Mixture
+    encoder : Codebook, Mixture or None
         Which the caller wants to use.
     config : Config or None
         Which the caller wants to use.
@@ -404,20 +420,20 @@ def saved_options(
         Of the options.
     built_with : iterable of str
         Options that indexed images depend on.
-    where : str
+    where : path
         Named in errors.
 
     Raises
     ------
     MismatchError
-        If the index was built with another codebook, or with other such options.
+        If the index was built with another codebook or mixture, or with other such options.
     """
-    if header["codebook"] != codebook.hash:
+    if encoder is not None and header["encoder"] != encoder.hash:
         raise MismatchError(
-            f"{where}: the index was built with codebook {header['codebook'][:8]}, not with {codebook.hash[:8]}; "
-            "give that one, or build the index again"
+            f"{where}: the index was built with {type(encoder).__name__.lower()} {header['encoder'][:8]}, not with "
+            f"{encoder.hash[:8]}; give that one, or build the index again"
         )
-    saved = parse_config(kind, header["config"], where=where)
+    saved = parse_config(kind, header["config"], where=str(where))
     for name in built_with:
         if config is not None and getattr(config, name) != getattr(saved, name):
             raise MismatchError(

@@ -1,32 +1,47 @@
-"""What indexes of dense vectors have in common: one vector of unit length an image, compared by their cosine."""
+"""`DenseIndex`: candidates by one vector an image, BoW, VLAD or Fisher, compared by their cosine with faiss."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import FisherConfig, VladConfig
-from delf_engine.config.encodings import Precision
+from delf_engine.config import BowConfig, FisherConfig, VladConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
+from delf_engine.index.base import CandidateIndex, saved_options
+from delf_engine.index.codebook import Codebook
+from delf_engine.index.collection import IfDamaged
+from delf_engine.index.encodings import (
+    Vector,
+    bow_vector,
+    fisher_vector,
+    inverse_document_frequency,
+    vlad_vector,
+)
+from delf_engine.index.mixture import Mixture
 from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
-from delf_engine.index.halves import bits, half_values
-from delf_engine.index.vocabulary import V, VocabularyIndex
+from delf_engine.support.threads import in_threads
 
-__all__ = ["LARGEST", "DenseIndex", "DenseLayout", "normalised"]
+__all__ = ["LARGEST", "DenseConfig", "DenseIndex", "DenseKind", "DenseLayout"]
 
-Vector = npt.NDArray[np.float32]
-D = TypeVar("D", VladConfig, FisherConfig)
+DenseKind: TypeAlias = Literal["bow", "vlad", "fisher"]
+DenseConfig: TypeAlias = BowConfig | VladConfig | FisherConfig
 
-#: Components of a vector at most: a mebibyte an image in float32. An inverted file serves larger codebooks better.
+#: Components of a vector at most: a mebibyte an image. An inverted file serves larger codebooks better.
 LARGEST = 1 << 18
 
-_BLOCK = 1024  # rows copied at a time
-_DTYPES: Mapping[str, str] = {"float32": "<f4", "float16": "<f2"}
+_CONFIGS: dict[str, type[BowConfig | VladConfig | FisherConfig]] = {
+    "bow": BowConfig,
+    "vlad": VladConfig,
+    "fisher": FisherConfig,
+}
+_BUILT_WITH = {"bow": (), "vlad": ("intra", "power", "regions"), "fisher": ("power",)}
+_BLOCK = 256  # rows copied at a time
 
 
 class DenseLayout(Layout):
@@ -36,20 +51,16 @@ class DenseLayout(Layout):
     ----------
     length : int
         Components L.
-    precision : "float32" or "float16"
-        Of the components.
     """
 
-    def __init__(self, length: int, precision: Precision) -> None:
-        self.length, self._dtype = length, _DTYPES[precision]
-        self.dtypes: Mapping[str, tuple[str, int]] = {"vectors": (self._dtype, 2)}  # (n, L)
+    dtypes: Mapping[str, tuple[str, int]] = {"vectors": ("<f4", 2)}  # (n, L)
+
+    def __init__(self, length: int) -> None:
+        self.length = length
 
     def build(self, payloads: Sequence[Vector]) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays of a segment of these images."""
-        vectors = np.empty((len(payloads), self.length), self._dtype)
-        for row, payload in enumerate(payloads):
-            vectors[row] = payload
-        return {"vectors": vectors}
+        return {"vectors": np.stack(payloads).astype("<f4", copy=False)}
 
     def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
         """Write the live rows of several segments into new arrays."""
@@ -63,69 +74,185 @@ class DenseLayout(Layout):
                 first += len(rows)
 
     def problem(self, arrays: Arrays, images: int) -> str | None:
-        """Say what is wrong with the arrays of a segment, at no cost that grows with them."""
+        """Say what is wrong with the arrays of a segment, at no cost that grows with the images."""
         shape, wanted = arrays["vectors"].shape, (images, self.length)
         return None if shape == wanted else f"vectors have shape {shape}, wanted {wanted}"
 
 
-class DenseIndex(VocabularyIndex[Vector, V, D], Generic[V, D]):
+class DenseIndex(CandidateIndex[Vector]):
     """One row an image, memory-mapped; searching reads every row.
+
+    Bags of words are weighed by how rare each word is among the images that are there (tf-idf): the first search
+    after a change computes these weights and the lengths of all rows anew.
+
+    Parameters
+    ----------
+    kind : "bow", "vlad" or "fisher"
+        What the rows are: `bow_vector`, `vlad_vector` or `fisher_vector` of `delf_engine.index.encodings`.
+    encoder : Codebook or Mixture
+        A mixture of Gaussians for "fisher", else a codebook. Best trained on other images than those indexed.
+    config : BowConfig, VladConfig or FisherConfig, optional
+        By default that of the ``default`` profile.
 
     Raises
     ------
     ConfigError
-        If an encoding has more than 262,144 components.
+        If kind, codebook or mixture, and options do not go together, or a vector would have more than 262,144 components.
     """
 
-    _entries = "vectors"
-    _together = 8
-
-    @classmethod
-    @abstractmethod
-    def _length(cls, vocabulary: V) -> tuple[int, str]:
-        """Return the components of an encoding, and what they are of, for the error."""
-
-    @classmethod
-    def _layout(cls, vocabulary: V, config: D) -> DenseLayout:
-        length, what = cls._length(vocabulary)
+    def __init__(self, kind: DenseKind, encoder: Codebook | Mixture, config: DenseConfig | None = None) -> None:
+        if kind not in get_args(DenseKind):
+            raise ConfigError(f"a dense index is one of {', '.join(get_args(DenseKind))}, got {kind!r}")
+        self.kind = kind
+        self.encoder = encoder
+        self.config: DenseConfig = getattr(load_profile(), kind) if config is None else config
+        if not isinstance(self.config, _CONFIGS[kind]) or isinstance(encoder, Mixture) != (kind == "fisher"):
+            wanted = "a mixture" if kind == "fisher" else "a codebook"
+            raise ConfigError(
+                f"an index of kind {kind!r} takes {wanted} and a {_CONFIGS[kind].__name__}, got "
+                f"{type(encoder).__name__} and {type(self.config).__name__}"
+            )
+        length = _length(kind, encoder)
         if length > LARGEST:
             raise ConfigError(
-                f"{what} are {length:,} components an image, at most {LARGEST:,} are possible; train a smaller "
-                "one, or use an ASMK or BoW index"
+                f"vectors of {encoder!r} have {length:,} components, at most {LARGEST:,} are possible; train a "
+                "smaller one, or use an ASMK index"
             )
-        return DenseLayout(length, config.precision)
+        self._weights: _Weights | None = None
+        super().__init__(encoder.dim, DenseLayout(length), encoder)
 
-    def _insert(self, ids: Sequence[str], payloads: Sequence[Vector]) -> None:
-        stored = _DTYPES[self.config.precision]  # what waits takes no more space than what is kept
-        super()._insert(ids, [vector.astype(stored) for vector in payloads])
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        kind: DenseKind,
+        encoder: Codebook | Mixture,
+        config: DenseConfig | None = None,
+        *,
+        check: bool | None = None,
+        damaged: IfDamaged = "error",
+    ) -> DenseIndex:
+        """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
 
-    def _queries(self, items: Sequence[LocalFeatures], threads: int, session: None = None) -> Sequence[Vector]:
-        return self._images(items, threads)
+        Parameters
+        ----------
+        directory : path
+        kind, encoder
+            The ones it was built with.
+        config : Config, optional
+            Options for searching, by default those it was saved with.
+        check, damaged
+            As of `AsmkIndex.load`.
+
+        Raises
+        ------
+        MismatchError
+            If it was built with another codebook or mixture, or with other options for indexed images than `config` has.
+        FormatError
+            If it is missing, damaged, cut short, or of another kind or version.
+        """
+
+        def make(header: Mapping[str, Any]) -> DenseIndex:
+            given = (encoder, config, _CONFIGS[kind], _BUILT_WITH[kind], directory)
+            options: DenseConfig = saved_options(header, *given)
+            return cls(kind, encoder, options)
+
+        return cls._opened(directory, kind, make, check, damaged)
+
+    def __repr__(self) -> str:
+        return f"DenseIndex({self.kind!r}, {len(self)} images, {self.encoder!r})"
+
+    def _entries(self, segment: Segment) -> int:
+        return len(segment.ids)
+
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Vector]:
+        return in_threads(lambda i: self._vector(items[i], query=False), len(items), threads)
+
+    def _queries(self, items: Sequence[LocalFeatures], threads: int, session: _Weights | None) -> list[Vector]:
+        return in_threads(lambda i: self._vector(items[i], query=True), len(items), threads)
+
+    def _vector(self, features: LocalFeatures, query: bool) -> Vector:
+        words: Any = self.encoder
+        match self.config:
+            case BowConfig() as bow:
+                return bow_vector(features, words, assignments=bow.query_assignments if query else 1)
+            case VladConfig() as vlad:
+                regions = None if query else vlad.regions
+                return vlad_vector(features, words, intra=vlad.intra, power=vlad.power, regions=regions)
+            case FisherConfig() as fisher:
+                return fisher_vector(features, words, power=fisher.power)
+
+    def _session(self) -> _Weights | None:
+        """Return the weights of the words, where rows are counts."""
+        if not isinstance(self.config, BowConfig):
+            return None
+        segments = self._collection.segments
+        state = [(segment, segment.dead) for segment in segments]
+        if self._weights is None or self._weights.state != state:
+            self._weights = _weighed(state, self.encoder, self.config.idf)
+        return self._weights
 
     def _scores(
-        self, queries: Sequence[Vector], threads: int, session: None = None
+        self, queries: Sequence[Vector], threads: int, session: _Weights | None
     ) -> list[npt.NDArray[np.float32]]:
-        from delf_engine.index import dense_kernels
+        return [self._score(query, session) for query in queries]
 
-        together = np.stack(queries).astype(np.float64)
+    def _score(self, query: Vector, weights: _Weights | None) -> npt.NDArray[np.float32]:
+        length = 1.0
+        if weights is not None:
+            length = float(np.linalg.norm(query * weights.words))
+            query = (query * np.square(weights.words)).astype(np.float32)
         out = []
-        for segment in self._collection.segments:
-            rows, scores = bits(segment.arrays["vectors"]), np.empty((len(queries), len(segment.ids)))
-            if rows.dtype == np.uint16:
-                dense_kernels.products_of_halves(together, rows, half_values(), scores)
-            else:
-                dense_kernels.products(together, rows, scores)
-            scores[:, ~segment.alive] = 0
-            out.append(scores.astype(np.float32))
-        return list(np.concatenate(out, axis=1))
+        for number, segment in enumerate(self._collection.segments):
+            scores = _products(query, segment.arrays["vectors"])
+            if weights is not None:
+                divisor = length * weights.lengths[number]
+                scores = (scores / np.where(divisor > 0, divisor, 1)).astype(np.float32)
+            scores[~segment.alive] = 0
+            out.append(scores)
+        return np.concatenate(out)
 
 
-def normalised(vector: npt.NDArray[np.float64], power: float) -> Vector:
-    """Return ``sign(x) |x|^power`` of each component at unit length, (L,) float32; zeros stay zeros."""
-    if power != 1:
-        vector = np.sign(vector) * np.abs(vector) ** power
-    largest = np.abs(vector).max(initial=0.0)
-    if not largest > 0:
-        return np.zeros(len(vector), np.float32)
-    vector = vector / largest  # squares of huge or tiny components stay in range
-    return (vector / np.sqrt(np.square(vector).sum())).astype(np.float32)
+@dataclass(frozen=True)
+class _Weights:
+    """What depends on the living images: valid for these segments with so many dead rows each."""
+
+    state: list[tuple[Segment, int]]
+    words: npt.NDArray[np.float64]  # (W,)
+    lengths: list[npt.NDArray[np.float64]]  # of the weighed rows of each segment, (n,)
+
+
+def _weighed(state: list[tuple[Segment, int]], codebook: Any, idf: bool) -> _Weights:
+    weights = np.ones(codebook.words)
+    if idf:
+        having = np.zeros(codebook.words, np.int64)
+        for segment, _ in state:
+            for row in np.flatnonzero(segment.alive):  # one by one: a segment may be larger than memory
+                having += segment.arrays["vectors"][row] > 0
+        weights = inverse_document_frequency(sum(segment.live for segment, _ in state), having)
+    lengths = [
+        np.array([np.linalg.norm(row * weights) for row in segment.arrays["vectors"]]) for segment, _ in state
+    ]
+    return _Weights(state, weights, lengths)
+
+
+def _length(kind: DenseKind, encoder: Codebook | Mixture) -> int:
+    """Return the components of a vector."""
+    if isinstance(encoder, Mixture):
+        return 2 * encoder.means.size
+    return encoder.words if kind == "bow" else encoder.centroids.size
+
+
+def _products(query: Vector, rows: Vector) -> npt.NDArray[np.float32]:
+    """Return the product of a vector with each row, (n,).
+
+    Of fewer than 20 queries faiss multiplies each with each row by itself: the same bits among any other rows.
+    """
+    import faiss
+
+    scores = np.zeros(len(rows), np.float32)
+    if len(rows):
+        products, found = faiss.knn(query[None], rows, len(rows), metric=faiss.METRIC_INNER_PRODUCT)
+        there = found[0] >= 0  # products that are no number have no row
+        scores[found[0, there]] = products[0, there]
+    return scores

@@ -1,20 +1,19 @@
-"""An inverted file: for each visual word the images that have it, and what is kept of the word in each."""
+"""An inverted file: for each visual word the images that have it, and the code of the word in each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError
+from delf_engine.index.aggregation import Aggregate
 from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
 
 __all__ = ["InvertedLayout", "count_images", "damaged"]
 
-#: Of one image: its distinct words, ascending, (w,) int32, and what is kept of each, (w, L).
-Postings: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[Any]]
 
 
 class InvertedLayout(Layout):
@@ -25,21 +24,19 @@ class InvertedLayout(Layout):
     words : int
         Of the codebook, W.
     length : int
-        Numbers kept of a word, L.
-    dtype : str
-        Of those numbers.
+        64-bit numbers of the code of a word, L.
     """
 
-    def __init__(self, words: int, length: int, dtype: str) -> None:
-        self._words, self._length, self._dtype = words, length, dtype
+    def __init__(self, words: int, length: int) -> None:
+        self._words, self._length = words, length
         self.dtypes: Mapping[str, tuple[str, int]] = {
             "word_offsets": ("<i8", 1),  # (W + 1,) where the postings of each word begin
             "image_ids": ("<i4", 1),  # (P,) row of each posting's image, ascending within a word
-            "codes": (dtype, 2),  # (P, L) what is kept of the word
+            "codes": ("<u8", 2),  # (P, L) the code of the word
             "word_counts": ("<i4", 1),  # (n,) words of each image
         }
 
-    def build(self, payloads: Sequence[Postings]) -> dict[str, npt.NDArray[Any]]:
+    def build(self, payloads: Sequence[Aggregate]) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays of a segment of these images."""
         counts = np.array([len(words) for words, _ in payloads], "<i4")
         words = np.concatenate([words for words, _ in payloads])
@@ -49,7 +46,7 @@ class InvertedLayout(Layout):
         return {
             "word_offsets": offsets,
             "image_ids": np.repeat(np.arange(len(payloads), dtype="<i4"), counts)[order],
-            "codes": np.concatenate([codes for _, codes in payloads])[order].astype(self._dtype, copy=False),
+            "codes": np.concatenate([codes for _, codes in payloads])[order],
             "word_counts": counts,
         }
 

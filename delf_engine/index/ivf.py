@@ -76,7 +76,7 @@ class IvfIndex(CandidateIndex[Query]):
         self._codec: Codec = PqCodec(codebook.centroids) if pq else ByteCodec(codebook.dim)
         self._layout = IvfLayout(codebook.words, self._codec)
         self._searchers: dict[Segment, SegmentSearcher] = {}
-        super().__init__(codebook.dim, self._layout)
+        super().__init__(codebook.dim, self._layout, codebook)
 
     @classmethod
     def load(
@@ -106,18 +106,15 @@ class IvfIndex(CandidateIndex[Query]):
         """
 
         def make(header: Mapping[str, Any]) -> IvfIndex:
-            return cls(codebook, saved_options(header, codebook, config, IvfConfig, ("codec",), str(directory)))
+            return cls(codebook, saved_options(header, codebook, config, IvfConfig, ("codec",), directory))
 
-        index = cls._opened(directory, make, check, damaged)
+        index = cls._opened(directory, cls.kind, make, check, damaged)
         for segment in index._collection.segments[:1]:
             index._codec.adopt(segment.arrays)
         return index
 
     def __repr__(self) -> str:
         return f"IvfIndex({len(self)} images, {self.codebook!r}, {self.config.codec})"
-
-    def _header(self) -> dict[str, Any]:
-        return {"codebook": self.codebook.hash, "config": self.config.model_dump(mode="json")}
 
     def _entries(self, segment: Segment) -> int:
         return int(segment.arrays["row_offsets"][-1])

@@ -35,10 +35,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import KdTreeConfig, load_profile, parse_config
+from delf_engine.config import KdTreeConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.base import CandidateIndex
+from delf_engine.index.base import CandidateIndex, saved_options
 from delf_engine.index.collection import IfDamaged
 from delf_engine.index.exact_tree import ExactTree
 from delf_engine.index.kdtree_layout import KdTreeLayout, live_rows
@@ -73,7 +73,7 @@ class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32]]):
     def __init__(self, dim: int, config: KdTreeConfig | None = None, *, seed: int = 0) -> None:
         if dim < 1:
             raise ConfigError(f"dim must be at least 1, got {dim}")
-        super().__init__(dim, KdTreeLayout(dim))
+        super().__init__(dim, KdTreeLayout(dim), None)
         self.config = load_profile().kdtree if config is None else config
         self.seed = seed
         self._forest: _Forest | None = None
@@ -104,16 +104,16 @@ class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32]]):
         """
 
         def make(header: Mapping[str, Any]) -> KdTreeIndex:
-            saved = parse_config(KdTreeConfig, header["config"], where=str(directory))
-            return cls(header["dim"], saved if config is None else config, seed=header["seed"])
+            options = saved_options(header, None, config, KdTreeConfig, (), directory)
+            return cls(header["dim"], options, seed=header["seed"])
 
-        return cls._opened(directory, make, check, damaged)
+        return cls._opened(directory, cls.kind, make, check, damaged)
 
     def __repr__(self) -> str:
         return f"KdTreeIndex({len(self)} images, {self.dim}-D, {self.config.trees} trees)"
 
     def _header(self) -> dict[str, Any]:
-        return {"seed": self.seed, "config": self.config.model_dump(mode="json")}
+        return {**super()._header(), "seed": self.seed}
 
     def _entries(self, segment: Segment) -> int:
         return len(segment.arrays["descriptors"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError
 from delf_engine.index import tensors
-from delf_engine.index.codebook import Codebook, matrix
+from delf_engine.support.arrays import LARGEST, check_array
 
 __all__ = ["Mixture"]
 
@@ -37,16 +39,12 @@ class Mixture:
     """
 
     def __init__(self, weights: npt.ArrayLike, means: npt.ArrayLike, variances: npt.ArrayLike) -> None:
-        row: Any = [weights]
-        self.weights: npt.NDArray[np.float32] = np.array(matrix("weights, as one row,", row)[0])
-        self.means: npt.NDArray[np.float32] = np.array(matrix("means", means), order="C")
-        self.variances: npt.NDArray[np.float32] = np.array(matrix("variances", variances), order="C")
-        shape = self.means.shape
-        if not self.means.size or self.variances.shape != shape or self.weights.shape != shape[:1]:
-            raise FeatureError(
-                "a mixture needs (K,) weights, (K, D) means and (K, D) variances, at least one of each; got "
-                f"{self.weights.shape}, {shape} and {self.variances.shape}"
-            )
+        means = check_array("means", means, np.float32, (None, None), largest=LARGEST)
+        if not means.size:
+            raise FeatureError(f"a mixture needs at least one Gaussian of one dimension, got means {means.shape}")
+        self.means: npt.NDArray[np.float32] = means.copy()
+        self.weights = check_array("weights", weights, np.float32, (len(means),), largest=LARGEST).copy()
+        self.variances = check_array("variances", variances, np.float32, means.shape, largest=LARGEST).copy()
         if not (self.weights > 0).all() or not (self.variances > 0).all():
             raise FeatureError("the weights and variances of a mixture must be positive")
         for array in (self.weights, self.means, self.variances):
@@ -70,7 +68,7 @@ class Mixture:
         iterations : int
             Of expectation maximisation at most; it stops when the likelihood grows by less than 0.001 in one.
         seed : int
-            Of the first centroids of k-means, chosen far from each other (k-means++).
+            Of k-means.
 
         Raises
         ------
@@ -81,7 +79,9 @@ class Mixture:
         """
         if components < 1 or iterations < 1:
             raise ConfigError(f"components and iterations must be at least 1, got {components} and {iterations}")
-        data = matrix("descriptors", descriptors)
+        data = check_array("descriptors", descriptors, np.float32, (None, None), largest=LARGEST)
+        if not data.shape[1]:
+            raise FeatureError("descriptors of a mixture need at least one dimension")
         if len(data) < 2:
             raise FeatureError(f"a mixture needs at least 2 descriptors, got {len(data)}; give more photographs")
         if len(data) < components:
@@ -89,8 +89,34 @@ class Mixture:
                 f"{components} components need at least as many descriptors, got {len(data)}; give more "
                 f"photographs, or ask for at most {len(data)} components"
             )
-        codebook = Codebook.train(data, components, seed=seed, init="kmeans++")
-        return cls(*_expectation_maximisation(data.astype(np.float64), codebook, iterations))
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+        from threadpoolctl import threadpool_limits
+
+        model = GaussianMixture(
+            components,
+            covariance_type="diag",
+            reg_covar=_SMALLEST_VARIANCE,
+            max_iter=iterations,
+            random_state=seed,
+        )
+        # One thread: with several, BLAS adds in an order that depends on their number.
+        with warnings.catch_warnings(), threadpool_limits(1):
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are a limit that the caller set
+            model.fit(data.astype(np.float64))
+        return cls(model.weights_, model.means_, model.covariances_)
+
+    @cached_property
+    def model(self) -> Any:
+        """The same as a fitted `sklearn.mixture.GaussianMixture`, in float64."""
+        from sklearn.mixture import GaussianMixture
+
+        model = GaussianMixture(self.components, covariance_type="diag")
+        weights = self.weights.astype(np.float64)
+        model.weights_, model.means_ = weights / weights.sum(), self.means.astype(np.float64)
+        model.covariances_ = self.variances.astype(np.float64)
+        model.precisions_cholesky_ = 1 / np.sqrt(model.covariances_)
+        return model
 
     @property
     def components(self) -> int:
@@ -140,50 +166,3 @@ class Mixture:
 
     def __repr__(self) -> str:
         return f"Mixture({self.components} components x {self.dim}-D, {self.hash[:8]})"
-
-
-def _expectation_maximisation(
-    data: npt.NDArray[np.float64], codebook: Codebook, iterations: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits
-
-    shares, means, variances = _of_clusters(data, codebook)
-    model = GaussianMixture(
-        codebook.words,
-        covariance_type="diag",
-        reg_covar=_SMALLEST_VARIANCE,
-        max_iter=iterations,
-        weights_init=shares,
-        means_init=means,
-        precisions_init=1 / variances,
-        init_params="random_from_data",  # the cheapest: all three are given
-        random_state=0,
-    )
-    # One thread: with several, BLAS adds in an order that depends on their number.
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are a limit that the caller set
-        model.fit(data)
-    return model.weights_, model.means_, model.covariances_
-
-
-def _of_clusters(
-    data: npt.NDArray[np.float64], codebook: Codebook
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return weights, means and variances of the clusters of k-means, to begin with."""
-    words = codebook.assign(data)[:, 0]
-    counts = np.bincount(words, minlength=codebook.words)
-    means = codebook.centroids.astype(np.float64)
-    spread = np.stack(
-        [
-            np.bincount(words, np.square(data[:, d] - means[words, d]), minlength=codebook.words)
-            for d in range(data.shape[1])
-        ],
-        axis=1,
-    )
-    variances = spread / np.maximum(counts, 1)[:, None] + _SMALLEST_VARIANCE
-    shares = np.maximum(counts, 1)  # an empty cluster keeps a chance
-    return shares / shares.sum(), means, variances

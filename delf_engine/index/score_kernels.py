@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["RANGE", "best_rows", "normalise", "score_signs", "score_units"]
+__all__ = ["RANGE", "best_rows", "normalise", "score_signs"]
 
 RANGE = 262_144  # rows: two megabytes of sums stay in the cache, and runs of postings are read in one go
 _CHUNK = 1024  # postings whose similarities are computed together
@@ -142,78 +142,6 @@ def score_signs(
                         farthest = max(farthest, distance)
                         values[p] = weight * selectivity[min(distance, dim)]
                 if farthest > dim or not _add(image_ids[begin : begin + count], values, low, high, scores):
-                    return False
-            cursors[q] = end
-    return True
-
-
-@njit(cache=True, nogil=True)
-def score_units(
-    first: Any,
-    last: Any,
-    query_words: Any,
-    query_units: Any,
-    weights: Any,
-    alpha: Any,
-    threshold: Any,
-    strict: Any,
-    half: Any,
-    word_offsets: Any,
-    image_ids: Any,
-    units: Any,
-    scores: Any,
-) -> Any:
-    """Add one query's similarities to the images of one segment, of residuals that are not binarised.
-
-    Parameters
-    ----------
-    first, last : int
-        Score rows ``first`` to ``last - 1``.
-    query_words : (Q,) int32
-    query_units : (Q, D) float32
-        Residuals of unit length, or zero.
-    weights : (Q,) float64
-        Of each word.
-    alpha, threshold : float
-    strict : bool
-        Whether a similarity at the threshold itself scores nothing.
-    half : (65536,) float32
-        The value of every float16, by its bits: numba knows no float16 on a CPU.
-    word_offsets : (W + 1,) int64
-        Where the postings of each word begin.
-    image_ids : (P,) int32
-        Ascending within a word.
-    units : (P, D) uint16
-        Bits of float16.
-    scores : (n,) float64
-        Added to.
-
-    Returns
-    -------
-    bool
-        False if the segment's arrays point outside each other: they are damaged.
-    """
-    dim = query_units.shape[1]
-    cursors, values = np.empty(len(query_words), np.int64), np.empty(_CHUNK)
-    if not _begin(query_words, word_offsets, image_ids, first, cursors):
-        return False
-    for low in range(first, last, RANGE):
-        high = min(low + RANGE, last)
-        for q in range(len(query_words)):
-            end = word_offsets[query_words[q] + 1]
-            if high < len(scores):
-                end = _first_of(image_ids, cursors[q], end, high)
-            for begin in range(cursors[q], end, _CHUNK):
-                count = min(_CHUNK, end - begin)
-                for p in range(count):
-                    similarity = 0.0
-                    for d in range(dim):
-                        similarity += np.float64(query_units[q, d]) * np.float64(half[units[begin + p, d]])
-                    if similarity > threshold or (similarity == threshold and not strict):
-                        values[p] = weights[q] * np.sign(similarity) * abs(similarity) ** alpha
-                    else:
-                        values[p] = 0.0
-                if not _add(image_ids[begin : begin + count], values, low, high, scores):
                     return False
             cursors[q] = end
     return True

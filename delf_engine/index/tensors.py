@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError
-from delf_engine.index import disk
+from delf_engine.support.files import replacing, sync_directory, system_errors
 
 __all__ = ["content_hash", "read_tensors", "write_tensors"]
 
@@ -42,7 +42,11 @@ def write_tensors(
     from safetensors.numpy import save
 
     described = {"format": f"delf-engine {what}", "version": _VERSION, **metadata}
-    disk.replace_file(Path(path), _ordered(save(dict(arrays), described)))
+    path = Path(path)
+    with system_errors(f"{path}: cannot be written"):
+        with replacing(path) as temporary:
+            temporary.write_bytes(_ordered(save(dict(arrays), described)))
+        sync_directory(path.parent)
 
 
 def _ordered(data: bytes) -> bytes:

@@ -1,16 +1,16 @@
-"""Selection rules and regions as the extractor applies them."""
+"""Selection rules as the extractor applies them."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from delf_engine.config import ExtractionConfig
-from delf_engine.errors import ConfigError, FeatureError
+from delf_engine.errors import ConfigError
 from delf_engine.extraction import Extractor
 from delf_engine.model.network import DelfNetwork
-from delf_engine.regions import box_iou, rigid_grid
 from helpers import checkpoint_info, random_photo
 
 
@@ -47,30 +47,11 @@ def test_suppression_by_receptive_fields_in_pixels_of_the_image(photo: np.ndarra
     found = extractor(nms_iou=0.8)(photo)
     sides = 211 * found.scales  # ResNet-18 conv4
     boxes = np.column_stack([found.keypoints - sides[:, None] / 2, found.keypoints + sides[:, None] / 2])
-    for i in range(1, len(boxes)):
-        assert box_iou(boxes[i], boxes[:i]).max() <= 0.8 + 1e-3  # scales are of rounded levels
+    overlaps = np.triu(box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy(), 1)
+    assert overlaps.max() <= 0.8 + 1e-3  # scales are of rounded levels
     assert len(found) > 10
     assert found != extractor()(photo)
     assert extractor(nms_iou=1.0)(photo) == extractor()(photo)
-
-
-def test_with_regions(photo: np.ndarray) -> None:
-    one = extractor()
-    features, regions = one.with_regions(photo, "grid")
-    assert features == one(photo)
-    assert np.array_equal(regions.boxes, rigid_grid((300, 220)))
-    for r, (x0, y0, x1, y1) in enumerate(regions.boxes):
-        x, y = (features.keypoints + 0.5).T
-        inside = (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
-        assert np.array_equal(regions.members(r), np.flatnonzero(inside))
-    features, regions = one.with_regions(photo, "attention")
-    assert 0 < len(regions) <= 10
-    whole = one.with_regions(photo, [[0, 0, 300, 220]])[1]
-    assert len(whole.members(0)) == len(features)
-    with pytest.raises(ConfigError, match="'grid', 'attention' or boxes"):
-        one.with_regions(photo, "squares")  # type: ignore[arg-type]
-    with pytest.raises(FeatureError):
-        one.with_regions(photo, [[1, 2, 3]])
 
 
 def test_batches_agree_with_single_images(photo: np.ndarray) -> None:

@@ -23,7 +23,7 @@ def bow_scores(
     query: LocalFeatures, images: list[LocalFeatures], centroids: np.ndarray, config: BowConfig
 ) -> np.ndarray:
     """The cosines of tf-idf vectors."""
-    counts = [word_counts(image, centroids, config.image_assignments) for image in images]
+    counts = [word_counts(image, centroids, 1) for image in images]
     idf = np.ones(len(centroids))
     if config.idf:
         for word in range(len(centroids)):

@@ -10,15 +10,13 @@ import numpy as np
 from delf_engine.config import load_profile
 from delf_engine.index import (
     AsmkIndex,
-    BowIndex,
     CandidateIndex,
     Codebook,
-    FisherIndex,
+    DenseIndex,
     IvfIndex,
     KdTreeIndex,
     Mixture,
     ProductQuantizer,
-    VladIndex,
 )
 from helpers import random_features
 
@@ -30,14 +28,9 @@ NAMES = list(IMAGES)
 QUERY = random_features(RNG, 25, 8)
 
 
-#: The indexes that need more than a dimension, and what they need.
-SOURCES: dict[str, tuple[Any, Any]] = {
-    "asmk": (AsmkIndex, CODEBOOK),
-    "bow": (BowIndex, CODEBOOK),
-    "vlad": (VladIndex, CODEBOOK),
-    "fisher": (FisherIndex, MIXTURE),
-}
-KINDS = [*SOURCES, "kdtree", "kdtree randomised", "ivf", "ivf pq"]
+#: The indexes of one vector an image, and what encodes it.
+DENSE: dict[str, Any] = {"bow": CODEBOOK, "vlad": CODEBOOK, "fisher": MIXTURE}
+KINDS = ["asmk", *DENSE, "kdtree", "kdtree randomised", "ivf", "ivf pq"]
 RANDOMISED = load_profile().kdtree.model_copy(update={"search": "randomised", "neighbours": 5})
 QUANTIZER = ProductQuantizer.train(QUERY.descriptors, CODEBOOK, parts=3, levels=4)
 
@@ -47,21 +40,24 @@ class Kind:
 
     def __init__(self, name: str) -> None:
         self.full_name = name
+        self.name: Any
         self.name, _, self.variant = name.partition(" ")
 
     def new(self) -> Any:
-        if self.name in SOURCES:
-            index, source = SOURCES[self.name]
-            return index(source)
+        if self.name == "asmk":
+            return AsmkIndex(CODEBOOK)
+        if self.name in DENSE:
+            return DenseIndex(self.name, DENSE[self.name])
         if self.name == "kdtree":
             return KdTreeIndex(8, RANDOMISED if self.variant else None)
         config = load_profile().ivf.model_copy(update={"codec": self.variant or "uint8", "neighbours": 9})
         return IvfIndex(CODEBOOK, config, QUANTIZER if self.variant else None)
 
     def load(self, path: Path, check: bool | None = None, **options: Any) -> Any:
-        if self.name in SOURCES:
-            index, source = SOURCES[self.name]
-            return index.load(path, source, check=check, **options)
+        if self.name == "asmk":
+            return AsmkIndex.load(path, CODEBOOK, check=check, **options)
+        if self.name in DENSE:
+            return DenseIndex.load(path, self.name, DENSE[self.name], check=check, **options)
         if self.name == "kdtree":
             return KdTreeIndex.load(path, check=check, **options)
         quantizer = QUANTIZER if self.variant else None

@@ -6,7 +6,7 @@ import numpy as np
 
 from delf_engine.config import AsmkConfig
 from delf_engine.features import LocalFeatures
-from delf_engine.regions import Regions
+from delf_engine.index.grid import inside_regions
 
 Bags = dict[int, np.ndarray]
 
@@ -31,19 +31,15 @@ def sums(features: LocalFeatures, centroids: np.ndarray, k: int, members: np.nda
     return out
 
 
-def regional_sums(
-    features: LocalFeatures, centroids: np.ndarray, k: int, regions: Regions | None, norm: str | None
-) -> Bags:
-    """The sums of an image and of each region, added up word by word and divided by their number."""
-    places = [None] if regions is None else [None, *(regions.members(r) for r in range(len(regions)))]
+def regional_sums(features: LocalFeatures, centroids: np.ndarray, k: int, *, scaled: bool) -> Bags:
+    """The sums of an image and of each region of its grid, added up; `scaled`: each at unit length first."""
     total = {word: 0 * residual for word, residual in sums(features, centroids, k).items()}
-    for members in places:
-        part = sums(features, centroids, k, members)
+    for inside in [np.ones(len(features), bool), *inside_regions(features)]:
+        part = sums(features, centroids, k, np.flatnonzero(inside))
         length = np.sqrt(sum((residual**2).sum() for residual in part.values()))
         for word, residual in part.items():
-            scale = (1 / length if length > 0 else 0.0) if norm == "l2" else 1.0
-            total[word] = total[word] + scale * residual
-    return {word: residual / len(places) for word, residual in total.items()}
+            total[word] = total[word] + (residual / length if scaled and length > 0 else residual)
+    return total
 
 
 def bag(features: LocalFeatures, centroids: np.ndarray, k: int) -> Bags:
@@ -69,7 +65,7 @@ def asmk_score(query: Bags, image: Bags, collection: list[Bags], dim: int, confi
             s = 1 - 2 * int((query[word] != image[word]).sum()) / divisor
         else:
             s = sum(float(a) * float(b) for a, b in zip(query[word], image[word], strict=True))
-        if s > config.threshold or (s == config.threshold and not config.strict_threshold):
+        if s >= config.threshold:
             weight = np.log(len(collection) / sum(word in b for b in collection)) ** 2 if config.idf else 1.0
             total += weight * np.sign(s) * abs(s) ** config.alpha
     return total / (np.sqrt(len(query)) * np.sqrt(max(len(image), 1)))

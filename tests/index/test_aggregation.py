@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,17 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delf_engine.config import load_profile
-from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index import AsmkIndex, Codebook, aggregation
+from delf_engine.index import Codebook, aggregation
 from delf_engine.index.aggregation import Kernel, aggregated
-from delf_engine.regions import Regions, rigid_grid
 from helpers import random_features
 from index.oracles import Bags, regional_sums, sums
-
-RNG = np.random.default_rng(0)
-DEFAULT = load_profile().asmk
 
 
 def lattice(rng: np.random.Generator, n: int, dim: int) -> LocalFeatures:
@@ -30,16 +23,9 @@ def lattice(rng: np.random.Generator, n: int, dim: int) -> LocalFeatures:
     return LocalFeatures(rng.uniform(0, 8, (n, 2)), one, one, rows, (9, 9))
 
 
-def random_regions(rng: np.random.Generator, n: int) -> Regions | None:
-    count = int(rng.integers(-1, 5))
-    if count < 0:
-        return None
-    members = [np.flatnonzero(rng.random(n) < rng.choice([0, 0.2, 1])) for _ in range(count)]
-    return Regions.from_members(np.tile(np.array([0.0, 0, 5, 5]), (count, 1)), members)
-
-
 def unpacked(codes: np.ndarray, dim: int) -> np.ndarray:
     """(w, D) bool of (w, ceil(D / 64)) uint64; bits beyond D must be zero."""
+    assert codes.dtype == np.uint64
     columns = np.arange(64 * codes.shape[1])
     bits = (codes[:, columns // 64] >> (columns % 64).astype(np.uint64)) & np.uint64(1)
     assert not bits[:, dim:].any()
@@ -57,6 +43,7 @@ def assert_is(found: aggregation.Aggregate, wanted: Bags, kernel: Kernel, dim: i
         np.testing.assert_array_equal(signs[clear], (total > 0)[clear])
         assert not exact or not signs[total == 0].any()
     else:
+        assert codes.dtype == np.float32
         norms = np.sqrt((total**2).sum(axis=1, keepdims=True))
         clear = norms[:, 0] > 1e-9
         np.testing.assert_allclose(codes[clear], total[clear] / norms[clear], atol=1e-6)
@@ -71,8 +58,7 @@ def assert_is(found: aggregation.Aggregate, wanted: Bags, kernel: Kernel, dim: i
     duplicates=st.booleans(),
     assignments=st.integers(1, 3),
     kernel=st.sampled_from(["binary", "float"]),
-    norm=st.sampled_from([None, "l2"]),
-    regional=st.booleans(),
+    regions=st.sampled_from([None, "grid"]),
     block=st.sampled_from([1, 20, 10**6]),
     threads=st.sampled_from([1, 2, 5]),
 )
@@ -85,8 +71,7 @@ def test_codes_equal_the_oracle(
     duplicates: bool,
     assignments: int,
     kernel: Kernel,
-    norm: Literal["l2"] | None,
-    regional: bool,
+    regions: Literal["grid"] | None,
     block: int,
     threads: int,
 ) -> None:
@@ -94,8 +79,7 @@ def test_codes_equal_the_oracle(
     draw = lattice if duplicates else random_features
     codebook = Codebook(draw(rng, words, dim).descriptors)
     images = [draw(rng, n, dim) for n in sizes]
-    regions = [random_regions(rng, n) for n in sizes] if regional else None
-    options: Any = {"assignments": assignments, "kernel": kernel, "regions": regions, "region_norm": norm}
+    options: Any = {"assignments": assignments, "kernel": kernel, "regions": regions}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregation, "_BLOCK", block)
         found = aggregated(codebook, images, threads=threads, **options)
@@ -107,105 +91,20 @@ def test_codes_equal_the_oracle(
         if regions is None:
             wanted = sums(image, codebook.centroids, assignments)
         else:
-            wanted = regional_sums(image, codebook.centroids, assignments, regions[i], norm)
-        assert_is(found[i], wanted, kernel, dim, exact=duplicates and (regions is None or norm is None))
+            wanted = regional_sums(image, codebook.centroids, assignments, scaled=False)
+        assert_is(found[i], wanted, kernel, dim, exact=duplicates)
 
 
-@pytest.mark.parametrize("kernel", ["binary", "float"])
-def test_without_regions_nothing_changes(kernel: Kernel) -> None:
-    images = [random_features(RNG, n) for n in (0, 1, 50, 700)]
-    codebook = Codebook(random_features(RNG, 20).descriptors)
-    plain = aggregated(codebook, images, assignments=2, kernel=kernel, threads=1)
-    empty = Regions(np.empty((0, 4)), np.zeros(1, np.int64), np.empty(0, np.int64))
-    whole = [Regions.from_members(np.array([[0, 0, 640, 480]]), [np.arange(len(image))]) for image in images]
-    for regions in ([None] * 4, [empty] * 4, whole):
-        found = aggregated(codebook, images, assignments=2, kernel=kernel, threads=2, regions=regions)
-        for (words, codes), (wanted_words, wanted) in zip(found, plain, strict=True):
-            np.testing.assert_array_equal(words, wanted_words)
-            np.testing.assert_array_equal(codes, wanted)  # twice the sum has its sign and direction
-
-
-def test_regions_of_the_index(tmp_path: Path) -> None:
-    """Only the indexed image changes: words, sizes and queries do not."""
-    codebook = Codebook(random_features(RNG, 60).descriptors)
-    images = {name: random_features(RNG, 200) for name in "abc"}
-    grid = [Regions.of(image, rigid_grid(image.image_size)) for image in images.values()]
-    plain, given_, chosen = (AsmkIndex(codebook, c) for c in (DEFAULT, DEFAULT, _regional("grid")))
-    plain.add(list(images), list(images.values()))
-    given_.add([*images, "a"], [*images.values(), images["b"]], [*grid, None])
-    chosen.add(list(images), list(images.values()))
-    assert chosen.info().bytes == given_.info().bytes == plain.info().bytes
-
-    def codes(index: AsmkIndex) -> np.ndarray:
-        return index._collection.segments[0].arrays["codes"]
-
-    np.testing.assert_array_equal(codes(given_), codes(chosen))
-    assert not np.array_equal(codes(given_), codes(plain))
-    ids, scores = given_.search(images["a"], 5)
-    np.testing.assert_array_equal(scores, chosen.search(images["a"], 5)[1])
-    assert (ids[0], scores[0] < 1) == ("a", True)
-    override = AsmkIndex(codebook, _regional("grid"))
-    override.add(list(images), list(images.values()), [None, None, None])
-    override.search(images["a"], 1)
-    np.testing.assert_array_equal(codes(override), codes(plain))
-
-    chosen.save(tmp_path)
-    loaded = AsmkIndex.load(tmp_path, codebook)
-    assert loaded.config == _regional("grid")
-    np.testing.assert_array_equal(loaded.search(images["a"], 5)[1], scores)
-    with pytest.raises(MismatchError, match="built with regions = grid, asked for None"):
-        AsmkIndex.load(tmp_path, codebook, DEFAULT)
-
-
-def test_what_fills_a_region_decides_the_code() -> None:
-    """Three descriptors pull one way, two in a small region the other way."""
-    one = np.ones(5)
-    rows = np.array([[1.0, 0]] * 3 + [[-1.0, 0]] * 2)
-    image = LocalFeatures(np.zeros((5, 2)), one, one, rows, (9, 9))
-    regions = Regions.from_members(np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), [np.array([3, 4])] * 2)
+def test_what_lies_in_many_regions_decides_the_code() -> None:
+    """Two descriptors at the corner, in one region of each size, pull one way; one in the middle the other way."""
+    one = np.ones(3)
+    keypoints = np.array([[0.0, 0], [0, 0], [49, 49]])
+    image = LocalFeatures(keypoints, one, one, np.array([[1.0, 0], [1, 0], [-1, 0]]), (100, 100))
     codebook = Codebook(np.zeros((1, 2)))
 
-    def code(**options: Any) -> np.ndarray:
-        return aggregated(codebook, [image], assignments=1, kernel="float", threads=1, **options)[0][1][0]
+    def code(regions: Literal["grid"] | None) -> list[float]:
+        found = aggregated(codebook, [image], assignments=1, kernel="float", threads=1, regions=regions)
+        return list(found[0][1][0].tolist())
 
-    assert code().tolist() == [1, 0]
-    assert code(regions=[regions]).tolist() == [-1, 0]
-    once = Regions.from_members(regions.boxes[:1], [np.array([3])])
-    assert code(regions=[once]).tolist() == [0, 0]  # 3 - 2 - 1
-    assert code(regions=[once], region_norm="l2").tolist() == [0, 0]  # 1 - 1
-    both = Regions.from_members(regions.boxes, [np.array([3]), np.array([4])])
-    assert code(regions=[both], region_norm="l2").tolist() == [-1, 0]
-
-
-def test_bad_regions() -> None:
-    image = random_features(RNG, 3)
-    index = AsmkIndex(Codebook(random_features(RNG, 5).descriptors))
-    far = Regions.from_members(np.array([[0, 0, 5, 5]]), [np.array([1, 3])])
-    with pytest.raises(FeatureError, match="b: a region has descriptor 3, the image has 3"):
-        index.add(["a", "b"], [image, image], [None, far])
-    with pytest.raises(FeatureError, match="a: expected Regions or None, got list"):
-        index.add(["a"], [image], [[0]])  # type: ignore[list-item]
-    with pytest.raises(ConfigError, match="the regions of 2 images for 1 ids"):
-        index.add(["a"], [image], [None, None])
-    for threads in (0, -1, 2.0):
-        with pytest.raises(ConfigError, match="threads"):
-            index.add(["a"], [image], threads=threads)  # type: ignore[arg-type]
-    assert len(index) == 0
-    assert index.add([], [], []) == []
-
-
-def test_an_index_is_the_same_with_any_number_of_threads() -> None:
-    images = {str(i): random_features(RNG, int(RNG.integers(0, 300))) for i in range(80)}
-    codebook = Codebook(random_features(RNG, 50).descriptors)
-    built = []
-    for threads in (1, 2, 7, None):
-        index = AsmkIndex(codebook)
-        index.add(list(images), list(images.values()), threads=threads)
-        index.search(images["0"], 1)
-        built.append(index._collection.segments[0].arrays)
-    for arrays in built[1:]:
-        assert all(np.array_equal(arrays[name], array) for name, array in built[0].items())
-
-
-def _regional(regions: str) -> Any:
-    return type(DEFAULT).model_validate({**DEFAULT.model_dump(), "regions": regions})
+    assert code(None) == [1, 0]
+    assert code("grid") == [-1, 0]  # the image, 1 of 1, 4 of 4 and 4 of 9 regions: 10 against 2 * 4

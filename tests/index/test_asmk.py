@@ -1,29 +1,43 @@
+"""`AsmkIndex` against its definition, and by the options that published variants differ in."""
+
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from delf_engine.config import AsmkConfig, load_profile
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import AsmkIndex, Codebook
-from delf_engine.index.score_kernels import score_signs
+from delf_engine.index.asmk_layout import selectivity
+from delf_engine.index.score_kernels import score_signs, score_units
 from helpers import random_features
 from index.oracles import asmk_score, bag, float_bag
+from index.test_aggregation import lattice
 
-RNG = np.random.default_rng(0)
 DEFAULT = load_profile().asmk
+ORIGIN = Codebook(np.zeros((1, 40)))
 
 
-def signs(rng: np.random.Generator, n: int, dim: int) -> LocalFeatures:
-    """Descriptors from a small set: many duplicates, and residuals that are exactly zero."""
-    one = np.ones(n)
-    rows = np.eye(dim)[rng.integers(0, min(dim, 3), n)] * rng.choice([-1, 1], (n, 1))
-    return LocalFeatures(np.zeros((n, 2)), one, one, rows, (9, 9))
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def changed(**changes: Any) -> AsmkConfig:
+    return AsmkConfig.model_validate({**DEFAULT.model_dump(), **changes})
+
+
+def one(*descriptor: float) -> LocalFeatures:
+    """An image of one feature."""
+    return LocalFeatures(np.zeros((1, 2)), np.ones(1), np.ones(1), np.array([descriptor]), (9, 9))
 
 
 @given(
@@ -39,8 +53,10 @@ def signs(rng: np.random.Generator, n: int, dim: int) -> LocalFeatures:
         alpha=st.sampled_from([1.0, 3.0, 2.5]),
         threshold=st.sampled_from([-1.0, 0.0, 0.3]),
         idf=st.booleans(),
+        assignment=st.just("fast"),
         kernel=st.sampled_from(["binary", "float"]),
-        strict_threshold=st.booleans(),
+        divisor=st.just("bits"),
+        regions=st.none(),
     ),
     padded=st.booleans(),
 )
@@ -51,7 +67,7 @@ def test_scores_equal_the_oracle(
     if padded and config.kernel == "binary":
         config = config.model_copy(update={"divisor": "padded"})
     rng = np.random.default_rng(seed)
-    draw = signs if duplicates else random_features
+    draw = lattice if duplicates else random_features
     images = [draw(rng, n, dim) for n in sizes]
     query = draw(rng, 7, dim)
     codebook = Codebook(draw(rng, words, dim).descriptors)
@@ -75,10 +91,10 @@ def test_scores_equal_the_oracle(
     assert (np.diff(scores) <= 0).all()
 
 
-def test_an_image_finds_itself_first_and_scores_one() -> None:
-    images = [random_features(RNG, 200) for _ in range(20)]
-    config = DEFAULT.model_copy(update={"query_assignments": 1})
-    index = AsmkIndex(Codebook.train(np.concatenate([i.descriptors for i in images]), 64), config)
+def test_an_image_finds_itself_first_and_scores_one(rng: np.random.Generator) -> None:
+    images = [random_features(rng, 200) for _ in range(20)]
+    codebook = Codebook.train(np.concatenate([i.descriptors for i in images]), 64)
+    index = AsmkIndex(codebook, changed(query_assignments=1))
     index.add([str(i) for i in range(20)], images)
     for i, image in enumerate(images):
         ids, scores = index.search(image, 3)
@@ -87,20 +103,18 @@ def test_an_image_finds_itself_first_and_scores_one() -> None:
         assert scores[1] < 0.3
 
 
-def test_unrelated_codes_score_nothing_on_average() -> None:
+def test_unrelated_codes_score_nothing_on_average(rng: np.random.Generator) -> None:
     """Hamming distance over the true 40 bits: random codes have similarity 0, not 0.375."""
-    codebook = Codebook(np.zeros((1, 40)))
-    config = DEFAULT.model_copy(update={"threshold": -1.0, "alpha": 1.0, "query_assignments": 1})
-    index = AsmkIndex(codebook, config)
-    index.add([str(i) for i in range(4000)], [random_features(RNG, 1) for _ in range(4000)])
-    index.search(random_features(RNG, 1), 1)
-    (scores,) = index._scores(index._queries([random_features(RNG, 1)], 1), 1)
+    index = AsmkIndex(ORIGIN, changed(threshold=-1.0, alpha=1.0, query_assignments=1))
+    index.add([str(i) for i in range(4000)], [random_features(rng, 1) for _ in range(4000)])
+    index.search(random_features(rng, 1), 1)
+    (scores,) = index._scores(index._queries([random_features(rng, 1)], 1), 1)
     assert abs(float(scores.mean())) < 0.02
 
 
-def test_ties_keep_the_order_of_insertion() -> None:
-    image, other = random_features(RNG, 30), random_features(RNG, 30)
-    index = AsmkIndex(Codebook(RNG.normal(size=(10, 40))))
+def test_ties_keep_the_order_of_insertion(rng: np.random.Generator) -> None:
+    image, other = random_features(rng, 30), random_features(rng, 30)
+    index = AsmkIndex(Codebook(rng.normal(size=(10, 40))), changed(query_assignments=1))  # no other scores 1
     names = ["d", "b", "a", "c"]
     index.add(names, [image] * 4)
     index.search(image, 1)
@@ -112,11 +126,12 @@ def test_ties_keep_the_order_of_insertion() -> None:
     assert index.search(image, 9)[0][:5] == ["b", "a", "c", "z", "d"]
 
 
-def test_results_do_not_depend_on_segments(tmp_path: Path) -> None:
-    images = {str(i): random_features(RNG, int(RNG.integers(0, 60))) for i in range(60)}
-    query = random_features(RNG, 50)
-    codebook = Codebook(RNG.normal(size=(40, 40)) / 6)
-    config = DEFAULT.model_copy(update={"idf": True})
+@pytest.mark.parametrize("kernel", ["binary", "float"])
+def test_results_do_not_depend_on_segments(rng: np.random.Generator, tmp_path: Path, kernel: str) -> None:
+    images = {str(i): random_features(rng, int(rng.integers(0, 60)), 65) for i in range(60)}
+    query = random_features(rng, 50, 65)
+    codebook = Codebook(random_features(rng, 40, 65).descriptors)
+    config = changed(kernel=kernel, idf=True)
     whole = AsmkIndex(codebook, config)
     kept = [i for i in images if int(i) % 7]
     whole.add(kept, [images[i] for i in kept])
@@ -131,61 +146,158 @@ def test_results_do_not_depend_on_segments(tmp_path: Path) -> None:
         if start % 5 == 0:
             parts.save(tmp_path)
     parts.remove([i for i in images if i not in kept])
-    for index in (parts, None, AsmkIndex.load(tmp_path, codebook)):
-        if index is None:
-            parts.save(tmp_path)
-            continue
-        if index is not parts:
-            index = AsmkIndex.load(tmp_path, codebook)
+    parts.save(tmp_path / "copy")
+    for index in (parts, AsmkIndex.load(tmp_path / "copy", codebook)):
         ids, scores = index.search(query, 100)
         assert ids == wanted_ids
         np.testing.assert_array_equal(scores, wanted)
+        codes = index._collection.segments[0].arrays["codes"]
+        assert (codes.dtype, codes.shape[1]) == ((np.uint64, 2) if kernel == "binary" else (np.float16, 65))
 
 
-def test_load_checks_codebook_and_options(tmp_path: Path) -> None:
-    codebook = Codebook(RNG.normal(size=(10, 40)))
+def test_an_index_is_the_same_with_any_number_of_threads(rng: np.random.Generator) -> None:
+    images = {str(i): random_features(rng, int(rng.integers(0, 300))) for i in range(80)}
+    codebook = Codebook(random_features(rng, 50).descriptors)
+    built = []
+    for threads in (1, 2, 7, None):
+        index = AsmkIndex(codebook)
+        index.add(list(images), list(images.values()), threads=threads)
+        index.search(images["0"], 1)
+        built.append(index._collection.segments[0].arrays)
+    for arrays in built[1:]:
+        assert all(np.array_equal(arrays[name], array) for name, array in built[0].items())
+
+
+def test_load_checks_codebook_and_options(rng: np.random.Generator, tmp_path: Path) -> None:
+    codebook = Codebook(rng.normal(size=(10, 40)))
     index = AsmkIndex(codebook)
-    index.add(["a"], [random_features(RNG, 5)])
+    index.add(["a"], [random_features(rng, 5)])
     index.save(tmp_path)
-    with pytest.raises(MismatchError, match=f"built with codebook {codebook.hash[:8]}"):
-        AsmkIndex.load(tmp_path, Codebook(RNG.normal(size=(10, 40))))
+    with pytest.raises(MismatchError, match=codebook.hash[:8]):
+        AsmkIndex.load(tmp_path, Codebook(rng.normal(size=(10, 40))))
     assert AsmkIndex.load(tmp_path, codebook).config == DEFAULT
-    other = DEFAULT.model_copy(update={"alpha": 2.0})
+    other = changed(alpha=2.0)
     assert AsmkIndex.load(tmp_path, codebook, other).config == other
-    with pytest.raises(MismatchError, match="image_assignments = 1, asked for 2"):
-        AsmkIndex.load(tmp_path, codebook, DEFAULT.model_copy(update={"image_assignments": 2}))
+    for name, value in (("image_assignments", 2), ("kernel", "float"), ("regions", "grid")):
+        with pytest.raises(MismatchError, match=f"{name} = .*{value}"):
+            AsmkIndex.load(tmp_path, codebook, changed(**{name: value}))
     assert "1 images" in repr(index)
+
+
+def test_regions_change_codes_of_indexed_images_only(rng: np.random.Generator, tmp_path: Path) -> None:
+    codebook = Codebook(random_features(rng, 60).descriptors)
+    images = {name: random_features(rng, 200) for name in "abc"}
+    plain, regional = AsmkIndex(codebook), AsmkIndex(codebook, changed(regions="grid"))
+    for index in (plain, regional):
+        index.add(list(images), list(images.values()))
+    assert regional.info().bytes == plain.info().bytes
+    codes, wanted = (index._collection.segments[0].arrays["codes"] for index in (regional, plain))
+    assert not np.array_equal(codes, wanted)
+    ids, scores = regional.search(images["a"], 5)
+    assert (ids[0], scores[0] < 1) == ("a", True)
+    regional.save(tmp_path)
+    np.testing.assert_array_equal(AsmkIndex.load(tmp_path, codebook).search(images["a"], 5)[1], scores)
 
 
 @pytest.mark.parametrize(("name", "row"), [("image_ids", 3), ("word_offsets", 4)])
 @pytest.mark.parametrize("value", [-7, 10**9])
+@pytest.mark.parametrize("kernel", ["binary", "float"])
 def test_postings_that_point_outside_are_found_when_searched(
-    tmp_path: Path, name: str, row: int, value: int
+    tmp_path: Path, name: str, row: int, value: int, kernel: str
 ) -> None:
     """Checksums of large collections are not compared on opening: a wild address must not be followed."""
     rng = np.random.default_rng(0)
     codebook = Codebook(random_features(rng, 10).descriptors)
     image = random_features(rng, 200)
-    index = AsmkIndex(codebook, DEFAULT.model_copy(update={"idf": True}))
+    index = AsmkIndex(codebook, changed(idf=True, kernel=kernel))
     index.add(["a", "b"], [image, image])
     index.save(tmp_path)
     array = np.lib.format.open_memmap(tmp_path / "segment-00000001" / f"{name}.npy", mode="r+")
     array[row] = value
     array.flush()
-    with pytest.raises(FormatError, match=rf"{name}\.npy: .*checksum"):
+    with pytest.raises(FormatError, match=rf"{name}\.npy"):
         AsmkIndex.load(tmp_path, codebook)
-    for config in (None, DEFAULT):
-        with pytest.raises(FormatError, match="segment-00000001: postings are damaged"):
+    for config in (None, changed(kernel=kernel)):
+        with pytest.raises(FormatError, match="segment-00000001"):
             AsmkIndex.load(tmp_path, codebook, config, check=False).search(image, 5)
-    damaged = AsmkIndex.load(tmp_path, codebook, check=False)
-    with pytest.raises(FormatError, match="postings are damaged"):
-        damaged.save(tmp_path / "copy")
+    with pytest.raises(FormatError):
+        AsmkIndex.load(tmp_path, codebook, check=False).save(tmp_path / "copy")
 
 
-def test_codes_with_bits_beyond_the_dimension_are_damaged() -> None:
-    one = np.ones((1, 1), np.uint64) << np.uint64(63)
-    arrays = (np.array([0, 1]), np.zeros(1, np.int32), one)
-    for array in arrays:
-        array.flags.writeable = False
-    asked = (np.zeros(1, np.int32), np.zeros((1, 1), np.uint64), np.ones(1), np.zeros(1))
-    assert not score_signs(0, 1, *asked, *arrays, np.zeros(1))
+def test_kernels_follow_no_wild_address_and_no_wild_distance() -> None:
+    zero = np.zeros(1, np.int32)
+    far = np.ones((1, 1), np.uint64) << np.uint64(63)  # a bit beyond the dimension
+    codes = (zero, np.zeros((1, 1), np.uint64), np.ones(1), np.zeros(1))
+    assert not score_signs(0, 1, *codes, np.array([0, 1]), zero, far, np.zeros(1))
+    units = (zero, np.zeros((1, 2), np.float32), np.ones(1), 3.0, 0.0, np.zeros(1 << 16, np.float32))
+    assert not score_units(0, 1, *units, np.array([0, 9]), zero, np.zeros((1, 2), np.uint16), np.zeros(1))
+
+
+# ------------------------------------------------------------------------------------ what variants differ in
+
+
+def test_codes_of_40_bits_by_both_divisors() -> None:
+    far, near = (one(*(np.where(np.arange(40) < n, 1.0, -1.0) / np.sqrt(40))) for n in (20, 40))
+    for divisor, wanted in (("bits", 0.0), ("padded", 0.375)):
+        index = AsmkIndex(ORIGIN, changed(divisor=divisor, alpha=1.0))
+        index.add(["far", "same"], [far, near])
+        found = dict(zip(*index.search(near, 5), strict=True))
+        assert found["same"] == 1.0
+        assert found.get("far", 0.0) == wanted
+
+
+@pytest.mark.parametrize("dim", [1, 31, 32, 33, 40, 64, 65, 128, 200])
+def test_selectivity(dim: int) -> None:
+    exact = [float(Fraction(dim - 2 * h, dim)) for h in range(dim + 1)]
+    np.testing.assert_allclose(selectivity(dim, changed(alpha=1.0, threshold=-1.0)), exact, atol=1e-15)
+    padded = selectivity(dim, changed(alpha=1.0, threshold=-1.0, divisor="padded"))
+    assert padded[-1] == 1 - 2 * dim / (32 * ((dim + 31) // 32))
+
+
+@pytest.mark.parametrize("kernel", ["binary", "float"])
+@pytest.mark.parametrize(("threshold", "found"), [(0.4, 1), (0.5, 1), (0.6, 0)])
+def test_a_similarity_at_the_threshold_counts(kernel: str, threshold: float, found: int) -> None:
+    """Half the signs agree, and so does half the length: both similarities are 1/2 to the bit."""
+    index = AsmkIndex(Codebook(np.zeros((1, 4))), changed(kernel=kernel, threshold=threshold))
+    index.add(["a"], [one(0.5, 0.5, 0.5, -0.5)])
+    assert len(index.search(one(0.5, 0.5, 0.5, 0.5), 5)[0]) == found
+
+
+def test_residuals_are_compared_by_their_cosine(rng: np.random.Generator) -> None:
+    images = [random_features(rng, 1) for _ in range(50)]
+    index = AsmkIndex(ORIGIN, changed(kernel="float", alpha=1.0, threshold=-1.0))
+    index.add([str(i) for i in range(50)], images)
+    query = random_features(rng, 1)
+    ids, scores = index.search(query, 50)
+    cosines = np.array([float(image.descriptors[0] @ query.descriptors[0]) for image in images])
+    assert ids == [str(i) for i in np.argsort(-cosines) if cosines[i] > 0]
+    np.testing.assert_allclose(scores, -np.sort(-cosines[cosines > 0]), atol=2**-11)
+
+
+@pytest.mark.parametrize("kernel", ["binary", "float"])
+def test_residuals_that_are_zero(kernel: str) -> None:
+    """A descriptor on its centroid has the word, and nothing that could agree there but for zero bits."""
+    index = AsmkIndex(Codebook(np.eye(4)), changed(kernel=kernel, query_assignments=1))
+    index.add(["on", "pair"], [one(1, 0, 0, 0), one(0, 1, 0, 0)])
+    ids, scores = index.search(one(1, 0, 0, 0), 5)
+    assert (ids, scores.tolist()) == ((["on"], [1.0]) if kernel == "binary" else ([], []))
+
+
+@pytest.mark.parametrize("kernel", ["binary", "float"])
+def test_huge_centroids(rng: np.random.Generator, kernel: str) -> None:
+    centroids = np.zeros((3, 40), np.float32)
+    centroids[:, 0] = [-1e15, 0, 1e15]
+    index = AsmkIndex(Codebook(centroids), changed(kernel=kernel))
+    image = random_features(rng, 30)
+    index.add(["a"], [image])
+    ids, scores = index.search(image, 5)
+    assert ids == ["a"]
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    "bad", [{"kernel": "bits"}, {"divisor": 40}, {"regions": "none"}, {"kernel": "float", "divisor": "padded"}]
+)
+def test_options_that_are_none_or_do_not_go_together(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        changed(**bad)

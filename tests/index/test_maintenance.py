@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError, UnknownIdError
-from delf_engine.index import AsmkIndex, IndexInfo, check_index, segments
+from delf_engine.index import IndexInfo, check_index, segments
 from delf_engine.index.advice import KDTREE_DESCRIPTORS, REMOVED_IMAGES, advice
-from delf_engine.regions import Regions
 from helpers import random_features
 from index.kinds import IMAGES, NAMES, QUERY, RNG, Kind, assert_same
 from index.test_disk import damages
@@ -95,15 +94,6 @@ def test_nothing_is_lost_if_adding_fails(kind: Kind, waiting: bool, monkeypatch:
         with pytest.raises(MemoryError):
             index.replace(NAMES[2:4], [QUERY, QUERY])
     assert_same(index, kind.of(NAMES))
-
-
-def test_replace_takes_the_options_of_add() -> None:
-    index: AsmkIndex = Kind("asmk").of(NAMES)
-    regions = Regions.of(QUERY, np.array([[0.0, 0.0, 300.0, 300.0]]))
-    index.replace([NAMES[0]], [QUERY], regions=[regions], threads=1)
-    wanted: AsmkIndex = Kind("asmk").of(NAMES[1:])
-    wanted.add([NAMES[0]], [QUERY], regions=[regions])
-    assert_same(index, wanted)
 
 
 # --------------------------------------------------------------------------------------------------- merging

