@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from delf_engine.index.asmk import AsmkIndex
+from delf_engine.index.asmk.index import AsmkIndex
 from delf_engine.index.base import CandidateIndex
-from delf_engine.index.codebook import Codebook
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.contract import IndexInfo
-from delf_engine.index.dense import DenseIndex
-from delf_engine.index.disk import check_index, has_index
-from delf_engine.index.ivf import IvfIndex
-from delf_engine.index.kdtree import KdTreeIndex
+from delf_engine.index.dense.index import DenseIndex
+from delf_engine.index.ivf.index import IvfIndex
+from delf_engine.index.kdtree.index import KdTreeIndex
 from delf_engine.index.kinds import KINDS, AnyIndex, IndexKind, Vocabulary
-from delf_engine.index.limits import Limits
-from delf_engine.index.mixture import Mixture
+from delf_engine.index.segments.disk import check_index, has_index
+from delf_engine.index.segments.limits import Limits
 
 __all__ = [
     "KINDS",

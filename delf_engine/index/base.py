@@ -14,9 +14,8 @@ import numpy.typing as npt
 from delf_engine.config import Config, parse_config
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index import disk
-from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import Collection, IfDamaged
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.contract import (
     Found,
     IndexInfo,
@@ -27,9 +26,10 @@ from delf_engine.index.contract import (
     check_queries,
     check_top_k,
 )
-from delf_engine.index.limits import Limits, best
-from delf_engine.index.mixture import Mixture
-from delf_engine.index.segments import Layout, Segment
+from delf_engine.index.segments import disk
+from delf_engine.index.segments.collection import Collection, IfDamaged
+from delf_engine.index.segments.limits import Limits, best
+from delf_engine.index.segments.segment import Layout, Segment
 from delf_engine.support.threads import check_threads, in_threads
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ Encoder: TypeAlias = Codebook | Mixture
 _ANY = Limits()
 
 
-class CandidateIndex(ABC, Generic[Q]):
+class CandidateIndex(ABC, Generic[Q, ConfigT]):
     """Finds the images of a collection that may show what a query shows.
 
     Equal collections, added in the same order, give equal results: bit for bit, however they came about, and
@@ -60,14 +60,16 @@ class CandidateIndex(ABC, Generic[Q]):
         What is kept of images.
     encoder : Codebook, Mixture or None
         What they are encoded by.
+    config : Config
+        Options of the kind.
     """
 
     kind: str
-    config: Config
     _ready: ClassVar[int] = 64  # queries made ready at a time
     _together: ClassVar[int] = 1  # queries scored in one pass over the collection
 
-    def __init__(self, dim: int, layout: Layout, encoder: Encoder | None) -> None:
+    def __init__(self, dim: int, layout: Layout, encoder: Encoder | None, config: ConfigT) -> None:
+        self.config = config
         self._dim = dim
         self._encoder = encoder
         self._collection = Collection(self.kind, layout)
@@ -295,7 +297,10 @@ class CandidateIndex(ABC, Generic[Q]):
             inner = threads if len(groups) == 1 else 1
 
             def found(i: int, groups: Sequence[Sequence[Q]] = groups, inner: int = inner) -> list[Found]:
-                return [self._best(scores, top_k, allowed, limits) for scores in self._scored(groups[i], inner, session)]
+                return [
+                    self._best(scores, top_k, allowed, limits)
+                    for scores in self._scored(groups[i], inner, session)
+                ]
 
             def report(done: int, start: int = batch.start, count: int = len(ready)) -> None:
                 if progress is not None:
@@ -430,8 +435,8 @@ def saved_options(
     """
     if encoder is not None and header["encoder"] != encoder.hash:
         raise MismatchError(
-            f"{where}: the index was built with {type(encoder).__name__.lower()} {header['encoder'][:8]}, not with "
-            f"{encoder.hash[:8]}; give that one, or build the index again"
+            f"{where}: the index was built with {type(encoder).__name__.lower()} {header['encoder'][:8]}, not "
+            f"with {encoder.hash[:8]}; give that one, or build the index again"
         )
     saved = parse_config(kind, header["config"], where=str(where))
     for name in built_with:

@@ -13,7 +13,16 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["Found", "IndexInfo", "Progress", "check_batch", "check_features", "check_ids", "check_queries", "check_top_k"]
+__all__ = [
+    "Found",
+    "IndexInfo",
+    "Progress",
+    "check_batch",
+    "check_features",
+    "check_ids",
+    "check_queries",
+    "check_top_k",
+]
 
 Found: TypeAlias = tuple[list[str], npt.NDArray[np.float32]]  # ids, best first, and their (K,) scores
 Progress: TypeAlias = Callable[[int, int], None]

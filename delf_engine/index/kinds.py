@@ -7,12 +7,12 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from delf_engine.config import Profile
 from delf_engine.errors import ConfigError
-from delf_engine.index.asmk import AsmkIndex
-from delf_engine.index.codebook import Codebook
-from delf_engine.index.dense import DenseIndex
-from delf_engine.index.ivf import IvfIndex
-from delf_engine.index.kdtree import KdTreeIndex
-from delf_engine.index.mixture import Mixture
+from delf_engine.index.asmk.index import AsmkIndex
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.mixture import Mixture
+from delf_engine.index.dense.index import DenseIndex
+from delf_engine.index.ivf.index import IvfIndex
+from delf_engine.index.kdtree.index import KdTreeIndex
 
 __all__ = ["KINDS", "AnyIndex", "IndexKind", "Vocabulary", "load_index", "load_vocabulary", "new_index"]
 

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError
-from delf_engine.index.aggregation import Aggregate
-from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
+from delf_engine.index.asmk.aggregation import Aggregate
+from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment
 
 __all__ = ["InvertedLayout", "count_images", "damaged"]
-
 
 
 class InvertedLayout(Layout):
@@ -52,7 +51,7 @@ class InvertedLayout(Layout):
 
     def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
         """Write the live rows of several segments into new arrays."""
-        from delf_engine.index import kernels
+        from delf_engine.index.asmk import posting_kernels as kernels
 
         counts = count_images(segments, np.arange(self._words, dtype=np.int32), checked=True)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
@@ -95,7 +94,7 @@ def count_images(
     FormatError
         If postings turn out to be damaged.
     """
-    from delf_engine.index import kernels
+    from delf_engine.index.asmk import posting_kernels as kernels
 
     counts = np.zeros(len(words), np.int64)
     for segment in segments:

@@ -6,8 +6,8 @@ their images as in `KdTreeIndex`: one vote at most of each query descriptor for 
 of an image for the query, which is how repeated structures are kept from outvoting the rest.
 
 Cells are inverted lists of faiss, mapped from disk: a search reads what it visits. A descriptor takes 8 bytes for
-its number and D for its components (``codec = "uint8"``), or D / 4 (``codec = "pq"``). The paper also divides large
-cells by KD-trees with quantisers of their own, which is not done here.
+its number and D for its components (``codec = "uint8"``), or D / 4 (``codec = "pq"``). The paper also divides
+large cells by KD-trees with quantisers of their own, which is not done here.
 
 References
 ----------
@@ -27,15 +27,15 @@ import numpy.typing as npt
 
 from delf_engine.config import IvfConfig, load_profile
 from delf_engine.features import LocalFeatures
-from delf_engine.index.aggregation import blocks, by_image
+from delf_engine.index.asmk.aggregation import blocks, by_image
 from delf_engine.index.base import CandidateIndex, saved_options
-from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import IfDamaged
-from delf_engine.index.ivf_codecs import ByteCodec, Codec, PqCodec
-from delf_engine.index.ivf_layout import IvfLayout, Rows
-from delf_engine.index.ivf_search import SegmentSearcher, nearest
-from delf_engine.index.segments import Segment
-from delf_engine.index.votes import gathered
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.ivf.codecs import ByteCodec, Codec, PqCodec
+from delf_engine.index.ivf.layout import IvfLayout, Rows
+from delf_engine.index.ivf.search import SegmentSearcher, nearest
+from delf_engine.index.kdtree.votes import gathered
+from delf_engine.index.segments.collection import IfDamaged
+from delf_engine.index.segments.segment import Segment
 
 __all__ = ["IvfIndex"]
 
@@ -48,7 +48,7 @@ _MOST_PROBES = 1024  # that a small collection is given
 _EXPECTED = 4  # times the neighbours wanted, how many descriptors the visited cells should hold
 
 
-class IvfIndex(CandidateIndex[Query]):
+class IvfIndex(CandidateIndex[Query, IvfConfig]):
     """An inverted file of single descriptors.
 
     Searching costs time in proportion to the descriptors in the visited cells. Where a collection is so small that
@@ -71,12 +71,12 @@ class IvfIndex(CandidateIndex[Query]):
 
     def __init__(self, codebook: Codebook, config: IvfConfig | None = None) -> None:
         self.codebook = codebook
-        self.config = load_profile().ivf if config is None else config
-        pq = self.config.codec == "pq"
+        config = load_profile().ivf if config is None else config
+        pq = config.codec == "pq"
         self._codec: Codec = PqCodec(codebook.centroids) if pq else ByteCodec(codebook.dim)
         self._layout = IvfLayout(codebook.words, self._codec)
         self._searchers: dict[Segment, SegmentSearcher] = {}
-        super().__init__(codebook.dim, self._layout, codebook)
+        super().__init__(codebook.dim, self._layout, codebook, config)
 
     @classmethod
     def load(

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError
-from delf_engine.index.ivf_codecs import Codec, Codes
-from delf_engine.index.kdtree_layout import offsets_of, row_counts
-from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
+from delf_engine.index.ivf.codecs import Codec, Codes
+from delf_engine.index.kdtree.layout import offsets_of, row_counts
+from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment
 
 __all__ = ["IvfLayout", "Lists", "Rows", "damaged"]
 

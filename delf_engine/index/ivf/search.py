@@ -1,8 +1,8 @@
 """The nearest descriptors in some cells of an `IvfIndex`, found by faiss segment by segment.
 
-Results are those of one list of all descriptors, in order of (distance, row): the same bits in any segments, batches
-and threads. faiss computes the distance of a query to a code the same way wherever the code lies; of codes that are
-equally far it keeps any, so that where there are such at the end of what was asked for, all of them are fetched.
+Results are those of one list of all descriptors, in order of (distance, row): the same bits in any segments,
+batches and threads. faiss computes the distance of a query to a code the same way wherever the code lies; of codes
+that are equally far it keeps any, so that where there are such at the end of what was asked for, all are fetched.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.index.ivf_codecs import Codec, one_thread
-from delf_engine.index.ivf_layout import Lists, damaged
-from delf_engine.index.kdtree_layout import row_counts
-from delf_engine.index.segments import Segment
+from delf_engine.index.ivf.codecs import Codec, one_thread
+from delf_engine.index.ivf.layout import Lists, damaged
+from delf_engine.index.kdtree.layout import row_counts
+from delf_engine.index.segments.segment import Segment
 from delf_engine.support.threads import in_threads
 
 __all__ = ["Neighbours", "SegmentSearcher", "nearest"]
@@ -40,8 +40,7 @@ class SegmentSearcher:
     """
 
     def __init__(self, segment: Segment, lists: Lists, codec: Codec) -> None:
-        import faiss
-
+        faiss = _faiss()
         counts = row_counts(segment)
         self._segment = segment
         self.images, self.dead = len(segment.ids), segment.dead
@@ -77,16 +76,14 @@ class SegmentSearcher:
         FormatError
             If lists name descriptors that the segment does not have.
         """
-        import faiss
-
+        pointer = _faiss().swig_ptr
         rows = np.empty((len(queries), count + 1), np.int64)
         squared = np.empty((len(queries), count + 1), np.float32)
-        coarse, pointer = np.zeros(cells.shape, np.float32), faiss.swig_ptr  # codes are no residuals: it is not used
+        coarse = np.zeros(cells.shape, np.float32)  # distances of the cells, which matter to codes of residuals
         asked = (len(queries), pointer(queries), count + 1, pointer(cells), pointer(coarse))
         found = (pointer(squared), pointer(rows))
         self._index.search_preassigned_c(*asked, *found, False, self._parameters(cells))
-        if len(rows) and not -1 <= int(rows.min()) <= int(rows.max()) < self.rows:
-            raise damaged(self._segment)
+        self._check(rows)
         for query in np.flatnonzero((squared[:, -1] == squared[:, -2]) & (rows[:, -1] >= 0)):
             part, farthest = slice(query, query + 1), squared[query, -1]
             rows[query, :-1], squared[query, :-1] = self._first(queries[part], cells[part], farthest, count)
@@ -94,22 +91,24 @@ class SegmentSearcher:
 
     def _first(self, query: Matrix, cells: Ids, farthest: np.float32, count: int) -> tuple[Ids, Matrix]:
         """Return the first rows, by (distance, row), of all that are no farther."""
-        import faiss
-
-        result, coarse = faiss.RangeSearchResult(1), np.zeros(cells.shape, np.float32)
-        radius, pointer = float(np.nextafter(farthest, np.float32(np.inf))), faiss.swig_ptr  # itself left out
-        asked = (1, pointer(query), radius, pointer(cells), pointer(coarse))
+        faiss, coarse = _faiss(), np.zeros(cells.shape, np.float32)
+        radius = float(np.nextafter(farthest, np.float32(np.inf)))  # what is as far as the radius is left out
+        asked = (1, faiss.swig_ptr(query), radius, faiss.swig_ptr(cells), faiss.swig_ptr(coarse))
+        result = faiss.RangeSearchResult(1)
         self._index.range_search_preassigned_c(*asked, result, False, self._parameters(cells))
         total = int(faiss.rev_swig_ptr(result.lims, 2)[1])
         squared = faiss.rev_swig_ptr(result.distances, total).copy()
         rows = faiss.rev_swig_ptr(result.labels, total).copy()
+        self._check(rows)
         order = np.lexsort((rows, squared))[:count]
         return rows[order], squared[order]
 
-    def _parameters(self, cells: Ids) -> Any:
-        import faiss
+    def _check(self, rows: Ids) -> None:
+        if rows.size and not -1 <= int(rows.min()) <= int(rows.max()) < self.rows:
+            raise damaged(self._segment)
 
-        return faiss.SearchParametersIVF(nprobe=cells.shape[1], sel=self._selector)
+    def _parameters(self, cells: Ids) -> Any:
+        return _faiss().SearchParametersIVF(nprobe=cells.shape[1], sel=self._selector)
 
     def images_of(self, rows: Ids) -> Ids:
         """Return the image of each row; anything where there is none."""
@@ -173,3 +172,9 @@ def _nearest(segments: Sequence[SegmentSearcher], queries: Matrix, cells: Ids, c
     rows, squared, images = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
     order = np.lexsort((rows, np.where(rows >= 0, squared, np.inf)))[:, :count]
     return tuple(np.take_along_axis(array, order, 1) for array in (rows, squared, images))  # type: ignore[return-value]
+
+
+def _faiss() -> Any:
+    import faiss
+
+    return faiss  # whose stubs lack what is used here

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["RANGE", "best_rows", "normalise", "score_signs"]
+__all__ = ["RANGE", "normalise", "score_signs"]
 
 RANGE = 262_144  # rows: two megabytes of sums stay in the cache, and runs of postings are read in one go
 _CHUNK = 1024  # postings whose similarities are computed together
@@ -168,60 +168,3 @@ def normalise(scores: Any, words: Any, word_counts: Any, alive: Any, out: Any) -
         # Two roots, each of a whole number: the product could lose an image's last bit to the query.
         score = scores[i] / (length * np.sqrt(np.float64(max(word_counts[i], 1))))
         out[i] = np.float32(score) if alive[i] else np.float32(0)
-
-
-@njit(cache=True, nogil=True)
-def _shortened(scores: Any, rows: Any, count: Any, wanted: Any) -> Any:
-    """Move the `wanted` highest of the first `count` scores to the front, in order, of ties the first ones."""
-    limit = np.partition(scores[:count], count - wanted)[count - wanted]
-    room = wanted
-    for i in range(count):
-        room -= scores[i] > limit
-    kept = 0
-    for i in range(count):
-        if scores[i] > limit or (scores[i] == limit and room > 0):
-            room -= scores[i] == limit
-            scores[kept] = scores[i]
-            rows[kept] = rows[i]
-            kept += 1
-    return limit
-
-
-@njit(cache=True, nogil=True)
-def best_rows(scores: Any, wanted: Any, allowed: Any, lowest: Any) -> Any:
-    """Return the rows of the at most `wanted` highest positive scores, ascending, of ties the first ones.
-
-    One pass over the scores and memory for a few times as many rows as are wanted.
-
-    Parameters
-    ----------
-    scores : (N,) float32
-    wanted : int
-        At least 1.
-    allowed : (N,) or (0,) bool
-        Where to look; empty: everywhere.
-    lowest : float64
-        Lower scores are left out.
-
-    Returns
-    -------
-    (K,) int64
-    """
-    size = min(4 * wanted + 1024, len(scores))
-    kept, rows = np.empty(size, np.float32), np.empty(size, np.int64)
-    limit, count = np.float32(0), 0
-    for row in range(len(scores)):
-        score = scores[row]
-        if score > limit and np.float64(score) >= lowest and (len(allowed) == 0 or allowed[row]):
-            if count == size:
-                limit = _shortened(kept, rows, count, wanted)
-                count = wanted
-                if score <= limit:  # later ones of equal scores give way
-                    continue
-            kept[count] = score
-            rows[count] = row
-            count += 1
-    if count > wanted:
-        _shortened(kept, rows, count, wanted)
-        count = wanted
-    return rows[:count].copy()

@@ -1,4 +1,4 @@
-"""How an `IvfIndex` keeps a descriptor: in 8 bits a component, or by a code of product quantisation; both by faiss."""
+"""How an `IvfIndex` keeps a descriptor: in 8 bits a component, or by a code of product quantisation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Codec(ABC):
 
     def adopt(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take over what a segment keeps of the codec that it was made with."""
-        return None
+        return
 
 
 class ByteCodec(Codec):

@@ -25,9 +25,9 @@ from delf_engine.errors import (
     MismatchError,
     UnknownIdError,
 )
-from delf_engine.index import disk
-from delf_engine.index.ids import IdTable
-from delf_engine.index.segments import (
+from delf_engine.index.segments import disk
+from delf_engine.index.segments.ids import IdTable
+from delf_engine.index.segments.segment import (
     MAX_SEGMENTS,
     Layout,
     Segment,
@@ -320,7 +320,7 @@ class Collection:
 
 
 def _replaceable(path: Path, overwrite: bool) -> Manifest | None:
-    """Return the manifest that a save would replace; None if there is none, or a damaged one may be overwritten."""
+    """Return the manifest that a save would replace; None if there is none, or a damaged one to overwrite."""
     if not (path / disk.MANIFEST).exists() or (overwrite and not disk.has_index(path)):
         return None
     return disk.read_manifest(path)

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError
-from delf_engine.index import disk
-from delf_engine.index.ids import IdTable
+from delf_engine.index.segments import disk
+from delf_engine.index.segments.ids import IdTable
 
 __all__ = [
     "MAX_SEGMENTS",

@@ -14,17 +14,17 @@ from delf_engine.config import BowConfig, FisherConfig, VladConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.base import CandidateIndex, saved_options
-from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import IfDamaged
-from delf_engine.index.encodings import (
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.mixture import Mixture
+from delf_engine.index.dense.encodings import (
     Vector,
     bow_vector,
     fisher_vector,
     inverse_document_frequency,
     vlad_vector,
 )
-from delf_engine.index.mixture import Mixture
-from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
+from delf_engine.index.segments.collection import IfDamaged
+from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment
 from delf_engine.support.threads import in_threads
 
 __all__ = ["LARGEST", "DenseConfig", "DenseIndex", "DenseKind", "DenseLayout"]
@@ -79,7 +79,7 @@ class DenseLayout(Layout):
         return None if shape == wanted else f"vectors have shape {shape}, wanted {wanted}"
 
 
-class DenseIndex(CandidateIndex[Vector]):
+class DenseIndex(CandidateIndex[Vector, DenseConfig]):
     """One row an image, memory-mapped; searching reads every row.
 
     Bags of words are weighed by how rare each word is among the images that are there (tf-idf): the first search
@@ -97,7 +97,8 @@ class DenseIndex(CandidateIndex[Vector]):
     Raises
     ------
     ConfigError
-        If kind, codebook or mixture, and options do not go together, or a vector would have more than 262,144 components.
+        If kind, codebook or mixture, and options do not go together, or a vector would have more than 262,144
+        components.
     """
 
     def __init__(self, kind: DenseKind, encoder: Codebook | Mixture, config: DenseConfig | None = None) -> None:
@@ -105,12 +106,12 @@ class DenseIndex(CandidateIndex[Vector]):
             raise ConfigError(f"a dense index is one of {', '.join(get_args(DenseKind))}, got {kind!r}")
         self.kind = kind
         self.encoder = encoder
-        self.config: DenseConfig = getattr(load_profile(), kind) if config is None else config
-        if not isinstance(self.config, _CONFIGS[kind]) or isinstance(encoder, Mixture) != (kind == "fisher"):
+        config = getattr(load_profile(), kind) if config is None else config
+        if not isinstance(config, _CONFIGS[kind]) or isinstance(encoder, Mixture) != (kind == "fisher"):
             wanted = "a mixture" if kind == "fisher" else "a codebook"
             raise ConfigError(
                 f"an index of kind {kind!r} takes {wanted} and a {_CONFIGS[kind].__name__}, got "
-                f"{type(encoder).__name__} and {type(self.config).__name__}"
+                f"{type(encoder).__name__} and {type(config).__name__}"
             )
         length = _length(kind, encoder)
         if length > LARGEST:
@@ -119,7 +120,7 @@ class DenseIndex(CandidateIndex[Vector]):
                 "smaller one, or use an ASMK index"
             )
         self._weights: _Weights | None = None
-        super().__init__(encoder.dim, DenseLayout(length), encoder)
+        super().__init__(encoder.dim, DenseLayout(length), encoder, config)
 
     @classmethod
     def load(
@@ -147,7 +148,8 @@ class DenseIndex(CandidateIndex[Vector]):
         Raises
         ------
         MismatchError
-            If it was built with another codebook or mixture, or with other options for indexed images than `config` has.
+            If it was built with another codebook or mixture, or with other options for indexed images than `config`
+            has.
         FormatError
             If it is missing, damaged, cut short, or of another kind or version.
         """

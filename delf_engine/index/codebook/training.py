@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
-from delf_engine.index.codebook import Codebook, matrix
+from delf_engine.index.codebook.search import Mode, WordSearcher
+from delf_engine.support.arrays import LARGEST, check_array
+from delf_engine.support.threads import usable_cores
 
 __all__ = ["Blocks", "centroids_of", "in_blocks"]
 
@@ -18,8 +20,8 @@ _ROWS = 65536  # of a block
 _SAMPLE = 4  # descriptors for each word that k-means++ chooses from
 _STEP = 64  # words chosen between two chances to interrupt
 
-Matrix = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
+Matrix: TypeAlias = npt.NDArray[np.float32]
+Progress: TypeAlias = Callable[[int, int], None]
 
 
 def in_blocks(descriptors: Any) -> bool:
@@ -36,8 +38,8 @@ def centroids_of(
     words: int,
     iterations: int,
     seed: int,
-    init: str | Codebook,
-    mode: Literal["exact", "fast"],
+    init: str | Matrix,
+    mode: Mode,
     progress: Progress | None,
 ) -> Matrix:
     """Return the centroids that `Codebook.train` describes, (words, D) float32."""
@@ -45,10 +47,10 @@ def centroids_of(
         raise ConfigError(f'mode must be "exact" or "fast", got {mode!r}')
     if words < 1 or iterations < 1:
         raise ConfigError(f"words and iterations must be at least 1, got {words} and {iterations}")
-    if not isinstance(init, Codebook) and init not in ("sample", "kmeans++"):
+    if isinstance(init, str) and init not in ("sample", "kmeans++"):
         raise ConfigError(f'init must be "sample", "kmeans++" or a codebook, got {init!r}')
     streamed = in_blocks(descriptors)
-    whole = None if streamed else matrix("descriptors", descriptors)  # type: ignore[arg-type]
+    whole = None if streamed else _matrix(descriptors)
     blocks = Blocks([whole] if whole is not None else descriptors)
     if blocks.count < words:
         raise FeatureError(
@@ -58,10 +60,12 @@ def centroids_of(
     if blocks.dim == 0:
         raise FeatureError("descriptors must have at least one dimension")
     start: Matrix | None = None
-    if isinstance(init, Codebook):
-        start = init.centroids
+    if not isinstance(init, str):
+        start = init
         if start.shape != (words, blocks.dim):
-            raise MismatchError(f"init is {init!r}, asked for {words} words of {blocks.dim} dimensions")
+            raise MismatchError(
+                f"init has {len(start)} words of {start.shape[1]} dimensions, asked for {words} of {blocks.dim}"
+            )
     elif init == "kmeans++":
         start = _plus_plus(blocks, words, seed)
     if whole is not None and mode == "exact":
@@ -121,9 +125,9 @@ class Blocks:
 
     def _read(self) -> Iterator[Matrix]:
         for array in [self._source] if isinstance(self._source, np.ndarray) else self._source:
-            data = array if isinstance(array, np.ndarray) else matrix("descriptors", array)
+            data = array if isinstance(array, np.ndarray) else _matrix(array)
             for start in range(0, max(len(data), 1) if data.ndim else 1, _ROWS):
-                block = matrix("descriptors", data[start : start + _ROWS] if data.ndim else data)
+                block = _matrix(data[start : start + _ROWS] if data.ndim else data)
                 if self.dim not in (-1, block.shape[1]):
                     raise FeatureError(f"descriptors have {self.dim} dimensions, then {block.shape[1]}")
                 self.dim = block.shape[1]
@@ -134,7 +138,7 @@ class Blocks:
         try:
             file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the map of it
             for array in arrays:
-                data = matrix("descriptors", array)
+                data = _matrix(array)
                 if shape[0] and data.shape[1] != shape[1]:
                     raise FeatureError(f"descriptors have {shape[1]} dimensions, then {data.shape[1]}")
                 data.tofile(file)
@@ -174,21 +178,21 @@ def _streamed(
     blocks: Blocks,
     centroids: Matrix,
     iterations: int,
-    mode: Literal["exact", "fast"],
+    mode: Mode,
     progress: Progress | None,
 ) -> Matrix:
-    from delf_engine.index import training_kernels
+    from delf_engine.index.codebook import training_kernels
 
     words, dim = centroids.shape
     for done in range(iterations):
-        codebook = Codebook(centroids)
+        searcher = WordSearcher(centroids)
         sums, counts = np.zeros((words, dim)), np.zeros(words, np.int64)
         errors, farthest = np.zeros(words), np.zeros(words)
         rows = np.zeros((words, dim), np.float32)
         for block in blocks:
-            assigned = codebook.assign(block, mode=mode)[:, 0]
-            training_kernels.accumulate(block, codebook.centroids, assigned, sums, counts, errors, farthest, rows)
-        centroids = codebook.centroids.copy()
+            assigned = searcher.nearest(block, 1, mode, usable_cores())[:, 0]
+            training_kernels.accumulate(block, centroids, assigned, sums, counts, errors, farthest, rows)
+        centroids = centroids.copy()
         used = counts > 0
         centroids[used] = sums[used] / counts[used, None]
         # An empty word moves to the descriptor farthest from its own in the word of the largest error, the next
@@ -203,7 +207,7 @@ def _streamed(
 
 
 def _plus_plus(blocks: Blocks, words: int, seed: int) -> Matrix:
-    from delf_engine.index import training_kernels
+    from delf_engine.index.codebook import training_kernels
 
     rng = np.random.default_rng(seed)
     sample = blocks.gather(_distinct(blocks.count, min(blocks.count, _SAMPLE * words), rng))
@@ -222,3 +226,7 @@ def _distinct(count: int, wanted: int, rng: np.random.Generator) -> npt.NDArray[
     while len(rows) < wanted:
         rows = np.unique(np.concatenate([rows, rng.integers(count, size=wanted - len(rows))]))
     return rows
+
+
+def _matrix(descriptors: Any) -> Matrix:
+    return check_array("descriptors", descriptors, np.float32, (None, None), largest=LARGEST)

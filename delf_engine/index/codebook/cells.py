@@ -1,18 +1,13 @@
-"""How descriptors find their words: `CellSearcher` looks into the nearest cells, `flat_search` at all words."""
+"""`CellSearcher`: nearest words by a two-level search, which looks into the nearest cells of words."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.support.threads import in_threads, usable_cores
 
-__all__ = ["CellSearcher", "flat_search"]
+__all__ = ["CellSearcher"]
 
 _LEAST_WORDS = 2048  # fewer are scanned flat in hardly more time
 _LEAST_CELLS, _LARGEST_DIM = 64, 1024
@@ -22,7 +17,6 @@ _ROUNDS = 8  # of k-means, over at most
 _SAMPLE = 32  # words a cell
 _LANES = 16  # floats of a vector
 _FAR = 1e4  # times the longest centroid
-_MATRIX_BATCH = 20  # descriptors that are worth a product of matrices
 _LEAST_PART = 128  # descriptors of a thread
 
 Matrix = npt.NDArray[np.float32]
@@ -106,7 +100,8 @@ class CellSearcher:
         return near
 
     def _part(self, data: Matrix, out: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        from delf_engine.index import cell_kernels, kernels
+        from delf_engine.index.codebook import cell_kernels
+        from delf_engine.index.codebook.nearest_kernels import nearest_words
 
         if not len(data):
             return np.ones(0, bool)
@@ -124,13 +119,13 @@ class CellSearcher:
                 data, starts, members, self._columns, self._bias, self._words, self._bounds, best, words
             )
         enough = best[:, -1] > -np.inf
-        kernels.nearest_words(data, self._centroids, words, np.full(len(data), -1.0), out)
+        nearest_words(data, self._centroids, words, np.full(len(data), -1.0), out)
         return enough
 
 
 def _clustered(words: Matrix, count: int) -> tuple[tuple[Matrix, Matrix], npt.NDArray[np.int32]]:
     """Return the centres of `count` cells as columns with their bias, and the cell of each word."""
-    from delf_engine.index import cell_kernels
+    from delf_engine.index.codebook import cell_kernels
 
     rng = np.random.default_rng(0)
     sample = words[np.sort(rng.permutation(len(words))[: _SAMPLE * count])]
@@ -168,43 +163,3 @@ def _as_columns(rows: Matrix, width: int) -> tuple[Matrix, Matrix]:
     bias = np.full(width, -np.inf, np.float32)
     bias[: len(rows)] = -0.5 * np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
     return columns.ravel(), bias
-
-
-def flat_search(index: Any, data: npt.NDArray[np.float32], count: int, threads: int) -> npt.NDArray[np.int64]:
-    """Return the `count` words nearest to each descriptor in float32 by a flat index of faiss, (N, count).
-
-    By itself faiss 1.15 multiplies matrices from some 3000 descriptors of 40 dimensions on, and takes three times
-    as long for the thousand of a query. In its products all threads wait for each other thousands of times, which
-    costs more than it brings where another program works too: here each has descriptors of its own.
-
-    Parameters
-    ----------
-    index : faiss.IndexFlatL2
-    data : (N, D) float32
-    count, threads : int
-    """
-    import faiss
-
-    if len(data) < _MATRIX_BATCH:
-        return index.search(data, count)[1]
-    parts = np.array_split(data, max(1, min(threads, len(data) // _LEAST_PART)))
-
-    def search(part: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        faiss.omp_set_num_threads(1)  # of this thread
-        return index.search(part, count)[1]
-
-    with _by_matrix_product(), ThreadPoolExecutor(len(parts)) as pool:
-        return np.concatenate(list(pool.map(search, parts)))
-
-
-@contextmanager
-def _by_matrix_product() -> Iterator[None]:
-    # The setting is one of the whole process: a search in another thread finds the same, at another speed.
-    import faiss
-
-    before = faiss.cvar.distance_compute_blas_threshold
-    try:
-        faiss.cvar.distance_compute_blas_threshold = min(before, _MATRIX_BATCH)
-        yield
-    finally:
-        faiss.cvar.distance_compute_blas_threshold = before

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import AsmkConfig
-from delf_engine.index.aggregation import Aggregate
-from delf_engine.index.inverted import damaged
-from delf_engine.index.segments import Segment
+from delf_engine.index.asmk.aggregation import Aggregate
+from delf_engine.index.asmk.postings import damaged
+from delf_engine.index.segments.segment import Segment
 from delf_engine.support.threads import in_threads
 
 __all__ = ["score_segment", "selectivity"]
@@ -41,7 +41,7 @@ def score_segment(
     FormatError
         If the segment turns out to be damaged.
     """
-    from delf_engine.index import score_kernels as kernels
+    from delf_engine.index.asmk import score_kernels as kernels
 
     a, count = segment.arrays, len(segment.ids)
     sums, out = np.zeros(count), np.empty(count, np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError
-from delf_engine.index import tensors
+from delf_engine.index.codebook import tensors
 from delf_engine.support.arrays import LARGEST, check_array
 
 __all__ = ["Mixture"]

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
-from delf_engine.index import assignment, tensors
+from delf_engine.index.codebook import tensors, training
+from delf_engine.index.codebook.search import WordSearcher
+from delf_engine.support.arrays import LARGEST, check_array
 from delf_engine.support.threads import check_threads
 
-__all__ = ["Codebook", "matrix"]
+__all__ = ["Codebook"]
 
 _WHAT = "codebook"
-_LARGEST = 1e15  # squared distances of larger values leave the range of float32
-_MARGIN = 4  # candidates beyond the k asked for, see `_nearest`
-_BLOCK = 8192
 
 
 class Codebook:
@@ -36,14 +35,13 @@ class Codebook:
     """
 
     def __init__(self, centroids: npt.ArrayLike) -> None:
-        rows = np.array(matrix("centroids", centroids), order="C")
+        rows = check_array("centroids", centroids, np.float32, (None, None), largest=LARGEST).copy()
         if not rows.size:
             raise FeatureError(f"a codebook needs at least one centroid of one dimension, got {rows.shape}")
         rows.flags.writeable = False
         self.centroids: npt.NDArray[np.float32] = rows
         self.hash: str = tensors.content_hash(_WHAT, rows)
-        self._searcher: Any = None
-        self._fast: assignment.CellSearcher | None = None
+        self._searcher = WordSearcher(rows)
 
     @classmethod
     def train(
@@ -101,9 +99,8 @@ class Codebook:
         MismatchError
             If the codebook to begin with has other words or dimensions.
         """
-        from delf_engine.index import codebook_training
-
-        found = codebook_training.centroids_of(descriptors, words, iterations, seed, init, mode, progress)
+        start = init.centroids if isinstance(init, Codebook) else init
+        found = training.centroids_of(descriptors, words, iterations, seed, start, mode, progress)
         return cls(_rounded(found, half))
 
     def to_half(self) -> Codebook:
@@ -140,8 +137,8 @@ class Codebook:
             At most W.
         mode : {"exact", "fast"}
             ``exact``: the nearest in float64, found by a flat scan. ``fast``: those in the cells of words that are
-            nearest, most of the time the same (see `delf_engine.index.assignment.CellSearcher`); always the same
-            below 2,048 words, above 1,024 dimensions and where `k` is more than a 64th of W.
+            nearest, most of the time the same (see `delf_engine.index.codebook.cells.CellSearcher`); always the
+            same below 2,048 words, above 1,024 dimensions and where `k` is more than a 64th of W.
         threads : int or None
             None: one a usable core.
 
@@ -162,19 +159,10 @@ class Codebook:
             raise ConfigError(f"k must be from 1 to the number of words, {self.words}; got {k}")
         if mode not in ("exact", "fast"):
             raise ConfigError(f'mode must be "exact" or "fast", got {mode!r}')
-        data = matrix("descriptors", descriptors)
+        data = check_array("descriptors", descriptors, np.float32, (None, None), largest=LARGEST)
         if data.shape[1] != self.dim:
             raise MismatchError(f"descriptors have {data.shape[1]} dimensions, the codebook has {self.dim}")
-        threads = check_threads(threads)
-        nearest = (
-            self._nearest_fast
-            if mode == "fast" and assignment.CellSearcher.pays(self.words, self.dim, k)
-            else self._nearest
-        )
-        out = np.empty((len(data), k), np.int32)
-        for start in range(0, len(data), _BLOCK):
-            nearest(data[start : start + _BLOCK], out[start : start + _BLOCK], threads)
-        return out
+        return self._searcher.nearest(data, k, mode, check_threads(threads))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, in half precision where that loses nothing.
@@ -208,35 +196,6 @@ class Codebook:
             raise FormatError(f"{path}: the codebook is damaged: its hash does not match; restore the file")
         return codebook
 
-    def _nearest(self, data: npt.NDArray[np.float32], out: npt.NDArray[np.int32], threads: int) -> None:
-        import faiss
-
-        from delf_engine.index import kernels
-
-        if self._searcher is None:
-            searcher = faiss.IndexFlatL2(self.dim)
-            searcher.add(self.centroids)
-            self._searcher = searcher  # complete: another thread may look at it
-        # faiss rounds differently with the size of the batch. It proposes a few words more than are asked
-        # for, and float64 decides; rows where a word left out could still be one of the nearest are rare.
-        count = min(self.words, out.shape[1] + _MARGIN)
-        proposed = assignment.flat_search(self._searcher, data, count, threads)
-        if count == self.words:
-            tolerance = np.full(len(data), -1.0)
-        else:  # of |x|^2 + |c|^2 - 2 x.c in float32, for two words
-            largest = _squared_norms(self.centroids).max()
-            tolerance = 8 * (self.dim + 4) * 2.0**-24 * (_squared_norms(data) + largest)
-        kernels.nearest_words(data, self.centroids, proposed.astype(np.int32), tolerance, out)
-
-    def _nearest_fast(self, data: npt.NDArray[np.float32], out: npt.NDArray[np.int32], threads: int) -> None:
-        if self._fast is None:
-            self._fast = assignment.CellSearcher(self.centroids)
-        found = self._fast.search(data, out, threads)
-        if not found.all():
-            rest = np.empty((int((~found).sum()), out.shape[1]), np.int32)
-            self._nearest(data[~found], rest, threads)
-            out[~found] = rest
-
     def __eq__(self, other: object) -> bool:
         return self.hash == other.hash if isinstance(other, Codebook) else NotImplemented
 
@@ -244,36 +203,10 @@ class Codebook:
         return hash(self.hash)
 
     def __reduce__(self) -> tuple[type[Codebook], tuple[npt.NDArray[np.float32]]]:
-        return Codebook, (self.centroids,)  # the searchers do not travel to other processes
+        return Codebook, (self.centroids,)  # the searcher does not travel to other processes
 
     def __repr__(self) -> str:
         return f"Codebook({self.words} words x {self.dim}-D, {self.hash[:8]})"
-
-
-def matrix(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Return `values` as a C-contiguous (N, D) float32 matrix, copied only where need be.
-
-    Raises
-    ------
-    FeatureError
-        If they are no matrix of numbers, or hold NaN, infinite or huge values; `name` is told.
-    """
-    try:
-        with np.errstate(over="ignore"):  # becomes inf and is refused as such
-            data = np.ascontiguousarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise FeatureError(f"{name} must be a matrix of numbers: {error}") from error
-    if data.ndim != 2:
-        raise FeatureError(f"{name} must have shape (N, D), got {data.shape}")
-    if not np.isfinite(data).all():
-        raise FeatureError(f"{name} contain NaN or infinite values")
-    if data.size and max(data.max(), -data.min()) > _LARGEST:
-        raise FeatureError(f"{name} contain values beyond {_LARGEST:g}, too large for distances in float32")
-    return data
-
-
-def _squared_norms(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    return np.einsum("nd,nd->n", matrix, matrix, dtype=np.float64)
 
 
 def _rounded(centroids: npt.NDArray[np.float32], half: bool) -> npt.NDArray[np.float32]:

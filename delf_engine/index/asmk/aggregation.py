@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.features import LocalFeatures
-from delf_engine.index.codebook import Codebook
+from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.grid import inside_regions
 from delf_engine.support.threads import in_threads
 
@@ -89,7 +89,7 @@ def _aggregate(
     codebook: Codebook,
     image: int,
 ) -> Aggregate:
-    from delf_engine.index.aggregation_kernels import word_sums
+    from delf_engine.index.asmk.aggregation_kernels import word_sums
 
     assigned, descriptors, weights = images[image]
     keys = assigned.ravel().astype(np.int64) << 32 | np.arange(assigned.size)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.index.segments import Allocate, Arrays, Layout, Segment
+from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment
 
 __all__ = ["KdTreeLayout", "live_rows", "offsets_of", "row_counts"]
 

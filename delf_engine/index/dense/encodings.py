@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.features import LocalFeatures
-from delf_engine.index.codebook import Codebook
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.grid import inside_regions
-from delf_engine.index.mixture import Mixture
 
 __all__ = ["Vector", "bow_vector", "fisher_vector", "inverse_document_frequency", "vlad_vector"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, UnknownIdError
-from delf_engine.index.collection import Collection
 from delf_engine.index.contract import check_ids
+from delf_engine.index.segments.collection import Collection
 
 __all__ = ["Limits", "best"]
 
@@ -101,10 +101,10 @@ def best(
     """
     top_k = min(top_k, len(scores))
     if len(scores) >= _MANY:
-        from delf_engine.index import score_kernels
+        from delf_engine.index.segments.best_kernels import best_rows
 
         everywhere = np.ones(0, bool) if allowed is None else allowed
-        found = score_kernels.best_rows(scores, top_k, everywhere, 0.0 if min_score is None else min_score)
+        found = best_rows(scores, top_k, everywhere, 0.0 if min_score is None else min_score)
     else:
         found = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
         if min_score is not None:

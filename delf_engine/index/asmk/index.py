@@ -39,18 +39,18 @@ import numpy.typing as npt
 
 from delf_engine.config import AsmkConfig, load_profile
 from delf_engine.features import LocalFeatures
-from delf_engine.index.aggregation import Aggregate, aggregated, code_length
-from delf_engine.index.asmk_layout import score_segment, selectivity
+from delf_engine.index.asmk.aggregation import Aggregate, aggregated, code_length
+from delf_engine.index.asmk.postings import InvertedLayout, count_images
+from delf_engine.index.asmk.scoring import score_segment, selectivity
 from delf_engine.index.base import CandidateIndex, saved_options
-from delf_engine.index.codebook import Codebook
-from delf_engine.index.collection import IfDamaged
-from delf_engine.index.inverted import InvertedLayout, count_images
-from delf_engine.index.segments import Segment
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.segments.collection import IfDamaged
+from delf_engine.index.segments.segment import Segment
 
 __all__ = ["AsmkIndex"]
 
 
-class AsmkIndex(CandidateIndex[Aggregate]):
+class AsmkIndex(CandidateIndex[Aggregate, AsmkConfig]):
     """An inverted file of aggregated residuals.
 
     Searching costs time in proportion to the postings of the query's words. Images without a feature are held,
@@ -68,8 +68,8 @@ class AsmkIndex(CandidateIndex[Aggregate]):
 
     def __init__(self, codebook: Codebook, config: AsmkConfig | None = None) -> None:
         self.codebook = codebook
-        self.config = load_profile().asmk if config is None else config
-        super().__init__(codebook.dim, InvertedLayout(codebook.words, code_length(codebook.dim)), codebook)
+        layout = InvertedLayout(codebook.words, code_length(codebook.dim))
+        super().__init__(codebook.dim, layout, codebook, load_profile().asmk if config is None else config)
 
     @classmethod
     def load(

@@ -39,11 +39,11 @@ from delf_engine.config import KdTreeConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.base import CandidateIndex, saved_options
-from delf_engine.index.collection import IfDamaged
-from delf_engine.index.exact_tree import ExactTree
-from delf_engine.index.kdtree_layout import KdTreeLayout, live_rows
-from delf_engine.index.segments import Segment
-from delf_engine.index.votes import gathered
+from delf_engine.index.kdtree.exact_tree import ExactTree
+from delf_engine.index.kdtree.layout import KdTreeLayout, live_rows
+from delf_engine.index.kdtree.votes import gathered
+from delf_engine.index.segments.collection import IfDamaged
+from delf_engine.index.segments.segment import Segment
 
 __all__ = ["KdTreeIndex"]
 
@@ -51,7 +51,7 @@ _KDTREE = 1  # FLANN_INDEX_KDTREE
 _FEW = 8  # times the neighbours asked for
 
 
-class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32]]):
+class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32], KdTreeConfig]):
     """KD-trees over all descriptors of a collection.
 
     The trees are built when first searched after a change, over the images that are there: about a second for
@@ -73,8 +73,7 @@ class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32]]):
     def __init__(self, dim: int, config: KdTreeConfig | None = None, *, seed: int = 0) -> None:
         if dim < 1:
             raise ConfigError(f"dim must be at least 1, got {dim}")
-        super().__init__(dim, KdTreeLayout(dim), None)
-        self.config = load_profile().kdtree if config is None else config
+        super().__init__(dim, KdTreeLayout(dim), None, load_profile().kdtree if config is None else config)
         self.seed = seed
         self._forest: _Forest | None = None
 
