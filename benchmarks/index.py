@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from common import print_table, write_json
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
-from delf_engine.index.aggregation import aggregated
+from delf_engine.index.asmk.aggregation import aggregated
 from large_index import measure_large
 from synthetic import DIM, descriptors, images
 

@@ -33,7 +33,7 @@ from common import print_table, write_json
 from delf_engine.config import KdTreeConfig, Profile, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook, IvfIndex, KdTreeIndex, ProductQuantizer
-from delf_engine.index.votes import gathered
+from delf_engine.index.kdtree.votes import gathered
 from delf_engine.storage import FeatureStore
 
 _WORDS = 16384

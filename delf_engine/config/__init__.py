@@ -149,7 +149,6 @@ class AsmkConfig(Config):
     threshold: Annotated[float, Field(ge=-1, le=1)]
     idf: bool
     assignment: Literal["exact", "fast"]
-    kernel: Literal["binary", "float"]
     divisor: Literal["bits", "padded"]
     regions: Literal["grid"] | None
 

@@ -12,7 +12,6 @@ from delf_engine.index.ivf.index import IvfIndex
 from delf_engine.index.kdtree.index import KdTreeIndex
 from delf_engine.index.kinds import KINDS, AnyIndex, IndexKind, Vocabulary
 from delf_engine.index.segments.disk import check_index, has_index
-from delf_engine.index.segments.limits import Limits
 
 __all__ = [
     "KINDS",
@@ -25,7 +24,6 @@ __all__ = [
     "IndexKind",
     "IvfIndex",
     "KdTreeIndex",
-    "Limits",
     "Mixture",
     "Vocabulary",
     "check_index",

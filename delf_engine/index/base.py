@@ -41,8 +41,6 @@ Q = TypeVar("Q")  # a query as it is searched with
 ConfigT = TypeVar("ConfigT", bound=Config)
 Encoder: TypeAlias = Codebook | Mixture
 
-_ANY = Limits()
-
 
 class CandidateIndex(ABC, Generic[Q, ConfigT]):
     """Finds the images of a collection that may show what a query shows.
@@ -211,7 +209,15 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         """
         self._collection.compact()
 
-    def search(self, features: LocalFeatures, top_k: int, limits: Limits = _ANY) -> Found:
+    def search(
+        self,
+        features: LocalFeatures,
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+    ) -> Found:
         """Return the images most similar to a query.
 
         Parameters
@@ -220,8 +226,9 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             Of the query.
         top_k : int
             Images returned at most. Only images with a score above 0 are.
-        limits : Limits
-            Which images may be returned.
+        among, exclude, min_score
+            Which images may be returned, see `Limits`: they are left out of a ranking of the whole collection, and
+            scores stay the same.
 
         Returns
         -------
@@ -232,23 +239,26 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         Raises
         ------
         ConfigError
-            If `top_k` is below 1.
+            If `top_k` is below 1, or limits are none.
         UnknownIdError
-            If an id of ``limits.among`` is not in the index.
+            If an id of `among` is not in the index.
         MismatchError
             If descriptors have another dimension than the index.
         FormatError
             If a memory-mapped segment turns out to be damaged.
         """
         check_features(features, self.dim, "query")
+        limits = Limits(among, exclude, min_score)
         return self._search([features], check_top_k(top_k), limits, check_threads(None), None)[0]
 
     def search_many(
         self,
         queries: Iterable[LocalFeatures],
         top_k: int,
-        limits: Limits = _ANY,
         *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> list[Found]:
@@ -257,7 +267,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         Parameters
         ----------
         queries : iterable of LocalFeatures
-        top_k, limits
+        top_k, among, exclude, min_score
             As in `search`, for every query. Ids are looked up once.
         threads : int or None
             None: one a usable core.
@@ -274,7 +284,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         ConfigError
             If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
         """
-        several = check_queries(queries, self.dim)
+        several, limits = check_queries(queries, self.dim), Limits(among, exclude, min_score)
         return self._search(several, check_top_k(top_k), limits, check_threads(threads), progress)
 
     def _search(

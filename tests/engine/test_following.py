@@ -20,7 +20,7 @@ from delf_engine.engine.checking import check_directory
 from delf_engine.engine.parts import empty_index, open_vocabulary
 from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
 from delf_engine.index import disk
-from delf_engine.index.collection import Collection
+from delf_engine.index.segments.collection import Collection
 from delf_engine.storage import FeatureStore
 from helpers import random_features
 from nursery import Child

@@ -1,7 +1,7 @@
 """Numba kernels that count and merge the postings of an ASMK index.
 
-Imported only by functions that run them: numba takes a while to load. Arrays that come from a segment or a codebook
-are read-only and C-contiguous.
+Imported only by functions that run them: numba takes a while to load. Arrays of a segment are read-only and
+C-contiguous.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ class WordSearcher:
         -------
         (N, k) int32
         """
-        fast = mode == "fast" and CellSearcher.pays(*self.centroids.shape, k)
+        words, dim = self.centroids.shape
+        fast = mode == "fast" and CellSearcher.pays(words, dim, k)
         search = self._nearest_fast if fast else self._nearest
         out = np.empty((len(data), k), np.int32)
         for start in range(0, len(data), _BLOCK):

@@ -148,8 +148,7 @@ class DenseIndex(CandidateIndex[Vector, DenseConfig]):
         Raises
         ------
         MismatchError
-            If it was built with another codebook or mixture, or with other options for indexed images than `config`
-            has.
+            If it was built with another codebook or mixture, or with other options for indexed images.
         FormatError
             If it is missing, damaged, cut short, or of another kind or version.
         """

@@ -168,9 +168,10 @@ class PqCodec(Codec):
 
         if self._levels is None:
             norms = np.linalg.norm(self._centroids, axis=1, keepdims=True)
+            unit = (self._centroids / np.where(norms > 0, norms, 1)).astype(np.float32)
             quantizer = faiss.ProductQuantizer(self._dim, self.code_bytes, 8)
             with one_thread():
-                quantizer.train(self._centroids / np.where(norms > 0, norms, 1))
+                quantizer.train(unit)
             levels = faiss.vector_to_array(quantizer.centroids)
             self._levels = levels.reshape(self.code_bytes, _LEVELS, -1)
         return self._levels

@@ -64,7 +64,7 @@ class IvfLayout(Layout):
         sizes = np.bincount(cells, minlength=self._words)
         lists = self._new_lists(sizes, lambda _, shape: np.empty(shape, np.uint8))
         codes, begin = codes[order], 0
-        for cell in np.flatnonzero(sizes):
+        for cell in np.flatnonzero(sizes).tolist():
             rows = slice(begin, begin + sizes[cell])
             lists.codes(cell)[:], lists.ids(cell)[:] = codes[rows], order[rows]
             begin = rows.stop
@@ -84,7 +84,7 @@ class IvfLayout(Layout):
             sizes += sources[-1].sizes()
             first += segment.live
         out = self._new_lists(sizes, allocate)
-        for cell in np.flatnonzero(sizes):
+        for cell in np.flatnonzero(sizes).tolist():
             parts = [source.live(cell) for source in sources]
             out.ids(cell)[:] = np.concatenate([ids for ids, _ in parts])
             out.codes(cell)[:] = np.concatenate([codes for _, codes in parts])
@@ -167,7 +167,7 @@ class _Source:
         """Return how many descriptors of live images each list holds, (W,)."""
         sizes = self._lists.sizes.copy()
         if self._segment.dead:
-            for cell in np.flatnonzero(sizes):
+            for cell in np.flatnonzero(sizes).tolist():
                 sizes[cell] = len(self.live(cell)[0])
         return sizes
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
-from delf_engine.index import Codebook, codebook_training
-from delf_engine.index.codebook_training import Blocks, in_blocks
+from delf_engine.index import Codebook
+from delf_engine.index.codebook import training as codebook_training
+from delf_engine.index.codebook.training import Blocks, in_blocks
 from index.oracles import nearest
 
-RNG = np.random.default_rng(0)
-DATA = RNG.normal(size=(600, 8)).astype(np.float32)
+DATA = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
 
 
 def mapped(folder: Path, data: np.ndarray) -> np.memmap:
@@ -103,9 +103,9 @@ def test_an_interruption_is_passed_on(streamed: bool) -> None:
         Codebook.train([DATA] if streamed else DATA, 5, progress=interrupt)
 
 
-def test_plus_plus_finds_all_clusters() -> None:
-    centres = RNG.normal(size=(40, 8)) * 100
-    data = (np.repeat(centres, 4, axis=0) + RNG.normal(size=(160, 8)) * 0.01).astype(np.float32)
+def test_plus_plus_finds_all_clusters(rng: np.random.Generator) -> None:
+    centres = rng.normal(size=(40, 8)) * 100
+    data = (np.repeat(centres, 4, axis=0) + rng.normal(size=(160, 8)) * 0.01).astype(np.float32)
     found = {}
     for init in ("sample", "kmeans++"):
         book = Codebook.train([data], 40, iterations=1, init=init, seed=1)
@@ -155,21 +155,21 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Codebook.train(iter([]), 1)
     with pytest.raises(FeatureError, match="at least one dimension"):
         Codebook.train([np.zeros((9, 0))], 2)
-    with pytest.raises(FeatureError, match="changed between two passes"):
+    with pytest.raises(FeatureError, match=r"499.*498"):
         Codebook.train(Changing(), 2)
     for source in ([DATA, DATA[:, :3]], iter([DATA, DATA[:, :3]])):
-        with pytest.raises(FeatureError, match="8 dimensions, then 3"):
+        with pytest.raises(FeatureError, match=r"8 .* 3"):
             Codebook.train(source, 2)
     for bad in (np.full((9, 2), np.nan), np.full((9, 2), 1e30), np.zeros((2, 2, 2))):
         for source in ([np.zeros((9, 2)), bad], iter([np.zeros((9, 2)), bad])):
             with pytest.raises(FeatureError, match=r"NaN|too large|shape"):
                 Codebook.train(source, 2)
-    with pytest.raises(ConfigError, match="init must be"):
+    with pytest.raises(ConfigError, match="random"):
         Codebook.train(DATA, 2, init="random")
-    with pytest.raises(MismatchError, match="asked for 2 words of 8 dimensions"):
+    with pytest.raises(MismatchError, match=r"8 words.* 2 of 8"):
         Codebook.train(DATA, 2, init=Codebook(np.eye(8)))
     monkeypatch.setattr(codebook_training.tempfile, "TemporaryFile", lambda: (tmp_path / "none" / "x").open("wb"))
-    with pytest.raises(FormatError, match="temporary file"):
+    with pytest.raises(FormatError, match="temporary"):
         Codebook.train(iter([DATA]), 2)
 
 
@@ -197,5 +197,5 @@ def test_fast_training_is_nearly_as_good(tmp_path: Path) -> None:
     assert Codebook.train(data, 2048, iterations=3, mode="fast") == books[1]
     assert Codebook.train(mapped(tmp_path, data), 2048, iterations=3, mode="fast") == books[1]
     assert Codebook.train([data], 20, mode="fast") == Codebook.train([data], 20)  # few words: the same
-    with pytest.raises(ConfigError, match='mode must be "exact" or "fast"'):
+    with pytest.raises(ConfigError, match="slow"):
         Codebook.train(data, 20, mode="slow")  # type: ignore[arg-type]

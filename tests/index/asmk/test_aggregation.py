@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_engine.features import LocalFeatures
-from delf_engine.index import Codebook, aggregation
-from delf_engine.index.aggregation import Kernel, aggregated
+from delf_engine.index import Codebook
+from delf_engine.index.asmk import aggregation
+from delf_engine.index.asmk.aggregation import aggregated
 from helpers import random_features
 from index.oracles import Bags, regional_sums, sums
 
@@ -32,22 +33,15 @@ def unpacked(codes: np.ndarray, dim: int) -> np.ndarray:
     return bits[:, :dim].astype(bool)
 
 
-def assert_is(found: aggregation.Aggregate, wanted: Bags, kernel: Kernel, dim: int, exact: bool) -> None:
+def assert_is(found: aggregation.Aggregate, wanted: Bags, dim: int, exact: bool) -> None:
     words, codes = found
     assert words.tolist() == sorted(wanted)
     assert words.dtype == np.int32
     total = np.array([wanted[word] for word in sorted(wanted)]).reshape(len(words), dim)
-    if kernel == "binary":
-        clear = np.abs(total) > (0 if exact else 1e-12)  # the order of sums decides the sign of what is left of 0
-        signs = unpacked(codes, dim)
-        np.testing.assert_array_equal(signs[clear], (total > 0)[clear])
-        assert not exact or not signs[total == 0].any()
-    else:
-        assert codes.dtype == np.float32
-        norms = np.sqrt((total**2).sum(axis=1, keepdims=True))
-        clear = norms[:, 0] > 1e-9
-        np.testing.assert_allclose(codes[clear], total[clear] / norms[clear], atol=1e-6)
-        assert not exact or not codes[norms[:, 0] == 0].any()
+    clear = np.abs(total) > (0 if exact else 1e-12)  # the order of sums decides the sign of what is left of 0
+    signs = unpacked(codes, dim)
+    np.testing.assert_array_equal(signs[clear], (total > 0)[clear])
+    assert not exact or not signs[total == 0].any()
 
 
 @given(
@@ -57,7 +51,6 @@ def assert_is(found: aggregation.Aggregate, wanted: Bags, kernel: Kernel, dim: i
     sizes=st.lists(st.sampled_from([0, 1, 2, 9, 30]), max_size=7),
     duplicates=st.booleans(),
     assignments=st.integers(1, 3),
-    kernel=st.sampled_from(["binary", "float"]),
     regions=st.sampled_from([None, "grid"]),
     block=st.sampled_from([1, 20, 10**6]),
     threads=st.sampled_from([1, 2, 5]),
@@ -70,7 +63,6 @@ def test_codes_equal_the_oracle(
     sizes: list[int],
     duplicates: bool,
     assignments: int,
-    kernel: Kernel,
     regions: Literal["grid"] | None,
     block: int,
     threads: int,
@@ -79,7 +71,7 @@ def test_codes_equal_the_oracle(
     draw = lattice if duplicates else random_features
     codebook = Codebook(draw(rng, words, dim).descriptors)
     images = [draw(rng, n, dim) for n in sizes]
-    options: Any = {"assignments": assignments, "kernel": kernel, "regions": regions}
+    options: Any = {"assignments": assignments, "regions": regions}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregation, "_BLOCK", block)
         found = aggregated(codebook, images, threads=threads, **options)
@@ -92,7 +84,7 @@ def test_codes_equal_the_oracle(
             wanted = sums(image, codebook.centroids, assignments)
         else:
             wanted = regional_sums(image, codebook.centroids, assignments, scaled=False)
-        assert_is(found[i], wanted, kernel, dim, exact=duplicates)
+        assert_is(found[i], wanted, dim, exact=duplicates)
 
 
 def test_what_lies_in_many_regions_decides_the_code() -> None:
@@ -102,9 +94,9 @@ def test_what_lies_in_many_regions_decides_the_code() -> None:
     image = LocalFeatures(keypoints, one, one, np.array([[1.0, 0], [1, 0], [-1, 0]]), (100, 100))
     codebook = Codebook(np.zeros((1, 2)))
 
-    def code(regions: Literal["grid"] | None) -> list[float]:
-        found = aggregated(codebook, [image], assignments=1, kernel="float", threads=1, regions=regions)
-        return list(found[0][1][0].tolist())
+    def code(regions: Literal["grid"] | None) -> list[bool]:
+        found = aggregated(codebook, [image], assignments=1, threads=1, regions=regions)
+        return list(unpacked(found[0][1], 2)[0].tolist())
 
-    assert code(None) == [1, 0]
-    assert code("grid") == [-1, 0]  # the image, 1 of 1, 4 of 4 and 4 of 9 regions: 10 against 2 * 4
+    assert code(None) == [True, False]
+    assert code("grid") == [False, False]  # the image, 1 of 1, 4 of 4 and 4 of 9 regions: 10 against 2 * 4

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delf_engine.index.votes import _firsts, gathered
+from delf_engine.index.kdtree.votes import _firsts, gathered
 from index.oracles import voted
 
 

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from delf_engine.errors import (
-    FormatError,
-    LockedError,
-)
-from delf_engine.index import disk
+from delf_engine.errors import FormatError, LockedError
+from delf_engine.index.segments import disk
+from delf_engine.support.locks import locked
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 from nursery import Child
 
@@ -26,18 +24,18 @@ def test_two_writers(kind: Kind, tmp_path: Path) -> None:
     one.add(NAMES[2:3], [QUERY])
     one.save(tmp_path)
     two.add(NAMES[3:4], [QUERY])
-    with pytest.raises(LockedError, match="has saved this index since"):
+    with pytest.raises(LockedError, match=str(tmp_path)):
         two.save(tmp_path)
     assert kind.load(tmp_path).ids() == NAMES[:3]
     one.add(NAMES[4:5], [QUERY])
-    with disk.lock(tmp_path), pytest.raises(LockedError, match="another process is saving"):
+    with locked(tmp_path / ".lock", "busy"), pytest.raises(LockedError, match=str(tmp_path)):
         one.save(tmp_path)
     one.save(tmp_path)
     assert kind.load(tmp_path).ids() == [*NAMES[:3], NAMES[4]]
 
 
 def test_load_refuses(kind: Kind, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no index here"):
+    with pytest.raises(FormatError, match=str(tmp_path)):
         kind.load(tmp_path)
     index = kind.of(NAMES)
     index.save(tmp_path)
@@ -48,7 +46,7 @@ def test_load_refuses(kind: Kind, tmp_path: Path) -> None:
         ("[]", "cannot be read"),
         ("{}", "not the manifest"),
         (good[:-20], "cannot be read"),
-        (good.replace('"version": 1', '"version": 9'), "format version 9, this version reads 1"),
+        (good.replace('"version": 1', '"version": 9'), "version 9, .* 1"),
         (good.replace('"generation": 1', '"generation": 2'), "checksum"),
     ]:
         manifest.write_text(bad)
@@ -100,14 +98,14 @@ def test_arrays_that_do_not_fit_are_refused(kind: Kind, tmp_path: Path) -> None:
         array = np.load(file)
         for bad in (array[:-1], array[:, None], array.astype(np.complex64), array[:0]):
             np.save(file, bad)
-            manifest = disk.read_manifest(tmp_path, kind.name, 1)
+            manifest = disk.read_manifest(tmp_path, kind.name)
             manifest["segments"][0]["files"][file.name] = disk.seal(file)
-            disk.write_manifest(tmp_path, kind.name, 1, manifest)
+            disk.write_manifest(tmp_path, kind.name, manifest)
             with pytest.raises(FormatError, match="segment-00000001"):
                 kind.load(tmp_path)
         file.write_bytes(good)
         manifest["segments"][0]["files"][file.name] = disk.seal(file)
-        disk.write_manifest(tmp_path, kind.name, 1, manifest)
+        disk.write_manifest(tmp_path, kind.name, manifest)
     kind.load(tmp_path)
 
 
@@ -135,7 +133,7 @@ def test_a_crash_while_saving(
         except KeyboardInterrupt:
             interrupted = True
     new = kind.of([NAMES[0], *NAMES[2:]])
-    committed = disk.read_manifest(tmp_path, kind.name, 1)["generation"] == 2
+    committed = disk.read_manifest(tmp_path, kind.name)["generation"] == 2
     assert committed or interrupted
     assert_same(kind.load(tmp_path), new if committed else kind.of(NAMES[:4]))
     assert_same(index, new)  # what was waiting is still there
@@ -145,7 +143,7 @@ def test_a_crash_while_saving(
     index.save(tmp_path)
     new.add(["more"], [QUERY])
     assert_same(kind.load(tmp_path), new)
-    named = {entry["name"] for entry in disk.read_manifest(tmp_path, kind.name, 1)["segments"]}
+    named = {entry["name"] for entry in disk.read_manifest(tmp_path, kind.name)["segments"]}
     assert {path.name for path in tmp_path.glob("segment-*")} == named
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -160,13 +158,13 @@ def test_a_disk_that_cannot_be_written(kind: Kind, tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        with pytest.raises(FormatError, match=r"cannot be saved: .*No space left"):
+        with pytest.raises(FormatError, match="No space left"):
             index.save(tmp_path)
     assert_same(kind.load(tmp_path), kind.of(NAMES[:4]))
     index.save(tmp_path)
     assert_same(kind.load(tmp_path), kind.of(NAMES))
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FormatError, match="cannot be saved"):
+    with pytest.raises(FormatError, match="file"):
         index.save(tmp_path / "file")
 
 
@@ -222,5 +220,5 @@ def test_large_collections_are_opened_without_reading_them(kind: Kind, tmp_path:
     contents[-1] ^= 1
     file.write_bytes(contents)
     kind.load(tmp_path, check=False)
-    with pytest.raises(FormatError, match="checksum"):
+    with pytest.raises(FormatError, match=r"id_text.*checksum"):
         kind.load(tmp_path, check=True)

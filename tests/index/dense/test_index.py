@@ -14,22 +14,17 @@ from pydantic import ValidationError
 from delf_engine.config import BowConfig, Config, FisherConfig, VladConfig, load_profile
 from delf_engine.errors import ConfigError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index import Codebook, DenseIndex, Mixture, dense
-from delf_engine.index.dense import LARGEST, DenseKind
-from delf_engine.index.encodings import bow_vector, fisher_vector, vlad_vector
+from delf_engine.index import Codebook, DenseIndex, Mixture
+from delf_engine.index.dense.encodings import bow_vector, fisher_vector, vlad_vector
+from delf_engine.index.dense.index import LARGEST, DenseKind
 from helpers import random_features
-from index.encoding_oracles import bow_scores, fisher, vlad, word_counts
+from index.asmk.test_aggregation import lattice
+from index.dense.oracles import bow_scores, fisher, vlad, word_counts
 from index.oracles import regional_sums, sums
-from index.test_aggregation import lattice
 
 PROFILE = load_profile()
 KINDS: list[Any] = ["bow", "vlad", "fisher"]
 SIZES = st.sampled_from([0, 1, 2, 30])
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
 
 
 def some_mixture(rng: np.random.Generator, components: int, dim: int) -> Mixture:
@@ -179,7 +174,7 @@ def test_results_do_not_depend_on_segments_or_threads(
     rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: DenseKind
 ) -> None:
     """Those of an index made anew of the images that are left, too: the weights of words follow the living."""
-    monkeypatch.setattr(dense, "_BLOCK", 2)
+    monkeypatch.setattr("delf_engine.index.dense.index._BLOCK", 2)
     images = {str(i): random_features(rng, int(rng.integers(0, 60))) for i in range(40)}
     queries = [random_features(rng, int(n)) for n in rng.integers(0, 60, 21)]
     kept = [i for i in images if int(i) % 7]

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delf_engine.index import score_kernels
-from delf_engine.index.score_kernels import RANGE, normalise, score_signs, score_units
+from delf_engine.index.asmk.score_kernels import RANGE, normalise, score_signs
 
 WORDS = 12
 
@@ -62,35 +61,22 @@ def test_signs_as_written_out(seed: int, images: int, dim: int, share: float) ->
         np.testing.assert_array_equal(scores, wanted)
 
 
-@pytest.mark.parametrize("kernel", ["signs", "units"])
-def test_many_rows_are_scored_range_by_range(kernel: str) -> None:
+def test_many_rows_are_scored_range_by_range() -> None:
     rng = np.random.default_rng(0)
     images, dim = 2 * RANGE + 1234, 40
     offsets, rows, stored = inverted(rng, images, dim, 0.05)
     words, weights = np.array([0, 3, 11], np.int32), rng.random(3)
     selectivity = rng.normal(size=dim + 1)
-    sign, half = codes(rng, 3, dim), np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
-    units = rng.normal(size=(len(rows), 3)).astype(np.float16)
-    unit = rng.normal(size=(3, 3)).astype(np.float32)
+    signs = codes(rng, 3, dim)
     wanted = np.zeros(images)
-    for word, weight, code, vector in zip(words, weights, sign, unit, strict=True):
+    for word, weight, code in zip(words, weights, signs, strict=True):
         part = slice(offsets[word], offsets[word + 1])
-        if kernel == "signs":
-            values = weight * selectivity[np.unpackbits((code ^ stored[part]).view(np.uint8), axis=1).sum(1)]
-        else:
-            cosine = (units[part].astype(np.float64) * vector).sum(1)
-            values = np.where(cosine >= 0.25, weight * cosine**3, 0)
+        values = weight * selectivity[np.unpackbits((code ^ stored[part]).view(np.uint8), axis=1).sum(1)]
         np.add.at(wanted, rows[part], values)
     for bounds in ([0, images], [0, 77, RANGE, images], [0, RANGE + 1, images]):
         scores = np.zeros(images)
         for first, last in itertools.pairwise(bounds):
-            if kernel == "signs":
-                asked: tuple[Any, ...] = (words, sign, weights, selectivity, offsets, rows, stored)
-                assert score_signs(first, last, *asked, scores)
-            else:
-                rule = (3.0, 0.25, False, half)
-                arrays = (offsets, rows, units.view(np.uint16))
-                assert score_units(first, last, words, unit, weights, *rule, *arrays, scores)
+            assert score_signs(first, last, words, signs, weights, selectivity, offsets, rows, stored, scores)
         np.testing.assert_allclose(scores, wanted, rtol=1e-12, atol=1e-15)
 
 
@@ -133,7 +119,5 @@ def test_normalised_by_the_lengths_of_both() -> None:
 def test_an_image_scores_1_against_itself() -> None:
     for words in (1, 2, 3, 700, 12345):
         out = np.empty(1, np.float32)
-        score_kernels.normalise(
-            np.array([float(words)]), words, np.array([words], np.int32), np.ones(1, bool), out
-        )
+        normalise(np.array([float(words)]), words, np.array([words], np.int32), np.ones(1, bool), out)
         assert out[0] == 1

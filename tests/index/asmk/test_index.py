@@ -16,19 +16,14 @@ from delf_engine.config import AsmkConfig, load_profile
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import AsmkIndex, Codebook
-from delf_engine.index.asmk_layout import selectivity
-from delf_engine.index.score_kernels import score_signs, score_units
+from delf_engine.index.asmk.score_kernels import score_signs
+from delf_engine.index.asmk.scoring import selectivity
 from helpers import random_features
-from index.oracles import asmk_score, bag, float_bag
-from index.test_aggregation import lattice
+from index.asmk.test_aggregation import lattice
+from index.oracles import asmk_score, bag
 
 DEFAULT = load_profile().asmk
 ORIGIN = Codebook(np.zeros((1, 40)))
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
 
 
 def changed(**changes: Any) -> AsmkConfig:
@@ -54,18 +49,14 @@ def one(*descriptor: float) -> LocalFeatures:
         threshold=st.sampled_from([-1.0, 0.0, 0.3]),
         idf=st.booleans(),
         assignment=st.just("fast"),
-        kernel=st.sampled_from(["binary", "float"]),
-        divisor=st.just("bits"),
+        divisor=st.sampled_from(["bits", "padded"]),
         regions=st.none(),
     ),
-    padded=st.booleans(),
 )
 @settings(deadline=None, max_examples=80)
 def test_scores_equal_the_oracle(
-    seed: int, dim: int, words: int, sizes: list[int], duplicates: bool, config: AsmkConfig, padded: bool
+    seed: int, dim: int, words: int, sizes: list[int], duplicates: bool, config: AsmkConfig
 ) -> None:
-    if padded and config.kernel == "binary":
-        config = config.model_copy(update={"divisor": "padded"})
     rng = np.random.default_rng(seed)
     draw = lattice if duplicates else random_features
     images = [draw(rng, n, dim) for n in sizes]
@@ -75,12 +66,8 @@ def test_scores_equal_the_oracle(
     for i, image in enumerate(images):
         index.add([f"{i}"], [image])
         index.search(query, 1)  # a segment each
-    if config.kernel == "binary":
-        bags = [bag(image, codebook.centroids, config.image_assignments) for image in images]
-        asked = bag(query, codebook.centroids, config.query_assignments)
-    else:
-        halves = [float_bag(image, codebook.centroids, config.image_assignments, np.float16) for image in images]
-        bags, asked = halves, float_bag(query, codebook.centroids, config.query_assignments, np.float32)
+    bags = [bag(image, codebook.centroids, config.image_assignments) for image in images]
+    asked = bag(query, codebook.centroids, config.query_assignments)
     wanted = np.array([asmk_score(asked, b, bags, dim, config) for b in bags])
     ids, scores = index.search(query, len(images))
     found = np.zeros(len(images))
@@ -126,12 +113,11 @@ def test_ties_keep_the_order_of_insertion(rng: np.random.Generator) -> None:
     assert index.search(image, 9)[0][:5] == ["b", "a", "c", "z", "d"]
 
 
-@pytest.mark.parametrize("kernel", ["binary", "float"])
-def test_results_do_not_depend_on_segments(rng: np.random.Generator, tmp_path: Path, kernel: str) -> None:
+def test_results_do_not_depend_on_segments(rng: np.random.Generator, tmp_path: Path) -> None:
     images = {str(i): random_features(rng, int(rng.integers(0, 60)), 65) for i in range(60)}
     query = random_features(rng, 50, 65)
     codebook = Codebook(random_features(rng, 40, 65).descriptors)
-    config = changed(kernel=kernel, idf=True)
+    config = changed(idf=True)
     whole = AsmkIndex(codebook, config)
     kept = [i for i in images if int(i) % 7]
     whole.add(kept, [images[i] for i in kept])
@@ -152,7 +138,7 @@ def test_results_do_not_depend_on_segments(rng: np.random.Generator, tmp_path: P
         assert ids == wanted_ids
         np.testing.assert_array_equal(scores, wanted)
         codes = index._collection.segments[0].arrays["codes"]
-        assert (codes.dtype, codes.shape[1]) == ((np.uint64, 2) if kernel == "binary" else (np.float16, 65))
+        assert (codes.dtype, codes.shape[1]) == (np.uint64, 2)
 
 
 def test_an_index_is_the_same_with_any_number_of_threads(rng: np.random.Generator) -> None:
@@ -178,7 +164,7 @@ def test_load_checks_codebook_and_options(rng: np.random.Generator, tmp_path: Pa
     assert AsmkIndex.load(tmp_path, codebook).config == DEFAULT
     other = changed(alpha=2.0)
     assert AsmkIndex.load(tmp_path, codebook, other).config == other
-    for name, value in (("image_assignments", 2), ("kernel", "float"), ("regions", "grid")):
+    for name, value in (("image_assignments", 2), ("regions", "grid")):
         with pytest.raises(MismatchError, match=f"{name} = .*{value}"):
             AsmkIndex.load(tmp_path, codebook, changed(**{name: value}))
     assert "1 images" in repr(index)
@@ -201,15 +187,14 @@ def test_regions_change_codes_of_indexed_images_only(rng: np.random.Generator, t
 
 @pytest.mark.parametrize(("name", "row"), [("image_ids", 3), ("word_offsets", 4)])
 @pytest.mark.parametrize("value", [-7, 10**9])
-@pytest.mark.parametrize("kernel", ["binary", "float"])
 def test_postings_that_point_outside_are_found_when_searched(
-    tmp_path: Path, name: str, row: int, value: int, kernel: str
+    tmp_path: Path, name: str, row: int, value: int
 ) -> None:
     """Checksums of large collections are not compared on opening: a wild address must not be followed."""
     rng = np.random.default_rng(0)
     codebook = Codebook(random_features(rng, 10).descriptors)
     image = random_features(rng, 200)
-    index = AsmkIndex(codebook, changed(idf=True, kernel=kernel))
+    index = AsmkIndex(codebook, changed(idf=True))
     index.add(["a", "b"], [image, image])
     index.save(tmp_path)
     array = np.lib.format.open_memmap(tmp_path / "segment-00000001" / f"{name}.npy", mode="r+")
@@ -217,7 +202,7 @@ def test_postings_that_point_outside_are_found_when_searched(
     array.flush()
     with pytest.raises(FormatError, match=rf"{name}\.npy"):
         AsmkIndex.load(tmp_path, codebook)
-    for config in (None, changed(kernel=kernel)):
+    for config in (None, DEFAULT):
         with pytest.raises(FormatError, match="segment-00000001"):
             AsmkIndex.load(tmp_path, codebook, config, check=False).search(image, 5)
     with pytest.raises(FormatError):
@@ -229,8 +214,7 @@ def test_kernels_follow_no_wild_address_and_no_wild_distance() -> None:
     far = np.ones((1, 1), np.uint64) << np.uint64(63)  # a bit beyond the dimension
     codes = (zero, np.zeros((1, 1), np.uint64), np.ones(1), np.zeros(1))
     assert not score_signs(0, 1, *codes, np.array([0, 1]), zero, far, np.zeros(1))
-    units = (zero, np.zeros((1, 2), np.float32), np.ones(1), 3.0, 0.0, np.zeros(1 << 16, np.float32))
-    assert not score_units(0, 1, *units, np.array([0, 9]), zero, np.zeros((1, 2), np.uint16), np.zeros(1))
+    assert not score_signs(0, 1, *codes, np.array([0, 9]), zero, 0 * far, np.zeros(1))
 
 
 # ------------------------------------------------------------------------------------ what variants differ in
@@ -254,40 +238,26 @@ def test_selectivity(dim: int) -> None:
     assert padded[-1] == 1 - 2 * dim / (32 * ((dim + 31) // 32))
 
 
-@pytest.mark.parametrize("kernel", ["binary", "float"])
 @pytest.mark.parametrize(("threshold", "found"), [(0.4, 1), (0.5, 1), (0.6, 0)])
-def test_a_similarity_at_the_threshold_counts(kernel: str, threshold: float, found: int) -> None:
-    """Half the signs agree, and so does half the length: both similarities are 1/2 to the bit."""
-    index = AsmkIndex(Codebook(np.zeros((1, 4))), changed(kernel=kernel, threshold=threshold))
+def test_a_similarity_at_the_threshold_counts(threshold: float, found: int) -> None:
+    """One of four signs differs: the similarity is 1/2 to the bit."""
+    index = AsmkIndex(Codebook(np.zeros((1, 4))), changed(threshold=threshold))
     index.add(["a"], [one(0.5, 0.5, 0.5, -0.5)])
     assert len(index.search(one(0.5, 0.5, 0.5, 0.5), 5)[0]) == found
 
 
-def test_residuals_are_compared_by_their_cosine(rng: np.random.Generator) -> None:
-    images = [random_features(rng, 1) for _ in range(50)]
-    index = AsmkIndex(ORIGIN, changed(kernel="float", alpha=1.0, threshold=-1.0))
-    index.add([str(i) for i in range(50)], images)
-    query = random_features(rng, 1)
-    ids, scores = index.search(query, 50)
-    cosines = np.array([float(image.descriptors[0] @ query.descriptors[0]) for image in images])
-    assert ids == [str(i) for i in np.argsort(-cosines) if cosines[i] > 0]
-    np.testing.assert_allclose(scores, -np.sort(-cosines[cosines > 0]), atol=2**-11)
-
-
-@pytest.mark.parametrize("kernel", ["binary", "float"])
-def test_residuals_that_are_zero(kernel: str) -> None:
-    """A descriptor on its centroid has the word, and nothing that could agree there but for zero bits."""
-    index = AsmkIndex(Codebook(np.eye(4)), changed(kernel=kernel, query_assignments=1))
+def test_residuals_that_are_zero() -> None:
+    """A descriptor on its centroid has the word, and zero bits."""
+    index = AsmkIndex(Codebook(np.eye(4)), changed(query_assignments=1))
     index.add(["on", "pair"], [one(1, 0, 0, 0), one(0, 1, 0, 0)])
     ids, scores = index.search(one(1, 0, 0, 0), 5)
-    assert (ids, scores.tolist()) == ((["on"], [1.0]) if kernel == "binary" else ([], []))
+    assert (ids, scores.tolist()) == (["on"], [1.0])
 
 
-@pytest.mark.parametrize("kernel", ["binary", "float"])
-def test_huge_centroids(rng: np.random.Generator, kernel: str) -> None:
+def test_huge_centroids(rng: np.random.Generator) -> None:
     centroids = np.zeros((3, 40), np.float32)
     centroids[:, 0] = [-1e15, 0, 1e15]
-    index = AsmkIndex(Codebook(centroids), changed(kernel=kernel))
+    index = AsmkIndex(Codebook(centroids))
     image = random_features(rng, 30)
     index.add(["a"], [image])
     ids, scores = index.search(image, 5)
@@ -295,9 +265,7 @@ def test_huge_centroids(rng: np.random.Generator, kernel: str) -> None:
     assert np.isfinite(scores).all()
 
 
-@pytest.mark.parametrize(
-    "bad", [{"kernel": "bits"}, {"divisor": 40}, {"regions": "none"}, {"kernel": "float", "divisor": "padded"}]
-)
-def test_options_that_are_none_or_do_not_go_together(bad: dict[str, Any]) -> None:
+@pytest.mark.parametrize("bad", [{"divisor": 40}, {"regions": "none"}, {"alpha": 0.0}])
+def test_options_that_are_none(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         changed(**bad)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from delf_engine.errors import LockedError
-from delf_engine.index import check_index, disk
+from delf_engine.index import check_index
+from delf_engine.index.segments import disk
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 from index.steps import Contents, contents_after
 from nursery import Child
@@ -90,7 +91,7 @@ def test_a_reader_keeps_its_state_while_another_process_writes(kind: Kind, tmp_p
     assert not any(file.exists() for file in files)  # what the reader has mapped is gone from the directory
     assert reader is not None
     reader.add(["more"], [QUERY])
-    with pytest.raises(LockedError, match="has saved this index since"):
+    with pytest.raises(LockedError, match=str(tmp_path)):
         reader.save(tmp_path)
 
 
@@ -118,7 +119,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(kind: Kind, tmp_path: Path, chan
         try:
             index.save(folder)
         except FormatError as error:
-            print("cannot be saved" in str(error))
+            print(str(folder) in str(error))
         ids, scores = index.search(QUERY, 10**6)
         print(ids == before[0] and (scores == before[1]).all())
     """

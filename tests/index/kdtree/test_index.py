@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from delf_engine.config import KdTreeConfig, load_profile
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.features import LocalFeatures
-from delf_engine.index import KdTreeIndex, disk
+from delf_engine.index import KdTreeIndex
+from delf_engine.index.segments import disk
 from helpers import random_features
 from index.oracles import kdtree_score
 
-RNG = np.random.default_rng(0)
 DEFAULT = load_profile().kdtree
 RANDOMISED = DEFAULT.model_copy(update={"search": "randomised"})
 EXACT = DEFAULT.model_copy(update={"search": "exact", "neighbours": 7})
@@ -49,8 +49,8 @@ def test_scores_equal_the_oracle(seed: int, dim: int, sizes: list[int], asked: i
     assert (np.diff(scores) <= 0).all()
 
 
-def test_an_image_finds_itself_first() -> None:
-    images = [random_features(RNG, 100) for _ in range(20)]
+def test_an_image_finds_itself_first(rng: np.random.Generator) -> None:
+    images = [random_features(rng, 100) for _ in range(20)]
     index = KdTreeIndex(40)
     index.add([str(i) for i in range(20)], images)
     for i, image in enumerate(images):
@@ -72,10 +72,10 @@ def test_one_vote_for_a_repeated_structure(config: KdTreeConfig) -> None:
     assert index.search(features_of(np.array([c])), 9)[0] == []
 
 
-def test_the_same_seed_gives_the_same_trees() -> None:
+def test_the_same_seed_gives_the_same_trees(rng: np.random.Generator) -> None:
     config = RANDOMISED.model_copy(update={"checks": 1, "trees": 2})
-    images = [random_features(RNG, 300) for _ in range(10)]
-    query = random_features(RNG, 50)
+    images = [random_features(rng, 300) for _ in range(10)]
+    query = random_features(rng, 50)
 
     def scores(seed: int) -> np.ndarray:
         index = KdTreeIndex(40, config, seed=seed)
@@ -89,8 +89,8 @@ def test_the_same_seed_gives_the_same_trees() -> None:
 
 
 @BOTH
-def test_removed_images_are_replaced_among_the_neighbours(config: KdTreeConfig) -> None:
-    image = random_features(RNG, 20)
+def test_removed_images_are_replaced_among_the_neighbours(config: KdTreeConfig, rng: np.random.Generator) -> None:
+    image = random_features(rng, 20)
     index = KdTreeIndex(40, config)
     names = [str(i) for i in range(30)]
     index.add(names, [image] * 30)
@@ -99,63 +99,22 @@ def test_removed_images_are_replaced_among_the_neighbours(config: KdTreeConfig) 
     assert set(index.search(image, 50)[0]) == {"28", "29"}
 
 
-def test_saved_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = KdTreeIndex(40, RANDOMISED.model_copy(update={"checks": 1}))
-    index.add(list("abc"), [random_features(RNG, 200) for _ in range(3)])
-    query = random_features(RNG, 30)
-    wanted = index.search(query, 3)
-    index.save(tmp_path)
-    assert not list(tmp_path.glob("trees-*"))
-    index.save(tmp_path, trees=True)
-    index.save(tmp_path)
-    (file,) = tmp_path.glob("trees-*")
-
-    def same(loaded: KdTreeIndex) -> bool:
-        ids, scores = loaded.search(query, 3)
-        return ids == wanted[0] and np.array_equal(scores, wanted[1])
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cv2, "setRNGSeed", None)  # would be called to grow them again
-        assert same(KdTreeIndex.load(tmp_path))
-    other = KdTreeIndex.load(tmp_path, RANDOMISED.model_copy(update={"trees": 1}))
-    assert len(other.search(query, 3)[0]) == 3
-
-    contents = bytearray(file.read_bytes())
-    contents[len(contents) // 2] ^= 8
-    file.write_bytes(contents)
-    assert same(KdTreeIndex.load(tmp_path))  # grown again
-    file.unlink()
-    assert same(KdTreeIndex.load(tmp_path))
-
-    again = KdTreeIndex.load(tmp_path)
-    again.save(tmp_path, trees=True)
-    (file,) = tmp_path.glob("trees-*")
-    again.save(tmp_path, trees=True)
-    assert list(tmp_path.glob("trees-*")) == [file]  # nothing to do
-    again.add(["d"], [query])
-    again.save(tmp_path)
-    assert not list(tmp_path.glob("trees-*"))
-    again.save(tmp_path, trees=True)
-    again.remove(["d"])
-    assert same(again)
-
-
-def test_an_empty_index_has_no_trees(tmp_path: Path) -> None:
+def test_an_index_without_descriptors(tmp_path: Path, rng: np.random.Generator) -> None:
     index = KdTreeIndex(40)
     index.add(["a"], [LocalFeatures.empty((9, 9))])
-    index.save(tmp_path, trees=True)
+    index.save(tmp_path)
     again = KdTreeIndex.load(tmp_path)
     assert again.ids() == ["a"]
-    assert again.search(random_features(RNG, 4), 5)[0] == []
+    assert again.search(random_features(rng, 4), 5)[0] == []
     assert repr(again) == "KdTreeIndex(1 images, 40-D, 4 trees)"
 
 
-def test_auto_is_exact_below_a_number_of_descriptors(tmp_path: Path) -> None:
-    query = random_features(RNG, 30)
+def test_auto_is_exact_below_a_number_of_descriptors(tmp_path: Path, rng: np.random.Generator) -> None:
+    query = random_features(rng, 30)
     index = KdTreeIndex(
         40, DEFAULT.model_copy(update={"search": "auto", "exact_below": 600, "checks": 1, "neighbours": 10})
     )
-    index.add(list("abc"), [random_features(RNG, 200) for _ in range(3)])
+    index.add(list("abc"), [random_features(rng, 200) for _ in range(3)])
 
     def as_by(search: str) -> bool:
         other = KdTreeIndex(40, index.config.model_copy(update={"search": search}))
@@ -165,35 +124,20 @@ def test_auto_is_exact_below_a_number_of_descriptors(tmp_path: Path) -> None:
 
     assert as_by("randomised")
     assert not as_by("exact")
-    index.save(tmp_path, trees=True)
-    assert list(tmp_path.glob("trees-*"))
     index.remove(["b"])
     assert as_by("exact")
     assert not as_by("randomised")
-    index.save(tmp_path, trees=True)
-    assert not list(tmp_path.glob("trees-*"))  # there are none to be written
+    index.save(tmp_path)
     again = KdTreeIndex.load(tmp_path)
     assert again.config == index.config
     assert again.search(query, 3)[0] == index.search(query, 3)[0]
 
 
-def test_indexes_and_profiles_from_before(tmp_path: Path) -> None:
-    """Where the kind of search is not said it is randomised; a header of such an index is what it was."""
-    old = {"trees": 4, "checks": 256, "neighbours": 60}
-    config = KdTreeConfig.model_validate(old)
-    assert config.search == "randomised"
-    index = KdTreeIndex(40, config)
-    index.add(["a"], [random_features(RNG, 5)])
-    index.save(tmp_path)
-    assert disk.read_manifest(tmp_path, "kdtree", 1)["header"] == {"dim": 40, "seed": 0, "config": old}
-    assert KdTreeIndex.load(tmp_path).config == config
-
-
 def test_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="dim"):
         KdTreeIndex(0)
     KdTreeIndex(8).save(tmp_path)
-    manifest = disk.read_manifest(tmp_path, "kdtree", 1)
-    disk.write_manifest(tmp_path, "kdtree", 1, {**manifest, "segments": [{"name": "x"}]})
-    with pytest.raises(FormatError, match="damaged"):
+    manifest = disk.read_manifest(tmp_path, "kdtree")
+    disk.write_manifest(tmp_path, "kdtree", {**manifest, "segments": [{"name": "x"}]})
+    with pytest.raises(FormatError, match=str(tmp_path)):
         KdTreeIndex.load(tmp_path)

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.collection import Collection
-from delf_engine.index.ids import IdTable
-from delf_engine.index.kdtree_layout import KdTreeLayout
-from delf_engine.index.limits import best
-from delf_engine.index.score_kernels import best_rows
-from delf_engine.index.segments import Segment
+from delf_engine.index.kdtree.layout import KdTreeLayout
+from delf_engine.index.segments.best_kernels import best_rows
+from delf_engine.index.segments.collection import Collection
+from delf_engine.index.segments.ids import IdTable
+from delf_engine.index.segments.limits import best
+from delf_engine.index.segments.segment import Segment
 from delf_engine.support.threads import in_threads
 from helpers import random_features
-from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind
+from index.kinds import IMAGES, NAMES, QUERY, VARIANTS, Kind
 
 
 def filtered(
@@ -58,7 +58,7 @@ EVERY = [*NAMES, "same 1", "same 2"]
 
 
 @given(
-    name=st.sampled_from(KINDS),
+    name=st.sampled_from(VARIANTS),
     among=st.none() | st.lists(st.sampled_from(EVERY), max_size=12),
     exclude=st.lists(st.sampled_from([*EVERY, "nobody", "gone"]), max_size=12),
     min_score=st.none() | st.sampled_from([-1e300, -1.0, 0.0, 1e300, 5e-324]) | st.integers(0, 9),
@@ -83,11 +83,11 @@ def test_a_limited_search_is_a_filtered_full_one(
 def test_ids_that_are_not_there(kind: Kind, tmp_path: Path) -> None:
     index = in_pieces(kind, tmp_path)
     for gone in ("nobody", "gone", "removed"):
-        with pytest.raises(UnknownIdError, match=f"among: the index holds no image '{gone}'"):
+        with pytest.raises(UnknownIdError, match=f"among.*'{gone}'"):
             index.search(QUERY, 5, among=[NAMES[0], gone])
         with pytest.raises(UnknownIdError):
             index.search_many([], 5, among=[gone])
-    with pytest.raises(UnknownIdError, match="'a' and 1 more"):
+    with pytest.raises(UnknownIdError, match=r"'a'.* 1 "):
         index.search(QUERY, 5, among=["a", "b"])
     assert index.search(QUERY, 99, exclude=["nobody"])[0] == index.search(QUERY, 99)[0]
     assert index.search(QUERY, 99, among=[])[0] == []
@@ -99,20 +99,22 @@ def test_ids_that_are_not_there(kind: Kind, tmp_path: Path) -> None:
 def test_bad_limits(kind: Kind) -> None:
     index = kind.of(NAMES)
     for value in (float("nan"), float("inf"), "1", True, 1j):
-        with pytest.raises(ConfigError, match="min_score must be a finite number"):
+        with pytest.raises(ConfigError, match="min_score"):
             index.search(QUERY, 5, min_score=value)
     assert index.search(QUERY, 5, min_score=np.float32(0))[0] == index.search(QUERY, 5)[0]
     for option in ("among", "exclude"):
-        with pytest.raises(ConfigError, match="single string"):
+        with pytest.raises(ConfigError, match=NAMES[0]):
             index.search(QUERY, 5, **{option: NAMES[0]})
-        with pytest.raises(ConfigError, match="non-empty string"):
+        with pytest.raises(ConfigError, match="None"):
             index.search(QUERY, 5, **{option: [None]})
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, None])
-def test_many_queries_in_threads(kind: Kind, tmp_path: Path, threads: int | None) -> None:
+def test_many_queries_in_threads(
+    kind: Kind, tmp_path: Path, rng: np.random.Generator, threads: int | None
+) -> None:
     index = in_pieces(kind, tmp_path)
-    queries = [random_features(RNG, n, 8) for n in (0, 1, 30, 30, 200)] * 30
+    queries = [random_features(rng, n, 8) for n in (0, 1, 30, 30, 200)] * 30
     queries += [queries[3], LocalFeatures.empty((5, 5), 8), QUERY]
     seen: list[tuple[int, int]] = []
     limits: dict[str, Any] = {"among": NAMES, "exclude": NAMES[:1]}
@@ -126,15 +128,15 @@ def test_many_queries_in_threads(kind: Kind, tmp_path: Path, threads: int | None
         np.testing.assert_array_equal(scores, wanted)
 
 
-def test_many_queries_empty_and_bad(kind: Kind) -> None:
+def test_many_queries_empty_and_bad(kind: Kind, rng: np.random.Generator) -> None:
     index = kind.of(NAMES)
     assert index.search_many([], 5) == []
     assert index.search_many([LocalFeatures.empty((5, 5), 8)], 5)[0][0] == []
     assert kind.new().search_many([QUERY], 5)[0][0] == []
-    with pytest.raises(ConfigError, match="put them into a list"):
+    with pytest.raises(ConfigError, match="several queries"):
         index.search_many(QUERY, 5)
-    with pytest.raises(MismatchError, match="query 1: descriptors have 9 dimensions"):
-        index.search_many([QUERY, random_features(RNG, 2, 9)], 5)
+    with pytest.raises(MismatchError, match=r"query 1: .* 9 "):
+        index.search_many([QUERY, random_features(rng, 2, 9)], 5)
     for threads in (0, -1, 1.5, True, "2"):
         with pytest.raises(ConfigError, match="threads"):
             index.search_many([QUERY], 5, threads=threads)
@@ -175,7 +177,7 @@ def test_names_of_many_rows_are_those_of_each(parts: list[list[str]], random: Ra
     """Through all segments, empty ones too; ids hold anything that a file name may, lone surrogates as well."""
     flat = [f"{text}{i}" for i, text in enumerate(text for part in parts for text in part)]
     names = iter(flat)
-    collection = Collection(KdTreeLayout(2))
+    collection = Collection("kdtree", KdTreeLayout(2))
     for part in parts:
         arrays = {**IdTable.build([next(names) for _ in part]), "descriptors": np.empty((0, 2), np.float32)}
         collection.segments.append(Segment(arrays))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delf_engine.index.exact_tree import ExactTree
+from delf_engine.index.kdtree.exact_tree import ExactTree
 from index.oracles import brute_force
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
@@ -20,15 +19,14 @@ from delf_engine.errors import (
     UnknownIdError,
 )
 from delf_engine.features import LocalFeatures
-from delf_engine.index import CandidateIndex
-from delf_engine.index.ids import IdTable
-from delf_engine.index.limits import best
+from delf_engine.index.segments.ids import IdTable
+from delf_engine.index.segments.limits import best
 from helpers import random_features
-from index.kinds import IMAGES, KINDS, NAMES, QUERY, RNG, Kind, assert_same
+from index.kinds import IMAGES, NAMES, QUERY, VARIANTS, Kind, assert_same
 
 
 def test_add_and_remove(kind: Kind) -> None:
-    index: CandidateIndex = kind.new()
+    index = kind.new()
     assert index.add(NAMES[:2], [IMAGES[n] for n in NAMES[:2]]) == NAMES[:2]
     assert index.add([*NAMES[:3], NAMES[2]], [IMAGES[NAMES[4]]] * 4) == NAMES[2:3]
     assert index.ids() == NAMES[:3]
@@ -71,26 +69,26 @@ def test_empty_cases(kind: Kind, tmp_path: Path) -> None:
     assert kind.load(tmp_path).ids() == []
 
 
-def test_bad_arguments(kind: Kind) -> None:
+def test_bad_arguments(kind: Kind, rng: np.random.Generator) -> None:
     index = kind.of(NAMES)
     for top_k in (0, -1, 1.5, None):
         with pytest.raises(ConfigError, match="top_k"):
             index.search(QUERY, top_k)
-    with pytest.raises(MismatchError, match="query: descriptors have 9 dimensions, the index holds 8"):
-        index.search(random_features(RNG, 2, 9), 5)
-    with pytest.raises(FeatureError, match="query: expected LocalFeatures"):
+    with pytest.raises(MismatchError, match=r"query: .* 9 .* 8"):
+        index.search(random_features(rng, 2, 9), 5)
+    with pytest.raises(FeatureError, match=r"query: .*ndarray"):
         index.search(QUERY.descriptors, 5)
-    with pytest.raises(ConfigError, match="2 ids for the features of 1"):
+    with pytest.raises(ConfigError, match=r"2 .* 1"):
         index.add(["x", "y"], [QUERY])
-    with pytest.raises(ConfigError, match="non-empty string"):
+    with pytest.raises(ConfigError, match="''"):
         index.add(["x", ""], [QUERY, QUERY])
-    with pytest.raises(ConfigError, match="single string"):
+    with pytest.raises(ConfigError, match="'x'"):
         index.add("x", [QUERY])
-    with pytest.raises(ConfigError, match="single string"):
+    with pytest.raises(ConfigError, match="'x'"):
         index.remove("x")
-    with pytest.raises(MismatchError, match="y: descriptors have 9"):
-        index.add(["x", "y"], [QUERY, random_features(RNG, 2, 9)])
-    with pytest.raises(FeatureError, match="x: expected LocalFeatures"):
+    with pytest.raises(MismatchError, match=r"y: .* 9 "):
+        index.add(["x", "y"], [QUERY, random_features(rng, 2, 9)])
+    with pytest.raises(FeatureError, match=r"x: .*NoneType"):
         index.add(["x"], [None])
     assert index.ids() == NAMES
 
@@ -165,14 +163,14 @@ def test_save_to_another_place(kind: Kind, tmp_path: Path) -> None:
     index.save(tmp_path / "b" / "c")
     assert_same(kind.load(tmp_path / "a"), kind.of(NAMES[:4]))
     assert_same(kind.load(tmp_path / "b" / "c"), index)
-    with pytest.raises(MismatchError, match="another index here"):
+    with pytest.raises(MismatchError, match=str(tmp_path / "a")):
         kind.of(NAMES).save(tmp_path / "a")
     kind.of(NAMES).save(tmp_path / "a", overwrite=True)
     assert_same(kind.load(tmp_path / "a"), kind.of(NAMES))
     other = Kind("asmk" if kind.name == "kdtree" else "kdtree")
-    with pytest.raises(MismatchError, match="another index here"):
+    with pytest.raises(MismatchError, match=str(tmp_path / "a")):
         other.of(NAMES).save(tmp_path / "a")
-    with pytest.raises(FormatError, match=f"of kind '{kind.name}', wanted '{other.name}'"):
+    with pytest.raises(FormatError, match=f"'{kind.name}'.*'{other.name}'"):
         other.load(tmp_path / "a")
     other.of(NAMES).save(tmp_path / "a", overwrite=True)
     assert_same(other.load(tmp_path / "a"), other.of(NAMES))
@@ -201,7 +199,7 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
 
     names = st.sampled_from(NAMES)
 
-    @initialize(name=st.sampled_from(KINDS))
+    @initialize(name=st.sampled_from(VARIANTS))
     def start(self, name: str) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.kind = Kind(name)
@@ -231,11 +229,6 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         self.index.compact()
-
-    @rule(random=st.randoms(use_true_random=False))
-    def reorder(self, random: Random) -> None:
-        random.shuffle(self.wanted)
-        self.index.reorder(self.wanted)
 
     @rule()
     def save(self) -> None:
