@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from common import print_table, write_json
 from delf_engine.index import Codebook
-from delf_engine.index.codebook.search import CellSearcher
+from delf_engine.index.codebook.cells import CellSearcher
 from delf_engine.storage import FeatureStore
 from synthetic import descriptors as synthetic
 

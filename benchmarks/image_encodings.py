@@ -91,7 +91,6 @@ def candidates(codebook: Codebook, training: npt.NDArray[np.float32], args: argp
     inverted: dict[str, Callable[[], CandidateIndex]] = {
         "ASMK": partial(AsmkIndex, codebook, _changed(asmk, assignment="exact")),
         "ASMK, fast words": partial(AsmkIndex, codebook, fast),
-        "ASMK, float kernel": partial(AsmkIndex, codebook, _changed(asmk, kernel="float")),
         "ASMK, idf": partial(AsmkIndex, codebook, _changed(asmk, idf=True)),
         "R-ASMK": partial(AsmkIndex, codebook, _changed(asmk, regions="grid")),
         "BoW, tf": partial(DenseIndex, "bow", codebook, _changed(bow, idf=False)),

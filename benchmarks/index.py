@@ -111,7 +111,7 @@ def _warm(book: Codebook, gallery: Sequence[LocalFeatures], config: Any) -> None
 
 def _aggregated(book: Codebook, items: Sequence[LocalFeatures], k: int, config: Any) -> Any:
     threads = os.cpu_count() or 1
-    return aggregated(book, items, assignments=k, kernel="binary", threads=threads, mode=config.assignment)
+    return aggregated(book, items, k, config.assignment, threads=threads)
 
 
 def _scoring(index: AsmkIndex, queries: Sequence[LocalFeatures]) -> tuple[float, float]:
