@@ -103,15 +103,6 @@ def test_an_image_finds_itself_first_and_scores_one(rng: np.random.Generator) ->
         assert scores[1] < 0.3
 
 
-def test_unrelated_codes_score_nothing_on_average(rng: np.random.Generator) -> None:
-    """Hamming distance over the true 40 bits: random codes have similarity 0, not 0.375."""
-    index = AsmkIndex(ORIGIN, changed(threshold=-1.0, alpha=1.0, query_assignments=1))
-    index.add([str(i) for i in range(4000)], [random_features(rng, 1) for _ in range(4000)])
-    index.search(random_features(rng, 1), 1)
-    (scores,) = index._scores(index._queries([random_features(rng, 1)], 1), 1)
-    assert abs(float(scores.mean())) < 0.02
-
-
 def test_ties_keep_the_order_of_insertion(rng: np.random.Generator) -> None:
     image, other = random_features(rng, 30), random_features(rng, 30)
     index = AsmkIndex(Codebook(rng.normal(size=(10, 40))), changed(query_assignments=1))  # no other scores 1
@@ -153,19 +144,6 @@ def test_results_do_not_depend_on_segments(rng: np.random.Generator, tmp_path: P
         np.testing.assert_array_equal(scores, wanted)
         codes = index._collection.segments[0].arrays["codes"]
         assert (codes.dtype, codes.shape[1]) == ((np.uint64, 2) if kernel == "binary" else (np.float16, 65))
-
-
-def test_an_index_is_the_same_with_any_number_of_threads(rng: np.random.Generator) -> None:
-    images = {str(i): random_features(rng, int(rng.integers(0, 300))) for i in range(80)}
-    codebook = Codebook(random_features(rng, 50).descriptors)
-    built = []
-    for threads in (1, 2, 7, None):
-        index = AsmkIndex(codebook)
-        index.add(list(images), list(images.values()), threads=threads)
-        index.search(images["0"], 1)
-        built.append(index._collection.segments[0].arrays)
-    for arrays in built[1:]:
-        assert all(np.array_equal(arrays[name], array) for name, array in built[0].items())
 
 
 def test_load_checks_codebook_and_options(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -261,17 +239,6 @@ def test_a_similarity_at_the_threshold_counts(kernel: str, threshold: float, fou
     index = AsmkIndex(Codebook(np.zeros((1, 4))), changed(kernel=kernel, threshold=threshold))
     index.add(["a"], [one(0.5, 0.5, 0.5, -0.5)])
     assert len(index.search(one(0.5, 0.5, 0.5, 0.5), 5)[0]) == found
-
-
-def test_residuals_are_compared_by_their_cosine(rng: np.random.Generator) -> None:
-    images = [random_features(rng, 1) for _ in range(50)]
-    index = AsmkIndex(ORIGIN, changed(kernel="float", alpha=1.0, threshold=-1.0))
-    index.add([str(i) for i in range(50)], images)
-    query = random_features(rng, 1)
-    ids, scores = index.search(query, 50)
-    cosines = np.array([float(image.descriptors[0] @ query.descriptors[0]) for image in images])
-    assert ids == [str(i) for i in np.argsort(-cosines) if cosines[i] > 0]
-    np.testing.assert_allclose(scores, -np.sort(-cosines[cosines > 0]), atol=2**-11)
 
 
 @pytest.mark.parametrize("kernel", ["binary", "float"])

@@ -88,7 +88,7 @@ def test_many_rows_are_scored_range_by_range(kernel: str) -> None:
                 asked: tuple[Any, ...] = (words, sign, weights, selectivity, offsets, rows, stored)
                 assert score_signs(first, last, *asked, scores)
             else:
-                rule = (3.0, 0.25, False, half)
+                rule = (3.0, 0.25, half)
                 arrays = (offsets, rows, units.view(np.uint16))
                 assert score_units(first, last, words, unit, weights, *rule, *arrays, scores)
         np.testing.assert_allclose(scores, wanted, rtol=1e-12, atol=1e-15)
