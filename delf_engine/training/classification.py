@@ -13,7 +13,8 @@ from torch import Tensor
 
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
-from delf_engine.training.contract import Kind, Loss, LossOptions, StageFacts, Step
+from delf_engine.training.batches import Kind, StageFacts, Step
+from delf_engine.training.contract import Loss, LossOptions
 from delf_engine.training.pooling import Pooling, pool_attention, pool_gem, pool_mean
 
 __all__ = ["ClassificationLoss", "ClassificationOptions"]

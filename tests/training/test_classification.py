@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
+from delf_engine.training.batches import Batch, StageFacts, Step
 from delf_engine.training.classification import ClassificationLoss
-from delf_engine.training.contract import Batch, StageFacts, Step, find_loss
 from delf_engine.training.losses.arcface import add_margin
 from delf_engine.training.pooling import pool_attention, pool_gem, pool_mean
+from delf_engine.training.registry import LOSSES
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,7 +34,7 @@ def _facts(n_classes: int | None) -> StageFacts:
 
 
 def _loss(network: DelfNetwork, kind: str, n_classes: int | None = 5, **options: object) -> ClassificationLoss:
-    found = find_loss(kind)
+    found = LOSSES[kind]
     torch.manual_seed(1)
     loss = found(
         parse_config(found.Options, {"kind": kind, **options}, where="recipe"), network, _facts(n_classes)

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.model.network import DelfNetwork, Projection
-from delf_engine.training.contract import START, Batch, StageFacts, Step
+from delf_engine.training.batches import START, Batch, StageFacts, Step
 from delf_engine.training.correspondence import (
     CellSample,
     cell_grid,

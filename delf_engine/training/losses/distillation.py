@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from delf_engine.config import Count, Positive
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
-from delf_engine.training.contract import START, Loss, LossOptions, StageFacts, Step, register_loss
+from delf_engine.training.batches import START, StageFacts, Step
+from delf_engine.training.contract import Loss, LossOptions
 
 __all__ = ["Distillation", "DistillationOptions", "feature_distance", "similarity_divergence"]
 
@@ -54,7 +55,6 @@ class DistillationOptions(LossOptions):
         return (self.teacher,)
 
 
-@register_loss("distillation")
 class Distillation(Loss):
     """Distance of the student's cells to the teacher's."""
 

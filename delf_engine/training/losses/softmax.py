@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from delf_engine.model.network import DelfNetwork
+from delf_engine.training.batches import StageFacts
 from delf_engine.training.classification import ClassificationLoss, ClassificationOptions
-from delf_engine.training.contract import LossOptions, StageFacts, register_loss
+from delf_engine.training.contract import LossOptions
 
 __all__ = ["Softmax"]
 
@@ -28,7 +29,6 @@ class SoftmaxOptions(ClassificationOptions):
     initial_std: Annotated[float, Field(gt=0)] = 0.01
 
 
-@register_loss("softmax")
 class Softmax(ClassificationLoss):
     """A linear classifier with bias on pooled features."""
 
