@@ -27,8 +27,8 @@ FLOORS: dict[int, set[str]] = {
         "wire",
         "tiles",
     },
-    3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting", "interchange"},
-    4: {"reranking"},
+    3: {"extraction", "storage", "index", "verification", "importing", "plotting", "interchange"},
+    4: {"reranking", "training"},
     5: {"engine"},
     6: {"cli", "datasets", "demo", "mining", "serve", "synthesis"},
 }
@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tiles": set(),
     "interchange": {"features", "config", "errors", "wire", "support"},
     "reranking": {"verification", "storage", "features", "config", "errors", "support"},
+    "training": RECORDS | {"model", "evaluation", "extraction", "index"},  # a finished checkpoint has its words
     "datasets": {"downloads", "errors", "evaluation", "images", "support"},
     "demo": below(6) | {"synthesis"},  # of which it takes the scenes that are no place
     "synthesis": {"errors", "evaluation", "images", "support"},

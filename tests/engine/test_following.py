@@ -19,7 +19,7 @@ from delf_engine.engine import following
 from delf_engine.engine.checking import check_directory
 from delf_engine.engine.parts import empty_index, open_vocabulary
 from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
-from delf_engine.index import disk
+from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection
 from delf_engine.storage import FeatureStore
 from helpers import random_features
@@ -70,7 +70,7 @@ def forget_marks(directory: Path) -> None:
             txn.delete(key, db=meta)
     manifest = disk.read_manifest(directory / "index")
     kept = {key: value for key, value in manifest.items() if key not in ("format", "kind", "version", "mark")}
-    disk.write_manifest(directory / "index", manifest["kind"], manifest["version"], kept)
+    disk.write_manifest(directory / "index", manifest["kind"], kept)
 
 
 def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -120,43 +120,6 @@ def test_only_what_was_missed_is_read(
             assert seen == ["get_many"]
         with engine:
             assert_follows(engine, wanted)
-
-
-def test_an_engine_from_before_there_were_marks(
-    tmp_path: Path, tiny_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:8])
-    with de.Engine.open(directory) as engine:
-        engine.commit(features_of(NAMES[8:10]))
-        engine.store.remove([NAMES[1]])
-        engine.index.remove([NAMES[5]])
-        engine.index.save(directory / "index")  # as a kill while removing left it then
-    forget_marks(directory)
-    wanted = [NAMES[0], *NAMES[2:10]]
-    with de.Engine.open(directory, readonly=True) as engine:
-        assert_follows(engine, wanted)
-        assert engine.store.mark() is None
-    with monkeypatch.context() as patch:
-        seen = spy(patch)
-        de.Engine.open(directory).close()
-        assert seen[:2] == ["ids", "__iter__"]
-        del seen[:]
-        de.Engine.open(directory).close()
-        assert seen == []
-    with de.Engine.open(directory) as engine:
-        assert_follows(engine, wanted)
-
-
-def test_a_store_that_a_version_without_marks_has_written(tmp_path: Path, tiny_model: Path) -> None:
-    directory = create(tmp_path / "e", tiny_model, "asmk", NAMES[:4])
-    with FeatureStore.open(directory / "features") as store:
-        store.put_many(features_of(NAMES[4:6]))
-    forget_marks(directory)
-    with de.Engine.open(directory) as engine:
-        engine.add_features(features_of(NAMES[6:7]))
-        assert_follows(engine, NAMES[:7])
-    with de.Engine.open(directory, readonly=True) as engine:
-        assert_follows(engine, NAMES[:7])
 
 
 @pytest.mark.parametrize("part", ["features", "index"])
@@ -373,7 +336,7 @@ def test_images_of_a_damaged_segment_are_indexed_again(
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut, flip])
 def test_an_index_without_its_manifest_is_made_again(
-    tmp_path: Path, tiny_model: Path, kind: str, damage: Callable[[Path], None]
+    tmp_path: Path, tiny_model: Path, kind: str, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:8])
     damage(directory / "index" / "index.json")
@@ -385,7 +348,9 @@ def test_an_index_without_its_manifest_is_made_again(
     with de.Engine.open(directory) as engine:
         assert_follows(engine, NAMES[:8])
     values = disk.read_manifest(directory / "index")
-    disk.write_manifest(directory / "index", values.pop("kind"), values.pop("version") + 8, values)
+    monkeypatch.setattr(disk, "_VERSION", 9)
+    disk.write_manifest(directory / "index", values["kind"], values)
+    monkeypatch.undo()
     with pytest.raises(FormatError, match="format version 9"):  # an index of a later version is no damage
         de.Engine.open(directory)
 
@@ -409,7 +374,7 @@ def test_a_long_way_to_follow_is_saved_on_the_way(
         with pytest.warns(DelfEngineWarning, match="segment-00000001"), pytest.raises(KeyboardInterrupt):
             de.Engine.open(directory)
     manifest = disk.read_manifest(directory / "index")
-    assert (sum(entry["images"] for entry in manifest["segments"]), manifest["mark"]) == (10, None)
+    assert (sum(entry["images"] for entry in manifest["segments"]), manifest["mark"]) == (2, None)
     for readonly in (True, False):
         with de.Engine.open(directory, readonly=readonly) as engine:
             assert_follows(engine, NAMES)

@@ -80,8 +80,6 @@ class Mixture:
         if components < 1 or iterations < 1:
             raise ConfigError(f"components and iterations must be at least 1, got {components} and {iterations}")
         data = check_array("descriptors", descriptors, np.float32, (None, None), largest=LARGEST)
-        if not data.shape[1]:
-            raise FeatureError("descriptors of a mixture need at least one dimension")
         if len(data) < 2:
             raise FeatureError(f"a mixture needs at least 2 descriptors, got {len(data)}; give more photographs")
         if len(data) < components:
@@ -89,6 +87,8 @@ class Mixture:
                 f"{components} components need at least as many descriptors, got {len(data)}; give more "
                 f"photographs, or ask for at most {len(data)} components"
             )
+        if not data.shape[1]:
+            raise FeatureError("descriptors of a mixture need at least one dimension")
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
         from threadpoolctl import threadpool_limits

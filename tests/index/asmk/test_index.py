@@ -90,15 +90,6 @@ def test_an_image_finds_itself_first_and_scores_one(rng: np.random.Generator) ->
         assert scores[1] < 0.3
 
 
-def test_unrelated_codes_score_nothing_on_average(rng: np.random.Generator) -> None:
-    """Hamming distance over the true 40 bits: random codes have similarity 0, not 0.375."""
-    index = AsmkIndex(ORIGIN, changed(threshold=-1.0, alpha=1.0, query_assignments=1))
-    index.add([str(i) for i in range(4000)], [random_features(rng, 1) for _ in range(4000)])
-    index.search(random_features(rng, 1), 1)
-    (scores,) = index._scores(index._queries([random_features(rng, 1)], 1), 1)
-    assert abs(float(scores.mean())) < 0.02
-
-
 def test_ties_keep_the_order_of_insertion(rng: np.random.Generator) -> None:
     image, other = random_features(rng, 30), random_features(rng, 30)
     index = AsmkIndex(Codebook(rng.normal(size=(10, 40))), changed(query_assignments=1))  # no other scores 1
@@ -139,19 +130,6 @@ def test_results_do_not_depend_on_segments(rng: np.random.Generator, tmp_path: P
         np.testing.assert_array_equal(scores, wanted)
         codes = index._collection.segments[0].arrays["codes"]
         assert (codes.dtype, codes.shape[1]) == (np.uint64, 2)
-
-
-def test_an_index_is_the_same_with_any_number_of_threads(rng: np.random.Generator) -> None:
-    images = {str(i): random_features(rng, int(rng.integers(0, 300))) for i in range(80)}
-    codebook = Codebook(random_features(rng, 50).descriptors)
-    built = []
-    for threads in (1, 2, 7, None):
-        index = AsmkIndex(codebook)
-        index.add(list(images), list(images.values()), threads=threads)
-        index.search(images["0"], 1)
-        built.append(index._collection.segments[0].arrays)
-    for arrays in built[1:]:
-        assert all(np.array_equal(arrays[name], array) for name, array in built[0].items())
 
 
 def test_load_checks_codebook_and_options(rng: np.random.Generator, tmp_path: Path) -> None:
