@@ -126,7 +126,7 @@ def report(
     """
     from delf_engine.engine import Engine
     from delf_engine.plotting.report import write_report
-    from delf_engine.plotting.report.markup import check_path
+    from delf_engine.plotting.report import check_path
 
     check_path(out)  # before minutes of work
     lists = _read(shortlists, names, query_names)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.errors import ConfigError
 from delf_engine.images import ImageSource, load_image
-from delf_engine.plotting.page import (
+from delf_engine.plotting.canvas import (
     GAP,
     QUIET,
     VERDICT_WIDTH,
-    page,
+    canvas,
+    inlier_keypoints,
     photo_of,
     place_photo,
     shrunk,
@@ -102,8 +103,11 @@ def draw_overlay(
             "a fundamental matrix maps points to lines, so no photograph can be laid over the other by it; "
             "verify with an affine map or a homography, or draw the matches"
         )
-    photo_a, photo_b = _photos(image_a, image_b, features)
-    ends = _ends(features, verification)
+    if features is None:
+        photo_a, photo_b, ends = load_image(image_a), load_image(image_b), None
+    else:
+        photo_a, photo_b = photo_of(image_a, features[0]), photo_of(image_b, features[1])
+        ends = inlier_keypoints(*features, verification)
     size_a, size_b = ((photo.shape[1], photo.shape[0]) for photo in (photo_a, photo_b))
     below = shrunk(photo_b, height=_PHOTO_HEIGHT, width=_PHOTO_WIDTH)
     shown = (below.shape[1], below.shape[0])
@@ -119,7 +123,7 @@ def draw_overlay(
 
     said = _said(verification, covered, mode)
     width = max(shown[0] + 2 * GAP, VERDICT_WIDTH if caption else 0)
-    figure, axes, top = page(width, shown[1] + (_CAPTION_HEIGHT if caption else GAP), title)
+    figure, axes, top = canvas(width, shown[1] + (_CAPTION_HEIGHT if caption else GAP), title)
     figure.set_label(said)
     left = (width - shown[0]) / 2
     frame = place_photo(axes, below, left, top)
@@ -133,27 +137,6 @@ def draw_overlay(
         verdict(axes, verification, top + shown[1] + 32)
         write(axes, GAP, top + shown[1] + 66, said, size=11, color=QUIET, align="left")
     return figure
-
-
-def _photos(
-    image_a: ImageSource, image_b: ImageSource, features: tuple[LocalFeatures, LocalFeatures] | None
-) -> tuple[Pixels, Pixels]:
-    if features is None:
-        return load_image(image_a), load_image(image_b)
-    return photo_of(image_a, features[0]), photo_of(image_b, features[1])
-
-
-def _ends(
-    features: tuple[LocalFeatures, LocalFeatures] | None, verification: Verification
-) -> tuple[Floats, Floats] | None:
-    """Return the inliers' points in A and in B, if their features are known."""
-    if features is None:
-        return None
-    pairs = verification.matches
-    if len(pairs) and (pairs.max(axis=0) >= (len(features[0]), len(features[1]))).any():
-        raise MismatchError("the verification names features that are not there: it belongs to other images")
-    a, b = (found.keypoints[pairs[:, i]].astype(np.float64) for i, found in enumerate(features))
-    return a, b
 
 
 def _laid(above: Pixels, below: Pixels, covered: Mask, mode: OverlayMode) -> Pixels:

@@ -17,7 +17,7 @@ from delf_engine.errors import ConfigError, ImageError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import load_image
 from delf_engine.plotting import draw_overlay, figure_pixels
-from delf_engine.plotting.page import GAP
+from delf_engine.plotting.canvas import GAP
 from delf_engine.plotting.warp import carried, faced, outline, warped
 from delf_engine.verification import Verification
 from helpers import random_features, random_photo
