@@ -51,7 +51,7 @@ def own_process(module: str, *options: object, stderr: int | None = None) -> sub
 
 
 def measured_apart(module: str, *options: object) -> dict[str, Any]:
-    """Return the JSON object that ``python -m MODULE OPTIONS`` prints: figures of a process that did nothing else."""
+    """Return the JSON object that ``python -m MODULE OPTIONS`` prints, which did nothing else."""
     process = own_process(module, *options)
     said, _ = process.communicate()
     if process.returncode:
