@@ -1,0 +1,166 @@
+"""A benchmark run as a page and as Markdown: figures, the queries behind them, inliers, time and memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from markupsafe import Markup
+
+from benchmarks.revisited.report.histogram import histogram
+from benchmarks.revisited.report.result import BenchmarkResult, Method, flat
+from benchmarks.revisited.report.tables import summary, tables
+from delf_engine.errors import ConfigError, ImageError
+from delf_engine.images import Box
+from delf_engine.plotting.canvas import Pixels
+from delf_engine.plotting.report.document import (
+    Written,
+    check_path,
+    page_templates,
+    short_name,
+    write_page,
+)
+from delf_engine.plotting.report.photographs import Images, Photographs, Picture, jpeg_picture, small_photo
+
+__all__ = ["markdown", "write_benchmark_page"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_BOXED = 560  # pixels of a photograph with a box
+_BOX_COLOUR, _OUTSIDE = (255, 212, 0), 0.5  # the frame of a box, and how bright is what lies outside
+
+# What Markdown or the HTML inside it would take for something else; an underscore inside a word it leaves alone.
+_MARKED = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
+# At the beginning of a line: headings, lists, rules.
+_BEGINS = re.compile(r"#|[-+](?=\s|$)|--|=|\d+(?=[.)](\s|$))")
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+def write_benchmark_page(
+    path: str | os.PathLike[str], result: BenchmarkResult, *, images: Images = None, max_queries: int = 10
+) -> Written:
+    """Write a page about a benchmark run: one HTML file that needs nothing else.
+
+    It holds the figures of every method with their intervals, quoted ones set apart, a bar for each query, the
+    queries that the best method is worst at with the first images of their rankings, histograms of inliers, time
+    and memory of each stage, and the configuration.
+
+    Parameters
+    ----------
+    path : path
+        Ending in .html; a file that is there is replaced as a whole.
+    result : BenchmarkResult
+    images : mapping or function from id to path, bytes, PIL image or array; or None
+        Photographs of queries and gallery; one that is gone or damaged is named in its place. None: no
+        photographs.
+    max_queries : int
+        Queries shown with their rankings, those with the lowest average precision.
+
+    Returns
+    -------
+    Written
+        The queries shown with their rankings, of those that have an average precision.
+
+    Raises
+    ------
+    ConfigError
+        If the name does not end in .html, the number is negative, or the file cannot be written.
+    """
+    target = check_path(path)
+    if max_queries < 0:
+        raise ConfigError(f"max_queries must be at least 0, got {max_queries}")
+    best = result.best
+    rated = [] if best is None else best.setups.medium.rated()
+    photographs = None if images is None else Photographs(images)
+    page = (
+        page_templates(_TEMPLATES)
+        .get_template("benchmark.html.j2")
+        .render(
+            title=result.title,
+            result=result,
+            summary=summary(result),
+            best=best,
+            parent=result.parent_of(best),
+            queries=[] if best is None else [_query(q, result, best, photographs) for _, q in rated[:max_queries]],
+            photographs=photographs is not None,
+            histograms={
+                name: histogram(found.positives, found.negatives, result.threshold)
+                for name, found in sorted(
+                    result.inliers.items(), key=lambda item: best is None or item[0] != best.name
+                )
+            },
+            configuration=flat(result.configuration),
+            **tables(result),
+        )
+    )
+    return Written(min(max_queries, len(rated)), len(rated), write_page(target, page))
+
+
+def markdown(result: BenchmarkResult) -> str:
+    """Return a benchmark run as Markdown: its figures, quoted ones set apart, stages and notes.
+
+    Names are only ever text in it; it ends in a line break.
+    """
+    templates = page_templates(_TEMPLATES).overlay(finalize=_escaped)
+    return templates.get_template("benchmark.md.j2").render(
+        title=result.title, result=result, summary=summary(result), **tables(result)
+    )
+
+
+def _escaped(value: object) -> object:
+    """Return a text as one line that is nothing but text in Markdown, in a cell of a table too."""
+    if isinstance(value, Markup):
+        return value
+    line = _BREAKS.sub(" ", str(value)).strip()
+    marked = _MARKED.sub(lambda found: "\\" + found.group(), line)
+    begins = _BEGINS.match(marked)
+    if begins:
+        place = begins.end() if begins.group().isdigit() else 0
+        marked = f"{marked[:place]}\\{marked[place:]}"
+    return Markup(marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def _query(query: str, result: BenchmarkResult, method: Method, photographs: Photographs | None) -> dict[str, Any]:
+    """Return what is shown of a query that a method is bad at."""
+    about = result.queries.get(query)
+    parent = result.parent_of(method)
+    ranking = result.details.get(method.name, {}).get("medium", {}).get(query, [])
+    missed = result.missed.get(method.name, {}).get("medium", {}).get(query)
+    shown = [found.id for found in ranking] + ([missed.id] if missed is not None else [])
+    return {
+        "name": query,
+        "average_precision": method.setups.medium.average_precision[query],
+        "before": None if parent is None else parent.setups.medium.average_precision.get(query),
+        "positives": None if about is None else about.positives,
+        "photo": None if photographs is None else _asked(photographs, query, None if about is None else about.box),
+        "ranking": ranking,
+        "missed": missed,
+        "thumbnails": {} if photographs is None else {each: photographs.thumbnail(each) for each in shown},
+    }
+
+
+def _asked(photographs: Photographs, query: str, box: Box | None) -> Picture:
+    """Return the photograph of a query, what lies outside its box darkened."""
+    name = short_name(query)
+    try:
+        photo, size = small_photo(photographs.source(query), _BOXED)
+        return jpeg_picture(photo if box is None else _framed(photo, size, name, box), name)
+    except ImageError as error:
+        return Picture(name, reason=error.reason)
+
+
+def _framed(small: Pixels, size: tuple[int, int], name: str, box: Box) -> Pixels:
+    """Return a photograph shrunk from `size` with a box in pixels of that size."""
+    corners = np.clip(np.reshape(box, (2, 2)), 0, size)
+    if (corners[1] <= corners[0]).any():
+        stated = ", ".join(f"{value:g}" for value in box)
+        raise ImageError(name, f"box {stated} holds no pixel of the {size[0]} x {size[1]} image")
+    (x0, y0), (x1, y1) = corners * small.shape[1::-1] / size
+    inside = slice(int(y0), int(np.ceil(y1))), slice(int(x0), int(np.ceil(x1)))
+    framed = (small * _OUTSIDE).astype(np.uint8)
+    framed[inside] = small[inside]
+    cv2.rectangle(framed, (int(x0) + 1, int(y0) + 1), (int(x1) - 1, int(y1) - 1), _BOX_COLOUR, 3)
+    return framed
