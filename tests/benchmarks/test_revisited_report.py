@@ -78,13 +78,13 @@ def test_every_section(result: dict[str, Any], path: Path) -> None:
     assert rows["ground truth, sha256"] == ["0123456789abcdef" * 4]
     assert rows["delf-r18.profile.verification.min_inliers"] == ["30"]
     assert rows["delf-r18.layers"] == ["[1, 2, null, true]"]
-    assert rows["extraction"] == ["2 h 14 min", "6,392", "2,000", "0.546/s", "2,450 MB"]
+    assert rows["extraction"] == ["2:14:02", "6,392", "2,000", "0.546/s", "2,450 MB"]
     assert rows["verification"][3] == "–"  # noqa: RUF001 - all of it was there
-    assert rows["all stages"] == ["2 h 18 min", "–", "–", "–", "2,450 MB"]  # noqa: RUF001
+    assert rows["all stages"] == ["2:18:12", "–", "–", "–", "2,450 MB"]  # noqa: RUF001
     assert rows["HOW R50"] == ["RParis", "81.6", "62.4", "Tolias et al."]
     assert "They were not measured" in page.texts("div", "quoted")[0]
     assert "Nothing was trained" in page.texts("p", "note")[0]
-    head, *methods = (row for row in page.rows if row[-1:] in (["time a query"], ["12.5 ms"], ["2.7 s"]))
+    head, *methods = (row for row in page.rows if row[-1:] in (["time a query"], ["0.0125 s"], ["2.68 s"]))
     assert head[1:4] == ["Easy 14 queries", "Medium 14 queries", "Hard 13 queries"]
     assert methods[2][0] == f"{BEST} re-ranks {PARENT}"
     for method, row in zip(result["methods"], methods, strict=True):
@@ -157,18 +157,12 @@ def test_lowest_queries_with_their_first_images(result: dict[str, Any], path: Pa
 
 def test_the_box_is_framed(result: dict[str, Any], path: Path) -> None:
     query = lowest(result, 1)[0]
-    result["queries"][query]["box"] = [100, 50, 300, 150]
-    pixels = np.asarray(page_of(path, result, images=photo_of, max_queries=1).images[0])
-    assert pixels.shape == (200, 400, 3)
-    np.testing.assert_allclose(pixels[100, 200], 200, atol=12)  # inside
-    np.testing.assert_allclose(pixels[20, 20], 100, atol=12)  # outside
-    assert pixels[100, 101, 0] > 200 > 120 > pixels[100, 101, 2]  # the frame is yellow
-    for box in ([500, 50, 600, 150], [10, 10, 10, 20]):
-        result["queries"][query]["box"] = box
-        gone = page_of(path, result, images=photo_of, max_queries=1).texts("div", "gone")
-        assert "400 x 200" in gone[0]
-    result["queries"][query]["box"] = [-1e300, -5, 1e300, 100.5]  # as `crop` does: clipped
-    assert not page_of(path, result, images=photo_of, max_queries=1).texts("div", "gone")
+    result["queries"][query]["box"] = [100, 50, 300.5, 150]
+    page = page_of(path, result, images=photo_of, max_queries=1)
+    assert page.images[0].size == (400, 200)
+    (drawing,) = page.find("svg")
+    assert drawing.attributes["viewbox"] == "0 0 400 200"  # as the photograph's own pixels are
+    assert page.find("path", "frame")[0].attributes["d"] == "M100.0 50.0V150.0H300.5V50.0Z"
 
 
 def test_photographs_that_are_gone_are_named(result: dict[str, Any], path: Path) -> None:
@@ -291,8 +285,8 @@ def test_names_are_only_text_in_markdown(name: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
-        *((None, "–"), (0.0, "0 ms"), (0.0125, "12.5 ms"), (0.9996, "1.0 s"), (99.94, "99.9 s")),  # noqa: RUF001
-        *((99.96, "1 min 40 s"), (3599.6, "1 h 0 min"), (1e7, "2,777 h 46 min")),
+        *((None, "–"), (0.0, "0 s"), (0.0125, "0.0125 s"), (99.94, "99.9 s")),  # noqa: RUF001
+        *((99.96, "0:01:40"), (3599.6, "1:00:00")),
     ],
 )
 def test_times_in_words(seconds: float | None, said: str) -> None:
@@ -399,8 +393,7 @@ def test_command(photographs: Path, path: Path, capsys: pytest.CaptureFixture[st
     main([str(written), str(path), *options])
     assert "3 of 3 queries shown" in capsys.readouterr().out
     gone = Page(path).texts("div", "gone")
-    assert any(said.startswith("nowherenot found in") for said in gone)
-    assert any(said.startswith("dstands 2 times in") for said in gone)
+    assert {said[: said.index("is not among")] for said in gone} == {"nowhere", "d"}
     assert text.read_text(encoding="utf-8") == markdown(read_result(written))
     path.unlink()
     for args in (
@@ -419,13 +412,11 @@ def test_command(photographs: Path, path: Path, capsys: pytest.CaptureFixture[st
 def test_photographs_are_found_by_path_and_by_name(photographs: Path, tmp_path: Path) -> None:
     write_image(tmp_path / "secret.jpg", np.zeros((4, 4, 3), np.uint8))
     find = photographs_below(photographs)
-    assert find("a") == find("a.jpg") == str(photographs / "a.jpg")
-    assert find("c") == find("deep/c") == find("c.jpg") == str(photographs / "deep" / "c.jpg")
-    assert find("deep/d") == str(photographs / "deep" / "d.JPG")
-    assert find("d.jpg") == str(photographs / "other" / "d.jpg")
-    for unknown in ("d", "../secret", str(tmp_path / "secret.jpg"), ""):
-        with pytest.raises(ImageError):
-            find(unknown)
+    assert find["a"] == find["a.jpg"] == str(photographs / "a.jpg")
+    assert find["c"] == find["deep/c"] == find["c.jpg"] == str(photographs / "deep" / "c.jpg")
+    assert find["deep/d"] == str(photographs / "deep" / "d.JPG")
+    assert find["d.jpg"] == str(photographs / "other" / "d.jpg")
+    assert not {"d", "../secret", "secret", str(tmp_path / "secret.jpg"), ""} & set(find)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError):
         photographs_below(tmp_path / "empty")

@@ -17,11 +17,11 @@ _ALONE = {"meta", "img", "br"}
 _TAGS = {
     *("html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p", "a", "b", "br", "meter"),
     *("ul", "ol", "li", "div", "span", "img", "figure", "figcaption", "table", "tr", "th", "td", "details"),
-    "summary",
+    *("summary", "svg", "path"),
 }
 _ATTRIBUTES = {
     *("charset", "content", "http-equiv", "name", "lang", "id", "class", "src", "alt", "width", "height", "title"),
-    *("href", "scope", "max", "value"),
+    *("href", "scope", "max", "value", "viewbox", "preserveaspectratio", "d"),
 }
 _POLICY = (
     r"default-src 'none'; img-src data:; style-src 'sha256-([A-Za-z0-9+/=]+)'; base-uri 'none'; form-action 'none'"

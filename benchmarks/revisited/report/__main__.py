@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.revisited.report.page import markdown, write_benchmark_page
 from benchmarks.revisited.report.result import read_result
-from delf_engine.errors import ConfigError, DelfEngineError, ImageError
+from delf_engine.errors import ConfigError, DelfEngineError
 from delf_engine.images import find_images
 from delf_engine.support.files import replacing, system_errors
 
@@ -47,33 +47,21 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{written.queries} of {written.of} queries shown; wrote {args.page}, {written.bytes:,} bytes")
 
 
-def photographs_below(folder: Path) -> Callable[[str], str]:
-    """Return what finds the photograph of an id in a folder and those below it.
+def photographs_below(folder: Path) -> dict[str, str]:
+    """Return the photographs in a folder and those below it, by what their ids may be.
 
-    An id is the path of a file inside the folder, or its name alone, with its ending or without. Nothing outside
-    the folder is ever read.
+    An id is the path of a file inside the folder, or its name where no other has it, with its ending or without.
 
     Raises
     ------
     DataError
         If there is no such folder, or no image in it.
     """
-    found: dict[str, list[str]] = {}
-    for path in find_images([folder]):
-        inside = Path(os.path.relpath(path, folder))
-        for name in {inside.as_posix(), inside.with_suffix("").as_posix()}:
-            found[name] = [path]
-        for name in {inside.name, inside.stem} - {inside.as_posix(), inside.with_suffix("").as_posix()}:
-            found.setdefault(name, []).append(path)
-
-    def find(image_id: str) -> str:
-        paths = found.get(image_id, [])
-        if len(paths) != 1:
-            where = f"stands {len(paths)} times in" if paths else "not found in"
-            raise ImageError(image_id, f"{where} {folder}")
-        return paths[0]
-
-    return find
+    inside = {path: Path(os.path.relpath(path, folder)) for path in find_images([folder])}
+    names = Counter(name for path in inside.values() for name in {path.name, path.stem})
+    by_name = {name: path for path, at in inside.items() for name in (at.name, at.stem) if names[name] == 1}
+    by_path = {str(name): path for path, at in inside.items() for name in (at.with_suffix(""), at)}
+    return by_name | by_path
 
 
 if __name__ == "__main__":

@@ -7,16 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from markupsafe import Markup
 
 from benchmarks.revisited.report.histogram import histogram
 from benchmarks.revisited.report.result import BenchmarkResult, Method, flat
 from benchmarks.revisited.report.tables import summary, tables
 from delf_engine.errors import ConfigError, ImageError
-from delf_engine.images import Box
-from delf_engine.plotting.canvas import Pixels
 from delf_engine.plotting.report.document import (
     Written,
     check_path,
@@ -29,8 +25,7 @@ from delf_engine.plotting.report.photographs import Images, Photographs, Picture
 __all__ = ["markdown", "write_benchmark_page"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_BOXED = 560  # pixels of a photograph with a box
-_BOX_COLOUR, _OUTSIDE = (255, 212, 0), 0.5  # the frame of a box, and how bright is what lies outside
+_ASKED = 560  # pixels of the longer side of a query
 
 # What Markdown or the HTML inside it would take for something else; an underscore inside a word it leaves alone.
 _MARKED = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
@@ -125,42 +120,28 @@ def _escaped(value: object) -> object:
 
 def _query(query: str, result: BenchmarkResult, method: Method, photographs: Photographs | None) -> dict[str, Any]:
     """Return what is shown of a query that a method is bad at."""
-    about = result.queries.get(query)
     parent = result.parent_of(method)
     ranking = result.details.get(method.name, {}).get("medium", {}).get(query, [])
     missed = result.missed.get(method.name, {}).get("medium", {}).get(query)
     shown = [found.id for found in ranking] + ([missed.id] if missed is not None else [])
+    photo, size = (None, None) if photographs is None else _photo(photographs, query)
     return {
         "name": query,
         "average_precision": method.setups.medium.average_precision[query],
         "before": None if parent is None else parent.setups.medium.average_precision.get(query),
-        "positives": None if about is None else about.positives,
-        "photo": None if photographs is None else _asked(photographs, query, None if about is None else about.box),
+        "about": result.queries.get(query),
+        "photo": photo,
+        "size": size,
         "ranking": ranking,
         "missed": missed,
         "thumbnails": {} if photographs is None else {each: photographs.thumbnail(each) for each in shown},
     }
 
 
-def _asked(photographs: Photographs, query: str, box: Box | None) -> Picture:
-    """Return the photograph of a query, what lies outside its box darkened."""
-    name = short_name(query)
+def _photo(photographs: Photographs, query: str) -> tuple[Picture, tuple[int, int] | None]:
+    """Return a query's photograph and its (width, height), or why there is none."""
     try:
-        photo, size = small_photo(photographs.source(query), _BOXED)
-        return jpeg_picture(photo if box is None else _framed(photo, size, name, box), name)
+        photo, size = small_photo(photographs.source(query), _ASKED)
     except ImageError as error:
-        return Picture(name, reason=error.reason)
-
-
-def _framed(small: Pixels, size: tuple[int, int], name: str, box: Box) -> Pixels:
-    """Return a photograph shrunk from `size` with a box in pixels of that size."""
-    corners = np.clip(np.reshape(box, (2, 2)), 0, size)
-    if (corners[1] <= corners[0]).any():
-        stated = ", ".join(f"{value:g}" for value in box)
-        raise ImageError(name, f"box {stated} holds no pixel of the {size[0]} x {size[1]} image")
-    (x0, y0), (x1, y1) = corners * small.shape[1::-1] / size
-    inside = slice(int(y0), int(np.ceil(y1))), slice(int(x0), int(np.ceil(x1)))
-    framed = (small * _OUTSIDE).astype(np.uint8)
-    framed[inside] = small[inside]
-    cv2.rectangle(framed, (int(x0) + 1, int(y0) + 1), (int(x1) - 1, int(y1) - 1), _BOX_COLOUR, 3)
-    return framed
+        return Picture(short_name(query), reason=error.reason), None
+    return jpeg_picture(photo, short_name(query)), size

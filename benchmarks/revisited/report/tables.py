@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NamedTuple
 
 from benchmarks.revisited.report.result import BenchmarkResult, Difference, Figures, flat
@@ -153,14 +154,7 @@ def _memory(megabytes: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time in words, in the units that fit it."""
+    """Return a time in words: seconds, or h:mm:ss from 100 of them on."""
     if seconds is None:
         return _NOTHING
-    if seconds < 0.9995:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 99.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+    return f"{seconds:.3g} s" if seconds < 99.95 else str(timedelta(seconds=round(seconds)))
