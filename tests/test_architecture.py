@@ -28,8 +28,8 @@ FLOORS: dict[int, set[str]] = {
         "regions",
         "tiles",
     },
-    3: {"extraction", "storage", "index", "verification", "training", "importing", "interchange"},
-    4: {"reranking", "plotting"},
+    3: {"extraction", "storage", "index", "verification", "importing", "interchange"},
+    4: {"reranking", "plotting", "training"},
     5: {"engine"},
     6: {"cli", "datasets", "demo", "mining", "serve", "synthesis"},
 }
@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interchange": {"features", "config", "errors", "wire", "support"},
     "reranking": {"verification", "storage", "features", "config", "errors", "support"},
     "plotting": RECORDS | {"evaluation", "verification"},
+    "training": RECORDS | {"model", "evaluation", "extraction", "index"},  # a finished checkpoint has its words
     "datasets": {"downloads", "errors", "evaluation", "images", "support"},
     "demo": below(6) | {"synthesis"},  # of which it takes the scenes that are no place
     "synthesis": {"errors", "evaluation", "images", "support"},

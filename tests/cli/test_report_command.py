@@ -111,8 +111,8 @@ def test_wrong_use_is_refused(engine: str, model: str, shortlists: str, photos: 
     ):
         result = run(*args)
         assert isinstance(result.exception, ConfigError)
-        assert "must end in .html" in str(result.exception)
+        assert wrong in str(result.exception)
     result = run("verify", photos[0], photos[0], "--model", model, "--overlay", wrong, "--overlay-mode", "x")
-    assert "mode must be one of" in str(result.exception)
+    assert isinstance(result.exception, ConfigError)
     assert not Path(wrong).exists()
     assert run("report", engine, shortlists).exit_code == 2
