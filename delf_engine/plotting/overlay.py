@@ -21,7 +21,7 @@ from delf_engine.plotting.canvas import (
     verdict,
     write,
 )
-from delf_engine.plotting.warp import carried, faced, outline, warped
+from delf_engine.plotting.warp import mapped_points, oriented, outline, warped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ _PHOTO_HEIGHT, _PHOTO_WIDTH = 640, 1100
 _CAPTION_HEIGHT = 88
 _SQUARES = 8  # of the checkerboard, along the shorter side
 _BORDER, _POINT = "#ffd33d", "#ff5d8f"
-_SAY = {
+_DESCRIPTIONS = {
     "blend": "A laid over B, half and half",
     "checkerboard": "squares of A and of B in turn",
     "colours": "A in red, B in cyan; grey where they agree",
@@ -115,27 +115,27 @@ def draw_overlay(
     centre = [((size_a[0] - 1) / 2, (size_a[1] - 1) / 2)]
     H = None
     if verification.transform is not None:
-        H = faced(verification.transform, centre if ends is None or not len(ends[0]) else ends[0])
+        H = oriented(verification.transform, centre if ends is None or not len(ends[0]) else ends[0])
     covered = np.zeros(shown[::-1], bool)
     if H is not None:
         above, covered = warped(photo_a, H, size_b, shown)
         below = _laid(above, below, covered, mode)
 
-    said = _said(verification, covered, mode)
+    description = _description(verification, covered, mode)
     width = max(shown[0] + 2 * GAP, VERDICT_WIDTH if caption else 0)
     figure, axes, top = canvas(width, shown[1] + (_CAPTION_HEIGHT if caption else GAP), title)
-    figure.set_label(said)
+    figure.set_label(description)
     left = (width - shown[0]) / 2
     frame = place_photo(axes, below, left, top)
     if H is not None and covered.any():
         ratio = np.array(shown) / size_b
         _border(axes, (outline(H, size_a, size_b) + 0.5) * ratio + (left, top), frame)
         if ends is not None:
-            mapped, found = ((p + 0.5) * ratio + (left, top) for p in (carried(H, ends[0]), ends[1]))
+            mapped, found = ((p + 0.5) * ratio + (left, top) for p in (mapped_points(H, ends[0]), ends[1]))
             _points(axes, mapped, found, frame)
     if caption:
         verdict(axes, verification, top + shown[1] + 32)
-        write(axes, GAP, top + shown[1] + 66, said, size=11, color=QUIET, align="left")
+        write(axes, GAP, top + shown[1] + 66, description, size=11, color=QUIET, align="left")
     return figure
 
 
@@ -192,9 +192,9 @@ def _points(axes: Axes, mapped: Floats, found: Floats, frame: Rectangle) -> None
         drawn.set_clip_path(frame)
 
 
-def _said(verification: Verification, covered: Mask, mode: OverlayMode) -> str:
+def _description(verification: Verification, covered: Mask, mode: OverlayMode) -> str:
     if verification.transform is None:
         return "B alone: no transform from A to B was found"
     if not covered.any():
         return "B alone: the transform flattens A or moves it out of sight"
-    return f"{_SAY[mode]}; A covers {100 * covered.mean():.0f} % of B"
+    return f"{_DESCRIPTIONS[mode]}; A covers {100 * covered.mean():.0f} % of B"

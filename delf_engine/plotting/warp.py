@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from delf_engine.pyramid import resize
 
-__all__ = ["carried", "faced", "outline", "warped"]
+__all__ = ["mapped_points", "oriented", "outline", "warped"]
 
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
@@ -22,7 +22,7 @@ Size = tuple[int, int]
 _FLAT = 1e10
 
 
-def faced(transform: npt.ArrayLike, points: npt.ArrayLike) -> Floats | None:
+def oriented(transform: npt.ArrayLike, points: npt.ArrayLike) -> Floats | None:
     """Return a transform scaled so that most of some points lie on the near side, where the third row is positive.
 
     A homography is the same for any factor, so that its own sign does not tell the near side from the far one.
@@ -55,7 +55,7 @@ def warped(photo: Pixels, transform: Floats, size: Size, shown: Size) -> tuple[P
     photo : (H, W, 3) uint8
         Image A.
     transform : (3, 3) float64
-        From pixels of A to pixels of B, its near side positive (see `faced`).
+        From pixels of A to pixels of B, its near side positive (see `oriented`).
     size : (width, height)
         Of image B.
     shown : (width, height)
@@ -93,7 +93,7 @@ def warped(photo: Pixels, transform: Floats, size: Size, shown: Size) -> tuple[P
     return np.asarray(pixels, np.uint8), covered
 
 
-def carried(transform: Floats, points: npt.ArrayLike) -> Floats:
+def mapped_points(transform: Floats, points: npt.ArrayLike) -> Floats:
     """Return the (N, 2) points of B that points of A are mapped to; NaN for those behind the horizon."""
     with np.errstate(all="ignore"):
         found = np.asarray(points, np.float64) @ transform[:, :2].T + transform[:, 2]

@@ -20,7 +20,7 @@ from delf_engine.config import RerankingConfig, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError, ImageError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.plotting.report import check_path, write_pair_report, write_report
-from delf_engine.plotting.report.document import counted, fitting, page_templates
+from delf_engine.plotting.report.document import page_templates
 from delf_engine.reranking import RankedCandidate, rerank_batch
 from delf_engine.verification import Verification, verify_features
 from helpers import exif_with_orientation, random_features, random_photo, write_image
@@ -226,19 +226,6 @@ def test_size_is_bounded(scene: Scene, path: Path) -> None:
     assert len(Page(path).find("li")) == 1 + 8 + 8
 
 
-def test_sections_are_rendered_only_as_far_as_they_fit() -> None:
-    made = []
-
-    def sections() -> Any:
-        for i in range(10):
-            made.append(i)
-            yield "é" * 50
-
-    kept, full = fitting(sections(), 250)
-    assert (len(kept), full, made) == (2, True, [0, 1, 2])
-    assert fitting(["x"], 1) == (["x"], False)
-
-
 def test_nothing_to_show(path: Path) -> None:
     assert write_report(path, {}).queries == 0
     assert not Page(path).find("section")
@@ -357,10 +344,3 @@ def test_pair_of_other_features_is_refused(scene: Scene, found: Verification, pa
     with pytest.raises(ConfigError, match=r"pair\.txt"):
         write_pair_report(path.with_name("pair.txt"), a, b, scene[a], scene[b], found)
     assert not path.exists()
-
-
-@pytest.mark.parametrize(
-    ("number", "what", "said"), [(1, "query", "1 query"), (0, "query", "0 queries"), (1234, "pair", "1,234 pairs")]
-)
-def test_things_are_counted(number: int, what: str, said: str) -> None:
-    assert counted(number, what) == said
