@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from benchmarks.revisited.report.histogram import edges_of, histogram
 from benchmarks.revisited.report.page import _escaped
 from benchmarks.revisited.report.result import BenchmarkResult
 from benchmarks.revisited.report.tables import duration
-from delf_engine.errors import ConfigError, DataError, FormatError, ImageError
+from delf_engine.errors import DataError, FormatError, ImageError
 from delf_engine.images import ImageSource
 from helpers import random_photo, write_image
 from plotting.pages import Page
@@ -296,14 +295,24 @@ def test_times_in_words(seconds: float | None, said: str) -> None:
 # ------------------------------------------------------------------------------------------ what is not a result
 
 
-def changed(result: dict[str, Any], place: str, change: Callable[[Any, Any], None]) -> None:
-    *inside, last = (int(key) if key.isdecimal() else key for key in place.split("/"))
-    for key in inside:
-        result = result[key]  # type: ignore[index]
-    change(result, last)
+MISSING = object()
+
+
+def changed(result: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """Return a result with another value under the keys of a place, or with none."""
+    *keys, last = (int(key) if key.isdecimal() else key for key in place.split("/"))
+    inside: Any = result
+    for key in keys:
+        inside = inside[key]
+    if value is MISSING:
+        del inside[last]
+    else:
+        inside[last] = value
+    return result
 
 
 MALFORMED: list[tuple[str, Any]] = [
+    *((place, MISSING) for place in ("methods", "dataset/name", "methods/0/setups/hard", "stages/0/seconds")),
     *(("title", None), ("title", 7), ("dataset", []), ("dataset/images", -1), ("dataset/queries", 1.5)),
     *(("dataset/missing/images", "abc"), ("methods", {}), ("methods/0/seconds_per_query", -1)),
     *(("methods/0/setups/easy/mean_ap", 100.5), ("methods/0/setups/easy/mean_ap", True)),
@@ -317,20 +326,11 @@ MALFORMED: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("place", "value"), MALFORMED)
 def test_what_is_wrong_is_named_by_its_keys(result: dict[str, Any], path: Path, place: str, value: Any) -> None:
-    changed(result, place, lambda inside, key: inside.__setitem__(key, value))
-    path.write_text(json.dumps(result))
+    path.write_text(json.dumps(changed(result, place, value)))
     with pytest.raises(FormatError) as caught:
         read_result(path)
     assert str(path) in str(caught.value)
     assert place.replace("/", ".") in str(caught.value)
-
-
-@pytest.mark.parametrize("place", ["methods", "dataset/name", "methods/0/setups/hard", "stages/0/seconds"])
-def test_what_is_missing_is_named_by_its_keys(result: dict[str, Any], path: Path, place: str) -> None:
-    changed(result, place, lambda inside, key: inside.pop(key))
-    path.write_text(json.dumps(result))
-    with pytest.raises(FormatError, match=place.replace("/", ".")):
-        read_result(path)
 
 
 @pytest.mark.parametrize(
@@ -345,8 +345,7 @@ def test_what_is_missing_is_named_by_its_keys(result: dict[str, Any], path: Path
 def test_methods_that_are_not_there(
     result: dict[str, Any], path: Path, place: str, value: Any, named: str
 ) -> None:
-    changed(result, place, lambda inside, key: inside.__setitem__(key, value))
-    path.write_text(json.dumps(result))
+    path.write_text(json.dumps(changed(result, place, value)))
     with pytest.raises(FormatError) as caught:
         read_result(path)
     assert named in str(caught.value)
@@ -420,9 +419,3 @@ def test_photographs_are_found_by_path_and_by_name(photographs: Path, tmp_path: 
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError):
         photographs_below(tmp_path / "empty")
-
-
-def test_wrong_numbers_are_refused(result: dict[str, Any], path: Path) -> None:
-    with pytest.raises(ConfigError, match="max_queries"):
-        page_of(path, result, max_queries=-1)
-    assert not path.exists()
