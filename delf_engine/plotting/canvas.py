@@ -26,7 +26,7 @@ Pixels = npt.NDArray[np.uint8]
 
 GAP = 16
 INK, QUIET, RULE = "#1f2328", "#656d76", "#d0d7de"
-YES, NO, WRONG = "#1a7f37", "#b35900", "#cf222e"
+YES, NO = "#1a7f37", "#b35900"
 #: Least width of a canvas with a `verdict`.
 VERDICT_WIDTH = 1000
 #: Side of one cell of the finest feature map, in pixels of the image: what a feature of scale 1 stands for.
