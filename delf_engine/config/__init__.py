@@ -140,7 +140,7 @@ class AsmkConfig(Config):
 
     Notes
     -----
-    What published variants set is written down in `delf_engine.index.asmk`.
+    What published variants set is written down in `delf_engine.index.asmk.index`.
     """
 
     image_assignments: Count

@@ -41,11 +41,11 @@ class IvfConfig(Config):
     Attributes
     ----------
     codec : "uint8" or "pq"
-        How a descriptor is kept: in D bytes, or by a code of product quantisation, one byte for every 4 dimensions,
-        which takes a quarter of that and finds fewer of the nearest descriptors.
+        How a descriptor is kept: in D bytes, or by a code of product quantisation, one byte for every 4
+        dimensions, which takes a quarter of that and finds fewer of the nearest descriptors.
     probes : int
         Nearest cells visited by each query descriptor: more is more exact and slower. What each costs and finds is
-        printed by ``benchmarks/kdtree.py``; time grows with the descriptors in these cells.
+        printed by ``benchmarks/index/kdtree.py``; time grows with the descriptors in these cells.
     neighbours : int
         Nearest descriptors taken for each query descriptor (60 in DELF).
     assignment : "exact" or "fast"

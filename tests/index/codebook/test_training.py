@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
 from delf_engine.index import Codebook
-from delf_engine.index.codebook import training as codebook_training
+from delf_engine.index.codebook.codebook import training as codebook_training
 from delf_engine.index.codebook.training import Blocks, in_blocks
 from index.oracles import nearest
 

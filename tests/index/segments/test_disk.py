@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from delf_engine.errors import FormatError, LockedError
-from delf_engine.index.segments import disk
+from delf_engine.index.segments.segment import disk
 from delf_engine.support.locks import locked
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 from nursery import Child
