@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from delf_engine import config
 from delf_engine.config import (
-    IvfConfig,
     Profile,
     config_directory,
     load_profile,
@@ -225,9 +224,3 @@ def test_options_against_near_copies(tmp_path: Path) -> None:
 def test_options_against_near_copies_out_of_range(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match=rf"extraction\.{line.split()[0]}: "):
         load_profile(derived(tmp_path, f"[extraction]\n{line}"))
-
-
-def test_what_older_engines_do_not_say_is_as_in_the_default_profile() -> None:
-    """Sections that came later have their values in the code too, for manifests without them: the same values."""
-    profile = load_profile()
-    assert profile.ivf == IvfConfig()

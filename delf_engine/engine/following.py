@@ -99,12 +99,16 @@ class _Following:
             self._index.remove(gone)
         # What stands behind the first image that is missing is indexed again: the order is that of the store.
         # Segments are smaller the later they are: that is rarely more than what was lost.
-        there = self._index.ids()
-        readable = [image_id for image_id in stored if image_id in self._index or self._is_readable(image_id)]
-        first = next((i for i, (a, b) in enumerate(zip(readable, there, strict=False)) if a != b), len(there))
-        if first < len(there):
-            self._index.remove(there[first:])
-        self._add(readable[first:])
+        kept = [image_id for image_id in there if image_id in held]
+        right = 0
+        for place, image_id in enumerate(stored):
+            if right < len(kept) and kept[right] == image_id:
+                right += 1
+            elif image_id in self._index or self._is_readable(image_id):
+                if kept[right:]:
+                    self._index.remove(kept[right:])
+                self._add(stored[place:])
+                return
 
     def _is_readable(self, image_id: str) -> bool:
         try:

@@ -291,7 +291,7 @@ class Collection:
                 entries.append(entry)
         disk.sync_directory(path)
         values = {"generation": generation, "next": number, "header": header, "segments": entries}
-        self._manifest = disk.write_manifest(path, self._kind, {**values, "mark": self.mark})
+        self._manifest = disk.write_manifest(path, self._kind, disk.VERSION, {**values, "mark": self.mark})
         self._home, self.segments, self.damaged = path, segments, ()
         for segment in segments:
             segment.saved_dead = segment.dead

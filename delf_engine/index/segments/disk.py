@@ -19,6 +19,7 @@ from delf_engine.support.files import replacing, sync_directory
 
 __all__ = [
     "MANIFEST",
+    "VERSION",
     "check_file",
     "check_index",
     "clean",
@@ -32,8 +33,9 @@ __all__ = [
 ]
 
 MANIFEST = "index.json"
+VERSION = 1
 
-_FORMAT, _VERSION = "delf-engine index", 1
+_FORMAT = "delf-engine index"
 _BLOCK = 1 << 20
 _OURS = ("segment-*", "*.tmp")
 
@@ -136,7 +138,7 @@ def check_index(directory: str | os.PathLike[str]) -> Iterator[tuple[Path, str |
 
 
 def has_index(directory: str | os.PathLike[str]) -> bool:
-    """Whether an index of any kind was saved here and its manifest is whole; its segments are not looked at."""
+    """Whether an index of any kind and version was saved here and its manifest is whole, whatever its segments."""
     with contextlib.suppress(FormatError):
         read_manifest(Path(directory))
         return True
@@ -144,7 +146,7 @@ def has_index(directory: str | os.PathLike[str]) -> bool:
 
 
 def read_manifest(directory: Path, kind: str | None = None) -> dict[str, Any]:
-    """Return the manifest of an index; without a `kind`, of any.
+    """Return the manifest of an index; without a `kind`, of any kind and version.
 
     Raises
     ------
@@ -161,20 +163,20 @@ def read_manifest(directory: Path, kind: str | None = None) -> dict[str, Any]:
         raise FormatError(f"{path}: the manifest cannot be read: {error}") from error
     if manifest.get("format") != _FORMAT:
         raise FormatError(f"{path}: not the manifest of an index")
-    if manifest.get("version") != _VERSION:
-        raise FormatError(
-            f"{path}: the index has format version {manifest.get('version')}, this version reads {_VERSION}"
-        )
     if kind is not None and manifest.get("kind") != kind:
         raise FormatError(f"{path}: an index of kind {manifest.get('kind')!r}, wanted {kind!r}")
+    if kind is not None and manifest.get("version") != VERSION:
+        raise FormatError(
+            f"{path}: the index has format version {manifest.get('version')}, this version reads {VERSION}"
+        )
     if claimed != zlib.crc32(_canonical(manifest)):
         raise FormatError(f"{path}: the manifest is damaged: its checksum does not match; build the index again")
     return manifest
 
 
-def write_manifest(directory: Path, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def write_manifest(directory: Path, kind: str, version: int, values: Mapping[str, Any]) -> dict[str, Any]:
     """Replace the manifest, from which moment on the index is the new one; return it as it will be read."""
-    manifest = {**values, "format": _FORMAT, "version": _VERSION, "kind": kind}
+    manifest = {**values, "format": _FORMAT, "kind": kind, "version": version}
     text = json.dumps({**manifest, "crc32": zlib.crc32(_canonical(manifest))}, indent=1)
     with replacing(directory / MANIFEST) as temporary:
         temporary.write_text(text)

@@ -138,6 +138,6 @@ def test_refuses(tmp_path: Path) -> None:
         KdTreeIndex(0)
     KdTreeIndex(8).save(tmp_path)
     manifest = disk.read_manifest(tmp_path, "kdtree")
-    disk.write_manifest(tmp_path, "kdtree", {**manifest, "segments": [{"name": "x"}]})
+    disk.write_manifest(tmp_path, "kdtree", 1, {**manifest, "segments": [{"name": "x"}]})
     with pytest.raises(FormatError, match=str(tmp_path)):
         KdTreeIndex.load(tmp_path)

@@ -100,12 +100,12 @@ def test_arrays_that_do_not_fit_are_refused(kind: Kind, tmp_path: Path) -> None:
             np.save(file, bad)
             manifest = disk.read_manifest(tmp_path, kind.name)
             manifest["segments"][0]["files"][file.name] = disk.seal(file)
-            disk.write_manifest(tmp_path, kind.name, manifest)
+            disk.write_manifest(tmp_path, kind.name, 1, manifest)
             with pytest.raises(FormatError, match="segment-00000001"):
                 kind.load(tmp_path)
         file.write_bytes(good)
         manifest["segments"][0]["files"][file.name] = disk.seal(file)
-        disk.write_manifest(tmp_path, kind.name, manifest)
+        disk.write_manifest(tmp_path, kind.name, 1, manifest)
     kind.load(tmp_path)
 
 
