@@ -127,7 +127,7 @@ def _scoring(index: AsmkIndex, queries: Sequence[Any]) -> tuple[float, float]:
             a = segment.arrays
             count_postings(query[0], a["word_offsets"], a["image_ids"], segment.alive, True, counts)
         start = time.perf_counter()
-        index._scores([query], cores)
+        index._score(query, cores)
         times.append(time.perf_counter() - start)
         touched.append(int(counts.sum()))
     return float(np.mean(touched)), statistics.median(times)

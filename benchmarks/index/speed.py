@@ -118,7 +118,7 @@ def _scoring(index: AsmkIndex, queries: Sequence[LocalFeatures]) -> tuple[float,
     """Return the median time of scoring a query in one thread, and the mean number of postings touched."""
     times, touched = [], []
     for query in _aggregated(index.codebook, queries, 5, index.config):
-        times.append(min(_seconds(partial(index._scores, [query], 1))[0] for _ in range(5)))
+        times.append(min(_seconds(partial(index._score, query, 1))[0] for _ in range(5)))
         segments = index._collection.segments
         touched.append(sum(int(np.diff(s.arrays["word_offsets"])[query[0]].sum()) for s in segments))
     return statistics.median(times), float(np.mean(touched))

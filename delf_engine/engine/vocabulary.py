@@ -84,7 +84,6 @@ def train_codebook(
             iterations=iterations,
             seed=seed,
             half=True,
-            mode="fast",
             progress=lambda done, total: report("codebook", done, total),
         )
 

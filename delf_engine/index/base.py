@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
@@ -64,7 +64,6 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
 
     kind: str
     _ready: ClassVar[int] = 64  # queries made ready at a time
-    _together: ClassVar[int] = 1  # queries scored in one pass over the collection
 
     def __init__(self, dim: int, layout: Layout, encoder: Encoder | None, config: ConfigT) -> None:
         self.config = config
@@ -83,8 +82,8 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         """Return what queries, at least one, are searched with."""
 
     @abstractmethod
-    def _scores(self, queries: Sequence[Q], threads: int, session: Any) -> Sequence[npt.NDArray[np.float32]]:
-        """Return the score of every row for each query, (n,) each, through all segments; 0 for what is dead."""
+    def _score(self, query: Q, threads: int, session: Any) -> npt.NDArray[np.float32]:
+        """Return the score of every row, (n,) through all segments, at least one; 0 for what is dead."""
 
     @abstractmethod
     def _entries(self, segment: Segment) -> int:
@@ -92,11 +91,6 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
 
     def _session(self) -> Any:
         """Return what is made once for all queries, the collection being flushed."""
-
-    def _batches(self, queries: Sequence[LocalFeatures], session: Any) -> Iterator[slice]:
-        """Cut queries into runs that are made ready together."""
-        for start in range(0, len(queries), self._ready):
-            yield slice(start, min(start + self._ready, len(queries)))
 
     def _header(self) -> dict[str, Any]:
         """Return what the manifest says of how the index was made."""
@@ -300,37 +294,24 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         out: list[Found] = []
         if not queries:  # nothing to make a session for, which may take long
             return out
-        session, step = self._session(), self._together
-        for batch in self._batches(queries, session):
-            ready = self._queries(queries[batch], threads, session)
-            groups = [ready[i : i + step] for i in range(0, len(ready), step)]
-            inner = threads if len(groups) == 1 else 1
+        session = self._session()
+        for start in range(0, len(queries), self._ready):
+            ready = self._queries(queries[start : start + self._ready], threads, session)
+            inner = threads if len(ready) == 1 else 1
 
-            def found(i: int, groups: Sequence[Sequence[Q]] = groups, inner: int = inner) -> list[Found]:
-                return [
-                    self._best(scores, top_k, allowed, limits)
-                    for scores in self._scored(groups[i], inner, session)
-                ]
+            def found(i: int, ready: Sequence[Q] = ready, inner: int = inner) -> Found:
+                if not self._collection.segments:
+                    return [], np.empty(0, np.float32)
+                scores = self._score(ready[i], inner, session)
+                rows = best(scores, top_k, allowed=allowed, min_score=limits.min_score)
+                return self._collection.names_of(rows), scores[rows]
 
-            def report(done: int, start: int = batch.start, count: int = len(ready)) -> None:
+            def report(done: int, start: int = start) -> None:
                 if progress is not None:
-                    for i in range((done - 1) * step, min(done * step, count)):
-                        progress(start + i + 1, len(queries))
+                    progress(start + done, len(queries))
 
-            for part in in_threads(found, len(groups), threads, report):
-                out += part
+            out += in_threads(found, len(ready), threads, report)
         return out
-
-    def _scored(self, queries: Sequence[Q], threads: int, session: Any) -> Sequence[npt.NDArray[np.float32]]:
-        if not self._collection.segments:
-            return [np.empty(0, np.float32) for _ in queries]
-        return self._scores(queries, threads, session)
-
-    def _best(
-        self, scores: npt.NDArray[np.float32], top_k: int, allowed: npt.NDArray[np.bool_] | None, limits: Limits
-    ) -> Found:
-        rows = best(scores, top_k, allowed=allowed, min_score=limits.min_score)
-        return self._collection.names_of(rows), scores[rows]
 
     def __len__(self) -> int:
         return len(self._collection)

@@ -125,12 +125,7 @@ class AsmkIndex(CandidateIndex[Aggregate, AsmkConfig]):
         config = self.config
         return aggregated(self.codebook, items, config.query_assignments, config.assignment, threads=threads)
 
-    def _scores(
-        self, queries: Sequence[Aggregate], threads: int, session: None = None
-    ) -> list[npt.NDArray[np.float32]]:
-        return [self._score(query, threads) for query in queries]
-
-    def _score(self, query: Aggregate, threads: int) -> npt.NDArray[np.float32]:
+    def _score(self, query: Aggregate, threads: int, session: None = None) -> npt.NDArray[np.float32]:
         words, segments = query[0], self._collection.segments
         if not len(words):  # nothing to divide by
             return np.zeros(sum(len(segment.ids) for segment in segments), np.float32)

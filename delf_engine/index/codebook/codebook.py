@@ -52,16 +52,14 @@ class Codebook:
         iterations: int = 10,
         seed: int = 0,
         half: bool = False,
-        init: Literal["sample", "kmeans++"] | Codebook = "sample",
-        mode: Literal["exact", "fast"] = "exact",
+        init: Codebook | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Codebook:
         """Train a codebook by k-means. The same descriptors, options and seed give the same words.
 
-        An array is clustered in memory by faiss. A `numpy.memmap`, or arrays one after another, are read block by
-        block in every iteration, so that memory holds the words and 65,536 descriptors; the words are then other
-        ones than of the same descriptors in one array, and the same bits however they are cut into arrays. Either
-        way they do not depend on the number of threads.
+        Descriptors are read block by block in every iteration, so that memory holds the words and 65,536 of them,
+        and find their words by the fast assignment, see `assign`: the time of an iteration grows with about the root of
+        W. Words are the same bits however descriptors are cut into arrays, and with any number of threads.
 
         Training can be interrupted at any time and leaves nothing behind. To keep what there is, train one
         iteration at a time with the codebook so far as `init`: this gives the same words as all at once.
@@ -76,22 +74,18 @@ class Codebook:
         iterations : int
             Of k-means (10 in the published ASMK code).
         seed : int
-            Of the first choice of centroids.
+            Of the descriptors that are the first centroids.
         half : bool
             Round the centroids to half precision, so that `save` needs half the space.
-        init : {"sample", "kmeans++"} or Codebook
-            First centroids: random descriptors; or random ones far from each other (Arthur, Vassilvitskii 2007),
-            chosen from a random sample of 4 W descriptors in time that grows with the square of W; or those given.
-        mode : {"exact", "fast"}
-            How descriptors find their words in each iteration, see `assign`. With ``fast``, arrays are read block
-            by block as well; the time of an iteration then grows with about the root of W instead of W.
+        init : Codebook or None
+            The first centroids; None: random descriptors.
         progress : callable, optional
             Called with (iterations done, iterations) after each.
 
         Raises
         ------
         ConfigError
-            If `words` or `iterations` is below 1, or `init` or `mode` is none of these.
+            If `words` or `iterations` is below 1.
         FeatureError
             If there are fewer descriptors than words, or NaN, infinite or huge values among them.
         FormatError
@@ -99,9 +93,8 @@ class Codebook:
         MismatchError
             If the codebook to begin with has other words or dimensions.
         """
-        start = init.centroids if isinstance(init, Codebook) else init
-        found = training.centroids_of(descriptors, words, iterations, seed, start, mode, progress)
-        return cls(_rounded(found, half))
+        start = None if init is None else init.centroids
+        return cls(_rounded(training.centroids_of(descriptors, words, iterations, seed, start, progress), half))
 
     def to_half(self) -> Codebook:
         """Return the codebook with its centroids rounded to half precision; the hash changes with them."""

@@ -1,4 +1,4 @@
-"""K-means behind `Codebook.train`: of an array in memory (faiss), or of blocks that need not fit in memory."""
+"""K-means behind `Codebook.train`: of descriptors that need not fit in memory."""
 
 from __future__ import annotations
 
@@ -9,28 +9,18 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
-from delf_engine.index.codebook.search import Mode, WordSearcher
+from delf_engine.errors import ConfigError, FeatureError, MismatchError
+from delf_engine.index.codebook.search import WordSearcher
 from delf_engine.support.arrays import LARGEST, check_array
+from delf_engine.support.files import system_errors
 from delf_engine.support.threads import usable_cores
 
-__all__ = ["Blocks", "centroids_of", "in_blocks"]
+__all__ = ["Blocks", "centroids_of"]
 
 _ROWS = 65536  # of a block
-_SAMPLE = 4  # descriptors for each word that k-means++ chooses from
-_STEP = 64  # words chosen between two chances to interrupt
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
-
-
-def in_blocks(descriptors: Any) -> bool:
-    """Return whether descriptors are read block by block: a memory map, or arrays one after another."""
-    if isinstance(descriptors, (list, tuple)):
-        return bool(descriptors) and getattr(descriptors[0], "ndim", 0) == 2
-    return isinstance(descriptors, np.memmap) or not (
-        np.isscalar(descriptors) or hasattr(descriptors, "__array__") or not isinstance(descriptors, Iterable)
-    )
 
 
 def centroids_of(
@@ -38,20 +28,15 @@ def centroids_of(
     words: int,
     iterations: int,
     seed: int,
-    init: str | Matrix,
-    mode: Mode,
+    init: Matrix | None,
     progress: Progress | None,
 ) -> Matrix:
     """Return the centroids that `Codebook.train` describes, (words, D) float32."""
-    if mode not in ("exact", "fast"):
-        raise ConfigError(f'mode must be "exact" or "fast", got {mode!r}')
+    from delf_engine.index.codebook.training_kernels import accumulate
+
     if words < 1 or iterations < 1:
         raise ConfigError(f"words and iterations must be at least 1, got {words} and {iterations}")
-    if isinstance(init, str) and init not in ("sample", "kmeans++"):
-        raise ConfigError(f'init must be "sample", "kmeans++" or a codebook, got {init!r}')
-    streamed = in_blocks(descriptors)
-    whole = None if streamed else _matrix(descriptors)
-    blocks = Blocks([whole] if whole is not None else descriptors)
+    blocks = Blocks(descriptors)
     if blocks.count < words:
         raise FeatureError(
             f"{words} words need at least as many descriptors, got {blocks.count}; give more photographs, or ask "
@@ -59,20 +44,33 @@ def centroids_of(
         )
     if blocks.dim == 0:
         raise FeatureError("descriptors must have at least one dimension")
-    start: Matrix | None = None
-    if not isinstance(init, str):
-        start = init
-        if start.shape != (words, blocks.dim):
-            raise MismatchError(
-                f"init has {len(start)} words of {start.shape[1]} dimensions, asked for {words} of {blocks.dim}"
-            )
-    elif init == "kmeans++":
-        start = _plus_plus(blocks, words, seed)
-    if whole is not None and mode == "exact":
-        return _whole(whole, words, iterations, seed, start, progress)
-    if start is None:
-        start = blocks.gather(_distinct(blocks.count, words, np.random.default_rng(seed)))
-    return _streamed(blocks, start, iterations, mode, progress)
+    if init is None:
+        init = blocks.gather(_distinct(blocks.count, words, np.random.default_rng(seed)))
+    if init.shape != (words, blocks.dim):
+        raise MismatchError(
+            f"init has {len(init)} words of {init.shape[1]} dimensions, asked for {words} of {blocks.dim}"
+        )
+    centroids = init
+    for done in range(iterations):
+        searcher = WordSearcher(centroids)
+        sums, counts = np.zeros(centroids.shape), np.zeros(words, np.int64)
+        errors, farthest = np.zeros(words), np.zeros(words)
+        rows = np.zeros(centroids.shape, np.float32)
+        for block in blocks:
+            assigned = searcher.nearest(block, 1, "fast", usable_cores())[:, 0]
+            accumulate(block, centroids, assigned, sums, counts, errors, farthest, rows)
+        centroids = centroids.copy()
+        used = counts > 0
+        centroids[used] = sums[used] / counts[used, None]
+        # An empty word moves to the descriptor farthest from its own in the word of the largest error, the next
+        # one to that of the second largest. Where there is no error left, it stays.
+        empty = np.flatnonzero(~used)
+        donors = np.argsort(-errors, kind="stable")[: len(empty)]
+        donors = donors[errors[donors] > 0]
+        centroids[empty[: len(donors)]] = rows[donors]
+        if progress is not None:
+            progress(done + 1, iterations)
+    return centroids
 
 
 class Blocks:
@@ -82,7 +80,7 @@ class Blocks:
     ----------
     source : array, or iterable of arrays
         (N, D) each. An iterator can be read only once: its arrays are kept in an unnamed temporary file, as
-        float32, for as long as this object lives.
+        float32, for as long as this object lives. A list or tuple is several arrays.
 
     Attributes
     ----------
@@ -97,13 +95,14 @@ class Blocks:
         If the temporary file cannot be written.
     """
 
-    def __init__(self, source: Any) -> None:
-        self._source = self._spooled(source) if isinstance(source, Iterator) else source
+    def __init__(self, source: npt.ArrayLike | Iterable[npt.ArrayLike]) -> None:
+        self._arrays: Iterable[Any] = [source] if isinstance(source, np.ndarray) else source  # type: ignore[assignment]
         self.count, self.dim = 0, -1
-        count = 0
-        for block in self._read():
-            count += len(block)
-        self.count, self.dim = count, max(self.dim, 0)
+        if isinstance(source, Iterator):
+            with system_errors("descriptors cannot be written to a temporary file"):
+                self._arrays = [self._spooled()]
+        self.count = sum(len(block) for block in self._read())
+        self.dim = max(self.dim, 0)
 
     def __iter__(self) -> Iterator[Matrix]:
         count = 0
@@ -124,98 +123,25 @@ class Blocks:
         return out
 
     def _read(self) -> Iterator[Matrix]:
-        for array in [self._source] if isinstance(self._source, np.ndarray) else self._source:
-            data = array if isinstance(array, np.ndarray) else _matrix(array)
-            for start in range(0, max(len(data), 1) if data.ndim else 1, _ROWS):
-                block = _matrix(data[start : start + _ROWS] if data.ndim else data)
+        for array in self._arrays:
+            data = np.atleast_1d(np.asanyarray(array))
+            for start in range(0, max(len(data), 1), _ROWS):
+                block = check_array(
+                    "descriptors", data[start : start + _ROWS], np.float32, (None, None), largest=LARGEST
+                )
                 if self.dim not in (-1, block.shape[1]):
                     raise FeatureError(f"descriptors have {self.dim} dimensions, then {block.shape[1]}")
                 self.dim = block.shape[1]
                 yield block
 
-    def _spooled(self, arrays: Iterator[npt.ArrayLike]) -> Any:
-        shape = (0, 0)
-        try:
-            file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the map of it
-            for array in arrays:
-                data = _matrix(array)
-                if shape[0] and data.shape[1] != shape[1]:
-                    raise FeatureError(f"descriptors have {shape[1]} dimensions, then {data.shape[1]}")
-                data.tofile(file)
-                shape = (shape[0] + len(data), data.shape[1])
-            file.flush()
-            if not shape[0] * shape[1]:  # nothing to map
-                return np.empty(shape, np.float32)
-            return np.memmap(file, np.float32, "r", shape=shape)
-        except OSError as error:
-            raise FormatError(f"descriptors cannot be written to a temporary file: {error}") from error
-
-
-def _whole(
-    data: Matrix, words: int, iterations: int, seed: int, start: Matrix | None, progress: Progress | None
-) -> Matrix:
-    import faiss
-
-    centroids = start
-    for done in range(iterations):  # one at a time, so that the caller hears of each
-        kmeans = faiss.Kmeans(
-            data.shape[1],
-            words,
-            niter=1,
-            seed=seed,
-            min_points_per_centroid=1,
-            max_points_per_centroid=-(-len(data) // words),  # no sampling of its own
-        )
-        kmeans.train(data, init_centroids=centroids)
-        centroids = np.array(kmeans.centroids, np.float32)
-        if progress is not None:
-            progress(done + 1, iterations)
-    assert centroids is not None
-    return centroids
-
-
-def _streamed(
-    blocks: Blocks,
-    centroids: Matrix,
-    iterations: int,
-    mode: Mode,
-    progress: Progress | None,
-) -> Matrix:
-    from delf_engine.index.codebook import training_kernels
-
-    words, dim = centroids.shape
-    for done in range(iterations):
-        searcher = WordSearcher(centroids)
-        sums, counts = np.zeros((words, dim)), np.zeros(words, np.int64)
-        errors, farthest = np.zeros(words), np.zeros(words)
-        rows = np.zeros((words, dim), np.float32)
-        for block in blocks:
-            assigned = searcher.nearest(block, 1, mode, usable_cores())[:, 0]
-            training_kernels.accumulate(block, centroids, assigned, sums, counts, errors, farthest, rows)
-        centroids = centroids.copy()
-        used = counts > 0
-        centroids[used] = sums[used] / counts[used, None]
-        # An empty word moves to the descriptor farthest from its own in the word of the largest error, the next
-        # one to that of the second largest. Where there is no error left, it stays.
-        empty = np.flatnonzero(~used)
-        donors = np.argsort(-errors, kind="stable")[: len(empty)]
-        donors = donors[errors[donors] > 0]
-        centroids[empty[: len(donors)]] = rows[donors]
-        if progress is not None:
-            progress(done + 1, iterations)
-    return centroids
-
-
-def _plus_plus(blocks: Blocks, words: int, seed: int) -> Matrix:
-    from delf_engine.index.codebook import training_kernels
-
-    rng = np.random.default_rng(seed)
-    sample = blocks.gather(_distinct(blocks.count, min(blocks.count, _SAMPLE * words), rng))
-    draws, chosen = rng.random(words), np.empty(words, np.int64)
-    nearest = np.zeros(len(sample), np.float32)
-    for begin in range(0, words, _STEP):
-        training_kernels.choose_apart(sample, draws[begin : begin + _STEP], begin, chosen, nearest)
-    return sample[chosen]
+    def _spooled(self) -> Matrix:
+        file, count = tempfile.TemporaryFile(), 0  # noqa: SIM115  lives as long as the map of it
+        for block in self._read():
+            block.tofile(file)
+            count += len(block)
+        file.flush()
+        shape = (count, max(self.dim, 0))
+        return np.memmap(file, np.float32, "r", shape=shape) if np.prod(shape) else np.empty(shape, np.float32)
 
 
 def _distinct(count: int, wanted: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -226,7 +152,3 @@ def _distinct(count: int, wanted: int, rng: np.random.Generator) -> npt.NDArray[
     while len(rows) < wanted:
         rows = np.unique(np.concatenate([rows, rng.integers(count, size=wanted - len(rows))]))
     return rows
-
-
-def _matrix(descriptors: Any) -> Matrix:
-    return check_array("descriptors", descriptors, np.float32, (None, None), largest=LARGEST)

@@ -1,4 +1,4 @@
-"""Numba kernels of training codebooks. Imported only by functions that run them."""
+"""Numba kernel of training codebooks. Imported only by functions that run it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["accumulate", "choose_apart"]
+__all__ = ["accumulate"]
 
 
 @njit(cache=True, nogil=True)
@@ -44,54 +44,3 @@ def accumulate(
         if error > farthest[word]:
             farthest[word] = error
             rows[word] = descriptors[i]
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def choose_apart(sample: Any, draws: Any, begin: Any, chosen: Any, nearest: Any) -> None:
-    """Choose rows by the rule of k-means++: each with a chance in proportion to its squared distance to the rest.
-
-    Parameters
-    ----------
-    sample : (M, D) float32
-    draws : (n,) float64
-        In [0, 1), one for each row to be chosen now.
-    begin : int
-        How many were chosen before.
-    chosen : (W,) int64
-        ``chosen[begin : begin + n]`` is written.
-    nearest : (M,) float32
-        Squared distance of each row to those chosen; 0 before the first, -1 for the chosen. Updated.
-    """
-    rows, dim = sample.shape
-    for w in range(begin, begin + len(draws)):
-        total = 0.0
-        if w > 0:
-            last = sample[chosen[w - 1]]
-            for i in range(rows):
-                if nearest[i] >= 0:
-                    distance = np.float32(0)
-                    for d in range(dim):
-                        difference = sample[i, d] - last[d]
-                        distance += difference * difference
-                    if w == 1 or distance < nearest[i]:
-                        nearest[i] = distance
-                    total += np.float64(nearest[i])
-        pick = -1
-        if total > 0:
-            rest = draws[w - begin] * total
-            for i in range(rows):
-                if nearest[i] > 0:
-                    pick = i
-                    rest -= np.float64(nearest[i])
-                    if rest < 0:
-                        break
-        else:  # the first, or all that remain equal one that is chosen: any will do
-            free = np.int64(draws[w - begin] * (rows - w))
-            for i in range(rows):
-                if nearest[i] >= 0:
-                    if free == 0:
-                        pick = i
-                        break
-                    free -= 1
-        chosen[w] = pick
-        nearest[pick] = -1

@@ -193,21 +193,16 @@ class DenseIndex(CandidateIndex[Vector, DenseConfig]):
             self._weights = _weighed(state, self.encoder, self.config.idf)
         return self._weights
 
-    def _scores(
-        self, queries: Sequence[Vector], threads: int, session: _Weights | None
-    ) -> list[npt.NDArray[np.float32]]:
-        return [self._score(query, session) for query in queries]
-
-    def _score(self, query: Vector, weights: _Weights | None) -> npt.NDArray[np.float32]:
+    def _score(self, query: Vector, threads: int, session: _Weights | None) -> npt.NDArray[np.float32]:
         length = 1.0
-        if weights is not None:
-            length = float(np.linalg.norm(query * weights.words))
-            query = (query * np.square(weights.words)).astype(np.float32)
+        if session is not None:
+            length = float(np.linalg.norm(query * session.words))
+            query = (query * np.square(session.words)).astype(np.float32)
         out = []
         for number, segment in enumerate(self._collection.segments):
             scores = _products(query, segment.arrays["vectors"])
-            if weights is not None:
-                divisor = length * weights.lengths[number]
+            if session is not None:
+                divisor = length * session.lengths[number]
                 scores = (scores / np.where(divisor > 0, divisor, 1)).astype(np.float32)
             scores[~segment.alive] = 0
             out.append(scores)

@@ -19,7 +19,7 @@ Jégou, Douze, Schmid: Product quantization for nearest neighbor search. TPAMI 2
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,7 +43,6 @@ __all__ = ["IvfIndex"]
 Query: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 Session: TypeAlias = list[SegmentSearcher]
 
-_VISITS = 1 << 24  # of cells: queries are assigned to no more at a time
 _MOST_PROBES = 1024  # that a small collection is given
 _EXPECTED = 4  # times the neighbours wanted, how many descriptors the visited cells should hold
 
@@ -68,6 +67,7 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
     """
 
     kind = "ivf"
+    _ready = 8  # each has up to a thousand cells for each of its descriptors
 
     def __init__(self, codebook: Codebook, config: IvfConfig | None = None) -> None:
         self.codebook = codebook
@@ -148,15 +148,6 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
         needed = -(-words * wanted // max(sum(searcher.descriptors for searcher in session), 1))
         return min(words, max(self.config.probes, min(needed, _MOST_PROBES)))
 
-    def _batches(self, queries: Sequence[LocalFeatures], session: Session) -> Iterator[slice]:
-        first = size = 0
-        probes = self._probes(session)
-        for i, query in enumerate(queries):
-            size += len(query) * probes
-            if i + 1 == len(queries) or i + 1 - first == self._ready or size >= _VISITS:
-                yield slice(first, i + 1)
-                first, size = i + 1, 0
-
     def _queries(self, items: Sequence[LocalFeatures], threads: int, session: Session) -> list[Query]:
         descriptors = np.concatenate([item.descriptors for item in items])
         cells = np.empty((len(descriptors), 0), np.int32)
@@ -166,14 +157,10 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
             )
         return [(item.descriptors, part) for item, part in zip(items, by_image(cells, items), strict=True)]
 
-    def _scores(self, queries: Sequence[Query], threads: int, session: Session) -> list[npt.NDArray[np.float32]]:
-        images = sum(searcher.images for searcher in session)
-        out = []
-        for descriptors, cells in queries:
-            if cells.size:
-                asked, count = self._codec.scaled(descriptors), self.config.neighbours
-                rows, squared, owners = nearest(session, asked, cells, count, threads)
-                out.append(gathered(rows, squared * self._codec.unit**2, owners, images))
-            else:
-                out.append(np.zeros(images, np.float32))
-        return out
+    def _score(self, query: Query, threads: int, session: Session) -> npt.NDArray[np.float32]:
+        (descriptors, cells), images = query, sum(searcher.images for searcher in session)
+        if not cells.size:
+            return np.zeros(images, np.float32)
+        asked, count = self._codec.scaled(descriptors), self.config.neighbours
+        rows, squared, owners = nearest(session, asked, cells, count, threads)
+        return gathered(rows, squared * self._codec.unit**2, owners, images)

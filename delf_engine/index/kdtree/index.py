@@ -128,16 +128,15 @@ class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32], KdTreeConfig]):
     ) -> list[npt.NDArray[np.float32]]:
         return self._images(items, threads)
 
-    def _scores(
-        self, queries: Sequence[npt.NDArray[np.float32]], threads: int, session: _Forest | None
-    ) -> list[npt.NDArray[np.float32]]:
+    def _score(
+        self, query: npt.NDArray[np.float32], threads: int, session: _Forest | None
+    ) -> npt.NDArray[np.float32]:
         alive = np.concatenate([segment.alive for segment in self._collection.segments])
-        out = [np.zeros(len(alive), np.float32) for _ in queries]
-        for descriptors, scores in zip(queries, out, strict=True):
-            if session is not None and len(descriptors):
-                rows, squared = session.nearest(descriptors, self.config)
-                scores[alive] = gathered(rows, squared, session.images[rows], len(self))
-        return out
+        scores = np.zeros(len(alive), np.float32)
+        if session is not None and len(query):
+            rows, squared = session.nearest(query, self.config)
+            scores[alive] = gathered(rows, squared, session.images[rows], len(self))
+        return scores
 
     def _session(self) -> _Forest | None:
         """Return the trees over the images that are there, or None if these have no descriptor at all."""

@@ -16,8 +16,6 @@ from delf_engine.index.segments.collection import Collection
 
 __all__ = ["Limits", "best"]
 
-_MANY = 1 << 16  # scores that are worth a kernel: it reads them once
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -99,19 +97,8 @@ def best(
     -------
     (K,) int64
     """
-    top_k = min(top_k, len(scores))
-    if len(scores) >= _MANY:
-        from delf_engine.index.segments.best_kernels import best_rows
+    from delf_engine.index.segments.best_kernels import best_rows
 
-        everywhere = np.ones(0, bool) if allowed is None else allowed
-        found = best_rows(scores, top_k, everywhere, 0.0 if min_score is None else min_score)
-    else:
-        found = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
-        if min_score is not None:
-            found = found[scores[found].astype(np.float64) >= min_score]
-        if len(found) > top_k:
-            limit = np.partition(scores[found], len(found) - top_k)[len(found) - top_k]
-            above = found[scores[found] > limit]
-            level = found[scores[found] == limit][: top_k - len(above)]
-            found = np.sort(np.concatenate([above, level]))
-    return found[np.argsort(-scores[found], kind="stable")].astype(np.int64)
+    everywhere = np.ones(0, bool) if allowed is None else allowed
+    rows = best_rows(scores, min(top_k, len(scores)), everywhere, 0.0 if min_score is None else min_score)
+    return rows[np.argsort(-scores[rows], kind="stable")]

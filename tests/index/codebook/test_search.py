@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.index import AsmkIndex, Codebook
+from delf_engine.index.codebook import cell_kernels, cells
 from delf_engine.index.codebook.cells import CellSearcher
-from delf_engine.index.codebook.codebook import cell_kernels, cells
 from delf_engine.index.codebook.search import flat_search
 from helpers import random_features
 from index.oracles import nearest

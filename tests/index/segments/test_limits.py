@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.kdtree.layout import KdTreeLayout
-from delf_engine.index.segments.best_kernels import best_rows
 from delf_engine.index.segments.collection import Collection
 from delf_engine.index.segments.ids import IdTable
 from delf_engine.index.segments.limits import best
@@ -200,21 +199,6 @@ def test_an_error_in_a_thread_is_raised(threads: int) -> None:
         in_threads(call, 100, threads, seen.append)
     assert seen == [1, 2, 3, 4, 5]
     assert in_threads(call, 5, threads) == [0, 1, 2, 3, 4]
-
-
-@given(
-    st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 0.5000001, 1.0, 3e38]), max_size=60),
-    st.integers(1, 70),
-    st.sampled_from([None, 0.5, 2.0]),
-    st.integers(0, 2**32),
-)
-@settings(deadline=None, max_examples=200)
-def test_the_kernel_finds_the_same_rows(values: list[float], top_k: int, lowest: float | None, seed: int) -> None:
-    scores = np.array(values, np.float32)
-    for allowed in (None, np.random.default_rng(seed).random(len(scores)) < 0.7):
-        wanted = np.sort(best(scores, top_k, allowed=allowed, min_score=lowest))
-        found = best_rows(scores, top_k, np.ones(0, bool) if allowed is None else allowed, lowest or 0.0)
-        np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("top_k", [1, 10, 1000, 200_000, 2**61, 2**63 - 1, 2**70])
