@@ -45,7 +45,7 @@ class SegmentSearcher:
         self._segment = segment
         self.images, self.dead = len(segment.ids), segment.dead
         self.rows, self.descriptors = int(counts.sum()), int(counts[segment.alive].sum())
-        self._index = codec.index(len(lists.sizes))
+        self._index = codec.index()
         self._data = lists.data  # which the index refers to
         reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(self._data), len(self._data))
         self._lists = faiss.read_InvertedLists(reader)

@@ -179,7 +179,7 @@ def test_codes_of_product_quantisation_are_the_nearest_levels(rng: np.random.Gen
     parts = descriptors.reshape(50, 10, 1, 4).astype(np.float64)
     wanted = ((parts - levels) ** 2).sum(-1).argmin(-1)
     np.testing.assert_array_equal(index._codec.encode(descriptors), wanted)
-    assert np.array_equal(levels, index_of([], codec="pq")._codec.arrays()["levels"])  # of the words alone
+    assert np.array_equal(levels, index_of([], codec="pq")._codec.trained())  # of the words alone
 
 
 @CODECS
