@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError
+from delf_engine.index.openmp import one_thread
 
-__all__ = ["Codec", "one_thread"]
+__all__ = ["Codec"]
 
 Matrix = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint8]
@@ -107,16 +106,3 @@ class Codec:
             levels = faiss.vector_to_array(quantizer.centroids)
             self.levels = levels.reshape(self.code_bytes, _LEVELS, -1)
         return self.levels
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let faiss work in the calling thread only: work is shared out by `in_threads`, the same way everywhere."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.index.ivf.codecs import Codec, one_thread
+from delf_engine.index.ivf.codecs import Codec
 from delf_engine.index.ivf.layout import Lists, damaged
 from delf_engine.index.kdtree.layout import row_counts
+from delf_engine.index.openmp import one_thread
 from delf_engine.index.segments.segment import Segment
 from delf_engine.support.threads import in_threads
 
