@@ -31,7 +31,7 @@ FLOORS: dict[int, set[str]] = {
     3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting", "interchange"},
     4: {"reranking"},
     5: {"engine"},
-    6: {"cli", "datasets", "demo", "mining", "serve", "synthesis"},
+    6: {"cli", "datasets", "demo", "mining", "serve"},
 }
 ROOMS = set().union(*FLOORS.values())
 RECORDS = {"errors", "features", "config", "pyramid", "images", "support"}
@@ -56,9 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interchange": {"features", "config", "errors", "wire", "support"},
     "reranking": {"verification", "storage", "features", "config", "errors", "support"},
     "datasets": {"downloads", "errors", "evaluation", "images", "support"},
-    "demo": below(6) | {"synthesis"},  # of which it takes the scenes that are no place
-    "synthesis": {"errors", "evaluation", "images", "support"},
-    "cli": below(6) | {"datasets", "demo", "mining", "serve", "synthesis"},  # commands that start them
+    "cli": below(6) | {"datasets", "demo", "mining", "serve"},  # commands that start them
 }
 
 

@@ -26,7 +26,6 @@ from delf_engine.cli import (
     model,
     pair,
     rerank,
-    synthesis,
     training,
 )
 from delf_engine.cli.console import error_console
@@ -57,7 +56,6 @@ training.register(app)
 codebook.register(app)
 model.register(app)
 data.register(app)
-synthesis.register(data.data_app)
 demo.register(app)
 
 

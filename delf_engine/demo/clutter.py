@@ -147,23 +147,6 @@ def _street(rng: Random, height: int, width: int) -> Picture:
     return np.asarray(picture, np.float32)
 
 
-def _skyline(rng: Random, height: int, width: int) -> Picture:
-    picture = _sky(rng, height, width)
-    for depth in range(3):
-        shade = _colour(rng, 150 - 45 * depth, 170 - 45 * depth, 8)
-        x = -20.0
-        while x < width:
-            wide, tall = rng.uniform(0.06, 0.16) * width, rng.uniform(0.2, 0.55) * height * (0.7 + 0.2 * depth)
-            _box(picture, x, height - tall, x + wide, height, shade + rng.normal(0, 10))
-            step, lit = int(rng.integers(9, 17)), rng.uniform(0.2, 0.7)
-            for wy in np.arange(height - tall + step, height, step):
-                for wx in np.arange(x + step / 2, x + wide - step, step):
-                    glow = (235, 215, 150) if rng.random() < lit else (60, 65, 80)
-                    _box(picture, wx, wy, wx + step * 0.5, wy + step * 0.55, glow)
-            x += wide * rng.uniform(0.9, 1.3)
-    return picture
-
-
 def _hills(rng: Random, height: int, width: int) -> Picture:
     picture = _sky(rng, height, width)
     rows = np.arange(height)[:, None]
@@ -185,23 +168,6 @@ def _tree(rng: Random, picture: Picture, x: float, foot: float, size: float) -> 
         colour = [float(c) for c in np.clip(green + rng.normal(0, 20) - dy / size * 60, 0, 255)]
         radius = max(1, int(size * rng.uniform(0.02, 0.06)))
         cv2.circle(picture, (int(x + dx), int(foot - size + dy)), radius, colour, -1)
-
-
-def _sea(rng: Random, height: int, width: int) -> Picture:
-    picture = _sky(rng, height, width)
-    horizon = int(height * rng.uniform(0.35, 0.65))
-    far, near = _one_of(rng, (140, 165, 175), (110, 150, 165)), _one_of(rng, (35, 75, 90), (45, 85, 75))
-    water = _gradient(height - horizon, width, far, near)
-    for cell in (4, 10, 24):
-        water = water + 9 * smooth_noise(rng, height - horizon, width, cell, stretch=6)[:, :, None]
-    picture[horizon:] = water
-    for _ in range(int(rng.integers(2, 8))):
-        x, y, s = rng.uniform(0, width), rng.uniform(horizon, height * 0.95), rng.uniform(0.02, 0.08) * width
-        hull = np.array([[x - s, y], [x + s, y], [x + s * 0.7, y + s * 0.3], [x - s * 0.7, y + s * 0.3]], np.int32)
-        sail = np.array([[x, y - 2 * s], [x, y - 0.1 * s], [x + s * rng.uniform(-1, 1), y - 0.1 * s]], np.int32)
-        cv2.fillPoly(picture, [hull], [float(c) for c in _colour(rng, 40, 200)])
-        cv2.fillPoly(picture, [sail], [float(c) for c in _colour(rng, 180, 245)])
-    return np.asarray(picture, np.float32)
 
 
 def _brick_wall(rng: Random, height: int, width: int) -> Picture:
@@ -230,22 +196,6 @@ def _leaves(rng: Random, height: int, width: int) -> Picture:
         tip = length * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
         ends = [tuple(int(v) for v in np.array(centre) + sign * tip) for sign in (-1, 1)]
         cv2.line(picture, ends[0], ends[1], [float(c) for c in colour * 1.2], 1)
-    return picture
-
-
-def _fruit(rng: Random, height: int, width: int) -> Picture:
-    picture = np.full((height, width, 3), (60, 45, 35), np.float32)
-    hues = [_one_of(rng, (190, 45, 35), (205, 120, 30), (150, 170, 50), (110, 40, 60)) for _ in range(3)]
-    radius = rng.uniform(0.035, 0.06) * width
-    for y in np.arange(-radius, height + radius, radius * 1.1):
-        for x in np.arange(-radius, width + radius, radius * 1.6):
-            centre = np.array([x, y]) + rng.normal(0, radius * 0.25, 2)
-            body = hues[int(3 * (x / width + 0.2 * rng.normal())) % 3] + rng.normal(0, 14)
-            for step in np.linspace(1, 0.15, 6):  # lit from the upper left
-                spot = centre - (1 - step) * 0.4 * radius
-                colour = np.clip(body * (0.55 + 0.75 * (1 - step)), 0, 255)
-                at, size = (int(spot[0]), int(spot[1])), max(1, int(radius * step))
-                cv2.circle(picture, at, size, [float(c) for c in colour], -1)
     return picture
 
 
@@ -330,16 +280,6 @@ def _lamp_post(rng: Random, layer: Picture) -> None:
         cv2.polylines(layer, [outline], True, iron, max(1, int(thick / 2)))
 
 
-def _railing(rng: Random, layer: Picture) -> None:
-    height, width = layer.shape[:2]
-    iron = _paint(_colour(rng, 30, 90, 6))
-    top, thick = height * rng.uniform(0.8, 0.87), 0.009 * width
-    for y, reach in ((top, 1.3), (top + 0.05 * height, 0.7), (0.985 * height, 1.0)):
-        cv2.rectangle(layer, (0, int(y - reach * thick)), (width, int(y + reach * thick)), iron, -1)
-    for x in np.arange(rng.uniform(0, 30), width, 0.045 * width):
-        cv2.rectangle(layer, (int(x - thick / 2), int(top)), (int(x + thick / 2), height), iron, -1)
-
-
 def _archway(rng: Random, layer: Picture) -> None:
     height, width = layer.shape[:2]
     stone = 0.5 * _textured(rng, _bricks(rng, height, width), 9)
@@ -356,12 +296,9 @@ def _archway(rng: Random, layer: Picture) -> None:
 SCENES: dict[str, Callable[[Random, int, int], Picture]] = {
     "street": _street,
     "hills": _hills,
-    "skyline": _skyline,
     "bricks": _brick_wall,
     "leaves": _leaves,
-    "sea": _sea,
     "arcade": _arcade,
-    "fruit": _fruit,
     "facade": _wall,
 }
 
@@ -369,6 +306,5 @@ OBSTACLES: dict[str, Callable[[Random, Picture], None]] = {
     "branches": _branches,
     "people": _people,
     "lamp post": _lamp_post,
-    "railing": _railing,
     "archway": _archway,
 }
