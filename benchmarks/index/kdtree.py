@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import print_table, write_json
-from benchmarks.index.codebook_assignment import synthetic
+from benchmarks.index.synthetic import descriptors as synthetic
 from delf_engine.config import KdTreeConfig, Profile, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook, IvfIndex, KdTreeIndex, ProductQuantizer

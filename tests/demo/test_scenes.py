@@ -9,10 +9,10 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from delf_engine.demo import scenes
+from delf_engine.demo.clutter import OBSTACLES, SCENES, add_obstacle, draw_scene
 from delf_engine.demo.scenes import Collection, Photo, render_collection
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning
 from delf_engine.images import load_image
-from delf_engine.demo.clutter import OBSTACLES, SCENES, add_obstacle, draw_scene
 from helpers import random_photo, write_image
 
 
