@@ -3,8 +3,8 @@
     python -m benchmarks.index.codebook_assignment [--words 4096 16384 65536] [--codebook FILE --features STORE]
 
 Beside both modes of `Codebook.assign` stand faiss's searches over the same centroids, all in one thread and in
-turn: flat; an inverted file with as many cells as ours, of which it visits as many as ours or a third; and HNSW (32
-neighbours, efSearch 64). Recall is against the exact mode; the last column is the time over that of the fast mode.
+turn: flat; an inverted file with as many cells as ours, of which it visits as many as ours or a third; and HNSW
+(32 neighbours, efSearch 64). Recall is against the exact mode; the last column is the time over that of the fast mode.
 By default words and descriptors are synthetic (`index/synthetic.py`), the words further draws of the same. With
 ``--features`` descriptors are drawn from a feature store, and with ``--codebook`` the words are those of a file.
 """
