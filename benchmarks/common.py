@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ __all__ = [
     "data_folder",
     "machine",
     "measured_apart",
+    "options_parser",
     "own_process",
     "print_markdown",
     "print_table",
@@ -59,6 +62,32 @@ def measured_apart(module: str, *options: object) -> dict[str, Any]:
     return dict(json.loads(said))
 
 
+def options_parser(
+    doc: str | None, out: str, *, data: bool = False, model: bool = False
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that many benchmarks share.
+
+    Parameters
+    ----------
+    doc : str or None
+        The script's own text, for ``--help``.
+    out : str
+        Default of ``--out``.
+    data : bool
+        With ``--data``, and ``--cache`` for features of its photographs.
+    model : bool
+        With ``--model``, one checkpoint.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if data:
+        parser.add_argument("--data", help="folder that holds paris/, revisited/, photos/, strecha/ and so on")
+        parser.add_argument("--cache", type=Path, default=Path("out/cache"), help="of features, between runs")
+    if model:
+        parser.add_argument("--model", default="delf-r18", help="name or path of a checkpoint")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    return parser
+
+
 def data_folder(given: str | None) -> Path:
     """Return the folder of photographs: as given, by DELF_ENGINE_SHARED, or ``shared`` beside the checkout."""
     beside = Path(__file__).resolve().parents[2] / "shared"
@@ -68,13 +97,20 @@ def data_folder(given: str | None) -> Path:
     return folder
 
 
-def sub_rparis(data: Path) -> GroundTruth:
-    """Return the ground truth of RParis6k restricted to the photographs at hand: 11 queries, 238 images."""
+def sub_rparis(data: Path, *, distractors: bool = False) -> GroundTruth:
+    """Return the ground truth of RParis6k restricted to the photographs at hand: 11 queries, 238 images.
+
+    With `distractors` the unrelated photographs are in the gallery too.
+    """
     full = load_ground_truth(data / "revisited" / "gnd_rparis6k.pkl")
     here = {path.stem for path in (data / "paris").glob("*.jpg")}
     names = [name for name in full.names if name in here]
     queries = [name for name in full.query_names if name in here and name != _LEFT_OUT]
-    return restrict(full, names, queries)
+    found = restrict(full, names, queries)
+    more = (
+        sorted(f"distractors/{path.stem}" for path in (data / "distractors").glob("*.jpg")) if distractors else ()
+    )
+    return replace(found, names=(*found.names, *more))
 
 
 def cached_features(

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import print_table, write_json
+from benchmarks.common import options_parser, print_table, write_json
 from benchmarks.extraction.plain import PlainExtractor
 from delf_engine import Extractor, LocalFeatures
 from delf_engine.errors import DelfEngineWarning
@@ -227,11 +227,10 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/extraction.json")
     parser.add_argument("--photos", type=Path, help="folder to take photographs from; default: scikit-learn's two")
     parser.add_argument("--model", nargs="+", default=["delf-r18"], help="names or paths of checkpoints")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/extraction.json"))
     return parser.parse_args(given)
 
 

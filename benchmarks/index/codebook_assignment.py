@@ -4,14 +4,13 @@
 
 Beside both modes of `Codebook.assign` stand faiss's searches over the same centroids, all in one thread and in
 turn: flat; an inverted file with as many cells as ours, of which it visits as many as ours or a third; and HNSW
-(32 neighbours, efSearch 64). Recall is against the exact mode; the last column is the time over that of the fast mode.
+(32 neighbours, efSearch 64). Recall is against the exact mode; the last column is the time over the fast mode's.
 By default words and descriptors are synthetic (`index/synthetic.py`), the words further draws of the same. With
 ``--features`` descriptors are drawn from a feature store, and with ``--codebook`` the words are those of a file.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from benchmarks.common import print_table, write_json
+from benchmarks.common import options_parser, print_table, write_json
 from benchmarks.index.synthetic import descriptors as synthetic
 from delf_engine.index import Codebook
 from delf_engine.storage import FeatureStore
@@ -117,7 +116,7 @@ def measure(book: Codebook, data: Descriptors, rounds: int) -> list[dict[str, An
 
 def main(argv: list[str] | None = None) -> None:
     """Measure each number of words and search, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/codebook_assignment.json")
     parser.add_argument(
         "--words", type=int, nargs="+", default=[4096, 16384, 65536], help="of synthetic codebooks"
     )
@@ -125,7 +124,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--features", type=Path, help="feature store instead of synthetic descriptors")
     parser.add_argument("--descriptors", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/codebook_assignment.json"))
     args = parser.parse_args(argv)
     rng = np.random.default_rng(1)
     data = stored(args.features, args.descriptors, rng) if args.features else synthetic(args.descriptors, rng)

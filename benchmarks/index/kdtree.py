@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import print_table, write_json
+from benchmarks.common import options_parser, print_table, write_json
 from benchmarks.index.synthetic import descriptors as synthetic
 from delf_engine.config import KdTreeConfig, Profile, load_profile
 from delf_engine.features import LocalFeatures
@@ -274,7 +274,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/kdtree.json")
     parser.add_argument("--images", type=int, nargs="+", help="of each collection: 1000; of stores, all")
     parser.add_argument("--each", type=int, default=1000, help="descriptors of a synthetic image")
     parser.add_argument("--features", type=Path, nargs="+", help="feature stores instead of synthetic images")
@@ -289,7 +289,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="of the indexes on disk; by default a temporary one")
     parser.add_argument("--verbose", action="store_true", help="print each row at once")
-    parser.add_argument("--out", type=Path, default=Path("out/kdtree.json"))
     args = parser.parse_args(argv)
     if args.queries < 1 or args.rounds < 1:
         parser.error("--queries and --rounds must be at least 1")

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import measured_apart, print_table, write_json
+from benchmarks.common import measured_apart, options_parser, print_table, write_json
 from benchmarks.index.synthetic import DIM, descriptors, images, postings
 from delf_engine import AsmkIndex, Codebook, KdTreeIndex, load_profile
 from delf_engine.index import IvfIndex
@@ -143,7 +143,7 @@ def _anonymous() -> int:
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/index_sizes.json")
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--kinds", nargs="+", choices=["asmk", "kdtree", "ivf"], default=["asmk", "kdtree", "ivf"])
     parser.add_argument("--most-kdtree", type=int, default=10_000)
@@ -151,7 +151,6 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the indexes")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path("out/index_sizes.json"))
     return parser.parse_args(given)
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import print_table, write_json
+from benchmarks.common import options_parser, print_table, write_json
 from benchmarks.index.large import measure_large
 from benchmarks.index.synthetic import DIM, descriptors, images
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
@@ -251,7 +251,7 @@ def _report(
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out")
     parser.add_argument("what", choices=["published", "large"])
     parser.add_argument("--images", type=int, help="2,000, or a million")
     parser.add_argument("--words", type=int, default=65536)
@@ -260,7 +260,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=3, help="large: times that adding and merging are killed")
     parser.add_argument("--folder", type=Path, help="large: where to keep the index; a temporary folder otherwise")
     parser.add_argument("--no-peer", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("out"))
     args = parser.parse_args(arguments)
     if args.folder is None and args.what == "large":
         args.folder = Path(tempfile.mkdtemp(prefix="delf-engine-"))

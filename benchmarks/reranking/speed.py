@@ -34,12 +34,12 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
-from benchmarks.common import data_folder, own_process, print_table, rank_features, sub_rparis, write_json
+from benchmarks.common import data_folder, options_parser, own_process, print_table, sub_rparis, write_json
+from benchmarks.systems import model_system
 from benchmarks.verification.peers import published_path
-from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
+from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
 from delf_engine.config import RerankingConfig
 from delf_engine.errors import DataError
-from delf_engine.model import codebook_path
 from delf_engine.reranking import RankedCandidate, rank_verified, rerank_batch
 from delf_engine.reranking.scheduling import needs_processes
 from delf_engine.storage import FeatureStore
@@ -98,15 +98,11 @@ def _collection(args: argparse.Namespace) -> tuple[dict[str, LocalFeatures], dic
         queries: dict[str, LocalFeatures] = {}
     else:
         data = data_folder(args.data)
-        extractor = Extractor.from_pretrained(args.model)
-        assert extractor.info is not None
-        identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
-        truth = sub_rparis(data)
-        found, gallery = rank_features(extractor, identity, extractor.network.dim, truth, data, args.cache)
+        system = model_system(args.model)
+        found, gallery = system.ranked(sub_rparis(data), data, args.cache)
         queries = {f"query {name}": features for name, features in found.items()}
-        path = codebook_path(args.model)
-        assert path is not None
-        codebook = Codebook.load(path)
+        assert system.codebook is not None
+        codebook = Codebook.load(system.codebook)
     more = islice(((f"query {name}", features) for name, features in gallery.items()), args.queries)
     queries = dict(islice({**queries, **dict(more)}.items(), args.queries))
     return queries, gallery, codebook
@@ -338,9 +334,7 @@ def _print(rows: Sequence[Row], resumed: Row, stops: Sequence[Row], args: argpar
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds paris/ and revisited/")
-    parser.add_argument("--model", default="delf-r18", help="name or path of a checkpoint")
+    parser = options_parser(__doc__, "out/reranking.json", data=True, model=True)
     parser.add_argument("--features", type=Path, help="a feature store, instead of the photographs")
     parser.add_argument("--queries", type=int, default=70)
     parser.add_argument("--top", type=int, default=100, help="candidates of each query")
@@ -353,8 +347,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--caps", nargs="+", type=float, default=[20.0, 35.0, 70.0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round of few pairs: does it run?")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
-    parser.add_argument("--out", type=Path, default=Path("out/reranking.json"))
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.quick:

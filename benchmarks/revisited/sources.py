@@ -6,14 +6,17 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.revisited.features import FeatureFile, Stores, given
 from benchmarks.revisited.inputs import Inputs, photographs, read_inputs
 from benchmarks.revisited.stages import Stages
-from benchmarks.revisited.synthetic import Options, StandIn, make
 from delf_engine.datasets import KNOWN, locate
 from delf_engine.errors import DataError
 from delf_engine.images import find_images
+
+if TYPE_CHECKING:
+    from benchmarks.revisited.synthetic import StandIn
 
 __all__ = ["OTHER", "Source", "distractor_photographs", "source_of", "words_source"]
 
@@ -63,6 +66,8 @@ def source_of(name: str, args: argparse.Namespace, stores: Stores, stages: Stage
 
 def stand_in(name: str, args: argparse.Namespace, stages: Stages, *, other: bool = False) -> StandIn:
     """Make the stand-in for a set, or for the other one, of other photographs if there are enough for both."""
+    from benchmarks.revisited.synthetic import Options, make  # torch, which runs on stored features do without
+
     photos = None
     if args.synthetic_photos is not None:
         found = [Path(path) for path in find_images([args.synthetic_photos])]

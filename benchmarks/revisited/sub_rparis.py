@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import data_folder, print_table, rank_features, sub_rparis, write_json
+from benchmarks.common import data_folder, options_parser, print_table, rank_features, sub_rparis, write_json
 from benchmarks.revisited.ranking_rules import Row, compare, ranked_by_rules, row_of, verify_all
 from benchmarks.systems import PEERS, System, model_systems, peer_system, weights_folder
 from delf_engine import AsmkIndex, Codebook, KdTreeIndex, LocalFeatures
@@ -33,7 +32,7 @@ def main() -> None:
     """Measure all systems, print a table for each and their differences, write JSON."""
     args = _arguments()
     data = data_folder(args.data)
-    truth = with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
+    truth = sub_rparis(data, distractors=args.distractors)
     systems = [
         *(peer_system(name, args.profile, weights_folder(args, data)) for name in PEERS if name in args.peers),
         *model_systems(args.model, args.profile, args.precision),
@@ -134,12 +133,6 @@ def _differences(measured: Mapping[str, Mapping[str, Row]]) -> list[dict[str, An
     ]
 
 
-def with_distractors(truth: GroundTruth, data: Path) -> GroundTruth:
-    """Return the same queries with the unrelated photographs in the gallery, too."""
-    names = sorted(f"distractors/{path.stem}" for path in (data / "distractors").glob("*.jpg"))
-    return replace(truth, names=(*truth.names, *names))
-
-
 def _print_rows(title: str, rows: Mapping[str, Row]) -> None:
     columns = ["method", *(f"{s.capitalize()} [95 %]" for s in SETUPS), "spread over seeds", "ms a query"]
     table = [
@@ -174,8 +167,7 @@ def with_interval(value: float, low: float, high: float, *, sign: str = "") -> s
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds paris/ and revisited/")
+    parser = options_parser(__doc__, "out/sub_rparis.json", data=True)
     parser.add_argument(
         "--model", action="append", help="name or path of a checkpoint; may be given several times (delf-r18)"
     )
@@ -185,8 +177,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of RANSAC")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=["rootsift"], help="none: only our models")
     parser.add_argument("--weights", help="folder of aliked-n16.safetensors; without it, weights/ beside the data")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
-    parser.add_argument("--out", type=Path, default=Path("out/sub_rparis.json"))
     args = parser.parse_args()
     if args.seeds < 1:
         parser.error("--seeds must be at least 1")

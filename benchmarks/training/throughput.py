@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import data_folder, print_table, write_json
+from benchmarks.common import data_folder, options_parser, print_table, write_json
 from delf_engine.errors import ConfigError
 from delf_engine.images import find_images
 from delf_engine.support.threads import usable_cores
@@ -249,7 +249,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/training_throughput.json")
     parser.add_argument("--recipe", default="delf_r18", help="name or path")
     parser.add_argument("--trunk", help="weights to start from; without it, the recipe's, else torchvision's")
     parser.add_argument("--teacher", help="in place of the recipe's")
@@ -262,7 +262,6 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="without it, the recipe's")
     parser.add_argument("--profile", action="store_true", help="print where the time of each stage goes")
-    parser.add_argument("--out", type=Path, default=Path("out/training_throughput.json"))
     args = parser.parse_args(given)
     if min(args.steps, args.rounds, args.max_photos) < 1 or args.batch < 2:
         parser.error("--steps, --rounds and --max-photos must be at least 1, --batch at least 2")

@@ -27,14 +27,7 @@ from benchmarks.revisited.stages import Stages
 from benchmarks.systems import System
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
 from delf_engine.errors import DataError, FormatError, ImageError, MismatchError
-from delf_engine.evaluation import (
-    SETUPS,
-    GroundTruth,
-    evaluate,
-    load_ground_truth,
-    restrict,
-    save_ground_truth,
-)
+from delf_engine.evaluation import SETUPS, GroundTruth, evaluate, load_ground_truth, restrict, save_ground_truth
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import verify_features
 from helpers import random_features, seen_again, write_image

@@ -1,4 +1,4 @@
-"""Rows of one matching are what `verify_features` and re-ranking give, one by one."""
+"""Rows are what re-ranking gives, query by query."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.verification.pairs import framed_matches, is_random, match, verified, verify_all_ways
-from benchmarks.verification.quality import GROUPS, best_against_first, measured, ways
+from benchmarks.revisited.ranking_rules import Pass
+from benchmarks.verification import quality
+from benchmarks.verification.quality import GROUPS, Way, best_against_first, measured, ways
 from delf_engine import load_profile, verify_features
-from delf_engine.config import RerankingConfig, VerificationConfig
+from delf_engine.config import RerankingConfig
 from delf_engine.evaluation import SETUPS, GroundTruth, evaluate
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import rerank_shortlist
-from delf_engine.verification import Prepared
 from delf_engine.verification.models import ESTIMATORS
-from delf_engine.verification.result import similarity_sum
 from helpers import random_features
 
-DEFAULT = load_profile().verification
-RANKING = load_profile().ranking
 Images = dict[str, LocalFeatures]
 
 
@@ -50,61 +47,31 @@ def truth() -> GroundTruth:
     return GroundTruth(names, ("q0", "q1"), boxes, tuple(lists[:2]), tuple(lists[2:4]), tuple(lists[4:]))
 
 
-def changed(**changes: Any) -> VerificationConfig:
-    return VerificationConfig(**{**DEFAULT.model_dump(), **changes})
-
-
-SETTINGS = [
-    *(changed(model=model, estimator=estimator) for model, estimator in ESTIMATORS),
-    changed(precision="uint8", ratio=0.9, reference_size=None),
-    changed(mutual=False, max_distance=None),
-]
-
-
-@pytest.mark.parametrize("config", SETTINGS)
-def test_a_pair_matched_before_is_verified_as_ever(
-    world: tuple[Images, Images], config: VerificationConfig
+def test_equal_ways_are_verified_once(
+    world: tuple[Images, Images], truth: GroundTruth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queries, gallery = world
-    left_out = {"transform", "error_px"}
-    for image in gallery.values():
-        a = queries["q0"]
-        matched = match(
-            Prepared(a.descriptors, "A", config.precision),
-            Prepared(image.descriptors, "B", config.precision),
-            config,
-        )
-        framed = framed_matches(a, image, matched, config.reference_size)
-        total = similarity_sum(matched.mutual_similarities, 2.0)
-        found = verified(framed, matched, config, similarity=total, exponent=2.0, seed=3).to_dict()
-        expected = verify_features(a, image, config=config, exponent=2.0, seed=3).to_dict()
-        assert {k: v for k, v in found.items() if k not in left_out} == {
-            k: v for k, v in expected.items() if k not in left_out
-        }
+    asked: list[int] = []
+    original = quality.verify_all
 
+    def counted(*args: Any, **options: Any) -> Pass:
+        asked.append(options["seeds"])
+        return original(*args, **options)
 
-def test_equal_ways_are_measured_once_and_workers_change_nothing(world: tuple[Images, Images]) -> None:
-    configs = {
-        "one": DEFAULT,
-        "same": DEFAULT.model_copy(update={"min_inliers": 5, "confidence": 0.5}),
-        "drawn": changed(estimator="ransac"),
-    }
-    passes, in_two = (
-        verify_all_ways(*world, configs, ranking=RANKING, seeds=2, workers=workers, title="test")
-        for workers in (1, 2)
-    )
-    assert passes["one"] is passes["same"]
-    assert [len(passes[name].seeds) for name in ("one", "drawn")] == [1, 2]
-    for name, done in passes.items():
-        assert done.seconds_a_pair > 0
-        assert [dict(run) for run in done.seeds] == [dict(run) for run in in_two[name].seeds]
-    assert is_random(configs["drawn"]) and not is_random(DEFAULT)  # noqa: PT018
+    monkeypatch.setattr(quality, "verify_all", counted)
+    default = Way(load_profile().verification, load_profile().ranking)
+    same = default.verification.model_copy(update={"min_inliers": 5, "confidence": 0.5})
+    drawn = default.verification.model_copy(update={"estimator": "ransac"})
+    rows = {"profile default": default, "same": Way(same, default.ranking), "drawn": Way(drawn, default.ranking)}
+    found = measured(rows, *world, truth, seeds=2)
+    assert asked == [1, 2]
+    assert [found[name]["seeds"] for name in rows] == [1, 1, 2]
+    assert all(row["seconds_a_pair"] > 0 for row in found.values())
 
 
 def test_rows_are_those_of_reranking_one_by_one(world: tuple[Images, Images], truth: GroundTruth) -> None:
     rows = ways(["scores"])
     rows = {name: rows[name] for name in rows if name.startswith(("profile default", "default"))}
-    found = measured(rows, *world, truth, seeds=1, workers=1)
+    found = measured(rows, *world, truth, seeds=1)
     queries, gallery = world
     for name, way in rows.items():
         rankings = {setup: [] for setup in SETUPS}
@@ -144,7 +111,7 @@ def test_rows_cover_what_there_is() -> None:
 
 
 def test_the_best_are_compared_with_the_default(world: tuple[Images, Images], truth: GroundTruth) -> None:
-    rows = measured(ways(["precision", "scores"]), *world, truth, seeds=1, workers=1)
+    rows = measured(ways(["precision", "scores"]), *world, truth, seeds=1)
     found = best_against_first(rows, 3)
     assert len(found) == 3
     sums = [sum(rows[d["row"]][s]["mean_ap"] for s in ("medium", "hard")) for d in found]
