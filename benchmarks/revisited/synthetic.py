@@ -41,8 +41,7 @@ from delf_engine.images import load_image
 from delf_engine.pyramid import resize
 from delf_engine.support.files import replacing, system_errors
 from delf_engine.support.threads import check_threads, in_threads
-from delf_engine.training.config import ViewsConfig
-from delf_engine.training.views import random_view
+from delf_engine.training.views import ViewsConfig, random_view
 
 __all__ = ["GEOMETRY", "SUMMARY", "Options", "Record", "StandIn", "make", "relations", "shown"]
 

@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from delf_engine.demo.clutter import SCENES, add_obstacle, draw_scene, smooth_noise
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
 from delf_engine.images import load_image
 from delf_engine.pyramid import resize
-from delf_engine.demo.clutter import SCENES, add_obstacle, draw_scene, smooth_noise
 
 __all__ = ["Collection", "Photo", "render_collection"]
 
