@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -26,18 +27,23 @@ from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
 from delf_engine.storage import FeatureStore
 
+T = TypeVar("T")
+
 __all__ = [
     "by_homography",
     "cached_features",
     "data_folder",
     "machine",
     "measured_apart",
+    "memory",
     "options_parser",
     "own_process",
     "print_markdown",
+    "print_rows",
     "print_table",
     "rank_features",
     "sub_rparis",
+    "timed",
     "write_json",
 ]
 
@@ -160,6 +166,22 @@ def by_homography(config: VerificationConfig) -> VerificationConfig:
     return config.model_copy(update=changes)
 
 
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Return the seconds that a call takes, and what it returns."""
+    start = time.perf_counter()
+    value = work()
+    return time.perf_counter() - start, value
+
+
+def memory(field: str, pid: int | str = "self") -> int | None:
+    """Return a field of ``/proc/PID/status`` such as "RssAnon", in bytes; None where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) << 10
+    return None
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output."""
     table = Table()
@@ -170,6 +192,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console = Console(width=max(120, Console().width), highlight=False)
     console.print(title)
     console.print(table)
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Print one line for each row: by column, how its values are formatted, such as ``"{seconds:.1f}"``."""
+    print_table(title, list(columns), [[cell.format_map(row) for cell in columns.values()] for row in rows])
 
 
 def print_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

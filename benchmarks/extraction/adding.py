@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import data_folder, options_parser, own_process, print_table, write_json
+from benchmarks.common import data_folder, memory, options_parser, own_process, print_table, write_json
 from delf_engine import Engine
 from delf_engine.images import find_images
 
@@ -94,7 +94,7 @@ def _peak(process: subprocess.Popen[str]) -> tuple[int, float]:
     def sample() -> None:
         nonlocal peak
         while not done.wait(0.05):
-            peak = max(peak, sum(map(_anonymous, _family(process.pid))))
+            peak = max(peak, sum(memory("RssAnon", each) or 0 for each in _family(process.pid)))
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -119,14 +119,6 @@ def _family(pid: int) -> list[int]:
         except OSError:
             continue
     return found
-
-
-def _anonymous(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def _add_synthetic(count: int, side: int) -> None:

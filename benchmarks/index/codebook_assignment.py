@@ -12,7 +12,6 @@ By default words and descriptors are synthetic (`index/synthetic.py`), the words
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from benchmarks.common import options_parser, print_table, write_json
+from benchmarks.common import options_parser, print_rows, timed, write_json
 from benchmarks.index.synthetic import descriptors as synthetic
 from delf_engine.index import Codebook
 from delf_engine.storage import FeatureStore
@@ -41,13 +40,6 @@ def stored(path: Path, n: int, rng: np.random.Generator) -> Descriptors:
     return data[rng.permutation(len(data))[:n]]
 
 
-def timed(run: Callable[[], Any]) -> float:
-    """Return the seconds that a call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def searches(book: Codebook) -> dict[str, tuple[float, Search]]:
     """Return the ways to find words by name: the seconds to build each, and the search of one thread."""
     import faiss
@@ -59,14 +51,14 @@ def searches(book: Codebook) -> dict[str, tuple[float, Search]]:
     graph = faiss.IndexHNSWFlat(book.dim, _NEIGHBOURS)
     graph.hnsw.efSearch = _EF_SEARCH
     inverted.cp.min_points_per_centroid = 1  # words are few a cell, and no warning is due
-    built = {index: timed(lambda: _filled(index, book.centroids)) for index in (flat, inverted, graph)}  # noqa: B023
+    built = {index: timed(lambda: _filled(index, book.centroids))[0] for index in (flat, inverted, graph)}  # noqa: B023
 
     def visiting(count: int) -> Search:
         chosen: Any = faiss.SearchParametersIVF()
         chosen.nprobe = count
         return lambda x, k: inverted.search(x, k, params=chosen)[1]
 
-    fast = timed(lambda: Codebook(book.centroids).assign(book.centroids[:1], mode="fast", threads=1))
+    fast, _ = timed(lambda: Codebook(book.centroids).assign(book.centroids[:1], mode="fast", threads=1))
     return {
         "exact": (0.0, lambda x, k: book.assign(x, k, threads=1)),
         "fast": (fast, lambda x, k: book.assign(x, k, mode="fast", threads=1)),
@@ -92,7 +84,7 @@ def measure(book: Codebook, data: Descriptors, rounds: int) -> list[dict[str, An
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (_, run) in ways.items():
-            times[name].append((timed(lambda: run(data, 1)), timed(lambda: run(query, k))))  # noqa: B023
+            times[name].append((timed(lambda: run(data, 1))[0], timed(lambda: run(query, k))[0]))  # noqa: B023
     rows = []
     for name, (build, _) in ways.items():
         all_s, query_s = (statistics.median(each) for each in zip(*times[name], strict=True))
@@ -130,21 +122,17 @@ def main(argv: list[str] | None = None) -> None:
     books = (Codebook.load(p) for p in args.codebook) if args.codebook else (_synthetic_books(args.words, rng))
     with threadpool_limits(1):
         rows = [row for book in books for row in measure(book, data, args.rounds)]
-    columns = ["words, search", "us a descriptor", "query ms", "recall@1", "recall@5", "build s", "x fast"]
-    table = [
-        [
-            f"{row['words']:,} {row['search']}",
-            f"{row['us_a_descriptor']:.1f}",
-            f"{row['query_ms']:.1f}",
-            f"{row['recall_at_1']:.4f}",
-            f"{row['recall_at_k']:.4f}",
-            f"{row['build_s']:.2f}",
-            f"{row['times_the_fast']:.2f}",
-        ]
-        for row in rows
-    ]
     title = f"one thread: {len(data)} descriptors to 1 word, a query of {min(len(data), _QUERY)} to {_QUERY_WORDS}"
-    print_table(title, columns, table)
+    columns = {
+        "words, search": "{words:,} {search}",
+        "us a descriptor": "{us_a_descriptor:.1f}",
+        "query ms": "{query_ms:.1f}",
+        "recall@1": "{recall_at_1:.4f}",
+        "recall@5": "{recall_at_k:.4f}",
+        "build s": "{build_s:.2f}",
+        "x fast": "{times_the_fast:.2f}",
+    }
+    print_rows(title, rows, columns)
     write_json(args.out, {"descriptors": len(data), "rounds": args.rounds, "rows": rows})
 
 

@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import data_folder, options_parser, print_table, sub_rparis, write_json
+from benchmarks.common import data_folder, options_parser, print_rows, sub_rparis, write_json
 from benchmarks.revisited.ranking_rules import Row, row_of
-from benchmarks.revisited.sub_rparis import searched, unranked, with_interval
+from benchmarks.revisited.sub_rparis import searched, unranked
 from benchmarks.systems import model_system
 from delf_engine import LocalFeatures, load_profile
 from delf_engine.config import AsmkConfig, BowConfig, FisherConfig, VladConfig
@@ -177,18 +177,15 @@ def _training(args: argparse.Namespace, data: Path) -> npt.NDArray[np.float32]:
 
 
 def _print(rows: Sequence[Mapping[str, Any]], truth: GroundTruth) -> None:
-    columns = ["encoding", "words", *(f"{s.capitalize()} [95 %]" for s in _SHOWN), "bytes an image", "ms a query"]
-    table = [
-        [
-            row["encoding"],
-            f"{row['words']:,}",
-            *(with_interval(row[s]["mean_ap"], *row[s]["interval_95"]) for s in _SHOWN),
-            f"{row['bytes_an_image']:,.0f}",
-            f"{row['ms_a_query']:.1f}",
-        ]
-        for row in rows
-    ]
-    print_table(f"Sub-RParis by the index alone: {len(truth)} queries, {len(truth.names)} images", columns, table)
+    interval = "{{{0}[mean_ap]:.1f}} [{{{0}[interval_95][0]:.1f}}, {{{0}[interval_95][1]:.1f}}]"
+    columns = {
+        "encoding": "{encoding}",
+        "words": "{words:,}",
+        **{f"{setup.capitalize()} [95 %]": interval.format(setup) for setup in _SHOWN},
+        "bytes an image": "{bytes_an_image:,.0f}",
+        "ms a query": "{ms_a_query:.1f}",
+    }
+    print_rows(f"Sub-RParis by the index alone: {len(truth)} queries, {len(truth.names)} images", rows, columns)
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:

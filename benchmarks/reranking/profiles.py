@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import data_folder, options_parser, print_table, sub_rparis, write_json
+from benchmarks.common import data_folder, options_parser, print_rows, sub_rparis, write_json
 from benchmarks.revisited.ranking_rules import ranked_by_rules, verify_all
 from benchmarks.systems import model_system
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
@@ -50,22 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, profile in _profiles(args).items():
             rows.append(_row(model, name, profile, truth, data, args))
             write_json(args.out, {"queries": len(truth), "images": len(truth.names), "rows": rows})
-    columns = ["model", "profile", "s a photograph", "features", "bytes", "by", "Medium", "Hard"]
-    columns.append("by similarity, no geometry")
-    table = [
-        [
-            row["model"],
-            row["profile"],
-            f"{row['seconds']:.3f}",
-            f"{row['features']:.0f}",
-            f"{row['bytes']:.0f}",
-            row["by"],
-            *(f"{row[s]['mean_ap']:.1f}" for s in ("medium", "hard")),
-            " / ".join(f"{row['similarity'][s]:.1f}" for s in ("medium", "hard")),
-        ]
-        for row in rows
-    ]
-    print_table(f"Sub-RParis, {len(truth)} queries, {len(truth.names)} images", columns, table)
+    columns = {
+        "model": "{model}",
+        "profile": "{profile}",
+        "s a photograph": "{seconds:.3f}",
+        "features": "{features:.0f}",
+        "bytes": "{bytes:.0f}",
+        "by": "{by}",
+        "Medium": "{medium[mean_ap]:.1f}",
+        "Hard": "{hard[mean_ap]:.1f}",
+        "by similarity, no geometry": "{similarity[medium]:.1f} / {similarity[hard]:.1f}",
+    }
+    print_rows(f"Sub-RParis, {len(truth)} queries, {len(truth.names)} images", rows, columns)
 
 
 def _profiles(args: argparse.Namespace) -> dict[str, Profile]:

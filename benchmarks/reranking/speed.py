@@ -22,7 +22,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,7 +33,16 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
-from benchmarks.common import data_folder, options_parser, own_process, print_table, sub_rparis, write_json
+from benchmarks.common import (
+    data_folder,
+    options_parser,
+    own_process,
+    print_rows,
+    print_table,
+    sub_rparis,
+    timed,
+    write_json,
+)
 from benchmarks.systems import model_system
 from benchmarks.verification.peers import published_path
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
@@ -166,7 +174,7 @@ def speeds(stores: Mapping[str, FeatureStore], shortlists: Shortlists, args: arg
     for _ in range(args.rounds):
         for i, run in enumerate(runs):
             for workers in counts:
-                seconds.setdefault((i, workers), []).append(_timed(partial(run, workers))[0])
+                seconds.setdefault((i, workers), []).append(timed(partial(run, workers))[0])
     for i, row in enumerate(rows):
         row["seconds"] = {str(workers): statistics.median(seconds[i, workers]) for workers in counts}
         row["pairs_a_second"] = {workers: row["pairs"] / spent for workers, spent in row["seconds"].items()}
@@ -188,12 +196,6 @@ def _published(store: FeatureStore, shortlists: Shortlists, workers: int) -> lis
         return [published_path(a, b, _UNUSED) for a, b in pairs]
     with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
         return list(Parallel()(delayed(published_path)(a, b, _UNUSED) for a, b in pairs))
-
-
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    out = work()
-    return time.perf_counter() - start, out
 
 
 # ------------------------------------------------------------------------------------------------------------ kill
@@ -226,11 +228,11 @@ def killed_and_resumed(store: FeatureStore, folder: Path, shortlists: Shortlists
         json.loads(line[9:]) for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
     ]
     kept = sum(len(record["verified"]) + len(record["missing"]) for record in records[1:])
-    resumed, found = _timed(partial(_reranked, store, shortlists, "default", workers, checkpoint=journal))
-    whole, _ = _timed(
+    resumed, found = timed(partial(_reranked, store, shortlists, "default", workers, checkpoint=journal))
+    whole, _ = timed(
         partial(_reranked, store, shortlists, "default", workers, checkpoint=folder / "another journal")
     )
-    plain, expected = _timed(partial(_reranked, store, shortlists, "default", workers))
+    plain, expected = timed(partial(_reranked, store, shortlists, "default", workers))
     return {
         "pairs": total,
         "pairs_done": done,
@@ -262,11 +264,11 @@ def stopped_early(
     store: FeatureStore, shortlists: Shortlists, top_k: int, caps: Sequence[float], workers: int
 ) -> list[Row]:
     """Return, for each cap, how many pairs an early stop leaves out, and how many queries have equal places."""
-    spent, everything = _timed(partial(_reranked, store, shortlists, "default", workers))
+    spent, everything = timed(partial(_reranked, store, shortlists, "default", workers))
     rows: list[Row] = []
     for cap in caps:
         rule = load_profile().ranking.model_copy(update={"cap": cap})
-        seconds, found = _timed(
+        seconds, found = timed(
             partial(_reranked, store, shortlists, "default", workers, ranking=rule, budget={"top_k": top_k})
         )
         equal = 0
@@ -280,6 +282,7 @@ def stopped_early(
                 "cap": cap,
                 "pairs": _count(shortlists),
                 "verified": verified,
+                "saved": 1 - verified / _count(shortlists),
                 "queries": len(shortlists),
                 "equal": equal,
                 "seconds": seconds,
@@ -318,19 +321,15 @@ def _print(rows: Sequence[Row], resumed: Row, stops: Sequence[Row], args: argpar
         ["same rankings", "yes" if resumed["same"] else "NO"],
     ]
     print_table("A journal", columns, table)
-    table = [
-        [
-            f"{row['cap']:g}",
-            f"{row['verified']:,} of {row['pairs']:,}",
-            f"{100 * (1 - row['verified'] / row['pairs']):.0f} %",
-            f"{row['equal']} of {row['queries']}",
-            f"{row['seconds']:.2f}",
-            f"{row['seconds_all']:.2f}",
-        ]
-        for row in stops
-    ]
-    columns = ["cap", "pairs verified", "saved", f"queries with equal first {args.top_k}", "s", "s, all pairs"]
-    print_table("Early stop", columns, table)
+    stop_columns = {
+        "cap": "{cap:g}",
+        "pairs verified": "{verified:,} of {pairs:,}",
+        "saved": "{saved:.0%}",
+        f"queries with equal first {args.top_k}": "{equal} of {queries}",
+        "s": "{seconds:.2f}",
+        "s, all pairs": "{seconds_all:.2f}",
+    }
+    print_rows("Early stop", stops, stop_columns)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
