@@ -1,36 +1,29 @@
-"""Re-ranking a batch from a warm store: pairs a second, what a kill costs, what an early stop saves.
+"""Re-ranking a batch from a warm store: what a kill costs, and what an early stop saves.
 
-    python -m benchmarks.reranking.speed [--model delf-r18] [--queries 70] [--top 100] [--rounds 3]
-        [--features STORE]
+    python -m benchmarks.reranking.stops [--model delf-r18] [--queries 70] [--top 100] [--features STORE]
 
 Queries are the cropped ones of Sub-RParis, then images of its gallery (each without itself), or with `--features`
-the first images of a store. Each has the first `--top` images of ASMK as its shortlist, with their scores.
+the first images of a store. Each has the first `--top` images of ASMK as its shortlist, with their scores. All is
+verified as the default profile says; `verification/speed.py` has pairs a second of every profile.
 
-Speed: `rerank_batch` with the [verification] of each profile, from a store of each codec, with one worker and one
-a core. All profiles verify the same features, those of the model's profile. Estimators that need processes are
-slow and verify an even selection (`--slow-pairs`), as the published path does (`--peer-pairs`; one process, or one
-a core). Median of the rounds, in which all take turns, after a warm-up.
-
-Kill: the default profile with a journal, in another process that is killed (SIGKILL) once half of the pairs are
-done, and resumed. Early stop: the default profile with a cap on its ranking score and only the first `--top-k`
-wanted; whether these places are those that all verifications give.
+Kill: a re-ranking with a journal, in another process that is killed (SIGKILL) once half of the pairs are done, and
+resumed. Early stop: with a cap on the ranking score and only the first `--top-k` wanted; whether these places are
+those that all verifications give.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
 from benchmarks.common import (
@@ -44,12 +37,10 @@ from benchmarks.common import (
     write_json,
 )
 from benchmarks.systems import model_system
-from benchmarks.verification.peers import published_path
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
 from delf_engine.config import RerankingConfig
 from delf_engine.errors import DataError
 from delf_engine.reranking import RankedCandidate, rank_verified, rerank_batch
-from delf_engine.reranking.scheduling import needs_processes
 from delf_engine.storage import FeatureStore
 from delf_engine.support.threads import usable_cores
 
@@ -57,16 +48,11 @@ Features = Mapping[str, LocalFeatures]
 Shortlists = dict[str, list[tuple[str, float]]]
 Row = dict[str, Any]
 
-_PROFILES = ("fast", "default", "accurate", "delf")
-_CODECS = ("float32", "uint8")
-_PUBLISHED = "published path"
-_UNUSED = load_profile("delf").verification  # the published path has its own numbers
-_WARM_UP = 100  # pairs
 _WORDS = 64  # of the codebook of a store of one's own
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure speed, kill and early stop, print the tables, write JSON."""
+    """Measure kill and early stop, print the tables, write JSON."""
     args = _arguments(argv)
     if args.child is not None:
         _child(*args.child)
@@ -75,18 +61,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     shortlists = _searched(queries, gallery, codebook, args.top)
     with tempfile.TemporaryDirectory() as name, threadpool_limits(1):
         folder = Path(name)
-        stores = {codec: _store(folder / codec, codec, {**gallery, **queries}) for codec in args.codecs}
-        try:
-            rows = speeds(stores, shortlists, args)
-            source = stores[args.codecs[0]]
-            resumed = killed_and_resumed(source, folder, shortlists, args.workers)
-            stops = stopped_early(source, shortlists, args.top_k, args.caps, args.workers)
-        finally:
-            for store in stores.values():
-                store.close()
-    _print(rows, resumed, stops, args)
+        _store(folder / "features", load_profile().storage.codec, {**gallery, **queries})
+        with FeatureStore.open(folder / "features", readonly=True) as store:
+            deque(store.items(), maxlen=0)  # reads every page
+            _reranked(store, dict(islice(shortlists.items(), 1)), args.workers)  # compiles
+            resumed = killed_and_resumed(store, folder, shortlists, args.workers)
+            stops = stopped_early(store, shortlists, args.top_k, args.caps, args.workers)
+    _print(resumed, stops, args)
     result = {"queries": len(shortlists), "pairs": _count(shortlists), "workers": args.workers}
-    write_json(args.out, {**result, "rounds": args.rounds, "speed": rows, "kill": resumed, "early_stop": stops})
+    write_json(args.out, {**result, "kill": resumed, "early_stop": stops})
 
 
 # -------------------------------------------------------------------------------------------------- the collection
@@ -130,72 +113,22 @@ def _searched(queries: Features, gallery: Features, codebook: Codebook, top: int
     return shortlists
 
 
-def _store(path: Path, codec: Any, features: Features) -> FeatureStore:
+def _store(path: Path, codec: Any, features: Features) -> None:
     with FeatureStore.create(path, dim=next(iter(features.values())).dim, codec=codec) as store:
         store.put_many(features.items())
-    return FeatureStore.open(path, readonly=True)
 
 
 def _count(shortlists: Shortlists) -> int:
     return sum(map(len, shortlists.values()))
 
 
-def thinned(shortlists: Shortlists, pairs: int) -> Shortlists:
-    """Return about so many of the pairs, spread over all queries and places."""
-    every = [(query, entry) for query, found in shortlists.items() for entry in found]
-    kept = every[:: max(1, len(every) // pairs)]
-    out: Shortlists = {}
-    for query, entry in kept:
-        out.setdefault(query, []).append(entry)
-    return out
-
-
-# ----------------------------------------------------------------------------------------------------------- speed
-
-
-def speeds(stores: Mapping[str, FeatureStore], shortlists: Shortlists, args: argparse.Namespace) -> list[Row]:
-    """Return seconds and pairs a second of each contender with one worker and with all."""
-    few = thinned(shortlists, args.peer_pairs)
-    source = next(iter(stores.values()))
-    rows: list[Row] = [{"name": _PUBLISHED, "codec": "", "pairs": _count(few)}]
-    runs: list[Callable[[int], Any]] = [partial(_published, source, few)]
-    counts = dict.fromkeys((1, args.workers))
-    for name in args.profiles:
-        slow = needs_processes(load_profile(name).verification)
-        lists = thinned(shortlists, args.slow_pairs) if slow else shortlists
-        for codec, store in stores.items():
-            rows.append({"name": name, "codec": codec, "pairs": _count(lists)})
-            runs.append(partial(_reranked, store, lists, name))
-            for workers in counts:  # compiles, starts processes
-                _reranked(store, thinned(lists, _WARM_UP), name, workers)
-    for store in stores.values():
-        deque(store.items(), maxlen=0)  # reads every page
-    seconds: dict[tuple[int, int], list[float]] = {}
-    for _ in range(args.rounds):
-        for i, run in enumerate(runs):
-            for workers in counts:
-                seconds.setdefault((i, workers), []).append(timed(partial(run, workers))[0])
-    for i, row in enumerate(rows):
-        row["seconds"] = {str(workers): statistics.median(seconds[i, workers]) for workers in counts}
-        row["pairs_a_second"] = {workers: row["pairs"] / spent for workers, spent in row["seconds"].items()}
-    return rows
-
-
 def _reranked(
-    store: FeatureStore, shortlists: Shortlists, profile: str, workers: int, **options: Any
+    store: FeatureStore, shortlists: Shortlists, workers: int, **options: Any
 ) -> dict[str, list[RankedCandidate]]:
     config = RerankingConfig(top_n=max(map(len, shortlists.values())), **options.pop("budget", {}))
-    chosen = load_profile(profile)
+    chosen = load_profile()
     given = {"verification": chosen.verification, "ranking": chosen.ranking, **options}
     return rerank_batch(store, shortlists, store, config=config, workers=workers, **given)
-
-
-def _published(store: FeatureStore, shortlists: Shortlists, workers: int) -> list[int]:
-    pairs = [(store.get(query), store.get(name)) for query, found in shortlists.items() for name, _ in found]
-    if workers == 1:
-        return [published_path(a, b, _UNUSED) for a, b in pairs]
-    with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
-        return list(Parallel()(delayed(published_path)(a, b, _UNUSED) for a, b in pairs))
 
 
 # ------------------------------------------------------------------------------------------------------------ kill
@@ -213,7 +146,7 @@ def killed_and_resumed(store: FeatureStore, folder: Path, shortlists: Shortlists
     """
     lists, journal = folder / "shortlists.json", folder / "journal"
     lists.write_text(json.dumps(shortlists), encoding="utf-8")
-    process = own_process("benchmarks.reranking.speed", "--child", store.path, lists, journal, workers)
+    process = own_process("benchmarks.reranking.stops", "--child", store.path, lists, journal, workers)
     assert process.stdout is not None
     done, total = 0, _count(shortlists)
     for line in process.stdout:
@@ -228,11 +161,9 @@ def killed_and_resumed(store: FeatureStore, folder: Path, shortlists: Shortlists
         json.loads(line[9:]) for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
     ]
     kept = sum(len(record["verified"]) + len(record["missing"]) for record in records[1:])
-    resumed, found = timed(partial(_reranked, store, shortlists, "default", workers, checkpoint=journal))
-    whole, _ = timed(
-        partial(_reranked, store, shortlists, "default", workers, checkpoint=folder / "another journal")
-    )
-    plain, expected = timed(partial(_reranked, store, shortlists, "default", workers))
+    resumed, found = timed(partial(_reranked, store, shortlists, workers, checkpoint=journal))
+    whole, _ = timed(partial(_reranked, store, shortlists, workers, checkpoint=folder / "another journal"))
+    plain, expected = timed(partial(_reranked, store, shortlists, workers))
     return {
         "pairs": total,
         "pairs_done": done,
@@ -254,7 +185,7 @@ def _child(store_path: str, lists: str, journal: str, workers: str) -> None:
     }
     with FeatureStore.open(store_path, readonly=True) as store, threadpool_limits(1):
         progress = lambda done, total: print(done, flush=True)  # noqa: E731
-        _reranked(store, shortlists, "default", int(workers), checkpoint=journal, progress=progress)
+        _reranked(store, shortlists, int(workers), checkpoint=journal, progress=progress)
 
 
 # ------------------------------------------------------------------------------------------------------ early stop
@@ -264,12 +195,12 @@ def stopped_early(
     store: FeatureStore, shortlists: Shortlists, top_k: int, caps: Sequence[float], workers: int
 ) -> list[Row]:
     """Return, for each cap, how many pairs an early stop leaves out, and how many queries have equal places."""
-    spent, everything = timed(partial(_reranked, store, shortlists, "default", workers))
+    spent, everything = timed(partial(_reranked, store, shortlists, workers))
     rows: list[Row] = []
     for cap in caps:
         rule = load_profile().ranking.model_copy(update={"cap": cap})
         seconds, found = timed(
-            partial(_reranked, store, shortlists, "default", workers, ranking=rule, budget={"top_k": top_k})
+            partial(_reranked, store, shortlists, workers, ranking=rule, budget={"top_k": top_k})
         )
         equal = 0
         for query, ranking in everything.items():
@@ -295,20 +226,7 @@ def stopped_early(
 # ---------------------------------------------------------------------------------------------------------- output
 
 
-def _print(rows: Sequence[Row], resumed: Row, stops: Sequence[Row], args: argparse.Namespace) -> None:
-    counts = [str(workers) for workers in dict.fromkeys((1, args.workers))]
-    base = rows[0]["pairs_a_second"]
-    table = []
-    for row in rows:
-        cells = [row["name"], row["codec"], f"{row['pairs']:,}"]
-        for workers in counts:
-            speed = row["pairs_a_second"][workers]
-            cells += [f"{row['seconds'][workers]:.2f}", f"{speed:,.1f}", f"{speed / base[workers]:,.1f}"]
-        table.append(cells)
-    columns = ["profile", "store", "pairs"]
-    for workers in counts:
-        columns += [f"s, {workers} worker{'s' * (workers != '1')}", "pairs / s", "x"]
-    print_table(f"Re-ranking; x: times the published path; median of {args.rounds} rounds", columns, table)
+def _print(resumed: Row, stops: Sequence[Row], args: argparse.Namespace) -> None:
     columns = ["kill -9 half-way, default", "pairs"]
     table = [
         ["done when killed", f"{resumed['pairs_done']:,} of {resumed['pairs']:,}"],
@@ -337,23 +255,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--features", type=Path, help="a feature store, instead of the photographs")
     parser.add_argument("--queries", type=int, default=70)
     parser.add_argument("--top", type=int, default=100, help="candidates of each query")
-    parser.add_argument("--profiles", nargs="+", default=_PROFILES, help="whose verification is measured")
-    parser.add_argument("--codecs", nargs="+", default=_CODECS, help="of the stores")
     parser.add_argument("--workers", type=int, default=usable_cores())
-    parser.add_argument("--slow-pairs", type=int, default=700, help="of estimators that need processes")
-    parser.add_argument("--peer-pairs", type=int, default=70, help="of the published path")
     parser.add_argument("--top-k", type=int, default=10)
     parser.add_argument("--caps", nargs="+", type=float, default=[20.0, 35.0, 70.0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round of few pairs: does it run?")
+    parser.add_argument("--quick", action="store_true", help="few pairs: does it run?")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.quick:
-        args.queries, args.top, args.rounds = min(args.queries, 5), min(args.top, 20), 1
-        args.slow_pairs, args.peer_pairs = min(args.slow_pairs, 20), min(args.peer_pairs, 8)
-    numbers = (args.queries, args.top, args.workers, args.slow_pairs, args.peer_pairs, args.top_k, args.rounds)
-    if min(numbers) < 1:
-        parser.error("numbers of queries, candidates, workers, pairs and rounds must be at least 1")
+        args.queries, args.top = min(args.queries, 5), min(args.top, 20)
+    if min(args.queries, args.top, args.workers, args.top_k) < 1:
+        parser.error("--queries, --top, --workers and --top-k must be at least 1")
     return args
 
 
