@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.common import data_folder, options_parser, print_rows, sub_rparis, write_json
 from benchmarks.revisited.ranking_rules import ranked_by_rules, verify_all
+from benchmarks.revisited.sub_rparis import searched
 from benchmarks.systems import model_system
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
 from delf_engine.config import ExtractionConfig, Profile
@@ -115,10 +116,7 @@ def _candidates(
     """Return the ranking by ASMK, whose scores break ties, if a codebook travels with the model."""
     if path is None:
         return None
-    index = AsmkIndex(Codebook.load(path), profile.asmk)
-    index.add(list(gallery), list(gallery.values()))
-    found = zip(queries, index.search_many(list(queries.values()), len(index)), strict=True)
-    return {query: list(zip(ids, scores.tolist(), strict=True)) for query, (ids, scores) in found}
+    return searched(AsmkIndex(Codebook.load(path), profile.asmk), queries, gallery)[0]
 
 
 def _seconds(extractor: Extractor, photos: Sequence[Path]) -> float:

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.common import data_folder, options_parser, print_table, sub_rparis, write_json
 from benchmarks.revisited.ranking_rules import Ranker, Row, compare, row_of
-from benchmarks.revisited.sub_rparis import with_interval
+from benchmarks.revisited.sub_rparis import whole_rankings, with_interval
 from benchmarks.systems import model_system
 from delf_engine import AsmkIndex, Codebook, LocalFeatures
 from delf_engine.config import ExpansionConfig, GraphConfig, Profile, RerankingConfig
@@ -83,13 +83,6 @@ def _rounds(
 ) -> dict[str, tuple[Rankings, float]]:
     """Return the rankings of each method with the seconds that all queries took, the first round in none."""
 
-    def searched(given: Features) -> dict[str, list[tuple[str, float]]]:
-        lists = {}
-        for query, features in given.items():
-            ids, scores = index.search(features, len(index))
-            lists[query] = list(zip(ids, scores.tolist(), strict=True))
-        return lists
-
     def verified(
         given: Features,
         lists: Mapping[str, Sequence[tuple[str, float]]],
@@ -110,7 +103,7 @@ def _rounds(
         again = rerank_graph(rankings, gallery, verification=profile.verification, seed=seed, workers=1)
         return {query: list(ranking) for query, ranking in again.items()}
 
-    lists = searched(queries)
+    lists = whole_rankings(index, queries)
     first, first_seconds = _timed(lambda: verified(queries, lists))
     twice = RerankingConfig(top_n=2 * profile.reranking.top_n)
     longer, longer_seconds = _timed(lambda: verified(queries, lists, twice))
@@ -121,7 +114,7 @@ def _rounds(
         }
     )
     same, same_seconds = _timed(lambda: verified(expanded, lists))
-    again, again_seconds = _timed(lambda: verified(expanded, searched(expanded)))
+    again, again_seconds = _timed(lambda: verified(expanded, whole_rankings(index, expanded)))
     graph, graph_seconds = _timed(lambda: widest(first))
     both, both_seconds = _timed(lambda: widest(again))
     return {

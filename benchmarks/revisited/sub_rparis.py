@@ -12,13 +12,19 @@ intervals are 95 % over resampled queries.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import data_folder, options_parser, print_table, rank_features, sub_rparis, write_json
+from benchmarks.common import (
+    data_folder,
+    options_parser,
+    print_table,
+    sub_rparis,
+    timed,
+    write_json,
+)
 from benchmarks.revisited.ranking_rules import Row, compare, ranked_by_rules, row_of, verify_all
 from benchmarks.systems import PEERS, System, model_systems, peer_system, weights_folder
 from delf_engine import AsmkIndex, Codebook, KdTreeIndex, LocalFeatures
@@ -63,7 +69,7 @@ def main() -> None:
 
 def _rows(system: System, truth: GroundTruth, data: Path, args: argparse.Namespace) -> dict[str, Row]:
     """Return the rows of one system by "method" or "method, by rule"."""
-    queries, gallery = rank_features(system.extract, system.identity, system.dim, truth, data, args.cache)
+    queries, gallery = system.ranked(truth, data, args.cache)
     profile = system.profile
     rows: dict[str, Row] = {}
     first: dict[str, list[tuple[str, float]]] | None = None
@@ -102,11 +108,17 @@ def searched(
     """Add the gallery to an index; return the full ranking of each query, and the seconds a query."""
     index.add(list(gallery), list(gallery.values()))
     index.search(next(iter(queries.values())), 1)  # compiles, builds
-    lists, start = {}, time.perf_counter()
+    seconds, lists = timed(lambda: whole_rankings(index, queries))
+    return lists, seconds / len(queries)
+
+
+def whole_rankings(index: CandidateIndex, queries: Features) -> dict[str, list[tuple[str, float]]]:
+    """Return the ids and scores of all images of an index for each query, best first."""
+    lists = {}
     for query, features in queries.items():
         ids, scores = index.search(features, len(index))
         lists[query] = list(zip(ids, scores.tolist(), strict=True))
-    return lists, (time.perf_counter() - start) / len(queries)
+    return lists
 
 
 def unranked(lists: Mapping[str, Sequence[tuple[str, float]]]) -> Callable[[str, set[str]], list[str]]:
