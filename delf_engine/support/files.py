@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import platformdirs
 
 from delf_engine.errors import DelfEngineError, FormatError
 
-__all__ = ["replacing", "sync_directory", "system_errors", "user_folder"]
+__all__ = ["file_sha256", "replacing", "sync_directory", "system_errors", "user_folder"]
 
 
 @contextlib.contextmanager
@@ -70,6 +71,15 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def user_folder(kind: Literal["cache", "data"]) -> Path:
