@@ -79,12 +79,12 @@ def get(
     """
     from rich.filesize import decimal
 
-    from delf_engine.datasets import Dataset, definition, missing_parts
+    from delf_engine.datasets import Dataset, definition
     from delf_engine.datasets import get as get_set
 
     known = definition(name)
     wanted = known.parts if parts is None else range(parts[0], parts[1] + 1)
-    waiting = [part for part in missing_parts(Dataset.of(known, root)) if part in wanted]
+    waiting = [part for part in Dataset.of(known, root).missing_parts() if part in wanted]
     say(f"{known.name}: {known.title}, {known.count:,} images\nLicence: {known.licence}", error=True)
     say(f"Please cite: {known.citation}\nSee {known.homepage}", error=True)
     if waiting:

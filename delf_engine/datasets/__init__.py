@@ -1,7 +1,7 @@
 """Data sets of the published benchmarks: where they are kept, getting them, and what lies on this machine."""
 
 from delf_engine.datasets.checking import Finding, check
-from delf_engine.datasets.getting import get, missing_parts
+from delf_engine.datasets.getting import get
 from delf_engine.datasets.local import Dataset, data_folder, locate
 from delf_engine.datasets.table import KNOWN, Definition, definition
 
@@ -15,5 +15,4 @@ __all__ = [
     "definition",
     "get",
     "locate",
-    "missing_parts",
 ]

@@ -6,7 +6,6 @@ or archive anew and leaves alone what is finished.
 
 from __future__ import annotations
 
-import errno
 import gzip
 import logging
 import os
@@ -14,8 +13,7 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,11 @@ import requests
 
 from delf_engine.datasets.local import Dataset, place
 from delf_engine.datasets.table import Definition, definition
-from delf_engine.errors import DataError, DelfEngineError
-from delf_engine.support.files import file_sha256, replacing
+from delf_engine.errors import DataError
+from delf_engine.support.files import file_sha256, replacing, system_errors
 from delf_engine.support.locks import locked
 
-__all__ = ["Report", "get", "missing_parts"]
+__all__ = ["Report", "get"]
 
 Report = Callable[[str, int, int], None]
 """Called with (what is being done, bytes done, bytes in all or 0)."""
@@ -36,19 +34,6 @@ Report = Callable[[str, int, int], None]
 _RETRIES = 2
 _BLOCK = 1 << 20
 _DAMAGED = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error)
-_ELSEWHERE = "choose another folder with --root or DELF_ENGINE_DATA"
-
-
-def missing_parts(dataset: Dataset) -> tuple[int, ...]:
-    """Return the numbers of the parts of a known set of which an image is not there."""
-    known, done = dataset.definition, dataset.parts
-    assert known is not None
-    if not done:
-        try:  # put there by hand?
-            return () if dataset.images.is_dir() and not dataset.missing() else tuple(known.parts)
-        except DelfEngineError:  # nothing tells yet which images there should be
-            return tuple(known.parts)
-    return tuple(part for part in known.parts if part not in done or dataset.missing(part))
 
 
 def get(
@@ -81,7 +66,7 @@ def get(
     if not wanted <= set(known.parts):
         raise DataError(f"{name} has the parts {known.first_part} to {known.last_part}, not {sorted(wanted)}")
     dataset = Dataset.of(known, root)
-    with _writing(dataset.folder):
+    with system_errors(_unwritable(dataset.folder), DataError):
         dataset.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{dataset.folder}: another process is getting this data set; wait until it is done"
     with locked(dataset.folder / ".lock", busy, DataError):
@@ -92,7 +77,7 @@ def get(
                     f"{path}: is not the official file, SHA-256 {sha256}; move it away to get that one"
                 )
             _download(url, path, sha256, report)
-        for part in sorted(wanted.intersection(missing_parts(dataset))):
+        for part in sorted(wanted.intersection(dataset.missing_parts())):
             _part(dataset, known, part, report)
     found = Dataset.of(known, root)
     missing = found.missing() if len(found.parts) == len(known.parts) else []
@@ -119,7 +104,7 @@ def _part(dataset: Dataset, known: Definition, part: int, report: Report | None)
         published = f"md5:{found[0]}"
     _download(known.archive.format(part), archive, published, report)
     record = dataset.record(part)
-    with _writing(archive):
+    with system_errors(_unwritable(archive), DataError):
         try:
             images = _unpack(archive, dataset, known, report)
         except _DAMAGED as error:
@@ -150,13 +135,13 @@ def _download(url: str, path: Path, known_hash: str | None, report: Report | Non
     store = pooch.create(
         path.parent, "", registry={path.name: known_hash}, urls={path.name: url}, retry_if_failed=_RETRIES
     )
-    try:
-        with _writing(path):
+    with system_errors(_unwritable(path), DataError):
+        try:
             store.fetch(path.name, downloader=download)
-    except (requests.RequestException, ValueError) as error:
-        raise DataError(
-            f"{url}: cannot be downloaded: {error}; try again, or put the file by hand at {path}"
-        ) from error
+        except (requests.RequestException, ValueError) as error:
+            raise DataError(
+                f"{url}: cannot be downloaded: {error}; try again, or put the file by hand at {path}"
+            ) from error
 
 
 def _unpack(archive: Path, dataset: Dataset, known: Definition, report: Report | None) -> list[str]:
@@ -184,20 +169,11 @@ def _unpack(archive: Path, dataset: Dataset, known: Definition, report: Report |
     return images
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say in the package's own words that something cannot be written; a network that fails is another matter."""
-    try:
-        yield
-    except requests.RequestException:
-        raise
-    except OSError as error:
-        reason = (
-            "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written: {error}"
-        )
-        raise DataError(
-            f"{path}: {reason}; make room or {_ELSEWHERE}, and give the same command again: what is finished stays"
-        ) from error
+def _unwritable(path: Path) -> str:
+    return (
+        f"{path}: cannot be written (make room, or choose another folder with --root or DELF_ENGINE_DATA; what is "
+        "finished stays)"
+    )
 
 
 class _Bar:

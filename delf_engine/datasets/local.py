@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from delf_engine.datasets.table import KNOWN, Definition, definition
-from delf_engine.errors import DataError, FormatError
+from delf_engine.errors import DataError, DelfEngineError, FormatError
 from delf_engine.evaluation import load_ground_truth
 from delf_engine.images import IMAGE_SUFFIXES
 from delf_engine.support.files import system_errors, user_folder
@@ -153,6 +153,17 @@ class Dataset:
                 files = (entry for entry in os.scandir(self.images / folder) if entry.is_file())
                 there.update(os.path.join(folder, file.name) for file in files if file.stat().st_size)
         return [path for path in paths if path not in there]
+
+    def missing_parts(self) -> tuple[int, ...]:
+        """Return the numbers of the parts of a known set of which an image is not there."""
+        assert self.definition is not None
+        every, done = tuple(self.definition.parts), self.parts
+        if done:
+            return tuple(part for part in every if part not in done or self.missing(part))
+        try:  # put there by hand?
+            return () if self.images.is_dir() and not self.missing() else every
+        except DelfEngineError:  # nothing tells yet which images there should be
+            return every
 
 
 def place(inside: str, layout: str) -> str:
