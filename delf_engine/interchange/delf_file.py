@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from delf_engine.errors import FormatError
 from delf_engine.features import LocalFeatures
@@ -23,6 +25,10 @@ from delf_engine.interchange.records import local_features
 from delf_engine.support.files import system_errors
 
 __all__ = ["parse_delf", "read_delf", "serialise_delf", "write_delf"]
+
+_NUMBERS = ("x", "y", "scale", "orientation", "strength")  # of a feature, in their order
+
+Floats = npt.NDArray[np.float32]
 
 
 def read_delf(
@@ -84,20 +90,13 @@ def parse_delf(
     found = parse_message(DelfFeatures, data, where).feature
     if not found:
         raise FormatError(f"{where}: holds no feature; it is no file of DELF features, or damaged: fetch it again")
-    descriptors = [array_of(one.descriptor, f"{where}: feature {i}") for i, one in enumerate(found)]
-    shapes = {descriptor.shape for descriptor in descriptors}
-    if len(shapes) > 1 or len(descriptors[0].shape) != 1:
-        raise FormatError(
-            f"{where}: descriptors of the shapes {sorted(shapes)}, wanted one dimension, and the same for all: "
-            "damaged or no file of DELF features, fetch or write it again"
-        )
-    numbers = np.array([(one.x, one.y, one.scale, one.strength) for one in found], np.float32)
+    numbers, descriptors = _regular(data, len(found[0].descriptor.float_list.value)) or _irregular(found, where)
     return local_features(
         where,
         keypoints=numbers[:, :2],
         scales=numbers[:, 2],
-        scores=numbers[:, 3],
-        descriptors=np.stack(descriptors),
+        scores=numbers[:, 4],
+        descriptors=descriptors,
         image_size=image_size,
         normalise=normalise,
     )
@@ -105,11 +104,45 @@ def parse_delf(
 
 def serialise_delf(features: LocalFeatures) -> bytes:
     """Return features as the bytes of a ``.delf`` file, the very ones that the published code writes."""
+    records = np.repeat(_record(features.dim), len(features))
+    records["descriptor"] = features.descriptors
+    columns = (*features.keypoints.T, features.scales, np.zeros_like(features.scales), features.scores)
+    records["numbers"]["value"] = np.column_stack(columns)
+    return records.tobytes()
+
+
+def _record(dim: int) -> npt.NDArray[np.void]:
+    """Return the bytes of one feature, all floats 0, as an array of one: others differ in their floats alone."""
     message = DelfFeatures()
-    numbers = np.column_stack([features.keypoints, features.scales, features.scores]).tolist()
-    for (x, y, scale, score), descriptor in zip(numbers, features.descriptors.tolist(), strict=True):
-        one = message.feature.add(x=x, y=y, scale=scale, orientation=0.0, strength=score)
-        one.descriptor.shape.dim.append(features.dim)
-        one.descriptor.float_list.value.extend(descriptor)
-    data: bytes = message.SerializeToString()
-    return data
+    one = message.feature.add(**dict.fromkeys(_NUMBERS, 0.0))
+    one.descriptor.shape.dim.append(dim)
+    one.descriptor.float_list.value.extend([0.0] * dim)
+    data = message.SerializeToString()
+    number = np.dtype([("tag", "u1"), ("value", "<f4")])
+    head = len(data) - 4 * dim - number.itemsize * len(_NUMBERS)
+    layout = [("head", "u1", (head,)), ("descriptor", "<f4", (dim,)), ("numbers", number, (len(_NUMBERS),))]
+    return np.frombuffer(data, layout)
+
+
+def _regular(data: bytes, dim: int) -> tuple[Floats, Floats] | None:
+    """Return the numbers (N, 5) and the descriptors (N, dim), at once, if all features are laid out alike."""
+    record = _record(dim)
+    if not dim or len(data) % record.itemsize:
+        return None
+    records = np.frombuffer(data, record.dtype)
+    if (records["head"] != record["head"]).any() or (records["numbers"]["tag"] != record["numbers"]["tag"]).any():
+        return None
+    return records["numbers"]["value"].astype(np.float32), records["descriptor"].astype(np.float32)
+
+
+def _irregular(found: Any, where: str) -> tuple[Floats, Floats]:
+    """Return what `_regular` does of features that protobuf has read, in any order and with whatever left out."""
+    descriptors = [array_of(one.descriptor, f"{where}: feature {i}") for i, one in enumerate(found)]
+    shapes = {descriptor.shape for descriptor in descriptors}
+    if len(shapes) > 1 or len(descriptors[0].shape) != 1:
+        raise FormatError(
+            f"{where}: descriptors of the shapes {sorted(shapes)}, wanted one dimension, and the same for all: "
+            "damaged or no file of DELF features, fetch or write it again"
+        )
+    numbers = [[getattr(one, name) for name in _NUMBERS] for one in found]
+    return np.array(numbers, np.float32), np.stack(descriptors)

@@ -206,6 +206,11 @@ def test_numbers_left_out_are_zero() -> None:
         parse_delf(block(1, block(1, datum([1.0]))))
 
 
+def test_a_field_too_many_changes_nothing(rng: np.random.Generator) -> None:
+    features = random_features(rng, 20)  # what is laid out as usual is read at once, this is not
+    assert parse_delf(serialise_delf(features) + block(7, b""), image_size=(640, 480)) == features
+
+
 def test_descriptors_that_are_not_of_unit_length() -> None:
     data = feature([1.01, 0], 0, 0, 1, 2) + feature([0, 3], 0, 0, 1, 1)
     with pytest.raises(FormatError, match=r"x\.delf: .*row 1"):
