@@ -9,7 +9,6 @@ from delf_engine.model.checkpoint import (
     load_checkpoint,
     read_checkpoint_info,
     save_checkpoint,
-    update_checkpoint_info,
 )
 from delf_engine.model.names import (
     DEFAULT_MODEL,
@@ -29,5 +28,4 @@ __all__ = [
     "model_reference",
     "read_checkpoint_info",
     "save_checkpoint",
-    "update_checkpoint_info",
 ]
