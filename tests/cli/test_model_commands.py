@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 import delf_engine
 from delf_engine.cli import app
 from delf_engine.errors import CheckpointError, DelfEngineError
-from delf_engine.model import DEFAULT_MODEL, checkpoint_names, read_checkpoint_info, update_checkpoint_info
-from helpers import write_tiny_model
+from delf_engine.model import DEFAULT_MODEL, checkpoint_names, read_checkpoint_info
+from helpers import restate, write_tiny_model
 
 CODEBOOK = "tiny.codebook.safetensors"
 
@@ -85,7 +85,7 @@ def test_list(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path) -> N
 
 
 def test_info(model: Path) -> None:
-    update_checkpoint_info(
+    restate(
         model,
         figures={"mAP [bold]": 0.5},
         recipe='{"views": {"size": [288, 288]}, "stages": [{"kind": "pca"}, {"losses": [{"kind": "match"}]}]}',
@@ -197,7 +197,7 @@ def test_verify_finds_damage(model: Path, what: str) -> None:
     elif what == "codebook":
         _flip(book, -10)
     elif what == "other codebook":
-        update_checkpoint_info(model, codebook_sha256="0" * 64)
+        restate(model, codebook_sha256="0" * 64)
     elif what == "dimension":
         from delf_engine.index import Codebook
 
@@ -217,7 +217,7 @@ def test_verify_finds_damage(model: Path, what: str) -> None:
 def test_a_checkpoint_that_names_its_codebook(model: Path) -> None:
     from delf_engine.index import Codebook
 
-    update_checkpoint_info(model, codebook_sha256=Codebook.load(model.with_name(CODEBOOK)).hash)
+    restate(model, codebook_sha256=Codebook.load(model.with_name(CODEBOOK)).hash)
     assert _json("verify", model)["ok"]
 
 

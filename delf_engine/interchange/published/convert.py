@@ -194,7 +194,6 @@ def _info(
     (mean, std), head = published.normalisation, published.attention or {}
     words = [", ".join(f"{value:.4g}" for value in values) for values in (mean, std)]
     told: dict[str, Any] = {
-        "format_version": 1,
         "name": name,
         "architecture": published.architecture,
         "dim": len(reduction.components),

@@ -16,8 +16,8 @@ from delf_engine.config import load_profile
 from delf_engine.errors import CheckpointError, ConfigError, DelfEngineError, FormatError
 from delf_engine.extraction import Extractor
 from delf_engine.interchange.published import KINDS, import_model
-from delf_engine.model import load_checkpoint, read_checkpoint_info, update_checkpoint_info
-from helpers import random_photo
+from delf_engine.model import load_checkpoint, read_checkpoint_info
+from helpers import random_photo, restate
 from interchange.protobuf_bytes import write_datum
 from interchange.published.forging import write_bundle
 from interchange.published.weights import slim_weights
@@ -68,7 +68,7 @@ def test_delf_from_its_files_to_features(delf: Path, tmp_path: Path) -> None:
     assert (
         len(Extractor.from_pretrained(out, config=config)(photo)) == 0
     )  # random weights score below the threshold
-    update_checkpoint_info(out, attention_threshold=None)
+    restate(out, attention_threshold=None)
     features = Extractor.from_pretrained(out, config=config)(photo)
     assert features.descriptors.shape[1] == 40
     assert len(features) == 7 * 5 + 4 * 3  # every cell, of stride 32
