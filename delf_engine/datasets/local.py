@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import platformdirs
+
 from delf_engine.datasets.table import KNOWN, Definition, definition
 from delf_engine.errors import DataError, DelfEngineError, FormatError
 from delf_engine.evaluation import load_ground_truth
 from delf_engine.images import IMAGE_SUFFIXES
-from delf_engine.support.files import system_errors, user_folder
+from delf_engine.support.files import system_errors
 
 __all__ = ["Dataset", "data_folder", "locate", "place"]
 
@@ -24,7 +26,10 @@ def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
     under XDG_DATA_HOME), on macOS ``~/Library/Application Support/delf-engine``.
     """
     given = os.fspath(root) if root is not None else os.environ.get("DELF_ENGINE_DATA")
-    return Path(given).expanduser() if given else user_folder("data") / "data"
+    if given:
+        return Path(given).expanduser()
+    home = os.environ.get("DELF_ENGINE_HOME") or platformdirs.user_data_path("delf-engine", appauthor=False)
+    return Path(home).expanduser() / "data"
 
 
 def locate(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:

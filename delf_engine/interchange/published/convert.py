@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,6 @@ from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.interchange.published.network import PublishedNetwork, Reduction
 from delf_engine.model import CheckpointInfo, save_checkpoint
 from delf_engine.support.files import system_errors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["KINDS", "ImportedModel", "assemble", "import_model"]
 
