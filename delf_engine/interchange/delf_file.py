@@ -19,12 +19,11 @@ import numpy.typing as npt
 from delf_engine.errors import FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange.datum import array_of
-from delf_engine.interchange.files import write_bytes
 from delf_engine.interchange.messages import DelfFeatures, parse_message
 from delf_engine.interchange.records import local_features
 from delf_engine.support.files import system_errors
 
-__all__ = ["parse_delf", "read_delf", "serialise_delf", "write_delf"]
+__all__ = ["parse_delf", "read_delf", "serialise_delf"]
 
 _NUMBERS = ("x", "y", "scale", "orientation", "strength")  # of a feature, in their order
 
@@ -63,17 +62,6 @@ def read_delf(
     with system_errors(f"{path}: cannot be read"):
         data = Path(path).read_bytes()
     return parse_delf(data, image_size=image_size, normalise=normalise, dim=dim, where=str(path))
-
-
-def write_delf(path: str | os.PathLike[str], features: LocalFeatures) -> None:
-    """Write a ``.delf`` file, replacing one that is there; its folder is made if need be.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be written.
-    """
-    write_bytes(Path(path), serialise_delf(features))
 
 
 def parse_delf(
