@@ -14,7 +14,7 @@ import numpy.typing as npt
 from delf_engine.config import ExtractionConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.extraction.assembly import assemble, joined_attention
-from delf_engine.extraction.decoding import Decoders, windows, worker_count
+from delf_engine.extraction.decoding import decoded, windows, worker_count
 from delf_engine.extraction.precision import (
     Precision,
     has_native_bf16,
@@ -228,16 +228,15 @@ class Extractor:
         workers = worker_count(workers, images, gpu=self.on_gpu)
         batch = self._batch(batch)
         report = on_error or _warn
-        with (
-            Decoders(
-                self.config,
-                stride=self.runtime.stride,
-                max_pixels=self.max_pixels,
-                workers=workers,
-                ahead=batch,
-            ) as decoders,
-            closing(decoders.stream(images)) as stream,
-        ):
+        stream = decoded(
+            images,
+            self.config,
+            stride=self.runtime.stride,
+            max_pixels=self.max_pixels,
+            workers=workers,
+            ahead=batch,
+        )
+        with closing(stream):
             for window in windows(stream, batch):
                 maps = self._grouped_maps([p for _, p in window if isinstance(p, Prepared)])
                 while window:
