@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError, ProcessDiedError
-from delf_engine.extraction.preparation import Prepared, prepare
+from delf_engine.extraction.preparation import Pyramid, read_pyramid
 from delf_engine.images import MAX_PIXELS, ImageSource, source_name
 from delf_engine.support.processes import can_start_processes, map_ordered, process_pool
 from delf_engine.support.threads import usable_cores
@@ -40,7 +40,7 @@ def decoded(
     max_pixels: int = MAX_PIXELS,
     workers: int = 0,
     ahead: int = 1,
-) -> Generator[tuple[Source, Prepared | ImageError], None, None]:
+) -> Generator[tuple[Source, Pyramid | ImageError], None, None]:
     """Yield each source with its pyramid or what is wrong with it, in order.
 
     Parameters
@@ -64,7 +64,7 @@ def decoded(
         if workers:
             there = until_closed.enter_context(process_pool(workers, _begin, (_pillow_limit(),)))
 
-        def submit(source: ImageSource) -> Future[Prepared | str]:
+        def submit(source: ImageSource) -> Future[Pyramid | str]:
             if isinstance(source, (str, os.PathLike)):
                 return there.submit(_prepared, os.path.abspath(source), config, stride, max_pixels)
             executor = there if isinstance(source, bytes) else here
@@ -102,7 +102,7 @@ def windows(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield window
 
 
-def _result(source: ImageSource, future: Future[Prepared | str]) -> Prepared | ImageError:
+def _result(source: ImageSource, future: Future[Pyramid | str]) -> Pyramid | ImageError:
     try:
         found = future.result()
     except ProcessDiedError as error:
@@ -110,10 +110,10 @@ def _result(source: ImageSource, future: Future[Prepared | str]) -> Prepared | I
     return ImageError(source_name(source), found) if isinstance(found, str) else found
 
 
-def _prepared(source: ImageSource, config: ExtractionConfig, stride: int, max_pixels: int) -> Prepared | str:
+def _prepared(source: ImageSource, config: ExtractionConfig, stride: int, max_pixels: int) -> Pyramid | str:
     """Return the pyramid of an image, or what is wrong with it."""
     try:
-        return prepare(source, config, stride=stride, max_pixels=max_pixels)
+        return read_pyramid(source, config, stride=stride, max_pixels=max_pixels)
     except ImageError as error:
         return error.reason
 

@@ -17,7 +17,7 @@ import deadly
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError
 from delf_engine.extraction.decoding import decoded, windows, worker_count
-from delf_engine.extraction.preparation import Prepared, prepare
+from delf_engine.extraction.preparation import Pyramid, read_pyramid
 from delf_engine.images import ImageSource
 from helpers import image_bytes, is_running, random_photo, write_image
 
@@ -41,10 +41,10 @@ def photos(tmp_path: Path) -> list[Path]:
     ]
 
 
-def is_alone(source: ImageSource, got: Prepared | ImageError) -> bool:
+def is_alone(source: ImageSource, got: Pyramid | ImageError) -> bool:
     """Tell whether a pyramid is the one that a plain call makes."""
-    assert isinstance(got, Prepared)
-    alone = prepare(source, CONFIG, stride=16)
+    assert isinstance(got, Pyramid)
+    alone = read_pyramid(source, CONFIG, stride=16)
     facts = ("image_size", "region_size", "offset", "levels")
     return all(getattr(got, f) == getattr(alone, f) for f in facts) and all(
         np.array_equal(x, y) for x, y in zip(got.pixels, alone.pixels, strict=True)
@@ -88,7 +88,7 @@ def test_errors_come_in_place_and_are_those_of_a_single_call(photos: list[Path],
     for source, one in found:
         if isinstance(one, ImageError):
             with pytest.raises(ImageError) as alone:
-                prepare(source, CONFIG, stride=16)
+                read_pyramid(source, CONFIG, stride=16)
             assert str(one) == str(alone.value)
 
 
