@@ -17,8 +17,8 @@ from delf_engine.engine import reindexing
 from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KINDS, Codebook, Mixture
+from forkserver import Child
 from helpers import random_features
-from nursery import Child
 
 RNG = np.random.default_rng(5)
 ITEMS = [(f"{i}.jpg", random_features(RNG, n)) for i, n in enumerate([30, 0, 8, 40, 40, 1, 25])]
