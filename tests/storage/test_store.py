@@ -85,18 +85,18 @@ def test_any_non_empty_string_is_an_id(store: FeatureStore, image_id: str) -> No
 
 @pytest.mark.parametrize("image_id", ["", None, 3, b"a"])
 def test_bad_ids(store: FeatureStore, image_id: object) -> None:
-    with pytest.raises(ConfigError, match="non-empty string"):
+    with pytest.raises(ConfigError, match="image id"):
         store.put(image_id, A)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="non-empty string"):
+    with pytest.raises(ConfigError, match="image id"):
         store.get(image_id)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="single string"):
+    with pytest.raises(ConfigError, match="list"):
         store.remove("several")
 
 
 def test_bad_batches_store_nothing(store: FeatureStore) -> None:
-    with pytest.raises(MismatchError, match=r"b: descriptors have 9 dimensions.* 8"):
+    with pytest.raises(MismatchError, match=r"b: .*9.* 8"):
         store.put_many([("a", A), ("b", random_features(np.random.default_rng(0), 3, 9))])
-    with pytest.raises(FeatureError, match="b: expected LocalFeatures, got list"):
+    with pytest.raises(FeatureError, match=r"b: .*list"):
         store.put_many([("a", A), ("b", [])])  # type: ignore[list-item]
     assert len(store) == 0
 
