@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +18,11 @@ from delf_engine.engine import following
 from delf_engine.engine.checking import check_directory
 from delf_engine.engine.parts import empty_index, open_vocabulary
 from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
+from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection
-from delf_engine.index.segments.segment import disk
 from delf_engine.storage import FeatureStore
+from forkserver import Child
 from helpers import random_features
-from nursery import Child
 
 RNG = np.random.default_rng(0)
 IMAGES = {f"image {i}": random_features(RNG, 5 + i) for i in range(12)}
@@ -60,17 +59,6 @@ def assert_follows(engine: de.Engine, names: list[str] | None = None) -> None:
     (ids, scores), (wanted_ids, wanted_scores) = engine.index.search(QUERY, 999), wanted.search(QUERY, 999)
     assert ids == wanted_ids
     np.testing.assert_array_equal(scores, wanted_scores)
-
-
-def forget_marks(directory: Path) -> None:
-    """Make an engine as it was before there were marks."""
-    with lmdb.open(str(directory / "features"), max_dbs=4) as environment, environment.begin(write=True) as txn:
-        meta = environment.open_db(b"meta", txn=txn)
-        for key in [key for key, _ in txn.cursor(db=meta) if key.startswith((b"mark", b"past"))]:
-            txn.delete(key, db=meta)
-    manifest = disk.read_manifest(directory / "index")
-    kept = {key: value for key, value in manifest.items() if key not in ("format", "kind", "version", "mark")}
-    disk.write_manifest(directory / "index", manifest["kind"], kept)
 
 
 def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -265,7 +253,7 @@ def test_killed_at_random_moments(tmp_path: Path, tiny_model: Path, kind: str) -
         with pytest.raises(LockedError, match="another process is writing"):
             de.Engine.open(directory)
         time.sleep(float(rng.uniform(0, 0.03)))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         rest = process.stdout.read().split()
         process.wait()
         step = int(rest[-1]) if rest else step

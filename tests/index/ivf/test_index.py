@@ -15,7 +15,7 @@ from delf_engine.index import Codebook, IvfIndex
 from delf_engine.index.ivf import search
 from delf_engine.index.ivf.layout import Lists
 from delf_engine.index.ivf.search import Neighbours, nearest
-from delf_engine.index.segments.segment import disk
+from delf_engine.index.segments import disk
 from helpers import random_features
 from index.oracles import ivf_distances, voted
 
