@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,7 @@ import numpy.typing as npt
 from delf_engine.config import Config, Profile, parse_config
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.codebook.codebook import Codebook
-from delf_engine.index.codebook.mixture import Mixture
+from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.index.contract import (
     Found,
     IndexInfo,
@@ -34,11 +33,10 @@ from delf_engine.support.threads import check_threads, in_threads
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["CandidateIndex", "Encoder"]
+__all__ = ["CandidateIndex"]
 
 Q = TypeVar("Q")  # a query as it is searched with
 ConfigT = TypeVar("ConfigT", bound=Config)
-Encoder: TypeAlias = Codebook | Mixture
 
 
 class CandidateIndex(ABC, Generic[Q, ConfigT]):
