@@ -130,7 +130,7 @@ class Codebook(Encoder):
             At most W.
         mode : {"exact", "fast"}
             ``exact``: the nearest in float64, found by a flat scan. ``fast``: those in the cells of words that are
-            nearest, most of the time the same (see `delf_engine.index.codebook.cells.CellSearcher`); always the
+            nearest, most of the time the same (see `delf_engine.index.codebook.search.CellSearcher`); always the
             same below 2,048 words, above 1,024 dimensions and where `k` is more than a 64th of W.
         threads : int or None
             None: one a usable core.
