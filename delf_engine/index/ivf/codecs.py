@@ -40,6 +40,8 @@ class Codec:
         Of a descriptor.
     unit : float
         Length that distances of the faiss index are in.
+    shape : (M, 256, D / M)
+        Of levels.
     levels : (M, 256, D / M) float32 or None
         Of "pq", once they are known: those that a saved index was made with are set before it is used.
 
@@ -59,6 +61,7 @@ class Codec:
         if self.is_pq and words < _LEVELS:
             raise ConfigError(f'codec = "pq" needs a codebook of at least {_LEVELS} words, got {words}')
         self.code_bytes = dim // math.gcd(dim, _PART) if self.is_pq else dim
+        self.shape = (self.code_bytes, _LEVELS, dim // self.code_bytes)
         self.unit = 1.0 if self.is_pq else 1 / 127
         self.levels: Matrix | None = None
         self._centroids = centroids
@@ -104,5 +107,5 @@ class Codec:
             with faiss_in_one_thread():
                 quantizer.train(unit)
             levels = faiss.vector_to_array(quantizer.centroids)
-            self.levels = levels.reshape(self.code_bytes, _LEVELS, -1)
+            self.levels = levels.reshape(self.shape)
         return self.levels
