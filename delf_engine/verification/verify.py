@@ -13,9 +13,9 @@ import numpy.typing as npt
 from delf_engine.config import Profile, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
+from delf_engine.matching import MatchedPair, PreparedDescriptors, match_prepared
 from delf_engine.verification.fits import Fit, ModelName
 from delf_engine.verification.geometry import occupied_bins, pixel_frame
-from delf_engine.verification.matching import MatchedPair, Prepared, match_prepared
 from delf_engine.verification.models import estimate
 from delf_engine.verification.result import Verification, similarity_sum
 
@@ -99,14 +99,14 @@ class PairVerifier:
             raise ConfigError(f"exponent must be positive and finite, got {exponent}")
         self._seed = seed
         self._features = a
-        self._prepared = Prepared(a.descriptors, "A", self._config.precision)
+        self._prepared = PreparedDescriptors(a.descriptors, "A", self._config.precision)
 
     def __call__(self, b: LocalFeatures) -> Verification:
         """Return the verification of A and an image B."""
         config = self._config
         matched = match_prepared(
             self._prepared,
-            Prepared(b.descriptors, "B", config.precision),
+            PreparedDescriptors(b.descriptors, "B", config.precision),
             mutual=config.mutual,
             ratio=config.ratio,
             max_distance=config.max_distance,
