@@ -12,9 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import ablation
-import ablation_run
-from ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows, shortened
+from benchmarks.training import ablation, ablation_run
+from benchmarks.training.ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows, shortened
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.evaluation import SETUPS, GroundTruth
