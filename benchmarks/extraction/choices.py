@@ -21,7 +21,7 @@ from benchmarks.common import data_folder, print_table, rank_features, sub_rpari
 from delf_engine import Extractor, LocalFeatures, load_profile, verify_features
 from delf_engine.config import ExtractionConfig, VerificationConfig
 from delf_engine.evaluation import GroundTruth, evaluate
-from delf_engine.verification import match_descriptors
+from delf_engine.matching import match_descriptors
 
 Features = Mapping[str, LocalFeatures]
 

@@ -15,7 +15,8 @@ from rich.progress import track
 from benchmarks.revisited.ranking_rules import Pass
 from delf_engine import LocalFeatures, verify_features
 from delf_engine.config import RankingConfig, VerificationConfig
-from delf_engine.verification import MatchedPair, Prepared, Verification, match_prepared
+from delf_engine.matching import MatchedPair, PreparedDescriptors, match_prepared
+from delf_engine.verification import Verification
 from delf_engine.verification.geometry import occupied_bins, pixel_frame
 from delf_engine.verification.models import estimate
 from delf_engine.verification.result import similarity_sum
@@ -41,7 +42,7 @@ class Framed(NamedTuple):
     scales: tuple[Float64, Float64]
 
 
-def match(a: Prepared, b: Prepared, config: VerificationConfig) -> MatchedPair:
+def match(a: PreparedDescriptors, b: PreparedDescriptors, config: VerificationConfig) -> MatchedPair:
     """Match as a configuration says."""
     return match_prepared(a, b, mutual=config.mutual, ratio=config.ratio, max_distance=config.max_distance)
 
@@ -182,10 +183,10 @@ def _one_query(
         verify_features(query, query, config=config)  # compiles, before anything is timed
     for places in groups.values():
         first = configs[places[0]]
-        prepared = Prepared(query.descriptors, "A", first.precision)
+        prepared = PreparedDescriptors(query.descriptors, "A", first.precision)
         for image in images:
             start = time.perf_counter()
-            matched = match(prepared, Prepared(image.descriptors, "B", first.precision), first)
+            matched = match(prepared, PreparedDescriptors(image.descriptors, "B", first.precision), first)
             similarity = similarity_sum(matched.mutual_similarities, exponent)
             matching = time.perf_counter() - start
             for place in places:

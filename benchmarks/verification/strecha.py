@@ -27,7 +27,7 @@ from rich.progress import track
 from delf_engine import LocalFeatures, verify_features
 from delf_engine.config import VerificationConfig
 from delf_engine.errors import DataError
-from delf_engine.verification import match_descriptors
+from delf_engine.matching import match_descriptors
 
 __all__ = [
     "BINS",

@@ -1,8 +1,8 @@
 """Nearest-neighbour matching of two sets of descriptors, and descriptors made ready for it.
 
 Neighbours are exact, ties go to the lowest index, and the bits depend on the descriptors alone. With
-``precision="uint8"`` descriptors are rounded to 8 bits first, as the codec of that name does, so that those of such
-a store are taken as they are. Sums are whole numbers then, exact on every machine.
+``precision="uint8"`` descriptors are rounded to 8 bits first, as the codec of that name does, so that those of
+such a store are taken as they are. Sums are whole numbers then, exact on every machine.
 """
 
 from __future__ import annotations
@@ -157,15 +157,17 @@ def match_descriptors(
 ) -> Matches:
     """Match each descriptor of A to its nearest neighbour in B, if the match passes the rules.
 
+    That of the published DELF code, nearest neighbour within a distance, is ``mutual=False, max_distance=0.8``.
+
     Parameters
     ----------
     a, b : (N, D), (M, D) float32
-        L2-normalised descriptors.
+        L2-normalised descriptors (rounding of a storage codec is taken out by normalising again).
     mutual : bool
         Keep a match only if each is the other's nearest neighbour.
     ratio : float or None
         Keep a match only if its distance is at most this times the distance to the second nearest neighbour
-        (Lowe 2004). With a single descriptor in B nothing passes.
+        (Lowe 2004). Where B has no second descriptor, or it is as near as zero, nothing is kept.
     max_distance : float or None
         Keep a match only if the Euclidean distance of its unit vectors is at most this (0 to 2).
     precision : "float32" or "uint8"

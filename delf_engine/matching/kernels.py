@@ -39,9 +39,9 @@ def _reduce(lanes: Any, best: Any, second: Any, place: Any, other: Any) -> None:
 def best_of(a: Any, norms_a: Any, columns: Any, m: Any, bias: Any, norms_b: Any) -> Any:
     """Find the largest and the second largest similarity of every row of A and of every row of B.
 
-    Similarities are inner products of float32 rows, or cosines of codes of 8 bits: a sum of products of codes times
-    one over both lengths, in float32. Such sums are exact, of bytes and of floats, as whole numbers below 2^24 are:
-    the bits are the same.
+    Similarities are inner products of float32 rows, or cosines of codes of 8 bits: a sum of products of codes
+    times one over both lengths, in float32. Such sums are exact, of bytes and of floats, as whole numbers below
+    2^24 are: the bits are the same.
 
     Parameters
     ----------

@@ -70,8 +70,8 @@ class _Writer:
         """Return an argument that is an array."""
         kind = self.types[name]
         array = self.context.make_array(kind)(self.context, self.builder, self.values[name])
-        # By way of a number, which LLVM takes out again: while llvmlite knows typed pointers, a cast from one to an
-        # opaque one is none to it, and nothing but the pointee may be stored there.
+        # By way of a number, which LLVM takes out again: while llvmlite knows typed pointers, a cast from one to
+        # an opaque one is none to it, and nothing but the pointee may be stored there.
         data = self.builder.inttoptr(self.builder.ptrtoint(array.data, _INDEX), ir.PointerType())
         shape = cgutils.unpack_tuple(self.builder, array.shape)
         return _Array(data, self.context.get_data_type(kind.dtype), shape)

@@ -1,8 +1,8 @@
 """The micro-kernel that is used: that of `llvm_tiles`, or of `plain_tiles` where it cannot be compiled.
 
-What numba and llvmlite offer for such code is not all stable: a version that changes it costs speed, with a warning,
-and no results. ``DELF_ENGINE_PLAIN_KERNELS=1`` in the environment chooses the plain loops. Imported only by
-functions that run kernels.
+What numba and llvmlite offer for such code is not all stable: a version that changes it costs speed, with a
+warning, and no results. ``DELF_ENGINE_PLAIN_KERNELS=1`` in the environment chooses the plain loops. Imported only
+by functions that run kernels.
 """
 
 from __future__ import annotations
@@ -47,4 +47,4 @@ scores_16, scores_32, match_tile = _tiles.scores_16, _tiles.scores_32, _tiles.ma
 
 #: Compiles what calls a tile, at any depth. Only code of the micro-kernel is kept on disk: numba would not tell it
 #: from that of the plain loops.
-njit_tiled = partial(njit, cache=_tiles is not plain_tiles, nogil=True)
+njit_tiled: Any = partial(njit, cache=_tiles is not plain_tiles, nogil=True)

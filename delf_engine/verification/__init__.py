@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from delf_engine.verification.calibration import Calibration
-from delf_engine.verification.calibration_files import load_calibration
+from delf_engine.verification.calibration import Calibration, load_calibration
 from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import PairVerifier, verify_features
 

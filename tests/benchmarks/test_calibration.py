@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from delf_engine.evaluation.calibration_at_prior import calibration_error_at_prior
 
 from benchmarks.verification.calibration import (
     LabelledPairs,
@@ -16,7 +17,6 @@ from benchmarks.verification.calibration import (
     paris_row,
     random_boxes,
 )
-from delf_engine.evaluation.calibration_at_prior import calibration_error_at_prior
 from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.verification import Verification
 from delf_engine.verification.calibration import Calibration

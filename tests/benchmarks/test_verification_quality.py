@@ -13,8 +13,8 @@ from delf_engine import load_profile, verify_features
 from delf_engine.config import RerankingConfig, VerificationConfig
 from delf_engine.evaluation import SETUPS, GroundTruth, evaluate
 from delf_engine.features import LocalFeatures
+from delf_engine.matching import PreparedDescriptors
 from delf_engine.reranking import rerank_shortlist
-from delf_engine.verification import Prepared
 from delf_engine.verification.models import ESTIMATORS
 from delf_engine.verification.result import similarity_sum
 from helpers import random_features
@@ -70,8 +70,8 @@ def test_a_pair_matched_before_is_verified_as_ever(
     for image in gallery.values():
         a = queries["q0"]
         matched = match(
-            Prepared(a.descriptors, "A", config.precision),
-            Prepared(image.descriptors, "B", config.precision),
+            PreparedDescriptors(a.descriptors, "A", config.precision),
+            PreparedDescriptors(image.descriptors, "B", config.precision),
             config,
         )
         framed = framed_matches(a, image, matched, config.reference_size)

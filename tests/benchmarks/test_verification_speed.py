@@ -17,8 +17,8 @@ from benchmarks.verification.parts import medians
 from benchmarks.verification.peers import PEERS, run_all, run_one
 from delf_engine import LocalFeatures, load_profile
 from delf_engine.errors import DataError
+from delf_engine.matching import match_descriptors
 from delf_engine.storage import FeatureStore
-from delf_engine.verification import match_descriptors
 from helpers import random_features
 
 SETTINGS = load_profile("accurate").verification

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from delf_engine.cli.labelled_pairs import LabelledPair, read_labelled_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
-from delf_engine.cli.labelled_pairs import LabelledPair, read_labelled_pairs
 from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError
 from delf_engine.verification.calibration import Calibration
 from helpers import random_photo, write_image, write_tiny_model

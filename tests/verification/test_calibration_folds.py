@@ -6,12 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
+from delf_engine.verification.calibration_folds import connected_places, cross_validated, fold_of_places
 from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.verification.calibration import Calibration
-from delf_engine.verification.calibration_folds import connected_places, cross_validated, fold_of_places
 from verification.answers import answer, labelled
 
 IMAGES = st.sampled_from("abcdefgh")

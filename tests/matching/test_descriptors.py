@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -9,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from delf_engine import tiles
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
-from delf_engine.verification import Prepared, match_descriptors, match_pair, match_prepared
+from delf_engine.matching import MatchedPair, PreparedDescriptors, match_descriptors, match_prepared, micro_kernel
+from delf_engine.matching.descriptors import ComparedAt
 
 Array = npt.NDArray[np.float32]
 
@@ -26,6 +28,10 @@ def lattice_rows(rng: np.random.Generator, n: int, dim: int = 3) -> Array:
     rows = rng.integers(-1, 2, (n, dim)).astype(np.float64)
     rows[~rows.any(axis=1), 0] = 1
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def match_pair(a: Array, b: Array, *, precision: ComparedAt = "float32", **rules: Any) -> MatchedPair:
+    return match_prepared(PreparedDescriptors(a, "A", precision), PreparedDescriptors(b, "B", precision), **rules)
 
 
 def naive(
@@ -212,7 +218,7 @@ def test_bytes_equal_their_definition(
     b[: m // 3] = a[rng.integers(0, n, m // 3)]
     with pytest.MonkeyPatch.context() as patch:
         if not bytes_at_once:
-            patch.setattr(tiles, "has_byte_products", lambda: False)
+            patch.setattr(micro_kernel, "has_byte_products", False)
         found = match_pair(a, b, mutual=mutual, ratio=ratio, max_distance=1.2, precision="uint8")
     codes_a, codes_b = codes_of(a), codes_of(b)
     norms_a, norms_b = (
@@ -238,7 +244,7 @@ def test_descriptors_of_a_store_of_bytes_are_taken_as_they_are(rng: np.random.Ge
     rows = unit_rows(rng, 500, 40)
     stored = codes_of(rows)
     decoded = stored / np.linalg.norm(stored, axis=1, keepdims=True)
-    codes, norms = Prepared(decoded.astype(np.float32), "A", "uint8").codes
+    codes, norms = PreparedDescriptors(decoded.astype(np.float32), "A", "uint8").codes
     assert np.array_equal(codes, stored)
     np.testing.assert_allclose(norms * np.linalg.norm(stored, axis=1), 1, rtol=1e-6)
 
@@ -246,9 +252,9 @@ def test_descriptors_of_a_store_of_bytes_are_taken_as_they_are(rng: np.random.Ge
 def test_what_is_made_ready_serves_many(rng: np.random.Generator) -> None:
     a, b, c = (unit_rows(rng, n, 40) for n in (90, 120, 1))
     for precision in ("float32", "uint8"):
-        ready = Prepared(a, "A", precision)
+        ready = PreparedDescriptors(a, "A", precision)
         for other in (b, c, b, a):
-            again = match_prepared(ready, Prepared(other, "B", precision), ratio=0.95)
+            again = match_prepared(ready, PreparedDescriptors(other, "B", precision), ratio=0.95)
             alone = match_pair(a, other, ratio=0.95, precision=precision)
             assert all(np.array_equal(x, y) for x, y in zip(again.putative, alone.putative, strict=True))
 
@@ -256,7 +262,7 @@ def test_what_is_made_ready_serves_many(rng: np.random.Generator) -> None:
 def test_precisions_are_not_mixed(rng: np.random.Generator) -> None:
     a = unit_rows(rng, 5)
     with pytest.raises(MismatchError, match="float32 and uint8"):
-        match_prepared(Prepared(a, "A", "float32"), Prepared(a, "B", "uint8"))
+        match_prepared(PreparedDescriptors(a, "A", "float32"), PreparedDescriptors(a, "B", "uint8"))
     with pytest.raises(ConfigError, match="precision"):
         match_descriptors(a, a, precision="int4")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="1041 dimensions"):
