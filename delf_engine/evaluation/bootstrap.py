@@ -6,7 +6,6 @@ interval). With a handful of queries the interval is too narrow rather than too 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +104,7 @@ def recognition_bootstrap(
 
     As `paired_bootstrap`, but GAP is no mean of figures of single queries: predictions of all queries are sorted
     into one list. It is computed anew from the queries of each sample; a query drawn twice predicts twice. A
-    sample in which no query shows a landmark has no figure and does not count.
+    sample in which no query shows a landmark shows no difference.
 
     Parameters
     ----------
@@ -130,7 +129,7 @@ def recognition_bootstrap(
     def difference(drawn: npt.NDArray[np.int64]) -> float:
         times = np.bincount(drawn, minlength=len(shown))
         landmarks = int(times[shown].sum())
-        return 100 * (_area(first, times) - _area(second, times)) / landmarks if landmarks else math.nan
+        return 100 * (_area(first, times) - _area(second, times)) / landmarks if landmarks else 0.0
 
     return _compared(first.gap - second.gap, len(shown), difference, samples, confidence, seed)
 
@@ -155,11 +154,12 @@ def _compared(
         n_resamples=samples,
         batch=_BATCH,
         vectorized=False,
+        confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    ends = np.nanquantile(found.bootstrap_distribution, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Comparison(difference, float(ends[0]), float(ends[1]), confidence, queries)
+    low, high = found.confidence_interval
+    return Comparison(difference, float(low), float(high), confidence, queries)
 
 
 def _area(figures: RecognitionFigures, times: npt.NDArray[np.int64]) -> float:

@@ -179,7 +179,9 @@ def save_ground_truth(path: str | os.PathLike[str], truth: GroundTruth) -> None:
     ]
     content = {"imlist": list(truth.names), "qimlist": list(truth.query_names), "gnd": queries}
     with (
-        system_errors(f"{path}: the ground truth cannot be written", DataError),
+        system_errors(
+            f"{path}: the ground truth cannot be written; make room or choose another folder", DataError
+        ),
         replacing(Path(path)) as temporary,
     ):
         temporary.write_bytes(pickle.dumps(content, protocol=_PROTOCOL))

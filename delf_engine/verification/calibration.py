@@ -287,7 +287,7 @@ class Calibration(Config):
         """
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
         with (
-            system_errors(f"{os.fspath(path)}: the calibration cannot be written"),
+            system_errors(f"{os.fspath(path)}: the calibration cannot be written; choose another folder"),
             replacing(Path(path)) as temporary,
         ):
             temporary.write_text(text, encoding="utf-8")

@@ -160,7 +160,7 @@ def fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[float
 
     evidence, labels, weights = _sorted(evidence, labels, prior)
     spread = float(evidence.std())
-    if spread == 0:
+    if np.ptp(evidence) == 0:
         raise DataError(_BACKWARDS)
     n, positives = len(labels), int(np.count_nonzero(labels))
     targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (n - positives + 2))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from delf_engine.verification.calibration_files import calibration_beside
 
 import delf_engine as de
 from delf_engine.config import ExpansionConfig, load_profile
@@ -16,6 +15,7 @@ from delf_engine.errors import ConfigError
 from delf_engine.model import read_checkpoint_info
 from delf_engine.reranking import RankedCandidate, expand_query, rerank_graph
 from delf_engine.verification import Calibration
+from delf_engine.verification.calibration import calibration_beside
 from helpers import random_photo, write_image
 
 

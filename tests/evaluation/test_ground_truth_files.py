@@ -66,10 +66,10 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     truth = GroundTruth(("a",), ("q",), np.zeros((1, 4)), (np.array([0]),), (np.array([]),), (np.array([]),))
     (tmp_path / "file").touch()
     for path in (tmp_path / "missing" / "gnd.pkl", tmp_path / "file" / "gnd.pkl"):
-        with pytest.raises(DataError, match=r"gnd\.pkl: the ground truth cannot be written: .*; make room or"):
+        with pytest.raises(DataError, match=r"gnd\.pkl.*make room"):
             save_ground_truth(path, truth)
     folder = tmp_path / "folder.pkl"
     folder.mkdir()
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match=r"folder\.pkl"):
         save_ground_truth(folder, truth)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.pkl"]

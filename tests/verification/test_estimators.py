@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, get_args
 
 import numpy as np
@@ -220,6 +221,41 @@ def test_same_seed_same_bits_in_threads(model: str) -> None:
         assert list(threads.map(solve, tasks)) == expected
 
 
+def test_same_seed_same_bits_in_processes() -> None:
+    tasks = [(model, estimator, seed) for model, estimator in ALL for seed in range(2)]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        assert list(processes.map(solve, tasks)) == [solve(task) for task in tasks]
+
+
+@pytest.mark.parametrize("model", get_args(ModelName))
+def test_the_seed_decides(model: str) -> None:
+    a, b, _ = scene(3, model, inliers=20 if model == "affine" else 70)  # ours refines easy ones to one optimum
+    found = {bits(fit(model, "ransac", a, b, seed=seed, max_iterations=20)) for seed in range(6)}
+    assert len(found) > 1
+    for seed in (-1, 2**31):
+        with pytest.raises(ConfigError, match=str(seed)):
+            fit(model, "ransac", a, b, seed=seed)
+
+
+def test_an_estimator_that_returns_nan_or_raises_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    import pydegensac
+
+    a = rng.uniform(0, 500, (30, 2))
+
+    def singular(*args: object, **options: object) -> None:
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    for answer in (np.full((3, 3), np.nan), np.zeros((3, 3)), np.full((3, 3), np.inf)):
+        for name in ("findHomography", "findFundamentalMatrix"):
+            monkeypatch.setattr(pydegensac, name, lambda *args, _answer=answer, **options: (_answer, None))
+        assert fit("homography", "ransac", a, a) is None
+        assert fit("fundamental", "ransac", a, a) is None
+    monkeypatch.setattr(pydegensac, "findHomography", singular)
+    assert fit("homography", "ransac", a, a) is None
+
+
 def test_exhaustive_draws_nothing() -> None:
     a, b, _ = scene(0, "affine", inliers=30)
     found = {
@@ -279,17 +315,13 @@ def test_the_table_names_every_estimator_and_no_other() -> None:
 
 def test_unknown_names_are_refused(rng: np.random.Generator) -> None:
     a = rng.uniform(0, SIZE, (30, 2))
-    with pytest.raises(
-        ConfigError, match="no geometric model 'similarity'; known: affine, fundamental, homography"
-    ):
+    with pytest.raises(ConfigError, match=r"'similarity'.*affine, fundamental, homography"):
         fit("similarity", "ransac", a, a)
-    with pytest.raises(ConfigError, match="no estimator 'lmeds' of 'affine'; known: ransac, exhaustive, magsac"):
+    with pytest.raises(ConfigError, match=r"'lmeds'.*'affine'.*ransac, exhaustive, magsac"):
         fit("affine", "lmeds", a, a)
     for model in ("homography", "fundamental"):
-        with pytest.raises(ConfigError, match=f"no estimator 'exhaustive' of '{model}'"):
-            fit(model, "exhaustive", a, a)
-    with pytest.raises(ConfigError, match="no estimator"):
-        fit("homography", "exhaustive", a[:0], a[:0])  # said before the matches are looked at
+        with pytest.raises(ConfigError, match=rf"'exhaustive'.*'{model}'"):
+            fit(model, "exhaustive", a[:0], a[:0])  # said before the matches are looked at
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1e-200, 1e200, np.nan, np.inf])
@@ -298,7 +330,7 @@ def test_a_threshold_that_no_residual_can_have_is_refused(
     model: str, estimator: str, threshold: float, rng: np.random.Generator
 ) -> None:
     a = rng.uniform(0, SIZE, (30, 2))
-    with pytest.raises(ConfigError, match="threshold must be from"):
+    with pytest.raises(ConfigError, match="threshold"):
         fit(model, estimator, a, a, threshold=threshold)
 
 
@@ -306,7 +338,7 @@ def test_a_threshold_that_no_residual_can_have_is_refused(
 def test_a_config_refuses_an_estimator_that_its_model_has_not(model: str) -> None:
     values = load_profile("default").verification.model_dump()
     assert VerificationConfig(**values).estimator == "exhaustive"
-    with pytest.raises(ValidationError, match='goes with model = "affine"'):
+    with pytest.raises(ValidationError, match="exhaustive"):
         VerificationConfig(**{**values, "model": model})
     for estimator in known(model):
         assert VerificationConfig(**{**values, "model": model, "estimator": estimator}).estimator == estimator
