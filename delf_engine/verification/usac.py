@@ -15,7 +15,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 def usac_transform(
-    model: ModelName, method: EstimatorName, points: MatchedPoints, options: EstimatorOptions
+    method: EstimatorName, model: ModelName, points: MatchedPoints, options: EstimatorOptions
 ) -> Float64 | None:
     """Return what USAC finds, (3, 3), or None.
 

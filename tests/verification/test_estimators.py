@@ -18,12 +18,11 @@ from delf_engine.config import VerificationConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.verification.fits import (
     EstimatorName,
-    EstimatorOptions,
     Fit,
     MatchedPoints,
     ModelName,
-    any_fundamental,
-    homography_fit,
+    fit_of,
+    fundamental_of_plane,
 )
 from delf_engine.verification.geometry import fundamental_residuals, planar_residuals, plausible
 from delf_engine.verification.models import ESTIMATORS, MINIMUM_MATCHES, estimate, known
@@ -360,11 +359,10 @@ def test_of_the_matrices_that_fit_a_plane_one_is_taken_and_counts_on_the_plane_o
     a = rng.uniform(0, SIZE, (60, 2))
     b = apply(TRUTHS["homography"], a)
     b[40:, 0] += 200  # off the plane, but on the epipolar lines of the matrix that is taken
-    options = EstimatorOptions(threshold=4.0, max_iterations=100, confidence=0.99, seed=0)
-    plane = homography_fit(TRUTHS["homography"], MatchedPoints.of(a, b), options)
-    found = any_fundamental(plane, MatchedPoints.of(a, b), options)
+    plane = fit_of("homography", TRUTHS["homography"], MatchedPoints.of(a, b), 4.0)
+    found = fundamental_of_plane(plane, MatchedPoints.of(a, b), 4.0)
     assert found is not None
     assert found.inliers.tolist() == [True] * 40 + [False] * 20
     assert found.residuals.max() < 1e-6
     assert np.linalg.matrix_rank(found.transform) == 2
-    assert any_fundamental(None, MatchedPoints.of(a, b), options) is None
+    assert fundamental_of_plane(None, MatchedPoints.of(a, b), 4.0) is None
