@@ -14,8 +14,8 @@ from delf_engine.cli.options import JsonOption, read_ids
 from delf_engine.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
-    from delf_engine.evaluation import Comparison
-    from delf_engine.evaluation.protocols import Figures, Measured, Protocol
+    from delf_engine.evaluation import Comparison, Evaluation
+    from delf_engine.evaluation.protocols import Measured, Protocol
 
 __all__ = ["register"]
 
@@ -190,7 +190,7 @@ def _print_figures(found: Measured) -> None:
     console().print(table)
 
 
-def _print_queries(one: Figures, baseline: Figures | None) -> None:
+def _print_queries(one: Evaluation, baseline: Evaluation | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 

