@@ -61,7 +61,8 @@ def read_labelled_pairs(path: Path) -> list[LabelledPair]:
 def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.reader(lines, strict=True)
     try:
-        columns = [name.strip() for name in next(reader, [])]
+        header: list[str] = next(filter(None, reader), [])
+        columns = [name.strip() for name in header]
         if columns and not {"a", "b", "label"} <= set(columns):
             raise FormatError(f"{path}, line 1: expected the columns a,b,label, got {','.join(columns)}")
         for row in reader:

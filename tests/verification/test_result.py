@@ -152,13 +152,45 @@ def test_by_hand() -> None:
     inverse = answer(model="fundamental", transform=F).inverse
     assert inverse is not None
     assert inverse.tolist() == F.T.tolist()
+
+
+def test_equality_is_by_value() -> None:
+    found = answer()
+    assert (found.inliers, found.same, answer(min_inliers=3).same) == (2, True, False)
+    assert found == answer()
     for changes in (
+        {"transform": None, "matches": [], "similarities": []},
+        {"similarities": [0.9, 0.7]},
+        {"similarity": 4.25},
+        {"exponent": 3.0},
         {"estimator": "exhaustive"},
         {"effective_inliers": 1},
         {"error_px": 1.0},
         {"probability": 0.5},
     ):
-        assert answer(**changes) != answer()
+        assert answer(**changes) != found
+    assert found.inlier_similarity == pytest.approx(0.9**2 + 0.8**2)
+    assert found != "something else"
+    with pytest.raises(TypeError):
+        hash(found)
+    with pytest.raises(ValueError, match="reshape"):
+        answer(similarities=[0.9])
+
+
+def test_answer_prints_well() -> None:
+    assert repr(answer()) == "Verification(same=True, inliers=2, putative=8, similarity=4.5, model='affine')"
+    assert str(answer(model="homography")) == (
+        "same place: 2 of 8 matches agree on one homography "
+        "(from 2 on it counts as the same; within 24 px at 1024 px)"
+    )
+    assert str(answer(min_inliers=15, reference_size=None)) == (
+        "not the same place: 2 of 8 matches agree on one affine map "
+        "(from 15 on it counts as the same; within 24 px)"
+    )
+    html = answer()._repr_html_()
+    assert html.startswith("<strong")
+    assert html.count("<tr>") == html.count("</tr>") == 8
+    assert "Not the same place" in answer(min_inliers=3)._repr_html_()
 
 
 @given(seed=st.integers(0, 10**6), perspective=st.sampled_from([0.0, 1e-4]))
@@ -274,6 +306,8 @@ def test_arrays_are_copied_once() -> None:
         {"transform": [[1, 2], [3, 4]]},
         {"transform": "none"},
         {"similarities": [1.0]},
+        {"matches": [[1, 2, 3]]},
+        {"putative": "x"},
     ],
 )
 def test_damaged_fields_are_refused(damage: dict[str, Any]) -> None:
