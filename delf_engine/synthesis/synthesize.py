@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 
 from delf_engine.errors import ConfigError, DelfEngineError
-from delf_engine.evaluation.ground_truth import GroundTruth
-from delf_engine.evaluation.ground_truth_files import save_ground_truth
+from delf_engine.evaluation.ground_truth import GroundTruth, save_ground_truth
 from delf_engine.support.threads import usable_cores
 from delf_engine.synthesis.buildings import landmark
 from delf_engine.synthesis.folder import (
