@@ -17,6 +17,7 @@ from benchmarks.revisited.features import FeatureFile, Stores, Views, all_of, ex
 from benchmarks.revisited.inputs import TITLES, Inputs, restricted
 from benchmarks.revisited.methods import Measured, unverified, verified
 from benchmarks.revisited.options import arguments
+from benchmarks.revisited.report import markdown, read_result, write_benchmark_page
 from benchmarks.revisited.result import result_of
 from benchmarks.revisited.sources import Source, distractor_photographs, source_of, words_source
 from benchmarks.revisited.stages import Stages
@@ -25,7 +26,6 @@ from delf_engine import Codebook, LocalFeatures, load_profile
 from delf_engine.errors import ConfigError, DataError, DelfEngineError, ImageError, MismatchError
 from delf_engine.evaluation import GroundTruth
 from delf_engine.images import Box, ImageSource
-from delf_engine.plotting.report import benchmark_markdown, write_benchmark_report
 from delf_engine.storage import FeatureStore
 
 __all__ = ["main", "run"]
@@ -335,8 +335,9 @@ def _write(out: Path, result: dict[str, Any], photograph: Callable[[str], Path])
     """Write the three files, and print the tables."""
     out.parent.mkdir(parents=True, exist_ok=True)
     ending = {kind: out.with_name(f"{out.name}.{kind}") for kind in ("json", "md", "html")}
-    whole = write_json(ending["json"], result)
-    text = benchmark_markdown(whole)
+    write_json(ending["json"], result)
+    written = read_result(ending["json"])
+    text = markdown(written)
     ending["md"].write_text(text, encoding="utf-8")
-    write_benchmark_report(ending["html"], whole, images=photograph)
+    write_benchmark_page(ending["html"], written, images=photograph)
     print(text)

@@ -14,10 +14,12 @@ from typing import Any
 
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError
+from delf_engine.training.batches import START
 from delf_engine.training.config import GradientStage, PcaStage, Stage, TrainingConfig
-from delf_engine.training.contract import START, LossOptions, find_source
+from delf_engine.training.contract import LossOptions
 from delf_engine.training.losses.contrast import ContrastOptions
 from delf_engine.training.losses.distillation import DistillationOptions
+from delf_engine.training.registry import SOURCES
 from delf_engine.training.teaching import teacher_names, with_teacher
 
 __all__ = ["FULL", "AblationRow", "ablation_rows", "chosen_rows", "shortened"]
@@ -138,7 +140,7 @@ def shortened(recipe: TrainingConfig, factor: float) -> TrainingConfig:
 
 def _check(recipe: TrainingConfig) -> None:
     for stage in recipe.gradient_stages:
-        if find_source(stage.source.kind).kind != "pairs":
+        if SOURCES[stage.source.kind].kind != "pairs":
             raise ConfigError(
                 f"recipe {recipe.name}, stage {stage.name}: the ablation needs stages that draw pairs"
             )

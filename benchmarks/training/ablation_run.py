@@ -32,8 +32,11 @@ from delf_engine.model import CheckpointInfo, load_checkpoint, save_checkpoint
 from delf_engine.model.network import DelfNetwork, Projection
 from delf_engine.training.config import PcaStage, TrainingConfig
 from delf_engine.training.device import autocast_dtype, choose_device
+from delf_engine.training.finish import train_codebook
+from delf_engine.training.options import Reports, RunOptions
+from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import best_vectors, fit_pca, photo_levels, spread
-from delf_engine.training.recipe import split, train
+from delf_engine.training.recipe import train_network
 from delf_engine.training.teaching import teacher_file, teacher_names
 from delf_engine.training.work import file_digest, photographs_key
 
@@ -165,18 +168,14 @@ class Bench:
         if path.is_file():
             return path
         with staged_progress(quiet=not sys.stderr.isatty()) as progress:
-            trained = train(
-                self.photos,
+            trained = train_network(
+                Photographs.split(self.photos, recipe.held_out_every),
                 recipe,
                 self.trunk,
-                seed=seed,
+                RunOptions(seed, device=self.device, cache_gb=self.cache_gb, pairs=self.pairs),
+                Reports(_unreadable, progress),
                 # One folder for all: stages that recipes have in common from their start on are found there.
                 work=self.out / "work",
-                on_error=_unreadable,
-                progress=progress,
-                device=self.device,
-                cache_gb=self.cache_gb,
-                pairs=self.pairs,
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, trained.state, trained.info)
@@ -204,7 +203,7 @@ class Bench:
         """Fit the recipe's last PCA with many dimensions, as its own stage does."""
         stage = recipe.stages[-1]
         assert isinstance(stage, PcaStage)
-        held_in, _ = split(self.photos, recipe)
+        held_in = Photographs.split(self.photos, recipe.held_out_every).held_in
         device = choose_device(self.device)
         dtype = autocast_dtype(stage.precision, device)
         # The trainer's memory layout: rounding in half precision depends on it.
@@ -267,16 +266,9 @@ class Bench:
         path = self.out / "codebooks" / f"{_hash(self._network_facts(row, seed))}.safetensors"
         if path.is_file():
             return Codebook.load(path)
-        config = row.recipe.codebook
+        config = row.recipe.codebook.model_copy(update={"words": self.words, "photographs": self.codebook_photos})
         extractor = Extractor(network, self.profile.extraction.for_codebook(), info=info, device=self.device)
-        photos = spread(self.photos, self.codebook_photos)
-        found = [
-            features.top(config.features).descriptors
-            for _, features in extractor.extract_many(photos, on_error=_unreadable)
-        ]
-        codebook = Codebook.train(
-            np.concatenate(found), self.words, iterations=config.iterations, seed=seed, half=True
-        )
+        codebook = train_codebook(extractor, self.photos, config, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         codebook.save(path)
         return codebook

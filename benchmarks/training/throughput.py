@@ -29,20 +29,19 @@ from torch import Tensor
 from benchmarks.common import data_folder, print_table, write_json
 from delf_engine.errors import ConfigError
 from delf_engine.images import find_images
-from delf_engine.support.threads import usable_cores
 from delf_engine.training import TrainingConfig, load_training_config
+from delf_engine.training.batches import Batch
 from delf_engine.training.config import GradientStage
-from delf_engine.training.contract import Batch
 from delf_engine.training.crops import CropConfig
 from delf_engine.training.device import autocast_dtype, choose_device, deterministic
-from delf_engine.training.labels import labelled_photographs
 from delf_engine.training.losses.softmax import Softmax
+from delf_engine.training.options import Reports, RunOptions
+from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import spread
-from delf_engine.training.recipe import split
 from delf_engine.training.run import Run
 from delf_engine.training.sources.classes import ClassesOptions
 from delf_engine.training.teaching import with_teacher
-from delf_engine.training.trainer import GradientRun, Reports
+from delf_engine.training.trainer import GradientRun
 from delf_engine.training.work import Work
 
 _WARM = 2  # steps of a round that are not timed: the batches that were made ready ahead
@@ -195,26 +194,12 @@ def _bare_forward(prepared: GradientRun, batch: Batch) -> Callable[[], Tensor]:
 
 
 def _run(case: Case, photos: Sequence[str], args: argparse.Namespace) -> Run:
-    labelled = labelled_photographs(case.config, case.roots, 0)
-    held_in, held_out = split(photos if labelled is None else labelled.paths(), case.config, case.roots, 0)
     return Run(
         case.config,
-        held_in=held_in,
-        held_out=held_out,
-        seed=0,
-        work=Work(None),
-        on_error=lambda path, error: print(f"left out: {path}: {error.reason}"),
-        progress=None,
-        on_figures=None,
-        log=None,
-        device=args.device,
-        precision=args.precision,
-        cache_bytes=int(8e9),
-        workers=usable_cores(),
-        roots=list(case.roots),
-        pairs=None,
-        checkpoint_seconds=float("inf"),
-        checkpoint_steps=None,
+        Photographs.find(case.roots or photos, case.config),
+        RunOptions(device=args.device, precision=args.precision, checkpoint_seconds=float("inf")),
+        Reports(lambda path, error: print(f"left out: {path}: {error.reason}")),
+        Work(None),
         sample=2 * case.stage.batch,  # of the views: what is cached is the same for each
     )
 

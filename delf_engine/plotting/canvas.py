@@ -1,4 +1,4 @@
-"""The page that every picture is drawn on: axes in pixels, photographs, files."""
+"""The canvas that every picture is drawn on: axes in pixels, photographs, files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, MismatchError
 from delf_engine.images import ImageSource, load_image, source_name
 from delf_engine.pyramid import resize
+from delf_engine.support.files import system_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +26,8 @@ Pixels = npt.NDArray[np.uint8]
 
 GAP = 16
 INK, QUIET, RULE = "#1f2328", "#656d76", "#d0d7de"
-YES, NO, WRONG = "#1a7f37", "#b35900", "#cf222e"
-#: Least width of a page with a `verdict`.
+YES, NO = "#1a7f37", "#b35900"
+#: Least width of a canvas with a `verdict`.
 VERDICT_WIDTH = 1000
 #: Side of one cell of the finest feature map, in pixels of the image: what a feature of scale 1 stands for.
 CELL_PX = 16.0
@@ -35,7 +36,7 @@ _DPI = 100
 _TITLE_HEIGHT = 52
 
 
-def page(width: int, height: int, title: str | None) -> tuple[Figure, Axes, int]:
+def canvas(width: int, height: int, title: str | None) -> tuple[Figure, Axes, int]:
     """Return a white figure, axes that fill it in pixels from its upper left corner, and where content begins.
 
     Parameters
@@ -60,7 +61,7 @@ def page(width: int, height: int, title: str | None) -> tuple[Figure, Axes, int]
 
 
 def place_photo(axes: Axes, pixels: npt.NDArray[np.generic], left: float, top: float) -> Rectangle:
-    """Put pixels on a page one to one, and return their outline."""
+    """Put pixels on a canvas one to one, and return their outline."""
     from matplotlib.patches import Rectangle
 
     height, width = pixels.shape[:2]
@@ -76,7 +77,7 @@ def write(
 
 
 def verdict(axes: Axes, verification: Verification, y: float) -> None:
-    """Write the answer of a verification and its evidence along the foot of a page, around height `y`."""
+    """Write the answer of a verification and its evidence along the foot of a canvas, around height `y`."""
     found, needed = verification.inliers, verification.min_inliers
     answer, colour = ("Same place", YES) if verification.same else ("Not the same place", NO)
     box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
@@ -112,6 +113,23 @@ def photo_of(image: ImageSource, features: LocalFeatures) -> Pixels:
     return photo
 
 
+def inlier_keypoints(
+    features_a: LocalFeatures, features_b: LocalFeatures, verification: Verification
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the keypoints of the inliers: (M, 2) x, y in pixels of A, and those in pixels of B.
+
+    Raises
+    ------
+    MismatchError
+        If the verification is not one of these features.
+    """
+    pairs = verification.matches
+    if len(pairs) and (pairs.max(axis=0) >= (len(features_a), len(features_b))).any():
+        raise MismatchError("the verification names features that are not there: it belongs to other images")
+    a, b = (f.keypoints[pairs[:, i]].astype(np.float64) for i, f in enumerate((features_a, features_b)))
+    return a, b
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as PNG, JPEG, PDF or SVG, as the ending of the name says.
 
@@ -124,10 +142,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in figure.canvas.get_supported_filetypes():
         raise ConfigError(f"{path}: the name of a picture must end in .png, .jpg, .pdf or .svg")
-    try:
+    with system_errors(f"{path}: cannot be written", ConfigError):
         figure.savefig(path, format=kind, dpi=_DPI)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def figure_pixels(figure: Figure) -> Pixels:
