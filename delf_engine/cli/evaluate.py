@@ -127,7 +127,7 @@ def _read(
         if len(rows) != len(asked):
             hint = "; is it one column a query? Then say --columns" if rows.shape[1] == len(asked) else ""
             raise FormatError(f"{path}: {len(rows)} rows for {len(asked)} queries{hint}")
-        # May be long lists: they stay row numbers, without the -1 that stands for no result.
+        # May be long lists: they stay row numbers, without the -1 that means no result.
         return dict(zip(asked, (row[row != -1] if (row == -1).any() else row for row in rows), strict=True))
     if columns:
         raise ConfigError(f"{path}: --columns is for row numbers of the ground truth, without names or scores")

@@ -103,7 +103,7 @@ def recognition_bootstrap(
     """Compare two systems by their global average precision, in per cent.
 
     As `paired_bootstrap`, but GAP is no mean of figures of single queries: predictions of all queries are sorted
-    into one list. It is computed anew from the queries of each sample; a query drawn twice predicts twice. A
+    into one list. It is computed again from the queries of each sample; a query drawn twice predicts twice. A
     sample in which no query shows a landmark shows no difference.
 
     Parameters

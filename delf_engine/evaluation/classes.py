@@ -43,7 +43,7 @@ class ClassTruth:
     Raises
     ------
     DataError
-        If lengths disagree, a name stands twice, or an index is none of `names`.
+        If lengths disagree, a name occurs twice, or an index is none of `names`.
     """
 
     names: tuple[str, ...]
@@ -85,7 +85,7 @@ def class_truth_of_folder(
     queries: str | os.PathLike[str] | None = None,
     paths: bool = False,
 ) -> ClassTruth:
-    """Return the ground truth that the names of folders tell.
+    """Return the ground truth that the names of folders give.
 
     Parameters
     ----------

@@ -99,8 +99,8 @@ class Evaluation:
 
 def mean_of_found(values: Float64) -> float:
     """Return the mean of what is not NaN, rounded once: the same for any order; NaN, silently, if all are."""
-    told = values[~np.isnan(values)]
-    return math.fsum(told.tolist()) / len(told) if len(told) else math.nan
+    found = values[~np.isnan(values)]
+    return math.fsum(found.tolist()) / len(found) if len(found) else math.nan
 
 
 def or_none(value: float) -> float | None:

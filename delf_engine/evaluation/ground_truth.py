@@ -62,7 +62,7 @@ class GroundTruth:
     Raises
     ------
     DataError
-        If lengths disagree, a name is doubled, an index is not one of `names` or stands twice for a query, or a
+        If lengths disagree, a name is doubled, an index is not one of `names` or occurs twice for a query, or a
         box is not four finite numbers.
     """
 

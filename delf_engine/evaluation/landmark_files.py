@@ -41,7 +41,7 @@ def read_retrieval_solution(path: str | os.PathLike[str]) -> LandmarkSolution[st
     Raises
     ------
     FormatError
-        Rows are wrong with another number of columns, an unknown usage, a query that stands twice, no relevant
+        Rows are wrong with another number of columns, an unknown usage, a query that occurs twice, no relevant
         image for a query that is scored, or one twice.
     """
     return _solution(Path(path), "images", _relevant)
@@ -66,7 +66,7 @@ def read_retrieval_submission(
     Raises
     ------
     FormatError
-        Rows are wrong with another number of columns, or a query that stands twice or is not in the solution.
+        Rows are wrong with another number of columns, or a query that occurs twice or is not in the solution.
     """
     return _submission(Path(path), "images", solution, str.split)
 
@@ -138,7 +138,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, list[str]
                 if not fields[0]:
                     raise FormatError(f"{where}: the id of the query is empty")
                 if fields[0] in met:
-                    raise FormatError(f"{where}: query {fields[0]!r} stands a second time")
+                    raise FormatError(f"{where}: query {fields[0]!r} occurs a second time")
                 met.add(fields[0])
                 yield where, fields
     except UnicodeDecodeError as error:
@@ -185,5 +185,5 @@ def _landmark(text: str) -> int:
 
 def _distinct(answers: tuple[Label, ...]) -> tuple[Label, ...]:
     if len(set(answers)) < len(answers):
-        raise ValueError(f"{max(answers, key=answers.count)} stands in it twice")
+        raise ValueError(f"{max(answers, key=answers.count)} occurs twice in it")
     return answers

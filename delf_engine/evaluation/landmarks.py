@@ -154,7 +154,7 @@ def evaluate_landmark_retrieval(
     Raises
     ------
     DataError
-        If a prediction is for an unknown query, an image stands twice, or a query has no relevant image.
+        If a prediction is for an unknown query, an image occurs twice, or a query has no relevant image.
     ConfigError
         If `k` is below 1.
     """
@@ -235,7 +235,7 @@ def _found(images: Sequence[str], relevant: set[str], k: int, what: str) -> list
     ranks: dict[str, int] = {}
     for rank, image in enumerate(images[:k], start=1):
         if ranks.setdefault(image, rank) != rank:
-            raise DataError(f"{what}: image {image!r} stands at ranks {ranks[image]} and {rank}")
+            raise DataError(f"{what}: image {image!r} is at ranks {ranks[image]} and {rank}")
     return [rank for image, rank in ranks.items() if image in relevant]
 
 

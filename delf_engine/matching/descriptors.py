@@ -1,4 +1,4 @@
-"""Nearest-neighbour matching of two sets of descriptors, and descriptors made ready for it.
+"""Nearest-neighbour matching of two sets of descriptors, and descriptors prepared for it.
 
 Neighbours are exact, ties go to the lowest index, and the bits depend on the descriptors alone. With
 ``precision="uint8"`` descriptors are rounded to 8 bits first, as the codec of that name does, so that those of
@@ -58,7 +58,7 @@ class MatchedPair(NamedTuple):
 
 
 class PreparedDescriptors:
-    """Descriptors made ready to be matched; one that is matched with many is made ready once.
+    """Descriptors prepared for matching, once for many partners.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def match_prepared(
     Raises
     ------
     MismatchError
-        If A and B have descriptors of different dimension, or are made ready for different precisions.
+        If A and B have descriptors of different dimension, or are prepared at different precisions.
     ConfigError
         If `ratio` or `max_distance` is not positive, or `ratio` is above 1.
     """
@@ -216,7 +216,7 @@ def match_prepared(
             "extract both images with the same model"
         )
     if a.precision != b.precision:
-        raise MismatchError(f"descriptors made ready at {a.precision} and {b.precision} cannot be matched")
+        raise MismatchError(f"descriptors prepared at {a.precision} and {b.precision} cannot be matched")
     if not len(a) or not len(b):
         return MatchedPair(Matches(np.empty((0, 2), np.int32), np.empty(0, np.float32)), np.empty(0, np.float32))
     from delf_engine.matching.kernels import best_of, break_ties, chords, distances_between, select

@@ -173,7 +173,7 @@ def _write_scores(write: _Writer, vectors: int) -> Any:
 
 def _scores_tile(vectors: int) -> Any:
     def tile(
-        typingctx: Any, data: Any, i0: Any, i1: Any, i2: Any, i3: Any, columns: Any, at: Any, width: Any,
+        _typing: Any, data: Any, i0: Any, i1: Any, i2: Any, i3: Any, columns: Any, at: Any, width: Any,
         bias: Any, first: Any, limits: Any, scores: Any,
     ) -> Any:  # fmt: skip
         """Do what `plain_tiles` does."""
@@ -256,7 +256,7 @@ def _write_matches(write: _Writer) -> None:
 
 
 def _match_tile(
-    typingctx: Any, data: Any, i0: Any, i1: Any, i2: Any, i3: Any, count: Any, columns: Any, column: Any,
+    _typing: Any, data: Any, i0: Any, i1: Any, i2: Any, i3: Any, count: Any, columns: Any, column: Any,
     bias: Any, norms_rows: Any, norms_columns: Any,
     best_rows: Any, second_rows: Any, place_rows: Any, other_rows: Any,
     best_columns: Any, second_columns: Any, place_columns: Any,
@@ -281,22 +281,47 @@ match_tile: Any = intrinsic(_match_tile)
 
 
 @njit(cache=True)
-def _compiled(data: Any, columns: Any, bias: Any, scores: Any, places: Any) -> Any:
-    above = scores_16(data, 0, 0, 0, 0, columns, 0, LANES, bias, 0, bias, scores)
+def _try_scores(data: Any, columns: Any, bias: Any, limits: Any, scores: Any) -> Any:
+    return scores_16(data, 0, 0, 0, 0, columns, 0, LANES, bias, 0, limits, scores)
+
+
+@njit(cache=True)
+def _try_match(data: Any, columns: Any, bias: Any, norms: Any, of_rows: Any, of_columns: Any) -> None:
+    best, second, place, other = of_rows
+    best_columns, second_columns, place_columns = of_columns
     match_tile(
-        data, 0, 0, 0, 0, 1, columns, 0, bias, None, None, scores, scores, places, places, bias, bias, places[0]
-    )
-    return above
+        data, 0, 0, 0, 0, 1, columns, 0, bias, norms, norms,
+        best, second, place, other, best_columns, second_columns, place_columns,
+    )  # fmt: skip
 
 
-def check_support() -> None:
+def check_support(*, of_bytes: bool) -> None:
     """Compile and run tiles, to see whether the installed numba and llvmlite still are what this is written for.
+
+    Parameters
+    ----------
+    of_bytes : bool
+        Tiles of bytes, which `has_byte_products` must say yes of; else those of floats.
 
     Raises
     ------
     Exception
-        Whatever numba says if they are not.
+        Whatever numba says if they are not; `RuntimeError` if a tile computes something else.
     """
-    numbers = np.zeros(LANES * VECTORS, np.float32)
-    scores, places = np.zeros((ROWS, LANES), np.float32), np.zeros((2, LANES * VECTORS), np.int32)
-    _compiled(np.zeros((1, 1), np.float32), numbers, numbers.copy(), scores, places)
+    width = LANES * VECTORS
+    data = np.full((1, 1), 0x01010101, np.int32) if of_bytes else np.ones((1, 1), np.float32)
+    numbers = np.arange(width, dtype=np.int32 if of_bytes else np.float32)  # of bytes: the first of each four
+    low = np.float32(-np.inf)
+    of_rows = (*np.full((2, 1, LANES), low), *np.zeros((2, 1, LANES), np.int32))
+    of_columns = (*np.full((2, width), low), np.zeros(width, np.int32))
+    norms = np.ones(width, np.float32) if of_bytes else None
+    _try_match(data, numbers, np.zeros_like(numbers), norms, of_rows, of_columns)
+    good = np.array_equal(of_columns[0], np.arange(width)) and np.array_equal(
+        of_rows[0][0], np.arange(LANES, width)
+    )
+    if not of_bytes:
+        scores, limits = np.zeros((ROWS, LANES), np.float32), np.array([LANES - 2, LANES, 0, 0], np.float32)
+        above = _try_scores(data, numbers, np.zeros(LANES, np.float32), limits, scores)
+        good = good and above == 0b1101 and np.array_equal(scores, np.tile(np.arange(LANES), (ROWS, 1)))
+    if not good:
+        raise RuntimeError("a compiled tile gives wrong numbers")

@@ -22,24 +22,31 @@ from delf_engine.matching.plain_tiles import LANES, PANEL, ROWS
 __all__ = ["LANES", "PANEL", "ROWS", "has_byte_products", "match_tile", "njit_tiled", "scores_16", "scores_32"]
 
 
-def _chosen() -> tuple[Any, bool]:
-    """Return the module whose tiles are used, and whether they multiply bytes."""
-    if os.environ.get("DELF_ENGINE_PLAIN_KERNELS") == "1":
-        return plain_tiles, False
+def _compiles(*, of_bytes: bool) -> bool:
+    """Tell whether LLVM's tiles can be used; warn if they cannot."""
     try:
         from delf_engine.matching import llvm_tiles
 
-        llvm_tiles.check_support()
+        llvm_tiles.check_support(of_bytes=of_bytes)
     except (ImportError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, NumbaError) as error:
         warnings.warn(
-            "matching and word search run several times slower than they could, with the same results: the "
-            f"installed numba or llvmlite does not compile their micro-kernel ({type(error).__name__}: {error}); "
-            "install versions that this release was tested with",
+            "matching and word search run slower than they could, with the same results: the installed numba or "
+            f"llvmlite does not compile their micro-kernel ({type(error).__name__}: {error}); install versions "
+            "that this release was tested with",
             DelfEngineWarning,
             stacklevel=2,
         )
+        return False
+    return True
+
+
+def _chosen() -> tuple[Any, bool]:
+    """Return the module whose tiles are used, and whether they multiply bytes."""
+    if os.environ.get("DELF_ENGINE_PLAIN_KERNELS") == "1" or not _compiles(of_bytes=False):
         return plain_tiles, False
-    return llvm_tiles, llvm_tiles.has_byte_products()
+    from delf_engine.matching import llvm_tiles
+
+    return llvm_tiles, llvm_tiles.has_byte_products() and _compiles(of_bytes=True)
 
 
 _tiles, has_byte_products = _chosen()

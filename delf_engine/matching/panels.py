@@ -1,4 +1,4 @@
-"""Numba kernels that make descriptors ready to be matched: unit rows, codes of 8 bits, panels of columns.
+"""Numba kernels that prepare descriptors for matching: unit rows, codes of 8 bits, panels of columns.
 
 Imported only by functions that run them. They are short and keep Python's interpreter lock, see `kernels`.
 """

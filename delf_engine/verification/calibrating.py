@@ -133,7 +133,7 @@ def calibrate(
 
 
 def connected_places(pairs: Names, labels: npt.ArrayLike) -> list[tuple[str, str]]:
-    """Return the places of both images of each pair, where pairs with label 1 tell which images share one.
+    """Return the places of both images of each pair, where pairs with label 1 say which images share one.
 
     A chain of such pairs joins images to one place; it is named after its first image in alphabetical order. An
     image in no such pair is a place of its own.

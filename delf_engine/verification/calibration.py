@@ -6,7 +6,6 @@ it is that checkpoint's own; what it then needs is NumPy's and Python's own arit
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -30,13 +29,15 @@ from delf_engine.verification.calibration_fit import (
     checked_labels,
     common_options,
     evidence_of,
+    extraction_sha256,
     fit_isotonic,
     fit_logistic,
     options_of,
+    verification_sha256,
 )
 from delf_engine.verification.result import Verification
 
-__all__ = ["Calibration", "calibration_beside", "extraction_sha256", "load_calibration", "verification_sha256"]
+__all__ = ["Calibration", "calibration_beside", "load_calibration"]
 
 _FORMAT = "delf-engine calibration"
 _VERSION = 1
@@ -370,28 +371,10 @@ def load_calibration(
     return None
 
 
-def verification_sha256(profile: Profile) -> str:
-    """Return a hash of the options of verification that evidence depends on: all but `min_inliers`.
-
-    Options at their defaults do not count, so that one which is new in a later version does not change it.
-    """
-    return _sha256(profile.verification, {"min_inliers"})
-
-
-def extraction_sha256(profile: Profile) -> str:
-    """Return a hash of the options of extraction but for `precision`, which is the machine's; see above."""
-    return _sha256(profile.extraction, {"precision"})
-
-
 def _checked_prior(prior: float) -> float:
     if not 0 < prior < 1:
         raise ConfigError(f"the prior is a share above 0 and below 1, got {prior}")
     return prior
-
-
-def _sha256(config: Config, left_out: set[str]) -> str:
-    values = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _logit(p: float) -> float:

@@ -7,6 +7,8 @@ are weighted so that the two labels together weigh as the prior says, whatever t
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -14,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import Profile
+from delf_engine.config import Config, Profile
 from delf_engine.errors import DataError, MismatchError
 from delf_engine.verification.result import Verification
 
@@ -26,9 +28,11 @@ __all__ = [
     "checked_labels",
     "common_options",
     "evidence_of",
+    "extraction_sha256",
     "fit_isotonic",
     "fit_logistic",
     "options_of",
+    "verification_sha256",
 ]
 
 Float64 = npt.NDArray[np.float64]
@@ -48,7 +52,7 @@ EVIDENCE: dict[str, Callable[[Verification], float]] = {
 MINIMUM_PAIRS: dict[str, int] = {"logistic": 10, "isotonic": 50}
 
 _BACKWARDS = (
-    "pairs with label 1 do not have more inliers than pairs with label 0; check that 1 stands for the same place, "
+    "pairs with label 1 do not have more inliers than pairs with label 0; check that 1 means the same place, "
     "and that the photographs are the ones that were labelled"
 )
 
@@ -130,6 +134,24 @@ def options_of(verification: Verification) -> dict[str, Any]:
         "reference_size": verification.reference_size,
         "exponent": verification.exponent,
     }
+
+
+def verification_sha256(profile: Profile) -> str:
+    """Return a hash of the options of verification that evidence depends on: all but `min_inliers`.
+
+    Options at their defaults do not count, so that one which is new in a later version does not change it.
+    """
+    return _sha256(profile.verification, {"min_inliers"})
+
+
+def extraction_sha256(profile: Profile) -> str:
+    """Return a hash of the options of extraction but for `precision`, which is the machine's; see above."""
+    return _sha256(profile.extraction, {"precision"})
+
+
+def _sha256(config: Config, left_out: set[str]) -> str:
+    values = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[float, float]:

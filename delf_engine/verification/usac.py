@@ -19,7 +19,7 @@ def usac_transform(
 ) -> Float64 | None:
     """Return what USAC finds, (3, 3), or None.
 
-    Its own threshold is one of the transfer error in one image; the inliers are counted anew by the caller.
+    Its own threshold is one of the transfer error in one image; the inliers are counted again by the caller.
     """
     import cv2
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
 from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError
-from delf_engine.evaluation import evaluate_setups, load_ground_truth
+from delf_engine.evaluation import PROTOCOLS, evaluate_setups, load_ground_truth
 
 NAMES = [f"im[{i}]" for i in range(30)]  # brackets are markup to rich
 QUERIES = [f"q{i}" for i in range(6)]
@@ -200,6 +200,7 @@ def test_what_is_refused(ground_truth: Path, ranks: np.ndarray, tmp_path: Path) 
     np.savez(tmp_path / "x.npz", ids=ranks, queries=QUERIES)
     refused(ConfigError, "--columns", tmp_path / "x.npz", ground_truth, "--columns")
     assert run(path).exit_code == 2
+    assert all(name in run("--help").output for name in PROTOCOLS)
 
 
 # ------------------------------------------------------------------------------------------------- landmarks

@@ -147,13 +147,24 @@ def test_whole_searches_find_the_same_with_either() -> None:
     assert len(set(found.values())) == 1
 
 
-def test_a_version_that_does_not_compile_costs_speed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("of_bytes", [False, True])
+def test_a_version_that_does_not_compile_costs_speed_alone(
+    of_bytes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DELF_ENGINE_PLAIN_KERNELS", raising=False)
-    assert micro_kernel._chosen() == (llvm_tiles, llvm_tiles.has_byte_products())
+    monkeypatch.setattr(llvm_tiles, "has_byte_products", lambda: True)
 
-    def fails() -> None:
-        raise TypeError("gep() takes no source_etype")
+    def check(**asked: bool) -> None:
+        if asked["of_bytes"] == of_bytes:
+            raise TypeError("gep() takes no source_etype")
 
-    monkeypatch.setattr(llvm_tiles, "check_support", fails)
+    monkeypatch.setattr(llvm_tiles, "check_support", check)
     with pytest.warns(DelfEngineWarning, match="source_etype"):
-        assert micro_kernel._chosen() == (plain_tiles, False)
+        assert micro_kernel._chosen() == (llvm_tiles if of_bytes else plain_tiles, False)
+
+
+def test_a_tile_that_computes_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    llvm_tiles.check_support(of_bytes=False)
+    monkeypatch.setattr(llvm_tiles, "_try_match", lambda *arrays: None)
+    with pytest.raises(RuntimeError):
+        llvm_tiles.check_support(of_bytes=False)

@@ -14,13 +14,8 @@ import pytest
 from delf_engine.config import load_profile
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.model import checkpoint_names, checkpoint_path, read_checkpoint_info
-from delf_engine.verification.calibration import (
-    Calibration,
-    calibration_beside,
-    extraction_sha256,
-    load_calibration,
-    verification_sha256,
-)
+from delf_engine.verification.calibration import Calibration, calibration_beside, load_calibration
+from delf_engine.verification.calibration_fit import extraction_sha256, verification_sha256
 from verification.answers import answer, labelled
 
 DEFAULT = load_profile("default")
