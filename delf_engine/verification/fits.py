@@ -8,7 +8,13 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.verification.geometry import fundamental_residuals, planar_residuals, plausible, plausible_affine
+from delf_engine.verification.geometry import (
+    MAX_STRETCH,
+    MAX_ZOOM,
+    fundamental_residuals,
+    planar_residuals,
+    plausible,
+)
 
 __all__ = [
     "EstimatorName",
@@ -126,9 +132,9 @@ def fundamental_of_plane(plane: Fit | None, points: MatchedPoints, threshold: fl
 
 
 def _affine_fit(A: Float64, points: MatchedPoints, threshold: float) -> Fit | None:
-    from delf_engine.verification.exhaustive_kernels import squared_residuals
+    from delf_engine.verification.exhaustive_kernels import plausible_affine, squared_residuals
 
-    if not plausible_affine(A):
+    if not plausible_affine(A[:2], MAX_ZOOM, MAX_STRETCH):
         return None
     residuals = np.empty(len(points.a))
     squared_residuals(A[:2], points.a, points.b, residuals)
