@@ -66,6 +66,14 @@ def image_bytes(pixels: npt.NDArray[Any] | Image.Image, kind: str = "PNG", **opt
     return buffer.getvalue()
 
 
+def is_running(pid: int | None) -> bool:
+    """Tell whether there is such a process, and it is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def exif_with_orientation(orientation: int) -> Image.Exif:
     """Return EXIF data that say how a camera was held, 1 to 8."""
     exif = Image.Exif()
@@ -90,6 +98,14 @@ def checkpoint_info(name: str = "tiny", **changes: Any) -> CheckpointInfo:
         "seed": 0,
     }
     return CheckpointInfo(**{**values, **changes})
+
+
+def restate(path: Path, **changes: Any) -> None:
+    """Change what a checkpoint says of itself; the weights stay."""
+    from delf_engine.model.checkpoint import read_tensors
+
+    info, tensors = read_tensors(path)
+    save_checkpoint(path, tensors, info.model_copy(update=changes), half=False)
 
 
 def write_tiny_model(folder: Path, *, words: int = 32) -> Path:

@@ -13,7 +13,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.index import AnyIndex
 from delf_engine.model import read_checkpoint_info
-from delf_engine.storage import FeatureStore, StoreMark
+from delf_engine.storage import FeatureStore, Revision
 from delf_engine.verification import Calibration
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class EngineBase:
         self._calibration: tuple[Calibration | None] | None = None  # read once, there or not
         self._mark = self._followed(noted_mark(index))  # the state that the index has followed to
         if not readonly:
-            self._mark = store.mark(make=True)
+            self._mark = store.revision()
             self.save()
 
     def close(self) -> None:
@@ -118,21 +118,21 @@ class EngineBase:
         """Write what is new in the index, and which state of the store it has followed to."""
         self._save(self._mark)
 
-    def use(self, manifest: Manifest, index: AnyIndex, mark: StoreMark | None) -> None:
+    def use(self, manifest: Manifest, index: AnyIndex, mark: Revision | None) -> None:
         """Go on with another index, which has followed the store to `mark`."""
         self.manifest, self.index, self._mark = manifest, index, mark
 
-    def _save(self, mark: StoreMark | None) -> None:
+    def _save(self, mark: Revision | None) -> None:
         self.index.mark = None if mark is None else mark.to_dict()
         # The lock of the store keeps others away: what is there is ours, or damaged.
         self.index.save(self.directory / self.manifest.index_folder, overwrite=True)
 
     def _catch_up(self) -> None:
         """Bring the index to the store, in case a change of both was interrupted half-way."""
-        if self.store.mark() != self._mark:
+        if self.store.revision() != self._mark:
             self._mark = self._followed(self._mark)
 
-    def _followed(self, since: StoreMark | None) -> StoreMark | None:
+    def _followed(self, since: Revision | None) -> Revision | None:
         save = None if self.readonly else lambda: self._save(None)
         return follow_store(self.store, self.index, since, save=save)
 

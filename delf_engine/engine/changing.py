@@ -154,7 +154,7 @@ class ChangingEngine(EngineBase):
         if known := [image_id for image_id in written if image_id in self.index]:
             self.index.remove(known)
         self.index.add(written, features)
-        self._mark = self.store.mark()
+        self._mark = self.store.revision()
         return written
 
     def remove(self, ids: str | Iterable[str]) -> None:
@@ -173,7 +173,7 @@ class ChangingEngine(EngineBase):
         self._catch_up()
         self.store.remove(wanted)
         self.index.remove([image_id for image_id in wanted if image_id in self.index])
-        self._mark = self.store.mark()
+        self._mark = self.store.revision()
         self.save()
 
     def compact(self) -> None:

@@ -2,7 +2,7 @@
 
 The index notes the mark of the state that it has followed to. Where the store is still in that state there is
 nothing to do; where it has gone on from there, what was put since is looked up, and all ids are compared only if
-images were removed. An index without a mark, of an engine made before there were marks, is compared id by id.
+images were removed. An index without a mark, saved on the way, is compared id by id.
 One whose mark is of a history that the store never had, such as after a backup of one of the two was restored, is
 built again.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from delf_engine.errors import DelfEngineWarning, FormatError, UnknownIdError
 from delf_engine.index import AnyIndex
-from delf_engine.storage import FeatureStore, StoreMark
+from delf_engine.storage import FeatureStore, Revision
 
 __all__ = ["follow_store", "noted_mark"]
 
@@ -23,19 +23,19 @@ _SAVE = 4096  # images between two saves
 _ATTEMPTS = 5
 
 
-def noted_mark(index: AnyIndex) -> StoreMark | None:
+def noted_mark(index: AnyIndex) -> Revision | None:
     """Return the state of the store that a loaded index says it has followed to, or None if it says nothing."""
-    return None if index.mark is None else StoreMark.from_dict(index.mark)
+    return None if index.mark is None else Revision.from_dict(index.mark)
 
 
 def follow_store(
     store: FeatureStore,
     index: AnyIndex,
-    since: StoreMark | None,
+    since: Revision | None,
     *,
     save: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> StoreMark | None:
+) -> Revision:
     """Bring an index to what the store holds, in its order; they differ after a crash, or while another adds.
 
     Parameters
@@ -43,7 +43,7 @@ def follow_store(
     store : FeatureStore
     index : AnyIndex
         An image whose stored features are damaged is left out with a `DelfEngineWarning`.
-    since : StoreMark or None
+    since : Revision or None
         The state that the index followed to; None: not known.
     save : callable or None
         Called every 4096 images that are added, to save the index without a mark: memory stays small, and a crash
@@ -53,8 +53,8 @@ def follow_store(
 
     Returns
     -------
-    StoreMark or None
-        The state that the index is at now; None: the store keeps no marks yet.
+    Revision
+        The state that the index is at now.
     """
     for _ in range(_ATTEMPTS - 1):
         try:
@@ -76,7 +76,7 @@ class _Following:
         self._unsaved = 0
         self._left_out: set[str] = set()
 
-    def follow(self, since: StoreMark | None) -> StoreMark | None:
+    def follow(self, since: Revision | None) -> Revision:
         index, changes = self._index, self._store.changes(since)
         doubtful = index.ids() if changes.foreign else changes.put or []
         stale = [image_id for image_id in doubtful if image_id in index]
@@ -87,7 +87,7 @@ class _Following:
             self._compare()
         else:
             self._add(put)
-        return changes.mark
+        return changes.revision
 
     def _compare(self) -> None:
         """Compare all ids."""

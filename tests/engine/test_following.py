@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +21,8 @@ from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
 from delf_engine.index import disk
 from delf_engine.index.collection import Collection
 from delf_engine.storage import FeatureStore
+from forkserver import Child
 from helpers import random_features
-from nursery import Child
 
 RNG = np.random.default_rng(0)
 IMAGES = {f"image {i}": random_features(RNG, 5 + i) for i in range(12)}
@@ -60,17 +59,6 @@ def assert_follows(engine: de.Engine, names: list[str] | None = None) -> None:
     (ids, scores), (wanted_ids, wanted_scores) = engine.index.search(QUERY, 999), wanted.search(QUERY, 999)
     assert ids == wanted_ids
     np.testing.assert_array_equal(scores, wanted_scores)
-
-
-def forget_marks(directory: Path) -> None:
-    """Make an engine as it was before there were marks."""
-    with lmdb.open(str(directory / "features"), max_dbs=4) as environment, environment.begin(write=True) as txn:
-        meta = environment.open_db(b"meta", txn=txn)
-        for key in [key for key, _ in txn.cursor(db=meta) if key.startswith((b"mark", b"past"))]:
-            txn.delete(key, db=meta)
-    manifest = disk.read_manifest(directory / "index")
-    kept = {key: value for key, value in manifest.items() if key not in ("format", "kind", "version", "mark")}
-    disk.write_manifest(directory / "index", manifest["kind"], manifest["version"], kept)
 
 
 def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -120,43 +108,6 @@ def test_only_what_was_missed_is_read(
             assert seen == ["get_many"]
         with engine:
             assert_follows(engine, wanted)
-
-
-def test_an_engine_from_before_there_were_marks(
-    tmp_path: Path, tiny_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:8])
-    with de.Engine.open(directory) as engine:
-        engine.commit(features_of(NAMES[8:10]))
-        engine.store.remove([NAMES[1]])
-        engine.index.remove([NAMES[5]])
-        engine.index.save(directory / "index")  # as a kill while removing left it then
-    forget_marks(directory)
-    wanted = [NAMES[0], *NAMES[2:10]]
-    with de.Engine.open(directory, readonly=True) as engine:
-        assert_follows(engine, wanted)
-        assert engine.store.mark() is None
-    with monkeypatch.context() as patch:
-        seen = spy(patch)
-        de.Engine.open(directory).close()
-        assert seen[:2] == ["ids", "__iter__"]
-        del seen[:]
-        de.Engine.open(directory).close()
-        assert seen == []
-    with de.Engine.open(directory) as engine:
-        assert_follows(engine, wanted)
-
-
-def test_a_store_that_a_version_without_marks_has_written(tmp_path: Path, tiny_model: Path) -> None:
-    directory = create(tmp_path / "e", tiny_model, "asmk", NAMES[:4])
-    with FeatureStore.open(directory / "features") as store:
-        store.put_many(features_of(NAMES[4:6]))
-    forget_marks(directory)
-    with de.Engine.open(directory) as engine:
-        engine.add_features(features_of(NAMES[6:7]))
-        assert_follows(engine, NAMES[:7])
-    with de.Engine.open(directory, readonly=True) as engine:
-        assert_follows(engine, NAMES[:7])
 
 
 @pytest.mark.parametrize("part", ["features", "index"])
@@ -302,7 +253,7 @@ def test_killed_at_random_moments(tmp_path: Path, tiny_model: Path, kind: str) -
         with pytest.raises(LockedError, match="another process is writing"):
             de.Engine.open(directory)
         time.sleep(float(rng.uniform(0, 0.03)))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         rest = process.stdout.read().split()
         process.wait()
         step = int(rest[-1]) if rest else step

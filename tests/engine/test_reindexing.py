@@ -17,8 +17,8 @@ from delf_engine.engine import reindexing
 from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KINDS, Codebook, Mixture
+from forkserver import Child
 from helpers import random_features
-from nursery import Child
 
 RNG = np.random.default_rng(5)
 ITEMS = [(f"{i}.jpg", random_features(RNG, n)) for i, n in enumerate([30, 0, 8, 40, 40, 1, 25])]
@@ -96,13 +96,13 @@ def test_options_of_another_profile(tmp_path: Path, tiny_model: Path) -> None:
     profile = de.load_profile()
     options = {"asmk": profile.asmk.model_copy(update={"kernel": "float"}), "name": "other"}
     other = profile.model_copy(
-        update={**options, "extraction": profile.extraction.model_copy(update={"nms_iou": 0.5})}
+        update={**options, "extraction": profile.extraction.model_copy(update={"max_features": 7})}
     )
     with filled(tmp_path / "e", tiny_model, "asmk") as engine:
         engine.reindex(profile=other)
     with de.Engine.open(tmp_path / "e") as engine:
         assert engine.index.config.kernel == "float"  # type: ignore[union-attr]
-        assert engine.manifest.profile.extraction.nms_iou is None
+        assert engine.manifest.profile.extraction == profile.extraction
         assert found(engine)[0][0] == "3.jpg"
 
 

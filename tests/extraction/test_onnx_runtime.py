@@ -190,7 +190,7 @@ for name in ("torch", "torchvision", "onnx", "onnxscript"):
 import numpy as np
 import delf_engine as de
 from delf_engine.config import load_profile
-config = load_profile().extraction.model_copy(update={"max_features": 100, "nms_iou": 0.9})
+config = load_profile().extraction.model_copy(update={"max_features": 100})
 features = de.Extractor.from_onnx(sys.argv[1], config=config, threads=1)(np.load(sys.argv[2]))
 np.savez(sys.argv[3], keypoints=features.keypoints, scores=features.scores, descriptors=features.descriptors)
 """
@@ -203,7 +203,7 @@ np.savez(sys.argv[3], keypoints=features.keypoints, scores=features.scores, desc
     )
     assert done.returncode == 0, done.stderr
     found = np.load(out)
-    changes = {"max_features": 100, "nms_iou": 0.9, "precision": "fp32"}
+    changes = {"max_features": 100, "precision": "fp32"}
     config = load_profile().extraction.model_copy(update=changes)
     onnx_extractor = Extractor.from_onnx(path, config=config, threads=1)
     assert np.array_equal(onnx_extractor(photo).keypoints, found["keypoints"])
@@ -214,22 +214,22 @@ np.savez(sys.argv[3], keypoints=features.keypoints, scores=features.scores, desc
     assert len(pairs) >= 98
     i, j = np.array(pairs).T
     assert (wanted.descriptors[i] * found["descriptors"][j]).sum(1).min() > 0.9999
-    with pytest.raises(ConfigError, match="computes in fp32"):
+    with pytest.raises(ConfigError, match="fp32"):
         Extractor(onnx_extractor.runtime, config, precision="bf16")
-    with pytest.raises(ConfigError, match="has no torch network"):
+    with pytest.raises(ConfigError, match="torch"):
         _ = onnx_extractor.network
 
 
 def test_missing_onnxruntime(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"onnxruntime: pip install 'delf-engine\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"delf-engine\[onnx\]"):
         OnnxRuntime(path)
 
 
 def test_bad_options(path: Path) -> None:
-    with pytest.raises(ConfigError, match="threads must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"threads .* 0"):
         OnnxRuntime(path, threads=0)
-    with pytest.raises(ConfigError, match=r"no provider 'Abacus' here; it has .*CPUExecutionProvider"):
+    with pytest.raises(ConfigError, match=r"'Abacus'.*CPUExecutionProvider"):
         OnnxRuntime(path, providers=["CPUExecutionProvider", "Abacus"])
 
 
