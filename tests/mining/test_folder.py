@@ -16,7 +16,7 @@ from delf_engine.mining.folder import FEW_PAIRS, MiningReport, mine_folder, writ
 from delf_engine.mining.mine import Mined
 from delf_engine.training import load_training_config
 from delf_engine.training.config import GradientStage
-from delf_engine.training.mined import MinedPair, read_pairs
+from delf_engine.training.sources.mined import MinedPair, read_pairs
 from helpers import random_photo, write_image
 from mining.moving import TURNED
 

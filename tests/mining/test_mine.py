@@ -12,7 +12,7 @@ from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.mining.mine import Mined, default_threshold, mine_pairs, strongest
-from delf_engine.training.mined import MinedPair
+from delf_engine.training.sources.mined import MinedPair
 from delf_engine.verification import verify_features
 from helpers import random_features
 from mining.moving import TURNED, moved

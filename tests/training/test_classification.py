@@ -15,8 +15,7 @@ from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.batches import Batch, StageFacts, Step
-from delf_engine.training.classification import ClassificationLoss, pool_attention
-from delf_engine.training.losses.arcface import add_margin
+from delf_engine.training.losses.classification import ClassificationLoss, add_margin, pool_attention
 from delf_engine.training.registry import LOSSES
 
 Floats = npt.NDArray[np.float64]

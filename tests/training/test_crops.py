@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError, DataError, ImageError
-from delf_engine.training.crops import CropConfig, centre_crop, draw_side, random_crop
 from delf_engine.training.datasets import LabelledImages, read_class_folders
-from delf_engine.training.datasets.loading import CropReader
+from delf_engine.training.datasets.crops import CropConfig, CropReader, centre_crop, draw_side, random_crop
 from helpers import random_photo, write_image
 
 SMALL = CropConfig(square=40, window=32, smallest=0.5)

@@ -16,8 +16,7 @@ from delf_engine.training import TrainingConfig, load_training_config, views
 from delf_engine.training.config import GradientStage
 from delf_engine.training.contract import SourceContext
 from delf_engine.training.correspondence import project
-from delf_engine.training.mined import MinedItems, MinedPair, places, read_pairs
-from delf_engine.training.sources.mined import MinedOptions, MinedSource
+from delf_engine.training.sources.mined import MinedItems, MinedOptions, MinedPair, MinedSource, places, read_pairs
 from delf_engine.training.stores import Encoder, Stores
 from helpers import random_photo, write_image
 from training_helpers import train
