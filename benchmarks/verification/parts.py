@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.verification.pairs import Framed, framed_matches, match
 from delf_engine import LocalFeatures
 from delf_engine.config import VerificationConfig
-from delf_engine.matching import MatchedPair, PreparedDescriptors
+from delf_engine.matching import Matches, PreparedDescriptors
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import PairVerifier
 from delf_engine.verification.models import estimate
@@ -26,7 +26,7 @@ class Sample(NamedTuple):
 
     features: tuple[LocalFeatures, LocalFeatures]
     prepared: tuple[PreparedDescriptors, PreparedDescriptors]
-    matched: MatchedPair
+    matched: Matches
     framed: Framed
     verifier: PairVerifier
 
@@ -106,7 +106,7 @@ def _runs(name: str, config: VerificationConfig, samples: Sequence[Sample]) -> d
                 seed=0,
                 estimator=config.estimator,
                 scales=s.framed.scales,
-                similarities=s.matched.putative.similarities,
+                similarities=s.matched.similarities,
             )
 
     return {

@@ -17,11 +17,10 @@ Where two candidates are closer than float32 rounding can explain, float64 decid
 from __future__ import annotations
 
 from delf_engine.matching.descriptors import (
-    MatchedPair,
     Matches,
     PreparedDescriptors,
     match_descriptors,
     match_prepared,
 )
 
-__all__ = ["MatchedPair", "Matches", "PreparedDescriptors", "match_descriptors", "match_prepared"]
+__all__ = ["Matches", "PreparedDescriptors", "match_descriptors", "match_prepared"]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.support.arrays import check_array
 
-__all__ = ["MatchedPair", "Matches", "PreparedDescriptors", "match_descriptors", "match_prepared"]
+__all__ = ["Matches", "PreparedDescriptors", "match_descriptors", "match_prepared"]
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -35,25 +35,13 @@ class Matches(NamedTuple):
         Row of the descriptor in A and of its match in B, in ascending order of the row in A.
     similarities : (M,) float32
         Cosine similarity of each pair.
+    mutual_similarities : (K,) float32
+        Cosine similarity of every pair of mutual nearest neighbours, near or far and whatever the options, in
+        ascending order of the row in A.
     """
 
     pairs: Int32
     similarities: Float32
-
-
-class MatchedPair(NamedTuple):
-    """How the descriptors of two images compare.
-
-    Attributes
-    ----------
-    putative : Matches
-        The tentative matches, under all the options.
-    mutual_similarities : (K,) float32
-        Cosine similarity of every pair of mutual nearest neighbours, whatever the options, in ascending order of
-        the row in A.
-    """
-
-    putative: Matches
     mutual_similarities: Float32
 
 
@@ -176,7 +164,7 @@ def match_descriptors(
     Returns
     -------
     Matches
-        Ties go to the lowest index. Without descriptors on either side: shapes (0, 2) and (0,).
+        Ties go to the lowest index. Without descriptors on either side: shapes (0, 2), (0,) and (0,).
 
     Raises
     ------
@@ -186,7 +174,7 @@ def match_descriptors(
         As `PreparedDescriptors`.
     """
     sides = PreparedDescriptors(a, "A", precision), PreparedDescriptors(b, "B", precision)
-    return match_prepared(*sides, mutual=mutual, ratio=ratio, max_distance=max_distance).putative
+    return match_prepared(*sides, mutual=mutual, ratio=ratio, max_distance=max_distance)
 
 
 def match_prepared(
@@ -196,8 +184,8 @@ def match_prepared(
     mutual: bool = True,
     ratio: float | None = None,
     max_distance: float | None = None,
-) -> MatchedPair:
-    """Do what `match_descriptors` does, and compare all mutual nearest neighbours, near or far.
+) -> Matches:
+    """Do what `match_descriptors` does, with descriptors that are prepared.
 
     Raises
     ------
@@ -218,7 +206,7 @@ def match_prepared(
     if a.precision != b.precision:
         raise MismatchError(f"descriptors prepared at {a.precision} and {b.precision} cannot be matched")
     if not len(a) or not len(b):
-        return MatchedPair(Matches(np.empty((0, 2), np.int32), np.empty(0, np.float32)), np.empty(0, np.float32))
+        return Matches(np.empty((0, 2), np.int32), np.empty(0, np.float32), np.empty(0, np.float32))
     from delf_engine.matching.kernels import best_of, break_ties, chords, distances_between, select
 
     found = best_of(*a.as_rows, *b.as_columns)
@@ -234,7 +222,6 @@ def match_prepared(
         if ratio is not None:
             second_distances = chords(second) if len(b) > 1 else np.zeros(len(a))
     limit = np.inf if max_distance is None else float(max_distance)
-    pairs, of_pairs, of_mutual = select(
-        to_b, to_a, similarities, distances, mutual, limit, float(ratio or 0), second_distances
+    return Matches(
+        *select(to_b, to_a, similarities, distances, mutual, limit, float(ratio or 0), second_distances)
     )
-    return MatchedPair(Matches(pairs, of_pairs), of_mutual)
