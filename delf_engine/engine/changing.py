@@ -206,7 +206,7 @@ class ChangingEngine(EngineBase):
         """Make the index anew from the stored features: of another kind, with other words or other options.
 
         The old index is used until the new one is complete, also by other processes, and stays if this fails or is
-        interrupted. Regions that were given one by one are not stored: those of the profile are used.
+        interrupted.
 
         Parameters
         ----------

@@ -74,7 +74,6 @@ class _Following:
     ) -> None:
         self._store, self._index, self._save, self._progress = store, index, save, progress
         self._unsaved = 0
-        self._left_out: set[str] = set()
 
     def follow(self, since: Revision | None) -> Revision:
         index, changes = self._index, self._store.changes(since)
@@ -98,8 +97,27 @@ class _Following:
         gone = [image_id for image_id in there if image_id not in held]
         if gone:
             self._index.remove(gone)
-        self._add([image_id for image_id in stored if image_id not in self._index])
-        self._index.reorder([image_id for image_id in stored if image_id not in self._left_out])
+        # What stands behind the first image that is missing is indexed again: the order is that of the store.
+        # Segments are smaller the later they are: that is rarely more than what was lost.
+        kept = [image_id for image_id in there if image_id in held]
+        right = 0
+        for place, image_id in enumerate(stored):
+            if right < len(kept) and kept[right] == image_id:
+                right += 1
+            elif image_id in self._index or self._is_readable(image_id):
+                if kept[right:]:
+                    self._index.remove(kept[right:])
+                self._add(stored[place:])
+                return
+
+    def _is_readable(self, image_id: str) -> bool:
+        try:
+            self._store.get(image_id)
+        except FormatError as error:
+            message = f"{error}; it cannot be found by searches until it is replaced or removed"
+            warnings.warn(message, DelfEngineWarning, stacklevel=2)
+            return False
+        return True
 
     def _add(self, ids: Sequence[str]) -> None:
         """Index images by their stored features."""
@@ -121,6 +139,5 @@ class _Following:
             try:
                 self._index.add([image_id], [self._store.get(image_id)])
             except FormatError as error:
-                self._left_out.add(image_id)
                 message = f"{error}; it cannot be found by searches until it is replaced or removed"
                 warnings.warn(message, DelfEngineWarning, stacklevel=2)

@@ -1,51 +1,87 @@
-"""`BaseIndex`: what all kinds of index do alike, whatever they keep of an image and however they search it."""
+"""`CandidateIndex`: what all kinds of index do, whatever they keep of an image and however they search it."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import Config, parse_config
-from delf_engine.errors import MismatchError
+from delf_engine.config import Config, Profile, parse_config
+from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.collection import Attachment, Collection, IfDamaged, Layout
-from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
-from delf_engine.index.limits import Limits
-from delf_engine.index.maintenance import Maintained
+from delf_engine.index.codebook.encoder import Encoder
+from delf_engine.index.contract import (
+    Found,
+    IndexInfo,
+    check_batch,
+    check_features,
+    check_ids,
+    check_queries,
+    check_top_k,
+)
+from delf_engine.index.segments import disk
+from delf_engine.index.segments.collection import Collection, IfDamaged
+from delf_engine.index.segments.limits import Limits, best
+from delf_engine.index.segments.segment import Layout, Segment
 from delf_engine.support.threads import check_threads, in_threads
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["BaseIndex", "saved_options"]
+__all__ = ["CandidateIndex"]
 
 Q = TypeVar("Q")  # a query as it is searched with
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-class BaseIndex(Maintained, ABC, Generic[Q]):
-    """Images of a collection, and the search for those most similar to a query.
+class CandidateIndex(ABC, Generic[Q, ConfigT]):
+    """Finds the images of a collection that may show what a query shows.
+
+    Equal collections, added in the same order, give equal results: bit for bit, however they came about, and
+    whether or not they were saved in between. Images without a feature are held, and never found.
 
     A kind says what it keeps of images, what it makes of queries, and how it scores every image for some of them.
-    Images without a feature are held, and never found.
+
+    Parameters
+    ----------
+    dim : int
+        Descriptor dimension D.
+    layout : Layout
+        What is kept of images.
+    encoder : Codebook, Mixture or None
+        What they are encoded by.
+    config : Config
+        Options of the kind.
     """
 
-    kind: ClassVar[str]
-    version: ClassVar[int] = 1
-    _entries: ClassVar[str]  # the array that has a row for each of what `IndexInfo` counts as entries
+    kind: str
+    _fixed: tuple[str, ...] = ()  # options that indexed images depend on
     _ready: ClassVar[int] = 64  # queries made ready at a time
-    _together: ClassVar[int] = 1  # queries scored in one pass over the collection
 
-    def __init__(self, dim: int, layout: Layout) -> None:
+    def __init__(self, dim: int, layout: Layout, encoder: Encoder | None, config: ConfigT) -> None:
+        self.config = config
         self._dim = dim
-        self._collection = Collection(layout)
+        self._encoder = encoder
+        self._collection = Collection(self.kind, layout)
 
     # What a kind brings along.
+
+    @classmethod
+    def _kinds(cls) -> tuple[str, ...]:
+        """Return the kinds of saved indexes that `load` opens."""
+        return (cls.kind,)
+
+    @classmethod
+    def _empty(cls, header: Mapping[str, Any], kind: str, encoder: Any, config: Any) -> Self:
+        """Return an empty index as the manifest describes it."""
+        made: Any = cls
+        index: Self = made(encoder, config)
+        return index
 
     @abstractmethod
     def _images(self, items: Sequence[LocalFeatures], threads: int) -> Sequence[Any]:
@@ -56,20 +92,23 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         """Return what queries, at least one, are searched with."""
 
     @abstractmethod
-    def _scores(self, queries: Sequence[Q], threads: int, session: Any) -> Sequence[npt.NDArray[np.float32]]:
-        """Return the score of every row for each query, (n,) each, through all segments; 0 for what is dead."""
+    def _score(self, query: Q, threads: int, session: Any) -> npt.NDArray[np.float32]:
+        """Return the score of every row, (n,) through all segments, at least one; 0 for what is dead."""
 
     @abstractmethod
-    def _header(self) -> dict[str, Any]:
-        """Return what the manifest says beside the dimension."""
+    def _entries(self, segment: Segment) -> int:
+        """Return how many of what `IndexInfo` counts as entries a segment holds."""
 
     def _session(self) -> Any:
         """Return what is made once for all queries, the collection being flushed."""
 
-    def _batches(self, queries: Sequence[LocalFeatures], session: Any) -> Iterator[slice]:
-        """Cut queries into runs that are made ready together."""
-        for start in range(0, len(queries), self._ready):
-            yield slice(start, min(start + self._ready, len(queries)))
+    def _header(self) -> dict[str, Any]:
+        """Return what the manifest says of how the index was made."""
+        encoder = None if self._encoder is None else self._encoder.hash
+        return {"dim": self.dim, "encoder": encoder, "config": self.config.model_dump(mode="json")}
+
+    def _changed(self) -> None:
+        """Forget what was derived from the images that were there, and from their order."""
 
     # What all of them do.
 
@@ -110,13 +149,11 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         threads = check_threads(threads)
         batch = check_batch(ids, features, self.dim)
         new = [image_id for image_id in batch if image_id not in self]
-        self._insert(new, self._images([batch[image_id] for image_id in new], threads))
-        return new
-
-    def _insert(self, ids: Sequence[str], payloads: Sequence[Any]) -> None:
-        self._collection.add(dict(zip(ids, payloads, strict=True)))
-        if ids:
+        payloads = self._images([batch[image_id] for image_id in new], threads)
+        self._collection.add(dict(zip(new, payloads, strict=True)))
+        if new:
             self._changed()
+        return new
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove images. They are found no more at once, and gone from disk after the next `save`.
@@ -126,8 +163,16 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         UnknownIdError
             If one is not in the index; none is removed then.
         """
-        self._collection.remove(ids)
+        self._collection.remove(check_ids(ids))
         self._changed()
+
+    def compact(self) -> None:
+        """Let the next `save` merge all segments into one without removed images.
+
+        It is written straight to disk beside the old segments, which are deleted once the new one is complete:
+        until then both take space. Results of searches stay the same.
+        """
+        self._collection.compact()
 
     def search(
         self,
@@ -140,20 +185,15 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
     ) -> Found:
         """Return the images most similar to a query.
 
-        Options leave out images and change no score: these are those of the whole collection.
-
         Parameters
         ----------
         features : LocalFeatures
             Of the query.
         top_k : int
             Images returned at most. Only images with a score above 0 are.
-        among : iterable of str or None
-            Return these images only; None: any.
-        exclude : iterable of str
-            Leave these images out, such as the query itself. Ids that are not in the index are ignored.
-        min_score : float or None
-            Leave out images with a lower score.
+        among, exclude, min_score
+            Which images may be returned, see `Limits`: they are left out of a ranking of the whole collection, and
+            scores stay the same.
 
         Returns
         -------
@@ -164,7 +204,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         Raises
         ------
         ConfigError
-            If `top_k` is below 1, or `min_score` not a finite number.
+            If `top_k` is below 1, or limits are none.
         UnknownIdError
             If an id of `among` is not in the index.
         MismatchError
@@ -172,10 +212,9 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         FormatError
             If a memory-mapped segment turns out to be damaged.
         """
-        top_k = check_query(features, top_k, self.dim)
-        limits = Limits.of(self._collection, among, exclude, min_score)
-        session, threads = self._session(), check_threads(None)
-        return self._found(self._queries([features], threads, session), top_k, limits, threads, session)[0]
+        check_features(features, self.dim, "query")
+        limits = Limits(among, exclude, min_score)
+        return self._search([features], check_top_k(top_k), limits, check_threads(None))[0]
 
     def search_many(
         self,
@@ -186,7 +225,6 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         exclude: Iterable[str] = (),
         min_score: float | None = None,
         threads: int | None = None,
-        progress: Progress | None = None,
     ) -> list[Found]:
         """Search with many queries at once.
 
@@ -197,8 +235,6 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
             As in `search`, for every query. Ids are looked up once.
         threads : int or None
             None: one a usable core.
-        progress : callable or None
-            Called with (queries done, queries), in the calling thread.
 
         Returns
         -------
@@ -210,27 +246,28 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         ConfigError
             If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
         """
-        several, top_k = check_queries(queries, top_k, self.dim)
-        threads = check_threads(threads)
-        limits = Limits.of(self._collection, among, exclude, min_score)
+        several, limits = check_queries(queries, self.dim), Limits(among, exclude, min_score)
+        return self._search(several, check_top_k(top_k), limits, check_threads(threads))
+
+    def _search(self, queries: Sequence[LocalFeatures], top_k: int, limits: Limits, threads: int) -> list[Found]:
+        self._collection.flush()
+        allowed = limits.allowed(self._collection)
         out: list[Found] = []
-        if not several:  # nothing to make a session for, which may take long
+        if not queries:  # nothing to make a session for, which may take long
             return out
-        session, step = self._session(), self._together
-        for batch in self._batches(several, session):
-            part = self._queries(several[batch], threads, session)
-            groups = [part[i : i + step] for i in range(0, len(part), step)]
+        session = self._session()
+        for start in range(0, len(queries), self._ready):
+            ready = self._queries(queries[start : start + self._ready], threads, session)
+            inner = threads if len(ready) == 1 else 1
 
-            def one(i: int, groups: Sequence[Sequence[Q]] = groups) -> list[Found]:
-                return self._found(groups[i], top_k, limits, 1, session)
+            def found(i: int, ready: Sequence[Q] = ready, inner: int = inner) -> Found:
+                if not self._collection.segments:
+                    return [], np.empty(0, np.float32)
+                scores = self._score(ready[i], inner, session)
+                rows = best(scores, top_k, allowed=allowed, min_score=limits.min_score)
+                return self._collection.names_of(rows), scores[rows]
 
-            def report(done: int, start: int = batch.start, count: int = len(part)) -> None:
-                if progress is not None:
-                    for i in range((done - 1) * step, min(done * step, count)):
-                        progress(start + i + 1, len(several))
-
-            for found in in_threads(one, len(groups), threads, report):
-                out += found
+            out += in_threads(found, len(ready), threads)
         return out
 
     def __len__(self) -> int:
@@ -243,6 +280,23 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         """Return the ids of all images, in the order of insertion."""
         return list(self._collection)
 
+    @property
+    def mark(self) -> dict[str, Any] | None:
+        """A note of the caller, of plain JSON values, that is saved and loaded with the index.
+
+        An engine notes which state of its feature store the index has followed to.
+        """
+        return self._collection.mark
+
+    @mark.setter
+    def mark(self, values: dict[str, Any] | None) -> None:
+        self._collection.mark = values
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Names of the damaged segments that the index was loaded without; the next `save` deletes them."""
+        return self._collection.damaged
+
     def info(self) -> IndexInfo:
         """Return what the index holds."""
         self._collection.flush()
@@ -251,7 +305,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
             kind=self.kind,
             images=len(self),
             removed=sum(segment.dead for segment in segments),
-            entries=sum(len(segment.arrays[self._entries]) for segment in segments),
+            entries=sum(self._entries(segment) for segment in segments),
             bytes=sum(array.nbytes for segment in segments for array in segment.arrays.values()),
             segments=len(segments),
             dim=self.dim,
@@ -276,85 +330,67 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         FormatError
             If it cannot be written. What was saved before is still there.
         """
-        self._write(directory, overwrite)
-
-    def _write(
-        self, directory: str | os.PathLike[str], overwrite: bool, attachment: Attachment | None = None
-    ) -> None:
-        header = {"dim": self.dim, **self._header()}
-        self._collection.save(directory, header, overwrite=overwrite, attachment=attachment)
+        self._collection.save(directory, self._header(), overwrite=overwrite)
 
     @classmethod
-    def _opened(
+    def load(
         cls,
         directory: str | os.PathLike[str],
-        make: Callable[[Mapping[str, Any]], Self],
-        check: bool | None,
-        damaged: IfDamaged,
+        encoder: Encoder | None = None,
+        config: ConfigT | None = None,
+        *,
+        check: bool | None = None,
+        damaged: IfDamaged = "error",
     ) -> Self:
-        """Open what was saved in `directory`; `make` returns the empty index that its header describes."""
-        made: list[Self] = []
+        """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
 
-        def layout(header: Mapping[str, Any]) -> Layout:
-            made.append(make(header))
-            return made[-1]._collection.layout
+        Parameters
+        ----------
+        directory : path
+        encoder : Codebook, Mixture or None
+            The one it was built with; None for KD-trees.
+        config : Config, optional
+            Options for searching, by default those it was saved with.
+        check : bool, optional
+            Whether to compare the checksums of all files, not their sizes only. By default where they are
+            small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
 
-        collection = Collection.load(directory, layout, cls.kind, cls.version, check=check, damaged=damaged)
-        made[-1]._collection = collection
-        return made[-1]
+        Raises
+        ------
+        MismatchError
+            If it was built with another codebook or mixture, or with other options for indexed images.
+        FormatError
+            If it is missing, damaged, cut short, or of another kind or version.
+        """
+        manifest = disk.read_manifest(Path(directory), *cls._kinds())
+        try:
+            header, kind = manifest["header"], manifest["kind"]
+            if header["encoder"] != (None if encoder is None else encoder.hash):
+                raise MismatchError(
+                    f"{directory}: the index was built with {_named(header['encoder'])}, not with "
+                    f"{_named(None if encoder is None else encoder.hash)}; give that one, or build the index again"
+                )
+            options: Any = Profile.model_fields[kind].annotation
+            saved = parse_config(options, header["config"], where=str(directory))
+            index = cls._empty(header, kind, encoder, saved)
+            if config is not None:
+                index._check_fixed(config, str(directory))
+                index.config = config
+            index._collection.open(directory, header, check=check, damaged=damaged)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"{directory}: the manifest of the index is damaged: {error!r}") from error
+        return index
 
-    def _found(self, queries: Sequence[Q], top_k: int, limits: Limits, threads: int, session: Any) -> list[Found]:
-        if not self._collection.segments:
-            return [([], np.empty(0, np.float32)) for _ in queries]
-        found = []
-        for scores in self._scores(queries, threads, session):
-            rows = limits.best(scores, top_k)
-            found.append((self._collection.names_of(rows), scores[rows]))
-        return found
+    def _check_fixed(self, config: ConfigT, where: str) -> None:
+        for name in self._fixed:
+            if getattr(config, name) != getattr(self.config, name):
+                raise MismatchError(
+                    f"{where}: the index was built with {name} = {getattr(self.config, name)}, asked for "
+                    f"{getattr(config, name)}; build it again"
+                )
 
 
-def saved_options(
-    header: Mapping[str, Any],
-    source: str,
-    given: Any,
-    config: ConfigT | None,
-    kind: type[ConfigT],
-    built_with: Iterable[str],
-    where: str,
-) -> ConfigT:
-    """Return the options to open an index with: those given, or those it was saved with.
-
-    Parameters
-    ----------
-    header : mapping
-        Of the manifest.
-    source : "codebook" or "mixture"
-    given : Codebook or Mixture
-        Which the caller wants to use.
-    config : Config or None
-        Which the caller wants to use.
-    kind : type
-        Of the options.
-    built_with : iterable of str
-        Options that indexed images depend on.
-    where : str
-        Named in errors.
-
-    Raises
-    ------
-    MismatchError
-        If the index was built with another codebook or mixture, or with other such options.
-    """
-    if header[source] != given.hash:
-        raise MismatchError(
-            f"{where}: the index was built with {source} {header[source][:8]}, not with {given.hash[:8]}; "
-            "give that one, or build the index again"
-        )
-    saved = parse_config(kind, header["config"], where=where)
-    for name in built_with:
-        if config is not None and getattr(config, name) != getattr(saved, name):
-            raise MismatchError(
-                f"{where}: the index was built with {name} = {getattr(saved, name)}, asked for "
-                f"{getattr(config, name)}; build it again"
-            )
-    return saved if config is None else config
+def _named(encoder: str | None) -> str:
+    return "no words" if encoder is None else f"words {encoder[:8]}"

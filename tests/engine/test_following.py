@@ -18,8 +18,8 @@ from delf_engine.engine import following
 from delf_engine.engine.checking import check_directory
 from delf_engine.engine.parts import empty_index, open_vocabulary
 from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
-from delf_engine.index import disk
-from delf_engine.index.collection import Collection
+from delf_engine.index.segments import disk
+from delf_engine.index.segments.collection import Collection
 from delf_engine.storage import FeatureStore
 from forkserver import Child
 from helpers import random_features
@@ -360,7 +360,7 @@ def test_a_long_way_to_follow_is_saved_on_the_way(
         with pytest.warns(DelfEngineWarning, match="segment-00000001"), pytest.raises(KeyboardInterrupt):
             de.Engine.open(directory)
     manifest = disk.read_manifest(directory / "index")
-    assert (sum(entry["images"] for entry in manifest["segments"]), manifest["mark"]) == (10, None)
+    assert (sum(entry["images"] for entry in manifest["segments"]), manifest["mark"]) == (2, None)
     for readonly in (True, False):
         with de.Engine.open(directory, readonly=readonly) as engine:
             assert_follows(engine, NAMES)
