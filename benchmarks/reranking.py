@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -37,10 +38,9 @@ from threadpoolctl import threadpool_limits
 
 from common import data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
-from delf_engine.config import RerankingConfig
 from delf_engine.errors import DataError
 from delf_engine.model import codebook_path
-from delf_engine.reranking import RankedCandidate, rank_verified, rerank_batch
+from delf_engine.reranking import RankedCandidate, RerankOptions, rank_verified, rerank_batch
 from delf_engine.reranking.scheduling import needs_processes
 from delf_engine.storage import FeatureStore
 from delf_engine.support.threads import usable_cores
@@ -181,10 +181,14 @@ def speeds(stores: Mapping[str, FeatureStore], shortlists: Shortlists, args: arg
 def _reranked(
     store: FeatureStore, shortlists: Shortlists, profile: str, workers: int, **options: Any
 ) -> dict[str, list[RankedCandidate]]:
-    config = RerankingConfig(top_n=max(map(len, shortlists.values())), **options.pop("budget", {}))
-    chosen = load_profile(profile)
-    given = {"verification": chosen.verification, "ranking": chosen.ranking, **options}
-    return rerank_batch(store, shortlists, store, config=config, workers=workers, **given)
+    given = RerankOptions.of(
+        load_profile(profile),
+        top_n=max(map(len, shortlists.values())),
+        top_k=options.pop("top_k", None),
+        workers=workers,
+    )
+    given = replace(given, ranking=options.pop("ranking", given.ranking))
+    return rerank_batch(store, shortlists, store, given, **options)
 
 
 def _published(store: FeatureStore, shortlists: Shortlists, workers: int) -> list[int]:
@@ -274,7 +278,7 @@ def stopped_early(
     for cap in caps:
         rule = load_profile().ranking.model_copy(update={"cap": cap})
         seconds, found = _timed(
-            partial(_reranked, store, shortlists, "default", workers, ranking=rule, budget={"top_k": top_k})
+            partial(_reranked, store, shortlists, "default", workers, ranking=rule, top_k=top_k)
         )
         equal = 0
         for query, ranking in everything.items():

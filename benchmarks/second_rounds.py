@@ -21,15 +21,24 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common import data_folder, print_table, rank_features, sub_rparis, write_json
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
-from delf_engine.config import ExpansionConfig, GraphConfig, Profile, RerankingConfig
+from delf_engine.config import Profile, RerankingConfig
 from delf_engine.evaluation import SETUPS
 from delf_engine.model import codebook_path
-from delf_engine.reranking import RankedCandidate, expand_query, rerank_batch, rerank_graph
+from delf_engine.reranking import (
+    ExpansionConfig,
+    GraphConfig,
+    RankedCandidate,
+    RerankOptions,
+    expand_query,
+    rerank_batch,
+    rerank_graph,
+)
 from ranking_rules import Ranker, Row, compare, row_of
 from sub_rparis import with_distractors, with_interval
 
@@ -86,6 +95,7 @@ def _rounds(
     seed: int,
 ) -> dict[str, tuple[Rankings, float]]:
     """Return the rankings of each method with the seconds that all queries took, the first round in none."""
+    options = RerankOptions.of(profile, seed=seed, workers=1)
 
     def searched(given: Features) -> dict[str, list[tuple[str, float]]]:
         lists = {}
@@ -99,19 +109,10 @@ def _rounds(
         lists: Mapping[str, Sequence[tuple[str, float]]],
         config: RerankingConfig = profile.reranking,
     ) -> Rankings:
-        return rerank_batch(
-            given,
-            lists,
-            gallery,
-            config=config,
-            verification=profile.verification,
-            ranking=profile.ranking,
-            seed=seed,
-            workers=1,
-        )
+        return rerank_batch(given, lists, gallery, replace(options, reranking=config))
 
     def widest(rankings: Rankings) -> Rankings:
-        again = rerank_graph(rankings, gallery, verification=profile.verification, seed=seed, workers=1)
+        again = rerank_graph(rankings, gallery, options)
         return {query: list(ranking) for query, ranking in again.items()}
 
     lists = searched(queries)

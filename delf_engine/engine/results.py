@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, overload
 
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate
 
-__all__ = ["AddReport", "CheckReport", "EngineInfo", "SearchResult"]
+__all__ = ["AddReport", "CheckReport", "EngineInfo", "RerankedBatch", "SearchResult"]
 
 _COLUMNS = ("inliers", "place", "score", "image")
 
@@ -138,16 +138,7 @@ class EngineInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
-        return {
-            "directory": self.directory,
-            "model": self.model,
-            "profile": self.profile,
-            "images": self.images,
-            "dim": self.dim,
-            "precision": self.precision,
-            "store": self.store,
-            "index": self.index,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -222,3 +213,21 @@ class SearchResult(Sequence[RankedCandidate]):
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
         return {"query": self.query, "hits": [hit.to_dict() for hit in self.hits]}
+
+
+@dataclass(frozen=True)
+class RerankedBatch:
+    """Shortlists that an engine has re-ranked.
+
+    Attributes
+    ----------
+    rankings : dict of query to list of RankedCandidate
+    features : dict of query to LocalFeatures
+        What was verified with: the A of each verification.
+    failed : dict of query to str
+        Queries that could not be read, and why.
+    """
+
+    rankings: dict[str, list[RankedCandidate]]
+    features: dict[str, LocalFeatures]
+    failed: dict[str, str]

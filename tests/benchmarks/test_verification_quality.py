@@ -11,7 +11,7 @@ from delf_engine import load_profile, verify_features
 from delf_engine.config import RerankingConfig, VerificationConfig
 from delf_engine.evaluation import SETUPS, GroundTruth, evaluate
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import rerank_shortlist
+from delf_engine.reranking import RerankOptions, rerank_shortlist
 from delf_engine.verification import Prepared
 from delf_engine.verification.models import ESTIMATORS
 from delf_engine.verification.result import similarity_sum
@@ -117,9 +117,7 @@ def test_rows_are_those_of_reranking_one_by_one(world: tuple[Images, Images], tr
                 features,
                 first,
                 gallery,
-                config=RerankingConfig(top_n=len(gallery)),
-                verification=way.verification,
-                ranking=way.ranking,
+                RerankOptions(RerankingConfig(top_n=len(gallery)), way.verification, way.ranking),
             )
             for setup in SETUPS:
                 junk = truth.junk_of(setup)[truth.query_names.index(query)]

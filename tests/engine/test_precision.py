@@ -62,17 +62,3 @@ def test_adding_nothing_new_settles_nothing(tmp_path: Path, tiny_model: Path, ph
     with de.Engine.create(tmp_path / "e", model=tiny_model) as engine:
         engine.add([])
         assert on_disk(tmp_path / "e") == "auto"
-
-
-def test_engines_from_before_the_choice_stay_fp32(
-    tmp_path: Path, tiny_model: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hardware(monkeypatch, "avx512_bf16")
-    de.Engine.create(tmp_path / "e", model=tiny_model).close()
-    path = tmp_path / "e" / MANIFEST
-    values = json.loads(path.read_text())
-    del values["profile"]["extraction"]["precision"]
-    path.write_text(json.dumps(values))
-    with de.Engine.open(tmp_path / "e") as engine:
-        engine.add(photos[:1])
-        assert engine.info().precision == engine.extractor.precision == "fp32"

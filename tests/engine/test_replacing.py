@@ -73,9 +73,9 @@ def test_an_image_that_cannot_be_read_keeps_its_features(
 def test_what_is_not_there_is_not_replaced(tmp_path: Path, tiny_model: Path, folder: list[str]) -> None:
     with de.Engine.create(tmp_path / "e", model=tiny_model) as engine:
         engine.add(folder[:2])
-        with pytest.raises(UnknownIdError, match=r"no image .* and 1 more; nothing replaced"):
+        with pytest.raises(UnknownIdError, match="and 1 more"):
             engine.replace(folder)
-        with pytest.raises(ConfigError, match="2 ids were given for 1 images"):
+        with pytest.raises(ConfigError, match="2 ids"):
             engine.replace([folder[0]], ids=["a", "b"])
         assert engine.ids() == folder[:2]
         assert engine.replace([folder[1]], ids=[folder[0]]).replaced == folder[:1]
@@ -85,7 +85,7 @@ def test_what_is_not_there_is_not_replaced(tmp_path: Path, tiny_model: Path, fol
         assert engine.ids() == engine.index.ids() == [folder[1], folder[3], folder[0]]
     with de.Engine.open(tmp_path / "e", readonly=True) as engine:
         for change in (lambda: engine.replace(folder[0]), engine.compact):
-            with pytest.raises(LockedError, match="opened read-only"):
+            with pytest.raises(LockedError, match="read-only"):
                 change()
 
 

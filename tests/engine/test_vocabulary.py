@@ -48,11 +48,11 @@ def test_words_of_photographs(photos: list[str], tiny_model: Path, tmp_path: Pat
 
 
 def test_refusals(filled: Path, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="per_image must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="per_image"):
         train_codebook(filled, 5, per_image=0)
-    with pytest.raises(ConfigError, match="words and iterations must be at least 1"):
+    with pytest.raises(ConfigError, match="words"):
         train_codebook(filled, 0)
-    with pytest.raises(FeatureError, match="need at least as many descriptors"):
+    with pytest.raises(FeatureError, match="1000000"):
         train_codebook(filled, 10**6)
     with pytest.raises(DataError):
         train_codebook(tmp_path / "nowhere", 5)

@@ -17,7 +17,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.plotting.report import write_pair_report, write_report
 from delf_engine.plotting.report.evidence import percent
 from delf_engine.plotting.report.markup import document, text
-from delf_engine.reranking import RankedCandidate, rerank_batch
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from delf_engine.verification import verify_features
 from helpers import exif_with_orientation, random_features, random_photo, write_image
 from plotting.pages import Page
@@ -43,7 +43,7 @@ def ranked(
     ids = list(features)
     lists = {query: [(other, 1.0) for other in reversed(ids) if other != query] for query in ids[:queries]}
     config = VerificationConfig(**{**profile.verification.model_dump(), "min_inliers": 10})
-    return rerank_batch(features, lists, features, config=RerankingConfig(top_n=top_n), verification=config)
+    return rerank_batch(features, lists, features, RerankOptions(RerankingConfig(top_n=top_n), config))
 
 
 def edges(page: Page) -> list[str]:

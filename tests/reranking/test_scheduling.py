@@ -19,9 +19,9 @@ import pytest
 from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineError, DelfEngineWarning, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import rerank_batch, scheduling
-from delf_engine.reranking.scheduling import QueryRun, needs_processes
-from delf_engine.verification import verify_features
+from delf_engine.reranking import RerankOptions, rerank_batch, scheduling
+from delf_engine.reranking.scheduling import QueryJob, needs_processes
+from delf_engine.verification import PairVerifier, verify_features
 from helpers import random_features, seen_again
 
 THREADS = load_profile("default").verification
@@ -49,18 +49,16 @@ def batch_of(queries: int) -> dict[str, list[tuple[str, float]]]:
 def run(world: Any, shortlists: Any, **options: Any) -> Any:
     queries, images = world
     given: dict[str, Any] = {
-        "config": RerankingConfig(top_n=100),
+        "reranking": RerankingConfig(top_n=100),
         "verification": THREADS,
         "ranking": INLIERS,
         "workers": 1,
         **options,
     }
-    return rerank_batch(
-        given.pop("queries", lambda query: queries.get(query.partition(" ")[0])),
-        shortlists,
-        given.pop("images", images),
-        **given,
-    )
+    query_of = given.pop("queries", lambda query: queries.get(query.partition(" ")[0]))
+    image_of = given.pop("images", images)
+    others = {name: given.pop(name) for name in ("progress", "checkpoint") if name in given}
+    return rerank_batch(query_of, shortlists, image_of, RerankOptions(**given), **others)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +94,7 @@ def test_more_queries_than_fit_at_once_give_the_same_bits(
 @pytest.mark.parametrize("workers", [2, 5])
 def test_what_is_stopped_early_has_the_same_bits_too(world: Any, workers: int) -> None:
     shortlists = batch_of(20)
-    options: dict[str, Any] = {"ranking": CAPPED, "config": RerankingConfig(top_n=100, top_k=1)}
+    options: dict[str, Any] = {"ranking": CAPPED, "reranking": RerankingConfig(top_n=100, top_k=1)}
     alone = run(world, shortlists, **options)
     assert any(c.verification is None for ranking in alone.values() for c in ranking)
     assert run(world, shortlists, workers=workers, **options) == alone
@@ -162,14 +160,14 @@ def test_an_error_of_the_progress_ends_the_call(world: Any, error: BaseException
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_error_in_a_worker_ends_the_call(world: Any, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    verify, calls = scheduling._verify, count()
+    verify, calls = PairVerifier.__call__, count()
 
     def broken(*arguments: Any) -> Any:
-        if next(calls) == 3:
+        if next(calls) == 23:
             raise BrokenError("lost")
         return verify(*arguments)
 
-    monkeypatch.setattr(scheduling, "_verify", broken)
+    monkeypatch.setattr(PairVerifier, "__call__", broken)
     with pytest.raises(BrokenError, match="lost"):
         run(world, batch_of(12), workers=workers)
 
@@ -182,15 +180,6 @@ def test_an_error_in_a_process_ends_the_call_and_the_next_goes_well(world: Any) 
     with pytest.raises(KeyboardInterrupt):
         run(world, shortlists, images=raising(world[1], KeyboardInterrupt(), 5), **options)
     assert run(world, shortlists, **options) == run(world, shortlists, verification=PROCESSES)
-
-
-def test_joblib_goes_on_with_its_own_processes(world: Any) -> None:
-    from joblib import Parallel, delayed, parallel_config
-
-    for _ in range(2):
-        run(world, batch_of(3), verification=PROCESSES, workers=2)
-        with parallel_config("loky", n_jobs=2):
-            assert Parallel()(delayed(abs)(-k) for k in range(3)) == [0, 1, 2]
 
 
 def test_processes_are_used_again_and_replaced_if_they_died_in_between(world: Any) -> None:
@@ -239,7 +228,7 @@ def test_time_that_is_over_at_once_verifies_the_first_chunk(
         found = run(
             world,
             shortlists,
-            config=RerankingConfig(top_n=35, seconds=0.5),
+            reranking=RerankingConfig(top_n=35, seconds=0.5),
             workers=workers,
             progress=lambda *now: seen.append(now),
         )
@@ -256,7 +245,7 @@ def test_time_that_is_enough_changes_nothing(world: Any) -> None:
     shortlists = batch_of(8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = run(world, shortlists, config=RerankingConfig(top_n=100, seconds=1e6), workers=2)
+        found = run(world, shortlists, reranking=RerankingConfig(top_n=100, seconds=1e6), workers=2)
     assert found == run(world, shortlists)
 
 
@@ -264,9 +253,11 @@ def test_a_query_that_is_settled_when_its_time_is_over_lacks_nothing(monkeypatch
     clock = count()
     monkeypatch.setattr(scheduling, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     for settled, late in ((True, 0), (False, 20)):
-        query = QueryRun("q", None, [str(i) for i in range(30)], lambda *_, s=settled: s and _[1] > 0, True, 0.5)
+        turns = iter([False, settled])
+        ids = [str(i) for i in range(30)]
+        query = QueryJob("q", LocalFeatures.empty((9, 9)), ids, lambda _, turns=turns: next(turns), 0.5)
         assert len(query.take()) == 10
         assert not query.take()  # the first chunk is at work
         query.give([], [])
         assert not query.take()
-        assert (query.done, query.left, query.late) == (True, 20, late)
+        assert (query.done, len(query.skipped), query.timed_out) == (True, 20, late)
