@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ __all__ = [
     "cached_features",
     "data_folder",
     "machine",
+    "measured_apart",
+    "own_process",
     "print_markdown",
     "print_table",
     "rank_features",
@@ -37,6 +40,23 @@ __all__ = [
 
 #: A query of Sub-RParis with only two positives among the photographs at hand; its definition leaves it out.
 _LEFT_OUT = "paris_defense_000038"
+
+
+def own_process(module: str, *options: object, stderr: int | None = None) -> subprocess.Popen[str]:
+    """Start ``python -m MODULE OPTIONS`` with its standard output on a pipe, from wherever this process runs."""
+    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    command = [sys.executable, "-m", module, *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+
+def measured_apart(module: str, *options: object) -> dict[str, Any]:
+    """Return the JSON object that ``python -m MODULE OPTIONS`` prints, which did nothing else."""
+    process = own_process(module, *options)
+    said, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{process.args!r} ended with {process.returncode}")
+    return dict(json.loads(said))
 
 
 def data_folder(given: str | None) -> Path:

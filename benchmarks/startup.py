@@ -1,6 +1,6 @@
 """How long it takes to start, beside Python itself and beside importing torch.
 
-python benchmarks/startup.py [--runs 7]
+python -m benchmarks.startup [--runs 7]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import print_table, write_json
+from benchmarks.common import print_table, write_json
 
 _COMMANDS = {
     "python": [sys.executable, "-c", "pass"],

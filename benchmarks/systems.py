@@ -11,10 +11,10 @@ from typing import Any
 
 import cv2
 
-from common import by_homography
+from benchmarks.common import by_homography
+from benchmarks.peers import Peer, aliked, file_hash, root_sift
 from delf_engine import load_profile
 from delf_engine.config import Profile
-from peers import Peer, aliked, file_hash, root_sift
 
 __all__ = ["PEERS", "System", "model_system", "model_systems", "peer_system", "weights_folder"]
 

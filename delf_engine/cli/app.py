@@ -14,7 +14,6 @@ import typer
 
 from delf_engine import __version__
 from delf_engine.cli import (
-    benchmark_report,
     calibrate,
     codebook,
     collection,
@@ -50,7 +49,6 @@ export.register(app)
 pair.register(app)
 rerank.register(app)
 evaluate.register(app)
-benchmark_report.register(app)
 calibrate.register(app)
 mining.register(app)
 training.register(app)

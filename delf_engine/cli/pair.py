@@ -56,7 +56,7 @@ def verify(
     from delf_engine.extraction import Extractor
 
     if report:
-        from delf_engine.plotting.report.markup import check_path
+        from delf_engine.plotting.report import check_path
 
         check_path(report)
     extractor = Extractor.from_pretrained(model, profile=profile)

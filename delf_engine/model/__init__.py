@@ -12,7 +12,6 @@ from delf_engine.model.checkpoint import (
     load_checkpoint,
     read_checkpoint_info,
     save_checkpoint,
-    update_checkpoint_info,
 )
 from delf_engine.model.hub import DEFAULT_MODEL, model_reference
 
@@ -26,5 +25,4 @@ __all__ = [
     "model_reference",
     "read_checkpoint_info",
     "save_checkpoint",
-    "update_checkpoint_info",
 ]

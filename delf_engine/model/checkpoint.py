@@ -30,12 +30,10 @@ __all__ = [
     "read_tensors",
     "save_checkpoint",
     "tensors_sha256",
-    "update_checkpoint_info",
 ]
 
 _KEY = "delf_engine"
 _VERSION = 2
-_READABLE = (1, 2)  # 1 had neither mean and std nor what follows them
 
 Rgb = tuple[float, float, float]
 RgbScale = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -90,7 +88,7 @@ class CheckpointInfo(Config):
         `Codebook.hash` of the visual words made for it.
     """
 
-    format_version: int
+    format_version: int = _VERSION
     name: str
     architecture: str
     dim: int = Field(ge=1)
@@ -248,33 +246,6 @@ def save_checkpoint(
     return _write(Path(path), tensors, info)
 
 
-def update_checkpoint_info(path: str | os.PathLike[str], **changes: Any) -> CheckpointInfo:
-    """Change what a checkpoint says of itself, such as figures that were measured later; the weights stay.
-
-    Parameters
-    ----------
-    path : str or path
-        Of the file, which is replaced at once or not at all.
-    **changes
-        Fields of `CheckpointInfo`, but for `format_version`, `sha256` and `package_version`.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing or damaged, or a field is unknown, cannot be changed, or has a bad value.
-    """
-    info, tensors = _open(Path(path), weights=True)
-    _check_hash(Path(path), info, tensors)
-    fixed = sorted({"format_version", "sha256", "package_version"} & set(changes))
-    if fixed:
-        raise CheckpointError(f"{path}: {fixed[0]} is set by what writes the file and cannot be changed")
-    try:
-        changed = parse_config(CheckpointInfo, {**info.model_dump(), **changes}, where=str(path))
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-    return _write(Path(path), tensors, changed)
-
-
 def _write(path: Path, tensors: Mapping[str, npt.NDArray[Any]], info: CheckpointInfo) -> CheckpointInfo:
     from safetensors.numpy import save
 
@@ -309,9 +280,8 @@ def _open(path: Path, *, weights: bool = False) -> tuple[CheckpointInfo, dict[st
     try:
         values = json.loads(metadata[_KEY])
         found = values.get("format_version")
-        if found not in _READABLE:
-            known = " and ".join(map(str, _READABLE))
-            raise CheckpointError(f"{path}: checkpoint format version {found}, this version reads {known}")
+        if found != _VERSION:
+            raise CheckpointError(f"{path}: checkpoint format version {found}, this version reads {_VERSION}")
         return parse_config(CheckpointInfo, values, where=str(path)), tensors
     except (json.JSONDecodeError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{path}: damaged metadata: {error}") from error

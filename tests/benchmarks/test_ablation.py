@@ -12,16 +12,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import ablation
-import ablation_run
-from ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows, shortened
+from benchmarks.training import ablation, ablation_run
+from benchmarks.training.ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows, shortened
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.evaluation import SETUPS, GroundTruth
 from delf_engine.model.backbones import build_trunk
-from delf_engine.training import TrainingConfig, load_training_config
+from delf_engine.training import RunOptions, TrainingConfig, load_training_config
+from delf_engine.training.batches import START
 from delf_engine.training.config import GradientStage, PcaStage, parse_training_config
-from delf_engine.training.contract import START
 from delf_engine.training.losses.distillation import DistillationOptions
 from helpers import random_photo, write_image
 
@@ -270,7 +269,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
     original = getattr(ablation_run, name)
 
     def call(*args: Any, **options: Any) -> Any:
-        calls.append(options.get("seed", 0))
+        calls.append(next((given.seed for given in args if isinstance(given, RunOptions)), 0))
         return original(*args, **options)
 
     monkeypatch.setattr(ablation_run, name, call)
@@ -280,7 +279,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
 def test_rows_are_measured_once_and_share_checkpoints(
     world: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained, verified = counted(monkeypatch, "train"), counted(monkeypatch, "verify_all")
+    trained, verified = counted(monkeypatch, "train_network"), counted(monkeypatch, "verify_all")
     rows = ["trunk", FULL, "contrast", "features-250", "smooth", "half-white"]
     ablation.main([*world, "--rows", *rows])
     assert len(trained) == 2  # the trunk only, and one checkpoint for all others
@@ -329,7 +328,7 @@ def test_an_interrupted_run_keeps_its_rows_and_goes_on(
         with pytest.raises(KeyboardInterrupt):
             ablation.main(world)
     assert "trunk only" in capsys.readouterr().out
-    trained, verified = counted(monkeypatch, "train"), counted(monkeypatch, "verify_all")
+    trained, verified = counted(monkeypatch, "train_network"), counted(monkeypatch, "verify_all")
     ablation.main([*world, "--rows", "trunk", FULL])
     assert (len(trained), len(verified)) == (0, 1)  # both checkpoints were there, and one result
 
@@ -337,7 +336,7 @@ def test_an_interrupted_run_keeps_its_rows_and_goes_on(
 def test_seeds_are_trained_apart_and_averaged(
     world: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = counted(monkeypatch, "train")
+    trained = counted(monkeypatch, "train_network")
     ablation.main([*world, "--rows", "trunk", "head", "--seeds", "0", "1"])
     assert trained == [0, 0, 1]  # without training there is no second seed
     rows = {row["row"]: row for row in json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]}

@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from calibration import LabelledPairs, choose, fit, landmark, own_landmarks, paris_row, random_boxes
+from benchmarks.verification.calibration import (
+    LabelledPairs,
+    choose,
+    fit,
+    landmark,
+    own_landmarks,
+    paris_row,
+    random_boxes,
+)
 from delf_engine.evaluation.calibration_at_prior import calibration_error_at_prior
 from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.verification import Verification

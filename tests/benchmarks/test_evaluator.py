@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import evaluator
+from benchmarks.revisited import evaluator
 
 
 def test_both_evaluators_agree_and_the_result_is_written(

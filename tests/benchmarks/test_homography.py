@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine import LocalFeatures
-from delf_engine.errors import DataError
-from homography import (
+from benchmarks.verification.homography import (
     PlanarPair,
     homography_pairs,
     matching_figures,
@@ -19,6 +17,8 @@ from homography import (
     random_repeatability,
     repeatability,
 )
+from delf_engine import LocalFeatures
+from delf_engine.errors import DataError
 
 SIZE = (100, 80)
 IDENTITY = np.eye(3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import image_encodings
+from benchmarks.index import image_encodings
 from delf_engine.evaluation import GroundTruth
 from delf_engine.index import Codebook
 from delf_engine.storage import FeatureStore

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from benchmarks.peers import Peer, aliked, root_sift
 from delf_engine.errors import CheckpointError
 from helpers import random_photo
-from peers import Peer, aliked, root_sift
 
 
 @pytest.fixture(scope="module")

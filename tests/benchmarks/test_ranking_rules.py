@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.revisited.ranking_rules import RULES, Pass, compare, ranked_by_rules, row_of, verify_all
 from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.evaluation import SETUPS, GroundTruth, Setup, evaluate
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RerankOptions, rerank_shortlist
 from helpers import random_features
-from ranking_rules import RULES, Pass, compare, ranked_by_rules, row_of, verify_all
 
 VERIFICATION = load_profile("default").verification
 RANKING = RankingConfig(score="inliers", exponent=2.0, blend=0.5)

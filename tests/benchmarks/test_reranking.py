@@ -1,32 +1,18 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-import verification_peers
+from benchmarks.reranking import speed as reranking
+from benchmarks.verification.peers import published_path
 from delf_engine.config import load_profile
 from delf_engine.errors import DataError
 from delf_engine.storage import FeatureStore
 from helpers import random_features, seen_again
 
-
-def _benchmark() -> ModuleType:
-    """Import benchmarks/reranking.py by its path: the name is that of a folder of tests."""
-    path = Path(verification_peers.__file__).with_name("reranking.py")
-    spec = importlib.util.spec_from_file_location("benchmark_of_reranking", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reranking = _benchmark()
 SETTINGS = load_profile("delf").verification
 
 
@@ -77,6 +63,6 @@ def test_a_store_of_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_the_published_path_counts_what_agrees(rng: np.random.Generator) -> None:
     image = random_features(rng, 100)
-    assert verification_peers.published_path(image, seen_again(rng, image, 60), SETTINGS) == 60
-    assert verification_peers.published_path(image, random_features(rng, 0), SETTINGS) == 0
-    assert verification_peers.published_path(image, random_features(rng, 2), SETTINGS) == 0
+    assert published_path(image, seen_again(rng, image, 60), SETTINGS) == 60
+    assert published_path(image, random_features(rng, 0), SETTINGS) == 0
+    assert published_path(image, random_features(rng, 2), SETTINGS) == 0

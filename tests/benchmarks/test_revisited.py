@@ -6,7 +6,6 @@ import contextlib
 import csv
 import errno
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -17,9 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import revisited
-import revisited_candidates
-import revisited_features
+from benchmarks.revisited import candidates as revisited_candidates
+from benchmarks.revisited import features as revisited_features
+from benchmarks.revisited import run as revisited
+from benchmarks.revisited.inputs import TITLES, read_inputs
+from benchmarks.revisited.options import arguments
+from benchmarks.revisited.result import result_of
+from benchmarks.revisited.run import main, run
+from benchmarks.revisited.stages import Stages
+from benchmarks.systems import System
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
 from delf_engine.errors import DataError, FormatError, ImageError, MismatchError
 from delf_engine.evaluation import (
@@ -33,12 +38,6 @@ from delf_engine.evaluation import (
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import verify_features
 from helpers import random_features, seen_again, write_image
-from revisited import main, run
-from revisited_inputs import TITLES, read_inputs
-from revisited_options import arguments
-from revisited_result import result_of
-from revisited_stages import Stages
-from systems import System
 
 PLACES, OTHERS = 3, 12
 KINDS = {"easy": (60, 3), "hard": (24, 2), "junk": (45, 2)}  # features shared with the query, and images
@@ -317,14 +316,12 @@ def test_distractors_are_searched_with_the_rest(world: World, camera: Camera, tm
 
 
 def test_stored_features_need_no_torch(world: World, tmp_path: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; from revisited import main; main('rparis6k')"
-    folder = Path(revisited.__file__).parent
+    code = "import sys; sys.modules['torch'] = None; from benchmarks.revisited.run import main; main('rparis6k')"
     done = subprocess.run(
         [sys.executable, "-c", code, *options(world, tmp_path)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])},
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "world.json").is_file()
@@ -384,7 +381,7 @@ def test_a_second_run_finds_everything_and_says_the_same(world: World, tmp_path:
 
 
 def test_words_trained_in_two_runs_are_those_of_one(world: World, tmp_path: Path) -> None:
-    from revisited_features import Stores, all_of
+    from benchmarks.revisited.features import Stores, all_of
 
     def trained(work: Path) -> str:
         with Stores(work) as stores:

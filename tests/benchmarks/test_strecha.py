@@ -8,10 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine import load_profile
-from delf_engine.errors import DataError
-from helpers import random_features
-from strecha import (
+from benchmarks.verification.strecha import (
     Pair,
     View,
     accepted_shares,
@@ -23,6 +20,9 @@ from strecha import (
     weighted_score,
     zero_false_accepts,
 )
+from delf_engine import load_profile
+from delf_engine.errors import DataError
+from helpers import random_features
 
 
 def view(scene: str, name: str, degrees: float = 0.0) -> View:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import training_throughput
+from benchmarks.training import throughput as training_throughput
 from delf_engine.errors import ConfigError
 from delf_engine.model.backbones import build_trunk
 from delf_engine.training import load_training_config

@@ -10,12 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine.errors import DataError
-from delf_engine.features import LocalFeatures
-from helpers import random_features
-from homography import PlanarPair
-from strecha import Camera, epipolar_distances, fundamental_between, load_cameras
-from verification_geometry import (
+from benchmarks.verification.geometry import (
     TENTATIVE,
     corner_error,
     epipolar_rows,
@@ -25,6 +20,11 @@ from verification_geometry import (
     right_inliers,
     scene_ways,
 )
+from benchmarks.verification.homography import PlanarPair
+from benchmarks.verification.strecha import Camera, epipolar_distances, fundamental_between, load_cameras
+from delf_engine.errors import DataError
+from delf_engine.features import LocalFeatures
+from helpers import random_features
 
 SIZE = (101, 81)
 

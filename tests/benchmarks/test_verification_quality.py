@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.verification.pairs import framed_matches, is_random, match, verified, verify_all_ways
+from benchmarks.verification.quality import GROUPS, best_against_first, measured, ways
 from delf_engine import load_profile, verify_features
 from delf_engine.config import RerankingConfig, VerificationConfig
 from delf_engine.evaluation import SETUPS, GroundTruth, evaluate
@@ -16,8 +18,6 @@ from delf_engine.verification import Prepared
 from delf_engine.verification.models import ESTIMATORS
 from delf_engine.verification.result import similarity_sum
 from helpers import random_features
-from verification_pairs import framed_matches, is_random, match, verified, verify_all_ways
-from verification_quality import GROUPS, best_against_first, measured, ways
 
 DEFAULT = load_profile().verification
 RANKING = load_profile().ranking

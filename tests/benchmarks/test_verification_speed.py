@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import verification_peers
+from benchmarks.verification import peers as verification_peers
+from benchmarks.verification import speed as verification
+from benchmarks.verification.parts import medians
+from benchmarks.verification.peers import PEERS, run_all, run_one
 from delf_engine import LocalFeatures, load_profile
 from delf_engine.errors import DataError
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import match_descriptors
 from helpers import random_features
-from verification_parts import medians
-from verification_peers import PEERS, run_all, run_one
 
-
-def _benchmark() -> Any:
-    """Import benchmarks/verification.py by its path: the name is that of a folder of tests."""
-    path = Path(verification_peers.__file__).with_name("verification.py")
-    spec = importlib.util.spec_from_file_location("benchmark_of_verification", path)
-    assert spec is not None and spec.loader is not None  # noqa: PT018
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-verification = _benchmark()
 SETTINGS = load_profile("accurate").verification
 
 

@@ -1,0 +1,189 @@
+"""What a second round adds to re-ranking, on the photographs of Paris at hand: query expansion and the graph.
+
+    python -m benchmarks.reranking.second_rounds [--model delf-r18] [--distractors] [--seeds 3] [--data DIR]
+
+The first 100 candidates of ASMK are verified and ranked by inliers; for comparison also the first 200, as
+many verifications as the expansion makes in both rounds. Then, with the defaults of
+`delf_engine/config/rounds.py`, which were written down before this was first run:
+
+* expansion: the same shortlist verified with the expanded query; and ASMK searched again with it, the first 100
+  verified with it;
+* graph: the verified 100 ranked again by the widest paths;
+* both: the graph after the second search.
+
+Every system runs once a seed on the whole gallery; images that a set-up of the revisited protocol leaves out are
+taken from the finished rankings, unlike in `revisited/sub_rparis.py`, which takes them from the shortlists.
+Intervals are 95 % over resampled queries. The time of a row is that of its own round, without the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import data_folder, print_table, rank_features, sub_rparis, write_json
+from benchmarks.revisited.ranking_rules import Ranker, Row, compare, row_of
+from benchmarks.revisited.sub_rparis import with_distractors, with_interval
+from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
+from delf_engine.config import Profile, RerankingConfig
+from delf_engine.evaluation import SETUPS
+from delf_engine.model import codebook_path
+from delf_engine.reranking import (
+    ExpansionConfig,
+    GraphConfig,
+    RankedCandidate,
+    RerankOptions,
+    expand_query,
+    rerank_batch,
+    rerank_graph,
+)
+
+Features = Mapping[str, LocalFeatures]
+Rankings = dict[str, list[RankedCandidate]]
+
+_FIRST = "inliers alone"
+
+
+def main() -> None:
+    """Measure all rounds, print the table and the differences, write JSON."""
+    args = _arguments()
+    data = data_folder(args.data)
+    truth = with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
+    extractor = Extractor.from_pretrained(args.model)
+    assert extractor.info is not None
+    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
+    queries, gallery = rank_features(extractor, identity, extractor.network.dim, truth, data, args.cache)
+    boxes = dict(zip(truth.query_names, truth.boxes.tolist(), strict=True))
+    profile = load_profile(extractor.info.profile)
+    codebook = codebook_path(args.model)
+    assert codebook is not None
+    index = AsmkIndex(Codebook.load(codebook), profile.asmk)
+    index.add(list(gallery), list(gallery.values()))
+    index.search(next(iter(queries.values())), 1)  # compiles, builds
+    profile = profile.model_copy(update={"ranking": profile.ranking.model_copy(update={"score": "inliers"})})
+    found: dict[str, list[Rankings]] = {}
+    seconds: dict[str, float] = {}
+    for seed in range(args.seeds):
+        for name, (rankings, spent) in _rounds(queries, gallery, boxes, index, profile, seed).items():
+            found.setdefault(name, []).append(rankings)
+            seconds[name] = seconds.get(name, 0.0) + spent / (args.seeds * len(queries))
+    rows = {name: row_of(truth, [_ranker(r) for r in runs], seconds[name]) for name, runs in found.items()}
+    _print(f"{args.model}: {len(truth)} queries, {len(truth.names)} images", rows)
+    result = {
+        "queries": len(truth),
+        "images": len(truth.names),
+        "seeds": args.seeds,
+        "identity": identity,
+        "verification": profile.verification.model_dump(),
+        "expansion": ExpansionConfig().model_dump(),
+        "graph": GraphConfig().model_dump(),
+        "rows": rows,
+    }
+    write_json(args.out, result)
+
+
+def _rounds(
+    queries: Features,
+    gallery: Features,
+    boxes: Mapping[str, Sequence[float]],
+    index: AsmkIndex,
+    profile: Profile,
+    seed: int,
+) -> dict[str, tuple[Rankings, float]]:
+    """Return the rankings of each method with the seconds that all queries took, the first round in none."""
+    options = RerankOptions.of(profile, seed=seed, workers=1)
+
+    def searched(given: Features) -> dict[str, list[tuple[str, float]]]:
+        lists = {}
+        for query, features in given.items():
+            ids, scores = index.search(features, len(index))
+            lists[query] = list(zip(ids, scores.tolist(), strict=True))
+        return lists
+
+    def verified(
+        given: Features,
+        lists: Mapping[str, Sequence[tuple[str, float]]],
+        config: RerankingConfig = profile.reranking,
+    ) -> Rankings:
+        return rerank_batch(given, lists, gallery, replace(options, reranking=config))
+
+    def widest(rankings: Rankings) -> Rankings:
+        again = rerank_graph(rankings, gallery, options)
+        return {query: list(ranking) for query, ranking in again.items()}
+
+    lists = searched(queries)
+    first, first_seconds = _timed(lambda: verified(queries, lists))
+    twice = RerankingConfig(top_n=2 * profile.reranking.top_n)
+    longer, longer_seconds = _timed(lambda: verified(queries, lists, twice))
+    expanded, expanding = _timed(
+        lambda: {
+            query: expand_query(features, first[query], gallery, box=boxes[query])
+            for query, features in queries.items()
+        }
+    )
+    same, same_seconds = _timed(lambda: verified(expanded, lists))
+    again, again_seconds = _timed(lambda: verified(expanded, searched(expanded)))
+    graph, graph_seconds = _timed(lambda: widest(first))
+    both, both_seconds = _timed(lambda: widest(again))
+    return {
+        _FIRST: (first, first_seconds),
+        f"inliers, first {twice.top_n}": (longer, longer_seconds),
+        "+ expansion, same list": (same, expanding + same_seconds),
+        "+ expansion, new search": (again, expanding + again_seconds),
+        "+ graph": (graph, graph_seconds),
+        "+ both": (both, expanding + again_seconds + both_seconds),
+    }
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    out = work()
+    return out, time.perf_counter() - start
+
+
+def _ranker(rankings: Rankings) -> Ranker:
+    return lambda query, junk: [hit.id for hit in rankings[query] if hit.id not in junk]
+
+
+def _print(title: str, rows: Mapping[str, Row]) -> None:
+    columns = ["method", *(f"{s.capitalize()} [95 %]" for s in SETUPS), "spread over seeds", "ms a query"]
+    table = [
+        [
+            name,
+            *(with_interval(row[s]["mean_ap"], *row[s]["interval_95"]) for s in SETUPS),
+            " / ".join(f"{row[s]['spread']:.1f}" for s in SETUPS),
+            f"{1000 * row['seconds_per_query']:.0f}",
+        ]
+        for name, row in rows.items()
+    ]
+    print_table(title, columns, table)
+    gaps = []
+    for name, row in rows.items():
+        if name != _FIRST:
+            by_setup = compare(row, rows[_FIRST])
+            cells = [(by_setup[s].difference, by_setup[s].low, by_setup[s].high) for s in SETUPS]
+            gaps.append([name, *(with_interval(*cell, sign="+") for cell in cells)])
+    columns = ["gain over inliers alone, paired over queries", *(f"{s.capitalize()} [95 %]" for s in SETUPS)]
+    print_table("Differences of mAP", columns, gaps)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder that holds paris/ and revisited/")
+    parser.add_argument("--model", default="delf-r18", help="name or path of a checkpoint")
+    parser.add_argument("--distractors", action="store_true", help="add the unrelated photographs to the gallery")
+    parser.add_argument("--seeds", type=int, default=3, help="of RANSAC")
+    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
+    parser.add_argument("--out", type=Path, default=Path("out/second_rounds.json"))
+    args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error("--seeds must be at least 1")
+    return args
+
+
+if __name__ == "__main__":
+    main()
