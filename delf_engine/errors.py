@@ -17,6 +17,7 @@ __all__ = [
     "ImageError",
     "LockedError",
     "MismatchError",
+    "ProcessDiedError",
     "UnknownIdError",
 ]
 
@@ -67,6 +68,10 @@ class MismatchError(DelfEngineError):
 
 class LockedError(DelfEngineError):
     """Another process is writing to the same store, index or engine."""
+
+
+class ProcessDiedError(DelfEngineError):
+    """A worker process died of what it was given: a library crashed, or memory ran out."""
 
 
 class UnknownIdError(DelfEngineError):

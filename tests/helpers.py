@@ -67,6 +67,14 @@ def image_bytes(pixels: npt.NDArray[Any] | Image.Image, kind: str = "PNG", **opt
     return buffer.getvalue()
 
 
+def is_running(pid: int | None) -> bool:
+    """Tell whether there is such a process, and it is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def exif_with_orientation(orientation: int) -> Image.Exif:
     """Return EXIF data that say how a camera was held, 1 to 8."""
     exif = Image.Exif()

@@ -208,36 +208,6 @@ def test_a_profile_survives_json() -> None:
         assert Profile.model_validate_json(profile.model_dump_json()) == profile
 
 
-def test_near_copies_are_kept_unless_a_profile_says_otherwise() -> None:
-    for name in profile_names():
-        extraction = load_profile(name).extraction
-        assert (extraction.nms_iou, extraction.spread, extraction.spread_px) == (None, None, 64.0)
-
-
-def test_a_profile_stored_before_these_options_loads_unchanged() -> None:
-    profile = load_profile("default")
-    stored = profile.model_dump(mode="json")
-    for key in ("nms_iou", "spread", "spread_px"):
-        del stored["extraction"][key]
-    assert parse_config(Profile, stored, where="x") == profile
-
-
-def test_options_against_near_copies(tmp_path: Path) -> None:
-    text = "[extraction]\nnms_iou = 0.5\nspread = 3\nspread_px = 32.0"
-    extraction = load_profile(derived(tmp_path, text)).extraction
-    assert (extraction.nms_iou, extraction.spread, extraction.spread_px) == (0.5, 3, 32.0)
-    off = load_profile(derived(tmp_path, '[extraction]\nnms_iou = "none"\nspread = "none"')).extraction
-    assert (off.nms_iou, off.spread) == (None, None)
-
-
-@pytest.mark.parametrize(
-    "line", ["nms_iou = 1.01", "nms_iou = -0.1", "spread = 0", "spread = 1.5", "spread_px = 0.0"]
-)
-def test_options_against_near_copies_out_of_range(tmp_path: Path, line: str) -> None:
-    with pytest.raises(ConfigError, match=rf"extraction\.{line.split()[0]}: "):
-        load_profile(derived(tmp_path, f"[extraction]\n{line}"))
-
-
 def test_what_older_engines_do_not_say_is_as_in_the_default_profile() -> None:
     """Sections that came later have their values in the code too, for manifests without them: the same values."""
     profile = load_profile()

@@ -34,7 +34,7 @@ from benchmarks.extraction.plain import PlainExtractor
 from delf_engine import Extractor, LocalFeatures
 from delf_engine.errors import DelfEngineWarning
 from delf_engine.extraction.precision import Precision, has_native_bf16
-from delf_engine.extraction.preparation import prepare
+from delf_engine.extraction.preparation import read_pyramid
 from delf_engine.images import find_images, load_image
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
@@ -98,7 +98,7 @@ class Contest:
         with torch.inference_mode():
             network = _seconds(lambda: [extractor.network(t) for t in tensors])
         whole = _seconds(lambda: extractor(path))
-        reading = _seconds(lambda: prepare(path, extractor.config, stride=extractor.network.stride))
+        reading = _seconds(lambda: read_pyramid(path, extractor.config, stride=extractor.network.stride))
         return {"network": network, "extractor": whole, "reading": reading}
 
     def _row(self, precision: str, found: Sequence[dict[str, float]], path: Path) -> dict[str, Any]:
@@ -121,8 +121,8 @@ class Contest:
         }
 
     def _tensors(self, extractor: Extractor, path: Path) -> list[torch.Tensor]:
-        prepared = prepare(path, extractor.config, stride=extractor.network.stride)
-        return [extractor.network.normalise(torch.from_numpy(pixels)[None]) for pixels in prepared.pixels]
+        pyramid = read_pyramid(path, extractor.config, stride=extractor.network.stride)
+        return [extractor.network.normalise(torch.from_numpy(pixels)[None]) for pixels in pyramid.pixels]
 
     def _flops(self, path: Path) -> float:
         extractor = self.extractors["fp32"]

@@ -76,13 +76,6 @@ class ExtractionConfig(Config):
         Decode a JPEG at 1/2, 1/4 or 1/8 of its size where its finest level needs no more: faster for photographs
         much larger than `max_image_size`, features close to those of the whole, not the same. Crops are decoded
         whole.
-    nms_iou : float or None
-        If given, in [0, 1]: a cell is left out if the receptive fields of it and of a better one that is kept
-        have an intersection over union above this. None and 1 leave out nothing.
-    spread : int or None
-        If given, at most this many features are kept in each field of a grid over the image.
-    spread_px : float
-        Side of those fields, in pixels of the original image.
     """
 
     scales: tuple[Positive, ...] = Field(min_length=1)
@@ -94,9 +87,6 @@ class ExtractionConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     fill_scales: tuple[Positive, ...] = ()
     reduced_decoding: bool = False
-    nms_iou: Annotated[float, Field(ge=0, le=1)] | None = None
-    spread: Count | None = None
-    spread_px: Positive = 64.0
 
     def for_codebook(self) -> ExtractionConfig:
         """Return these options without `fill_scales`, as codebooks are trained.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from delf_engine.errors import DelfEngineWarning, FormatError, UnknownIdError
 from delf_engine.index import AnyIndex
-from delf_engine.storage import FeatureStore, StoreMark
+from delf_engine.storage import FeatureStore, Revision
 
 __all__ = ["catch_up", "noted_revision"]
 
@@ -22,19 +22,19 @@ _SAVE = 4096  # images between two saves
 _ATTEMPTS = 5
 
 
-def noted_revision(index: AnyIndex) -> StoreMark | None:
+def noted_revision(index: AnyIndex) -> Revision | None:
     """Return the revision of the store that a loaded index says it holds, or None if it says nothing."""
-    return None if index.mark is None else StoreMark.from_dict(index.mark)
+    return None if index.mark is None else Revision.from_dict(index.mark)
 
 
 def catch_up(
     store: FeatureStore,
     index: AnyIndex,
-    since: StoreMark | None,
+    since: Revision | None,
     *,
     save: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> StoreMark | None:
+) -> Revision:
     """Bring an index to what the store holds, in its order; they differ after a crash, or while another adds.
 
     Parameters
@@ -42,7 +42,7 @@ def catch_up(
     store : FeatureStore
     index : AnyIndex
         An image whose stored features are damaged is left out with a `DelfEngineWarning`.
-    since : StoreMark or None
+    since : Revision or None
         The revision that the index holds; None: not known, all ids are compared.
     save : callable or None
         Called every 4096 images that are added, to save the index without a revision: memory stays small, and a
@@ -52,7 +52,7 @@ def catch_up(
 
     Returns
     -------
-    StoreMark
+    Revision
         The revision that the index holds now.
     """
     replay = _Replay(store, index, save, progress)
@@ -77,7 +77,7 @@ class _Replay:
         self._store, self._index, self._save, self._progress = store, index, save, progress
         self._unsaved = 0
 
-    def run(self, since: StoreMark | None) -> StoreMark | None:
+    def run(self, since: Revision | None) -> Revision:
         index, changes = self._index, self._store.changes(since)
         doubtful = index.ids() if changes.foreign else changes.put or []
         stale = [image_id for image_id in doubtful if image_id in index]
@@ -88,7 +88,7 @@ class _Replay:
             self._compare()
         else:
             self._add(put)
-        return changes.mark
+        return changes.revision
 
     def _compare(self) -> None:
         """Compare all ids; what stands behind the first difference is indexed again, so that the order holds.

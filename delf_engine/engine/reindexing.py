@@ -63,7 +63,7 @@ def reindex(
     with ExitStack() as undo:
         undo.callback(roll_back)
         revision = catch_up(store, index, None, save=lambda: index.save(folder), progress=progress)
-        index.mark = None if revision is None else revision.to_dict()
+        index.mark = revision.to_dict()
         index.save(folder)
         if words is not None and words.hash != old.codebook:
             words.save(directory / manifest.codebook_file)

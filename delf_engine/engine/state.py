@@ -22,7 +22,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.index import AnyIndex
 from delf_engine.reranking import RerankOptions
-from delf_engine.storage import FeatureStore, StoreMark
+from delf_engine.storage import FeatureStore, Revision
 from delf_engine.storage.codec import as_stored
 from delf_engine.verification import Calibration
 
@@ -146,7 +146,7 @@ class EngineState:
             self.index.remove(known)
         # As stored, not as given: an index rebuilt from the store must be the same to the bit.
         self.index.add(written, [as_stored(batch[image_id], self.store.codec) for image_id in written])
-        self._revision = self.store.mark()
+        self._revision = self.store.revision()
         return written
 
     def remove(self, ids: Sequence[str]) -> None:
@@ -154,27 +154,27 @@ class EngineState:
         self.catch_up()
         self.store.remove(ids)
         self.index.remove([image_id for image_id in ids if image_id in self.index])
-        self._revision = self.store.mark()
+        self._revision = self.store.revision()
         self.save()
 
     def catch_up(self) -> None:
         """Bring the index to the store, in case a change of both was interrupted half-way."""
-        if self.store.mark() != self._revision:
+        if self.store.revision() != self._revision:
             self._revision = self._caught_up(self._revision)
 
     def save(self) -> None:
         """Write what is new in the index, and which revision of the store it holds."""
         self._save(self._revision)
 
-    def use(self, manifest: Manifest, index: AnyIndex, revision: StoreMark | None) -> None:
+    def use(self, manifest: Manifest, index: AnyIndex, revision: Revision) -> None:
         """Go on with another index, which holds `revision` of the store."""
         self.manifest, self.index, self._revision = manifest, index, revision
 
-    def _save(self, revision: StoreMark | None) -> None:
+    def _save(self, revision: Revision | None) -> None:
         self.index.mark = None if revision is None else revision.to_dict()
         # The lock of the store keeps others away: what is there is ours, or damaged.
         self.index.save(self.directory / self.manifest.index_folder, overwrite=True)
 
-    def _caught_up(self, since: StoreMark | None) -> StoreMark | None:
+    def _caught_up(self, since: Revision | None) -> Revision:
         save = None if self.readonly else lambda: self._save(None)
         return catch_up(self.store, self.index, since, save=save)

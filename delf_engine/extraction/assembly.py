@@ -8,43 +8,42 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import ExtractionConfig
-from delf_engine.extraction.preparation import Prepared
+from delf_engine.extraction.preparation import Pyramid
 from delf_engine.extraction.runtime import CellMap, Runtime
-from delf_engine.extraction.selection import select
 from delf_engine.features import LocalFeatures
 from delf_engine.pyramid import cell_centres
 
-__all__ = ["assemble", "joined_attention"]
+__all__ = ["assemble", "joined_attention", "select_top"]
 
 
 def assemble(
-    prepared: Prepared, maps: Sequence[CellMap], config: ExtractionConfig, runtime: Runtime
+    pyramid: Pyramid, maps: Sequence[CellMap], config: ExtractionConfig, runtime: Runtime
 ) -> LocalFeatures:
     """Choose cells, place them in the image, describe them.
 
     Parameters
     ----------
-    prepared : Prepared
+    pyramid : Pyramid
         The pyramid.
     maps : sequence of CellMap
         One for each of its levels.
     config : ExtractionConfig
-        How many, from which score on, how far apart.
+        How many, and from which score on.
     runtime : Runtime
         That made the maps.
     """
     if not maps:
-        return LocalFeatures.empty(prepared.image_size, runtime.dim)
+        return LocalFeatures.empty(pyramid.image_size, runtime.dim)
     scores = np.concatenate([one.scores.reshape(-1) for one in maps])
-    chosen = _chosen(scores, prepared, maps, config, runtime)
+    chosen = select_top(scores, config.max_features, config.min_score)
     starts = np.cumsum([0] + [one.scores.size for one in maps])
     keypoints = np.empty((len(chosen), 2), np.float32)
     scales = np.empty(len(chosen), np.float32)
     parts, places = [], []
-    for i, (one, level) in enumerate(zip(maps, prepared.levels, strict=True)):
+    for i, (one, level) in enumerate(zip(maps, pyramid.levels, strict=True)):
         mine = np.flatnonzero((chosen >= starts[i]) & (chosen < starts[i + 1]))
         cells = chosen[mine] - starts[i]
-        keypoints[mine] = _centres(prepared, i, one, cells, runtime.stride)
+        keypoints[mine] = _centres(pyramid, i, one, cells, runtime.stride)
         scales[mine] = 1 / level.scale
         parts.append((one, cells))
         places.append(mine)
@@ -52,9 +51,9 @@ def assemble(
     descriptors[np.concatenate(places)] = runtime.describe(parts)
     # A vector that projects to nothing has no direction, so it cannot be matched.
     keep = np.abs(descriptors).sum(1) > 0
-    keypoints += np.asarray(prepared.offset, np.float32)
+    keypoints += np.asarray(pyramid.offset, np.float32)
     return LocalFeatures(
-        keypoints[keep], scales[keep], scores[chosen][keep], descriptors[keep], prepared.image_size
+        keypoints[keep], scales[keep], scores[chosen][keep], descriptors[keep], pyramid.image_size
     )
 
 
@@ -69,39 +68,31 @@ def joined_attention(maps: Sequence[CellMap]) -> npt.NDArray[np.float32]:
     return np.asarray(np.max(resized, axis=0), dtype=np.float32)
 
 
-def _chosen(
-    scores: npt.NDArray[np.float32],
-    prepared: Prepared,
-    maps: Sequence[CellMap],
-    config: ExtractionConfig,
-    runtime: Runtime,
-) -> npt.NDArray[np.int64]:
-    centres = sides = None
-    if config.nms_iou is not None or config.spread is not None:  # else nobody asks where the cells lie
-        centres = np.concatenate(
-            [_centres(prepared, i, one, np.arange(one.scores.size), runtime.stride) for i, one in enumerate(maps)]
-        )
-        sides = np.concatenate(
-            [
-                np.full(one.scores.size, runtime.receptive_field / level.scale)
-                for one, level in zip(maps, prepared.levels, strict=True)
-            ]
-        )
-    return select(
-        scores,
-        config.max_features,
-        config.min_score,
-        centres=centres,
-        sides=sides,
-        nms_iou=config.nms_iou,
-        spread=config.spread,
-        spread_px=config.spread_px,
-    )
+def select_top(scores: npt.NDArray[np.float32], max_features: int, min_score: float) -> npt.NDArray[np.int64]:
+    """Return the indices of the highest scores, in descending order.
+
+    Parameters
+    ----------
+    scores : (N,) float32
+        NaN is never selected.
+    max_features : int
+        At most this many.
+    min_score : float
+        Only scores at or above it.
+
+    Returns
+    -------
+    (M,) int64
+        Equal scores stand in the order of their index, so the result does not depend on the sort.
+    """
+    eligible = np.flatnonzero(scores >= min_score)
+    order = np.argsort(-scores[eligible], kind="stable")[:max_features]
+    return eligible[order]
 
 
 def _centres(
-    prepared: Prepared, level: int, cells: CellMap, indices: npt.NDArray[np.int64], stride: int
+    pyramid: Pyramid, level: int, cells: CellMap, indices: npt.NDArray[np.int64], stride: int
 ) -> npt.NDArray[np.float32]:
     rows, columns = np.divmod(indices, cells.scores.shape[1])
     at = np.stack([columns, rows], 1)
-    return cell_centres(at, prepared.levels[level], prepared.region_size, stride=stride)
+    return cell_centres(at, pyramid.levels[level], pyramid.region_size, stride=stride)

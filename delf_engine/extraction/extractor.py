@@ -14,7 +14,7 @@ import numpy.typing as npt
 from delf_engine.config import ExtractionConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.extraction.assembly import assemble, joined_attention
-from delf_engine.extraction.decoding import Decoders, windows, worker_count
+from delf_engine.extraction.decoding import decoded, windows, worker_count
 from delf_engine.extraction.precision import (
     Precision,
     has_native_bf16,
@@ -22,12 +22,11 @@ from delf_engine.extraction.precision import (
     warn_emulated,
     with_bf16_trunk,
 )
-from delf_engine.extraction.preparation import Prepared, prepare
+from delf_engine.extraction.preparation import Pyramid, read_pyramid
 from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource
 from delf_engine.model import CheckpointInfo, load_checkpoint
-from delf_engine.regions import Regions, attention_boxes, rigid_grid
 
 if TYPE_CHECKING:
     import torch
@@ -185,8 +184,8 @@ class Extractor:
         ImageError
             If the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
         """
-        prepared = self._prepare(image, box)
-        return self._features(prepared, self._maps([prepared])[0])
+        pyramid = self._prepare(image, box)
+        return self._features(pyramid, self._maps([pyramid])[0])
 
     def extract_many(
         self,
@@ -228,66 +227,23 @@ class Extractor:
         workers = worker_count(workers, images, gpu=self.on_gpu)
         batch = self._batch(batch)
         report = on_error or _warn
-        with (
-            Decoders(
-                self.config,
-                stride=self.runtime.stride,
-                max_pixels=self.max_pixels,
-                workers=workers,
-                ahead=batch,
-            ) as decoders,
-            closing(decoders.stream(images)) as stream,
-        ):
+        stream = decoded(
+            images,
+            self.config,
+            stride=self.runtime.stride,
+            max_pixels=self.max_pixels,
+            workers=workers,
+            ahead=batch,
+        )
+        with closing(stream):
             for window in windows(stream, batch):
-                maps = self._grouped_maps([p for _, p in window if isinstance(p, Prepared)])
+                maps = self._grouped_maps([p for _, p in window if isinstance(p, Pyramid)])
                 while window:
-                    source, prepared = window.pop(0)  # let go of each as it is done with
-                    if isinstance(prepared, ImageError):
-                        report(source, prepared)
+                    source, pyramid = window.pop(0)  # let go of each as it is done with
+                    if isinstance(pyramid, ImageError):
+                        report(source, pyramid)
                     else:
-                        yield source, self._features(prepared, maps.pop(0))
-
-    def with_regions(
-        self, image: ImageSource, regions: Literal["grid", "attention"] | npt.ArrayLike
-    ) -> tuple[LocalFeatures, Regions]:
-        """Extract the features of an image once, and say which of them lie in which region.
-
-        Parameters
-        ----------
-        image : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
-        regions : "grid", "attention" or (R, 4) boxes
-            ``grid``: the squares of R-MAC, three levels. ``attention``: boxes around what stands out in the
-            attention map. Or boxes of any detector: x0, y0, x1, y1 in pixels. For other options call
-            `delf_engine.regions.rigid_grid` or `attention_boxes` and give their boxes.
-
-        Returns
-        -------
-        features : LocalFeatures
-            The same as of a plain call.
-        regions : Regions
-            Boxes, and the indices of the features in each.
-
-        Raises
-        ------
-        ImageError
-            If the image cannot be read.
-        ConfigError
-            If `regions` is another word.
-        FeatureError
-            If boxes are no boxes.
-        """
-        prepared = self._prepare(image, None)
-        maps = self._maps([prepared])[0]
-        features = self._features(prepared, maps)
-        if not isinstance(regions, str):
-            boxes = regions
-        elif regions == "grid":
-            boxes = rigid_grid(prepared.image_size)
-        elif regions == "attention":
-            boxes = attention_boxes(joined_attention(maps), prepared.image_size)
-        else:
-            raise ConfigError(f"regions must be 'grid', 'attention' or boxes, got {regions!r}")
-        return features, Regions.of(features, boxes)
+                        yield source, self._features(pyramid, maps.pop(0))
 
     def attention_map(self, image: ImageSource) -> npt.NDArray[np.float32]:
         """Return the attention over an image, the maximum over all levels, for drawing.
@@ -330,8 +286,8 @@ class Extractor:
             raise ConfigError(f"{self!r} has no torch network")
         return self.runtime.network
 
-    def _prepare(self, image: ImageSource, box: Box | None) -> Prepared:
-        return prepare(image, self.config, stride=self.runtime.stride, box=box, max_pixels=self.max_pixels)
+    def _prepare(self, image: ImageSource, box: Box | None) -> Pyramid:
+        return read_pyramid(image, self.config, stride=self.runtime.stride, box=box, max_pixels=self.max_pixels)
 
     def _batch(self, batch: int | None) -> int:
         if batch is None:
@@ -340,13 +296,13 @@ class Extractor:
             raise ConfigError(f"batch must be at least 1, got {batch}")
         return batch
 
-    def _maps(self, alike: Sequence[Prepared]) -> list[list[CellMap]]:
+    def _maps(self, alike: Sequence[Pyramid]) -> list[list[CellMap]]:
         """Return the maps of all levels of each image; the images have equal pyramids."""
         levels = [np.stack([one.pixels[i] for one in alike]) for i in range(len(alike[0].levels))]
         found = [self.runtime.forward(level) for level in levels]
         return [[maps[i] for maps in found] for i in range(len(alike))]
 
-    def _grouped_maps(self, images: Sequence[Prepared]) -> list[list[CellMap]]:
+    def _grouped_maps(self, images: Sequence[Pyramid]) -> list[list[CellMap]]:
         """Return the maps of each image, those with equal pyramids computed together: nothing is padded."""
         groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
         for i, one in enumerate(images):
@@ -356,8 +312,8 @@ class Extractor:
             found.update(zip(group, self._maps([images[i] for i in group]), strict=True))
         return [found[i] for i in range(len(images))]
 
-    def _features(self, prepared: Prepared, maps: Sequence[CellMap]) -> LocalFeatures:
-        return assemble(prepared, maps, self.config, self.runtime)
+    def _features(self, pyramid: Pyramid, maps: Sequence[CellMap]) -> LocalFeatures:
+        return assemble(pyramid, maps, self.config, self.runtime)
 
 
 def _lowered(network: DelfNetwork, precision: Precision, device: torch.device) -> DelfNetwork:

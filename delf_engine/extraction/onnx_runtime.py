@@ -40,7 +40,7 @@ class OnnxRuntime:
         Of the checkpoint that was exported.
     name : str
         For people.
-    dim, stride, receptive_field : int
+    dim, stride : int
         See `Runtime`.
 
     Raises
@@ -90,7 +90,6 @@ class OnnxRuntime:
         record = read_onnx_record(path, data, self._session.get_modelmeta().custom_metadata_map)
         self.info = record.checkpoint
         self.dim, self.stride = record.checkpoint.dim, record.stride
-        self.receptive_field = record.receptive_field
         self.name = f"onnxruntime, {self._session.get_providers()[0].removesuffix('ExecutionProvider')}"
         constants = ["projection_mean", "projection_components"]
         smallest = np.zeros((1, self.stride, self.stride, 3), np.uint8)

@@ -12,13 +12,13 @@ from delf_engine.errors import ImageError
 from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name
 from delf_engine.pyramid import Level, plan_levels, resize
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Pyramid", "read_pyramid"]
 
 Rgb = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Pyramid:
     """The pyramid of an image, or of a region of it.
 
     Attributes
@@ -44,14 +44,14 @@ class Prepared:
         return tuple((level.width, level.height) for level in self.levels)
 
 
-def prepare(
+def read_pyramid(
     source: ImageSource,
     config: ExtractionConfig,
     *,
     stride: int,
     box: Box | None = None,
     max_pixels: int = MAX_PIXELS,
-) -> Prepared:
+) -> Pyramid:
     """Read an image and make its pyramid.
 
     Parameters
@@ -100,4 +100,4 @@ def prepare(
         )
     levels = planned(region_size, image_size)
     pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
-    return Prepared(image_size, region_size, offset, tuple(levels), pixels)
+    return Pyramid(image_size, region_size, offset, tuple(levels), pixels)

@@ -45,14 +45,11 @@ class Runtime(Protocol):
         Descriptor dimension D.
     stride : int
         Of the feature map, in pixels of a level.
-    receptive_field : int
-        Side of the square that a cell sees, in pixels of a level.
     """
 
     name: str
     dim: int
     stride: int
-    receptive_field: int
 
     def forward(self, images: npt.NDArray[np.uint8]) -> list[CellMap]:
         """Map (B, H, W, 3) RGB to the B maps of features and scores."""
@@ -85,7 +82,6 @@ class TorchRuntime:
         self.name = str(device)
         self.dim = self.network.dim
         self.stride = self.network.stride
-        self.receptive_field = self.network.trunk.receptive_field
 
     def forward(self, images: npt.NDArray[np.uint8]) -> list[CellMap]:
         """See `Runtime`."""

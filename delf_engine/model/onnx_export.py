@@ -58,8 +58,6 @@ class OnnxRecord(Config):
         Of the checkpoint that was exported, with the hash of its weights.
     stride : int
         Of the feature map, in pixels of the network's input.
-    receptive_field : int
-        Side of the square that a cell sees, in the same pixels.
     opset : int
     package_version, torch_version : str
         That wrote the file.
@@ -68,7 +66,6 @@ class OnnxRecord(Config):
     format_version: int
     checkpoint: CheckpointInfo
     stride: int = Field(ge=1)
-    receptive_field: int = Field(ge=1)
     opset: int
     package_version: str
     torch_version: str
@@ -124,7 +121,6 @@ def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: Checkp
         format_version=_VERSION,
         checkpoint=info,
         stride=network.stride,
-        receptive_field=network.trunk.receptive_field,
         opset=_OPSET,
         package_version=__version__,
         torch_version=str(torch.__version__),

@@ -7,19 +7,21 @@ BLAS thread each. The caller alone reads features.
 
 from __future__ import annotations
 
-import atexit
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import islice
 from typing import TypeAlias
 
 from delf_engine.config import VerificationConfig
-from delf_engine.errors import DelfEngineError
+from delf_engine.errors import ProcessDiedError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking.options import RerankOptions
+from delf_engine.support.processes import ProcessPool
 from delf_engine.support.threads import usable_cores
 from delf_engine.verification import PairVerifier, Verification
 
@@ -28,7 +30,6 @@ __all__ = ["QueryJob", "needs_processes", "verify_jobs"]
 _CHUNK = 10  # pairs a worker verifies at a time
 _WAITING = 4  # chunks each worker has waiting or at work
 _QUERIES = 4  # queries for each worker that are worked on at once
-_IDLE_SECONDS = 60  # after which processes without work end
 
 # Below this many pairs one process is done before others have started, and one thread before it is worth it.
 _PROCESSES_FROM, _THREADS_FROM = 400, 20
@@ -215,40 +216,22 @@ def _threads(workers: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-# Processes of the last call, for the next: they take longer to start than a few hundred pairs. Not those that loky
-# shares out in a program, which joblib could not use after us.
-_idle: list[tuple[int, Executor]] = []
-atexit.register(_idle.clear)  # while loky can still say good-bye to them
-
-
-def _executor(workers: int) -> Executor:
-    """Return processes of one BLAS thread each: idle ones, or new ones."""
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    while _idle:
-        count, executor = _idle.pop()
-        with suppress(BrokenExecutor):  # one may have been killed since
-            if count == workers:
-                executor.submit(int).result()
-                return executor
-        executor.shutdown()
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    made: Executor = ProcessPoolExecutor(max_workers=workers, timeout=_IDLE_SECONDS, env=threads)
-    return made
-
-
 @contextmanager
 def _processes(workers: int) -> Iterator[Executor]:
-    executor = _executor(workers)
-    with ExitStack() as if_stopped:
-        # What runs is waited for, it is short; killed while tasks wait, loky itself fails.
-        if_stopped.callback(executor.shutdown)
-        try:
-            yield executor
-        except BrokenExecutor as error:
-            raise DelfEngineError(
-                "a process that verified pairs has died, as it does for lack of memory; call again with fewer "
-                "workers, and with a checkpoint to go on from what is finished"
-            ) from error
-        if_stopped.pop_all()
-    _idle.append((workers, executor))
+    try:
+        yield _kept_processes(workers)
+    except ProcessDiedError as error:
+        raise ProcessDiedError(
+            f"verifying pairs: {error}; call again with fewer workers, and with a checkpoint to go on from what "
+            "is finished"
+        ) from error
+
+
+@cache
+def _kept_processes(workers: int) -> ProcessPool:
+    """Return processes that the next call uses again: they take longer to start than a few hundred pairs."""
+    return ProcessPool(workers)
+
+
+if hasattr(os, "register_at_fork"):  # a fork has no threads, which wait for the processes
+    os.register_at_fork(after_in_child=_kept_processes.cache_clear)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from delf_engine.storage.info import StoreInfo
-from delf_engine.storage.marks import Changes, StoreMark
+from delf_engine.storage.revision import Changes, Revision
 from delf_engine.storage.store import FeatureStore
 
-__all__ = ["Changes", "FeatureStore", "StoreInfo", "StoreMark"]
+__all__ = ["Changes", "FeatureStore", "Revision", "StoreInfo"]

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from delf_engine.errors import FormatError, LockedError
 from delf_engine.storage.codec import CODECS
-from delf_engine.storage.marks import stamp
+from delf_engine.storage.revision import write_revision
+from delf_engine.support.locks import acquired
 
 __all__ = [
     "DATA",
@@ -52,27 +53,12 @@ def write_header(path: Path, environment: Any, header: dict[str, Any]) -> None:
     with environment.begin(write=True) as txn:
         if not txn.put(_HEADER_KEY, json.dumps(header).encode(), db=tables[0], overwrite=False):
             raise FormatError(f"{path}: there is a feature store here already; open it instead")
-        stamp(txn, tables[0], 0)
+        write_revision(txn, tables[0], 0)
 
 
 def lock_for_writing(path: Path) -> FileLock:
-    """Take the store's lock, which the system lets go of when the process ends, however it ends.
-
-    Raises
-    ------
-    LockedError
-        If it is taken.
-    FormatError
-        If the directory cannot be written.
-    """
-    lock = FileLock(path / _LOCK, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise LockedError(f"{path}: another process is writing to this feature store; try again later") from error
-    except OSError as error:
-        raise FormatError(f"{path}: the feature store cannot be opened for writing: {error}") from error
-    return lock
+    """Take the store's lock; see `delf_engine.support.locks.acquired` for the errors."""
+    return acquired(path / _LOCK, f"{path}: another process is writing to this feature store; try again later")
 
 
 def open_environment(path: Path, *, readonly: bool, map_size: int) -> Any:

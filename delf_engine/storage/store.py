@@ -36,7 +36,7 @@ from delf_engine.storage.environment import (
 )
 from delf_engine.storage.info import StoreInfo
 from delf_engine.storage.keys import id_bytes, key_of, several
-from delf_engine.storage.marks import Changes, StoreMark, current_mark, has_been_at, next_sequence, stamp
+from delf_engine.storage.revision import Changes, Revision, current_revision, has_been_at, write_revision
 from delf_engine.storage.transactions import Transactions
 
 __all__ = ["FeatureStore"]
@@ -214,7 +214,7 @@ class FeatureStore(Transactions):
 
         def write(txn: Any) -> list[str]:
             written: dict[str, None] = {}
-            following = self._next_sequence(txn)
+            following = current_revision(txn, self._tables[b"meta"]).sequence
             for image_id, name, features in batch:
                 sequence = txn.get(key_of(name), db=self._tables[b"keys"])
                 if sequence is not None and not replace:
@@ -230,7 +230,7 @@ class FeatureStore(Transactions):
                 txn.put(sequence, encode(features, self.codec, name), db=self._tables[b"values"])
                 written[image_id] = None
             if written:
-                stamp(txn, self._tables[b"meta"], following)
+                write_revision(txn, self._tables[b"meta"], following)
             return list(written)
 
         return self._write(write)
@@ -246,16 +246,16 @@ class FeatureStore(Transactions):
             If the store is open for reading only.
         """
         names = {image_id: id_bytes(image_id) for image_id in several(ids)}
+        meta = self._tables[b"meta"]
 
         def write(txn: Any) -> None:
-            following = self._next_sequence(txn)
             for image_id, name in names.items():
                 sequence = txn.pop(key_of(name), db=self._tables[b"keys"])
                 if sequence is None:
                     raise self._unknown(image_id)
                 self._delete(txn, sequence)
             if names:
-                stamp(txn, self._tables[b"meta"], following)
+                write_revision(txn, meta, current_revision(txn, meta).sequence)
 
         self._write(write)
 
@@ -318,37 +318,21 @@ class FeatureStore(Transactions):
         with self._reading() as txn, txn.cursor(db=self._tables[b"names"]) as cursor:
             return [_decoded(name) for name in cursor.iternext(keys=False)]
 
-    def mark(self, *, make: bool = False) -> StoreMark | None:
-        """Return the mark of the state now, or None if it was last written by a version that keeps none.
-
-        Parameters
-        ----------
-        make : bool
-            Write one in that case.
-
-        Raises
-        ------
-        LockedError
-            If one is to be written and the store is open for reading only.
-        """
-        meta = self._tables[b"meta"]
+    def revision(self) -> Revision:
+        """Return the revision of the state now."""
         with self._reading() as txn:
-            found = current_mark(txn, meta, txn.id())
-        if found is None and make:
-            self._write(lambda txn: stamp(txn, meta, self._next_sequence(txn)))
-            return self.mark()
-        return found
+            return current_revision(txn, self._tables[b"meta"])
 
-    def changes(self, since: StoreMark | None) -> Changes:
-        """Return what has been put since a mark, all of one committed state. Only that is read."""
+    def changes(self, since: Revision | None) -> Changes:
+        """Return what has been put since a revision, all of one committed state. Only that is read."""
         meta = self._tables[b"meta"]
         with self._reading() as txn, txn.cursor(db=self._tables[b"names"]) as cursor:
-            mark = current_mark(txn, meta, txn.id())
+            revision = current_revision(txn, meta)
             images = int(txn.stat(self._tables[b"keys"])["entries"])
-            if since is None or mark is None or not has_been_at(txn, meta, since):
-                return Changes(mark, images, None, since is not None and mark is not None)
+            if since is None or not has_been_at(txn, meta, since):
+                return Changes(revision, images, None, since is not None)
             put = cursor.iternext(keys=False) if cursor.set_range(since.sequence.to_bytes(8, "big")) else ()
-            return Changes(mark, images, [_decoded(name) for name in put], False)
+            return Changes(revision, images, [_decoded(name) for name in put], False)
 
     def check(self) -> Iterator[tuple[str, str | None]]:
         """Yield each image id and what is wrong with its stored value: None if nothing is."""
@@ -370,11 +354,6 @@ class FeatureStore(Transactions):
         if self._environment is None:
             return f"FeatureStore({str(self._path)!r}, closed)"
         return f"FeatureStore({str(self._path)!r}, {len(self)} images, {self.dim}-D {self.codec})"
-
-    def _next_sequence(self, txn: Any) -> int:
-        with txn.cursor(db=self._tables[b"names"]) as cursor:
-            last = int.from_bytes(cursor.key(), "big") if cursor.last() else -1
-        return next_sequence(txn, self._tables[b"meta"], last)
 
     def _delete(self, txn: Any, sequence: bytes) -> None:
         txn.delete(sequence, db=self._tables[b"names"])

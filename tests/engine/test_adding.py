@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import deadly
 import delf_engine as de
 from delf_engine.engine.manifest import MANIFEST
-from delf_engine.extraction import decoding
 from helpers import random_photo, write_image
 
 
@@ -86,15 +86,10 @@ def test_a_file_that_vanishes_between_listing_and_reading(tmp_path: Path, tiny_m
 def test_a_worker_that_dies(
     tmp_path: Path, tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    deadly.install(monkeypatch)
     photos = [str(p) for p in sorted(folder.rglob("*.png"))][:20]
-    whole = decoding._Process.prepare
-
-    def prepare(self: decoding._Process, source: object) -> object:
-        if source == photos[7]:  # every time: the file is to blame
-            os.kill(self._process.pid, signal.SIGKILL)
-        return whole(self, source)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(decoding._Process, "prepare", prepare)
+    photos[7] = str(tmp_path / "deadly.png")
+    Path(photos[7]).touch()
     with _create(tmp_path / "e", tiny_model) as engine:
         report = engine.add(photos, workers=2)
     assert report.added == photos[:7] + photos[8:]

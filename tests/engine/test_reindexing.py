@@ -96,13 +96,13 @@ def test_options_of_another_profile(tmp_path: Path, tiny_model: Path) -> None:
     profile = de.load_profile()
     options = {"asmk": profile.asmk.model_copy(update={"kernel": "float"}), "name": "other"}
     other = profile.model_copy(
-        update={**options, "extraction": profile.extraction.model_copy(update={"nms_iou": 0.5})}
+        update={**options, "extraction": profile.extraction.model_copy(update={"max_features": 7})}
     )
     with filled(tmp_path / "e", tiny_model, "asmk") as engine:
         engine.reindex(profile=other)
     with de.Engine.open(tmp_path / "e") as engine:
         assert engine.index.config.kernel == "float"  # type: ignore[union-attr]
-        assert engine.manifest.profile.extraction.nms_iou is None
+        assert engine.manifest.profile.extraction == profile.extraction
         assert found(engine)[0][0] == "3.jpg"
 
 

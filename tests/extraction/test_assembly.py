@@ -1,16 +1,18 @@
-"""Selection rules and regions as the extractor applies them."""
+"""From maps to features: selection, batches, reduced decoding, thresholds."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from delf_engine.config import ExtractionConfig
-from delf_engine.errors import ConfigError, FeatureError
+from delf_engine.errors import ConfigError
 from delf_engine.extraction import Extractor
+from delf_engine.extraction.assembly import select_top
 from delf_engine.model.network import DelfNetwork
-from delf_engine.regions import box_iou, rigid_grid
 from helpers import checkpoint_info, random_photo
 
 
@@ -33,44 +35,15 @@ def photo() -> np.ndarray:
     return random_photo(np.random.default_rng(1), 300, 220)
 
 
-def test_spread_limits_each_grid_field(photo: np.ndarray) -> None:
-    found = extractor(spread=2, spread_px=50.0)(photo)
-    fields = np.floor((found.keypoints + 0.5) / 50)
-    _, counts = np.unique(fields, axis=0, return_counts=True)
-    assert counts.max() == 2
-    assert len(found) > 10
-    plain = extractor()(photo)
-    assert (np.unique(np.floor((plain.keypoints + 0.5) / 50), axis=0, return_counts=True)[1]).max() > 2
+scores = st.lists(st.one_of(st.sampled_from([0.0, 1.0, 2.0, np.nan, np.inf]), st.floats(width=32)), max_size=60)
 
 
-def test_suppression_by_receptive_fields_in_pixels_of_the_image(photo: np.ndarray) -> None:
-    found = extractor(nms_iou=0.8)(photo)
-    sides = 211 * found.scales  # ResNet-18 conv4
-    boxes = np.column_stack([found.keypoints - sides[:, None] / 2, found.keypoints + sides[:, None] / 2])
-    for i in range(1, len(boxes)):
-        assert box_iou(boxes[i], boxes[:i]).max() <= 0.8 + 1e-3  # scales are of rounded levels
-    assert len(found) > 10
-    assert found != extractor()(photo)
-    assert extractor(nms_iou=1.0)(photo) == extractor()(photo)
-
-
-def test_with_regions(photo: np.ndarray) -> None:
-    one = extractor()
-    features, regions = one.with_regions(photo, "grid")
-    assert features == one(photo)
-    assert np.array_equal(regions.boxes, rigid_grid((300, 220)))
-    for r, (x0, y0, x1, y1) in enumerate(regions.boxes):
-        x, y = (features.keypoints + 0.5).T
-        inside = (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
-        assert np.array_equal(regions.members(r), np.flatnonzero(inside))
-    features, regions = one.with_regions(photo, "attention")
-    assert 0 < len(regions) <= 10
-    whole = one.with_regions(photo, [[0, 0, 300, 220]])[1]
-    assert len(whole.members(0)) == len(features)
-    with pytest.raises(ConfigError, match="'grid', 'attention' or boxes"):
-        one.with_regions(photo, "squares")  # type: ignore[arg-type]
-    with pytest.raises(FeatureError):
-        one.with_regions(photo, [[1, 2, 3]])
+@given(scores, st.integers(1, 70), st.floats(-3, 3, width=32))
+@example([], 5, 0.0)
+def test_selection_equals_a_plain_sort(values: list[float], k: int, least: float) -> None:
+    array = np.array(values, np.float32)
+    eligible = [i for i, v in enumerate(array) if v >= np.float32(least)]
+    assert select_top(array, k, least).tolist() == sorted(eligible, key=lambda i: (-array[i], i))[:k]
 
 
 def test_batches_agree_with_single_images(photo: np.ndarray) -> None:
@@ -82,7 +55,7 @@ def test_batches_agree_with_single_images(photo: np.ndarray) -> None:
     for batch in (2, 5, 100):
         for got, expected in zip(one.extract_many(photos, batch=batch), alone, strict=True):
             _close(got[1], expected)
-    with pytest.raises(ConfigError, match="batch must be at least 1"):
+    with pytest.raises(ConfigError, match="batch"):
         next(one.extract_many(photos, batch=0))
 
 
@@ -113,10 +86,10 @@ def test_reduced_decoding_is_close(tmp_path: Path) -> None:
     assert extractor(**changes, reduced_decoding=True)(path, box=box) == extractor(**changes)(path, box=box)
 
 
-def test_a_threshold_of_the_checkpoint_holds_beside_the_rules(photo: np.ndarray) -> None:
-    plain = extractor(spread=3)(photo)
+def test_a_threshold_of_the_checkpoint_holds(photo: np.ndarray) -> None:
+    plain = extractor()(photo)
     threshold = float(np.median(plain.scores))
-    one = extractor(spread=3)
+    one = extractor()
     with_threshold = Extractor(
         one.network, one.config, info=checkpoint_info(attention_threshold=threshold), device="cpu"
     )

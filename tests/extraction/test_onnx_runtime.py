@@ -190,7 +190,7 @@ for name in ("torch", "torchvision", "onnx", "onnxscript"):
 import numpy as np
 import delf_engine as de
 from delf_engine.config import load_profile
-config = load_profile().extraction.model_copy(update={"max_features": 100, "nms_iou": 0.9})
+config = load_profile().extraction.model_copy(update={"max_features": 100})
 features = de.Extractor.from_onnx(sys.argv[1], config=config, threads=1)(np.load(sys.argv[2]))
 np.savez(sys.argv[3], keypoints=features.keypoints, scores=features.scores, descriptors=features.descriptors)
 """
@@ -203,7 +203,7 @@ np.savez(sys.argv[3], keypoints=features.keypoints, scores=features.scores, desc
     )
     assert done.returncode == 0, done.stderr
     found = np.load(out)
-    changes = {"max_features": 100, "nms_iou": 0.9, "precision": "fp32"}
+    changes = {"max_features": 100, "precision": "fp32"}
     config = load_profile().extraction.model_copy(update=changes)
     onnx_extractor = Extractor.from_onnx(path, config=config, threads=1)
     assert np.array_equal(onnx_extractor(photo).keypoints, found["keypoints"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from itertools import count
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig, load_profile
-from delf_engine.errors import ConfigError, DelfEngineError, DelfEngineWarning, UnknownIdError
+from delf_engine.errors import ConfigError, DelfEngineWarning, ProcessDiedError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RerankOptions, rerank_batch, scheduling
 from delf_engine.reranking.scheduling import QueryJob, needs_processes
@@ -182,35 +184,68 @@ def test_an_error_in_a_process_ends_the_call_and_the_next_goes_well(world: Any) 
     assert run(world, shortlists, **options) == run(world, shortlists, verification=PROCESSES)
 
 
+def pids() -> set[int]:
+    """The processes that verify."""
+    return {process.pid for process in active_children() if process.pid is not None}
+
+
 def test_processes_are_used_again_and_replaced_if_they_died_in_between(world: Any) -> None:
     options: dict[str, Any] = {"verification": PROCESSES, "workers": 2}
     alone = run(world, batch_of(4), verification=PROCESSES)
     assert run(world, batch_of(4), **options) == alone
-    ((workers, executor),) = scheduling._idle
-    assert workers == 2
+    before = pids()
+    assert before
     assert run(world, batch_of(4), **options) == alone
-    assert scheduling._idle == [(2, executor)]
-    with pytest.raises(BrokenExecutor):
-        executor.submit(os.abort).result()
+    assert pids() == before
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
     assert run(world, batch_of(4), **options) == alone
-    ((_, other),) = scheduling._idle
-    assert other is not executor
+    assert pids()
+    assert not pids() & before
 
 
-def test_a_killed_process_is_said_and_the_next_call_goes_well(world: Any, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_takes_nothing_along(world: Any) -> None:
     shortlists = batch_of(30)
     options: dict[str, Any] = {"verification": PROCESSES, "workers": 2}
-    alone = run(world, shortlists, **options)
-    ((_, executor),) = scheduling._idle
+    killed: list[int] = []
 
     def progress(done: int, total: int) -> None:
-        if done >= total // 2 and executor._processes:
-            os.kill(next(iter(executor._processes)), signal.SIGKILL)
+        if done >= total // 2 and not killed:
+            killed.append(min(pids()))
+            os.kill(killed[0], signal.SIGKILL)
 
-    with pytest.raises(DelfEngineError, match="has died, as it does for lack of memory"):
-        run(world, shortlists, progress=progress, checkpoint=tmp_path / "journal", **options)
+    assert run(world, shortlists, progress=progress, **options) == run(world, shortlists, verification=PROCESSES)
+    assert killed
+
+
+def test_processes_that_always_die_are_said_and_the_next_call_goes_well(world: Any, tmp_path: Path) -> None:
+    shortlists = batch_of(30)
+    options: dict[str, Any] = {"verification": PROCESSES, "workers": 2, "checkpoint": tmp_path / "journal"}
+    half_done, over = threading.Event(), threading.Event()
+
+    def kill() -> None:
+        half_done.wait()
+        while not over.is_set():
+            for pid in pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def progress(done: int, total: int) -> None:
+        if done >= total // 2:
+            half_done.set()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(ProcessDiedError, match="checkpoint"):
+            run(world, shortlists, progress=progress, **options)
+    finally:
+        over.set()
+        half_done.set()
+        killer.join()
     assert (tmp_path / "journal").read_bytes().count(b"\n") > 1
-    assert run(world, shortlists, checkpoint=tmp_path / "journal", **options) == alone
+    assert run(world, shortlists, **options) == run(world, shortlists, verification=PROCESSES)
 
 
 # ----------------------------------------------------------------------------------------------------------- time
