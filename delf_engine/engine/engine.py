@@ -16,9 +16,8 @@ from delf_engine.engine.checking import check_parts
 from delf_engine.engine.directory import Words, create_directory
 from delf_engine.engine.manifest import Manifest
 from delf_engine.engine.reindexing import reindex
-from delf_engine.engine.reranking import StagedProgress, rerank_many
 from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, RerankedBatch, SearchResult
-from delf_engine.engine.searching import SearchOptions, rerank, search, search_many
+from delf_engine.engine.searching import SearchOptions, StagedProgress, rerank, rerank_many, search, search_many
 from delf_engine.engine.state import EngineState, Query
 from delf_engine.errors import ImageError
 from delf_engine.features import LocalFeatures

@@ -1,20 +1,23 @@
-"""Searching an engine: candidates from the index, the best of them verified and ranked."""
+"""Searching an engine, and re-ranking with its features: what an index or another system proposes is verified."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from delf_engine.engine.adding import is_one_image
-from delf_engine.engine.results import SearchResult
+from delf_engine.engine.results import RerankedBatch, SearchResult
 from delf_engine.engine.state import EngineState, Query
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource, source_name
 from delf_engine.reranking import (
     RankedCandidate,
+    RerankOptions,
     expand_query,
     rank_verified,
     rerank_batch,
@@ -23,7 +26,10 @@ from delf_engine.reranking import (
 )
 from delf_engine.reranking.candidates import Shortlist
 
-__all__ = ["SearchOptions", "rerank", "search", "search_many"]
+__all__ = ["SearchOptions", "StagedProgress", "rerank", "rerank_many", "search", "search_many"]
+
+#: Called with what is being done, how much of it is done, and how much there is.
+StagedProgress = Callable[[str, int, int], None]
 
 _BLOCK = 256  # queries whose features are held at a time
 
@@ -117,6 +123,42 @@ def search_many(
         if progress is not None:
             progress(start + len(block), len(several))
     return out
+
+
+def rerank_many(
+    state: EngineState,
+    shortlists: Mapping[str, Shortlist],
+    options: RerankOptions,
+    *,
+    expand: bool,
+    graph: bool,
+    checkpoint: str | os.PathLike[str] | None,
+    progress: StagedProgress | None,
+) -> RerankedBatch:
+    """Re-rank many shortlists; see `Engine.rerank_many`."""
+    features: dict[str, LocalFeatures] = {}
+    failed: dict[str, str] = {}
+    for name in shortlists:
+        try:
+            features[name] = state.features_of(name)
+        except ImageError as error:
+            failed[name] = error.reason
+    lists = {name: shortlists[name] for name in features}
+
+    def reported(what: str) -> Callable[[int, int], None] | None:
+        return None if progress is None else partial(progress, what)
+
+    rankings: dict[str, list[RankedCandidate]] = rerank_batch(
+        features, lists, state.store, options, progress=reported("verifying"), checkpoint=checkpoint
+    )
+    if expand:
+        features = {name: expand_query(own, rankings[name], state.store) for name, own in features.items()}
+        again = reported("verifying expanded queries")
+        rankings = rerank_batch(features, lists, state.store, options, progress=again)
+    if graph:
+        found = rerank_graph(rankings, state.store, options)
+        rankings = {name: list(ranking) for name, ranking in found.items()}
+    return RerankedBatch(rankings, features, failed)
 
 
 def _ranked(

@@ -97,26 +97,20 @@ def _write_json_lines(path: Path, file: TextIO, rankings: Rankings) -> None:
 
 
 def _read_csv(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
-    rows = csv.reader(lines, strict=True)
+    rows = csv.DictReader(lines, strict=True)
     out: dict[str, list[Any]] = {}
-    columns: list[str] = []
     try:
+        rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
+        if columns and not {"query", "id"} <= set(columns):
+            raise FormatError(f"{path}, line 1: expected the columns query,id,score, got {','.join(columns)}")
         for row in rows:
-            if not row:
-                continue
-            if not columns:
-                columns = [name.strip() for name in row]
-                if not {"query", "id"} <= set(columns):
-                    raise FormatError(f"{path}, line 1: expected the columns query,id,score, got {','.join(row)}")
-                continue
-            if len(row) != len(columns):
-                raise FormatError(f"{path}, line {rows.line_num}: {len(row)} columns instead of {len(columns)}")
-            values = dict(zip(columns, row, strict=True))
-            score = values.get("score", "").strip()
-            entry = (values["id"], _number(path, rows.line_num, score)) if score else values["id"]
-            out.setdefault(values["query"], []).append(entry)
+            if None in row or None in row.values():
+                raise FormatError(f"{path}, line {rows.line_num}: expected {len(columns)} columns")
+            score = row.get("score", "").strip()
+            entry = (row["id"], _number(path, rows.line_num, score)) if score else row["id"]
+            out.setdefault(row["query"], []).append(entry)
     except csv.Error as error:
-        raise FormatError(f"{path}, line {rows.line_num}: {error}") from error
+        raise FormatError(f"{path}, line {rows.reader.line_num}: {error}") from error
     return {query: _candidates(str(path), query, found, distinct) for query, found in out.items()}
 
 

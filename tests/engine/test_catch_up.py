@@ -25,10 +25,9 @@ from delf_engine.storage import FeatureStore
 from helpers import random_features
 from nursery import Child
 
-RNG = np.random.default_rng(0)
-IMAGES = {f"image {i}": random_features(RNG, 5 + i) for i in range(12)}
+IMAGES = {f"image {i}": random_features(np.random.default_rng(i), 5 + i) for i in range(12)}
 NAMES = list(IMAGES)
-QUERY = random_features(RNG, 30)
+QUERY = random_features(np.random.default_rng(99), 30)
 
 
 @pytest.fixture(params=["asmk", "kdtree"])

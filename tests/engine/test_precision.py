@@ -48,7 +48,7 @@ def test_first_add_settles_auto(
     hardware(monkeypatch, other)  # the directory moves to another machine
     with de.Engine.open(directory) as engine:
         if kept == "bf16":
-            with pytest.warns(DelfEngineWarning, match="no native bfloat16"):
+            with pytest.warns(DelfEngineWarning, match="bfloat16"):
                 assert engine.extractor.precision == kept
         assert engine.add(photos[2:3]).added == photos[2:3]
         assert engine.extractor.precision == on_disk(directory) == kept

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from typer.testing import CliRunner
 
@@ -20,11 +21,17 @@ from delf_engine.index import KINDS, Codebook, Mixture
 from helpers import random_features
 from nursery import Child
 
-RNG = np.random.default_rng(5)
-ITEMS = [(f"{i}.jpg", random_features(RNG, n)) for i, n in enumerate([30, 0, 8, 40, 40, 1, 25])]
+
+def descriptors(seed: int, count: int) -> npt.NDArray[np.float32]:
+    return random_features(np.random.default_rng(seed), count).descriptors
+
+
+ITEMS = [
+    (f"{i}.jpg", random_features(np.random.default_rng(i), n)) for i, n in enumerate([30, 0, 8, 40, 40, 1, 25])
+]
 QUERY = ITEMS[3][1]
-WORDS = Codebook(random_features(RNG, 20).descriptors)
-MIXTURE = Mixture.train(random_features(RNG, 200).descriptors, 3)
+WORDS = Codebook(descriptors(20, 20))
+MIXTURE = Mixture.train(descriptors(21, 200), 3)
 
 
 def words_of(kind: str) -> Any:
@@ -80,7 +87,7 @@ def test_another_index_is_as_if_made_with_it(before: str, kind: Any, tmp_path: P
 def test_words_stay_unless_others_are_given(tmp_path: Path, tiny_model: Path) -> None:
     with filled(tmp_path / "e", tiny_model, "asmk") as engine:
         packaged = tmp_path / "own.safetensors"
-        other = Codebook(random_features(RNG, 9).descriptors)
+        other = Codebook(descriptors(22, 9))
         other.save(packaged)
         engine.reindex("bow")
         assert engine.manifest.codebook == WORDS.hash
@@ -224,7 +231,7 @@ def test_opened_while_another_process_changes_the_index(
     readonly: bool, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(tmp_path / "e", tiny_model, "asmk").close()
-    other = Codebook(random_features(RNG, 11).descriptors)
+    other = Codebook(descriptors(23, 11))
     other.save(tmp_path / "other.safetensors")
     code = "import sys, delf_engine as de; de.Engine.open(sys.argv[1]).reindex('bow', codebook=sys.argv[2])"
     read, turns = state_module.read_manifest, iter([True])

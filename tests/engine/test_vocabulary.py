@@ -58,7 +58,7 @@ def test_refusals(filled: Path, tiny_model: Path, tmp_path: Path) -> None:
         train_codebook(tmp_path / "nowhere", 5)
     with de.Engine.create(tmp_path / "empty", model=tiny_model):
         pass
-    with pytest.raises(DataError, match="the engine is empty"):
+    with pytest.raises(DataError, match="empty"):
         train_codebook(tmp_path / "empty", 5)
 
 
@@ -94,7 +94,7 @@ def test_a_mixture(filled: Path, tmp_path: Path, tiny_model: Path) -> None:
         train_mixture(filled, 3, per_image=0)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "bad.png").write_bytes(b"nothing")
-    with pytest.raises(FeatureError, match="at least 2 descriptors"):
+    with pytest.raises(FeatureError, match="2 descriptors"):
         train_mixture(tmp_path / "photos", 3, model=tiny_model, on_error=lambda image, error: None)
     nowhere = ["codebook", str(filled), str(tmp_path / "no" / "m.safetensors"), "--words", "3"]
     assert "make it first" in str(CliRunner().invoke(app, nowhere).exception)

@@ -27,7 +27,7 @@ def walked(call: Callable[[], Any], rooms: set[str]) -> list[str]:
 
     def entered(frame: FrameType | None, event: str, _: object) -> None:
         nonlocal longest
-        if event != "call":
+        if event != "call" or frame is None or not frame.f_code.co_filename.startswith(str(PACKAGE)):
             return
         hops: list[str] = []
         last = None
@@ -42,7 +42,7 @@ def walked(call: Callable[[], Any], rooms: set[str]) -> list[str]:
             last = path
             hops.append(f"{path.relative_to(PACKAGE).as_posix()}:{code.co_name}")
         inside = last is not None and last.relative_to(PACKAGE).parts[0].removesuffix(".py") in rooms
-        if inside and PACKAGE in Path(stack[0].co_filename).parents and len(hops) > len(longest):
+        if inside and len(hops) > len(longest):
             longest = hops
 
     sys.setprofile(entered)

@@ -220,11 +220,11 @@ def test_files_under_a_wrong_name(tmp_path: Path) -> None:
         with pytest.raises(FormatError, match=what):
             read_shortlists(tmp_path / name, names=["a"], queries=["q"])
     for ending in ENDINGS:
-        with pytest.raises(FormatError, match="cannot be read"):
+        with pytest.raises(FormatError, match=f"none{ending}"):
             read_shortlists(tmp_path / f"none{ending}", names=["a"], queries=["q"])
         folder = tmp_path / f"folder{ending}"
         folder.mkdir()
-        with pytest.raises(FormatError, match="cannot be read"):
+        with pytest.raises(FormatError, match=f"folder{ending}"):
             read_shortlists(folder, names=["a"], queries=["q"])
 
 
@@ -269,7 +269,7 @@ def test_a_header_of_a_size_that_is_not_there(tmp_path: Path) -> None:
     )
     path = tmp_path / "x.npy"
     path.write_bytes(buffer.getvalue() + bytes(64))
-    with pytest.raises(FormatError, match=r"x\.npy: cannot be read"):
+    with pytest.raises(FormatError, match=r"x\.npy"):
         read_shortlists(path, names=["a"], queries=["q"])
 
 
@@ -295,7 +295,7 @@ def test_what_cannot_be_written_leaves_the_old_file(ending: str, tmp_path: Path)
         with pytest.raises(ConfigError, match="names="):
             write_lists(path, {"q": ["a"]})
     assert path.read_bytes() == before
-    with pytest.raises(FormatError, match="cannot be written"):
+    with pytest.raises(FormatError, match=f"list{ending}"):
         write_lists(tmp_path / "no" / f"list{ending}", {"q": ["a"]}, names=["a"])
     assert list(tmp_path.iterdir()) == [path]
 

@@ -16,9 +16,8 @@ from delf_engine.verification import Verification
 from helpers import random_features
 
 VERIFICATION = load_profile("default").verification
-RNG = np.random.default_rng(0)
 #: Images of as many features as the verification below gives them inliers.
-SIZES = {n: random_features(RNG, n, 2) for n in range(41)}
+SIZES = {n: random_features(np.random.default_rng(n), n, 2) for n in range(41)}
 
 
 def pretended(c: LocalFeatures) -> Verification:

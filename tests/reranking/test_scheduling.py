@@ -117,7 +117,7 @@ def test_queries_without_candidates_and_without_features(world: Any, workers: in
 
 
 def test_candidates_that_are_all_missing(world: Any) -> None:
-    with pytest.warns(DelfEngineWarning, match="lack of features, left behind the others: 30"):
+    with pytest.warns(DelfEngineWarning, match=": 30 "):
         found = run(world, {"q0": [f"x{i}" for i in range(30)]}, workers=2)
     assert all(c.verification is None for c in found["q0"])
 

@@ -85,7 +85,7 @@ def test_other_peoples_files(tmp_path: Path) -> None:
         ("x.jsonl", '{"query": "q", "candidates": [{"score": 1}]}', "line 1: shortlist of 'q', candidate 1"),
         ("x.jsonl", '{"query": "q", "candidates": []}\n' * 2, "line 2: query 'q'"),
         ("x.csv", "a,b,1.0\n", "line 1:"),
-        ("x.csv", "query,id,score\nq,a,1\nq,b\n", "line 3: 2 columns"),
+        ("x.csv", "query,id,score\nq,a,1\nq,b\n", "line 3:"),
         ("x.csv", "query,id,score\nq,a,high\n", "line 2:"),
         ("x.csv", "query,id,score\nq,a,nan\n", "line 2:"),
         ("x.csv", 'query,id\nq,"a\n', "line 2: "),
