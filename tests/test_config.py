@@ -9,12 +9,7 @@ from pydantic import ValidationError
 
 from delf_engine import config
 from delf_engine.config import (
-    AsmkConfig,
-    BowConfig,
-    FisherConfig,
-    IvfConfig,
     Profile,
-    VladConfig,
     config_directory,
     load_profile,
     parse_config,
@@ -71,13 +66,6 @@ def test_extends_another_file_relative_to_its_own(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir("/")
     profile = load_profile(path)
     assert (profile.reranking.top_n, profile.asmk.alpha, profile.asmk.idf) == (7, 2.0, True)
-
-
-def test_profiles_from_before_there_were_these_indexes() -> None:
-    """Engines keep their profile: one that says nothing of an index has its default options."""
-    profile = load_profile()
-    old = {key: value for key, value in profile.model_dump().items() if key not in ("bow", "vlad", "fisher")}
-    assert parse_config(Profile, old, where="manifest") == profile
 
 
 def test_profiles_are_immutable() -> None:
@@ -206,14 +194,3 @@ def test_a_profile_survives_json() -> None:
     for name in profile_names():
         profile = load_profile(name)
         assert Profile.model_validate_json(profile.model_dump_json()) == profile
-
-
-def test_what_older_engines_do_not_say_is_as_in_the_default_profile() -> None:
-    """Sections that came later have their values in the code too, for manifests without them: the same values."""
-    profile = load_profile()
-    assert profile.ivf == IvfConfig()
-    assert profile.vlad == VladConfig()
-    assert profile.fisher == FisherConfig()
-    assert profile.bow == BowConfig()
-    # An index made before words were found by the two-level search goes on as it was made.
-    assert (profile.asmk.assignment, AsmkConfig.model_fields["assignment"].default) == ("fast", "exact")

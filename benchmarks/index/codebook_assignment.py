@@ -23,7 +23,7 @@ import numpy.typing as npt
 from benchmarks.common import print_table, write_json
 from benchmarks.index.synthetic import descriptors as synthetic
 from delf_engine.index import Codebook
-from delf_engine.index.assignment import CellSearcher
+from delf_engine.index.codebook.cells import CellSearcher
 from delf_engine.storage import FeatureStore
 
 _QUERY = 1000  # descriptors of a query

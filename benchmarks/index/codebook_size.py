@@ -47,7 +47,7 @@ def main() -> None:
     rows = []
     for words in args.words:
         start = time.perf_counter()
-        book = Codebook.train([training], words, iterations=_ITERATIONS, half=True, mode="fast")
+        book = Codebook.train([training], words, iterations=_ITERATIONS, half=True)
         row: dict[str, Any] = {"words": words, "train_s": time.perf_counter() - start}
         for name, truth in truths.items():
             row |= _measured(book, truth, *found[name], name, args.exact)

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,33 +38,31 @@ from delf_engine.evaluation import GroundTruth, Setup
 from delf_engine.images import find_images
 from delf_engine.index import (
     AsmkIndex,
-    BowIndex,
     CandidateIndex,
     Codebook,
-    FisherIndex,
+    DenseIndex,
     IvfIndex,
     KdTreeIndex,
     Mixture,
-    VladIndex,
 )
 from delf_engine.model import codebook_path
 from delf_engine.storage import FeatureStore
 
+C = TypeVar("C", AsmkConfig, BowConfig, FisherConfig, VladConfig)
 Features = Mapping[str, LocalFeatures]
 #: What it is called, how many words or Gaussians it has, and how to make an empty one.
 Candidate = tuple[str, int, Callable[[], CandidateIndex]]
 
 _FAMILIES = ["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
 _SHOWN: tuple[Setup, ...] = ("medium", "hard")
-_VLAD = {
-    "VLAD, power 1": VladConfig(power=1.0),
-    "VLAD, intra": VladConfig(intra=True, power=1.0),
-    "VLAD": VladConfig(),
-    "VLAD, float16": VladConfig(precision="float16"),
-    "R-VLAD, power 1": VladConfig(power=1.0, regions="grid", region_norm="l2"),
-    "R-VLAD": VladConfig(regions="grid", region_norm="l2"),
+_VLAD: dict[str, dict[str, Any]] = {
+    "VLAD, power 1": {"power": 1.0},
+    "VLAD, intra": {"intra": True, "power": 1.0},
+    "VLAD": {},
+    "R-VLAD, power 1": {"power": 1.0, "regions": "grid"},
+    "R-VLAD": {"regions": "grid"},
 }
-_FISHER = {"Fisher, power 1": FisherConfig(power=1.0), "Fisher": FisherConfig()}
+_FISHER: dict[str, dict[str, Any]] = {"Fisher, power 1": {"power": 1.0}, "Fisher": {}}
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -90,18 +88,15 @@ def candidates(codebook: Codebook, training: npt.NDArray[np.float32], args: argp
     """Return the encodings to compare; codebooks and mixtures are trained here."""
     profile = load_profile()
     asmk, bow, kdtree = profile.asmk, profile.bow, profile.kdtree
-    regional = _changed(asmk, regions="grid")
     fast = _changed(asmk, assignment="fast")
     inverted: dict[str, Callable[[], CandidateIndex]] = {
         "ASMK": partial(AsmkIndex, codebook, _changed(asmk, assignment="exact")),
         "ASMK, fast words": partial(AsmkIndex, codebook, fast),
-        "ASMK, float kernel": partial(AsmkIndex, codebook, _changed(asmk, kernel="float")),
         "ASMK, idf": partial(AsmkIndex, codebook, _changed(asmk, idf=True)),
-        "R-ASMK": partial(AsmkIndex, codebook, regional),
-        "R-ASMK, regions alike": partial(AsmkIndex, codebook, _changed(regional, region_norm="l2")),
-        "BoW, tf": partial(BowIndex, codebook, BowConfig(idf=False)),
-        "BoW": partial(BowIndex, codebook, bow),
-        "BoW, 5 words a query": partial(BowIndex, codebook, BowConfig(query_assignments=5)),
+        "R-ASMK": partial(AsmkIndex, codebook, _changed(asmk, regions="grid")),
+        "BoW, tf": partial(DenseIndex, "bow", codebook, _changed(bow, idf=False)),
+        "BoW": partial(DenseIndex, "bow", codebook, bow),
+        "BoW, 5 words a query": partial(DenseIndex, "bow", codebook, _changed(bow, query_assignments=5)),
     }
     out: list[Candidate] = [(n, codebook.words, make) for n, make in inverted.items() if _asked(n, args)]
     if "kdtree" in args.only:
@@ -110,11 +105,14 @@ def candidates(codebook: Codebook, training: npt.NDArray[np.float32], args: argp
         out.append(("IVF", codebook.words, partial(IvfIndex, codebook, profile.ivf)))
     for words in args.words if "vlad" in args.only else []:
         book = Codebook.train(training, words, iterations=20, seed=args.seed)
-        out += [(name, words, partial(VladIndex, book, config)) for name, config in _VLAD.items()]
+        for name, changes in _VLAD.items():
+            out.append((name, words, partial(DenseIndex, "vlad", book, _changed(profile.vlad, **changes))))
     sample = np.random.default_rng(args.seed).permutation(len(training))[: args.mixture_descriptors]
     for components in args.components if "fisher" in args.only else []:
         mixture = Mixture.train(training[np.sort(sample)], components, seed=args.seed)
-        out += [(name, components, partial(FisherIndex, mixture, config)) for name, config in _FISHER.items()]
+        for name, changes in _FISHER.items():
+            options = _changed(profile.fisher, **changes)
+            out.append((name, components, partial(DenseIndex, "fisher", mixture, options)))
     return out
 
 
@@ -141,8 +139,8 @@ def _asked(name: str, args: argparse.Namespace) -> bool:
     return ("bow" if name.startswith("BoW") else "asmk") in args.only
 
 
-def _changed(config: AsmkConfig, **changes: Any) -> AsmkConfig:
-    return AsmkConfig.model_validate({**config.model_dump(), **changes})
+def _changed(config: C, **changes: Any) -> C:
+    return type(config).model_validate({**config.model_dump(), **changes})
 
 
 def _stored(path: Path, truth: GroundTruth) -> tuple[Features, Features]:

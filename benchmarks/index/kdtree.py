@@ -10,8 +10,8 @@ trees or maps files, is not in them. Bytes an image: of the arrays of the index,
 the memory of the process.
 
 By default descriptors are synthetic, as in codebook_assignment.py, 1,000 an image, and so are the cells: as many
-as fit, at most 16,384. With ``--features`` they are those of feature stores, or of as many of their last images,
-of which the very last are held out as queries, and with ``--codebook`` cells are the words of a file.
+as fit, from 256 to 16,384. With ``--features`` they are those of feature stores, or of as many of their
+last images, of which the very last are held out as queries, and with ``--codebook`` cells are the words of a file.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from benchmarks.common import print_table, write_json
 from benchmarks.index.codebook_assignment import synthetic
 from delf_engine.config import KdTreeConfig, Profile, load_profile
 from delf_engine.features import LocalFeatures
-from delf_engine.index import Codebook, IvfIndex, KdTreeIndex, ProductQuantizer
-from delf_engine.index.votes import gathered
+from delf_engine.index import Codebook, IvfIndex, KdTreeIndex
+from delf_engine.index.ivf.search import nearest
+from delf_engine.index.kdtree.votes import gathered
 from delf_engine.storage import FeatureStore
 
-_WORDS = 16384
-_TRAINING = 200_000  # descriptors that a product quantiser is trained on
+_WORDS, _LEAST_WORDS = 16384, 256
 _NEIGHBOURS = 60
 
 Rows = npt.NDArray[Any]
@@ -151,40 +151,30 @@ def _ivf(
     codec: str,
     args: argparse.Namespace,
 ) -> Iterator[tuple[Row, list[Rows]]]:
-    quantizer = _quantizer(collection, codebook) if codec == "pq" else None
     config = profile.ivf.model_copy(update={"codec": codec, "neighbours": _NEIGHBOURS})
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         start = time.perf_counter()
-        index = IvfIndex(codebook, config, quantizer)
+        index = IvfIndex(codebook, config)
         for first in range(0, len(collection), 1000):
             part = collection[first : first + 1000]
             index.add([str(first + i) for i in range(len(part))], part)
             index.save(folder)
         build = time.perf_counter() - start
-        index = IvfIndex.load(folder, codebook, quantizer=quantizer, check=False)
+        index = IvfIndex.load(folder, codebook, check=False)
         for probes in args.probes:
-            for rescored in args.rescored if codec == "pq" else [0]:
-                index.config = config.model_copy(update={"probes": probes, "rescored": rescored or 1})
-                searcher = index._session()
-                found = [
-                    searcher.nearest(query.descriptors, searcher.cells(query.descriptors), 1)[0]
-                    for query in queries
-                ]
-                info = index.info()
-                row = {
-                    "index": f"IVF {codec}, {probes} probes" + (f", x {rescored}" if rescored else ""),
-                    "probes": searcher.probes,
-                    "rescored": rescored,
-                    "segments": info.segments,
-                    "build_s": build,
-                    "bytes_an_image": info.bytes / info.images,
-                }
-                yield {**row, **_times(lambda q: index.search(q, 100), queries, args.rounds)}, found
-
-
-def _quantizer(collection: list[LocalFeatures], codebook: Codebook) -> ProductQuantizer:
-    step = max(1, sum(map(len, collection)) // _TRAINING)
-    return ProductQuantizer.train(np.concatenate([item.descriptors[::step] for item in collection]), codebook)
+            index.config = config.model_copy(update={"probes": probes})
+            info, session = index.info(), index._session()  # recall is of descriptors, which no search returns
+            row = {
+                "index": f"IVF {codec}, {probes} probes",
+                "probes": index._probes(session),
+                "segments": info.segments,
+                "build_s": build,
+                "bytes_an_image": info.bytes / info.images,
+            }
+            found = []
+            for descriptors, cells in index._queries(queries, 1, session):
+                found.append(nearest(session, index._codec.scaled(descriptors), cells, _NEIGHBOURS, 1)[0])
+            yield {**row, **_times(lambda q: index.search(q, 100), queries, args.rounds)}, found
 
 
 def _recalls(data: Rows, queries: list[LocalFeatures], truth: list[Rows], found: list[Rows]) -> dict[str, float]:
@@ -241,7 +231,7 @@ def _given(args: argparse.Namespace, rng: np.random.Generator) -> Iterator[tuple
 def _codebook(args: argparse.Namespace, images: list[LocalFeatures]) -> Codebook:
     if args.codebook:
         return Codebook.load(args.codebook)
-    words = min(_WORDS, max(1, sum(map(len, images)) // 4))
+    words = min(_WORDS, max(_LEAST_WORDS, sum(map(len, images)) // 4))
     return Codebook(synthetic(words, np.random.default_rng(2)))
 
 
@@ -284,7 +274,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checks", type=int, nargs="*", default=[64, 256, 1024, 4096], help="of randomised trees")
     parser.add_argument("--codecs", nargs="*", choices=["uint8", "pq"], default=["uint8", "pq"])
     parser.add_argument("--probes", type=int, nargs="+", default=[4, 8, 16, 32, 64])
-    parser.add_argument("--rescored", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--exact-up-to", type=int, default=100_000, help="descriptors that cKDTree is asked about")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="of the indexes on disk; by default a temporary one")

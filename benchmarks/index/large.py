@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.common import measured_apart, own_process, print_table, write_json
 from benchmarks.index.synthetic import descriptors, images, postings
 from delf_engine import AsmkIndex, Codebook, load_profile
-from delf_engine.index import kernels
+from delf_engine.index.asmk.posting_kernels import count_postings
 
 _CHUNK = 25_000  # images of a segment as it is generated
 _PER_IMAGE = 700  # words
@@ -125,9 +125,9 @@ def _scoring(index: AsmkIndex, queries: Sequence[Any]) -> tuple[float, float]:
         counts = np.zeros(len(query[0]), np.int64)
         for segment in index._collection.segments:
             a = segment.arrays
-            kernels.count_postings(query[0], a["word_offsets"], a["image_ids"], segment.alive, True, counts)
+            count_postings(query[0], a["word_offsets"], a["image_ids"], segment.alive, True, counts)
         start = time.perf_counter()
-        index._scores([query], cores)
+        index._score(query, cores)
         times.append(time.perf_counter() - start)
         touched.append(int(counts.sum()))
     return float(np.mean(touched)), statistics.median(times)

@@ -7,7 +7,7 @@ bytes of descriptors in random cells (IVF), or descriptors (KD-trees, which are 
 an image. Searching it costs what it costs with photographs; what is found means nothing. Queries are synthetic
 images of 1,000 descriptors, the median over them is printed, and of ASMK and IVF the arrays have been read once
 before. Memory is that of the process which is no file, after searching. KD-trees above --most-kdtree images and
-IVF indexes above --most-ivf are left out: the first hold everything in memory, the second need a disk of 44 KB an
+IVF indexes above --most-ivf are left out: the first hold everything in memory, the second need a disk of 48 KB an
 image.
 """
 
@@ -29,7 +29,7 @@ from benchmarks.common import measured_apart, print_table, write_json
 from benchmarks.index.synthetic import DIM, descriptors, images, postings
 from delf_engine import AsmkIndex, Codebook, KdTreeIndex, load_profile
 from delf_engine.index import IvfIndex
-from delf_engine.index.ivf_layout import Rows
+from delf_engine.index.ivf.layout import Rows
 
 _CHUNK = 10_000
 _EACH, _WORDS_EACH = 1000, 700
@@ -131,8 +131,7 @@ def _rows(count: int, cells: int, seed: int) -> list[Rows]:
     rng = np.random.default_rng([seed, 2])
     where = rng.integers(cells, size=(count, _EACH), dtype=np.int32)
     data = rng.integers(100, 157, size=(count, _EACH, DIM), dtype=np.uint8)
-    none = np.empty((_EACH, 0), np.uint8)
-    return [Rows(a, b, none) for a, b in zip(where, data, strict=True)]
+    return [Rows(a, b) for a, b in zip(where, data, strict=True)]
 
 
 def _anonymous() -> int:

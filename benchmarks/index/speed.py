@@ -31,7 +31,7 @@ from benchmarks.common import print_table, write_json
 from benchmarks.index.large import measure_large
 from benchmarks.index.synthetic import DIM, descriptors, images
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
-from delf_engine.index.aggregation import aggregated
+from delf_engine.index.asmk.aggregation import aggregated
 
 _IMAGE_SEED, _QUERY_SEED = 1, 2
 _PARTS = 200  # images that the parts of building are measured on
@@ -111,14 +111,14 @@ def _warm(book: Codebook, gallery: Sequence[LocalFeatures], config: Any) -> None
 
 def _aggregated(book: Codebook, items: Sequence[LocalFeatures], k: int, config: Any) -> Any:
     threads = os.cpu_count() or 1
-    return aggregated(book, items, assignments=k, kernel="binary", threads=threads, mode=config.assignment)
+    return aggregated(book, items, k, config.assignment, threads=threads)
 
 
 def _scoring(index: AsmkIndex, queries: Sequence[LocalFeatures]) -> tuple[float, float]:
     """Return the median time of scoring a query in one thread, and the mean number of postings touched."""
     times, touched = [], []
     for query in _aggregated(index.codebook, queries, 5, index.config):
-        times.append(min(_seconds(partial(index._scores, [query], 1))[0] for _ in range(5)))
+        times.append(min(_seconds(partial(index._score, query, 1))[0] for _ in range(5)))
         segments = index._collection.segments
         touched.append(sum(int(np.diff(s.arrays["word_offsets"])[query[0]].sum()) for s in segments))
     return statistics.median(times), float(np.mean(touched))

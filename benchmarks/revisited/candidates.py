@@ -105,7 +105,7 @@ def codebook_of(
         for iteration in range(done + 1, _ITERATIONS + 1):
             # One at a time gives the same words as all at once, if they are rounded at the end only.
             codebook = Codebook.train(
-                _Descriptors(features, per_image), words, iterations=1, seed=seed, init=codebook, mode="fast"
+                _Descriptors(features, per_image), words, iterations=1, seed=seed, init=codebook
             )
             last = iteration == _ITERATIONS
             target = path if last else folder / f"{key}.after-{iteration:02d}.safetensors"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from delf_engine.config.base import Config, Count, Positive
 from delf_engine.config.encodings import BowConfig, FisherConfig, VladConfig
@@ -118,24 +118,16 @@ class AsmkConfig(Config):
         Weight each word by ln(N / n_w)^2.
     assignment : "exact" or "fast"
         How the words of a descriptor are found, see `Codebook.assign`.
-    kernel : "binary" or "float"
-        What is kept of a word's summed residuals: their signs (ASMK*), or the sums at unit length (ASMK), in
-        float16, compared by their cosine. At 40-D an index takes about seven times the space with these.
     divisor : "bits" or "padded"
         Similarity of two binary codes is 1 - 2 h / D, or with D rounded up to a multiple of 32, as jenicek/asmk
         has it: there two random codes of 40 bits score 0.375 and not 0.
-    strict_threshold : bool
-        Whether a similarity at the threshold itself scores nothing either.
     regions : "grid" or None
-        Count the descriptors of indexed images once more in each region that they lie in (R-ASMK): those of
-        `delf_engine.regions.rigid_grid`, where no others are given.
-    region_norm : "l2" or None
-        Scale the sums of an image and of each of its regions to unit length over all words before they are added,
-        so that regions with few descriptors count as much as those with many.
+        Count the descriptors of indexed images once more in each region that they lie in (R-ASMK), those of
+        `delf_engine.index.grid`.
 
     Notes
     -----
-    What published variants set is written down in `delf_engine.index.asmk`.
+    What published variants set is written down in `delf_engine.index.asmk.index`.
     """
 
     image_assignments: Count
@@ -143,18 +135,9 @@ class AsmkConfig(Config):
     alpha: Positive
     threshold: Annotated[float, Field(ge=-1, le=1)]
     idf: bool
-    assignment: Literal["exact", "fast"] = "exact"
-    kernel: Literal["binary", "float"] = "binary"
-    divisor: Literal["bits", "padded"] = "bits"
-    strict_threshold: bool = False
-    regions: Literal["grid"] | None = None
-    region_norm: Literal["l2"] | None = None
-
-    @model_validator(mode="after")
-    def _divisor_of_bits(self) -> AsmkConfig:
-        if self.kernel == "float" and self.divisor != "bits":
-            raise ValueError('divisor = "padded" is a rule for codes of bits: it goes with kernel = "binary"')
-        return self
+    assignment: Literal["exact", "fast"]
+    divisor: Literal["bits", "padded"]
+    regions: Literal["grid"] | None
 
 
 class Profile(Config):
@@ -166,11 +149,10 @@ class Profile(Config):
     index: Literal["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
     asmk: AsmkConfig
     kdtree: KdTreeConfig
-    # With defaults: engines made before there were these indexes say nothing of them.
-    ivf: IvfConfig = IvfConfig()
-    bow: BowConfig = BowConfig()
-    vlad: VladConfig = VladConfig()
-    fisher: FisherConfig = FisherConfig()
+    ivf: IvfConfig
+    bow: BowConfig
+    vlad: VladConfig
+    fisher: FisherConfig
     verification: VerificationConfig
     reranking: RerankingConfig
     ranking: RankingConfig

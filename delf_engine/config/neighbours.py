@@ -22,9 +22,8 @@ class KdTreeConfig(Config):
         Nearest descriptors taken for each query descriptor (60 in DELF, ICCV 2017).
     search : "auto", "exact" or "randomised"
         ``exact``: the nearest descriptors by one KD-tree that is searched to the end (SciPy). ``randomised``: most
-        of them, by the randomised trees. ``auto``: exact below `exact_below` descriptors. Where nothing is said
-        it is randomised, as it was before it could be chosen. Fewer than 8 times `neighbours` descriptors are
-        always searched exactly.
+        of them, by the randomised trees. ``auto``: exact below `exact_below` descriptors. Fewer than 8 times
+        `neighbours` descriptors are always searched exactly.
     exact_below : int
         Descriptors of the collection from which on ``auto`` takes the randomised trees.
     """
@@ -32,31 +31,28 @@ class KdTreeConfig(Config):
     trees: Count
     checks: Count
     neighbours: Count
-    search: Literal["auto", "exact", "randomised"] = "randomised"
-    exact_below: Count = 5000
+    search: Literal["auto", "exact", "randomised"]
+    exact_below: Count
 
 
 class IvfConfig(Config):
-    """Options of the two-level index of single descriptors: cells of a codebook, scanned one by one.
+    """Options of the index of single descriptors at scale: cells of a codebook, scanned one by one.
 
     Attributes
     ----------
     codec : "uint8" or "pq"
-        What is scanned in a cell: the descriptors in D bytes, or their codes of product quantisation (50 bits in
-        DELF, ICCV 2017), after which the best are compared again by their D bytes.
+        How a descriptor is kept: in D bytes, or by a code of product quantisation, one byte for every 4
+        dimensions, which takes a quarter of that and finds fewer of the nearest descriptors.
     probes : int
         Nearest cells visited by each query descriptor: more is more exact and slower. What each costs and finds is
         printed by ``benchmarks/index/kdtree.py``; time grows with the descriptors in these cells.
     neighbours : int
         Nearest descriptors taken for each query descriptor (60 in DELF).
-    rescored : int
-        With ``pq``, so many times `neighbours` descriptors of the nearest codes are compared again.
     assignment : "exact" or "fast"
         How nearest cells are found, see `Codebook.assign`.
     """
 
-    codec: Literal["uint8", "pq"] = "uint8"
-    probes: Count = 64
-    neighbours: Count = 60
-    rescored: Count = 4
-    assignment: Literal["exact", "fast"] = "fast"
+    codec: Literal["uint8", "pq"]
+    probes: Count
+    neighbours: Count
+    assignment: Literal["exact", "fast"]

@@ -17,7 +17,7 @@ from delf_engine.errors import ConfigError, DataError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource, find_images
 from delf_engine.index import Codebook, Mixture
-from delf_engine.index.codebook_training import Blocks
+from delf_engine.index.codebook.training import Blocks
 from delf_engine.storage import FeatureStore
 
 __all__ = ["train_codebook", "train_mixture"]
@@ -84,7 +84,6 @@ def train_codebook(
             iterations=iterations,
             seed=seed,
             half=True,
-            mode="fast",
             progress=lambda done, total: report("codebook", done, total),
         )
 

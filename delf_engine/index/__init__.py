@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from delf_engine.index.asmk import AsmkIndex
-from delf_engine.index.bow import BowIndex
-from delf_engine.index.codebook import Codebook
-from delf_engine.index.contract import CandidateIndex, IndexInfo
-from delf_engine.index.fisher import FisherIndex
-from delf_engine.index.ivf import IvfIndex
-from delf_engine.index.kdtree import KdTreeIndex
+from delf_engine.index.asmk.index import AsmkIndex
+from delf_engine.index.base import CandidateIndex
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.mixture import Mixture
+from delf_engine.index.contract import IndexInfo
+from delf_engine.index.dense.index import DenseIndex
+from delf_engine.index.ivf.index import IvfIndex
+from delf_engine.index.kdtree.index import KdTreeIndex
 from delf_engine.index.kinds import KINDS, AnyIndex, IndexKind, Vocabulary
-from delf_engine.index.maintenance import check_index, has_index
-from delf_engine.index.mixture import Mixture
-from delf_engine.index.product_quantizer import ProductQuantizer
-from delf_engine.index.vlad import VladIndex
+from delf_engine.index.segments.disk import check_index, has_index
 
 __all__ = [
     "KINDS",
     "AnyIndex",
     "AsmkIndex",
-    "BowIndex",
     "CandidateIndex",
     "Codebook",
-    "FisherIndex",
+    "DenseIndex",
     "IndexInfo",
     "IndexKind",
     "IvfIndex",
     "KdTreeIndex",
     "Mixture",
-    "ProductQuantizer",
-    "VladIndex",
     "Vocabulary",
     "check_index",
     "has_index",

@@ -1,49 +1,75 @@
-"""`BaseIndex`: what all kinds of index do alike, whatever they keep of an image and however they search it."""
+"""`CandidateIndex`: what all kinds of index do, whatever they keep of an image and however they search it."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import Config, parse_config
-from delf_engine.errors import MismatchError
+from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.collection import Attachment, Collection, IfDamaged, Layout
-from delf_engine.index.contract import Found, IndexInfo, Progress, check_batch, check_queries, check_query
-from delf_engine.index.limits import Limits
-from delf_engine.index.maintenance import Maintained
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.mixture import Mixture
+from delf_engine.index.contract import (
+    Found,
+    IndexInfo,
+    Progress,
+    check_batch,
+    check_features,
+    check_ids,
+    check_queries,
+    check_top_k,
+)
+from delf_engine.index.segments import disk
+from delf_engine.index.segments.collection import Collection, IfDamaged
+from delf_engine.index.segments.limits import Limits, best
+from delf_engine.index.segments.segment import Layout, Segment
 from delf_engine.support.threads import check_threads, in_threads
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["BaseIndex", "saved_options"]
+__all__ = ["CandidateIndex", "Encoder", "saved_options"]
 
 Q = TypeVar("Q")  # a query as it is searched with
 ConfigT = TypeVar("ConfigT", bound=Config)
+Encoder: TypeAlias = Codebook | Mixture
 
 
-class BaseIndex(Maintained, ABC, Generic[Q]):
-    """Images of a collection, and the search for those most similar to a query.
+class CandidateIndex(ABC, Generic[Q, ConfigT]):
+    """Finds the images of a collection that may show what a query shows.
+
+    Equal collections, added in the same order, give equal results: bit for bit, however they came about, and
+    whether or not they were saved in between. Images without a feature are held, and never found.
 
     A kind says what it keeps of images, what it makes of queries, and how it scores every image for some of them.
-    Images without a feature are held, and never found.
+
+    Parameters
+    ----------
+    dim : int
+        Descriptor dimension D.
+    layout : Layout
+        What is kept of images.
+    encoder : Codebook, Mixture or None
+        What they are encoded by.
+    config : Config
+        Options of the kind.
     """
 
-    kind: ClassVar[str]
-    version: ClassVar[int] = 1
-    _entries: ClassVar[str]  # the array that has a row for each of what `IndexInfo` counts as entries
+    kind: str
     _ready: ClassVar[int] = 64  # queries made ready at a time
-    _together: ClassVar[int] = 1  # queries scored in one pass over the collection
 
-    def __init__(self, dim: int, layout: Layout) -> None:
+    def __init__(self, dim: int, layout: Layout, encoder: Encoder | None, config: ConfigT) -> None:
+        self.config = config
         self._dim = dim
-        self._collection = Collection(layout)
+        self._encoder = encoder
+        self._collection = Collection(self.kind, layout)
 
     # What a kind brings along.
 
@@ -56,20 +82,23 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         """Return what queries, at least one, are searched with."""
 
     @abstractmethod
-    def _scores(self, queries: Sequence[Q], threads: int, session: Any) -> Sequence[npt.NDArray[np.float32]]:
-        """Return the score of every row for each query, (n,) each, through all segments; 0 for what is dead."""
+    def _score(self, query: Q, threads: int, session: Any) -> npt.NDArray[np.float32]:
+        """Return the score of every row, (n,) through all segments, at least one; 0 for what is dead."""
 
     @abstractmethod
-    def _header(self) -> dict[str, Any]:
-        """Return what the manifest says beside the dimension."""
+    def _entries(self, segment: Segment) -> int:
+        """Return how many of what `IndexInfo` counts as entries a segment holds."""
 
     def _session(self) -> Any:
         """Return what is made once for all queries, the collection being flushed."""
 
-    def _batches(self, queries: Sequence[LocalFeatures], session: Any) -> Iterator[slice]:
-        """Cut queries into runs that are made ready together."""
-        for start in range(0, len(queries), self._ready):
-            yield slice(start, min(start + self._ready, len(queries)))
+    def _header(self) -> dict[str, Any]:
+        """Return what the manifest says of how the index was made."""
+        encoder = None if self._encoder is None else self._encoder.hash
+        return {"dim": self.dim, "encoder": encoder, "config": self.config.model_dump(mode="json")}
+
+    def _changed(self) -> None:
+        """Forget what was derived from the images that were there, and from their order."""
 
     # What all of them do.
 
@@ -113,6 +142,43 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         self._insert(new, self._images([batch[image_id] for image_id in new], threads))
         return new
 
+    def replace(
+        self, ids: Sequence[str], features: Sequence[LocalFeatures], *, threads: int | None = None
+    ) -> list[str]:
+        """Give images that are there new features.
+
+        They become the last in the order of insertion, in the order given, as if removed and added again: found
+        with their new features at once, and on disk after the next `save`.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            One that occurs twice counts the first time.
+        features : sequence of LocalFeatures
+            One for each id.
+        threads : int or None
+            As in `add`.
+
+        Returns
+        -------
+        list of str
+            The ids in their new order.
+
+        Raises
+        ------
+        UnknownIdError
+            If one is not in the index.
+        ConfigError, FeatureError, MismatchError
+            As `add`. Whatever is raised, the index is as it was before.
+        """
+        threads = check_threads(threads)
+        batch = check_batch(ids, features, self.dim)
+        self._collection.check_known(batch)
+        payloads = self._images(list(batch.values()), threads)
+        self._collection.remove(list(batch))
+        self._insert(list(batch), payloads)
+        return list(batch)
+
     def _insert(self, ids: Sequence[str], payloads: Sequence[Any]) -> None:
         self._collection.add(dict(zip(ids, payloads, strict=True)))
         if ids:
@@ -126,8 +192,16 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         UnknownIdError
             If one is not in the index; none is removed then.
         """
-        self._collection.remove(ids)
+        self._collection.remove(check_ids(ids))
         self._changed()
+
+    def compact(self) -> None:
+        """Let the next `save` merge all segments into one without removed images.
+
+        It is written straight to disk beside the old segments, which are deleted once the new one is complete:
+        until then both take space. Results of searches stay the same.
+        """
+        self._collection.compact()
 
     def search(
         self,
@@ -140,20 +214,15 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
     ) -> Found:
         """Return the images most similar to a query.
 
-        Options leave out images and change no score: these are those of the whole collection.
-
         Parameters
         ----------
         features : LocalFeatures
             Of the query.
         top_k : int
             Images returned at most. Only images with a score above 0 are.
-        among : iterable of str or None
-            Return these images only; None: any.
-        exclude : iterable of str
-            Leave these images out, such as the query itself. Ids that are not in the index are ignored.
-        min_score : float or None
-            Leave out images with a lower score.
+        among, exclude, min_score
+            Which images may be returned, see `Limits`: they are left out of a ranking of the whole collection, and
+            scores stay the same.
 
         Returns
         -------
@@ -164,7 +233,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         Raises
         ------
         ConfigError
-            If `top_k` is below 1, or `min_score` not a finite number.
+            If `top_k` is below 1, or limits are none.
         UnknownIdError
             If an id of `among` is not in the index.
         MismatchError
@@ -172,10 +241,9 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         FormatError
             If a memory-mapped segment turns out to be damaged.
         """
-        top_k = check_query(features, top_k, self.dim)
-        limits = Limits.of(self._collection, among, exclude, min_score)
-        session, threads = self._session(), check_threads(None)
-        return self._found(self._queries([features], threads, session), top_k, limits, threads, session)[0]
+        check_features(features, self.dim, "query")
+        limits = Limits(among, exclude, min_score)
+        return self._search([features], check_top_k(top_k), limits, check_threads(None), None)[0]
 
     def search_many(
         self,
@@ -210,27 +278,39 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         ConfigError
             If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
         """
-        several, top_k = check_queries(queries, top_k, self.dim)
-        threads = check_threads(threads)
-        limits = Limits.of(self._collection, among, exclude, min_score)
+        several, limits = check_queries(queries, self.dim), Limits(among, exclude, min_score)
+        return self._search(several, check_top_k(top_k), limits, check_threads(threads), progress)
+
+    def _search(
+        self,
+        queries: Sequence[LocalFeatures],
+        top_k: int,
+        limits: Limits,
+        threads: int,
+        progress: Progress | None,
+    ) -> list[Found]:
+        self._collection.flush()
+        allowed = limits.allowed(self._collection)
         out: list[Found] = []
-        if not several:  # nothing to make a session for, which may take long
+        if not queries:  # nothing to make a session for, which may take long
             return out
-        session, step = self._session(), self._together
-        for batch in self._batches(several, session):
-            part = self._queries(several[batch], threads, session)
-            groups = [part[i : i + step] for i in range(0, len(part), step)]
+        session = self._session()
+        for start in range(0, len(queries), self._ready):
+            ready = self._queries(queries[start : start + self._ready], threads, session)
+            inner = threads if len(ready) == 1 else 1
 
-            def one(i: int, groups: Sequence[Sequence[Q]] = groups) -> list[Found]:
-                return self._found(groups[i], top_k, limits, 1, session)
+            def found(i: int, ready: Sequence[Q] = ready, inner: int = inner) -> Found:
+                if not self._collection.segments:
+                    return [], np.empty(0, np.float32)
+                scores = self._score(ready[i], inner, session)
+                rows = best(scores, top_k, allowed=allowed, min_score=limits.min_score)
+                return self._collection.names_of(rows), scores[rows]
 
-            def report(done: int, start: int = batch.start, count: int = len(part)) -> None:
+            def report(done: int, start: int = start) -> None:
                 if progress is not None:
-                    for i in range((done - 1) * step, min(done * step, count)):
-                        progress(start + i + 1, len(several))
+                    progress(start + done, len(queries))
 
-            for found in in_threads(one, len(groups), threads, report):
-                out += found
+            out += in_threads(found, len(ready), threads, report)
         return out
 
     def __len__(self) -> int:
@@ -243,6 +323,23 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         """Return the ids of all images, in the order of insertion."""
         return list(self._collection)
 
+    @property
+    def mark(self) -> dict[str, Any] | None:
+        """A note of the caller, of plain JSON values, that is saved and loaded with the index.
+
+        An engine notes which state of its feature store the index has followed to.
+        """
+        return self._collection.mark
+
+    @mark.setter
+    def mark(self, values: dict[str, Any] | None) -> None:
+        self._collection.mark = values
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Names of the damaged segments that the index was loaded without; the next `save` deletes them."""
+        return self._collection.damaged
+
     def info(self) -> IndexInfo:
         """Return what the index holds."""
         self._collection.flush()
@@ -251,7 +348,7 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
             kind=self.kind,
             images=len(self),
             removed=sum(segment.dead for segment in segments),
-            entries=sum(len(segment.arrays[self._entries]) for segment in segments),
+            entries=sum(self._entries(segment) for segment in segments),
             bytes=sum(array.nbytes for segment in segments for array in segment.arrays.values()),
             segments=len(segments),
             dim=self.dim,
@@ -276,51 +373,34 @@ class BaseIndex(Maintained, ABC, Generic[Q]):
         FormatError
             If it cannot be written. What was saved before is still there.
         """
-        self._write(directory, overwrite)
-
-    def _write(
-        self, directory: str | os.PathLike[str], overwrite: bool, attachment: Attachment | None = None
-    ) -> None:
-        header = {"dim": self.dim, **self._header()}
-        self._collection.save(directory, header, overwrite=overwrite, attachment=attachment)
+        self._collection.save(directory, self._header(), overwrite=overwrite)
 
     @classmethod
     def _opened(
         cls,
         directory: str | os.PathLike[str],
+        kind: str,
         make: Callable[[Mapping[str, Any]], Self],
         check: bool | None,
         damaged: IfDamaged,
     ) -> Self:
         """Open what was saved in `directory`; `make` returns the empty index that its header describes."""
-        made: list[Self] = []
-
-        def layout(header: Mapping[str, Any]) -> Layout:
-            made.append(make(header))
-            return made[-1]._collection.layout
-
-        collection = Collection.load(directory, layout, cls.kind, cls.version, check=check, damaged=damaged)
-        made[-1]._collection = collection
-        return made[-1]
-
-    def _found(self, queries: Sequence[Q], top_k: int, limits: Limits, threads: int, session: Any) -> list[Found]:
-        if not self._collection.segments:
-            return [([], np.empty(0, np.float32)) for _ in queries]
-        found = []
-        for scores in self._scores(queries, threads, session):
-            rows = limits.best(scores, top_k)
-            found.append((self._collection.names_of(rows), scores[rows]))
-        return found
+        header = disk.read_manifest(Path(directory), kind)["header"]
+        try:
+            index = make(header)
+            index._collection.open(directory, header, check=check, damaged=damaged)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"{directory}: the manifest of the index is damaged: {error!r}") from error
+        return index
 
 
 def saved_options(
     header: Mapping[str, Any],
-    source: str,
-    given: Any,
+    encoder: Encoder | None,
     config: ConfigT | None,
     kind: type[ConfigT],
     built_with: Iterable[str],
-    where: str,
+    where: str | os.PathLike[str],
 ) -> ConfigT:
     """Return the options to open an index with: those given, or those it was saved with.
 
@@ -328,8 +408,7 @@ def saved_options(
     ----------
     header : mapping
         Of the manifest.
-    source : "codebook" or "mixture"
-    given : Codebook or Mixture
+    encoder : Codebook, Mixture or None
         Which the caller wants to use.
     config : Config or None
         Which the caller wants to use.
@@ -337,7 +416,7 @@ def saved_options(
         Of the options.
     built_with : iterable of str
         Options that indexed images depend on.
-    where : str
+    where : path
         Named in errors.
 
     Raises
@@ -345,12 +424,12 @@ def saved_options(
     MismatchError
         If the index was built with another codebook or mixture, or with other such options.
     """
-    if header[source] != given.hash:
+    if encoder is not None and header["encoder"] != encoder.hash:
         raise MismatchError(
-            f"{where}: the index was built with {source} {header[source][:8]}, not with {given.hash[:8]}; "
-            "give that one, or build the index again"
+            f"{where}: the index was built with {type(encoder).__name__.lower()} {header['encoder'][:8]}, not "
+            f"with {encoder.hash[:8]}; give that one, or build the index again"
         )
-    saved = parse_config(kind, header["config"], where=where)
+    saved = parse_config(kind, header["config"], where=str(where))
     for name in built_with:
         if config is not None and getattr(config, name) != getattr(saved, name):
             raise MismatchError(

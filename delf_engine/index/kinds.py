@@ -7,29 +7,21 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from delf_engine.config import Profile
 from delf_engine.errors import ConfigError
-from delf_engine.index.asmk import AsmkIndex
-from delf_engine.index.bow import BowIndex
-from delf_engine.index.codebook import Codebook
-from delf_engine.index.fisher import FisherIndex
-from delf_engine.index.ivf import IvfIndex
-from delf_engine.index.kdtree import KdTreeIndex
-from delf_engine.index.mixture import Mixture
-from delf_engine.index.vlad import VladIndex
+from delf_engine.index.asmk.index import AsmkIndex
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.mixture import Mixture
+from delf_engine.index.dense.index import DenseIndex
+from delf_engine.index.ivf.index import IvfIndex
+from delf_engine.index.kdtree.index import KdTreeIndex
 
 __all__ = ["KINDS", "AnyIndex", "IndexKind", "Vocabulary", "load_index", "load_vocabulary", "new_index"]
 
 IndexKind: TypeAlias = Literal["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
 KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
-AnyIndex: TypeAlias = AsmkIndex | BowIndex | FisherIndex | IvfIndex | KdTreeIndex | VladIndex
+AnyIndex: TypeAlias = AsmkIndex | DenseIndex | IvfIndex | KdTreeIndex
 Vocabulary: TypeAlias = Codebook | Mixture
 
-_CLASSES: dict[str, Any] = {
-    "asmk": AsmkIndex,
-    "bow": BowIndex,
-    "fisher": FisherIndex,
-    "ivf": IvfIndex,
-    "vlad": VladIndex,
-}
+_CLASSES: dict[str, Any] = {"asmk": AsmkIndex, "ivf": IvfIndex}
 
 
 def new_index(kind: IndexKind, dim: int, profile: Profile, vocabulary: Vocabulary | None) -> AnyIndex:
@@ -53,7 +45,10 @@ def new_index(kind: IndexKind, dim: int, profile: Profile, vocabulary: Vocabular
     """
     if kind == "kdtree":
         return KdTreeIndex(dim, profile.kdtree)
-    index: AnyIndex = _CLASSES[kind](_fitting(kind, vocabulary), getattr(profile, kind))
+    given = _fitting(kind, vocabulary), getattr(profile, kind)
+    if kind == "bow" or kind == "vlad" or kind == "fisher":
+        return DenseIndex(kind, *given)
+    index: AnyIndex = _CLASSES[kind](*given)
     return index
 
 
@@ -67,7 +62,10 @@ def load_index(
     """Open an index that was saved; `options` as `AsmkIndex.load` takes them: ``check`` and ``damaged``."""
     if kind == "kdtree":
         return KdTreeIndex.load(directory, profile.kdtree, **options)
-    index: AnyIndex = _CLASSES[kind].load(directory, _fitting(kind, vocabulary), getattr(profile, kind), **options)
+    given = _fitting(kind, vocabulary), getattr(profile, kind)
+    if kind == "bow" or kind == "vlad" or kind == "fisher":
+        return DenseIndex.load(directory, kind, *given, **options)
+    index: AnyIndex = _CLASSES[kind].load(directory, *given, **options)
     return index
 
 

@@ -36,7 +36,6 @@ def test_a_row_for_each_encoding(
     assert {"ASMK", "R-ASMK", "BoW", "VLAD", "R-VLAD", "Fisher"} <= set(rows)
     assert (result["images"], result["training_descriptors"]) == (6, 7 * 60)
     assert rows["VLAD"]["bytes_an_image"] == pytest.approx(4 * 4 * 40, abs=40)
-    assert rows["VLAD, float16"]["bytes_an_image"] < 0.6 * rows["VLAD"]["bytes_an_image"]
     for row in rows.values():
         assert row["hard"]["mean_ap"] == 100  # the query is that photograph
         assert row["ms_a_query"] > 0

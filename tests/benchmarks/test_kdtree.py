@@ -17,12 +17,11 @@ COLUMNS = {"recall_at_1", "one_in_60", "recall_at_60", "query_ms", "query_cpu_ms
 def test_a_row_for_each_index_and_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     given = ["--images", "3", "6", "--each", "50", "--queries", "2", "--checks", "1", "5000", "--rounds", "1"]
-    kdtree.main([*given, "--probes", "1", "9999", "--rescored", "1", "50", "--out", str(out)])
+    kdtree.main([*given, "--probes", "1", "9999", "--out", str(out)])
     collections = json.loads(out.read_text())["collections"]
     assert [(c["images"], c["descriptors"]) for c in collections] == [(3, 150), (6, 300)]
     names = ["brute force", "FLANN, 1 checks", "FLANN, 5000 checks", "cKDTree, exact"]
-    names += ["IVF uint8, 1 probes", "IVF uint8, 9999 probes"]
-    names += [f"IVF pq, {probes} probes, x {times}" for probes in (1, 9999) for times in (1, 50)]
+    names += [f"IVF {codec}, {probes} probes" for codec in ("uint8", "pq") for probes in (1, 9999)]
     for collection in collections:
         rows = {row["index"]: row for row in collection["rows"]}
         assert list(rows) == names
@@ -31,10 +30,9 @@ def test_a_row_for_each_index_and_setting(tmp_path: Path, capsys: pytest.Capture
             assert rows[name]["recall_at_1"] == 1
         for name in ("cKDTree, exact", "brute force"):
             assert rows[name]["recall_at_60"] > 0.999
-        # 8 bits find nearly the same; codes that are all compared again find just that.
         assert rows["IVF uint8, 9999 probes"]["recall_at_1"] > 0.9
-        assert rows["IVF pq, 9999 probes, x 50"]["recall_at_1"] == rows["IVF uint8, 9999 probes"]["recall_at_1"]
-        assert rows["IVF pq, 9999 probes, x 50"]["probes"] == collection["words"]
+        assert rows["IVF pq, 9999 probes"]["one_in_60"] > 0.9
+        assert rows["IVF pq, 9999 probes"]["probes"] == collection["words"]
     assert "cKDTree, exact" in capsys.readouterr().out
 
 

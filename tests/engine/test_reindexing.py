@@ -84,6 +84,22 @@ def test_another_index_is_as_if_made_with_it(before: str, kind: Any, tmp_path: P
     assert len(words) == (kind != "kdtree")
 
 
+def test_descriptors_by_product_quantisation(tmp_path: Path, tiny_model: Path) -> None:
+    profile = de.load_profile()
+    coded = profile.model_copy(update={"index": "ivf", "ivf": profile.ivf.model_copy(update={"codec": "pq"})})
+    words = Codebook(random_features(np.random.default_rng(1), 256).descriptors)
+    with de.Engine.create(tmp_path / "e", model=tiny_model, profile=coded, codebook=words) as engine:
+        engine.add_features(ITEMS[:4])
+    with de.Engine.open(tmp_path / "e") as engine:
+        engine.add_features(ITEMS[4:])
+        assert found(engine)[0][0] == "3.jpg"
+        wanted = found(engine)
+        engine.reindex()
+        assert found(engine) == wanted
+    with pytest.raises(ConfigError, match="256 words, got 255"):
+        de.Engine.create(tmp_path / "f", model=tiny_model, profile=coded, codebook=Codebook(words.centroids[1:]))
+
+
 def test_words_stay_unless_others_are_given(tmp_path: Path, tiny_model: Path) -> None:
     with filled(tmp_path / "e", tiny_model, "asmk") as engine:
         packaged = tmp_path / "own.safetensors"
@@ -101,14 +117,14 @@ def test_words_stay_unless_others_are_given(tmp_path: Path, tiny_model: Path) ->
 
 def test_options_of_another_profile(tmp_path: Path, tiny_model: Path) -> None:
     profile = de.load_profile()
-    options = {"asmk": profile.asmk.model_copy(update={"kernel": "float"}), "name": "other"}
+    options = {"asmk": profile.asmk.model_copy(update={"regions": "grid"}), "name": "other"}
     other = profile.model_copy(
         update={**options, "extraction": profile.extraction.model_copy(update={"max_features": 7})}
     )
     with filled(tmp_path / "e", tiny_model, "asmk") as engine:
         engine.reindex(profile=other)
     with de.Engine.open(tmp_path / "e") as engine:
-        assert engine.index.config.kernel == "float"  # type: ignore[union-attr]
+        assert engine.index.config.regions == "grid"  # type: ignore[union-attr]
         assert engine.manifest.profile.extraction == profile.extraction
         assert found(engine)[0][0] == "3.jpg"
 

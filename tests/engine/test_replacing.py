@@ -10,7 +10,6 @@ import pytest
 
 import delf_engine as de
 from delf_engine.errors import ConfigError, FormatError, LockedError, UnknownIdError
-from delf_engine.index import advice
 from helpers import random_features, random_photo, write_image
 
 
@@ -97,8 +96,8 @@ def test_compact(tmp_path: Path, tiny_model: Path, kind: str, monkeypatch: pytes
         engine.remove(["1", "6"])
         before = engine.search(query).hits
         assert (engine.info().index["segments"], engine.info().index["removed"]) == (3, 2)
-        monkeypatch.setattr(advice, "REMOVED_IMAGES", 1)
-        monkeypatch.setattr(advice, "REMOVED_SHARE", 0.1)
+        monkeypatch.setattr("delf_engine.index.contract._REMOVED_IMAGES", 1)
+        monkeypatch.setattr("delf_engine.index.contract._REMOVED_SHARE", 0.1)
         assert "compact the index" in str(engine.info())
 
         def full(*_: object) -> None:

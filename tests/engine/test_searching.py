@@ -107,7 +107,7 @@ def test_a_query_that_cannot_be_read_is_reported_and_the_rest_goes_on(
 def test_regions_of_the_profile(tmp_path: Path, tiny_model: Path) -> None:
     """They follow from the stored features, so an index that is lost is built again as it was."""
     profile = tmp_path / "regional.toml"
-    profile.write_text('extends = "default"\n[asmk]\nregions = "grid"\nregion_norm = "l2"\n')
+    profile.write_text('extends = "default"\n[asmk]\nregions = "grid"\n')
     images = [(f"{i}", random_features(np.random.default_rng(i), 150)) for i in range(5)]
     query = images[2][1]
     found = []

@@ -8,38 +8,24 @@ from typing import Any
 import numpy as np
 
 from delf_engine.config import load_profile
-from delf_engine.index import (
-    AsmkIndex,
-    BowIndex,
-    CandidateIndex,
-    Codebook,
-    FisherIndex,
-    IvfIndex,
-    KdTreeIndex,
-    Mixture,
-    ProductQuantizer,
-    VladIndex,
-)
+from delf_engine.index import AsmkIndex, CandidateIndex, Codebook, DenseIndex, IvfIndex, KdTreeIndex, Mixture
 from helpers import random_features
 
-RNG = np.random.default_rng(0)
-CODEBOOK = Codebook(random_features(RNG, 12, 8).descriptors)
+_RNG = np.random.default_rng(0)
+CODEBOOK = Codebook(random_features(_RNG, 12, 8).descriptors)
+MANY_WORDS = Codebook(random_features(_RNG, 300, 8).descriptors)
 MIXTURE = Mixture(np.ones(12), CODEBOOK.centroids, np.full((12, 8), 0.1))
-IMAGES = {f"image {i}": random_features(RNG, n, 8) for i, n in enumerate([20, 0, 1, 7, 50, 3, 30, 11])}
+IMAGES = {f"image {i}": random_features(_RNG, n, 8) for i, n in enumerate([20, 0, 1, 7, 50, 3, 30, 11])}
 NAMES = list(IMAGES)
-QUERY = random_features(RNG, 25, 8)
+QUERY = random_features(_RNG, 25, 8)
 
+#: Those that differ in what they keep.
+KINDS = ["asmk", "bow", "kdtree", "ivf"]
+#: And the rest, for tests that draw one of them.
+VARIANTS = [*KINDS, "vlad", "fisher", "kdtree randomised", "ivf pq"]
 
-#: The indexes that need more than a dimension, and what they need.
-SOURCES: dict[str, tuple[Any, Any]] = {
-    "asmk": (AsmkIndex, CODEBOOK),
-    "bow": (BowIndex, CODEBOOK),
-    "vlad": (VladIndex, CODEBOOK),
-    "fisher": (FisherIndex, MIXTURE),
-}
-KINDS = [*SOURCES, "kdtree", "kdtree randomised", "ivf", "ivf pq"]
-RANDOMISED = load_profile().kdtree.model_copy(update={"search": "randomised", "neighbours": 5})
-QUANTIZER = ProductQuantizer.train(QUERY.descriptors, CODEBOOK, parts=3, levels=4)
+_DENSE: dict[str, Any] = {"bow": CODEBOOK, "vlad": CODEBOOK, "fisher": MIXTURE}
+_RANDOMISED = load_profile().kdtree.model_copy(update={"search": "randomised", "neighbours": 5})
 
 
 class Kind:
@@ -47,25 +33,28 @@ class Kind:
 
     def __init__(self, name: str) -> None:
         self.full_name = name
+        self.name: Any
         self.name, _, self.variant = name.partition(" ")
+        self._cells = MANY_WORDS if self.variant == "pq" else CODEBOOK
 
     def new(self) -> Any:
-        if self.name in SOURCES:
-            index, source = SOURCES[self.name]
-            return index(source)
+        if self.name == "asmk":
+            return AsmkIndex(CODEBOOK)
+        if self.name in _DENSE:
+            return DenseIndex(self.name, _DENSE[self.name])
         if self.name == "kdtree":
-            return KdTreeIndex(8, RANDOMISED if self.variant else None)
+            return KdTreeIndex(8, _RANDOMISED if self.variant else None)
         config = load_profile().ivf.model_copy(update={"codec": self.variant or "uint8", "neighbours": 9})
-        return IvfIndex(CODEBOOK, config, QUANTIZER if self.variant else None)
+        return IvfIndex(self._cells, config)
 
     def load(self, path: Path, check: bool | None = None, **options: Any) -> Any:
-        if self.name in SOURCES:
-            index, source = SOURCES[self.name]
-            return index.load(path, source, check=check, **options)
+        if self.name == "asmk":
+            return AsmkIndex.load(path, CODEBOOK, check=check, **options)
+        if self.name in _DENSE:
+            return DenseIndex.load(path, self.name, _DENSE[self.name], check=check, **options)
         if self.name == "kdtree":
             return KdTreeIndex.load(path, check=check, **options)
-        quantizer = QUANTIZER if self.variant else None
-        return IvfIndex.load(path, CODEBOOK, quantizer=quantizer, check=check, **options)
+        return IvfIndex.load(path, self._cells, check=check, **options)
 
     def of(self, names: list[str]) -> Any:
         index = self.new()
@@ -73,7 +62,7 @@ class Kind:
         return index
 
 
-def assert_same(index: CandidateIndex, wanted: CandidateIndex) -> None:
+def assert_same(index: CandidateIndex[Any, Any], wanted: CandidateIndex[Any, Any]) -> None:
     assert index.ids() == wanted.ids()
     assert len(index) == len(wanted)
     (ids, scores), (wanted_ids, wanted_scores) = index.search(QUERY, 99), wanted.search(QUERY, 99)

@@ -6,7 +6,7 @@ import numpy as np
 
 from delf_engine.config import AsmkConfig
 from delf_engine.features import LocalFeatures
-from delf_engine.regions import Regions
+from delf_engine.index.grid import inside_regions
 
 Bags = dict[int, np.ndarray]
 
@@ -31,19 +31,15 @@ def sums(features: LocalFeatures, centroids: np.ndarray, k: int, members: np.nda
     return out
 
 
-def regional_sums(
-    features: LocalFeatures, centroids: np.ndarray, k: int, regions: Regions | None, norm: str | None
-) -> Bags:
-    """The sums of an image and of each region, added up word by word and divided by their number."""
-    places = [None] if regions is None else [None, *(regions.members(r) for r in range(len(regions)))]
+def regional_sums(features: LocalFeatures, centroids: np.ndarray, k: int, *, scaled: bool) -> Bags:
+    """The sums of an image and of each region of its grid, added up; `scaled`: each at unit length first."""
     total = {word: 0 * residual for word, residual in sums(features, centroids, k).items()}
-    for members in places:
-        part = sums(features, centroids, k, members)
+    for inside in [np.ones(len(features), bool), *inside_regions(features)]:
+        part = sums(features, centroids, k, np.flatnonzero(inside))
         length = np.sqrt(sum((residual**2).sum() for residual in part.values()))
         for word, residual in part.items():
-            scale = (1 / length if length > 0 else 0.0) if norm == "l2" else 1.0
-            total[word] = total[word] + scale * residual
-    return {word: residual / len(places) for word, residual in total.items()}
+            total[word] = total[word] + (residual / length if scaled and length > 0 else residual)
+    return total
 
 
 def bag(features: LocalFeatures, centroids: np.ndarray, k: int) -> Bags:
@@ -51,25 +47,13 @@ def bag(features: LocalFeatures, centroids: np.ndarray, k: int) -> Bags:
     return {word: total > 0 for word, total in sums(features, centroids, k).items()}
 
 
-def float_bag(features: LocalFeatures, centroids: np.ndarray, k: int, dtype: type) -> Bags:
-    """The summed residuals of each visual word at unit length, rounded to `dtype`."""
-    out = {}
-    for word, total in sums(features, centroids, k).items():
-        norm = np.sqrt((total**2).sum())
-        out[word] = (total / norm if norm > 0 else total).astype(np.float32).astype(dtype).astype(np.float64)
-    return out
-
-
 def asmk_score(query: Bags, image: Bags, collection: list[Bags], dim: int, config: AsmkConfig) -> float:
     """The similarity of two images as `delf_engine.index.asmk` defines it."""
     total = 0.0
     divisor = dim if config.divisor == "bits" else 32 * int(np.ceil(dim / 32))
     for word in sorted(query.keys() & image.keys()):
-        if config.kernel == "binary":
-            s = 1 - 2 * int((query[word] != image[word]).sum()) / divisor
-        else:
-            s = sum(float(a) * float(b) for a, b in zip(query[word], image[word], strict=True))
-        if s > config.threshold or (s == config.threshold and not config.strict_threshold):
+        s = 1 - 2 * int((query[word] != image[word]).sum()) / divisor
+        if s >= config.threshold:
             weight = np.log(len(collection) / sum(word in b for b in collection)) ** 2 if config.idf else 1.0
             total += weight * np.sign(s) * abs(s) ** config.alpha
     return total / (np.sqrt(len(query)) * np.sqrt(max(len(image), 1)))
@@ -116,22 +100,13 @@ def kdtree_score(query: LocalFeatures, images: list[LocalFeatures], neighbours: 
     return voted(found, len(images))
 
 
-def ivf_found(
-    query: LocalFeatures, images: list[LocalFeatures], centroids: np.ndarray, probes: int, neighbours: int
-) -> list[Found]:
-    """The neighbours that `delf_engine.index.ivf` finds with ``codec = "uint8"``, distances in whole numbers."""
-    rows, owner = stacked(images)
+def ivf_distances(
+    query: LocalFeatures, images: list[LocalFeatures], centroids: np.ndarray, probes: int
+) -> np.ndarray:
+    """Squared distances of query descriptors to those kept in 8 bits, (Q, R); inf where a cell is not visited."""
+    rows, _ = stacked(images)
     cells = nearest(rows.astype(np.float32), centroids, 1)[:, 0]
-    whole = 128 * np.clip(np.rint(rows.astype(np.float32) * 127), -127, 127).astype(np.int64)
-    asked = np.rint(query.descriptors.astype(np.float64) * 127 * 128).astype(np.int64)
-    out = []
-    for x, visited in zip(asked, nearest(query.descriptors, centroids, probes), strict=True):
-        every = [
-            (int(((x - whole[row]) ** 2).sum()), row, int(owner[row]))
-            for row in range(len(rows))
-            if cells[row] in visited
-        ]
-        out.append(
-            [(squared / (127 * 128) ** 2, row, image) for squared, row, image in sorted(every)[:neighbours]]
-        )
-    return out
+    kept = np.clip(np.rint(rows.astype(np.float32) * 127), -127, 127) / 127
+    squared = ((query.descriptors[:, None].astype(np.float64) - kept[None]) ** 2).sum(-1)
+    visited = nearest(query.descriptors, centroids, probes)
+    return np.where((visited[:, :, None] == cells[None, None, :]).any(1), squared, np.inf)

@@ -1,0 +1,135 @@
+"""`AsmkIndex`: candidates by the aggregated selective match kernel, binarised (ASMK*).
+
+An image is the set of its visual words, each with the signs of the summed residuals of the descriptors assigned to
+it. Two images are as similar as the words they share agree::
+
+    score = sum over shared words w of  idf(w) sigma(1 - 2 h / D)  / sqrt(words of the query * words of the image)
+    sigma(s) = sign(s) |s|^alpha  where s >= threshold, else 0
+
+with h the Hamming distance of the two codes over their D bits. idf is 1, or ln(N / n_w)^2 with N images of which
+n_w have the word; the norms count words in either case, as the published code does.
+
+Regional aggregation (R-ASMK) adds to the sums of an image those of regions of it, word by word, before signs are
+taken. What lies in regions then decides more of each code, and the index is as large as before. Queries are
+aggregated without regions.
+
+Published variants, by the options they set in `AsmkConfig`. All have alpha 3, threshold 0, no idf, and a codebook
+of 65,536 words, trained in 10 iterations of k-means (D2R: 50).
+
+- jenicek/asmk, HOW, FIRe: 1 assignment for images and 5 for queries, ``divisor = "padded"``.
+- DELF-ASMK* of D2R: 1 and 1 assignments; there a similarity at the threshold itself scores nothing.
+- DELF-R-ASMK* of D2R: as ASMK*, with regions of a detector, and the sums of each region at unit length. Here
+  ``regions = "grid"`` takes those of R-MAC, and descriptors count alike in all of them.
+
+References
+----------
+Tolias, Avrithis, Jégou: Image search with selective match kernels: aggregation across single and multiple images.
+IJCV 2016. Inverted file and constants: reference implementation of Jenicek (2020).
+Teichmann, Araujo, Zhu, Sim: Detect-to-Retrieve: Efficient regional aggregation for image search. CVPR 2019 (D2R).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.config import AsmkConfig, load_profile
+from delf_engine.features import LocalFeatures
+from delf_engine.index.asmk.aggregation import Aggregate, aggregated, code_length
+from delf_engine.index.asmk.postings import InvertedLayout, count_images
+from delf_engine.index.asmk.scoring import score_segment, selectivity
+from delf_engine.index.base import CandidateIndex, saved_options
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.segments.collection import IfDamaged
+from delf_engine.index.segments.segment import Segment
+
+__all__ = ["AsmkIndex"]
+
+
+class AsmkIndex(CandidateIndex[Aggregate, AsmkConfig]):
+    """An inverted file of aggregated residuals.
+
+    Searching costs time in proportion to the postings of the query's words. Images without a feature are held,
+    and never found.
+
+    Parameters
+    ----------
+    codebook : Codebook
+        Best trained on other images than those indexed.
+    config : AsmkConfig, optional
+        By default that of the ``default`` profile.
+    """
+
+    kind = "asmk"
+
+    def __init__(self, codebook: Codebook, config: AsmkConfig | None = None) -> None:
+        self.codebook = codebook
+        layout = InvertedLayout(codebook.words, code_length(codebook.dim))
+        super().__init__(codebook.dim, layout, codebook, load_profile().asmk if config is None else config)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        codebook: Codebook,
+        config: AsmkConfig | None = None,
+        *,
+        check: bool | None = None,
+        damaged: IfDamaged = "error",
+    ) -> AsmkIndex:
+        """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
+
+        Parameters
+        ----------
+        directory : path
+        codebook : Codebook
+            The one it was built with.
+        config : AsmkConfig, optional
+            Options for searching, by default those it was saved with.
+        check : bool, optional
+            Whether to compare the checksums of all files, not their sizes only. By default where they are
+            small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
+
+        Raises
+        ------
+        MismatchError
+            If it was built with another codebook, or with other options for indexed images than `config` has.
+        FormatError
+            If it is missing, damaged, cut short, or of another version.
+        """
+
+        def make(header: Mapping[str, Any]) -> AsmkIndex:
+            fixed = ("image_assignments", "regions")
+            return cls(codebook, saved_options(header, codebook, config, AsmkConfig, fixed, directory))
+
+        return cls._opened(directory, cls.kind, make, check, damaged)
+
+    def __repr__(self) -> str:
+        return f"AsmkIndex({len(self)} images, {self.codebook!r})"
+
+    def _entries(self, segment: Segment) -> int:
+        return len(segment.arrays["image_ids"])
+
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Aggregate]:
+        config = self.config
+        options = (config.image_assignments, config.assignment, config.regions)
+        return aggregated(self.codebook, items, *options, threads=threads)
+
+    def _queries(self, items: Sequence[LocalFeatures], threads: int, session: None = None) -> list[Aggregate]:
+        config = self.config
+        return aggregated(self.codebook, items, config.query_assignments, config.assignment, threads=threads)
+
+    def _score(self, query: Aggregate, threads: int, session: None = None) -> npt.NDArray[np.float32]:
+        words, segments = query[0], self._collection.segments
+        if not len(words):  # nothing to divide by
+            return np.zeros(sum(len(segment.ids) for segment in segments), np.float32)
+        weights, rule = np.ones(len(words)), selectivity(self.dim, self.config)
+        if self.config.idf:
+            weights = np.log(len(self) / np.maximum(count_images(segments, words), 1)) ** 2
+        return np.concatenate([score_segment(segment, query, weights, rule, threads) for segment in segments])

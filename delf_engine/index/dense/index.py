@@ -1,0 +1,254 @@
+"""`DenseIndex`: candidates by one vector an image, BoW, VLAD or Fisher, compared by their cosine with faiss."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.config import BowConfig, FisherConfig, VladConfig, load_profile
+from delf_engine.errors import ConfigError
+from delf_engine.features import LocalFeatures
+from delf_engine.index.base import CandidateIndex, saved_options
+from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.mixture import Mixture
+from delf_engine.index.dense.encodings import (
+    Vector,
+    bow_vector,
+    fisher_vector,
+    inverse_document_frequency,
+    vlad_vector,
+)
+from delf_engine.index.segments.collection import IfDamaged
+from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment
+from delf_engine.support.threads import in_threads
+
+__all__ = ["LARGEST", "DenseConfig", "DenseIndex", "DenseKind", "DenseLayout"]
+
+DenseKind: TypeAlias = Literal["bow", "vlad", "fisher"]
+DenseConfig: TypeAlias = BowConfig | VladConfig | FisherConfig
+
+#: Components of a vector at most: a mebibyte an image. An inverted file serves larger codebooks better.
+LARGEST = 1 << 18
+
+_CONFIGS: dict[str, type[BowConfig | VladConfig | FisherConfig]] = {
+    "bow": BowConfig,
+    "vlad": VladConfig,
+    "fisher": FisherConfig,
+}
+_BUILT_WITH = {"bow": (), "vlad": ("intra", "power", "regions"), "fisher": ("power",)}
+_BLOCK = 256  # rows copied at a time
+
+
+class DenseLayout(Layout):
+    """The arrays of a segment: one row an image.
+
+    Parameters
+    ----------
+    length : int
+        Components L.
+    """
+
+    dtypes: Mapping[str, tuple[str, int]] = {"vectors": ("<f4", 2)}  # (n, L)
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def build(self, payloads: Sequence[Vector]) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays of a segment of these images."""
+        return {"vectors": np.stack(payloads).astype("<f4", copy=False)}
+
+    def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
+        """Write the live rows of several segments into new arrays."""
+        vectors = allocate("vectors", (sum(segment.live for segment in segments), self.length))
+        first = 0
+        for segment in segments:
+            alive = np.flatnonzero(segment.alive)
+            for start in range(0, len(alive), _BLOCK):  # a segment may be larger than memory
+                rows = alive[start : start + _BLOCK]
+                vectors[first : first + len(rows)] = segment.arrays["vectors"][rows]
+                first += len(rows)
+
+    def problem(self, arrays: Arrays, images: int) -> str | None:
+        """Say what is wrong with the arrays of a segment, at no cost that grows with the images."""
+        shape, wanted = arrays["vectors"].shape, (images, self.length)
+        return None if shape == wanted else f"vectors have shape {shape}, wanted {wanted}"
+
+
+class DenseIndex(CandidateIndex[Vector, DenseConfig]):
+    """One row an image, memory-mapped; searching reads every row.
+
+    Bags of words are weighed by how rare each word is among the images that are there (tf-idf): the first search
+    after a change computes these weights and the lengths of all rows anew.
+
+    Parameters
+    ----------
+    kind : "bow", "vlad" or "fisher"
+        What the rows are: `bow_vector`, `vlad_vector` or `fisher_vector` of `delf_engine.index.encodings`.
+    encoder : Codebook or Mixture
+        A mixture of Gaussians for "fisher", else a codebook. Best trained on other images than those indexed.
+    config : BowConfig, VladConfig or FisherConfig, optional
+        By default that of the ``default`` profile.
+
+    Raises
+    ------
+    ConfigError
+        If kind, codebook or mixture, and options do not go together, or a vector would have more than 262,144
+        components.
+    """
+
+    def __init__(self, kind: DenseKind, encoder: Codebook | Mixture, config: DenseConfig | None = None) -> None:
+        if kind not in get_args(DenseKind):
+            raise ConfigError(f"a dense index is one of {', '.join(get_args(DenseKind))}, got {kind!r}")
+        self.kind = kind
+        self.encoder = encoder
+        config = getattr(load_profile(), kind) if config is None else config
+        if not isinstance(config, _CONFIGS[kind]) or isinstance(encoder, Mixture) != (kind == "fisher"):
+            wanted = "a mixture" if kind == "fisher" else "a codebook"
+            raise ConfigError(
+                f"an index of kind {kind!r} takes {wanted} and a {_CONFIGS[kind].__name__}, got "
+                f"{type(encoder).__name__} and {type(config).__name__}"
+            )
+        length = _length(kind, encoder)
+        if length > LARGEST:
+            raise ConfigError(
+                f"vectors of {encoder!r} have {length:,} components, at most {LARGEST:,} are possible; train a "
+                "smaller one, or use an ASMK index"
+            )
+        self._weights: _Weights | None = None
+        super().__init__(encoder.dim, DenseLayout(length), encoder, config)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        kind: DenseKind,
+        encoder: Codebook | Mixture,
+        config: DenseConfig | None = None,
+        *,
+        check: bool | None = None,
+        damaged: IfDamaged = "error",
+    ) -> DenseIndex:
+        """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
+
+        Parameters
+        ----------
+        directory : path
+        kind, encoder
+            The ones it was built with.
+        config : Config, optional
+            Options for searching, by default those it was saved with.
+        check, damaged
+            As of `AsmkIndex.load`.
+
+        Raises
+        ------
+        MismatchError
+            If it was built with another codebook or mixture, or with other options for indexed images.
+        FormatError
+            If it is missing, damaged, cut short, or of another kind or version.
+        """
+
+        def make(header: Mapping[str, Any]) -> DenseIndex:
+            given = (encoder, config, _CONFIGS[kind], _BUILT_WITH[kind], directory)
+            options: DenseConfig = saved_options(header, *given)
+            return cls(kind, encoder, options)
+
+        return cls._opened(directory, kind, make, check, damaged)
+
+    def __repr__(self) -> str:
+        return f"DenseIndex({self.kind!r}, {len(self)} images, {self.encoder!r})"
+
+    def _entries(self, segment: Segment) -> int:
+        return len(segment.ids)
+
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Vector]:
+        return in_threads(lambda i: self._vector(items[i], query=False), len(items), threads)
+
+    def _queries(self, items: Sequence[LocalFeatures], threads: int, session: _Weights | None) -> list[Vector]:
+        return in_threads(lambda i: self._vector(items[i], query=True), len(items), threads)
+
+    def _vector(self, features: LocalFeatures, query: bool) -> Vector:
+        words: Any = self.encoder
+        match self.config:
+            case BowConfig() as bow:
+                return bow_vector(features, words, assignments=bow.query_assignments if query else 1)
+            case VladConfig() as vlad:
+                regions = None if query else vlad.regions
+                return vlad_vector(features, words, intra=vlad.intra, power=vlad.power, regions=regions)
+            case FisherConfig() as fisher:
+                return fisher_vector(features, words, power=fisher.power)
+
+    def _session(self) -> _Weights | None:
+        """Return the weights of the words, where rows are counts."""
+        if not isinstance(self.config, BowConfig):
+            return None
+        segments = self._collection.segments
+        state = [(segment, segment.dead) for segment in segments]
+        if self._weights is None or self._weights.state != state:
+            self._weights = _weighed(state, self.encoder, self.config.idf)
+        return self._weights
+
+    def _score(self, query: Vector, threads: int, session: _Weights | None) -> npt.NDArray[np.float32]:
+        length = 1.0
+        if session is not None:
+            length = float(np.linalg.norm(query * session.words))
+            query = (query * np.square(session.words)).astype(np.float32)
+        out = []
+        for number, segment in enumerate(self._collection.segments):
+            scores = _products(query, segment.arrays["vectors"])
+            if session is not None:
+                divisor = length * session.lengths[number]
+                scores = (scores / np.where(divisor > 0, divisor, 1)).astype(np.float32)
+            scores[~segment.alive] = 0
+            out.append(scores)
+        return np.concatenate(out)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What depends on the living images: valid for these segments with so many dead rows each."""
+
+    state: list[tuple[Segment, int]]
+    words: npt.NDArray[np.float64]  # (W,)
+    lengths: list[npt.NDArray[np.float64]]  # of the weighed rows of each segment, (n,)
+
+
+def _weighed(state: list[tuple[Segment, int]], codebook: Any, idf: bool) -> _Weights:
+    weights = np.ones(codebook.words)
+    if idf:
+        having = np.zeros(codebook.words, np.int64)
+        for segment, _ in state:
+            for row in np.flatnonzero(segment.alive):  # one by one: a segment may be larger than memory
+                having += segment.arrays["vectors"][row] > 0
+        weights = inverse_document_frequency(sum(segment.live for segment, _ in state), having)
+    lengths = [
+        np.array([np.linalg.norm(row * weights) for row in segment.arrays["vectors"]]) for segment, _ in state
+    ]
+    return _Weights(state, weights, lengths)
+
+
+def _length(kind: DenseKind, encoder: Codebook | Mixture) -> int:
+    """Return the components of a vector."""
+    if isinstance(encoder, Mixture):
+        return 2 * encoder.means.size
+    return encoder.words if kind == "bow" else encoder.centroids.size
+
+
+def _products(query: Vector, rows: Vector) -> npt.NDArray[np.float32]:
+    """Return the product of a vector with each row, (n,).
+
+    Of fewer than 20 queries faiss multiplies each with each row by itself: the same bits among any other rows.
+    """
+    import faiss
+
+    scores = np.zeros(len(rows), np.float32)
+    if len(rows):
+        products, found = faiss.knn(query[None], rows, len(rows), metric=faiss.METRIC_INNER_PRODUCT)
+        there = found[0] >= 0  # products that are no number have no row
+        scores[found[0, there]] = products[0, there]
+    return scores

@@ -1,0 +1,1 @@
+"""Single descriptors at scale: inverted lists of faiss, mapped from disk."""

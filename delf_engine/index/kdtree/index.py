@@ -1,0 +1,176 @@
+"""`KdTreeIndex`: candidates by nearest neighbours of single descriptors, in KD-trees.
+
+Every query descriptor finds its nearest descriptors in the whole collection, which are gathered by the image
+they belong to (Noh et al. 2017).
+
+Burstiness. A repeated structure, such as a row of equal windows, would outvote everything else: its descriptors
+find each other, and their number grows with the square of the repetitions. Therefore each image gets of each query
+descriptor one vote at most, for its nearest descriptor, which handles repetitions in the image; and each
+descriptor of an image gives one at most, to the nearest query descriptor, which handles those in the query.
+
+A vote counts by how far it stands out from the background, which the farthest of the neighbours found stands for::
+
+    score = sum over such pairs of  max(0, cosine) - 0.99 max(0, cosine of the farthest neighbour)
+
+The last hundredth keeps images above 0 that are all equally near.
+
+Neighbours are found by randomised trees, most of them, or by one tree that is searched to the end, all of them.
+The latter costs time in proportion to the collection and is for small ones: `KdTreeConfig`.
+
+References
+----------
+Noh, Araujo, Sim, Weyand, Han: Large-scale image retrieval with attentive deep local features. ICCV 2017.
+Muja, Lowe: Fast approximate nearest neighbors with automatic algorithm configuration. VISAPP 2009 (the trees).
+Jégou, Douze, Schmid: On the burstiness of visual elements. CVPR 2009 (one vote).
+McCann, Lowe: Local naive Bayes nearest neighbor for image classification. CVPR 2012 (the background).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.config import KdTreeConfig, load_profile
+from delf_engine.errors import ConfigError
+from delf_engine.features import LocalFeatures
+from delf_engine.index.base import CandidateIndex, saved_options
+from delf_engine.index.kdtree.exact_tree import ExactTree
+from delf_engine.index.kdtree.layout import KdTreeLayout, live_rows
+from delf_engine.index.kdtree.votes import gathered
+from delf_engine.index.segments.collection import IfDamaged
+from delf_engine.index.segments.segment import Segment
+
+__all__ = ["KdTreeIndex"]
+
+_KDTREE = 1  # FLANN_INDEX_KDTREE
+_FEW = 8  # times the neighbours asked for
+
+
+class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32], KdTreeConfig]):
+    """KD-trees over all descriptors of a collection.
+
+    The trees are built when first searched after a change, over the images that are there: about a second for
+    300,000 descriptors. They are held in memory together with the descriptors, and are not written to disk; for
+    large collections use `AsmkIndex` or `IvfIndex`.
+
+    Parameters
+    ----------
+    dim : int
+        Descriptor dimension D.
+    config : KdTreeConfig, optional
+        By default that of the ``default`` profile.
+    seed : int
+        Of the randomised trees.
+    """
+
+    kind = "kdtree"
+
+    def __init__(self, dim: int, config: KdTreeConfig | None = None, *, seed: int = 0) -> None:
+        if dim < 1:
+            raise ConfigError(f"dim must be at least 1, got {dim}")
+        super().__init__(dim, KdTreeLayout(dim), None, load_profile().kdtree if config is None else config)
+        self.seed = seed
+        self._forest: _Forest | None = None
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        config: KdTreeConfig | None = None,
+        *,
+        check: bool | None = None,
+        damaged: IfDamaged = "error",
+    ) -> KdTreeIndex:
+        """Open an index that was saved.
+
+        Parameters
+        ----------
+        directory : path
+        config : KdTreeConfig, optional
+            By default that which it was saved with.
+        check, damaged
+            As of `AsmkIndex.load`.
+
+        Raises
+        ------
+        FormatError
+            If it is missing, damaged, cut short, or of another version.
+        """
+
+        def make(header: Mapping[str, Any]) -> KdTreeIndex:
+            options = saved_options(header, None, config, KdTreeConfig, (), directory)
+            return cls(header["dim"], options, seed=header["seed"])
+
+        return cls._opened(directory, cls.kind, make, check, damaged)
+
+    def __repr__(self) -> str:
+        return f"KdTreeIndex({len(self)} images, {self.dim}-D, {self.config.trees} trees)"
+
+    def _header(self) -> dict[str, Any]:
+        return {**super()._header(), "seed": self.seed}
+
+    def _entries(self, segment: Segment) -> int:
+        return len(segment.arrays["descriptors"])
+
+    def _changed(self) -> None:
+        self._forest = None
+
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[npt.NDArray[np.float32]]:
+        return [item.descriptors for item in items]
+
+    def _queries(
+        self, items: Sequence[LocalFeatures], threads: int, session: _Forest | None
+    ) -> list[npt.NDArray[np.float32]]:
+        return self._images(items, threads)
+
+    def _score(
+        self, query: npt.NDArray[np.float32], threads: int, session: _Forest | None
+    ) -> npt.NDArray[np.float32]:
+        alive = np.concatenate([segment.alive for segment in self._collection.segments])
+        scores = np.zeros(len(alive), np.float32)
+        if session is not None and len(query):
+            rows, squared = session.nearest(query, self.config)
+            scores[alive] = gathered(rows, squared, session.images[rows], len(self))
+        return scores
+
+    def _session(self) -> _Forest | None:
+        """Return the trees over the images that are there, or None if these have no descriptor at all."""
+        if self._forest is None:
+            self._collection.flush()
+            descriptors, images = live_rows(self._collection.segments, self.dim)
+            if len(descriptors):
+                self._forest = _Forest(_grown(descriptors, self.config, self.seed), descriptors, images)
+        return self._forest
+
+
+@dataclass(frozen=True)
+class _Forest:
+    trees: Any  # `ExactTree`, or randomised trees of FLANN
+    descriptors: npt.NDArray[np.float32]  # (R, D), which the trees refer to
+    images: npt.NDArray[np.int64]  # (R,) of each descriptor, counted among those that are there
+
+    def nearest(
+        self, queries: npt.NDArray[np.float32], config: KdTreeConfig
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the rows of the nearest descriptors, (Q, K), and their squared distances."""
+        k = min(config.neighbours, len(self.descriptors))
+        if isinstance(self.trees, ExactTree):
+            return self.trees.nearest(queries, k)
+        rows, squared = self.trees.knnSearch(queries, k, params={"checks": config.checks})
+        return rows, squared
+
+
+def _grown(descriptors: npt.NDArray[np.float32], config: KdTreeConfig, seed: int) -> Any:
+    import cv2
+
+    # FLANN keeps no more branches in mind than there are descriptors: of few it may not find as many as asked.
+    count, least = len(descriptors), {"exact": np.inf, "auto": config.exact_below, "randomised": 0}
+    if count < max(_FEW * config.neighbours, least[config.search]):
+        return ExactTree(descriptors)
+    cv2.setRNGSeed(seed)  # the only way to seed FLANN: the generator of this thread
+    return cv2.flann.Index(descriptors, {"algorithm": _KDTREE, "trees": config.trees})

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from delf_engine.config import KdTreeConfig, load_profile
+from delf_engine.errors import ConfigError, FormatError
+from delf_engine.features import LocalFeatures
+from delf_engine.index import KdTreeIndex
+from delf_engine.index.segments.segment import disk
+from helpers import random_features
+from index.oracles import kdtree_score
+
+DEFAULT = load_profile().kdtree
+RANDOMISED = DEFAULT.model_copy(update={"search": "randomised"})
+EXACT = DEFAULT.model_copy(update={"search": "exact", "neighbours": 7})
+ALL_CHECKED = RANDOMISED.model_copy(update={"checks": 100_000, "neighbours": 7})
+BOTH = pytest.mark.parametrize("config", [EXACT, ALL_CHECKED], ids=["exact", "randomised"])
+
+
+def features_of(descriptors: np.ndarray) -> LocalFeatures:
+    one = np.ones(len(descriptors))
+    return LocalFeatures(np.zeros((len(one), 2)), one, one, descriptors, (9, 9))
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    dim=st.sampled_from([2, 40, 65]),
+    sizes=st.lists(st.sampled_from([0, 1, 5, 30]), min_size=1, max_size=5),
+    asked=st.sampled_from([0, 1, 12]),
+    config=st.sampled_from([EXACT, ALL_CHECKED]),
+)
+@settings(deadline=None)
+def test_scores_equal_the_oracle(seed: int, dim: int, sizes: list[int], asked: int, config: KdTreeConfig) -> None:
+    rng = np.random.default_rng(seed)
+    images = [random_features(rng, n, dim) for n in sizes]
+    query = random_features(rng, asked, dim)
+    index = KdTreeIndex(dim, config)
+    index.add([str(i) for i in range(len(images))], images)
+    ids, scores = index.search(query, 9)
+    found = np.zeros(len(images))
+    found[[int(i) for i in ids]] = scores
+    np.testing.assert_allclose(found, kdtree_score(query, images, config.neighbours), rtol=1e-3, atol=1e-4)
+    assert (np.diff(scores) <= 0).all()
+
+
+def test_an_image_finds_itself_first(rng: np.random.Generator) -> None:
+    images = [random_features(rng, 100) for _ in range(20)]
+    index = KdTreeIndex(40)
+    index.add([str(i) for i in range(20)], images)
+    for i, image in enumerate(images):
+        ids, scores = index.search(image, 3)
+        assert ids[0] == str(i)
+        assert scores[0] > 3 * scores[1]
+
+
+@BOTH
+def test_one_vote_for_a_repeated_structure(config: KdTreeConfig) -> None:
+    a, b, c = np.eye(40)[:3]
+    index = KdTreeIndex(40, config)
+    index.add(["rows of a", "a and b"], [features_of(np.array([a] * 6)), features_of(np.array([a, b]))])
+    ids, scores = index.search(features_of(np.array([a, b])), 9)
+    assert ids == ["a and b", "rows of a"]
+    np.testing.assert_allclose(scores, [1.01, 0.01], rtol=1e-5)
+    ids, scores = index.search(features_of(np.array([a] * 5)), 9)  # nor for one in the query
+    np.testing.assert_allclose(scores, [0.01, 0.01], rtol=1e-5)
+    assert index.search(features_of(np.array([c])), 9)[0] == []
+
+
+def test_the_same_seed_gives_the_same_trees(rng: np.random.Generator) -> None:
+    config = RANDOMISED.model_copy(update={"checks": 1, "trees": 2})
+    images = [random_features(rng, 300) for _ in range(10)]
+    query = random_features(rng, 50)
+
+    def scores(seed: int) -> np.ndarray:
+        index = KdTreeIndex(40, config, seed=seed)
+        index.add([str(i) for i in range(10)], images)
+        cv2.setRNGSeed(99)
+        ids, found = index.search(query, 10)
+        return found[np.argsort(ids)]
+
+    np.testing.assert_array_equal(scores(1), scores(1))
+    assert not np.array_equal(scores(1), scores(2))
+
+
+@BOTH
+def test_removed_images_are_replaced_among_the_neighbours(config: KdTreeConfig, rng: np.random.Generator) -> None:
+    image = random_features(rng, 20)
+    index = KdTreeIndex(40, config)
+    names = [str(i) for i in range(30)]
+    index.add(names, [image] * 30)
+    index.search(image, 5)
+    index.remove(names[:28])
+    assert set(index.search(image, 50)[0]) == {"28", "29"}
+
+
+def test_an_index_without_descriptors(tmp_path: Path, rng: np.random.Generator) -> None:
+    index = KdTreeIndex(40)
+    index.add(["a"], [LocalFeatures.empty((9, 9))])
+    index.save(tmp_path)
+    again = KdTreeIndex.load(tmp_path)
+    assert again.ids() == ["a"]
+    assert again.search(random_features(rng, 4), 5)[0] == []
+    assert repr(again) == "KdTreeIndex(1 images, 40-D, 4 trees)"
+
+
+def test_auto_is_exact_below_a_number_of_descriptors(tmp_path: Path, rng: np.random.Generator) -> None:
+    query = random_features(rng, 30)
+    index = KdTreeIndex(
+        40, DEFAULT.model_copy(update={"search": "auto", "exact_below": 600, "checks": 1, "neighbours": 10})
+    )
+    index.add(list("abc"), [random_features(rng, 200) for _ in range(3)])
+
+    def as_by(search: str) -> bool:
+        other = KdTreeIndex(40, index.config.model_copy(update={"search": search}))
+        other._collection = index._collection
+        (ids, scores), (wanted, wanted_scores) = index.search(query, 3), other.search(query, 3)
+        return ids == wanted and np.array_equal(scores, wanted_scores)
+
+    assert as_by("randomised")
+    assert not as_by("exact")
+    index.remove(["b"])
+    assert as_by("exact")
+    assert not as_by("randomised")
+    index.save(tmp_path)
+    again = KdTreeIndex.load(tmp_path)
+    assert again.config == index.config
+    assert again.search(query, 3)[0] == index.search(query, 3)[0]
+
+
+def test_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dim"):
+        KdTreeIndex(0)
+    KdTreeIndex(8).save(tmp_path)
+    manifest = disk.read_manifest(tmp_path, "kdtree")
+    disk.write_manifest(tmp_path, "kdtree", 1, {**manifest, "segments": [{"name": "x"}]})
+    with pytest.raises(FormatError, match=str(tmp_path)):
+        KdTreeIndex.load(tmp_path)
