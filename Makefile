@@ -23,6 +23,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	# Imports are declared, and what is declared is imported.
+	$(BIN)/deptry delf_engine benchmarks
+	# No dead code: none at all, and none that only tests call. Exceptions and their reasons stand in pyproject.toml.
+	$(BIN)/vulture delf_engine benchmarks tests
+	$(BIN)/vulture delf_engine benchmarks
 
 clean:
 	rm -rf $(VENV) demo out build dist .pytest_cache .mypy_cache .ruff_cache

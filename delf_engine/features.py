@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FeatureError
+from delf_engine.support.arrays import check_array
 
 __all__ = ["LocalFeatures"]
 
@@ -51,28 +52,16 @@ class LocalFeatures:
     image_size: tuple[int, int]
 
     def __post_init__(self) -> None:
-        for name, ndim in (("keypoints", 2), ("scales", 1), ("scores", 1), ("descriptors", 2)):
-            object.__setattr__(self, name, _readonly_float32(name, getattr(self, name), ndim))
+        n = len(_own(self, "keypoints", (None, 2)))
+        for name, shape in (("scales", (n,)), ("scores", (n,)), ("descriptors", (n, None))):
+            _own(self, name, shape)
         object.__setattr__(self, "image_size", _checked_size(self.image_size))
-        self._check()
-
-    def _check(self) -> None:
-        n = len(self.keypoints)
-        lengths = (n, len(self.scales), len(self.scores), len(self.descriptors))
-        if len(set(lengths)) != 1:
-            raise FeatureError(
-                "keypoints, scales, scores and descriptors must have the same length, got "
-                f"{', '.join(map(str, lengths))}"
-            )
-        if self.keypoints.shape[1] != 2:
-            raise FeatureError(f"keypoints must have shape (N, 2), got {self.keypoints.shape}")
-        if self.descriptors.shape[1] == 0:
+        if self.dim == 0:
             raise FeatureError("descriptors must have at least one dimension; for no features use (0, D)")
-        if n == 0:
-            return
-        for name in ("keypoints", "scales", "scores", "descriptors"):
-            if not np.isfinite(getattr(self, name)).all():
-                raise FeatureError(f"{name} contain NaN or infinite values")
+        if n:
+            self._check_values()
+
+    def _check_values(self) -> None:
         if self.scales.min() <= 0:
             raise FeatureError("scales must be positive")
         if (np.diff(self.scores) > 0).any():
@@ -144,20 +133,16 @@ class LocalFeatures:
         }
 
 
-def _readonly_float32(name: str, value: Any, ndim: int) -> npt.NDArray[np.float32]:
-    try:
-        given = np.asarray(value)
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is refused as such
-            array = np.ascontiguousarray(given, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise FeatureError(f"{name} must be an array of numbers: {error}") from error
-    if array.ndim != ndim:
-        raise FeatureError(f"{name} must have {ndim} dimension(s), got shape {array.shape}")
+def _own(features: LocalFeatures, name: str, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
+    """Check one array of a record, and put it in its place as one that nobody can write to."""
+    given = getattr(features, name)
+    array = check_array(name, given, np.float32, shape)
     if array.flags.writeable:
         # Memory of the caller, an array's or a tensor's: freezing it in place would freeze the caller's too.
-        if np.may_share_memory(array, given):
+        if np.may_share_memory(array, np.asarray(given)):
             array = array.copy()
         array.flags.writeable = False
+    object.__setattr__(features, name, array)
     return array
 
 

@@ -40,5 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:  # so that -m "not realdata" leaves out every test that reads real data
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.realdata)
-    # Tests that may take longer than others come first, so that no worker is left with one at the end.
+    # Tests that may take longer than others come first, so that no worker is left with one at the end. The rest
+    # stays in the random order that pytest-randomly gave it.
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)

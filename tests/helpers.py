@@ -115,6 +115,14 @@ def write_lists(path: Path, lists: dict[str, Any], **options: Any) -> None:
     write_rankings(path, rankings, **options)
 
 
+def restate(path: Path, **changes: Any) -> None:
+    """Change what a checkpoint says of itself; the weights stay."""
+    from delf_engine.model.checkpoint import read_tensors
+
+    info, tensors = read_tensors(path)
+    save_checkpoint(path, tensors, info.model_copy(update=changes), half=False)
+
+
 def write_tiny_model(folder: Path, *, words: int = 32) -> Path:
     """Write a checkpoint of random weights and its codebook: much of the logic needs no trained one."""
     import torch

@@ -17,24 +17,23 @@ PACKAGE = Path(delf_engine.__file__).parent
 FLOORS: dict[int, set[str]] = {
     1: {"errors", "support"},
     2: {
-        "downloads",
         "model",
         "images",
         "features",
         "config",
         "pyramid",
         "evaluation",
-        "wire",
+        "interchange",
         "tiles",
     },
-    3: {"extraction", "storage", "index", "verification", "importing", "interchange"},
+    3: {"extraction", "storage", "index", "verification"},
     4: {"reranking", "plotting", "training"},
     5: {"engine"},
-    6: {"cli", "datasets", "demo", "mining", "serve", "synthesis"},
+    6: {"cli", "datasets", "demo", "mining", "serve"},
 }
 ROOMS = set().union(*FLOORS.values())
 RECORDS = {"errors", "features", "config", "pyramid", "images", "support"}
-TORCH_ROOMS = {"model", "training", "importing", "extraction"}
+TORCH_ROOMS = {"model", "training", "interchange", "extraction"}
 BY_NAME = {"import_module", "__import__"}
 
 
@@ -46,19 +45,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),  # names are imported on first use
     "__main__": {"cli"},
     **{room: below(floor) for floor, rooms in FLOORS.items() for room in rooms},
-    "downloads": {"errors"},
-    "model": RECORDS | {"downloads"},
+    "model": RECORDS,
     "evaluation": RECORDS,
     "support": {"errors"},
     "tiles": set(),
-    "interchange": {"features", "config", "errors", "wire", "support"},
+    "interchange": {"features", "config", "errors", "model", "support"},
     "reranking": {"verification", "storage", "features", "config", "errors", "support"},
     "plotting": RECORDS | {"evaluation", "verification"},
     "training": RECORDS | {"model", "evaluation", "extraction", "index"},  # a finished checkpoint has its words
-    "datasets": {"downloads", "errors", "evaluation", "images", "support"},
-    "demo": below(6) | {"synthesis"},  # of which it takes the scenes that are no place
-    "synthesis": {"errors", "evaluation", "images", "support"},
-    "cli": below(6) | {"datasets", "demo", "mining", "serve", "synthesis"},  # commands that start them
+    "datasets": {"config", "errors", "evaluation", "images", "support"},
+    "cli": below(6) | {"datasets", "demo", "mining", "serve"},  # commands that start them
 }
 
 

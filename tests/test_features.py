@@ -111,7 +111,7 @@ def test_top_keeps_the_best_in_order(n: int, k: int) -> None:
 
 
 def test_top_of_a_negative_number(features: LocalFeatures) -> None:
-    with pytest.raises(FeatureError, match=r"k >= 0, got -1"):
+    with pytest.raises(FeatureError, match="-1"):
         features.top(-1)
 
 
@@ -144,37 +144,37 @@ def test_to_dict_survives_json(features: LocalFeatures) -> None:
 def test_nan_and_infinity_are_refused(features: LocalFeatures, name: str, bad: float) -> None:
     array = getattr(features, name).copy()
     array.flat[3] = bad
-    with pytest.raises(FeatureError, match=f"{name} contain NaN or infinite values"):
+    with pytest.raises(FeatureError, match=name):
         LocalFeatures(**parts(features, **{name: array}))
 
 
 def test_values_beyond_float32_are_refused(features: LocalFeatures) -> None:
     keypoints = features.keypoints.astype(np.float64)
     keypoints[0, 0] = 1e300
-    with pytest.raises(FeatureError, match="keypoints contain NaN or infinite"):
+    with pytest.raises(FeatureError, match="keypoints"):
         LocalFeatures(**parts(features, keypoints=keypoints))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scales": np.ones(11)}, r"same length, got 12, 11, 12, 12"),
-        ({"keypoints": np.ones((12, 3))}, r"keypoints must have shape \(N, 2\), got \(12, 3\)"),
-        ({"keypoints": np.ones(24)}, r"keypoints must have 2 dimension\(s\), got shape \(24,\)"),
-        ({"scores": np.ones((12, 1))}, r"scores must have 1 dimension"),
-        ({"descriptors": np.ones((12, 0))}, r"at least one dimension"),
-        ({"descriptors": np.ones((12, 4))}, r"L2-normalised; row \d+ has norm 2"),
-        ({"descriptors": np.zeros((12, 4))}, r"L2-normalised; row \d+ has norm 0"),
-        ({"scales": np.zeros(12)}, r"scales must be positive"),
-        ({"scores": np.arange(12)}, r"sorted in descending order"),
-        ({"keypoints": "here"}, r"keypoints must be an array of numbers"),
-        ({"keypoints": None}, r"keypoints must "),
-        ({"descriptors": [[1.0], [1.0, 2.0]]}, r"descriptors must be an array of numbers"),
-        ({"image_size": (640,)}, r"image_size must be \(width, height\)"),
-        ({"image_size": (640, 480, 3)}, r"image_size must be \(width, height\)"),
-        ({"image_size": None}, r"image_size must be \(width, height\)"),
-        ({"image_size": (float("inf"), 1)}, r"image_size must be \(width, height\)"),
-        ({"image_size": (0, 480)}, r"image_size must be positive"),
+        ({"scales": np.ones(11)}, r"scales .*\(12,\).*\(11,\)"),
+        ({"keypoints": np.ones((12, 3))}, r"keypoints .*\(12, 3\)"),
+        ({"keypoints": np.ones(24)}, r"keypoints .*\(24,\)"),
+        ({"scores": np.ones((12, 1))}, r"scores .*\(12, 1\)"),
+        ({"descriptors": np.ones((12, 0))}, "descriptors"),
+        ({"descriptors": np.ones((12, 4))}, r"descriptors .*row 0 .* 2"),
+        ({"descriptors": np.zeros((12, 4))}, r"descriptors .*row 0 .* 0"),
+        ({"scales": np.zeros(12)}, "scales"),
+        ({"scores": np.arange(12)}, "scores"),
+        ({"keypoints": "here"}, "keypoints"),
+        ({"keypoints": None}, "keypoints"),
+        ({"descriptors": [[1.0], [1.0, 2.0]]}, "descriptors"),
+        ({"image_size": (640,)}, "image_size"),
+        ({"image_size": (640, 480, 3)}, "image_size"),
+        ({"image_size": None}, "image_size"),
+        ({"image_size": (float("inf"), 1)}, "image_size"),
+        ({"image_size": (0, 480)}, "image_size"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )

@@ -96,6 +96,36 @@ def test_shutdown_finishes_what_was_asked_for() -> None:
     assert [call.result(timeout=0) for call in calls] == list(range(10))
 
 
+def test_kept_processes_serve_the_next_block_and_end_in_time() -> None:
+    with process_pool(1, keep_seconds=60) as pool:
+        pid = pool.submit(os.getpid).result()
+    with process_pool(1, keep_seconds=0.1) as pool:
+        assert pool.submit(os.getpid).result() == pid
+    deadline = time.monotonic() + 60
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(pid)
+    with process_pool(1, keep_seconds=60) as pool:
+        pid = pool.submit(os.getpid).result()
+    with pytest.raises(ZeroDivisionError), process_pool(1, keep_seconds=60) as pool:
+        raise ZeroDivisionError
+    assert not is_running(pid)  # not after an error
+
+
+def test_kept_processes_end_with_the_program() -> None:
+    code = """
+        import os
+        from delf_engine.support.processes import process_pool
+        with process_pool(1, keep_seconds=1000) as pool:
+            print(pool.submit(os.getpid).result(), flush=True)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not is_running(int(done.stdout))
+
+
 def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"  # without `if __name__ == "__main__"`
     script.write_text(

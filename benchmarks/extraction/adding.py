@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import data_folder, own_process, print_table, write_json
+from benchmarks.common import data_folder, memory, options_parser, own_process, print_table, write_json
 from delf_engine import Engine
 from delf_engine.images import find_images
 
@@ -94,7 +94,7 @@ def _peak(process: subprocess.Popen[str]) -> tuple[int, float]:
     def sample() -> None:
         nonlocal peak
         while not done.wait(0.05):
-            peak = max(peak, sum(map(_anonymous, _family(process.pid))))
+            peak = max(peak, sum(memory("RssAnon", each) or 0 for each in _family(process.pid)))
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -121,14 +121,6 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _anonymous(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-
 def _add_synthetic(count: int, side: int) -> None:
     """Write `count` different images and add them."""
     import cv2
@@ -149,13 +141,12 @@ def _add_synthetic(count: int, side: int) -> None:
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out")
     parser.add_argument("what", choices=["speed", "memory", "one"])
     parser.add_argument("--photos", type=Path, help="for speed; default: strecha/ in the data folder")
     parser.add_argument("--max-photos", type=int, default=40)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10000])
-    parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--side", type=int, default=96, help="of the images, in pixels")
     return parser.parse_args(given)
 

@@ -27,19 +27,20 @@ import argparse
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import by_homography, cached_features, data_folder, print_table, write_json
-from benchmarks.peers import Peer, aliked, file_hash, root_sift
+from benchmarks.common import by_homography, data_folder, options_parser, print_table, write_json
+from benchmarks.peers import root_sift
+from benchmarks.systems import System, model_systems, peer_system, weights_folder
 from benchmarks.verification.homography import PlanarPair, homography_pairs, planar_figures, random_repeatability
 from benchmarks.verification.strecha import (
     SCORES,
@@ -51,7 +52,7 @@ from benchmarks.verification.strecha import (
     load_views,
     pair_scores,
 )
-from delf_engine import Extractor, LocalFeatures, load_profile
+from delf_engine import LocalFeatures, load_profile
 from delf_engine.config import VerificationConfig
 
 _INPUT_PX = 1024
@@ -62,25 +63,10 @@ _SHORT = {"castle / entry": "facade", "fountain / these": "fountain"}
 _PACKAGES = ("numpy", "opencv-python", "pydegensac", "scipy", "torch", "torchvision")
 
 
-@dataclass(frozen=True)
-class Method:
-    """A kind of local features and how it is matched.
+class Method(NamedTuple):
+    """Local features, and how they are matched and verified here."""
 
-    Attributes
-    ----------
-    name : str
-    identity : str
-        All that its features depend on: the key of the cache.
-    dim : int
-    load : callable
-        Returns the extractor; called only if features are missing.
-    rule : VerificationConfig
-    """
-
-    name: str
-    identity: str
-    dim: int
-    load: Callable[[], Peer]
+    system: System
     rule: VerificationConfig
 
 
@@ -88,8 +74,7 @@ def main() -> None:
     """Measure all methods on both data sets, print the tables, write JSON."""
     args = _arguments()
     data = data_folder(args.data)
-    weights = Path(args.weights) if args.weights else data.parent / "weights"
-    methods = _methods(args, weights)
+    methods = _methods(args, weights_folder(args, data))
     views = load_views(data / "strecha")
     pairs = labelled_pairs(views)
     planes = homography_pairs(data / "homography")
@@ -102,7 +87,7 @@ def main() -> None:
     write_json(
         args.out,
         {
-            "methods": {m.name: {"identity": m.identity, "rule": m.rule.model_dump()} for m in methods},
+            "methods": {s.name: {"identity": s.identity, "rule": rule.model_dump()} for s, rule in methods},
             "features": _FEATURES,
             "seeds": list(range(args.seeds)),
             "bootstrap": {"samples": args.samples, "seed": 0, "unit": "photographs, within their scenes"},
@@ -116,8 +101,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds strecha/ and homography/")
+    parser = options_parser(__doc__, "out/confirmation.json", data=True)
     parser.add_argument("--weights", help="folder of aliked-n16.safetensors; without it, weights/ beside the data")
     parser.add_argument(
         "--model", action="append", help="name or path of a checkpoint; may be given several times"
@@ -127,8 +111,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of RANSAC")
     parser.add_argument("--samples", type=int, default=2000, help="of the bootstrap")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that verify pairs")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
-    parser.add_argument("--out", type=Path, default=Path("out/confirmation.json"))
     args = parser.parse_args()
     if min(args.seeds, args.samples, args.workers) < 1:
         parser.error("--seeds, --samples and --workers must be at least 1")
@@ -139,48 +121,28 @@ def _arguments() -> argparse.Namespace:
 
 
 def _methods(args: argparse.Namespace, weights: Path) -> list[Method]:
-    default = by_homography(load_profile().verification)
     changes: dict[str, Any] = {"residual_px": args.residual} if args.residual else {}
-    geometry = default.model_copy(update=changes)
-    stems = [Path(model).stem for model in args.model]
-    names = stems if len(set(stems)) == len(stems) else args.model
-    methods = [_ours(name, model, geometry) for name, model in zip(names, args.model, strict=True)]
+    geometry = by_homography(load_profile().verification).model_copy(update=changes)
     plain = geometry.model_copy(update={"mutual": True, "ratio": None, "max_distance": None})
-    if "aliked" in args.peers:
-        path = weights / "aliked-n16.safetensors"
-        identity = f"ALIKED-n16@{file_hash(path)[:16]} {_FEATURES} at {_INPUT_PX}, kornia {version('kornia')}"
-        load = partial(aliked, path, max_features=_FEATURES, max_image_size=_INPUT_PX)
-        methods.append(Method("ALIKED-n16", identity, 128, load, plain))
+    peers = []
+    if "aliked" in args.peers:  # first of all: its weights may be missing
+        peers.append(Method(peer_system("aliked", None, weights), plain))
     if "rootsift" in args.peers:
-        identity = f"RootSIFT {_FEATURES} at {_INPUT_PX}, OpenCV {cv2.__version__}"
-        sift = partial(root_sift, max_features=_FEATURES, max_image_size=_INPUT_PX)
-        rule = plain.model_copy(update={"ratio": _LOWE_RATIO})
-        methods.append(Method("RootSIFT", identity, 128, lambda: sift, rule))
-    return methods
-
-
-def _ours(name: str, model: str, geometry: VerificationConfig) -> Method:
-    extractor = Extractor.from_pretrained(model)
-    assert extractor.info is not None
-    own = by_homography(load_profile(extractor.info.profile).verification)
-    rule = geometry.model_copy(update={k: getattr(own, k) for k in ("mutual", "ratio", "max_distance")})
-    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
-    return Method(name, identity, extractor.network.dim, lambda: extractor, rule)
+        identity = f"RootSIFT 1000 at {_INPUT_PX}, OpenCV {cv2.__version__}"
+        extract = partial(root_sift, max_image_size=_INPUT_PX)
+        sift = replace(peer_system("rootsift", None, weights), identity=identity, extract=extract)
+        peers.append(Method(sift, plain.model_copy(update={"ratio": _LOWE_RATIO})))
+    ours = []
+    for system in model_systems(args.model, None, None):
+        own = {key: getattr(system.profile.verification, key) for key in ("mutual", "ratio", "max_distance")}
+        ours.append(Method(system, geometry.model_copy(update=own)))
+    return [*ours, *peers]
 
 
 def _extracted(
     method: Method, names: Sequence[str], data: Path, part: str, cache: Path
 ) -> dict[str, LocalFeatures]:
-    loaded: list[Peer] = []
-
-    def extract(name: str) -> LocalFeatures:
-        if not loaded:
-            loaded.append(method.load())
-        return loaded[0](data / part / name)
-
-    items = {name: partial(extract, name) for name in names}
-    title = f"{method.name}, {part}"
-    return cached_features(cache, f"{method.identity} {part}", method.dim, items, title=title)
+    return method.system.features_of(part, {name: data / part / name for name in names}, cache)
 
 
 def _strecha(
@@ -191,15 +153,19 @@ def _strecha(
     for method in methods:
         features = _extracted(method, [view.name for view in views], data, "strecha", args.cache)
         scores = pair_scores(
-            features, views, pairs, method.rule, seeds=args.seeds, title=method.name, workers=args.workers
+            features, views, pairs, method.rule, seeds=args.seeds, title=method.system.name, workers=args.workers
         )
-        rows[method.name] = {}
+        rows[method.system.name] = {}
         for score in SCORES:
             shares, limits = accepted_shares(scores[score], pairs)
             drawn = bootstrap_shares(scores[score], pairs, views, samples=args.samples)
-            samples[method.name, score] = drawn
+            samples[method.system.name, score] = drawn
             interval = np.quantile(drawn, [0.025, 0.975]).tolist()
-            rows[method.name][score] = {"accepted": shares, "interval_95": interval, "accepted_above": limits}
+            rows[method.system.name][score] = {
+                "accepted": shares,
+                "interval_95": interval,
+                "accepted_above": limits,
+            }
     return rows, samples
 
 
@@ -223,7 +189,7 @@ def _homography(
     for method in methods:
         features = _extracted(method, names, data, "homography", args.cache)
         figures = planar_figures(features, planes, radius=_RADIUS_PX)
-        rows[method.name] = {"pairs": figures, "scenes": _by_scene(planes, list(figures.values()))}
+        rows[method.system.name] = {"pairs": figures, "scenes": _by_scene(planes, list(figures.values()))}
     chance = [
         {
             "features": float(_FEATURES),

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import print_table, write_json
+from benchmarks.common import options_parser, print_rows, write_json
 from benchmarks.extraction.plain import PlainExtractor
 from delf_engine import Extractor, LocalFeatures
 from delf_engine.errors import DelfEngineWarning
@@ -166,42 +166,36 @@ def _matmul_rate(dtype: torch.dtype, size: int = 2048, rounds: int = 5) -> float
 
 def _print(rows: Sequence[dict[str, Any]], native: bool) -> None:
     names = {"fp32": "fp32", "bf16": "bf16" if native else "bf16 (emulated)"}
-    columns = [
-        "model",
-        "precision",
-        "floor",
-        "network",
-        "extractor",
-        "/ network",
-        "reading",
-        "plain",
-        "plain / ours",
-    ]
-    table = [
-        [
-            row["model"],
-            names[row["precision"]],
-            *(f"{row[key]:.3f}" for key in ("floor_s", "network_s", "extractor_s")),
-            f"{row['extractor_by_network']:.2f}",
-            f"{row['reading_share']:.1%}",
-            f"{row['plain_s']:.3f}",
-            f"{row['plain_by_extractor']:.2f}",
-        ]
-        for row in rows
-    ]
+    columns = {
+        "model": "{model}",
+        "precision": "{name}",
+        "floor": "{floor_s:.3f}",
+        "network": "{network_s:.3f}",
+        "extractor": "{extractor_s:.3f}",
+        "/ network": "{extractor_by_network:.2f}",
+        "reading": "{reading_share:.1%}",
+        "plain": "{plain_s:.3f}",
+        "plain / ours": "{plain_by_extractor:.2f}",
+    }
     title = f"{_SIZE[0]} x {_SIZE[1]} JPEG, {torch.get_num_threads()} threads, seconds a photograph"
-    print_table(title, columns, table)
+    print_rows(title, [{**row, "name": names[row["precision"]]} for row in rows], columns)
 
 
 def _print_agreement(agreement: dict[str, Any]) -> None:
-    keys = ("same_keypoints", "mean_cosine", "cosine_of_1_in_100", "least_cosine")
-    table = [
-        [model, precision, *(f"{found[key]:.5f}" for key in keys)]
+    rows = [
+        {"model": model, "precision": precision, **found}
         for model, by_precision in agreement.items()
         for precision, found in by_precision.items()
     ]
-    columns = ["model", "precision", "same keypoints", "mean cosine", "1 in 100 below", "least"]
-    print_table("agreement with the plain extractor", columns, table)
+    columns = {
+        "model": "{model}",
+        "precision": "{precision}",
+        "same keypoints": "{same_keypoints:.5f}",
+        "mean cosine": "{mean_cosine:.5f}",
+        "1 in 100 below": "{cosine_of_1_in_100:.5f}",
+        "least": "{least_cosine:.5f}",
+    }
+    print_rows("agreement with the plain extractor", rows, columns)
 
 
 def _photographs(folder: Path | None, out: Path) -> list[Path]:
@@ -227,11 +221,10 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/extraction.json")
     parser.add_argument("--photos", type=Path, help="folder to take photographs from; default: scikit-learn's two")
     parser.add_argument("--model", nargs="+", default=["delf-r18"], help="names or paths of checkpoints")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/extraction.json"))
     return parser.parse_args(given)
 
 

@@ -2,14 +2,15 @@
 
     python -m benchmarks.index.image_encodings [--model delf-r18] [--words 16 64 256] [--components 16 64]
         [--data DIR]
-        [--only asmk kdtree ivf bow vlad fisher] [--distractors] [--features STORE] [--training STORE]
+        [--only asmk kdtree ivf bow vlad fisher words] [--distractors] [--features STORE] [--training STORE]
 
 All rank the photographs of Sub-RParis by the same features, in one run. ASMK and BoW have the codebook that
 travels with the model (its words are the cells of IVF); those of VLAD, and the mixtures of Fisher vectors, are
 trained on the photographs under photos/, which are unrelated. Regions are the rigid grid. Bytes an image are all
 arrays of an index over the number of its images, without the codebook; for so few images the tables of an inverted
 file weigh as much as many postings. The time is that of one search, the encoding of the query included: the median
-over queries, each searched --rounds times.
+over queries, each searched --rounds times. The family "words" is ASMK with codebooks of many sizes, trained like
+the packaged one, words found by the two-level search: what the packaged size was chosen on.
 
 Features are cached. --features names a feature store as `revisited/sub_rparis.py` leaves it in its cache, and
 --training one of the training photographs; no model is loaded where both are given.
@@ -28,10 +29,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
+from benchmarks.common import data_folder, options_parser, print_rows, sub_rparis, write_json
 from benchmarks.revisited.ranking_rules import Row, row_of
-from benchmarks.revisited.sub_rparis import searched, unranked, with_distractors, with_interval
-from delf_engine import Extractor, LocalFeatures, load_profile
+from benchmarks.revisited.sub_rparis import searched, unranked
+from benchmarks.systems import model_system
+from delf_engine import LocalFeatures, load_profile
 from delf_engine.config import AsmkConfig, BowConfig, FisherConfig, VladConfig
 from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, Setup
@@ -53,7 +55,9 @@ Features = Mapping[str, LocalFeatures]
 #: What it is called, how many words or Gaussians it has, and how to make an empty one.
 Candidate = tuple[str, int, Callable[[], CandidateIndex]]
 
-_FAMILIES = ["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
+_FAMILIES = ["asmk", "kdtree", "ivf", "bow", "vlad", "fisher", "words"]
+_CODEBOOKS = [1024, 2048, 4096, 8192, 16384, 32768, 65536]
+_ITERATIONS = 15  # of the packaged codebook
 _SHOWN: tuple[Setup, ...] = ("medium", "hard")
 _VLAD: dict[str, dict[str, Any]] = {
     "VLAD, power 1": {"power": 1.0},
@@ -69,7 +73,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Measure all encodings, print a table, write JSON."""
     args = _arguments(given)
     data = data_folder(args.data)
-    truth = with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
+    truth = sub_rparis(data, distractors=args.distractors)
     queries, gallery = _stored(args.features, truth) if args.features else _ranked(args, truth, data)
     training = _training(args, data)
     path = args.codebook or codebook_path(args.model)
@@ -103,6 +107,9 @@ def candidates(codebook: Codebook, training: npt.NDArray[np.float32], args: argp
         out.append(("KD-tree", 0, partial(KdTreeIndex, codebook.dim, kdtree)))
     if "ivf" in args.only:
         out.append(("IVF", codebook.words, partial(IvfIndex, codebook, profile.ivf)))
+    for words in args.codebook_words if "words" in args.only else []:
+        book = Codebook.train([training], words, iterations=_ITERATIONS, half=True)
+        out.append(("ASMK, fast words", words, partial(AsmkIndex, book, fast)))
     for words in args.words if "vlad" in args.only else []:
         book = Codebook.train(training, words, iterations=20, seed=args.seed)
         for name, changes in _VLAD.items():
@@ -152,10 +159,7 @@ def _stored(path: Path, truth: GroundTruth) -> tuple[Features, Features]:
 
 
 def _ranked(args: argparse.Namespace, truth: GroundTruth, data: Path) -> tuple[Features, Features]:
-    extractor = Extractor.from_pretrained(args.model)
-    assert extractor.info is not None
-    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
-    return rank_features(extractor, identity, extractor.network.dim, truth, data, args.cache)
+    return model_system(args.model).ranked(truth, data, args.cache)
 
 
 def _training(args: argparse.Namespace, data: Path) -> npt.NDArray[np.float32]:
@@ -164,52 +168,44 @@ def _training(args: argparse.Namespace, data: Path) -> npt.NDArray[np.float32]:
         with FeatureStore.open(args.training, readonly=True) as store:
             found = store.get_many(store.ids()[: args.photos])
     else:
-        profile = load_profile()
-        extractor = Extractor.from_pretrained(args.model, config=profile.extraction.for_codebook())
-        assert extractor.info is not None
-        identity = f"{extractor.info.identity} {extractor.config.model_dump_json()} photos"
-        photos = find_images([data / "photos"])[: args.photos]
-        items = {path: partial(extractor, path) for path in photos}
-        dim = extractor.network.dim
-        found = list(cached_features(args.cache, identity, dim, items, title="photographs").values())
+        system = model_system(args.model, config=load_profile().extraction.for_codebook())
+        photos = {path: Path(path) for path in find_images([data / "photos"])[: args.photos]}
+        found = list(system.features_of("photos", photos, args.cache).values())
     return np.concatenate([features.top(args.top).descriptors for features in found])
 
 
 def _print(rows: Sequence[Mapping[str, Any]], truth: GroundTruth) -> None:
-    columns = ["encoding", "words", *(f"{s.capitalize()} [95 %]" for s in _SHOWN), "bytes an image", "ms a query"]
-    table = [
-        [
-            row["encoding"],
-            f"{row['words']:,}",
-            *(with_interval(row[s]["mean_ap"], *row[s]["interval_95"]) for s in _SHOWN),
-            f"{row['bytes_an_image']:,.0f}",
-            f"{row['ms_a_query']:.1f}",
-        ]
-        for row in rows
-    ]
-    print_table(f"Sub-RParis by the index alone: {len(truth)} queries, {len(truth.names)} images", columns, table)
+    interval = "{{{0}[mean_ap]:.1f}} [{{{0}[interval_95][0]:.1f}}, {{{0}[interval_95][1]:.1f}}]"
+    columns = {
+        "encoding": "{encoding}",
+        "words": "{words:,}",
+        **{f"{setup.capitalize()} [95 %]": interval.format(setup) for setup in _SHOWN},
+        "bytes an image": "{bytes_an_image:,.0f}",
+        "ms a query": "{ms_a_query:.1f}",
+    }
+    print_rows(f"Sub-RParis by the index alone: {len(truth)} queries, {len(truth.names)} images", rows, columns)
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds paris/, photos/ and revisited/")
-    parser.add_argument("--model", default="delf-r18", help="name or path of a checkpoint")
+    parser = options_parser(__doc__, "out/image_encodings.json", data=True, model=True)
     parser.add_argument("--codebook", type=Path, help="of ASMK and BoW; without it, the one beside the model")
     parser.add_argument("--features", type=Path, help="feature store of the queries and images")
     parser.add_argument("--training", type=Path, help="feature store of the photographs to train on")
-    parser.add_argument("--only", nargs="+", choices=_FAMILIES, default=_FAMILIES, help="without it, all")
+    parser.add_argument(
+        "--only", nargs="+", choices=_FAMILIES, default=_FAMILIES[:-1], help="without it, all but words"
+    )
     parser.add_argument("--distractors", action="store_true", help="add the unrelated photographs to the gallery")
     parser.add_argument("--photos", type=int, default=2000, help="photographs to train on, at most")
     parser.add_argument("--top", type=int, default=300, help="descriptors of each")
     parser.add_argument("--words", type=int, nargs="*", default=[16, 64, 256], help="of VLAD")
+    parser.add_argument("--codebook-words", type=int, nargs="*", default=_CODEBOOKS, help="of the family words")
     parser.add_argument("--components", type=int, nargs="*", default=[16, 64], help="of Fisher vectors")
     parser.add_argument("--mixture-descriptors", type=int, default=100_000, help="to train mixtures on, at most")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
-    parser.add_argument("--out", type=Path, default=Path("out/image_encodings.json"))
     args = parser.parse_args(given)
-    if min([args.photos, args.top, args.mixture_descriptors, args.rounds, *args.words, *args.components]) < 1:
+    counts = [args.photos, args.top, args.mixture_descriptors, args.rounds]
+    if min([*counts, *args.words, *args.codebook_words, *args.components]) < 1:
         parser.error("counts must be at least 1")
     return args
 

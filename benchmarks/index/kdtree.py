@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import resource
 import statistics
 import tempfile
 import time
@@ -29,8 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import print_table, write_json
-from benchmarks.index.codebook_assignment import synthetic
+from benchmarks.common import memory, options_parser, print_rows, write_json
+from benchmarks.index.synthetic import descriptors as synthetic
 from delf_engine.config import KdTreeConfig, Profile, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook, IvfIndex, KdTreeIndex
@@ -130,11 +129,11 @@ def _kdtree_rows(
     collection: list[LocalFeatures], queries: list[LocalFeatures], config: KdTreeConfig, args: argparse.Namespace
 ) -> Iterator[tuple[Row, list[Rows]]]:
     index = _kdtree_of(collection, config)
-    arrays, before, start = index.info().bytes, _resident(), time.perf_counter()
+    arrays, before, start = index.info().bytes, (memory("VmRSS") or 0), time.perf_counter()
     forest = index._session()  # recall is that of descriptors, which a search does not return
     assert forest is not None
     build = time.perf_counter() - start
-    size = (arrays + max(0, _resident() - before)) / len(collection)
+    size = (arrays + max(0, (memory("VmRSS") or 0) - before)) / len(collection)
     for checks in args.checks if config.search == "randomised" else [0]:
         index.config = config.model_copy(update={"checks": checks or 1})
         name = f"FLANN, {checks} checks" if checks else "cKDTree, exact"
@@ -205,11 +204,6 @@ def _times(search: Callable[[LocalFeatures], Any], queries: list[LocalFeatures],
     return {"query_ms": statistics.median(wall) * 1e6, "query_cpu_ms": statistics.median(processor) * 1e6}
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
-    return pages * resource.getpagesize()
-
-
 def _features(descriptors: npt.NDArray[np.float32]) -> LocalFeatures:
     one = np.ones(len(descriptors), np.float32)
     return LocalFeatures(np.zeros((len(one), 2), np.float32), one, one, descriptors, (9, 9))
@@ -247,24 +241,23 @@ def main(argv: list[str] | None = None) -> None:
             print(row, flush=True) if args.verbose else None
         count = sum(map(len, collection))
         title = f"{len(collection):,} images, {count:,} descriptors, {codebook.words:,} cells"
-        columns = ["index", "recall@1", "1 in 60", "recall@60", "query ms", "CPU ms", "bytes an image", "build s"]
-        table = [
-            [
-                row["index"],
-                *(f"{row[name]:.4f}" for name in ("recall_at_1", "one_in_60", "recall_at_60")),
-                *(f"{row[name]:.1f}" for name in ("query_ms", "query_cpu_ms")),
-                f"{row['bytes_an_image']:,.0f}",
-                f"{row['build_s']:.1f}",
-            ]
-            for row in rows
-        ]
-        print_table(f"{title}; a query of 1,000 descriptors", columns, table)
+        columns = {
+            "index": "{index}",
+            "recall@1": "{recall_at_1:.4f}",
+            "1 in 60": "{one_in_60:.4f}",
+            "recall@60": "{recall_at_60:.4f}",
+            "query ms": "{query_ms:.1f}",
+            "CPU ms": "{query_cpu_ms:.1f}",
+            "bytes an image": "{bytes_an_image:,.0f}",
+            "build s": "{build_s:.1f}",
+        }
+        print_rows(f"{title}; a query of 1,000 descriptors", rows, columns)
         results.append({"images": len(collection), "descriptors": count, "words": codebook.words, "rows": rows})
     write_json(args.out, {"queries": args.queries, "rounds": args.rounds, "collections": results})
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/kdtree.json")
     parser.add_argument("--images", type=int, nargs="+", help="of each collection: 1000; of stores, all")
     parser.add_argument("--each", type=int, default=1000, help="descriptors of a synthetic image")
     parser.add_argument("--features", type=Path, nargs="+", help="feature stores instead of synthetic images")
@@ -278,7 +271,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="of the indexes on disk; by default a temporary one")
     parser.add_argument("--verbose", action="store_true", help="print each row at once")
-    parser.add_argument("--out", type=Path, default=Path("out/kdtree.json"))
     args = parser.parse_args(argv)
     if args.queries < 1 or args.rounds < 1:
         parser.error("--queries and --rounds must be at least 1")

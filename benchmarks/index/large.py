@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import measured_apart, own_process, print_table, write_json
+from benchmarks.common import measured_apart, memory, own_process, print_table, write_json
 from benchmarks.index.synthetic import descriptors, images, postings
 from delf_engine import AsmkIndex, Codebook, load_profile
 from delf_engine.index.asmk.posting_kernels import count_postings
@@ -104,7 +104,7 @@ def _look(folder: Path, queries: int) -> dict[str, Any]:
         "score_ms": scoring * 1e3,
         "ns_a_posting": scoring / touched * 1e9,
         "read_ns_a_posting": _reading(index, asked) / touched * 1e9,
-        "anonymous_mb": _anonymous() / 1e6,
+        "anonymous_mb": (memory("RssAnon") or 0) / 1e6,
     }
 
 
@@ -156,14 +156,6 @@ def _reading(index: AsmkIndex, queries: Sequence[Any]) -> float:
                 list(pool.map(lambda part, arrays=arrays: compiled(part, *arrays), parts))
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
-
-
-def _anonymous() -> int:
-    """Return the bytes that this process holds and that are no files."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) << 10
-    return 0
 
 
 def _add(folder: Path, first: int, count: int) -> dict[str, Any]:

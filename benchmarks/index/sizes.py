@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import measured_apart, print_table, write_json
+from benchmarks.common import measured_apart, memory, options_parser, print_rows, write_json
 from benchmarks.index.synthetic import DIM, descriptors, images, postings
 from delf_engine import AsmkIndex, Codebook, KdTreeIndex, load_profile
 from delf_engine.index import IvfIndex
@@ -51,19 +51,15 @@ def main(given: Sequence[str] | None = None) -> None:
             figures = measured_apart("benchmarks.index.sizes", "--one", kind, count, *options)
             rows.append({"kind": kind, "images": count, **figures})
             write_json(args.out, {"rows": rows})
-    columns = ["images", "kind", "ms a query", "MB on disk", "MB in memory", "s to the first query"]
-    table = [
-        [
-            f"{row['images']:,}",
-            row["kind"],
-            f"{row['query_ms']:,.1f}",
-            f"{row['disk_mb']:,.0f}",
-            f"{row['memory_mb']:,.0f}",
-            f"{row['first_s']:.2f}",
-        ]
-        for row in rows
-    ]
-    print_table("Indexes by number of images, 1,000 descriptors each", columns, table)
+    columns = {
+        "images": "{images:,}",
+        "kind": "{kind}",
+        "ms a query": "{query_ms:,.1f}",
+        "MB on disk": "{disk_mb:,.0f}",
+        "MB in memory": "{memory_mb:,.0f}",
+        "s to the first query": "{first_s:.2f}",
+    }
+    print_rows("Indexes by number of images, 1,000 descriptors each", rows, columns)
 
 
 def measured(kind: str, count: int, args: argparse.Namespace) -> dict[str, float]:
@@ -89,7 +85,7 @@ def measured(kind: str, count: int, args: argparse.Namespace) -> dict[str, float
         return {
             "query_ms": 1e3 * statistics.median(times),
             "disk_mb": disk / 1e6,
-            "memory_mb": _anonymous() / 1e6,
+            "memory_mb": (memory("RssAnon") or 0) / 1e6,
             "first_s": first,
         }
     finally:
@@ -134,15 +130,8 @@ def _rows(count: int, cells: int, seed: int) -> list[Rows]:
     return [Rows(a, b) for a, b in zip(where, data, strict=True)]
 
 
-def _anonymous() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) << 10
-    return 0
-
-
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/index_sizes.json")
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--kinds", nargs="+", choices=["asmk", "kdtree", "ivf"], default=["asmk", "kdtree", "ivf"])
     parser.add_argument("--most-kdtree", type=int, default=10_000)
@@ -150,7 +139,6 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the indexes")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path("out/index_sizes.json"))
     return parser.parse_args(given)
 
 

@@ -19,7 +19,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import print_table, write_json
+from benchmarks.common import options_parser, print_table, timed, write_json
 from benchmarks.index.large import measure_large
 from benchmarks.index.synthetic import DIM, descriptors, images
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
@@ -60,12 +60,6 @@ def _published(args: argparse.Namespace) -> None:
     _report(args, rows, recall, same)
 
 
-def _seconds(call: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    value = call()
-    return time.perf_counter() - start, value
-
-
 def _ours(
     book: Codebook, gallery: Sequence[LocalFeatures], queries: Sequence[LocalFeatures], mode: str
 ) -> tuple[dict[str, Any], AsmkIndex]:
@@ -75,17 +69,17 @@ def _ours(
     ids = [str(i) for i in range(len(gallery))]
     index = AsmkIndex(book, config)
     with tempfile.TemporaryDirectory() as folder:
-        added, _ = _seconds(lambda: index.add(ids, gallery))
-        saved, _ = _seconds(lambda: index.save(folder))
+        added, _ = timed(lambda: index.add(ids, gallery))
+        saved, _ = timed(lambda: index.save(folder))
         build = added + saved
         disk = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
     info = index.info()
     some = gallery[:_PARTS]
     data = np.concatenate([item.descriptors for item in some])
-    assign, _ = _seconds(lambda: book.assign(data, 1, mode=config.assignment))
-    whole, _ = _seconds(lambda: _aggregated(book, some, 1, config))
-    searched = [_seconds(partial(index.search, q, 100))[0] for q in queries]
-    assigned = [_seconds(partial(book.assign, q.descriptors, 5, mode=config.assignment))[0] for q in queries]
+    assign, _ = timed(lambda: book.assign(data, 1, mode=config.assignment))
+    whole, _ = timed(lambda: _aggregated(book, some, 1, config))
+    searched = [timed(partial(index.search, q, 100))[0] for q in queries]
+    assigned = [timed(partial(book.assign, q.descriptors, 5, mode=config.assignment))[0] for q in queries]
     scoring, touched = _scoring(index, queries)
     row = {
         "name": f"delf-engine, {mode} words",
@@ -118,7 +112,7 @@ def _scoring(index: AsmkIndex, queries: Sequence[LocalFeatures]) -> tuple[float,
     """Return the median time of scoring a query in one thread, and the mean number of postings touched."""
     times, touched = [], []
     for query in _aggregated(index.codebook, queries, 5, index.config):
-        times.append(min(_seconds(partial(index._score, query, 1))[0] for _ in range(5)))
+        times.append(min(timed(partial(index._score, query, 1))[0] for _ in range(5)))
         segments = index._collection.segments
         touched.append(sum(int(np.diff(s.arrays["word_offsets"])[query[0]].sum()) for s in segments))
     return statistics.median(times), float(np.mean(touched))
@@ -149,9 +143,9 @@ def _peer(
     postings = inverted_file.IVF.initialize_empty(codebook_size=book.words, use_idf=False)
     data = np.concatenate([item.descriptors for item in gallery])
     numbers = np.repeat(np.arange(len(gallery)), [len(item) for item in gallery])
-    assign, found = _seconds(lambda: words.quantize(data, numbers, multiple_assignment=1))
-    aggregate, columns = _seconds(lambda: binary.aggregate(*found))
-    insert, _ = _seconds(lambda: postings.add(*columns))
+    assign, found = timed(lambda: words.quantize(data, numbers, multiple_assignment=1))
+    aggregate, columns = timed(lambda: binary.aggregate(*found))
+    insert, _ = timed(lambda: postings.add(*columns))
     rule = {"alpha": 3.0, "similarity_threshold": 0.0}
     times, assigned, scoring = [], [], []
     for query in queries:
@@ -168,7 +162,7 @@ def _peer(
             scoring.append(time.perf_counter() - start)
             return result
 
-        times.append(_seconds(search)[0])
+        times.append(timed(search)[0])
     row = {
         "name": "published ASMK (asmk 0.1.1)",
         "assign_us_a_descriptor": assign / len(data) * 1e6,
@@ -251,7 +245,7 @@ def _report(
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out")
     parser.add_argument("what", choices=["published", "large"])
     parser.add_argument("--images", type=int, help="2,000, or a million")
     parser.add_argument("--words", type=int, default=65536)
@@ -260,7 +254,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=3, help="large: times that adding and merging are killed")
     parser.add_argument("--folder", type=Path, help="large: where to keep the index; a temporary folder otherwise")
     parser.add_argument("--no-peer", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("out"))
     args = parser.parse_args(arguments)
     if args.folder is None and args.what == "large":
         args.folder = Path(tempfile.mkdtemp(prefix="delf-engine-"))

@@ -22,16 +22,15 @@ import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from benchmarks.common import data_folder, print_table, rank_features, sub_rparis, write_json
+from benchmarks.common import data_folder, options_parser, print_table, sub_rparis, write_json
 from benchmarks.revisited.ranking_rules import Ranker, Row, compare, row_of
-from benchmarks.revisited.sub_rparis import with_distractors, with_interval
-from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, load_profile
+from benchmarks.revisited.sub_rparis import whole_rankings, with_interval
+from benchmarks.systems import model_system
+from delf_engine import AsmkIndex, Codebook, LocalFeatures
 from delf_engine.config import Profile, RerankingConfig
 from delf_engine.evaluation import SETUPS
-from delf_engine.model import codebook_path
 from delf_engine.reranking import (
     ExpansionConfig,
     GraphConfig,
@@ -52,16 +51,13 @@ def main() -> None:
     """Measure all rounds, print the table and the differences, write JSON."""
     args = _arguments()
     data = data_folder(args.data)
-    truth = with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
-    extractor = Extractor.from_pretrained(args.model)
-    assert extractor.info is not None
-    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
-    queries, gallery = rank_features(extractor, identity, extractor.network.dim, truth, data, args.cache)
+    truth = sub_rparis(data, distractors=args.distractors)
+    system = model_system(args.model)
+    queries, gallery = system.ranked(truth, data, args.cache)
     boxes = dict(zip(truth.query_names, truth.boxes.tolist(), strict=True))
-    profile = load_profile(extractor.info.profile)
-    codebook = codebook_path(args.model)
-    assert codebook is not None
-    index = AsmkIndex(Codebook.load(codebook), profile.asmk)
+    profile = system.profile
+    assert system.codebook is not None
+    index = AsmkIndex(Codebook.load(system.codebook), profile.asmk)
     index.add(list(gallery), list(gallery.values()))
     index.search(next(iter(queries.values())), 1)  # compiles, builds
     profile = profile.model_copy(update={"ranking": profile.ranking.model_copy(update={"score": "inliers"})})
@@ -77,7 +73,7 @@ def main() -> None:
         "queries": len(truth),
         "images": len(truth.names),
         "seeds": args.seeds,
-        "identity": identity,
+        "identity": system.identity,
         "verification": profile.verification.model_dump(),
         "expansion": ExpansionConfig().model_dump(),
         "graph": GraphConfig().model_dump(),
@@ -97,13 +93,6 @@ def _rounds(
     """Return the rankings of each method with the seconds that all queries took, the first round in none."""
     options = RerankOptions.of(profile, seed=seed, workers=1)
 
-    def searched(given: Features) -> dict[str, list[tuple[str, float]]]:
-        lists = {}
-        for query, features in given.items():
-            ids, scores = index.search(features, len(index))
-            lists[query] = list(zip(ids, scores.tolist(), strict=True))
-        return lists
-
     def verified(
         given: Features,
         lists: Mapping[str, Sequence[tuple[str, float]]],
@@ -115,7 +104,7 @@ def _rounds(
         again = rerank_graph(rankings, gallery, options)
         return {query: list(ranking) for query, ranking in again.items()}
 
-    lists = searched(queries)
+    lists = whole_rankings(index, queries)
     first, first_seconds = _timed(lambda: verified(queries, lists))
     twice = RerankingConfig(top_n=2 * profile.reranking.top_n)
     longer, longer_seconds = _timed(lambda: verified(queries, lists, twice))
@@ -126,7 +115,7 @@ def _rounds(
         }
     )
     same, same_seconds = _timed(lambda: verified(expanded, lists))
-    again, again_seconds = _timed(lambda: verified(expanded, searched(expanded)))
+    again, again_seconds = _timed(lambda: verified(expanded, whole_rankings(index, expanded)))
     graph, graph_seconds = _timed(lambda: widest(first))
     both, both_seconds = _timed(lambda: widest(again))
     return {
@@ -172,13 +161,9 @@ def _print(title: str, rows: Mapping[str, Row]) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds paris/ and revisited/")
-    parser.add_argument("--model", default="delf-r18", help="name or path of a checkpoint")
+    parser = options_parser(__doc__, "out/second_rounds.json", data=True, model=True)
     parser.add_argument("--distractors", action="store_true", help="add the unrelated photographs to the gallery")
     parser.add_argument("--seeds", type=int, default=3, help="of RANSAC")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
-    parser.add_argument("--out", type=Path, default=Path("out/second_rounds.json"))
     args = parser.parse_args()
     if args.seeds < 1:
         parser.error("--seeds must be at least 1")

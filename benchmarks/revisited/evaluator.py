@@ -13,17 +13,15 @@ up the same bytes as int64. Figures of both are compared on every run.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import print_table, write_json
+from benchmarks.common import options_parser, print_table, write_json
 from delf_engine.evaluation import SETUPS, GroundTruth, evaluate_setups, rankings_from_ranks
 
 _COUNTS = {"easy": 43, "hard": 36, "junk": 19}
@@ -111,11 +109,10 @@ def measure(rankings: npt.NDArray[np.int64], truth: GroundTruth, rounds: int) ->
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/evaluator.json")
     parser.add_argument("--queries", type=int, default=70)
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/evaluator.json"))
     args = parser.parse_args(argv)
     rankings, truth = synthetic(args.queries, args.images, np.random.default_rng(0))
     rows = measure(rankings, truth, args.rounds)

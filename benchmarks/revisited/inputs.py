@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from delf_engine.datasets import KNOWN
-from delf_engine.downloads import file_sha256
 from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
 from delf_engine.images import find_images
+from delf_engine.support.files import file_sha256
 
 __all__ = ["TITLES", "Inputs", "photographs", "read_inputs", "restricted"]
 
@@ -20,7 +20,7 @@ TITLES = {"roxford5k": "ROxford5k", "rparis6k": "RParis6k"}
 
 #: Whose ground truth a file of this SHA-256 is.
 _OFFICIAL = {
-    file.sha256: known.name for known in KNOWN.values() for file in known.files if file.path == known.ground_truth
+    known.hashes[known.ground_truth]: known.name for known in KNOWN.values() if known.ground_truth is not None
 }
 _NAMED = 10  # missing photographs, in messages
 

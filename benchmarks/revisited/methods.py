@@ -21,7 +21,6 @@ from delf_engine.verification import Verification
 __all__ = ["Measured", "unverified", "verified"]
 
 Int32: TypeAlias = npt.NDArray[np.int32]
-Head: TypeAlias = "list[tuple[str, float] | str]"
 
 _SHOWN = 10  # results of each query in the report
 

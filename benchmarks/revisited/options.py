@@ -14,7 +14,7 @@ _DESCRIPTION = """\
 Measure local features on {title} by the revisited protocol: photographs in, tables out.
 
     python benchmarks/{script} --data DATA             after: delf-engine data get {name} --root DATA
-    python benchmarks/{script} --synthetic             rendered photographs, no file from outside
+    python benchmarks/{script} --synthetic             views of photographs at hand, no file from outside
 
 Features are extracted (queries cropped to their box), a codebook is trained on the other set, candidates are
 gathered by ASMK and by a KD-tree, and the first 100 of each are verified, the protocol's junk taken out before.
@@ -39,7 +39,7 @@ def arguments(name: str, title: str, argv: Sequence[str] | None = None) -> argpa
     if (args.images is None) != (args.ground_truth is None) and not args.features:
         parser.error("--images and --ground-truth belong together")
     if args.synthetic and (args.data or args.images or args.features):
-        parser.error("--synthetic makes its own photographs: leave out --data, --images and --features")
+        parser.error("--synthetic makes its own set: leave out --data, --images and --features")
     if args.query_features and not args.features:
         parser.error("--query-features needs --features")
     if args.features and len(args.model) > 1:
@@ -79,10 +79,16 @@ def _inputs(parser: argparse.ArgumentParser, name: str) -> None:
         help="add to the gallery: revisitop1m below --data, a folder of photographs, or a feature store; "
         "indexed once",
     )
-    group.add_argument("--synthetic", action="store_true", help="render a set of the same layout and use it")
+    group.add_argument("--synthetic", action="store_true", help="make a set of the same layout and use it")
     group.add_argument("--synthetic-images", type=int, default=5000, metavar="N")
     group.add_argument("--synthetic-queries", type=int, default=70, metavar="N")
-    group.add_argument("--synthetic-side", type=int, default=None, metavar="PIXELS", help="longer side")
+    group.add_argument("--synthetic-side", type=int, default=400, metavar="PIXELS", help="of its pictures (400)")
+    group.add_argument(
+        "--synthetic-photos",
+        type=Path,
+        metavar="DIR",
+        help="photographs to make it from; without it, the two that scikit-learn ships",
+    )
 
 
 def _methods(parser: argparse.ArgumentParser) -> None:

@@ -299,7 +299,9 @@ def _systems(args: argparse.Namespace, source: Source) -> list[System]:
         if model in PEERS:
             systems.append(peer_system(model, args.profile, args.weights or Path("weights")))
         else:
-            systems.append(model_system(model, Path(model).stem, args.profile, args.precision))
+            systems.append(
+                model_system(model, name=Path(model).stem, profile=args.profile, precision=args.precision)
+            )
     doubled = {s.name for s in systems if [t.name for t in systems].count(s.name) > 1}
     return [replace(s, name=m) if s.name in doubled else s for s, m in zip(systems, args.model, strict=True)]
 

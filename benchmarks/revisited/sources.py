@@ -1,4 +1,4 @@
-"""Where the photographs and features of a run come from: data sets, folders, stores, or a renderer."""
+"""Where the photographs and features of a run come from: data sets, folders, stores, or a stand-in."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.revisited.features import FeatureFile, Stores, given
 from benchmarks.revisited.inputs import Inputs, photographs, read_inputs
 from benchmarks.revisited.stages import Stages
-from delf_engine.datasets import KNOWN, Dataset, locate
+from delf_engine.datasets import KNOWN, locate
 from delf_engine.errors import DataError
 from delf_engine.images import find_images
+
+if TYPE_CHECKING:
+    from benchmarks.revisited.synthetic import StandIn
 
 __all__ = ["OTHER", "Source", "distractor_photographs", "source_of", "words_source"]
 
 #: The set whose photographs a codebook is trained on: never those that are searched.
 OTHER = {"roxford5k": "rparis6k", "rparis6k": "roxford5k"}
 
-_SYNTHETIC_SEEDS = {"roxford5k": 1, "rparis6k": 2}  # other seeds, other landmarks
+_SYNTHETIC_SEEDS = {"roxford5k": 1, "rparis6k": 2}
+_LEAST_SHARED = 4  # fewer photographs, and both stand-ins are made from all of them
 _OTHER_SHARE = 5  # the stand-in for the other set, which only trains words, is so many times smaller
 
 
@@ -48,9 +53,8 @@ def source_of(name: str, args: argparse.Namespace, stores: Stores, stages: Stage
         If it or images of it are missing, or the ground truth is of another set.
     """
     if args.synthetic:
-        made = Dataset.open(rendered(name, args, stages))
-        assert made.ground_truth_file is not None
-        return _of_photographs(name, made.ground_truth_file, made.images, args)
+        made = stand_in(name, args, stages)
+        return _of_photographs(name, made.ground_truth, made.pictures, args)
     if args.ground_truth:
         ground_truth, images = args.ground_truth, args.images
     else:
@@ -60,28 +64,32 @@ def source_of(name: str, args: argparse.Namespace, stores: Stores, stages: Stage
     return _of_photographs(name, ground_truth, images, args)
 
 
-def rendered(name: str, args: argparse.Namespace, stages: Stages, *, other: bool = False) -> Path:
-    """Render the stand-in for a set, or for the other one; return its folder."""
-    from delf_engine.synthesis import synthesize
+def stand_in(name: str, args: argparse.Namespace, stages: Stages, *, other: bool = False) -> StandIn:
+    """Make the stand-in for a set, or for the other one, of other photographs if there are enough for both."""
+    from benchmarks.revisited.synthetic import Options, make  # torch, which runs on stored features do without
 
+    photos = None
+    if args.synthetic_photos is not None:
+        found = [Path(path) for path in find_images([args.synthetic_photos])]
+        turn = sorted(OTHER).index(OTHER[name] if other else name)
+        photos = found if len(found) < _LEAST_SHARED else found[turn :: len(OTHER)]
     images = max(20, args.synthetic_images // _OTHER_SHARE) if other else args.synthetic_images
     queries = 1 if other else args.synthetic_queries
     seed = _SYNTHETIC_SEEDS[OTHER[name] if other else name]
     made = f"synthetic-{'other-' if other else ''}{images}"
+    options = Options(images, queries, seed, args.synthetic_side)
     folder = args.work / "synthetic" / f"{made}-seed-{seed}"
-    side = {} if args.synthetic_side is None else {"longer_side": args.synthetic_side}
     total = images + queries
-    key = f"{folder.name} {side}"
+    key = f"{folder.name} {options}"
     done = stages.items(key) if folder.is_dir() else 0
-    with stages.stage(f"rendering {made}", key, total, cached=done) as clock:
+    with stages.stage(f"making {made}", key, total, cached=done) as clock:
 
         def progress(now: int, _: int) -> None:
             nonlocal done
             clock.advance(max(0, now - done))
             done = max(done, now)
 
-        synthesize(folder, images=images, queries=queries, seed=seed, name=made, progress=progress, **side)
-    return folder
+        return make(folder, made, options, photos, progress=progress)
 
 
 def words_source(
@@ -97,8 +105,8 @@ def words_source(
     if args.codebook != "other":
         folder, title = Path(args.codebook), Path(args.codebook).name
     elif args.synthetic:
-        made = Dataset.open(rendered(name, args, stages, other=True))
-        folder, title = made.images, made.name
+        made = stand_in(name, args, stages, other=True)
+        folder, title = made.pictures, made.ground_truth.stem.removeprefix("gnd_")
     else:
         title = OTHER[name]
         try:
@@ -109,7 +117,7 @@ def words_source(
                 "folder of photographs that are not searched"
             ) from error
     found = photographs(folder)
-    if not args.synthetic:  # rendered sets differ in their seed and not in their names
+    if not args.synthetic:  # the names of stand-ins are alike
         shared = [n for n in (*source.inputs.truth.names, *source.inputs.truth.query_names) if n in found]
         if shared:
             raise DataError(

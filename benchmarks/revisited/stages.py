@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from benchmarks.common import memory
 from delf_engine.errors import DataError
 from delf_engine.support.files import replacing
 
@@ -137,10 +138,6 @@ class _Clock:
         if now - self._noted > _SAVED_EVERY:
             self._save(now)
 
-    def rename(self, text: str) -> None:
-        """Show what is being done now."""
-        self._bar.update(self._task, description=text)
-
     def stop(self) -> None:
         """Note the time up to now; that of looking up what was there already is not counted again."""
         if self._advanced or not self.stage.items:
@@ -178,10 +175,9 @@ def _reset_peak() -> None:
 
 
 def _peak_mb() -> float | None:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) / 1024, 1)
+    most = memory("VmHWM")
+    if most is not None:
+        return round(most / 2**20, 1)
     if sys.platform == "win32":
         return None
     import resource

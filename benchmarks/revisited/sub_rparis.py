@@ -12,14 +12,19 @@ intervals are 95 % over resampled queries.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import data_folder, print_table, rank_features, sub_rparis, write_json
+from benchmarks.common import (
+    data_folder,
+    options_parser,
+    print_table,
+    sub_rparis,
+    timed,
+    write_json,
+)
 from benchmarks.revisited.ranking_rules import Row, compare, ranked_by_rules, row_of, verify_all
 from benchmarks.systems import PEERS, System, model_systems, peer_system, weights_folder
 from delf_engine import AsmkIndex, Codebook, KdTreeIndex, LocalFeatures
@@ -33,7 +38,7 @@ def main() -> None:
     """Measure all systems, print a table for each and their differences, write JSON."""
     args = _arguments()
     data = data_folder(args.data)
-    truth = with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
+    truth = sub_rparis(data, distractors=args.distractors)
     systems = [
         *(peer_system(name, args.profile, weights_folder(args, data)) for name in PEERS if name in args.peers),
         *model_systems(args.model, args.profile, args.precision),
@@ -64,7 +69,7 @@ def main() -> None:
 
 def _rows(system: System, truth: GroundTruth, data: Path, args: argparse.Namespace) -> dict[str, Row]:
     """Return the rows of one system by "method" or "method, by rule"."""
-    queries, gallery = rank_features(system.extract, system.identity, system.dim, truth, data, args.cache)
+    queries, gallery = system.ranked(truth, data, args.cache)
     profile = system.profile
     rows: dict[str, Row] = {}
     first: dict[str, list[tuple[str, float]]] | None = None
@@ -103,11 +108,17 @@ def searched(
     """Add the gallery to an index; return the full ranking of each query, and the seconds a query."""
     index.add(list(gallery), list(gallery.values()))
     index.search(next(iter(queries.values())), 1)  # compiles, builds
-    lists, start = {}, time.perf_counter()
+    seconds, lists = timed(lambda: whole_rankings(index, queries))
+    return lists, seconds / len(queries)
+
+
+def whole_rankings(index: CandidateIndex, queries: Features) -> dict[str, list[tuple[str, float]]]:
+    """Return the ids and scores of all images of an index for each query, best first."""
+    lists = {}
     for query, features in queries.items():
         ids, scores = index.search(features, len(index))
         lists[query] = list(zip(ids, scores.tolist(), strict=True))
-    return lists, (time.perf_counter() - start) / len(queries)
+    return lists
 
 
 def unranked(lists: Mapping[str, Sequence[tuple[str, float]]]) -> Callable[[str, set[str]], list[str]]:
@@ -132,12 +143,6 @@ def _differences(measured: Mapping[str, Mapping[str, Row]]) -> list[dict[str, An
         }
         for a, row_a, b, row_b in pairs
     ]
-
-
-def with_distractors(truth: GroundTruth, data: Path) -> GroundTruth:
-    """Return the same queries with the unrelated photographs in the gallery, too."""
-    names = sorted(f"distractors/{path.stem}" for path in (data / "distractors").glob("*.jpg"))
-    return replace(truth, names=(*truth.names, *names))
 
 
 def _print_rows(title: str, rows: Mapping[str, Row]) -> None:
@@ -174,8 +179,7 @@ def with_interval(value: float, low: float, high: float, *, sign: str = "") -> s
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds paris/ and revisited/")
+    parser = options_parser(__doc__, "out/sub_rparis.json", data=True)
     parser.add_argument(
         "--model", action="append", help="name or path of a checkpoint; may be given several times (delf-r18)"
     )
@@ -185,8 +189,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of RANSAC")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=["rootsift"], help="none: only our models")
     parser.add_argument("--weights", help="folder of aliked-n16.safetensors; without it, weights/ beside the data")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
-    parser.add_argument("--out", type=Path, default=Path("out/sub_rparis.json"))
     args = parser.parse_args()
     if args.seeds < 1:
         parser.error("--seeds must be at least 1")

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import data_folder, print_table, sub_rparis, write_json
+from benchmarks.common import data_folder, options_parser, print_table, sub_rparis, write_json
 from benchmarks.revisited.ranking_rules import Row, compare
 from benchmarks.training.ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows, shortened
 from benchmarks.training.ablation_run import COLUMNS, Bench
@@ -185,7 +185,7 @@ def _gaps(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/ablation")
     parser.add_argument("--recipe", default="delf_r18", help="name or path; the full recipe")
     parser.add_argument("--trunk", help="weights to start from; without it, the recipe's, else torchvision's")
     parser.add_argument("--photos", nargs="+", help="to train on; without it, photos/ in the data folder")
@@ -204,7 +204,6 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--codebook-photos", type=int, default=400, help="photographs each codebook is made of")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cache-gb", type=float, default=8.0, help="maps of views kept while training")
-    parser.add_argument("--out", type=Path, default=Path("out/ablation"))
     args = parser.parse_args(given)
     if args.steps_factor <= 0 or min(args.ransac_seeds, args.words, args.codebook_photos) < 1:
         parser.error("--steps-factor, --ransac-seeds, --words and --codebook-photos must be above 0")

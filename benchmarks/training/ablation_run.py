@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.common import by_homography, rank_features
 from benchmarks.revisited.ranking_rules import Row, ranked_by_rules, row_of, verify_all
+from benchmarks.revisited.sub_rparis import searched, unranked
 from benchmarks.training.ablation_rows import AblationRow
 from delf_engine import AsmkIndex, Codebook, Extractor, LocalFeatures, __version__
 from delf_engine.cli.console import staged_progress
@@ -239,17 +240,7 @@ class Bench:
         gallery: Mapping[str, LocalFeatures],
         codebook: Codebook,
     ) -> dict[str, Row]:
-        index = AsmkIndex(codebook, self.profile.asmk)
-        index.add(list(gallery), list(gallery.values()))
-        lists, began = {}, time.perf_counter()
-        for query, found in queries.items():
-            ids, scores = index.search(found, len(index))
-            lists[query] = list(zip(ids, scores.tolist(), strict=True))
-        seconds = (time.perf_counter() - began) / len(queries)
-
-        def first(query: str, junk: set[str]) -> list[str]:
-            return [image_id for image_id, _ in lists[query] if image_id not in junk]
-
+        lists, seconds = searched(AsmkIndex(codebook, self.profile.asmk), queries, gallery)
         done = verify_all(
             queries,
             gallery,
@@ -258,7 +249,7 @@ class Bench:
             seeds=self.ransac_seeds,
             title=label,
         )
-        rows = {"ASMK": row_of(self.truth, [first], seconds), **ranked_by_rules(lists, done, self.truth)}
+        rows = {"ASMK": row_of(self.truth, [unranked(lists)], seconds), **ranked_by_rules(lists, done, self.truth)}
         return {column: rows[column] for column in COLUMNS}
 
     def _codebook(self, row: AblationRow, seed: int, network: DelfNetwork, info: CheckpointInfo) -> Codebook:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import data_folder, print_table, write_json
+from benchmarks.common import data_folder, options_parser, print_rows, write_json
 from delf_engine.errors import ConfigError
 from delf_engine.images import find_images
 from delf_engine.training import TrainingConfig, load_training_config
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         labelled = class_folder(spread(photos, args.max_photos), Path(temporary))
         for case in cases(config, labelled, args.batch):
             rows.append(measure(case, photos, args))
-            print_table(f"{args.recipe} on {rows[-1]['device']}", _COLUMNS, [_cells(row) for row in rows])
+            print_rows(f"{args.recipe} on {rows[-1]['device']}", rows, _COLUMNS)
     write_json(args.out, {"recipe": args.recipe, "target": _TARGET, "rows": rows})
 
 
@@ -219,22 +219,18 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-_COLUMNS = ("stage", "precision", "images a step", "images / s", "bare images / s", f"ratio (target {_TARGET:g})")
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    return [
-        row["stage"],
-        row["precision"],
-        str(row["images_a_step"]),
-        f"{row['images_a_second']:.1f}",
-        f"{row['bare_images_a_second']:.1f}",
-        f"{row['ratio']:.2f}",
-    ]
+_COLUMNS = {
+    "stage": "{stage}",
+    "precision": "{precision}",
+    "images a step": "{images_a_step}",
+    "images / s": "{images_a_second:.1f}",
+    "bare images / s": "{bare_images_a_second:.1f}",
+    f"ratio (target {_TARGET:g})": "{ratio:.2f}",
+}
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/training_throughput.json")
     parser.add_argument("--recipe", default="delf_r18", help="name or path")
     parser.add_argument("--trunk", help="weights to start from; without it, the recipe's, else torchvision's")
     parser.add_argument("--teacher", help="in place of the recipe's")
@@ -247,7 +243,6 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="without it, the recipe's")
     parser.add_argument("--profile", action="store_true", help="print where the time of each stage goes")
-    parser.add_argument("--out", type=Path, default=Path("out/training_throughput.json"))
     args = parser.parse_args(given)
     if min(args.steps, args.rounds, args.max_photos) < 1 or args.batch < 2:
         parser.error("--steps, --rounds and --max-photos must be at least 1, --batch at least 2")

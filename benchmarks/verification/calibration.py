@@ -16,7 +16,6 @@ easy and hard against other landmarks and distractors, junk left out) is used fo
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import json
@@ -31,9 +30,10 @@ from rich.console import Console
 from rich.progress import track
 
 import delf_engine.verification
-from benchmarks.common import cached_features, data_folder, print_table, rank_features, sub_rparis, write_json
+from benchmarks.common import cached_features, data_folder, options_parser, print_table, sub_rparis, write_json
+from benchmarks.systems import System, model_system
 from benchmarks.verification.strecha import labelled_pairs, load_views
-from delf_engine import Extractor, LocalFeatures, Profile, Verification, load_profile, verify_features
+from delf_engine import LocalFeatures, Profile, Verification, load_profile, verify_features
 from delf_engine.evaluation.calibration_at_prior import calibration_error_at_prior, log_loss_at_prior
 from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.images import find_images
@@ -70,23 +70,17 @@ class LabelledPairs(NamedTuple):
 
 def main() -> None:
     """Fit, choose, check, print tables, write JSON and, if asked, the calibration."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds strecha/, photos/, paris/, distractors/ and revisited/")
-    parser.add_argument("--model", default="delf-r18")
+    parser = options_parser(__doc__, "out/calibration.json", data=True, model=True)
     parser.add_argument("--profile", help="default: the checkpoint's own")
     parser.add_argument("--seed", type=int, default=0, help="of the boxes that are cut out of the views")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
     parser.add_argument("--write", type=Path, help="write the chosen calibration here")
     parser.add_argument("--candidate", choices=list(map(_words, _CANDIDATES)), help="take this one, whatever wins")
-    parser.add_argument("--out", type=Path, default=Path("out/calibration.json"))
     args = parser.parse_args()
     data = data_folder(args.data)
     profile = load_profile(args.profile or read_checkpoint_info(args.model).profile)
-    extractor = Extractor.from_pretrained(args.model, config=profile.extraction)
-    assert extractor.info is not None
-
-    pairs, features = training_pairs(extractor, data, args.cache, args.seed)
-    found = verified(pairs.names, features, profile, args.cache, _identity(extractor))
+    system = model_system(args.model, config=profile.extraction)
+    pairs, features = training_pairs(system, data, args.cache, args.seed)
+    found = verified(pairs.names, features, profile, args.cache, system.identity)
     best, cross = choose(found, pairs)
     chosen = next((c for c in _CANDIDATES if _words(c) == args.candidate), best)
     name = f"{args.model}, profile {profile.name}"
@@ -95,12 +89,12 @@ def main() -> None:
     described = {
         "trained_on": "views of Strecha's scenes less than 60 degrees apart, whole and cut out; other scenes, and "
         "unrelated photographs, as different places",
-        "checkpoint": extractor.info.identity,
+        "checkpoint": system.identity,
         "profile": profile,
     }
     fits = {c: fit(found, pairs, c, described) for c in _CANDIDATES}
-    paris, names = paris_pairs(extractor, data, args.cache)
-    there = verified(paris.names, names, profile, args.cache, _identity(extractor))
+    paris, names = paris_pairs(system, data, args.cache)
+    there = verified(paris.names, names, profile, args.cache, system.identity)
     rows = {_words(c): paris_row(fitted, there, paris) for c, fitted in fits.items()}
     print_table(f"On Paris and distractors, never seen ({name})", *_paris_table(rows, _words(chosen)))
 
@@ -142,33 +136,20 @@ def main() -> None:
 
 
 def training_pairs(
-    extractor: Extractor, data: Path, cache: Path, seed: int
+    system: System, data: Path, cache: Path, seed: int
 ) -> tuple[LabelledPairs, dict[str, LocalFeatures]]:
     """Return Strecha's labelled pairs, whole and cut out, and pairs with unrelated photographs."""
-    identity, dim = _identity(extractor), extractor.network.dim
     views = load_views(data / "strecha")
-    whole = cached_features(
-        cache,
-        f"{identity} strecha",
-        dim,
-        {view.name: partial(extractor, data / "strecha" / view.name) for view in views},
-        title="strecha",
-    )
+    whole = system.features_of("strecha", {view.name: data / "strecha" / view.name for view in views}, cache)
     boxes = random_boxes({name: features.image_size for name, features in whole.items()}, seed=seed)
-    crops = cached_features(
-        cache,
-        f"{identity} strecha boxes {boxes}",
-        dim,
-        {
-            f"crop {seed} of {name}": partial(extractor, data / "strecha" / name, box=box)
-            for name, box in boxes.items()
-        },
-        title="strecha, cut out",
-    )
+    cut = {
+        f"crop {seed} of {name}": partial(system.extract, data / "strecha" / name, box=box)
+        for name, box in boxes.items()
+    }
+    identity = f"{system.identity} strecha boxes {boxes}"
+    crops = cached_features(cache, identity, system.dim, cut, title="strecha, cut out")
     photos = find_images([data / "photos"])[::_EVERY]
-    others = cached_features(
-        cache, f"{identity} some photos", dim, {p: partial(extractor, p) for p in photos}, title="photographs"
-    )
+    others = system.features_of("some photos", {path: Path(path) for path in photos}, cache)
     names, labels, places, cropped = [], [], [], []
     for pair in labelled_pairs(views):
         if pair.kind in ("same", "different"):
@@ -198,15 +179,12 @@ def random_boxes(sizes: Mapping[str, tuple[int, int]], *, seed: int) -> dict[str
     return boxes
 
 
-def paris_pairs(extractor: Extractor, data: Path, cache: Path) -> tuple[LabelledPairs, dict[str, LocalFeatures]]:
+def paris_pairs(system: System, data: Path, cache: Path) -> tuple[LabelledPairs, dict[str, LocalFeatures]]:
     """Return the pairs of Paris's queries, cut out, with its gallery (junk left out) and with all distractors."""
-    identity, dim = _identity(extractor), extractor.network.dim
     truth = sub_rparis(data)
-    queries, gallery = rank_features(extractor, identity, dim, truth, data, cache)
-    clutter = find_images([data / "distractors"])
-    distractors = cached_features(
-        cache, f"{identity} distractors", dim, {p: partial(extractor, p) for p in clutter}, title="distractors"
-    )
+    queries, gallery = system.ranked(truth, data, cache)
+    clutter = {path: Path(path) for path in find_images([data / "distractors"])}
+    distractors = system.features_of("distractors", clutter, cache)
     names, labels, places = [], [], []
     for q, query in enumerate(queries):
         same = {*truth.easy[q].tolist(), *truth.hard[q].tolist()}
@@ -248,11 +226,6 @@ def verified(
     with gzip.open(path, "wt", compresslevel=1, encoding="utf-8") as file:
         file.writelines(json.dumps(v.to_dict()) + "\n" for v in out)
     return out
-
-
-def _identity(extractor: Extractor) -> str:
-    assert extractor.info is not None
-    return f"{extractor.info.identity} {extractor.config.model_dump_json()}"
 
 
 # ----------------------------------------------------------------------------------------------------- figures

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import cached_features, data_folder, print_markdown, write_json
+from benchmarks.common import data_folder, options_parser, print_markdown, write_json
+from benchmarks.systems import model_system
 from benchmarks.verification.homography import PlanarPair, Size, homography_pairs, project
 from benchmarks.verification.strecha import (
     Camera,
@@ -37,7 +37,7 @@ from benchmarks.verification.strecha import (
     load_cameras,
     load_views,
 )
-from delf_engine import Extractor, LocalFeatures, load_profile, verify_features
+from delf_engine import LocalFeatures, load_profile, verify_features
 from delf_engine.config import VerificationConfig
 from delf_engine.verification import match_descriptors
 
@@ -56,13 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure both data sets, print the tables, write JSON."""
     args = _arguments(argv)
     data = data_folder(args.data)
-    extractor = Extractor.from_pretrained(args.model)
-    assert extractor.info is not None
-    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
+    system = model_system(args.model)
 
     def extracted(part: str, names: Sequence[str]) -> dict[str, LocalFeatures]:
-        items = {name: partial(extractor, data / part / name) for name in names}
-        return cached_features(args.cache, f"{identity} {part}", extractor.network.dim, items, title=part)
+        return system.features_of(part, {name: data / part / name for name in names}, args.cache)
 
     planes = homography_pairs(data / "homography")
     features = extracted("homography", list(dict.fromkeys(n for p in planes for n in (p.first, p.second))))
@@ -82,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _print_epipolar(epipolar, args.model)
     result = {
         "model": args.model,
-        "identity": identity,
+        "identity": system.identity,
         "ways": {name: c.model_dump() for name, c in {**plane_ways(), **scene_ways()}.items()},
         "homography": planar,
         "strecha": epipolar,
@@ -234,11 +231,7 @@ def _print_epipolar(rows: Mapping[str, Row], model: str) -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds homography/ and strecha/")
-    parser.add_argument("--model", default="delf-r18", help="name or path of a checkpoint")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
-    parser.add_argument("--out", type=Path, default=Path("out/verification_geometry.json"))
+    parser = options_parser(__doc__, "out/verification_geometry.json", data=True, model=True)
     return parser.parse_args(argv)
 
 

@@ -12,27 +12,24 @@ thresholds   8 to 40 px, of the exhaustive affine verifier and of the homography
 precision    descriptors compared as float32 and as uint8
 scores       each ranking score, with and without the blend, on the main ways of verifying
 
-Pairs are matched once for all rows that match alike. Images are ranked by the number of inliers unless a row says
-otherwise; equal ones by the number of tentative matches. The time of a row is that of one pair on one core,
-reading not counted. Intervals are 95 % over resampled queries. Configurations that draw at random run with
-`--seeds` seeds, 0 and up.
+Images are ranked by the number of inliers unless a row says otherwise; equal ones by the number of tentative
+matches. The time of a row is that of one pair by the clock, all cores at work and reading not counted. Intervals
+are 95 % over resampled queries. Configurations that draw at random run with `--seeds` seeds, 0 and up.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.common import data_folder, print_markdown, rank_features, sub_rparis, write_json
-from benchmarks.revisited.ranking_rules import Pass, Row, compare, ranker_of, row_of
-from benchmarks.revisited.sub_rparis import with_distractors, with_interval
-from benchmarks.verification.pairs import verify_all_ways
-from delf_engine import Extractor, LocalFeatures, load_profile
+from benchmarks.common import data_folder, options_parser, print_markdown, sub_rparis, write_json
+from benchmarks.revisited.ranking_rules import Pass, Row, compare, ranker_of, row_of, verify_all
+from benchmarks.revisited.sub_rparis import with_interval
+from benchmarks.systems import model_system
+from delf_engine import LocalFeatures, load_profile
 from delf_engine.config import RankingConfig, VerificationConfig
 from delf_engine.evaluation import SETUPS, GroundTruth
-from delf_engine.support.threads import usable_cores
 from delf_engine.verification.models import ESTIMATORS
 
 GROUPS = ("profiles", "estimators", "thresholds", "precision", "scores")
@@ -57,21 +54,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure the rows asked for, print them and their differences, write JSON."""
     args = _arguments(argv)
     data = data_folder(args.data)
-    truth = with_distractors(sub_rparis(data), data) if args.distractors else sub_rparis(data)
-    extractor = Extractor.from_pretrained(args.model, profile=args.profile)
-    assert extractor.info is not None
-    identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
-    features = rank_features(extractor, identity, extractor.network.dim, truth, data, args.cache)
-    rows = measured(ways(args.rows), *features, truth, seeds=args.seeds, workers=args.workers)
+    truth = sub_rparis(data, distractors=args.distractors)
+    system = model_system(args.model, profile=args.profile)
+    rows = measured(ways(args.rows), *system.ranked(truth, data, args.cache), truth, seeds=args.seeds)
     differences = best_against_first(rows, args.best)
     _print(rows, differences, f"{args.model}: {len(truth)} queries, {len(truth.names)} images, every one verified")
     result = {
         "model": args.model,
-        "identity": identity,
+        "identity": system.identity,
         "queries": len(truth),
         "images": len(truth.names),
         "seeds": args.seeds,
-        "workers": args.workers,
         "rows": rows,
         "differences": differences,
     }
@@ -133,21 +126,28 @@ def measured(
     truth: GroundTruth,
     *,
     seeds: int,
-    workers: int,
 ) -> dict[str, Row]:
-    """Return the figures of each row (`ranking_rules.row_of`) with its configuration and seconds a pair."""
-    passes = verify_all_ways(
-        queries,
-        gallery,
-        {name: way.verification for name, way in rows.items()},
-        ranking=load_profile().ranking,
-        seeds=seeds,
-        workers=workers,
-        title="verifying",
-    )
+    """Return the figures of each row (`ranking_rules.row_of`) with its configuration and seconds a pair.
+
+    Ways that answer alike, such as the same one under other ranking scores, are verified once.
+    """
+    passes: dict[str, Pass] = {}
     out = {}
     for name, (verification, ranking) in rows.items():
-        done: Pass = passes[name]
+        drawn = verification.estimator != "exhaustive"
+        # From how many inliers on it is the same place changes no ranking, and samples mean nothing without draws.
+        ignored = {"min_inliers"} if drawn else {"min_inliers", "max_iterations", "confidence"}
+        key = verification.model_dump_json(exclude=ignored)
+        if key not in passes:
+            passes[key] = verify_all(
+                queries,
+                gallery,
+                verification=verification,
+                ranking=load_profile().ranking,
+                seeds=seeds if drawn else 1,
+                title=name,
+            )
+        done = passes[key]
         rankers = [ranker_of(done.first_scores(), found, ranking) for found in done.seeds]
         row = row_of(truth, rankers, done.seconds_a_pair * len(gallery))
         row |= {"seconds_a_pair": done.seconds_a_pair, "verification": verification.model_dump()}
@@ -188,20 +188,15 @@ def _print(rows: Mapping[str, Row], differences: Sequence[Mapping[str, Any]], ti
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds paris/ and revisited/")
-    parser.add_argument("--model", default="delf-r18", help="name or path of a checkpoint")
+    parser = options_parser(__doc__, "out/verification_quality.json", data=True, model=True)
     parser.add_argument("--profile", default="default", help="that extracts the features: name or path")
     parser.add_argument("--distractors", action="store_true", help="add the unrelated photographs to the gallery")
     parser.add_argument("--rows", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--seeds", type=int, default=1, help="of what draws at random")
     parser.add_argument("--best", type=int, default=5, help="rows that are compared with the default")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
-    parser.add_argument("--out", type=Path, default=Path("out/verification_quality.json"))
     args = parser.parse_args(argv)
-    if min(args.seeds, args.workers) < 1 or args.best < 0:
-        parser.error("--seeds and --workers must be at least 1, --best at least 0")
+    if args.seeds < 1 or args.best < 0:
+        parser.error("--seeds must be at least 1, --best at least 0")
     return args
 
 

@@ -31,10 +31,11 @@ import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.common import data_folder, print_markdown, rank_features, sub_rparis, write_json
+from benchmarks.common import data_folder, options_parser, print_markdown, sub_rparis, write_json
+from benchmarks.systems import model_system
 from benchmarks.verification.parts import medians, parts_of_a_pair
 from benchmarks.verification.peers import PEERS, Shortlists, run_all, run_one
-from delf_engine import Extractor, LocalFeatures, load_profile
+from delf_engine import LocalFeatures, load_profile
 from delf_engine.config import VerificationConfig
 from delf_engine.errors import DataError
 from delf_engine.reranking import RerankOptions, rerank_batch
@@ -166,11 +167,7 @@ def _features(args: argparse.Namespace) -> dict[str, LocalFeatures]:
             found = dict(store.items())
     else:
         data = data_folder(args.data)
-        extractor = Extractor.from_pretrained(args.model)
-        assert extractor.info is not None
-        identity = f"{extractor.info.identity} {extractor.config.model_dump_json()}"
-        truth = sub_rparis(data)
-        _, found = rank_features(extractor, identity, extractor.network.dim, truth, data, args.cache)
+        _, found = model_system(args.model).ranked(sub_rparis(data), data, args.cache)
     return {image: features for image, features in found.items() if len(features) == args.each}
 
 
@@ -205,17 +202,13 @@ def _print(rows: Mapping[str, Row], parts: Mapping[str, float], operations: int,
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder that holds paris/ and revisited/")
-    parser.add_argument("--model", default="delf-r18", help="name or path of a checkpoint")
+    parser = options_parser(__doc__, "out/verification.json", data=True, model=True)
     parser.add_argument("--features", type=Path, help="a feature store, instead of the photographs")
     parser.add_argument("--each", type=int, default=_FEATURES, help="features an image must have to take part")
     parser.add_argument("--pairs", type=int, default=7000, help="that ours verify in a round")
     parser.add_argument("--peer-pairs", type=int, default=140, help="that the others verify in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round of few pairs: does it run?")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"))
-    parser.add_argument("--out", type=Path, default=Path("out/verification.json"))
     args = parser.parse_args(argv)
     if args.quick:
         args.pairs, args.peer_pairs, args.rounds = min(args.pairs, 40), min(args.peer_pairs, 8), 1

@@ -25,7 +25,6 @@ from delf_engine.cli import (
     model,
     pair,
     rerank,
-    synthesis,
     training,
 )
 from delf_engine.cli.console import error_console
@@ -55,7 +54,6 @@ training.register(app)
 codebook.register(app)
 model.register(app)
 data.register(app)
-synthesis.register(data.data_app)
 demo.register(app)
 
 

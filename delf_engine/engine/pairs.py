@@ -10,7 +10,7 @@ from delf_engine.config import Profile, load_profile
 from delf_engine.errors import CheckpointError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
-from delf_engine.model.hub import locate
+from delf_engine.model import checkpoint_path
 from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from delf_engine.reranking.candidates import Shortlist
 from delf_engine.reranking.sources import FeatureSource
@@ -144,12 +144,9 @@ def rerank(
 
 
 def calibration_of(model: str | os.PathLike[str], profile: Profile, identity: str) -> Calibration | None:
-    """Return the calibration beside a model's checkpoint, if there is one that holds for these options.
-
-    Nothing is downloaded: of a checkpoint that is not on this machine there is none.
-    """
+    """Return the calibration beside a model's checkpoint, if both are there and it holds for these options."""
     try:
-        found = locate(model)
+        path = checkpoint_path(model)
     except CheckpointError:
         return None
-    return None if found.remote is not None else load_calibration(found.path, profile=profile, identity=identity)
+    return load_calibration(path, profile=profile, identity=identity)

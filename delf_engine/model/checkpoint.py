@@ -15,16 +15,12 @@ from pydantic import Field
 
 from delf_engine import __version__
 from delf_engine.config import Config, parse_config
-from delf_engine.downloads import Progress
 from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.model.hub import codebook_beside, fetch, locate, packaged_names
+from delf_engine.model.names import checkpoint_path
 from delf_engine.support.files import replacing
 
 __all__ = [
     "CheckpointInfo",
-    "checkpoint_names",
-    "checkpoint_path",
-    "codebook_path",
     "load_checkpoint",
     "read_checkpoint_info",
     "read_tensors",
@@ -121,40 +117,6 @@ class CheckpointInfo(Config):
         return f"{self.name}@{self.sha256[:16]}"
 
 
-def checkpoint_names() -> list[str]:
-    """Return the names of the checkpoints that come with the package."""
-    return packaged_names()
-
-
-def checkpoint_path(name_or_path: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
-    """Return the file of a checkpoint, given a path, a name, or a URL with its hash.
-
-    A name is looked for in the package, in the cache and in the registries (`delf_engine.model.hub.locate`).
-    What is known by URL only is downloaded once, with its codebook.
-
-    Parameters
-    ----------
-    name_or_path : str or path
-    progress : callable, optional
-        Called with (bytes there, bytes in all) while downloading.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none, or it cannot be downloaded.
-    ConfigError
-        If a registry is wrong.
-    """
-    found = locate(name_or_path)
-    return found.path if found.remote is None else fetch(found.remote, progress=progress)
-
-
-def codebook_path(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """Return the codebook that lies beside a checkpoint (``NAME.codebook.safetensors``), or None."""
-    beside = codebook_beside(checkpoint_path(name_or_path))
-    return beside if beside.is_file() else None
-
-
 def read_checkpoint_info(name_or_path: str | os.PathLike[str]) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without its weights and without torch.
 
@@ -180,7 +142,7 @@ def read_tensors(
 
 
 def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, CheckpointInfo]:
-    """Load a network, float32 and in evaluation mode, from a name, a path or a URL.
+    """Load a network, float32 and in evaluation mode, from a name or a path.
 
     Returns
     -------

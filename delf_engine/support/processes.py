@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -220,14 +220,61 @@ def can_start_processes() -> bool:
 
 @contextlib.contextmanager
 def process_pool(
-    workers: int, begin: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
+    workers: int,
+    begin: Callable[..., object] | None = None,
+    arguments: tuple[Any, ...] = (),
+    *,
+    keep_seconds: float = 0.0,
 ) -> Iterator[ProcessPool]:
-    """Yield a `ProcessPool` whose processes end with the block, and at once: after an error or Ctrl-C too."""
-    pool = ProcessPool(workers, begin, arguments)
-    try:
+    """Yield a `ProcessPool` whose processes end with the block, and at once: after an error or Ctrl-C too.
+
+    Parameters
+    ----------
+    workers, begin, arguments
+        See `ProcessPool`.
+    keep_seconds : float
+        After a block without an error, keep the processes so long for the next block that asks for the same.
+        Only for blocks that wait for all they submit.
+    """
+    key = (workers, begin, arguments)
+    pool = _kept_pool(key) or ProcessPool(workers, begin, arguments)
+    with contextlib.ExitStack() as at_once:
+        at_once.callback(pool.shutdown, cancel_futures=True)
         yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+        if keep_seconds > 0:
+            at_once.pop_all()
+            _keep(key, pool, keep_seconds)
+
+
+_kept: dict[Hashable, tuple[ProcessPool, threading.Timer]] = {}
+_keeping = threading.Lock()
+
+
+def _keep(key: Hashable, pool: ProcessPool, seconds: float) -> None:
+    """Put a pool away; it ends after some time, or if there is one already."""
+    timer = threading.Timer(seconds, _end, (key, pool))
+    timer.daemon = True
+    with _keeping:
+        if _kept.setdefault(key, (pool, timer))[0] is pool:
+            timer.start()
+            return
+    pool.shutdown()
+
+
+def _kept_pool(key: Hashable) -> ProcessPool | None:
+    with _keeping:
+        pool, timer = _kept.pop(key, (None, None))
+    if timer is not None:
+        timer.cancel()
+    return pool
+
+
+def _end(key: Hashable, pool: ProcessPool) -> None:
+    with _keeping:
+        if key not in _kept or _kept[key][0] is not pool:  # taken again just now
+            return
+        del _kept[key]
+    pool.shutdown()
 
 
 def map_ordered(

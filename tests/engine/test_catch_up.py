@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +21,8 @@ from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
 from delf_engine.index.segments.collection import Collection
 from delf_engine.index.segments.segment import disk
 from delf_engine.storage import FeatureStore
+from forkserver import Child
 from helpers import random_features
-from nursery import Child
 
 IMAGES = {f"image {i}": random_features(np.random.default_rng(i), 5 + i) for i in range(12)}
 NAMES = list(IMAGES)
@@ -253,7 +252,7 @@ def test_killed_at_random_moments(tmp_path: Path, tiny_model: Path, kind: str) -
         with pytest.raises(LockedError, match="features"):
             de.Engine.open(directory)
         time.sleep(float(rng.uniform(0, 0.03)))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         rest = process.stdout.read().split()
         process.wait()
         step = int(rest[-1]) if rest else step

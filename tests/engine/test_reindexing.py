@@ -18,8 +18,8 @@ from delf_engine.engine import state as state_module
 from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KINDS, Codebook, Mixture
+from forkserver import Child
 from helpers import random_features
-from nursery import Child
 
 
 def descriptors(seed: int, count: int) -> npt.NDArray[np.float32]:

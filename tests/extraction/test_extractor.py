@@ -168,7 +168,7 @@ def test_extract_many_goes_on_past_bad_images(extractor: Extractor, photo: np.nd
     assert [p for p, _ in done] == [good, good]
     assert [p for p, _ in failed] == [sources[i] for i in (0, 2, 3, 4, 5)]
     assert all(str(p) in str(e) for p, e in failed)
-    with pytest.warns(DelfEngineWarning, match="left out: .*gone.jpg: no such file"):
+    with pytest.warns(DelfEngineWarning, match=r"gone\.jpg"):
         assert list(extractor.extract_many([tmp_path / "gone.jpg"])) == []
 
 
@@ -188,7 +188,7 @@ def test_extract_many_reads_its_input_lazily(extractor: Extractor, photo: np.nda
 
 
 def test_tiny_images(extractor: Extractor) -> None:
-    with pytest.raises(ImageError, match=r"1 x 1 pixels are too few; each side needs at least 10"):
+    with pytest.raises(ImageError, match=r"1 x 1 .*10"):
         extractor(np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(ImageError, match="too few"):
         extractor(np.zeros((50, 50, 3), np.uint8), box=(0, 0, 5, 50))
@@ -210,14 +210,14 @@ def test_attention_map(extractor: Extractor, photo: np.ndarray) -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ConfigError, match="unknown device 'tpu9'"):
+    with pytest.raises(ConfigError, match="'tpu9'"):
         Extractor(_network(), _config(), device="tpu9")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="no CUDA device"):
+        with pytest.raises(ConfigError, match="CUDA"):
             Extractor(_network(), _config(), device="cuda")
-    with pytest.raises(CheckpointError, match="no checkpoint 'nothing'"):
+    with pytest.raises(CheckpointError, match="'nothing'"):
         Extractor.from_pretrained("nothing")
-    with pytest.raises(ConfigError, match="workers must be 0"):
+    with pytest.raises(ConfigError, match="workers"):
         next(Extractor(_network(), _config(), device="cpu").extract_many([], workers=-1))
 
 
@@ -227,7 +227,7 @@ def test_pretrained(photo: np.ndarray) -> None:
     assert "delf-r18" in repr(extractor)
     paper = Extractor.from_pretrained("delf-r18", profile="delf", device="cpu")
     assert len(paper.config.scales) == 7
-    with pytest.raises(ConfigError, match="not both"):
+    with pytest.raises(ConfigError, match="profile or config"):
         Extractor.from_pretrained("delf-r18", profile="delf", config=paper.config)
 
 

@@ -214,22 +214,22 @@ np.savez(sys.argv[3], keypoints=features.keypoints, scores=features.scores, desc
     assert len(pairs) >= 98
     i, j = np.array(pairs).T
     assert (wanted.descriptors[i] * found["descriptors"][j]).sum(1).min() > 0.9999
-    with pytest.raises(ConfigError, match="computes in fp32"):
+    with pytest.raises(ConfigError, match="fp32"):
         Extractor(onnx_extractor.runtime, config, precision="bf16")
-    with pytest.raises(ConfigError, match="has no torch network"):
+    with pytest.raises(ConfigError, match="torch"):
         _ = onnx_extractor.network
 
 
 def test_missing_onnxruntime(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"onnxruntime: pip install 'delf-engine\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"delf-engine\[onnx\]"):
         OnnxRuntime(path)
 
 
 def test_bad_options(path: Path) -> None:
-    with pytest.raises(ConfigError, match="threads must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"threads .* 0"):
         OnnxRuntime(path, threads=0)
-    with pytest.raises(ConfigError, match=r"no provider 'Abacus' here; it has .*CPUExecutionProvider"):
+    with pytest.raises(ConfigError, match=r"'Abacus'.*CPUExecutionProvider"):
         OnnxRuntime(path, providers=["CPUExecutionProvider", "Abacus"])
 
 

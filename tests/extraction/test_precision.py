@@ -42,7 +42,7 @@ def hardware(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
 
 def emulated(network: DelfNetwork, config: ExtractionConfig, monkeypatch: pytest.MonkeyPatch) -> Extractor:
     hardware(monkeypatch, "avx2")
-    with pytest.warns(DelfEngineWarning, match="cpu has no native bfloat16: it is emulated"):
+    with pytest.warns(DelfEngineWarning, match="cpu .*bfloat16"):
         return Extractor(network, config, device="cpu", precision="bf16")
 
 
@@ -98,7 +98,7 @@ def test_linux_and_torch_agree_on_this_processor(monkeypatch: pytest.MonkeyPatch
 
 
 def test_bad_precision_is_refused(network: DelfNetwork, config: ExtractionConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown precision 'fp16'; give 'auto', 'fp32' or 'bf16'"):
+    with pytest.raises(ConfigError, match="'fp16'"):
         Extractor(network, config, device="cpu", precision="fp16")  # type: ignore[arg-type]
     profile = tmp_path / "mine.toml"
     profile.write_text('extends = "default"\n[extraction]\nprecision = "half"\n')

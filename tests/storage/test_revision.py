@@ -16,8 +16,7 @@ from delf_engine.errors import FormatError, UnknownIdError
 from delf_engine.storage import FeatureStore, Revision
 from helpers import random_features
 
-RNG = np.random.default_rng(0)
-A, B = (random_features(RNG, n, 8, (n + 10, 30)) for n in (5, 20))
+A, B = (random_features(np.random.default_rng(n), n, 8, (n + 10, 30)) for n in (5, 20))
 
 
 @pytest.fixture

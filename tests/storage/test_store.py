@@ -24,8 +24,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.storage import FeatureStore, StoreInfo
 from helpers import random_features
 
-RNG = np.random.default_rng(0)
-A, B, C, EMPTY = (random_features(RNG, n, 8, (n + 10, 30)) for n in (5, 20, 1, 0))
+A, B, C, EMPTY = (random_features(np.random.default_rng(n), n, 8, (n + 10, 30)) for n in (5, 20, 1, 0))
 
 
 @pytest.fixture
@@ -86,18 +85,18 @@ def test_any_non_empty_string_is_an_id(store: FeatureStore, image_id: str) -> No
 
 @pytest.mark.parametrize("image_id", ["", None, 3, b"a"])
 def test_bad_ids(store: FeatureStore, image_id: object) -> None:
-    with pytest.raises(ConfigError, match="non-empty string"):
+    with pytest.raises(ConfigError, match="image id"):
         store.put(image_id, A)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="non-empty string"):
+    with pytest.raises(ConfigError, match="image id"):
         store.get(image_id)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="single string"):
+    with pytest.raises(ConfigError, match="list"):
         store.remove("several")
 
 
 def test_bad_batches_store_nothing(store: FeatureStore) -> None:
-    with pytest.raises(MismatchError, match=r"b: descriptors have 9 dimensions.* 8"):
-        store.put_many([("a", A), ("b", random_features(RNG, 3, 9))])
-    with pytest.raises(FeatureError, match="b: expected LocalFeatures, got list"):
+    with pytest.raises(MismatchError, match=r"b: .*9.* 8"):
+        store.put_many([("a", A), ("b", random_features(np.random.default_rng(0), 3, 9))])
+    with pytest.raises(FeatureError, match=r"b: .*list"):
         store.put_many([("a", A), ("b", [])])  # type: ignore[list-item]
     assert len(store) == 0
 
@@ -222,7 +221,7 @@ def test_flipped_bytes_are_found_and_named(store: FeatureStore) -> None:
 
 
 def test_the_map_grows(tmp_path: Path) -> None:
-    batch = [(str(i), random_features(RNG, 100, 8)) for i in range(100)]
+    batch = [(str(i), random_features(np.random.default_rng(i), 100, 8)) for i in range(100)]
     with FeatureStore.create(tmp_path, dim=8, codec="float32", map_size=1) as store:
         assert len(store.put_many(batch)) == 100
         assert list(store.items()) == batch

@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,31 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delf_engine.errors import (
-    LockedError,
-)
+from delf_engine.errors import LockedError
 from delf_engine.storage import FeatureStore
+from forkserver import Child
 from helpers import random_features
 
-RNG = np.random.default_rng(0)
-A, B, C, EMPTY = (random_features(RNG, n, 8, (n + 10, 30)) for n in (5, 20, 1, 0))
+A, B, C, EMPTY = (random_features(np.random.default_rng(n), n, 8, (n + 10, 30)) for n in (5, 20, 1, 0))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[FeatureStore]:
     with FeatureStore.create(tmp_path / "store", dim=8, codec="float32", model="delf-r18 0123") as opened:
         yield opened
-
-
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Run code in another process, with the helpers in reach."""
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )
 
 
 def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path) -> None:
@@ -55,8 +37,8 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path) -> None:
                 assert "as it was before" in str(error), error
                 print(len(store), store.get("a") == store.get("a"))
     """
-    process = python(code, tmp_path)
-    assert process.communicate()[0].split() == ["1", "True"]
+    process = Child(code, tmp_path)
+    assert process.communicate().split() == ["1", "True"]
     with FeatureStore.open(tmp_path) as store:
         assert store.ids() == ["a"]
         store.put("b", A)
@@ -80,8 +62,7 @@ def test_a_second_writer_is_refused_at_once(store: FeatureStore) -> None:
         FeatureStore.open(path, readonly=True)
     assert store.put("a", A)
     store.close()
-    process = python(HOLDER, path, "writer")
-    assert process.stdout is not None
+    process = Child(HOLDER, path, "writer")
     assert process.stdout.readline() == "ready\n"
     with pytest.raises(LockedError, match="another process is writing"):
         FeatureStore.open(path)
@@ -96,17 +77,15 @@ def test_a_second_writer_is_refused_at_once(store: FeatureStore) -> None:
 def test_readers_in_other_processes_see_what_is_committed(tmp_path: Path) -> None:
     with FeatureStore.create(tmp_path, dim=8, map_size=1) as store:
         store.put("a", A)
-        process = python(HOLDER, tmp_path, "reader")
-        assert process.stdin is not None
-        assert process.stdout is not None
+        process = Child(HOLDER, tmp_path, "reader")
         assert process.stdout.readline() == "ready\n"
         for wanted in ("a", "a b"):
             process.stdin.write("\n")
             process.stdin.flush()
             assert process.stdout.readline().strip() == wanted
-            store.put("b", random_features(RNG, 10_000, 8))  # beyond the reader's map
+            store.put("b", random_features(np.random.default_rng(0), 10_000, 8))  # beyond the reader's map
         process.communicate()
-        assert process.returncode == 0
+        assert process.wait() == 0
 
 
 def test_kill_in_the_middle_of_writing(tmp_path: Path) -> None:
@@ -121,11 +100,10 @@ def test_kill_in_the_middle_of_writing(tmp_path: Path) -> None:
                 store.put_many([(f"{i}/{j}", features) for j in range(20)])
                 print(i, flush=True)
     """
-    process = python(code, tmp_path)
-    assert process.stdout is not None
+    process = Child(code, tmp_path)
     for _ in range(25):
         last = int(process.stdout.readline())
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     rest = process.stdout.read().split()
     process.wait()
     done = int(rest[-1]) if rest and rest[-1].isdigit() else last

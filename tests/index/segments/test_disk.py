@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import pytest
 from delf_engine.errors import FormatError, LockedError
 from delf_engine.index.segments.segment import disk
 from delf_engine.support.locks import locked
+from forkserver import Child
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
-from nursery import Child
 
 
 def test_two_writers(kind: Kind, tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_kill_in_the_middle_of_saving(kind: Kind, tmp_path: Path) -> None:
     process = Child(code, tmp_path, kind.full_name)
     for _ in range(12):
         last = int(process.stdout.readline())
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.stdout.read()
     process.wait()
     index = kind.load(tmp_path)

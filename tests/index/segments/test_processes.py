@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import pytest
 from delf_engine.errors import LockedError
 from delf_engine.index import check_index
 from delf_engine.index.segments.segment import disk
+from forkserver import Child
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 from index.steps import Contents, contents_after
-from nursery import Child
 
 
 def of(kind: Kind, contents: Contents) -> Any:
@@ -55,7 +54,7 @@ def test_killed_at_random_moments(kind: Kind, tmp_path: Path) -> None:
         for _ in range(int(rng.integers(2, 12))):  # past merges and whole compactions
             done = int(process.stdout.readline())
         time.sleep(float(rng.uniform(0, 0.02)))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         rest = process.stdout.read().split()
         process.wait()
         done = int(rest[-1]) if rest else done
@@ -87,7 +86,7 @@ def test_a_reader_keeps_its_state_while_another_process_writes(kind: Kind, tmp_p
             assert_same(reader, before)
             assert_same(kind.load(tmp_path), of(kind, contents_after(step)))
     process.communicate()
-    assert process.returncode == 0
+    assert process.wait() == 0
     assert not any(file.exists() for file in files)  # what the reader has mapped is gone from the directory
     assert reader is not None
     reader.add(["more"], [QUERY])
@@ -124,7 +123,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(kind: Kind, tmp_path: Path, chan
         print(ids == before[0] and (scores == before[1]).all())
     """
     process = Child(code, kind.full_name, tmp_path, change)
-    assert process.communicate()[0].split() == ["True", "True"]
+    assert process.communicate().split() == ["True", "True"]
     assert_same(kind.load(tmp_path, check=True), index)
     index.compact()
     index.save(tmp_path)  # what was left half-written is gone
