@@ -19,7 +19,6 @@ from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.contract import (
     Found,
     IndexInfo,
-    Progress,
     check_batch,
     check_features,
     check_ids,
@@ -139,50 +138,11 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         threads = check_threads(threads)
         batch = check_batch(ids, features, self.dim)
         new = [image_id for image_id in batch if image_id not in self]
-        self._insert(new, self._images([batch[image_id] for image_id in new], threads))
-        return new
-
-    def replace(
-        self, ids: Sequence[str], features: Sequence[LocalFeatures], *, threads: int | None = None
-    ) -> list[str]:
-        """Give images that are there new features.
-
-        They become the last in the order of insertion, in the order given, as if removed and added again: found
-        with their new features at once, and on disk after the next `save`.
-
-        Parameters
-        ----------
-        ids : sequence of str
-            One that occurs twice counts the first time.
-        features : sequence of LocalFeatures
-            One for each id.
-        threads : int or None
-            As in `add`.
-
-        Returns
-        -------
-        list of str
-            The ids in their new order.
-
-        Raises
-        ------
-        UnknownIdError
-            If one is not in the index.
-        ConfigError, FeatureError, MismatchError
-            As `add`. Whatever is raised, the index is as it was before.
-        """
-        threads = check_threads(threads)
-        batch = check_batch(ids, features, self.dim)
-        self._collection.check_known(batch)
-        payloads = self._images(list(batch.values()), threads)
-        self._collection.remove(list(batch))
-        self._insert(list(batch), payloads)
-        return list(batch)
-
-    def _insert(self, ids: Sequence[str], payloads: Sequence[Any]) -> None:
-        self._collection.add(dict(zip(ids, payloads, strict=True)))
-        if ids:
+        payloads = self._images([batch[image_id] for image_id in new], threads)
+        self._collection.add(dict(zip(new, payloads, strict=True)))
+        if new:
             self._changed()
+        return new
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove images. They are found no more at once, and gone from disk after the next `save`.
@@ -243,7 +203,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         """
         check_features(features, self.dim, "query")
         limits = Limits(among, exclude, min_score)
-        return self._search([features], check_top_k(top_k), limits, check_threads(None), None)[0]
+        return self._search([features], check_top_k(top_k), limits, check_threads(None))[0]
 
     def search_many(
         self,
@@ -254,7 +214,6 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         exclude: Iterable[str] = (),
         min_score: float | None = None,
         threads: int | None = None,
-        progress: Progress | None = None,
     ) -> list[Found]:
         """Search with many queries at once.
 
@@ -265,8 +224,6 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             As in `search`, for every query. Ids are looked up once.
         threads : int or None
             None: one a usable core.
-        progress : callable or None
-            Called with (queries done, queries), in the calling thread.
 
         Returns
         -------
@@ -279,16 +236,9 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
         """
         several, limits = check_queries(queries, self.dim), Limits(among, exclude, min_score)
-        return self._search(several, check_top_k(top_k), limits, check_threads(threads), progress)
+        return self._search(several, check_top_k(top_k), limits, check_threads(threads))
 
-    def _search(
-        self,
-        queries: Sequence[LocalFeatures],
-        top_k: int,
-        limits: Limits,
-        threads: int,
-        progress: Progress | None,
-    ) -> list[Found]:
+    def _search(self, queries: Sequence[LocalFeatures], top_k: int, limits: Limits, threads: int) -> list[Found]:
         self._collection.flush()
         allowed = limits.allowed(self._collection)
         out: list[Found] = []
@@ -306,11 +256,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
                 rows = best(scores, top_k, allowed=allowed, min_score=limits.min_score)
                 return self._collection.names_of(rows), scores[rows]
 
-            def report(done: int, start: int = start) -> None:
-                if progress is not None:
-                    progress(start + done, len(queries))
-
-            out += in_threads(found, len(ready), threads, report)
+            out += in_threads(found, len(ready), threads)
         return out
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -16,7 +16,6 @@ from delf_engine.features import LocalFeatures
 __all__ = [
     "Found",
     "IndexInfo",
-    "Progress",
     "check_batch",
     "check_features",
     "check_ids",
@@ -25,7 +24,6 @@ __all__ = [
 ]
 
 Found: TypeAlias = tuple[list[str], npt.NDArray[np.float32]]  # ids, best first, and their (K,) scores
-Progress: TypeAlias = Callable[[int, int], None]
 
 _KDTREE_DESCRIPTORS = 2_000_000  # more of them are better searched by an index that does not hold them in memory
 _REMOVED_SHARE = 0.2  # of all rows, from which on merging is worth while

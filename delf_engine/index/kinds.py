@@ -1,4 +1,4 @@
-"""The kinds of index by name: how an empty one is made, how a saved one is opened, and what words it needs."""
+"""The kinds of index by name: how an empty one is made, how a saved one is opened, and what encodes its images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from delf_engine.config import Profile
 from delf_engine.errors import ConfigError
 from delf_engine.index.asmk.index import AsmkIndex
+from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.dense.index import DenseIndex
@@ -18,10 +19,8 @@ __all__ = ["KINDS", "AnyIndex", "IndexKind", "Vocabulary", "load_index", "load_v
 
 IndexKind: TypeAlias = Literal["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
 KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
-AnyIndex: TypeAlias = AsmkIndex | DenseIndex | IvfIndex | KdTreeIndex
+AnyIndex: TypeAlias = CandidateIndex[Any, Any]
 Vocabulary: TypeAlias = Codebook | Mixture
-
-_CLASSES: dict[str, Any] = {"asmk": AsmkIndex, "ivf": IvfIndex}
 
 
 def new_index(kind: IndexKind, dim: int, profile: Profile, vocabulary: Vocabulary | None) -> AnyIndex:
@@ -41,15 +40,15 @@ def new_index(kind: IndexKind, dim: int, profile: Profile, vocabulary: Vocabular
     Raises
     ------
     ConfigError
-        If vocabulary or options do not go with the kind.
+        If these do not go with the kind.
     """
     if kind == "kdtree":
         return KdTreeIndex(dim, profile.kdtree)
-    given = _fitting(kind, vocabulary), getattr(profile, kind)
-    if kind == "bow" or kind == "vlad" or kind == "fisher":
-        return DenseIndex(kind, *given)
-    index: AnyIndex = _CLASSES[kind](*given)
-    return index
+    if kind == "asmk":
+        return AsmkIndex(_codebook(kind, vocabulary), profile.asmk)
+    if kind == "ivf":
+        return IvfIndex(_codebook(kind, vocabulary), profile.ivf)
+    return DenseIndex(kind, _encoder(kind, vocabulary), getattr(profile, kind))
 
 
 def load_index(
@@ -62,15 +61,16 @@ def load_index(
     """Open an index that was saved; `options` as `AsmkIndex.load` takes them: ``check`` and ``damaged``."""
     if kind == "kdtree":
         return KdTreeIndex.load(directory, profile.kdtree, **options)
-    given = _fitting(kind, vocabulary), getattr(profile, kind)
-    if kind == "bow" or kind == "vlad" or kind == "fisher":
-        return DenseIndex.load(directory, kind, *given, **options)
-    index: AnyIndex = _CLASSES[kind].load(directory, *given, **options)
-    return index
+    if kind == "asmk":
+        return AsmkIndex.load(directory, _codebook(kind, vocabulary), profile.asmk, **options)
+    if kind == "ivf":
+        return IvfIndex.load(directory, _codebook(kind, vocabulary), profile.ivf, **options)
+    encoder = _encoder(kind, vocabulary)
+    return DenseIndex.load(directory, kind, encoder, getattr(profile, kind), **options)
 
 
 def load_vocabulary(kind: IndexKind, path: str | os.PathLike[str]) -> Vocabulary:
-    """Read the words of an index: a codebook, or a mixture for "fisher".
+    """Read what encodes the images of an index: a codebook, or a mixture for "fisher".
 
     Raises
     ------
@@ -80,10 +80,15 @@ def load_vocabulary(kind: IndexKind, path: str | os.PathLike[str]) -> Vocabulary
     return Mixture.load(path) if kind == "fisher" else Codebook.load(path)
 
 
-def _fitting(kind: str, vocabulary: Vocabulary | None) -> Vocabulary:
-    wanted = Mixture if kind == "fisher" else Codebook
-    if not isinstance(vocabulary, wanted):
-        raise ConfigError(
-            f"an index of kind {kind!r} needs a {wanted.__name__.lower()}, got {type(vocabulary).__name__}"
-        )
-    return vocabulary
+def _codebook(kind: str, given: Vocabulary | None) -> Codebook:
+    if not isinstance(given, Codebook):
+        raise ConfigError(f"an index of kind {kind!r} needs a codebook, got {type(given).__name__}")
+    return given
+
+
+def _encoder(kind: str, given: Vocabulary | None) -> Vocabulary:
+    if kind != "fisher":
+        return _codebook(kind, given)
+    if not isinstance(given, Mixture):
+        raise ConfigError(f"an index of kind {kind!r} needs a mixture, got {type(given).__name__}")
+    return given

@@ -18,8 +18,8 @@ from delf_engine.engine import catch_up as catching_up
 from delf_engine.engine.checking import check_directory
 from delf_engine.engine.directory import empty_index, open_vocabulary
 from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
+from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection
-from delf_engine.index.segments.segment import disk
 from delf_engine.storage import FeatureStore
 from forkserver import Child
 from helpers import random_features

@@ -19,7 +19,8 @@ def apply(step: int, index: Any, contents: Contents) -> None:
         contents.pop(name)
         contents[name] = image
         if index is not None:
-            index.replace([name], [image])
+            index.remove([name])
+            index.add([name], [image])
     elif what == 5:
         name = ids[step % len(ids)]
         contents.pop(name)

@@ -58,8 +58,8 @@ class Codebook:
         """Train a codebook by k-means. The same descriptors, options and seed give the same words.
 
         Descriptors are read block by block in every iteration, so that memory holds the words and 65,536 of them,
-        and find their words by the fast assignment, see `assign`: the time of an iteration grows with about the root of
-        W. Words are the same bits however descriptors are cut into arrays, and with any number of threads.
+        and find their words by the fast assignment, see `assign`: an iteration takes time in proportion to about
+        the root of W. Words are the same bits however descriptors are cut into arrays, with any number of threads.
 
         Training can be interrupted at any time and leaves nothing behind. To keep what there is, train one
         iteration at a time with the codebook so far as `init`: this gives the same words as all at once.

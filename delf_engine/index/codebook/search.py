@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -11,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.index.codebook.cells import CellSearcher
+from delf_engine.index.openmp import one_thread
+from delf_engine.support.threads import in_threads
 
 __all__ = ["Mode", "WordSearcher", "flat_search"]
 
@@ -107,18 +108,16 @@ def flat_search(index: Any, data: npt.NDArray[np.float32], count: int, threads: 
     data : (N, D) float32
     count, threads : int
     """
-    import faiss
-
     if len(data) < _MATRIX_BATCH:
         return index.search(data, count)[1]
     parts = np.array_split(data, max(1, min(threads, len(data) // _LEAST_PART)))
 
-    def search(part: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        faiss.omp_set_num_threads(1)  # of this thread
-        return index.search(part, count)[1]
+    def search(i: int) -> npt.NDArray[np.int64]:
+        with one_thread():
+            return index.search(parts[i], count)[1]
 
-    with _by_matrix_product(), ThreadPoolExecutor(len(parts)) as pool:
-        return np.concatenate(list(pool.map(search, parts)))
+    with _by_matrix_product():
+        return np.concatenate(in_threads(search, len(parts), len(parts)))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index.asmk.aggregation import blocks, by_image
 from delf_engine.index.base import CandidateIndex, saved_options
 from delf_engine.index.codebook.codebook import Codebook
-from delf_engine.index.ivf.codecs import ByteCodec, Codec, PqCodec
+from delf_engine.index.ivf.codecs import Codec
 from delf_engine.index.ivf.layout import IvfLayout, Rows
 from delf_engine.index.ivf.search import SegmentSearcher, nearest
 from delf_engine.index.kdtree.votes import gathered
@@ -72,8 +72,7 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
     def __init__(self, codebook: Codebook, config: IvfConfig | None = None) -> None:
         self.codebook = codebook
         config = load_profile().ivf if config is None else config
-        pq = config.codec == "pq"
-        self._codec: Codec = PqCodec(codebook.centroids) if pq else ByteCodec(codebook.dim)
+        self._codec = Codec(config.codec, codebook.centroids)
         self._layout = IvfLayout(codebook.words, self._codec)
         self._searchers: dict[Segment, SegmentSearcher] = {}
         super().__init__(codebook.dim, self._layout, codebook, config)
@@ -110,7 +109,7 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
 
         index = cls._opened(directory, cls.kind, make, check, damaged)
         for segment in index._collection.segments[:1]:
-            index._codec.adopt(segment.arrays)
+            index._codec.levels = segment.arrays.get("levels")
         return index
 
     def __repr__(self) -> str:

@@ -53,7 +53,7 @@ class IvfLayout(Layout):
         self.dtypes: Mapping[str, tuple[str, int]] = {
             "row_offsets": ("<i8", 1),  # (n + 1,) id of the first descriptor of each image
             "lists": ("|u1", 1),  # `Lists`
-            **codec.dtypes,
+            **({"levels": ("<f4", 3)} if codec.is_pq else {}),  # of the codec
         }
 
     def build(self, payloads: Sequence[Rows]) -> dict[str, npt.NDArray[Any]]:
@@ -69,15 +69,16 @@ class IvfLayout(Layout):
             lists.codes(cell)[:], lists.ids(cell)[:] = codes[rows], order[rows]
             begin = rows.stop
         offsets = offsets_of([len(payload.cells) for payload in payloads])
-        return {"row_offsets": offsets, "lists": lists.data, **self._codec.arrays()}
+        levels = {"levels": self._codec.trained()} if self._codec.is_pq else {}
+        return {"row_offsets": offsets, "lists": lists.data, **levels}
 
     def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
         """Write the live rows of several segments into new arrays."""
         counts = np.concatenate([row_counts(segment)[segment.alive] for segment in segments])
         offsets = offsets_of(counts)
         allocate("row_offsets", offsets.shape)[...] = offsets
-        for name, array in self._codec.arrays().items():
-            allocate(name, array.shape)[...] = array
+        if self._codec.is_pq:
+            allocate("levels", self._codec.trained().shape)[...] = self._codec.trained()
         sources, first, sizes = [], 0, np.zeros(self._words, np.int64)
         for segment in segments:
             sources.append(_Source(segment, self.lists(segment), offsets[first : first + segment.live]))
@@ -117,7 +118,9 @@ class IvfLayout(Layout):
             return "the inverted lists do not hold the descriptors of the images"
         if len(data) != begin + int(sizes.sum()) * (self._codec.code_bytes + _ID):
             return f"the inverted lists take {len(data)} bytes"
-        return self._codec.problem(arrays)
+        if self._codec.is_pq and arrays["levels"].shape[:2] != (self._codec.code_bytes, 256):
+            return f"levels have shape {arrays['levels'].shape}"
+        return None
 
 
 class Lists:

@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.index.ivf.codecs import Codec, one_thread
+from delf_engine.index.ivf.codecs import Codec
 from delf_engine.index.ivf.layout import Lists, damaged
 from delf_engine.index.kdtree.layout import row_counts
+from delf_engine.index.openmp import one_thread
 from delf_engine.index.segments.segment import Segment
 from delf_engine.support.threads import in_threads
 
@@ -45,7 +46,7 @@ class SegmentSearcher:
         self._segment = segment
         self.images, self.dead = len(segment.ids), segment.dead
         self.rows, self.descriptors = int(counts.sum()), int(counts[segment.alive].sum())
-        self._index = codec.index(len(lists.sizes))
+        self._index = codec.index()
         self._data = lists.data  # which the index refers to
         reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(self._data), len(self._data))
         self._lists = faiss.read_InvertedLists(reader)

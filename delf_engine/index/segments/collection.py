@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -131,18 +131,14 @@ class Collection:
         UnknownIdError
             If one is not there; none is removed then.
         """
-        self.check_known(ids)
+        for image_id in ids:
+            if image_id not in self:
+                raise UnknownIdError(f"the index holds no image {image_id!r}")
         for image_id in dict.fromkeys(ids):
             if image_id in self._pending:
                 del self._pending[image_id]
             elif (place := self._find(image_id)) is not None:
                 place[0].alive[place[1]] = False
-
-    def check_known(self, ids: Iterable[str]) -> None:
-        """Raise `UnknownIdError` unless all images are there."""
-        for image_id in ids:
-            if image_id not in self:
-                raise UnknownIdError(f"the index holds no image {image_id!r}")
 
     def flush(self) -> None:
         """Turn the waiting images into a segment."""

@@ -12,7 +12,7 @@ from delf_engine.config import KdTreeConfig, load_profile
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KdTreeIndex
-from delf_engine.index.segments.segment import disk
+from delf_engine.index.segments import disk
 from helpers import random_features
 from index.oracles import kdtree_score
 

@@ -219,13 +219,6 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
             self.index.remove([name])
             self.wanted.remove(name)
 
-    @rule(names=st.lists(names, max_size=3))
-    def replace(self, names: list[str]) -> None:
-        if all(n in self.wanted for n in names):
-            last = list(dict.fromkeys(names))
-            assert self.index.replace(names, [IMAGES[n] for n in names]) == last
-            self.wanted = [n for n in self.wanted if n not in last] + last
-
     @rule()
     def compact(self) -> None:
         self.index.compact()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from delf_engine.errors import FormatError, LockedError
-from delf_engine.index.segments.segment import disk
+from delf_engine.index.segments import disk
 from delf_engine.support.locks import locked
 from forkserver import Child
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same

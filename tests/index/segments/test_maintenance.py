@@ -1,4 +1,4 @@
-"""Replacing, merging, damaged segments, marks, advice: what every index does alike."""
+"""Merging, damaged segments, marks, advice: what every index does alike."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError, UnknownIdError
+from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError
 from delf_engine.index import IndexInfo, check_index
-from helpers import random_features
-from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
+from index.kinds import IMAGES, NAMES, Kind, assert_same
 from index.segments.test_disk import damages
 
 
@@ -27,67 +25,12 @@ def in_segments(kind: Kind, folder: Path, groups: list[list[str]]) -> Any:
     return index
 
 
-def made_anew(kind: Kind, items: dict[str, Any]) -> Any:
-    index = kind.new()
-    index.add(list(items), list(items.values()))
-    return index
-
-
 def test_any_number_of_threads_makes_the_same_index(kind: Kind) -> None:
     index = kind.new()
     assert index.add(NAMES, list(IMAGES.values()), threads=3) == NAMES
     assert_same(index, kind.of(NAMES))
     with pytest.raises(ConfigError, match="threads"):
         index.add([], [], threads=0)
-
-
-# ------------------------------------------------------------------------------------------------- replacing
-
-
-def test_replaced_images_are_the_last_with_new_features(
-    kind: Kind, tmp_path: Path, rng: np.random.Generator
-) -> None:
-    index = in_segments(kind, tmp_path, [NAMES[:3], NAMES[3:6]])
-    index.add(NAMES[6:], [IMAGES[name] for name in NAMES[6:]])  # waiting
-    index.search(QUERY, 3)
-    names = [NAMES[4], NAMES[7], NAMES[0]]
-    new = {name: random_features(rng, 9, 8) for name in names}
-    assert index.replace([*names, names[0]], [*new.values(), QUERY]) == names
-    wanted = {name: IMAGES[name] for name in NAMES if name not in names} | new
-    assert_same(index, made_anew(kind, wanted))
-    assert_same(kind.load(tmp_path), kind.of(NAMES[:6]))  # until it is saved
-    index.save(tmp_path)
-    assert_same(kind.load(tmp_path), made_anew(kind, wanted))
-    assert index.replace([], []) == []
-
-
-def test_nothing_is_replaced_if_one_does_not_fit(kind: Kind, rng: np.random.Generator) -> None:
-    index = kind.of(NAMES)
-    for ids, features, error in (
-        ([NAMES[0], "nobody"], [QUERY, QUERY], UnknownIdError),
-        ([NAMES[0], NAMES[1]], [QUERY, random_features(rng, 2, 9)], MismatchError),
-        ([NAMES[0]], [], ConfigError),
-        ("image 1", [QUERY], ConfigError),
-    ):
-        with pytest.raises(error):
-            index.replace(ids, features)
-    assert_same(index, kind.of(NAMES))
-
-
-@pytest.mark.parametrize("waiting", [True, False])
-def test_nothing_is_lost_if_replacing_fails(kind: Kind, waiting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = kind.of(NAMES)
-    if not waiting:
-        index.search(QUERY, 1)
-
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(index, "_images", fail)
-        with pytest.raises(MemoryError):
-            index.replace(NAMES[2:4], [QUERY, QUERY])
-    assert_same(index, kind.of(NAMES))
 
 
 # --------------------------------------------------------------------------------------------------- merging

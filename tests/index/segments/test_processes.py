@@ -11,7 +11,7 @@ import pytest
 
 from delf_engine.errors import LockedError
 from delf_engine.index import check_index
-from delf_engine.index.segments.segment import disk
+from delf_engine.index.segments import disk
 from forkserver import Child
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 from index.steps import Contents, contents_after
