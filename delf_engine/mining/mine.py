@@ -13,7 +13,7 @@ import numpy as np
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.mining.geometry import fit_pair, near_duplicate
 from delf_engine.reranking import RerankOptions, rerank_batch
-from delf_engine.training.mined import MinedPair, places
+from delf_engine.training.sources.mined import MinedPair, places
 
 if TYPE_CHECKING:
     from delf_engine.engine import Engine
