@@ -7,13 +7,11 @@ BLAS thread each. The caller alone reads features.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import islice
 from typing import TypeAlias
 
@@ -21,7 +19,7 @@ from delf_engine.config import VerificationConfig
 from delf_engine.errors import ProcessDiedError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking.options import RerankOptions
-from delf_engine.support.processes import ProcessPool
+from delf_engine.support.processes import process_pool
 from delf_engine.support.threads import usable_cores
 from delf_engine.verification import PairVerifier, Verification
 
@@ -30,6 +28,7 @@ __all__ = ["QueryJob", "needs_processes", "verify_jobs"]
 _CHUNK = 10  # pairs a worker verifies at a time
 _WAITING = 4  # chunks each worker has waiting or at work
 _QUERIES = 4  # queries for each worker that are worked on at once
+_KEEP_SECONDS = 60.0  # processes wait for the next call: they take longer to start than a few hundred pairs
 
 # Below this many pairs one process is done before others have started, and one thread before it is worth it.
 _PROCESSES_FROM, _THREADS_FROM = 400, 20
@@ -219,19 +218,10 @@ def _threads(workers: int) -> Iterator[Executor]:
 @contextmanager
 def _processes(workers: int) -> Iterator[Executor]:
     try:
-        yield _kept_processes(workers)
+        with process_pool(workers, keep_seconds=_KEEP_SECONDS) as pool:
+            yield pool
     except ProcessDiedError as error:
         raise ProcessDiedError(
             f"verifying pairs: {error}; call again with fewer workers, and with a checkpoint to go on from what "
             "is finished"
         ) from error
-
-
-@cache
-def _kept_processes(workers: int) -> ProcessPool:
-    """Return processes that the next call uses again: they take longer to start than a few hundred pairs."""
-    return ProcessPool(workers)
-
-
-if hasattr(os, "register_at_fork"):  # a fork has no threads, which wait for the processes
-    os.register_at_fork(after_in_child=_kept_processes.cache_clear)
