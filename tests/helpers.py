@@ -16,6 +16,7 @@ from PIL import Image
 from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook
 from delf_engine.model import CheckpointInfo, save_checkpoint
+from delf_engine.reranking import RankedCandidate, write_rankings
 
 ORIENTATION_TAG = 0x0112
 
@@ -111,6 +112,20 @@ def checkpoint_info(name: str = "tiny", **changes: Any) -> CheckpointInfo:
         "seed": 0,
     }
     return CheckpointInfo(**{**values, **changes})
+
+
+def write_lists(path: Path, lists: dict[str, Any], **options: Any) -> None:
+    """Write lists of ids or of (id, score) as a file of rankings that nobody has verified."""
+    rankings = {
+        query: [
+            RankedCandidate(entry, k, k, None, None, None)
+            if isinstance(entry, str)
+            else RankedCandidate(entry[0], k, k, entry[1], None, None)
+            for k, entry in enumerate(found, start=1)
+        ]
+        for query, found in lists.items()
+    }
+    write_rankings(path, rankings, **options)
 
 
 def restate(path: Path, **changes: Any) -> None:

@@ -36,9 +36,9 @@ from benchmarks.systems import model_system
 from benchmarks.verification.parts import medians, parts_of_a_pair
 from benchmarks.verification.peers import PEERS, Shortlists, run_all, run_one
 from delf_engine import LocalFeatures, load_profile
-from delf_engine.config import RerankingConfig, VerificationConfig
+from delf_engine.config import VerificationConfig
 from delf_engine.errors import DataError
-from delf_engine.reranking import rerank_batch
+from delf_engine.reranking import RerankOptions, rerank_batch
 from delf_engine.storage import FeatureStore
 from delf_engine.storage.codec import CODECS
 from delf_engine.support.threads import usable_cores
@@ -123,9 +123,7 @@ def speeds(paths: Mapping[str, Path], shortlists: Shortlists, args: argparse.Nam
             source,
             shortlists,
             source,
-            config=RerankingConfig(top_n=max(map(len, shortlists.values()))),
-            verification=profile.verification,
-            workers=cores,
+            RerankOptions.of(profile, top_n=max(map(len, shortlists.values())), workers=cores),
         )
         found = _in_one_thread(source, few, profile.verification)
         inliers[name] = sum(v.inliers for v in found) / len(found)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from delf_engine.cli import app
 from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError
 from delf_engine.evaluation import PROTOCOLS, evaluate_setups, load_ground_truth
+from helpers import write_lists
 
 NAMES = [f"im[{i}]" for i in range(30)]  # brackets are markup to rich
 QUERIES = [f"q{i}" for i in range(6)]
@@ -50,33 +51,6 @@ def ranks() -> np.ndarray:
     return np.stack([rng.permutation(30)[:25] for _ in QUERIES])
 
 
-def write_lists(path: Path, lists: dict[str, list[str]]) -> None:
-    """Write rankings as JSON lines, CSV or a TREC run."""
-    ranked = [
-        (query, image, rank) for query, images in lists.items() for rank, image in enumerate(images, start=1)
-    ]
-    if path.suffix == ".jsonl":
-        lines = [json.dumps({"query": query, "candidates": images}) for query, images in lists.items()]
-    elif path.suffix == ".csv":
-        lines = ["query,id", *(f"{query},{image}" for query, image, _ in ranked)]
-    else:
-        lines = [f"{query} Q0 {image} {rank} {-rank} run" for query, image, rank in ranked]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def write_arrays(path: Path, ranks: np.ndarray) -> None:
-    names, queries = np.array(NAMES), np.array(QUERIES)
-    if path.suffix == ".npy":
-        np.save(path, ranks)
-    elif path.suffix == ".npz":
-        np.savez(path, ids=ranks, names=names, queries=queries)
-    else:
-        h5py = pytest.importorskip("h5py")
-        with h5py.File(path, "w") as file:
-            file["ids"] = ranks
-            file["names"], file["queries"] = NAMES, QUERIES
-
-
 def by_name(ranks: np.ndarray) -> dict[str, list[str]]:
     return {query: [NAMES[i] for i in row] for query, row in zip(QUERIES, ranks, strict=True)}
 
@@ -87,10 +61,7 @@ def by_name(ranks: np.ndarray) -> dict[str, list[str]]:
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", ".npy", ".npz", ".h5"])
 def test_files_of_every_format(ground_truth: Path, ranks: np.ndarray, tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rankings{ending}"
-    if ending in (".jsonl", ".csv", ".run"):
-        write_lists(path, by_name(ranks))
-    else:
-        write_arrays(path, ranks)
+    write_lists(path, by_name(ranks), names=NAMES)
     found = values(path, "--ground-truth", ground_truth)
     expected = evaluate_setups(ranks, load_ground_truth(ground_truth))
     for setup, figures in expected.items():

@@ -1,10 +1,9 @@
-"""How an index follows the feature store, which is the truth.
+"""How an index catches up with the feature store, which is the truth.
 
-The index notes the mark of the state that it has followed to. Where the store is still in that state there is
-nothing to do; where it has gone on from there, what was put since is looked up, and all ids are compared only if
-images were removed. An index without a mark, saved on the way, is compared id by id.
-One whose mark is of a history that the store never had, such as after a backup of one of the two was restored, is
-built again.
+The index notes the revision of the store that it holds. Where the store is still in that state there is nothing to
+do; where it has gone on from there, what was put since is looked up, and all ids are compared only if images were
+removed. An index whose revision is of a history that the store never had, such as after a backup of one of the two
+was restored, is built again.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from delf_engine.errors import DelfEngineWarning, FormatError, UnknownIdError
 from delf_engine.index import AnyIndex
 from delf_engine.storage import FeatureStore, Revision
 
-__all__ = ["follow_store", "noted_mark"]
+__all__ = ["catch_up", "noted_revision"]
 
 _BATCH = 256
 _SAVE = 4096  # images between two saves
 _ATTEMPTS = 5
 
 
-def noted_mark(index: AnyIndex) -> Revision | None:
-    """Return the state of the store that a loaded index says it has followed to, or None if it says nothing."""
+def noted_revision(index: AnyIndex) -> Revision | None:
+    """Return the revision of the store that a loaded index says it holds, or None if it says nothing."""
     return None if index.mark is None else Revision.from_dict(index.mark)
 
 
-def follow_store(
+def catch_up(
     store: FeatureStore,
     index: AnyIndex,
     since: Revision | None,
@@ -44,27 +43,30 @@ def follow_store(
     index : AnyIndex
         An image whose stored features are damaged is left out with a `DelfEngineWarning`.
     since : Revision or None
-        The state that the index followed to; None: not known.
+        The revision that the index holds; None: not known, all ids are compared.
     save : callable or None
-        Called every 4096 images that are added, to save the index without a mark: memory stays small, and a crash
-        costs no more. None: nothing is saved.
+        Called every 4096 images that are added, to save the index without a revision: memory stays small, and a
+        crash costs no more. None: nothing is saved.
     progress : callable or None
         Called with (images added, images to add).
 
     Returns
     -------
     Revision
-        The state that the index is at now.
+        The revision that the index holds now.
     """
+    replay = _Replay(store, index, save, progress)
     for _ in range(_ATTEMPTS - 1):
         try:
-            return _Following(store, index, save, progress).follow(since)
+            return replay.run(since)
         except UnknownIdError:  # another process has removed an image between two looks at the store
             continue
-    return _Following(store, index, save, progress).follow(since)
+    return replay.run(since)
 
 
-class _Following:
+class _Replay:
+    """Repeats on an index what has happened to the store."""
+
     def __init__(
         self,
         store: FeatureStore,
@@ -75,7 +77,7 @@ class _Following:
         self._store, self._index, self._save, self._progress = store, index, save, progress
         self._unsaved = 0
 
-    def follow(self, since: Revision | None) -> Revision:
+    def run(self, since: Revision | None) -> Revision:
         index, changes = self._index, self._store.changes(since)
         doubtful = index.ids() if changes.foreign else changes.put or []
         stale = [image_id for image_id in doubtful if image_id in index]
@@ -89,17 +91,18 @@ class _Following:
         return changes.revision
 
     def _compare(self) -> None:
-        """Compare all ids."""
-        stored, there = self._store.ids(), self._index.ids()
-        if stored == there:
+        """Compare all ids; what stands behind the first difference is indexed again, so that the order holds.
+
+        Segments are smaller the later they are: that is rarely much more than what was lost.
+        """
+        stored, held = self._store.ids(), self._index.ids()
+        if stored == held:
             return
-        held = set(stored)
-        gone = [image_id for image_id in there if image_id not in held]
+        there = set(stored)
+        gone = [image_id for image_id in held if image_id not in there]
         if gone:
             self._index.remove(gone)
-        # What stands behind the first image that is missing is indexed again: the order is that of the store.
-        # Segments are smaller the later they are: that is rarely more than what was lost.
-        kept = [image_id for image_id in there if image_id in held]
+        kept = [image_id for image_id in held if image_id in there]
         right = 0
         for place, image_id in enumerate(stored):
             if right < len(kept) and kept[right] == image_id:
@@ -114,8 +117,7 @@ class _Following:
         try:
             self._store.get(image_id)
         except FormatError as error:
-            message = f"{error}; it cannot be found by searches until it is replaced or removed"
-            warnings.warn(message, DelfEngineWarning, stacklevel=2)
+            _warn_of_damage(error)
             return False
         return True
 
@@ -139,5 +141,9 @@ class _Following:
             try:
                 self._index.add([image_id], [self._store.get(image_id)])
             except FormatError as error:
-                message = f"{error}; it cannot be found by searches until it is replaced or removed"
-                warnings.warn(message, DelfEngineWarning, stacklevel=2)
+                _warn_of_damage(error)
+
+
+def _warn_of_damage(error: FormatError) -> None:
+    message = f"{error}; it cannot be found by searches until it is replaced or removed"
+    warnings.warn(message, DelfEngineWarning, stacklevel=2)
