@@ -234,7 +234,7 @@ def process_pool(
         See `ProcessPool`.
     keep_seconds : float
         After a block without an error, keep the processes so long for the next block that asks for the same.
-        Only for blocks that wait for all they submit.
+        Only for blocks that wait for all they submit. `arguments` must be hashable.
     """
     key = (workers, begin, arguments)
     pool = _kept_pool(key) or ProcessPool(workers, begin, arguments)
