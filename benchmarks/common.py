@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -23,20 +27,71 @@ from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, load_ground_truth, restrict
 from delf_engine.storage import FeatureStore
 
+T = TypeVar("T")
+
 __all__ = [
     "by_homography",
     "cached_features",
     "data_folder",
     "machine",
+    "measured_apart",
+    "memory",
+    "options_parser",
+    "own_process",
     "print_markdown",
+    "print_rows",
     "print_table",
     "rank_features",
     "sub_rparis",
+    "timed",
     "write_json",
 ]
 
 #: A query of Sub-RParis with only two positives among the photographs at hand; its definition leaves it out.
 _LEFT_OUT = "paris_defense_000038"
+
+
+def own_process(module: str, *options: object, stderr: int | None = None) -> subprocess.Popen[str]:
+    """Start ``python -m MODULE OPTIONS`` with its standard output on a pipe, from wherever this process runs."""
+    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    command = [sys.executable, "-m", module, *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+
+def measured_apart(module: str, *options: object) -> dict[str, Any]:
+    """Return the JSON object that ``python -m MODULE OPTIONS`` prints, which did nothing else."""
+    process = own_process(module, *options)
+    said, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{process.args!r} ended with {process.returncode}")
+    return dict(json.loads(said))
+
+
+def options_parser(
+    doc: str | None, out: str, *, data: bool = False, model: bool = False
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that many benchmarks share.
+
+    Parameters
+    ----------
+    doc : str or None
+        The script's own text, for ``--help``.
+    out : str
+        Default of ``--out``.
+    data : bool
+        With ``--data``, and ``--cache`` for features of its photographs.
+    model : bool
+        With ``--model``, one checkpoint.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if data:
+        parser.add_argument("--data", help="folder that holds paris/, revisited/, photos/, strecha/ and so on")
+        parser.add_argument("--cache", type=Path, default=Path("out/cache"), help="of features, between runs")
+    if model:
+        parser.add_argument("--model", default="delf-r18", help="name or path of a checkpoint")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    return parser
 
 
 def data_folder(given: str | None) -> Path:
@@ -48,13 +103,20 @@ def data_folder(given: str | None) -> Path:
     return folder
 
 
-def sub_rparis(data: Path) -> GroundTruth:
-    """Return the ground truth of RParis6k restricted to the photographs at hand: 11 queries, 238 images."""
+def sub_rparis(data: Path, *, distractors: bool = False) -> GroundTruth:
+    """Return the ground truth of RParis6k restricted to the photographs at hand: 11 queries, 238 images.
+
+    With `distractors` the unrelated photographs are in the gallery too.
+    """
     full = load_ground_truth(data / "revisited" / "gnd_rparis6k.pkl")
     here = {path.stem for path in (data / "paris").glob("*.jpg")}
     names = [name for name in full.names if name in here]
     queries = [name for name in full.query_names if name in here and name != _LEFT_OUT]
-    return restrict(full, names, queries)
+    found = restrict(full, names, queries)
+    more = (
+        sorted(f"distractors/{path.stem}" for path in (data / "distractors").glob("*.jpg")) if distractors else ()
+    )
+    return replace(found, names=(*found.names, *more))
 
 
 def cached_features(
@@ -104,6 +166,22 @@ def by_homography(config: VerificationConfig) -> VerificationConfig:
     return config.model_copy(update=changes)
 
 
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Return the seconds that a call takes, and what it returns."""
+    start = time.perf_counter()
+    value = work()
+    return time.perf_counter() - start, value
+
+
+def memory(field: str, pid: int | str = "self") -> int | None:
+    """Return a field of ``/proc/PID/status`` such as "RssAnon", in bytes; None where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) << 10
+    return None
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output."""
     table = Table()
@@ -114,6 +192,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console = Console(width=max(120, Console().width), highlight=False)
     console.print(title)
     console.print(table)
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Print one line for each row: by column, how its values are formatted, such as ``"{seconds:.1f}"``."""
+    print_table(title, list(columns), [[cell.format_map(row) for cell in columns.values()] for row in rows])
 
 
 def print_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

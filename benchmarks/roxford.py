@@ -1,6 +1,10 @@
 """ROxford5k: photographs in, tables out; see ``python benchmarks/roxford.py --help``."""
 
-from revisited import main
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # a script starts with its own folder there
+    from benchmarks.revisited.run import main
+
     main("roxford5k")

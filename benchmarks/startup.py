@@ -1,18 +1,16 @@
 """How long it takes to start, beside Python itself and beside importing torch.
 
-python benchmarks/startup.py [--runs 7]
+python -m benchmarks.startup [--runs 7]
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from common import print_table, write_json
+from benchmarks.common import options_parser, print_table, write_json
 
 _COMMANDS = {
     "python": [sys.executable, "-c", "pass"],
@@ -24,9 +22,8 @@ _COMMANDS = {
 
 def main() -> None:
     """Run each command several times in turn, print medians, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, "out/startup.json")
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("out/startup.json"))
     args = parser.parse_args()
     times: dict[str, list[float]] = {name: [] for name in _COMMANDS}
     for _ in range(args.runs + 1):  # the first round fills the disk cache

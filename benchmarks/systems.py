@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from common import by_homography
-from delf_engine import load_profile
-from delf_engine.config import Profile
-from peers import Peer, aliked, file_hash, root_sift
+from benchmarks.common import by_homography, cached_features, rank_features
+from benchmarks.peers import Peer, aliked, file_hash, root_sift
+from delf_engine import LocalFeatures, load_profile
+from delf_engine.config import ExtractionConfig, Profile
+from delf_engine.evaluation import GroundTruth
 
 __all__ = ["PEERS", "System", "model_system", "model_systems", "peer_system", "weights_folder"]
+
+Features = dict[str, LocalFeatures]
 
 PEERS = ("rootsift", "aliked")
 
@@ -47,23 +51,47 @@ class System:
     profile: Profile
     codebook: Path | None
 
+    def ranked(self, truth: GroundTruth, data: Path, cache: Path) -> tuple[Features, Features]:
+        """Return the features of the queries, cropped, and of the gallery."""
+        return rank_features(self.extract, self.identity, self.dim, truth, data, cache)
+
+    def features_of(self, what: str, photos: Mapping[str, Path], cache: Path) -> Features:
+        """Return the features of photographs by id; `what` they are tells them from others in the cache."""
+        items = {name: partial(self.extract, path) for name, path in photos.items()}
+        return cached_features(cache, f"{self.identity} {what}", self.dim, items, title=what)
+
 
 def model_systems(models: Sequence[str], profile: str | None, precision: Any) -> list[System]:
     """Return a system for each checkpoint, named by the file's stem where those differ."""
     stems = [Path(model).stem for model in models]
     names = stems if len(set(stems)) == len(stems) else models
-    return [model_system(model, name, profile, precision) for name, model in zip(names, models, strict=True)]
+    return [
+        model_system(model, name=name, profile=profile, precision=precision)
+        for name, model in zip(names, models, strict=True)
+    ]
 
 
-def model_system(model: str, name: str, profile: str | None, precision: Any) -> System:
-    """Return the system of a checkpoint; without a profile, by the checkpoint's own."""
+def model_system(
+    model: str,
+    *,
+    name: str | None = None,
+    profile: str | None = None,
+    precision: Any = None,
+    config: ExtractionConfig | None = None,
+) -> System:
+    """Return the system of a checkpoint; without a profile, by the checkpoint's own.
+
+    With `config` features are extracted by it, whatever the profile says.
+    """
     from delf_engine import Extractor  # torch, which runs on stored features do without
     from delf_engine.model import codebook_path
 
-    extractor = Extractor.from_pretrained(model, profile=profile, precision=precision)
+    extractor = Extractor.from_pretrained(
+        model, profile=None if config else profile, precision=precision, config=config
+    )
     assert extractor.info is not None
     return System(
-        name=name,
+        name=name or model,
         identity=f"{extractor.info.identity} {extractor.config.model_dump_json()}",
         dim=extractor.network.dim,
         extract=extractor,

@@ -100,6 +100,14 @@ def checkpoint_info(name: str = "tiny", **changes: Any) -> CheckpointInfo:
     return CheckpointInfo(**{**values, **changes})
 
 
+def restate(path: Path, **changes: Any) -> None:
+    """Change what a checkpoint says of itself; the weights stay."""
+    from delf_engine.model.checkpoint import read_tensors
+
+    info, tensors = read_tensors(path)
+    save_checkpoint(path, tensors, info.model_copy(update=changes), half=False)
+
+
 def write_tiny_model(folder: Path, *, words: int = 32) -> Path:
     """Write a checkpoint of random weights and its codebook: much of the logic needs no trained one."""
     import torch

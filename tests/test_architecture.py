@@ -17,25 +17,24 @@ PACKAGE = Path(delf_engine.__file__).parent
 FLOORS: dict[int, set[str]] = {
     1: {"errors", "support"},
     2: {
-        "downloads",
         "model",
         "images",
         "features",
         "config",
         "pyramid",
         "evaluation",
-        "wire",
+        "interchange",
         "regions",
         "tiles",
     },
-    3: {"extraction", "storage", "index", "verification", "training", "importing", "plotting", "interchange"},
-    4: {"reranking"},
+    3: {"extraction", "storage", "index", "verification"},
+    4: {"reranking", "plotting", "training"},
     5: {"engine"},
-    6: {"cli", "datasets", "demo", "mining", "serve", "synthesis"},
+    6: {"cli", "datasets", "demo", "mining", "serve"},
 }
 ROOMS = set().union(*FLOORS.values())
 RECORDS = {"errors", "features", "config", "pyramid", "images", "support"}
-TORCH_ROOMS = {"model", "training", "importing", "extraction"}
+TORCH_ROOMS = {"model", "training", "interchange", "extraction"}
 BY_NAME = {"import_module", "__import__"}
 
 
@@ -47,18 +46,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),  # names are imported on first use
     "__main__": {"cli"},
     **{room: below(floor) for floor, rooms in FLOORS.items() for room in rooms},
-    "downloads": {"errors"},
-    "model": RECORDS | {"downloads"},
+    "model": RECORDS,
     "evaluation": RECORDS,
     "support": {"errors"},
     "tiles": set(),
     "regions": {"errors", "features", "support"},
-    "interchange": {"features", "config", "errors", "wire", "support"},
+    "interchange": {"features", "config", "errors", "model", "support"},
     "reranking": {"verification", "storage", "features", "config", "errors", "support"},
-    "datasets": {"downloads", "errors", "evaluation", "images", "support"},
-    "demo": below(6) | {"synthesis"},  # of which it takes the scenes that are no place
-    "synthesis": {"errors", "evaluation", "images", "support"},
-    "cli": below(6) | {"datasets", "demo", "mining", "serve", "synthesis"},  # commands that start them
+    "plotting": RECORDS | {"evaluation", "verification"},
+    "training": RECORDS | {"model", "evaluation", "extraction", "index"},  # a finished checkpoint has its words
+    "datasets": {"config", "errors", "evaluation", "images", "support"},
+    "cli": below(6) | {"datasets", "demo", "mining", "serve"},  # commands that start them
 }
 
 
@@ -177,7 +175,7 @@ def test_a_tree_in_order_has_no_violation(tree: Path) -> None:
         ("index/asmk.py", "from delf_engine import *", "name the module it lives in"),
         ("index/asmk.py", "from torch import nn", "index imports torch"),
         ("engine.py", "def f():\n    import torchvision.models", "engine imports torchvision"),
-        ("plotting.py", "from delf_engine.verification import x", "plotting imports verification"),
+        ("plotting.py", "from delf_engine.storage import x", "plotting imports storage"),
         ("reranking/__init__.py", "from delf_engine.index import AsmkIndex", "reranking imports index"),
         ("reranking/__init__.py", "from delf_engine.engine import Engine", "reranking imports engine"),
         ("engine.py", "from delf_engine.cli import main", "engine imports cli"),

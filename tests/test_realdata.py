@@ -54,7 +54,6 @@ def test_features_do_not_depend_on_how_they_were_asked_for(data: Path, extractor
 @pytest.mark.timeout(900)
 def test_sub_rparis_floors(data: Path, tmp_path: Path) -> None:
     """The benchmark script itself, one seed: the figures of the README less what noise can take."""
-    script = Path(__file__).parents[1] / "benchmarks" / "sub_rparis.py"
     out = tmp_path / "out.json"
     options = [
         "--data",
@@ -67,7 +66,12 @@ def test_sub_rparis_floors(data: Path, tmp_path: Path) -> None:
         "--out",
         str(out),
     ]
-    run = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.revisited.sub_rparis", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     rows = json.loads(out.read_text())["systems"]["delf-r18"]["rows"]
     assert rows["every image, by inliers"]["medium"]["mean_ap"] > 91

@@ -14,7 +14,6 @@ import typer
 
 from delf_engine import __version__
 from delf_engine.cli import (
-    benchmark_report,
     calibrate,
     codebook,
     collection,
@@ -26,7 +25,6 @@ from delf_engine.cli import (
     model,
     pair,
     rerank,
-    synthesis,
     training,
 )
 from delf_engine.cli.console import error_console
@@ -50,14 +48,12 @@ export.register(app)
 pair.register(app)
 rerank.register(app)
 evaluate.register(app)
-benchmark_report.register(app)
 calibrate.register(app)
 mining.register(app)
 training.register(app)
 codebook.register(app)
 model.register(app)
 data.register(app)
-synthesis.register(data.data_app)
 demo.register(app)
 
 

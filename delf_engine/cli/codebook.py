@@ -31,7 +31,7 @@ def codebook(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first choice of words.")] = 0,
     model: Annotated[str, typer.Option(help="Checkpoint that extracts photographs.")] = "delf-r18",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train visual words for an index on an engine's features or on photographs.
@@ -41,8 +41,8 @@ def codebook(
     from delf_engine.engine.vocabulary import train_codebook, train_mixture
     from delf_engine.errors import ConfigError
 
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out}: exists; say --overwrite to replace it")
+    if out.exists() and not replace:
+        raise ConfigError(f"{out}: exists; say --replace to replace it")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
     failed: list[tuple[str, str]] = []

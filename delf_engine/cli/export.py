@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delf_engine.cli.console import console, print_json, progress_bar
+from delf_engine.cli.console import print_json, progress_bar, say
 from delf_engine.cli.options import Directory, JsonOption
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def export(
         Path | None, typer.Option(help="Name images by their path from this folder instead of by their id.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Half precision, for hloc.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file, or files of the same name in the folder.")
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the file, or files of the same name in the folder.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,16 +59,11 @@ def export(
         items = store.items() if wanted is None else ((image_id, store.get(image_id)) for image_id in wanted)
         named = ((name_of(image_id, relative_to), features) for image_id, features in items)
         tally = Tally(named, len(store) if wanted is None else len(wanted), progress)
-        images = export_features(to, target, tally, overwrite=overwrite, half=half)
+        images = export_features(to, target, tally, replace=replace, half=half)
     if as_json:
         print_json({"format": to, "target": str(target), "images": images, "features": tally.features})
     else:
-        console().print(
-            f"{images} images with {tally.features} features written to {target} ({to})",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"{images} images with {tally.features} features written to {target} ({to})")
 
 
 class Tally:

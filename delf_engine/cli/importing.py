@@ -59,16 +59,16 @@ def import_command(
     half: Annotated[
         bool, typer.Option("--half", help="Half precision: half the size, not the same bits.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace FILE.")] = False,
 ) -> None:
     """Make a checkpoint from a published model: DELF and DELG (without TensorFlow), HOW, torchvision's ResNets."""
     from delf_engine.errors import ConfigError
-    from delf_engine.importing import import_model
+    from delf_engine.interchange.published import import_model
 
     if out.suffix != ".safetensors":
         raise ConfigError(f"{out}: a checkpoint's name ends in .safetensors")
-    if out.exists() and not force:
-        raise ConfigError(f"{out}: is there already; --force replaces it")
+    if out.exists() and not replace:
+        raise ConfigError(f"{out}: is there already; --replace replaces it")
     if not out.parent.is_dir():
         raise ConfigError(f"{out.parent}: no such folder to write the checkpoint into")
     model = import_model(

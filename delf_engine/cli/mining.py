@@ -31,10 +31,7 @@ def mine(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Checkpoint: a name, a path or a URL. Default: the engine's, for a new one delf-r18.",
-            callback=lambda name: _fetched(name),
-        ),
+        typer.Option(help="Checkpoint: a name or a path. Default: the engine's, for a new one delf-r18."),
     ] = None,
     min_inliers: Annotated[
         int | None,
@@ -87,9 +84,3 @@ def mine(
         say(str(report))
     if failed:
         raise typer.Exit(1)
-
-
-def _fetched(name: str | None) -> str | None:
-    from delf_engine.cli.download import fetched
-
-    return None if name is None else fetched(name)

@@ -27,10 +27,7 @@ __all__ = [
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
-ModelOption = Annotated[
-    str,
-    typer.Option(help="Checkpoint: a name (`model list`), a path or a URL.", callback=lambda name: _fetched(name)),
-]
+ModelOption = Annotated[str, typer.Option(help="Checkpoint: a name (`model list`) or a path.")]
 ProfileOption = Annotated[str | None, typer.Option(help="Profile: a shipped name, or the path of a .toml file.")]
 PlotOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the result into this picture.")]
 SeedOption = Annotated[int, typer.Option(help="Of the sampling, where an estimator draws samples.")]
@@ -43,12 +40,6 @@ GraphOption = Annotated[
 ]
 WorkersOption = Annotated[int | None, typer.Option(help="Parallel workers. Default: all cores.")]
 BoxOption = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Region of interest in pixels.")]
-
-
-def _fetched(name: str) -> str:
-    from delf_engine.cli.download import fetched
-
-    return fetched(name)
 
 
 def parse_box(text: str | None) -> tuple[float, ...] | None:

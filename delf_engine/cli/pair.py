@@ -62,7 +62,7 @@ def verify(
     from delf_engine.verification import verify_features
 
     if report:
-        from delf_engine.plotting.report.markup import check_path
+        from delf_engine.plotting.report import check_path
 
         check_path(report)
     extractor = Extractor.from_pretrained(model, profile=profile)

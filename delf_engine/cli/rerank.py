@@ -125,8 +125,7 @@ def report(
     paths that they were added under. The page is one HTML file that needs nothing else.
     """
     from delf_engine.engine import Engine
-    from delf_engine.plotting.report import write_report
-    from delf_engine.plotting.report.markup import check_path
+    from delf_engine.plotting.report import check_path, write_report
 
     check_path(out)  # before minutes of work
     lists = _read(shortlists, names, query_names)

@@ -46,7 +46,7 @@ class IvfConfig(Config):
         DELF, ICCV 2017), after which the best are compared again by their D bytes.
     probes : int
         Nearest cells visited by each query descriptor: more is more exact and slower. What each costs and finds is
-        printed by ``benchmarks/kdtree.py``; time grows with the descriptors in these cells.
+        printed by ``benchmarks/index/kdtree.py``; time grows with the descriptors in these cells.
     neighbours : int
         Nearest descriptors taken for each query descriptor (60 in DELF).
     rescored : int

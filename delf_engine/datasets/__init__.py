@@ -1,26 +1,18 @@
 """Data sets of the published benchmarks: where they are kept, getting them, and what lies on this machine."""
 
-from delf_engine.datasets.checking import Check, Checked, check
-from delf_engine.datasets.getting import Plan, Transfer, get, plan
-from delf_engine.datasets.local import Dataset, data_folder, locate, missing_images
-from delf_engine.datasets.table import KNOWN, Archive, Definition, RemoteFile, definition, parse_parts
+from delf_engine.datasets.checking import Finding, check
+from delf_engine.datasets.getting import get
+from delf_engine.datasets.local import Dataset, data_folder, locate
+from delf_engine.datasets.table import KNOWN, Definition, definition
 
 __all__ = [
     "KNOWN",
-    "Archive",
-    "Check",
-    "Checked",
     "Dataset",
     "Definition",
-    "Plan",
-    "RemoteFile",
-    "Transfer",
+    "Finding",
     "check",
     "data_folder",
     "definition",
     "get",
     "locate",
-    "missing_images",
-    "parse_parts",
-    "plan",
 ]

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import posixpath
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from delf_engine.datasets.manifest import Manifest, read_hashes
+import platformdirs
+
 from delf_engine.datasets.table import KNOWN, Definition, definition
-from delf_engine.datasets.unpack import place
-from delf_engine.downloads import file_sha256
-from delf_engine.errors import DataError, FormatError
-from delf_engine.evaluation import GroundTruth, load_ground_truth
+from delf_engine.errors import DataError, DelfEngineError, FormatError
+from delf_engine.evaluation import load_ground_truth
 from delf_engine.images import IMAGE_SUFFIXES
-from delf_engine.support.files import user_folder
+from delf_engine.support.files import system_errors
 
-__all__ = ["Dataset", "data_folder", "locate", "missing_images"]
-
-_IMAGES = "jpg"
+__all__ = ["Dataset", "data_folder", "locate", "place"]
 
 
 def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
@@ -32,7 +26,10 @@ def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
     under XDG_DATA_HOME), on macOS ``~/Library/Application Support/delf-engine``.
     """
     given = os.fspath(root) if root is not None else os.environ.get("DELF_ENGINE_DATA")
-    return Path(given).expanduser() if given else user_folder("data") / "data"
+    if given:
+        return Path(given).expanduser()
+    home = os.environ.get("DELF_ENGINE_HOME") or platformdirs.user_data_path("delf-engine", appauthor=False)
+    return Path(home).expanduser() / "data"
 
 
 def locate(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
@@ -52,36 +49,14 @@ def locate(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """
     if name not in KNOWN and os.path.isdir(name):
         return Dataset.open(name)
-    known = definition(name)
-    folder = data_folder(root) / known.folder
-    found = Dataset.of(known, folder)
-    needed = [found.images, *(folder / path for path in (known.ground_truth, known.listing) if path)]
-    absent = [path for path in needed if not path.exists()]
-    if absent:
-        strangers = sorted(path.name for path in folder.glob("gnd_*.pkl")) if known.ground_truth else []
-        other = f" ({', '.join(strangers)} is there, the ground truth of another set)" if strangers else ""
-        raise not_there(known, f"no {absent[0]}{other}")
+    found = Dataset.of(definition(name), root)
+    for path in (found.images, found.ground_truth_file, found.listing):
+        if path is not None and not path.exists():
+            raise DataError(
+                f"{name} is not there: no {path}; download it with: delf-engine data get {name}, or name the "
+                "folder above it with --root or DELF_ENGINE_DATA"
+            )
     return found
-
-
-def missing_images(truth: GroundTruth, folder: str | os.PathLike[str]) -> list[str]:
-    """Return the names of a ground truth, gallery first, then queries, that have no image in a folder.
-
-    Parameters
-    ----------
-    truth : GroundTruth
-    folder : path
-        Of the images: ``NAME.jpg``, or NAME where it has the ending of an image already.
-
-    Raises
-    ------
-    DataError
-        If there is no such folder, or a name would lead out of it.
-    """
-    images = Path(folder)
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder of images")
-    return _missing(dict.fromkeys([*truth.names, *truth.query_names]), images, None)
 
 
 @dataclass(frozen=True)
@@ -91,12 +66,12 @@ class Dataset:
     Attributes
     ----------
     name : str
-    folder : Path
-    images : Path
-        The folder of its images.
+    folder, images : Path
+        Its folder, and the one of its images.
     definition : Definition or None
         What is known of it; None for a set of one's own.
-    ground_truth_file : Path or None
+    ground_truth_file, listing : Path or None
+        The files that name its images; it has one of them.
     """
 
     name: str
@@ -104,16 +79,18 @@ class Dataset:
     images: Path
     definition: Definition | None = None
     ground_truth_file: Path | None = None
+    listing: Path | None = None
 
     @classmethod
-    def of(cls, known: Definition, folder: Path) -> Dataset:
-        """Return a known set as it would lie in `folder`, whether it is there or not."""
-        truth = folder / known.ground_truth if known.ground_truth else None
-        return cls(known.name, folder, folder / known.images, known, truth)
+    def of(cls, known: Definition, root: str | os.PathLike[str] | None = None) -> Dataset:
+        """Return a known set as it would lie in `data_folder`, whether it is there or not."""
+        folder = data_folder(root) / known.folder
+        truth, listing = (folder / path if path else None for path in (known.ground_truth, known.listing))
+        return cls(known.name, folder, folder / known.images, known, truth, listing)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Dataset:
-        """Open a folder with ``jpg/*.jpg`` and one ``gnd_NAME.pkl``, as ``data get`` and ``data synthesize`` do.
+        """Open a folder with ``jpg/*.jpg`` and one ``gnd_NAME.pkl``, as ``data get`` makes it.
 
         Raises
         ------
@@ -125,178 +102,84 @@ class Dataset:
         if len(truths) != 1:
             found = ", ".join(truth.name for truth in truths) or "none"
             raise DataError(f"{path}: one ground truth gnd_*.pkl was expected in this folder, found {found}")
-        if not (path / _IMAGES).is_dir():
-            raise DataError(f"{path}: no folder {_IMAGES} with the images beside {truths[0].name}")
+        if not (path / "jpg").is_dir():
+            raise DataError(f"{path}: no folder jpg with the images beside {truths[0].name}")
         name = truths[0].stem.removeprefix("gnd_")
-        return cls(name, path, path / _IMAGES, KNOWN.get(name), truths[0])
+        return cls(name, path, path / "jpg", KNOWN.get(name), truths[0])
 
-    @cached_property
-    def ground_truth(self) -> GroundTruth:
-        """The ground truth of the revisited protocol.
-
-        Raises
-        ------
-        DataError
-            If the set has none, or the file is the ground truth of another set.
-        FormatError
-            If it cannot be read.
-        """
-        if self.ground_truth_file is None:
-            raise DataError(f"{self.name} has no ground truth of the revisited protocol")
-        truth = load_ground_truth(self.ground_truth_file)
-        if self.definition is not None:
-            _check_belongs(self.definition, self.ground_truth_file, truth)
-        return truth
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The names of the images that there should be: of the gallery, then of the queries.
-
-        Of a set that was downloaded in part: those of the parts that were.
-
-        Raises
-        ------
-        DataError, FormatError
-            If the list of them is missing or cannot be read.
-        """
-        if self.ground_truth_file is not None:
-            return tuple(dict.fromkeys([*self.ground_truth.names, *self.ground_truth.query_names]))
-        known = self.definition
-        if known is None or known.listing is None:
-            raise DataError(f"{self.folder}: nothing says which images there should be")
-        received = self.received
-        if received is not None and len(self.parts) < len(known.archives):
-            return tuple(sorted(self._name(path) for path in received))
-        return read_names(self.folder / known.listing)
-
-    @cached_property
+    @property
     def parts(self) -> tuple[int, ...]:
         """The numbers of the parts that were downloaded and unpacked here."""
         known = self.definition
-        if known is None:
-            return ()
-        done = Manifest.read(self.folder).parts
-        return tuple(n for n in known.numbers if f"{known.images}/{known.archive(n).name}" in done)
+        return () if known is None else tuple(part for part in known.parts if self.record(part).is_file())
+
+    def record(self, part: int) -> Path:
+        """Return the list of the images of a part, which is written once all of them are unpacked."""
+        assert self.definition is not None
+        return self.folder / ".received" / self.definition.images / f"{self.definition.archive_name(part)}.txt"
 
     @cached_property
-    def received(self) -> dict[str, str] | None:
-        """SHA-256 of the images when they were unpacked, by their paths below `images`; None if none was."""
-        known = self.definition
-        if known is None or not self.parts:
-            return None
-        manifest, hashes = Manifest.read(self.folder), {}
-        for number in self.parts:
-            record = manifest.parts[f"{known.images}/{known.archive(number).name}"]
-            hashes.update(read_hashes(self.folder / record.hashes))
-        start = f"{known.images}/"
-        return {path.removeprefix(start): value for path, value in hashes.items()}
-
-    def image(self, name: str) -> Path:
-        """Return the path of an image, whether it is there or not.
+    def expected(self) -> tuple[str, ...]:
+        """The images that there should be, by their paths below `images`; of a set got in part, of those parts.
 
         Raises
         ------
         DataError
-            If the name would lead out of the folder.
+            If the ground truth is that of another set.
+        FormatError
+            If the list of them is missing or cannot be read.
         """
-        return self.images / self.path_of(name)
+        known = self.definition
+        if known is not None and self.listing is not None and 0 < len(self.parts) < len(known.parts):
+            return tuple(path for part in self.parts for path in _read_lines(self.record(part)))
+        if self.ground_truth_file is not None:
+            truth = load_ground_truth(self.ground_truth_file)
+            names = [*truth.names, *truth.query_names]
+            if known is not None and (len(names), len(truth)) != (known.count, known.queries):
+                raise DataError(
+                    f"{self.ground_truth_file}: has {len(names)} images and {len(truth)} queries, {known.name} "
+                    f"has {known.count} and {known.queries}; it is of another set, or of a part of it"
+                )
+        else:
+            assert self.listing is not None
+            lines = _read_lines(self.listing)  # one a line, or CSV of which the first column is id
+            names = [line.split(",")[0].removeprefix("./") for line in lines if line.split(",")[0] != "id"]
+            if not names:
+                raise FormatError(f"{self.listing}: no image in this list")
+        jpeg = [name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f"{name}.jpg" for name in names]
+        return tuple(dict.fromkeys(place(name, known.layout) if known is not None else name for name in jpeg))
 
-    def path_of(self, name: str) -> str:
-        """Return the path of an image below `images`, with ``/`` between folders; errors as `image`."""
-        return _path_of(name, self.definition)
+    def missing(self, part: int | None = None) -> list[str]:
+        """Return the images that should be there, of an unpacked part or of all, and are not, or are empty."""
+        paths = self.expected if part is None else _read_lines(self.record(part))
+        there: set[str] = set()
+        for folder in {os.path.dirname(path) for path in paths}:  # quicker than one by one
+            if (self.images / folder).is_dir():
+                files = (entry for entry in os.scandir(self.images / folder) if entry.is_file())
+                there.update(os.path.join(folder, file.name) for file in files if file.stat().st_size)
+        return [path for path in paths if path not in there]
 
-    def missing(self) -> list[str]:
-        """Return the names that have no image."""
-        return _missing(self.names, self.images, self.definition)
-
-    def _name(self, path: str) -> str:
-        """Return the name of an image of this set by its path below `images`."""
-        lettered = self.definition is not None and self.definition.layout == "letters"
-        return PurePosixPath(path).stem if lettered else path
-
-
-def not_there(known: Definition, why: str) -> DataError:
-    """Return the error that a known set is not on this machine."""
-    return DataError(
-        f"{known.name} is not there: {why}; download it with: delf-engine data get {known.name}, or name the "
-        "folder above it with --root or DELF_ENGINE_DATA"
-    )
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """Read a list of images: one a line, or the column ``id`` of a CSV file.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be read, has no such column, is empty, or has a name twice.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            if path.suffix == ".csv":
-                rows = csv.DictReader(file)
-                if "id" not in (rows.fieldnames or ()):
-                    raise FormatError(f"{path}: has no column id, its first line is {rows.fieldnames}")
-                names = [row["id"] for row in rows]
-            else:
-                names = [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FormatError(f"{path}: the list of images cannot be read: {error}") from error
-    names = [name.removeprefix("./").removeprefix("jpg/") for name in names if name]
-    if not names:
-        raise FormatError(f"{path}: no image in this list")
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        doubled = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise FormatError(f"{path}: {doubled!r} stands in it twice")
-    return tuple(names)
+    def missing_parts(self) -> tuple[int, ...]:
+        """Return the numbers of the parts of a known set of which an image is not there."""
+        assert self.definition is not None
+        every, done = tuple(self.definition.parts), self.parts
+        if done:
+            return tuple(part for part in every if part not in done or self.missing(part))
+        try:  # put there by hand?
+            return () if self.images.is_dir() and not self.missing() else every
+        except DelfEngineError:  # nothing tells yet which images there should be
+            return every
 
 
-def _missing(names: Iterable[str], images: Path, known: Definition | None) -> list[str]:
-    there = files_below(images)  # a million names are too many to ask for one by one
-    paths = {name: _path_of(name, known) for name in names}
-    return [name for name, path in paths.items() if path not in there and not os.path.isfile(images / path)]
+def place(inside: str, layout: str) -> str:
+    """Return where an image of an archive is put, below the folder of images; see `Definition.layout`."""
+    name = inside.rpartition("/")[2]
+    if layout == "letters":
+        return "/".join([*name[:3], name])
+    return name if layout == "flat" else inside.removeprefix("jpg/")
 
 
-def files_below(folder: Path) -> set[str]:
-    """Return the files below a folder by their paths relative to it, but hidden ones and links to folders."""
-    found: set[str] = set()
-    waiting = [""]
-    while waiting:
-        inside = waiting.pop()
-        try:
-            with os.scandir(folder / inside) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(f"{inside}{entry.name}/")
-                    elif entry.is_file():
-                        found.add(f"{inside}{entry.name}")
-        except OSError:  # then its files are missing
-            continue
-    return found
-
-
-def _path_of(name: str, known: Definition | None) -> str:
-    """Return where an image of this name lies below the folder of images."""
-    inside = posixpath.normpath(name) if name else "."
-    if inside == "." or "\0" in inside or inside.startswith("/") or ".." in name.split("/"):
-        raise DataError(f"{name!r} is no name of an image: it would lead out of its folder")
-    if posixpath.splitext(inside)[1].lower() not in IMAGE_SUFFIXES:
-        inside += ".jpg"
-    return place(inside, "letters") if known is not None and known.layout == "letters" else inside
-
-
-def _check_belongs(known: Definition, path: Path, truth: GroundTruth) -> None:
-    """Raise if this is not the ground truth of this set."""
-    found = file_sha256(path)
-    for other in KNOWN.values():
-        if other.name != known.name and any(file.sha256 == found for file in other.files):
-            raise DataError(f"{path}: is the ground truth of {other.name}, not of {known.name}")
-    gallery = known.count - known.queries
-    if (len(truth.names), len(truth)) != (gallery, known.queries):
-        raise DataError(
-            f"{path}: has {len(truth.names)} images and {len(truth)} queries, {known.name} has {gallery} and "
-            f"{known.queries}; it is the ground truth of another set, or of a part of it"
-        )
+def _read_lines(path: Path) -> list[str]:
+    with system_errors(f"{path}: the list of images cannot be read"):
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    return [line.strip() for line in text.split("\n") if line.strip()]

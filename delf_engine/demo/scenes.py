@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from delf_engine.demo.clutter import SCENES, add_obstacle, draw_scene, smooth_noise
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
 from delf_engine.images import load_image
 from delf_engine.pyramid import resize
-from delf_engine.synthesis.clutter import SCENES, add_obstacle, draw_scene, smooth_noise
 
 __all__ = ["Collection", "Photo", "render_collection"]
 
@@ -70,10 +70,6 @@ class Collection:
     gallery: tuple[Photo, ...]
     queries: tuple[Photo, ...]
 
-    def views_of(self, place: str | None) -> tuple[Photo, ...]:
-        """Return the photographs of the gallery that show `place`: the right answers to its query."""
-        return tuple(photo for photo in self.gallery if photo.place == place)
-
 
 @dataclass(frozen=True)
 class _Shot:
@@ -94,7 +90,6 @@ _SHOTS = (
     _Shot(9, 12, -5, 0.75, "shadow", None),
     _Shot(-13, -5, 2, 1.6, "haze", "archway"),
     _Shot(36, 4, 1, 1.1, "dusk", "lamp post"),
-    _Shot(-20, 9, 6, 1.0, "grey", "railing"),
 )
 
 

@@ -15,8 +15,7 @@ from delf_engine.errors import CheckpointError, ConfigError, DelfEngineWarning, 
 from delf_engine.images import ImageSource, find_images, source_name
 from delf_engine.index import AnyIndex, Codebook, IndexKind, Mixture, Vocabulary, has_index
 from delf_engine.index.kinds import load_index, load_vocabulary, new_index
-from delf_engine.model import codebook_path
-from delf_engine.model.hub import locate
+from delf_engine.model import checkpoint_path, codebook_path
 from delf_engine.verification import Calibration, load_calibration
 
 __all__ = [
@@ -39,15 +38,12 @@ _WITHOUT = "or use index='kdtree'"
 
 
 def calibration_of(model: str | os.PathLike[str], profile: Profile, identity: str) -> Calibration | None:
-    """Return the calibration beside a model's checkpoint, if there is one that holds for these options.
-
-    Nothing is downloaded: of a checkpoint that is not on this machine there is none.
-    """
+    """Return the calibration beside a model's checkpoint, if both are there and it holds for these options."""
     try:
-        found = locate(model)
+        path = checkpoint_path(model)
     except CheckpointError:
         return None
-    return None if found.remote is not None else load_calibration(found.path, profile=profile, identity=identity)
+    return load_calibration(path, profile=profile, identity=identity)
 
 
 def choose_vocabulary(

@@ -131,7 +131,7 @@ class Codebook:
         """Return the `k` nearest words of each descriptor, nearest first, of equally near ones the lowest first.
 
         In either mode a descriptor's words do not depend on what else is in the batch, or on the number of
-        threads. Times and recall of both, beside faiss, are printed by ``benchmarks/codebook_assignment.py``.
+        threads. Times and recall of both are printed by ``benchmarks/index/codebook_assignment.py``.
 
         Parameters
         ----------

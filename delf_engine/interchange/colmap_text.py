@@ -2,7 +2,7 @@
 
 The first line is ``N 128``, each other ``X Y SCALE ORIENTATION D_1 ... D_128`` with the D between 0 and 255.
 COLMAP puts the centre of the top left pixel at (0.5, 0.5) (COLMAP, doc/database.rst), we at (0, 0): keypoints are
-shifted by half a pixel. Orientations are written as 0 and not read; scores are not in the file, only their order.
+shifted by half a pixel. Orientations are written as 0; scores are not in the file, only their order.
 
 Descriptors
 -----------
@@ -24,98 +24,20 @@ refuses nothing.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import hadamard
 
-from delf_engine.errors import DataError, FormatError
+from delf_engine.errors import DataError
 from delf_engine.features import LocalFeatures
-from delf_engine.interchange.files import write_folder
-from delf_engine.interchange.records import local_features
 
-__all__ = ["DIM", "encode", "read_colmap", "serialise_colmap", "write_colmap"]
+__all__ = ["DIM", "encode", "serialise_colmap"]
 
 #: Dimension of the descriptors that COLMAP reads.
 DIM = 128
 
 _LENGTH = 512.0  # of a descriptor in COLMAP
 _LARGEST = 255
-
-
-def write_colmap(
-    folder: str | os.PathLike[str], items: Iterable[tuple[str, LocalFeatures]], *, overwrite: bool = False
-) -> int:
-    """Write one text file for each image, for ``colmap feature_importer --import_path FOLDER``.
-
-    Parameters
-    ----------
-    folder : path
-        Made if need be; must be empty, or `overwrite` be given.
-    items : iterable of (name of the image, LocalFeatures)
-        COLMAP looks for the path of the image relative to its ``--image_path``, and ``.txt``. Names with
-        sub-folders make sub-folders and never leave `folder` (`delf_engine.interchange.files.relative_name`).
-    overwrite : bool
-        Replace files of the same name; others stay.
-
-    Returns
-    -------
-    int
-        Number of images.
-
-    Raises
-    ------
-    FormatError
-        If the folder is not empty or cannot be written.
-    DataError
-        If descriptors have more than 128 dimensions, or two images get the same name. Files written before
-        that stay.
-    """
-    return write_folder(Path(folder), items, ".txt", serialise_colmap, overwrite=overwrite)
-
-
-def read_colmap(path: str | os.PathLike[str], image_size: tuple[int, int] | None = None) -> LocalFeatures:
-    """Read one text file, of this package or any other; the descriptors may have any dimension.
-
-    Parameters
-    ----------
-    path : path
-        ``NAME.txt``.
-    image_size : (width, height) or None
-        Of the image in pixels; the file does not state it. None: the smallest size that holds all keypoints.
-
-    Returns
-    -------
-    LocalFeatures
-        In the order of the file, all scores 1. Descriptors are those of the file over their length; `encode` is
-        not undone.
-
-    Raises
-    ------
-    FormatError
-        If the file cannot be read, is damaged, or a descriptor is zero or not within 0 and 255.
-    """
-    try:
-        text = Path(path).read_bytes().decode("ascii")
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: byte {error.start} is no text; this is no text file of features") from error
-    table = _table(text, str(path))
-    descriptors = table[:, 4:]
-    if not ((descriptors >= 0) & (descriptors <= _LARGEST)).all():
-        raise FormatError(f"{path}: the values of descriptors must be within 0 and 255; write the file again")
-    return local_features(
-        str(path),
-        keypoints=table[:, :2] - 0.5,
-        scales=table[:, 2],
-        scores=np.ones(len(table), np.float32),
-        descriptors=descriptors,
-        image_size=image_size,
-        normalise=True,
-    )
 
 
 def serialise_colmap(name: str, features: LocalFeatures) -> bytes:
@@ -164,33 +86,5 @@ def _rounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
 
 def _basis(dim: int) -> npt.NDArray[np.float64]:
     """Return `dim` orthonormal rows of 128 values, the constant row last and only for 128."""
-    hadamard = np.ones((1, 1))
-    while len(hadamard) < DIM:
-        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
-    rows: npt.NDArray[np.float64] = np.roll(hadamard, -1, axis=0)[:dim] / np.sqrt(DIM)
+    rows: npt.NDArray[np.float64] = np.roll(hadamard(DIM, float), -1, axis=0)[:dim] / np.sqrt(DIM)
     return rows
-
-
-def _table(text: str, where: str) -> npt.NDArray[np.float64]:
-    """Return all numbers (N, 4 + D) of a file of N features."""
-    header, *lines = text.split("\n")
-    sizes = header.split()
-    if len(sizes) != 2 or not all(size.isdigit() and len(size) < 10 for size in sizes) or int(sizes[1]) == 0:
-        raise FormatError(
-            f"{where}: begins with {header[:40]!r}, wanted the number of features and their dimension"
-        )
-    n, width = int(sizes[0]), 4 + int(sizes[1])
-    rows = [line.split() for line in lines]
-    while rows and not rows[-1]:
-        rows.pop()
-    if len(rows) != n:
-        raise FormatError(f"{where}: states {n} features, has {len(rows)} lines of them; write the file again")
-    for i, row in enumerate(rows):
-        if len(row) != width:
-            raise FormatError(
-                f"{where}: line {i + 2} has {len(row)} numbers instead of {width}; write the file again"
-            )
-    try:
-        return np.array(rows, np.float64).reshape(n, width)
-    except ValueError as error:
-        raise FormatError(f"{where}: {error}; write the file again") from error

@@ -1,9 +1,7 @@
-"""``.delf`` files: the features of one image as the published DELF code writes them.
+"""``.delf`` files: the features of one image as the published DELF code writes them (its feature_io.py).
 
-A file is one message ``DelfFeatures {repeated DelfFeature feature = 1}`` with ``DelfFeature {DatumProto descriptor
-= 1; float x = 2; float y = 3; float scale = 4; float orientation = 5; float strength = 6}`` in proto2
-(tensorflow/models, research/delf/delf/protos/feature.proto; feature_io.py writes it). Every field is set there and
-so written even where it is 0, in the order of the numbers. An image without features is a file of no bytes.
+A file is one message ``DelfFeatures``. Every field is set there and so written even where it is 0. An image
+without features is a file of no bytes.
 
 ``scale`` is 1 / scale of the pyramid level, which is `LocalFeatures.scales`, ``strength`` the attention score;
 orientations are written as 0 and not read. Locations have the same origin as ours.
@@ -13,21 +11,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError
 from delf_engine.features import LocalFeatures
-from delf_engine.interchange.files import write_bytes
+from delf_engine.interchange.datum import array_of
+from delf_engine.interchange.messages import DelfFeatures, parse_message
 from delf_engine.interchange.records import local_features
-from delf_engine.wire import BYTES, FIXED32, message, parse_datum, read_typed_fields, serialise_datum, varint
+from delf_engine.support.files import system_errors
 
-__all__ = ["parse_delf", "read_delf", "serialise_delf", "write_delf"]
+__all__ = ["parse_delf", "read_delf", "serialise_delf"]
 
-_NAMES = ("x", "y", "scale", "orientation", "strength")  # fields 2 to 6
-_TAGS = tuple(number << 3 | FIXED32 for number in range(2, 7))
-_FLOATS = 5 * len(_NAMES)  # bytes: a tag and a float each
+_NUMBERS = ("x", "y", "scale", "orientation", "strength")  # of a feature, in their order
+
+Floats = npt.NDArray[np.float32]
 
 
 def read_delf(
@@ -59,22 +59,9 @@ def read_delf(
     FormatError
         If the file cannot be read, is damaged, or does not hold valid features.
     """
-    try:
+    with system_errors(f"{path}: cannot be read"):
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
     return parse_delf(data, image_size=image_size, normalise=normalise, dim=dim, where=str(path))
-
-
-def write_delf(path: str | os.PathLike[str], features: LocalFeatures) -> None:
-    """Write a ``.delf`` file, replacing one that is there; its folder is made if need be.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be written.
-    """
-    write_bytes(Path(path), serialise_delf(features))
 
 
 def parse_delf(
@@ -88,12 +75,10 @@ def parse_delf(
     """Parse the bytes of a ``.delf`` file, as `read_delf`; `where` names them in errors."""
     if not data:
         return LocalFeatures.empty(image_size or (1, 1), dim)
-    try:
-        numbers, descriptors = _parse(data, where)
-    except FormatError as error:
-        raise FormatError(
-            f"{error}; it is damaged or no file of DELF features, fetch or write it again"
-        ) from error
+    found = parse_message(DelfFeatures, data, where).feature
+    if not found:
+        raise FormatError(f"{where}: holds no feature; it is no file of DELF features, or damaged: fetch it again")
+    numbers, descriptors = _regular(data, len(found[0].descriptor.float_list.value)) or _irregular(found, where)
     return local_features(
         where,
         keypoints=numbers[:, :2],
@@ -107,85 +92,45 @@ def parse_delf(
 
 def serialise_delf(features: LocalFeatures) -> bytes:
     """Return features as the bytes of a ``.delf`` file, the very ones that the published code writes."""
-    head = _head(features.dim)
-    records = np.zeros(len(features), _record(len(head), features.dim))
-    records["head"] = np.frombuffer(head, np.uint8)
+    records = np.repeat(_record(features.dim), len(features))
     records["descriptor"] = features.descriptors
-    records["numbers"]["tag"] = _TAGS
     columns = (*features.keypoints.T, features.scales, np.zeros_like(features.scales), features.scores)
-    for column, values in enumerate(columns):
-        records["numbers"]["value"][:, column] = values
+    records["numbers"]["value"] = np.column_stack(columns)
     return records.tobytes()
 
 
-def _head(dim: int) -> bytes:
-    """Return the bytes of a feature that precede its descriptor's values; they depend on the dimension alone."""
-    datum = serialise_datum(np.zeros(dim, np.float32))
-    body = message(1, datum)
-    size = len(body) + _FLOATS
-    return varint(1 << 3 | BYTES) + varint(size) + body[: len(body) - 4 * dim]
-
-
-def _record(head: int, dim: int) -> np.dtype[np.void]:
-    """Return the layout of one feature, without gaps: all features of a file have the same length."""
+def _record(dim: int) -> npt.NDArray[np.void]:
+    """Return the bytes of one feature, all floats 0, as an array of one: others differ in their floats alone."""
+    message = DelfFeatures()
+    one = message.feature.add(**dict.fromkeys(_NUMBERS, 0.0))
+    one.descriptor.shape.dim.append(dim)
+    one.descriptor.float_list.value.extend([0.0] * dim)
+    data = message.SerializeToString()
     number = np.dtype([("tag", "u1"), ("value", "<f4")])
-    return np.dtype([("head", "u1", (head,)), ("descriptor", "<f4", (dim,)), ("numbers", number, (len(_NAMES),))])
+    head = len(data) - 4 * dim - number.itemsize * len(_NUMBERS)
+    layout = [("head", "u1", (head,)), ("descriptor", "<f4", (dim,)), ("numbers", number, (len(_NUMBERS),))]
+    return np.frombuffer(data, layout)
 
 
-def _parse(data: bytes, where: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the numbers (N, 5), as in `_NAMES`, and the descriptors (N, D) of at least one feature."""
-    numbers: list[list[int]] = []
-    descriptors: list[npt.NDArray[np.float32]] = []
-    for field, kind, value in read_typed_fields(data, where):
-        if field != 1:
-            continue
-        at = f"{where}: feature {len(numbers)}"
-        if kind != BYTES or not isinstance(value, bytes):
-            raise FormatError(f"{at} is a number, not a message")
-        found, descriptor = _feature(value, at)
-        if not numbers:
-            regular = _parse_regular(data, len(descriptor))
-            if regular is not None:
-                return regular
-        elif len(descriptor) != len(descriptors[0]):
-            raise FormatError(
-                f"{at} has a descriptor of {len(descriptor)} dimensions, those before have {len(descriptors[0])}"
-            )
-        numbers.append(found)
-        descriptors.append(descriptor)
-    if not numbers:
-        raise FormatError(f"{where}: holds no feature, only fields that are unknown")
-    return np.array(numbers, np.uint32).view(np.float32), np.stack(descriptors)
-
-
-def _parse_regular(data: bytes, dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
-    """Return what `_parse` returns, all at once, if every feature is laid out as the published code does it."""
-    head = _head(dim) if dim else b""
-    layout = _record(len(head), dim)
-    if not head or len(data) % layout.itemsize:
+def _regular(data: bytes, dim: int) -> tuple[Floats, Floats] | None:
+    """Return the numbers (N, 5) and the descriptors (N, dim), at once, if all features are laid out alike."""
+    record = _record(dim)
+    if not dim or len(data) % record.itemsize:
         return None
-    records = np.frombuffer(data, layout)
-    if (records["head"] != np.frombuffer(head, np.uint8)).any() or (records["numbers"]["tag"] != _TAGS).any():
+    records = np.frombuffer(data, record.dtype)
+    if (records["head"] != record["head"]).any() or (records["numbers"]["tag"] != record["numbers"]["tag"]).any():
         return None
     return records["numbers"]["value"].astype(np.float32), records["descriptor"].astype(np.float32)
 
 
-def _feature(data: bytes, where: str) -> tuple[list[int], npt.NDArray[np.float32]]:
-    """Return the bits of the numbers of one feature, and its descriptor (D,); numbers left out are 0."""
-    bits = [0] * len(_NAMES)  # the bits of 0.0
-    datum: bytes | None = None
-    for field, kind, value in read_typed_fields(data, where):
-        if field == 1:
-            if not isinstance(value, bytes):
-                raise FormatError(f"{where}: its descriptor is a number, not a message")
-            datum = (datum or b"") + value  # a message in pieces is their concatenation
-        elif 2 <= field < 2 + len(_NAMES):
-            if kind != FIXED32 or not isinstance(value, int):
-                raise FormatError(f"{where}: its {_NAMES[field - 2]} is not a float of 32 bits")
-            bits[field - 2] = value
-    if datum is None:
-        raise FormatError(f"{where} has no descriptor")
-    descriptor = parse_datum(datum, where=where)
-    if descriptor.ndim != 1:
-        raise FormatError(f"{where} has a descriptor of shape {descriptor.shape}, wanted one dimension")
-    return bits, descriptor
+def _irregular(found: Any, where: str) -> tuple[Floats, Floats]:
+    """Return what `_regular` does of features that protobuf has read, in any order and with whatever left out."""
+    descriptors = [array_of(one.descriptor, f"{where}: feature {i}") for i, one in enumerate(found)]
+    shapes = {descriptor.shape for descriptor in descriptors}
+    if len(shapes) > 1 or len(descriptors[0].shape) != 1:
+        raise FormatError(
+            f"{where}: descriptors of the shapes {sorted(shapes)}, wanted one dimension, and the same for all: "
+            "damaged or no file of DELF features, fetch or write it again"
+        )
+    numbers = [[getattr(one, name) for name in _NUMBERS] for one in found]
+    return np.array(numbers, np.float32), np.stack(descriptors)

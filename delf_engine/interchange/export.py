@@ -8,7 +8,7 @@ from pathlib import Path
 
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.interchange.colmap_text import write_colmap
+from delf_engine.interchange.colmap_text import serialise_colmap
 from delf_engine.interchange.delf_file import serialise_delf
 from delf_engine.interchange.files import write_folder
 from delf_engine.interchange.hloc_file import write_hloc
@@ -28,7 +28,7 @@ def export_features(
     target: str | os.PathLike[str],
     items: Iterable[tuple[str, LocalFeatures]],
     *,
-    overwrite: bool = False,
+    replace: bool = False,
     half: bool = False,
 ) -> int:
     """Write the features of many images, one at a time, for other software.
@@ -42,7 +42,7 @@ def export_features(
     items : iterable of (name of the image, LocalFeatures)
         Names with sub-folders make sub-folders and never leave the target
         (`delf_engine.interchange.files.relative_name`).
-    overwrite : bool
+    replace : bool
         Replace the file, or files of the same name in the folder, where others stay.
     half : bool
         Half precision; of hloc alone.
@@ -66,7 +66,7 @@ def export_features(
     if half and format != "hloc":
         raise ConfigError(f"half precision is of format hloc alone, not of {format}; leave it out")
     if format == "hloc":
-        return write_hloc(target, items, half=half, overwrite=overwrite)
+        return write_hloc(target, items, half=half, replace=replace)
     if format == "colmap":
-        return write_colmap(target, items, overwrite=overwrite)
-    return write_folder(Path(target), items, ".delf", lambda _, one: serialise_delf(one), overwrite=overwrite)
+        return write_folder(Path(target), items, ".txt", serialise_colmap, replace=replace)
+    return write_folder(Path(target), items, ".delf", lambda _, one: serialise_delf(one), replace=replace)

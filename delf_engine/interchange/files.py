@@ -10,6 +10,7 @@ from pathlib import Path
 from delf_engine.errors import DataError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.support import files
+from delf_engine.support.files import system_errors
 
 __all__ = ["check_target", "named", "relative_name", "replacing", "write_bytes", "write_folder"]
 
@@ -54,28 +55,26 @@ def named(items: Items) -> Iterator[tuple[str, LocalFeatures]]:
         yield path, features
 
 
-def check_target(target: Path, *, folder: bool, overwrite: bool) -> None:
-    """Refuse a target that is of the wrong kind, or holds something that was not meant to be overwritten.
+def check_target(target: Path, *, folder: bool, replace: bool) -> None:
+    """Refuse a target that is of the wrong kind, or holds something that was not meant to be replaced.
 
     Raises
     ------
     FormatError
-        If it is there and `overwrite` was not asked for (an empty folder is free), or it is a file instead of a
+        If it is there and `replace` was not asked for (an empty folder is free), or it is a file instead of a
         folder, or a folder instead of a file.
     """
-    try:
+    with system_errors(f"{target}: cannot be written"):
         if not target.exists():
             return
         if target.is_dir() != folder:
             wanted, there = ("a folder", "a file") if folder else ("a file", "a folder")
             raise FormatError(f"{target}: is {there}, but {wanted} is to be written; choose another place")
         occupied = any(target.iterdir()) if folder else True
-    except OSError as error:
-        raise FormatError(f"{target}: cannot be written: {error.strerror}") from error
-    if occupied and not overwrite:
+    if occupied and not replace:
         what = "exists and is not empty" if folder else "exists"
         raise FormatError(
-            f"{target}: {what}; choose another place, or allow overwriting (overwrite=True, --overwrite)"
+            f"{target}: {what}; choose another place, or replace what is there (replace=True, --replace)"
         )
 
 
@@ -88,7 +87,7 @@ def replacing(path: Path) -> Iterator[Path]:
     FormatError
         If the folder cannot be made, or the file cannot be put in its place.
     """
-    inside: BaseException | None = None  # what the block raised is its own matter
+    inside: list[BaseException] = []  # what the block raised is its own matter
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not durable: a million small files would each wait for the disk, and can be exported again.
@@ -96,12 +95,12 @@ def replacing(path: Path) -> Iterator[Path]:
             try:
                 yield temporary
             except BaseException as error:
-                inside = error
+                inside.append(error)
                 raise
     except OSError as error:
-        if error is inside:
+        if error in inside:
             raise
-        raise _unwritable(path, error) from error
+        raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -112,24 +111,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     FormatError
         If it cannot be written.
     """
-    with replacing(path) as temporary:
-        try:
-            temporary.write_bytes(data)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+    with system_errors(f"{path}: cannot be written"), replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_folder(
-    folder: Path,
-    items: Items,
-    suffix: str,
-    serialise: Callable[[str, LocalFeatures], bytes],
-    *,
-    overwrite: bool,
+    folder: Path, items: Items, suffix: str, serialise: Callable[[str, LocalFeatures], bytes], *, replace: bool
 ) -> int:
     """Write one file for each image, ``NAME`` with `suffix`, sub-folders as in its `relative_name`.
 
-    With `overwrite`, files of these names are replaced and all others of the folder stay.
+    With `replace`, files of these names are replaced and all others of the folder stay.
 
     Returns
     -------
@@ -143,17 +134,11 @@ def write_folder(
     DataError
         If names do not fit; see `named`. Files written before that stay.
     """
-    check_target(folder, folder=True, overwrite=overwrite)
-    try:
+    check_target(folder, folder=True, replace=replace)
+    with system_errors(f"{folder}: cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
     count = 0
     for name, features in named(items):
         write_bytes(folder / f"{name}{suffix}", serialise(name, features))
         count += 1
     return count
-
-
-def _unwritable(path: Path, error: OSError) -> FormatError:
-    return FormatError(f"{path}: cannot be written: {error.strerror or error}")

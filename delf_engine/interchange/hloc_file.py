@@ -91,7 +91,7 @@ def write_hloc(
     items: Iterable[tuple[str, LocalFeatures]],
     *,
     half: bool = False,
-    overwrite: bool = False,
+    replace: bool = False,
 ) -> int:
     """Write a feature file of hloc, one image at a time: all of them, or on any error none.
 
@@ -104,7 +104,7 @@ def write_hloc(
     half : bool
         Descriptors and scores in half precision. Unlike in hloc, keypoints stay in single precision: a half
         has steps of 1 pixel from 1024 on.
-    overwrite : bool
+    replace : bool
         Replace a file that is there.
 
     Returns
@@ -123,7 +123,7 @@ def write_hloc(
     """
     h5py = _h5py()
     path = Path(path)
-    check_target(path, folder=False, overwrite=overwrite)
+    check_target(path, folder=False, replace=replace)
     count = 0
     with replacing(path) as temporary:
         with _translated(path, "cannot be written"):

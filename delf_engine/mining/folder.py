@@ -17,6 +17,7 @@ from delf_engine.errors import DataError, FormatError, MismatchError
 from delf_engine.images import find_images
 from delf_engine.mining.mine import Mined, Progress, mine_pairs
 from delf_engine.model import read_checkpoint_info
+from delf_engine.support.files import replacing, system_errors
 from delf_engine.training.mined import MinedPair
 
 __all__ = ["FEW_PAIRS", "MiningReport", "check_writable", "mine_folder", "write_pairs"]
@@ -170,15 +171,17 @@ def write_pairs(path: str | os.PathLike[str], pairs: Sequence[MinedPair]) -> Non
     """
     target = Path(path)
     folder = Path(os.path.abspath(target)).parent
-    with _replacing(target) as file:
-        for pair in pairs:
-            line = {
-                "a": _relative(pair.a, folder),
-                "b": _relative(pair.b, folder),
-                "homography": pair.homography.tolist(),
-                "points": pair.points.tolist(),
-            }
-            file.write(json.dumps(line) + "\n")
+    lines = [
+        {
+            "a": _relative(pair.a, folder),
+            "b": _relative(pair.b, folder),
+            "homography": pair.homography.tolist(),
+            "points": pair.points.tolist(),
+        }
+        for pair in pairs
+    ]
+    with system_errors(f"{target}: cannot be written"), replacing(target) as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -192,12 +195,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.is_dir():
         raise FormatError(f"{target}: is a folder; give the name of a file to write")
-    partial = _partial(target)
-    try:
-        partial.touch()
-        partial.unlink()
-    except OSError as error:
-        raise FormatError(_unwritable(target, error)) from error
+    with system_errors(f"{target}: cannot be written"), tempfile.TemporaryFile(dir=target.parent):
+        pass
 
 
 @contextmanager
@@ -237,24 +236,3 @@ def _no_pair(found: Mined) -> str:
 def _relative(photo: str, folder: Path) -> str:
     full = Path(os.path.abspath(photo))
     return full.relative_to(folder).as_posix() if full.is_relative_to(folder) else str(full)
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Any]:
-    partial = _partial(target)
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        partial.replace(target)
-    except OSError as error:
-        raise FormatError(_unwritable(target, error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _partial(target: Path) -> Path:
-    return target.with_name(f"{target.name}.partial")
-
-
-def _unwritable(target: Path, error: OSError) -> str:
-    return f"{target}: cannot be written: {error.strerror or error}; choose another file"

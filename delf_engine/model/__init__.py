@@ -6,15 +6,17 @@
 
 from delf_engine.model.checkpoint import (
     CheckpointInfo,
-    checkpoint_names,
-    checkpoint_path,
-    codebook_path,
     load_checkpoint,
     read_checkpoint_info,
     save_checkpoint,
-    update_checkpoint_info,
 )
-from delf_engine.model.hub import DEFAULT_MODEL, model_reference
+from delf_engine.model.names import (
+    DEFAULT_MODEL,
+    checkpoint_names,
+    checkpoint_path,
+    codebook_path,
+    model_reference,
+)
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -26,5 +28,4 @@ __all__ = [
     "model_reference",
     "read_checkpoint_info",
     "save_checkpoint",
-    "update_checkpoint_info",
 ]

@@ -1,17 +1,26 @@
-"""Is a checkpoint what it says it is? Every check is made, also after one has failed."""
+"""Is a checkpoint what it says it is? And copies of those that are."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from delf_engine.downloads import file_sha256
-from delf_engine.errors import CheckpointError
+from delf_engine.errors import CheckpointError, FormatError
 from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint, read_tensors, tensors_sha256
+from delf_engine.model.names import checkpoint_path, codebook_beside
+from delf_engine.model.onnx_export import export_onnx, require_onnx
+from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["Check", "check_checkpoint", "check_file"]
+__all__ = ["Check", "ReadCodebook", "check_checkpoint", "copy_checkpoint"]
+
+ReadCodebook = Callable[[Path], Any]
+"""Reads a codebook and its words, dimension and hash, with `FormatError` for what is none: `Codebook.load`."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +32,27 @@ class Check:
     found: str
 
 
-def check_checkpoint(path: Path) -> tuple[CheckpointInfo | None, list[Check]]:
-    """Check metadata, hash, values and shapes of a checkpoint file.
+def check_checkpoint(
+    name_or_path: str | os.PathLike[str], read_codebook: ReadCodebook | None = None
+) -> list[Check]:
+    """Check metadata, hash, values and shapes of a checkpoint; every check is made, also after one has failed.
 
-    Returns
-    -------
-    info : CheckpointInfo or None
-        None if the file cannot be read.
-    checks : list of Check
+    Parameters
+    ----------
+    name_or_path : str or path
+    read_codebook : callable, optional
+        `delf_engine.index.Codebook.load`, to check the codebook beside the checkpoint, too.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such file; one that cannot be read fails a check.
     """
+    path = checkpoint_path(name_or_path)
     try:
         info, tensors = read_tensors(path)
     except CheckpointError as error:
-        return None, [Check("readable", False, str(error))]
+        return [Check("readable", False, str(error))]
     checks = [Check("readable", True, f"format version {info.format_version}")]
     found = tensors_sha256(tensors)
     intact = found == info.sha256
@@ -43,21 +60,76 @@ def check_checkpoint(path: Path) -> tuple[CheckpointInfo | None, list[Check]]:
     checks.append(Check("hash of the weights", intact, stated))
     wrong = [key for key in sorted(tensors) if not np.isfinite(tensors[key]).all()]
     count = sum(value.size for value in tensors.values())
-    checks.append(
-        Check(
-            "values", not wrong, f"not finite: {', '.join(wrong)}" if wrong else f"{count:,} numbers, all finite"
-        )
-    )
+    told = f"not finite: {', '.join(wrong)}" if wrong else f"{count:,} numbers, all finite"
+    checks.append(Check("values", not wrong, told))
     if intact:  # shapes of a damaged file say nothing
         checks.append(_check_shapes(path, info))
-    return info, checks
+    if read_codebook is not None:
+        checks.append(_check_codebook(codebook_beside(path), info, read_codebook))
+    return checks
 
 
-def check_file(what: str, path: Path, sha256: str) -> Check:
-    """Check the whole file against the hash that it was published with."""
-    found = file_sha256(path)
-    ok = found == sha256
-    return Check(what, ok, "as published" if ok else f"{found[:12]}..., published {sha256[:12]}...")
+def copy_checkpoint(
+    name_or_path: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    codebook: bool = True,
+    replace: bool = False,
+    read_codebook: ReadCodebook | None = None,
+) -> list[Path]:
+    """Copy a checkpoint with its codebook and its card, or write its network for ONNX Runtime; check it before.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+    target : path
+        ``NAME.safetensors``, ``NAME.onnx``, or a folder, which gets a safetensors file of the same name.
+    codebook : bool
+        Copy the codebook, too.
+    replace : bool
+        Replace what is there. A codebook there that would not fit the new checkpoint is removed.
+    read_codebook : callable, optional
+        As in `check_checkpoint`: a checkpoint with a damaged codebook is then refused.
+
+    Returns
+    -------
+    list of Path
+        The files written, the checkpoint first.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is damaged, something is in the way, or a file cannot be written.
+    ConfigError
+        If ONNX is asked for and not installed.
+    """
+    source, goal = checkpoint_path(name_or_path), Path(target)
+    if goal.is_dir():
+        goal = goal / source.name
+    if goal.suffix not in (".safetensors", ".onnx"):
+        raise CheckpointError(f"{goal}: neither a folder nor a name that ends in .safetensors or .onnx")
+    if goal.suffix == ".onnx":
+        require_onnx()
+    for check in check_checkpoint(source, read_codebook):
+        if not check.ok:
+            raise CheckpointError(f"{source}: not copied: {check.what}: {check.found}")
+    beside = [(source.with_suffix(".md"), goal.with_suffix(".md"))]
+    if codebook:
+        beside.append((codebook_beside(source), codebook_beside(goal)))
+    # The checkpoint last, so that it is never there without the others.
+    copies = [*(pair for pair in beside if pair[0].is_file()), (source, goal)]
+    stale = codebook_beside(goal)
+    for old, new in copies:
+        if new.exists() and new.samefile(old):
+            raise CheckpointError(f"{new}: is the checkpoint itself; choose another place")
+    there = [path for path in (*(new for _, new in copies), stale) if path.exists()]
+    if there and not replace:
+        raise CheckpointError(f"{there[0]}: exists; choose another name, or replace it (replace=True, --replace)")
+    for old, new in copies:
+        (_write_onnx if new.suffix == ".onnx" else _copy)(old, new)
+    if stale not in (new for _, new in copies):
+        stale.unlink(missing_ok=True)
+    return [new for _, new in reversed(copies)]
 
 
 def _check_shapes(path: Path, info: CheckpointInfo) -> Check:
@@ -66,3 +138,28 @@ def _check_shapes(path: Path, info: CheckpointInfo) -> Check:
     except CheckpointError as error:
         return Check("shapes", False, " ".join(str(error).split()))
     return Check("shapes", True, f"fit {info.architecture}, {info.dim}-D")
+
+
+def _check_codebook(path: Path, info: CheckpointInfo, read_codebook: ReadCodebook) -> Check:
+    if not path.is_file():
+        return Check("codebook", True, "none beside it")
+    try:
+        book = read_codebook(path)
+    except FormatError as error:
+        return Check("codebook", False, str(error))
+    if book.dim != info.dim:
+        return Check("codebook", False, f"{book.dim}-D, the descriptors are {info.dim}-D")
+    if info.codebook_sha256 not in (None, book.hash):
+        return Check("codebook", False, f"hash {book.hash[:12]}..., made with {str(info.codebook_sha256)[:12]}...")
+    return Check("codebook", True, f"{book.words:,} words, {book.dim}-D, hash as stated")
+
+
+def _write_onnx(source: Path, goal: Path) -> None:
+    export_onnx(goal, *load_checkpoint(source))
+
+
+def _copy(source: Path, goal: Path) -> None:
+    with system_errors(f"{goal}: cannot be written", CheckpointError):
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(goal) as temporary:
+            shutil.copyfile(source, temporary)

@@ -15,27 +15,21 @@ from pydantic import Field
 
 from delf_engine import __version__
 from delf_engine.config import Config, parse_config
-from delf_engine.downloads import Progress
 from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.model.hub import codebook_beside, fetch, locate, packaged_names
+from delf_engine.model.names import checkpoint_path
 from delf_engine.support.files import replacing
 
 __all__ = [
     "CheckpointInfo",
-    "checkpoint_names",
-    "checkpoint_path",
-    "codebook_path",
     "load_checkpoint",
     "read_checkpoint_info",
     "read_tensors",
     "save_checkpoint",
     "tensors_sha256",
-    "update_checkpoint_info",
 ]
 
 _KEY = "delf_engine"
 _VERSION = 2
-_READABLE = (1, 2)  # 1 had neither mean and std nor what follows them
 
 Rgb = tuple[float, float, float]
 RgbScale = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -90,7 +84,7 @@ class CheckpointInfo(Config):
         `Codebook.hash` of the visual words made for it.
     """
 
-    format_version: int
+    format_version: int = _VERSION
     name: str
     architecture: str
     dim: int = Field(ge=1)
@@ -123,40 +117,6 @@ class CheckpointInfo(Config):
         return f"{self.name}@{self.sha256[:16]}"
 
 
-def checkpoint_names() -> list[str]:
-    """Return the names of the checkpoints that come with the package."""
-    return packaged_names()
-
-
-def checkpoint_path(name_or_path: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
-    """Return the file of a checkpoint, given a path, a name, or a URL with its hash.
-
-    A name is looked for in the package, in the cache and in the registries (`delf_engine.model.hub.locate`).
-    What is known by URL only is downloaded once, with its codebook.
-
-    Parameters
-    ----------
-    name_or_path : str or path
-    progress : callable, optional
-        Called with (bytes there, bytes in all) while downloading.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none, or it cannot be downloaded.
-    ConfigError
-        If a registry is wrong.
-    """
-    found = locate(name_or_path)
-    return found.path if found.remote is None else fetch(found.remote, progress=progress)
-
-
-def codebook_path(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """Return the codebook that lies beside a checkpoint (``NAME.codebook.safetensors``), or None."""
-    beside = codebook_beside(checkpoint_path(name_or_path))
-    return beside if beside.is_file() else None
-
-
 def read_checkpoint_info(name_or_path: str | os.PathLike[str]) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without its weights and without torch.
 
@@ -182,7 +142,7 @@ def read_tensors(
 
 
 def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, CheckpointInfo]:
-    """Load a network, float32 and in evaluation mode, from a name, a path or a URL.
+    """Load a network, float32 and in evaluation mode, from a name or a path.
 
     Returns
     -------
@@ -248,33 +208,6 @@ def save_checkpoint(
     return _write(Path(path), tensors, info)
 
 
-def update_checkpoint_info(path: str | os.PathLike[str], **changes: Any) -> CheckpointInfo:
-    """Change what a checkpoint says of itself, such as figures that were measured later; the weights stay.
-
-    Parameters
-    ----------
-    path : str or path
-        Of the file, which is replaced at once or not at all.
-    **changes
-        Fields of `CheckpointInfo`, but for `format_version`, `sha256` and `package_version`.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing or damaged, or a field is unknown, cannot be changed, or has a bad value.
-    """
-    info, tensors = _open(Path(path), weights=True)
-    _check_hash(Path(path), info, tensors)
-    fixed = sorted({"format_version", "sha256", "package_version"} & set(changes))
-    if fixed:
-        raise CheckpointError(f"{path}: {fixed[0]} is set by what writes the file and cannot be changed")
-    try:
-        changed = parse_config(CheckpointInfo, {**info.model_dump(), **changes}, where=str(path))
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-    return _write(Path(path), tensors, changed)
-
-
 def _write(path: Path, tensors: Mapping[str, npt.NDArray[Any]], info: CheckpointInfo) -> CheckpointInfo:
     from safetensors.numpy import save
 
@@ -309,9 +242,8 @@ def _open(path: Path, *, weights: bool = False) -> tuple[CheckpointInfo, dict[st
     try:
         values = json.loads(metadata[_KEY])
         found = values.get("format_version")
-        if found not in _READABLE:
-            known = " and ".join(map(str, _READABLE))
-            raise CheckpointError(f"{path}: checkpoint format version {found}, this version reads {known}")
+        if found != _VERSION:
+            raise CheckpointError(f"{path}: checkpoint format version {found}, this version reads {_VERSION}")
         return parse_config(CheckpointInfo, values, where=str(path)), tensors
     except (json.JSONDecodeError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{path}: damaged metadata: {error}") from error

@@ -7,12 +7,11 @@ and its global state are never touched, so pictures can be drawn in any thread a
 from __future__ import annotations
 
 from delf_engine.plotting.attention import draw_attention
+from delf_engine.plotting.canvas import figure_pixels, save_figure
 from delf_engine.plotting.curves import draw_reliability, draw_roc
 from delf_engine.plotting.matches import draw_matches, save_matches
 from delf_engine.plotting.overlay import OverlayMode, draw_overlay
-from delf_engine.plotting.page import figure_pixels, save_figure
 from delf_engine.plotting.ranking import draw_ranking
-from delf_engine.plotting.reranking import draw_reranking
 
 __all__ = [
     "OverlayMode",
@@ -21,7 +20,6 @@ __all__ = [
     "draw_overlay",
     "draw_ranking",
     "draw_reliability",
-    "draw_reranking",
     "draw_roc",
     "figure_pixels",
     "save_figure",

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import ConfigError
 from delf_engine.images import ImageSource, load_image
-from delf_engine.plotting.page import CELL_PX, GAP, QUIET, page, photo_of, place_photo, shrunk, write
+from delf_engine.plotting.canvas import CELL_PX, GAP, QUIET, canvas, photo_of, place_photo, shrunk, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def draw_attention(
     heat = (
         _heat_of_map(score_map, width, height) if features is None else _heat_of_features(features, width, height)
     )
-    figure, axes, top = page(width + GAP + _BAR_MARGIN, height + GAP, title)
+    figure, axes, top = canvas(width + GAP + _BAR_MARGIN, height + GAP, title)
 
     colours = matplotlib.colormaps["turbo"]
     grey = np.repeat(shown.mean(axis=2, keepdims=True), 3, axis=2) / 255

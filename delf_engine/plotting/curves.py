@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import DataError
 from delf_engine.evaluation.calibration_figures import Reliability, RocCurve, reliability, roc_curve
-from delf_engine.plotting.page import GAP, INK, QUIET, RULE, page, write
+from delf_engine.plotting.canvas import GAP, INK, QUIET, RULE, canvas, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def draw_reliability(
     """
     found = reliability(probabilities, labels, bins=bins)
     total = int(found.counts.sum())
-    figure, sheet, top = page(_WIDTH, GAP + _SQUARE + GAP + _COUNTS_HEIGHT + _FOOT + _CAPTION_HEIGHT, title)
+    figure, sheet, top = canvas(_WIDTH, GAP + _SQUARE + GAP + _COUNTS_HEIGHT + _FOOT + _CAPTION_HEIGHT, title)
     axes = _box(figure, top + 4, _SQUARE)
     _draw_shares(axes, found)
     counts = _box(figure, top + 4 + _SQUARE + GAP, _COUNTS_HEIGHT)
@@ -86,7 +86,7 @@ def draw_roc(
         names the curve.
     """
     curves = _curves(scores, labels)
-    figure, _, top = page(_WIDTH, GAP + _SQUARE + _FOOT + GAP, title)
+    figure, _, top = canvas(_WIDTH, GAP + _SQUARE + _FOOT + GAP, title)
     axes = _box(figure, top + 4, _SQUARE)
     axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--")
     for i, (name, curve) in enumerate(curves.items()):

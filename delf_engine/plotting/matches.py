@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.errors import ConfigError
 from delf_engine.images import ImageSource
-from delf_engine.plotting.page import (
+from delf_engine.plotting.canvas import (
     CELL_PX,
     GAP,
     QUIET,
     VERDICT_WIDTH,
-    page,
+    canvas,
+    inlier_keypoints,
     photo_of,
     place_photo,
     save_figure,
@@ -89,9 +90,7 @@ def draw_matches(
     if height < 1:
         raise ConfigError(f"height must be at least 1, got {height}")
     photos = photo_of(image_a, features_a), photo_of(image_b, features_b)
-    pairs = verification.matches
-    if len(pairs) and (pairs.max(axis=0) >= (len(features_a), len(features_b))).any():
-        raise MismatchError("the verification names features that are not there: it belongs to other images")
+    keypoints = inlier_keypoints(features_a, features_b, verification)
 
     aspects = [photo.shape[1] / photo.shape[0] for photo in photos]
     tall = min(height, (_MAX_WIDTH - 3 * GAP) / sum(aspects))
@@ -100,19 +99,18 @@ def draw_matches(
     label_height = 28 if labels else 0
     below = label_height + (_CAPTION_HEIGHT if caption else 0 if labels else GAP)
     width = max(used, VERDICT_WIDTH) if caption else used
-    figure, axes, top = page(width, round(tall) + below, title)
+    figure, axes, top = canvas(width, round(tall) + below, title)
     foot = top + round(tall)
 
-    shown = pairs[np.linspace(0, len(pairs) - 1, min(max_lines, len(pairs))).round().astype(int)]
-    colours = _colours(features_a.keypoints[shown[:, 0]])
+    shown = np.linspace(0, verification.inliers - 1, min(max_lines, verification.inliers)).round().astype(int)
+    colours = _colours(keypoints[0][shown])
     left = GAP + (width - used) / 2
     ends = []
     for column, (photo, side, features) in enumerate(zip(photos, sides, (features_a, features_b), strict=True)):
         outline = place_photo(axes, side, left, top)
         ratio = np.array([side.shape[1] / photo.shape[1], side.shape[0] / photo.shape[0]])
-        rows = shown[:, column]
-        ends.append((features.keypoints[rows] + 0.5) * ratio + (left, top))
-        radii = features.scales[rows] * (CELL_PX / 2 * ratio.mean())
+        ends.append((keypoints[column][shown] + 0.5) * ratio + (left, top))
+        radii = features.scales[verification.matches[shown, column]] * (CELL_PX / 2 * ratio.mean())
         _circles(axes, ends[-1], radii, colours, outline)
         if labels:
             write(axes, left + side.shape[1] / 2, foot + 16, labels[column], size=10, color=QUIET)

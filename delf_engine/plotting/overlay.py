@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.errors import ConfigError
 from delf_engine.images import ImageSource, load_image
-from delf_engine.plotting.page import (
+from delf_engine.plotting.canvas import (
     GAP,
     QUIET,
     VERDICT_WIDTH,
-    page,
+    canvas,
+    inlier_keypoints,
     photo_of,
     place_photo,
     shrunk,
     verdict,
     write,
 )
-from delf_engine.plotting.warp import carried, faced, outline, warped
+from delf_engine.plotting.warp import mapped_points, oriented, outline, warped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ _PHOTO_HEIGHT, _PHOTO_WIDTH = 640, 1100
 _CAPTION_HEIGHT = 88
 _SQUARES = 8  # of the checkerboard, along the shorter side
 _BORDER, _POINT = "#ffd33d", "#ff5d8f"
-_SAY = {
+_DESCRIPTIONS = {
     "blend": "A laid over B, half and half",
     "checkerboard": "squares of A and of B in turn",
     "colours": "A in red, B in cyan; grey where they agree",
@@ -102,8 +103,11 @@ def draw_overlay(
             "a fundamental matrix maps points to lines, so no photograph can be laid over the other by it; "
             "verify with an affine map or a homography, or draw the matches"
         )
-    photo_a, photo_b = _photos(image_a, image_b, features)
-    ends = _ends(features, verification)
+    if features is None:
+        photo_a, photo_b, ends = load_image(image_a), load_image(image_b), None
+    else:
+        photo_a, photo_b = photo_of(image_a, features[0]), photo_of(image_b, features[1])
+        ends = inlier_keypoints(*features, verification)
     size_a, size_b = ((photo.shape[1], photo.shape[0]) for photo in (photo_a, photo_b))
     below = shrunk(photo_b, height=_PHOTO_HEIGHT, width=_PHOTO_WIDTH)
     shown = (below.shape[1], below.shape[0])
@@ -111,49 +115,28 @@ def draw_overlay(
     centre = [((size_a[0] - 1) / 2, (size_a[1] - 1) / 2)]
     H = None
     if verification.transform is not None:
-        H = faced(verification.transform, centre if ends is None or not len(ends[0]) else ends[0])
+        H = oriented(verification.transform, centre if ends is None or not len(ends[0]) else ends[0])
     covered = np.zeros(shown[::-1], bool)
     if H is not None:
         above, covered = warped(photo_a, H, size_b, shown)
         below = _laid(above, below, covered, mode)
 
-    said = _said(verification, covered, mode)
+    description = _description(verification, covered, mode)
     width = max(shown[0] + 2 * GAP, VERDICT_WIDTH if caption else 0)
-    figure, axes, top = page(width, shown[1] + (_CAPTION_HEIGHT if caption else GAP), title)
-    figure.set_label(said)
+    figure, axes, top = canvas(width, shown[1] + (_CAPTION_HEIGHT if caption else GAP), title)
+    figure.set_label(description)
     left = (width - shown[0]) / 2
     frame = place_photo(axes, below, left, top)
     if H is not None and covered.any():
         ratio = np.array(shown) / size_b
         _border(axes, (outline(H, size_a, size_b) + 0.5) * ratio + (left, top), frame)
         if ends is not None:
-            mapped, found = ((p + 0.5) * ratio + (left, top) for p in (carried(H, ends[0]), ends[1]))
+            mapped, found = ((p + 0.5) * ratio + (left, top) for p in (mapped_points(H, ends[0]), ends[1]))
             _points(axes, mapped, found, frame)
     if caption:
         verdict(axes, verification, top + shown[1] + 32)
-        write(axes, GAP, top + shown[1] + 66, said, size=11, color=QUIET, align="left")
+        write(axes, GAP, top + shown[1] + 66, description, size=11, color=QUIET, align="left")
     return figure
-
-
-def _photos(
-    image_a: ImageSource, image_b: ImageSource, features: tuple[LocalFeatures, LocalFeatures] | None
-) -> tuple[Pixels, Pixels]:
-    if features is None:
-        return load_image(image_a), load_image(image_b)
-    return photo_of(image_a, features[0]), photo_of(image_b, features[1])
-
-
-def _ends(
-    features: tuple[LocalFeatures, LocalFeatures] | None, verification: Verification
-) -> tuple[Floats, Floats] | None:
-    """Return the inliers' points in A and in B, if their features are known."""
-    if features is None:
-        return None
-    pairs = verification.matches
-    if len(pairs) and (pairs.max(axis=0) >= (len(features[0]), len(features[1]))).any():
-        raise MismatchError("the verification names features that are not there: it belongs to other images")
-    a, b = (found.keypoints[pairs[:, i]].astype(np.float64) for i, found in enumerate(features))
-    return a, b
 
 
 def _laid(above: Pixels, below: Pixels, covered: Mask, mode: OverlayMode) -> Pixels:
@@ -209,9 +192,9 @@ def _points(axes: Axes, mapped: Floats, found: Floats, frame: Rectangle) -> None
         drawn.set_clip_path(frame)
 
 
-def _said(verification: Verification, covered: Mask, mode: OverlayMode) -> str:
+def _description(verification: Verification, covered: Mask, mode: OverlayMode) -> str:
     if verification.transform is None:
         return "B alone: no transform from A to B was found"
     if not covered.any():
         return "B alone: the transform flattens A or moves it out of sight"
-    return f"{_SAY[mode]}; A covers {100 * covered.mean():.0f} % of B"
+    return f"{_DESCRIPTIONS[mode]}; A covers {100 * covered.mean():.0f} % of B"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.images import ImageSource, load_image
-from delf_engine.plotting.page import INK, RULE, YES, page, place_photo, shrunk
+from delf_engine.plotting.canvas import INK, RULE, YES, canvas, place_photo, shrunk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_ranking"]
 
-CELL, CELL_GAP, CAPTION_HEIGHT = 220, 18, 44
+_CELL, _CELL_GAP, _CAPTION_HEIGHT = 220, 18, 44
 _CAPTION_LETTERS = 32
-OTHER = "#afb8c1"
+_OTHER = "#afb8c1"
 
 
 def draw_ranking(
@@ -64,28 +64,28 @@ def draw_ranking(
         raise ConfigError(f"columns must be at least 1, got {columns}")
     rows = max(1, -(-len(images) // columns))
     used = max(1, min(columns, len(images)))
-    split = CELL + 3 * CELL_GAP  # left edge of the ranking, after the query and a rule
-    row_height = CELL + CAPTION_HEIGHT + CELL_GAP
-    figure, axes, top = page(split + used * (CELL + CELL_GAP), rows * row_height, title)
-    thumbnail(axes, query, query_caption, CELL_GAP, top, INK)
-    axes.plot([split - CELL_GAP] * 2, [top, top + rows * row_height - CELL_GAP], color=RULE, linewidth=1)
+    split = _CELL + 3 * _CELL_GAP  # left edge of the ranking, after the query and a rule
+    row_height = _CELL + _CAPTION_HEIGHT + _CELL_GAP
+    figure, axes, top = canvas(split + used * (_CELL + _CELL_GAP), rows * row_height, title)
+    _thumbnail(axes, query, query_caption, _CELL_GAP, top, INK)
+    axes.plot([split - _CELL_GAP] * 2, [top, top + rows * row_height - _CELL_GAP], color=RULE, linewidth=1)
     for place, (image, caption, decision) in enumerate(zip(images, captions, decisions, strict=True)):
         row, column = divmod(place, columns)
-        frame = {True: YES, False: OTHER, None: None}[decision]
-        thumbnail(axes, image, caption, split + column * (CELL + CELL_GAP), top + row * row_height, frame)
+        frame = {True: YES, False: _OTHER, None: None}[decision]
+        _thumbnail(axes, image, caption, split + column * (_CELL + _CELL_GAP), top + row * row_height, frame)
     return figure
 
 
-def thumbnail(axes: Axes, image: ImageSource, caption: str, x: int, y: int, frame: str | None) -> None:
+def _thumbnail(axes: Axes, image: ImageSource, caption: str, x: int, y: int, frame: str | None) -> None:
     """Put an image into the cell whose upper left corner is (x, y), its caption below and a frame around it."""
-    photo = shrunk(load_image(image), height=CELL, width=CELL)
+    photo = shrunk(load_image(image), height=_CELL, width=_CELL)
     height, width = photo.shape[:2]
     # The feet of a row stand on one line, above the captions.
-    outline = place_photo(axes, photo, x + (CELL - width) / 2, y + CELL - height)
+    outline = place_photo(axes, photo, x + (_CELL - width) / 2, y + _CELL - height)
     if frame is not None:
         outline.set(fill=False, edgecolor=frame, linewidth=3)
         axes.add_patch(outline)
-    axes.text(x + CELL / 2, y + CELL + 8, _shortened(caption), fontsize=10, color=INK, ha="center", va="top",
+    axes.text(x + _CELL / 2, y + _CELL + 8, _shortened(caption), fontsize=10, color=INK, ha="center", va="top",
               linespacing=1.3, parse_math=False)  # fmt: skip
 
 

@@ -11,18 +11,18 @@ import numpy.typing as npt
 
 from delf_engine.pyramid import resize
 
-__all__ = ["carried", "faced", "outline", "warped"]
+__all__ = ["mapped_points", "oriented", "outline", "warped"]
 
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Size = tuple[int, int]
 
-# In frames from -1 to 1: a transform as near to singular as this has flattened the photograph to a line.
-_SINGULAR = 1e-10
+# In frames from -1 to 1: a transform of this condition number has flattened the photograph to a line.
+_FLAT = 1e10
 
 
-def faced(transform: npt.ArrayLike, points: npt.ArrayLike) -> Floats | None:
+def oriented(transform: npt.ArrayLike, points: npt.ArrayLike) -> Floats | None:
     """Return a transform scaled so that most of some points lie on the near side, where the third row is positive.
 
     A homography is the same for any factor, so that its own sign does not tell the near side from the far one.
@@ -55,7 +55,7 @@ def warped(photo: Pixels, transform: Floats, size: Size, shown: Size) -> tuple[P
     photo : (H, W, 3) uint8
         Image A.
     transform : (3, 3) float64
-        From pixels of A to pixels of B, its near side positive (see `faced`).
+        From pixels of A to pixels of B, its near side positive (see `oriented`).
     size : (width, height)
         Of image B.
     shown : (width, height)
@@ -70,32 +70,30 @@ def warped(photo: Pixels, transform: Floats, size: Size, shown: Size) -> tuple[P
     """
     import cv2
 
-    nothing = np.zeros((shown[1], shown[0], 3), np.uint8), np.zeros((shown[1], shown[0]), bool)
     height, width = photo.shape[:2]
     back = _inverse(transform, (width, height), size)
     if back is None:
-        return nothing
-    u, v = (_source_centres(shown[i], size[i]) for i in (0, 1))
+        return np.zeros((shown[1], shown[0], 3), np.uint8), np.zeros((shown[1], shown[0]), bool)
+    back = back @ _resized(shown, size)
     with np.errstate(all="ignore"):
-        x, y, w = (row[0] * u[None, :] + row[1] * v[:, None] + row[2] for row in back)
-        x, y = x / w, y / w
+        u, v = np.arange(shown[0]), np.arange(shown[1])[:, None]
+        x, y, depth = (row[0] * u + row[1] * v + row[2] for row in back)
+        x, y = x / depth - (width - 1) / 2, y / depth - (height - 1) / 2
         # The inverse is near where the transform is: H (a / w) has the third coordinate 1 / w.
-        covered = (
-            (w > 0) & (np.abs(x - (width - 1) / 2) <= width / 2) & (np.abs(y - (height - 1) / 2) <= height / 2)
+        covered = (depth > 0) & (np.abs(x) <= width / 2) & (np.abs(y) <= height / 2)
+        # A step in the picture is the root of |det| / depth^3 pixels of A: A is shrunk by the median first.
+        step = (
+            float(np.sqrt(np.median(np.abs(np.linalg.det(back)) / depth[covered] ** 3))) if covered.any() else 1.0
         )
-    if not covered.any():
-        return nothing
-    ratio = _ratio_without_aliasing(x, y, covered)
+    ratio = 1 / step if np.isfinite(step) and step > 1 else 1.0
     small = resize(photo, max(1, round(width * ratio)), max(1, round(height * ratio)), "area")
-    x, y = (
-        np.where(covered, (axis + 0.5) * (new / old) - 0.5, 0).astype(np.float32)
-        for axis, new, old in ((x, small.shape[1], width), (y, small.shape[0], height))
-    )
-    seen = cv2.remap(small, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(seen, np.uint8), covered
+    back = _resized((width, height), (small.shape[1], small.shape[0])) @ back
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    pixels = cv2.warpPerspective(small, back, shown, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(pixels, np.uint8), covered
 
 
-def carried(transform: Floats, points: npt.ArrayLike) -> Floats:
+def mapped_points(transform: Floats, points: npt.ArrayLike) -> Floats:
     """Return the (N, 2) points of B that points of A are mapped to; NaN for those behind the horizon."""
     with np.errstate(all="ignore"):
         found = np.asarray(points, np.float64) @ transform[:, :2].T + transform[:, 2]
@@ -149,8 +147,7 @@ def _inverse(transform: Floats, size_a: Size, size_b: Size) -> Floats | None:
     """Return the inverse of a transform with its sign; None if it is singular for images of these sizes."""
     to_a, to_b = _from_unit(size_a), _from_unit(size_b)
     units = np.linalg.solve(to_b, transform @ to_a)
-    values = np.linalg.svd(units, compute_uv=False)
-    if not values[2] > _SINGULAR * values[0]:
+    if not np.linalg.cond(units) < _FLAT:
         return None
     return np.asarray(to_a @ np.linalg.inv(units) @ np.linalg.inv(to_b))
 
@@ -161,17 +158,7 @@ def _from_unit(size: Size) -> Floats:
     return np.array([[half, 0, (size[0] - 1) / 2], [0, half, (size[1] - 1) / 2], [0, 0, 1]], np.float64)
 
 
-def _source_centres(shown: int, length: int) -> Floats:
-    return np.asarray((np.arange(shown) + 0.5) * (length / shown) - 0.5, np.float64)
-
-
-def _ratio_without_aliasing(x: Floats, y: Floats, covered: Mask) -> float:
-    """Return by how much A is to be shrunk so that a step in the picture is one pixel of A, by the median."""
-    if min(covered.shape) < 2:
-        return 1.0
-    with np.errstate(all="ignore"):
-        area = np.abs(
-            np.gradient(x, axis=1) * np.gradient(y, axis=0) - np.gradient(x, axis=0) * np.gradient(y, axis=1)
-        )
-        step = np.sqrt(np.median(area[covered]))
-    return float(1 / step) if np.isfinite(step) and step > 1 else 1.0
+def _resized(size: Size, resized: Size) -> Floats:
+    """Return the map from pixel centres of an image to those of the same image resized."""
+    x, y = (new / old for new, old in zip(resized, size, strict=True))
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]], np.float64)

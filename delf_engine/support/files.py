@@ -1,19 +1,17 @@
-"""Files written whole or not at all, errors of the system in types of ours, folders of this user."""
+"""Files written whole or not at all, their hashes, errors of the system in types of ours."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
-
-import platformdirs
 
 from delf_engine.errors import DelfEngineError, FormatError
 
-__all__ = ["replacing", "sync_directory", "system_errors", "user_folder"]
+__all__ = ["file_sha256", "replacing", "sync_directory", "system_errors"]
 
 
 @contextlib.contextmanager
@@ -72,13 +70,10 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def user_folder(kind: Literal["cache", "data"]) -> Path:
-    """Return the folder for what the package keeps of that kind, for all programs of this user.
-
-    The folder that DELF_ENGINE_HOME names, else ``delf-engine`` in the platform's own.
-    """
-    given = os.environ.get("DELF_ENGINE_HOME")
-    if given:
-        return Path(given).expanduser()
-    folders = {"cache": platformdirs.user_cache_path, "data": platformdirs.user_data_path}
-    return folders[kind]("delf-engine", appauthor=False)
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
-from delf_engine.training.contract import Kind, Loss, LossOptions, StageFacts, Step
-from delf_engine.training.pooling import Pooling, pool_attention, pool_gem, pool_mean
+from delf_engine.training.batches import Kind, StageFacts, Step
+from delf_engine.training.contract import Loss, LossOptions
 
-__all__ = ["ClassificationLoss", "ClassificationOptions"]
+__all__ = ["ClassificationLoss", "ClassificationOptions", "pool_attention"]
 
 
 class ClassificationOptions(LossOptions):
@@ -24,20 +23,12 @@ class ClassificationOptions(LossOptions):
 
     Attributes
     ----------
-    pooling : "mean", "gem" or "attention"
-        How conv4 becomes one vector an image; "attention" is what trains the attention head.
-    gem_power : float
-        Of "gem".
-    normalised : bool
-        For "attention": L2-normalise each cell's vector before it is weighted.
-    label_smoothing : float
-        Share of the target spread evenly over all classes.
+    pooling : "mean" or "attention"
+        How conv4 becomes one vector an image; "attention" is what trains the attention head. The published systems
+        classify by conv5 in stage 1; the trunks of this package end at conv4, so that is what is pooled.
     """
 
-    pooling: Pooling = "mean"
-    gem_power: Annotated[float, Field(gt=0)] = 3.0
-    normalised: bool = False
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    pooling: Literal["mean", "attention"] = "mean"
 
 
 class ClassificationLoss(Loss):
@@ -65,11 +56,8 @@ class ClassificationLoss(Loss):
         """Return the (B, C) vectors that are classified."""
         features = step.features.float()
         if self.options.pooling == "attention":
-            scores = step.network.attention(features)
-            return pool_attention(features, scores, normalised=self.options.normalised)
-        if self.options.pooling == "gem":
-            return pool_gem(features, self.options.gem_power)
-        return pool_mean(features)
+            return pool_attention(features, step.network.attention(features))
+        return features.mean((2, 3))
 
     def forward(self, step: Step) -> Tensor:
         """Return the mean cross-entropy."""
@@ -77,7 +65,7 @@ class ClassificationLoss(Loss):
         # A margin of 0.1 is lost in bfloat16, and the work here is small.
         with torch.autocast(step.features.device.type, enabled=False):
             logits = self.logits(self.pool(step), labels)
-            return F.cross_entropy(logits, labels, label_smoothing=self.options.label_smoothing)
+            return F.cross_entropy(logits, labels)
 
     @torch.no_grad()
     def measure(self, step: Step) -> Mapping[str, float]:
@@ -87,6 +75,15 @@ class ClassificationLoss(Loss):
         accuracy = float((best == _labels(step)).double().mean())
         # Named by the pooling: a recipe may classify in two stages, and both figures go into the checkpoint.
         return {f"held-out classification accuracy, {self.options.pooling} pooling": accuracy}
+
+
+def pool_attention(features: Tensor, scores: Tensor) -> Tensor:
+    """Sum of (B, C, h, w) features weighted by (B, h, w) scores, over the number of cells, to (B, C).
+
+    The weighted sum of DELF (Noh et al., ICCV 2017, section 3.3); divided by h w, as crops come in many sizes and
+    the classifier behind it should see one range of values.
+    """
+    return (features * scores[:, None]).mean((2, 3))
 
 
 def _labels(step: Step) -> Tensor:

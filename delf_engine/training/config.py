@@ -16,60 +16,28 @@ from pydantic import Field, SerializeAsAny
 
 from delf_engine.config import Config, Count, Positive, config_directory, parse_config, read_extended
 from delf_engine.errors import ConfigError
-from delf_engine.training.contract import LossOptions, SourceOptions, find_loss, find_source
+from delf_engine.training.contract import LossOptions, SourceOptions
+from delf_engine.training.device import Arithmetic
+from delf_engine.training.projection import PcaStage, StageName
+from delf_engine.training.registry import LOSSES, SOURCES, find
+from delf_engine.training.views import ViewsConfig
 
 __all__ = [
     "AttentionConfig",
     "CodebookConfig",
     "GradientStage",
     "Part",
-    "PcaStage",
-    "Precision",
     "Stage",
     "TrainingConfig",
-    "ViewsConfig",
     "load_training_config",
     "parse_training_config",
 ]
 
-Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
-StageName = Annotated[str, Field(pattern=r"^[\w][\w -]*$")]
 
 #: What a gradient stage can train of the network.
 Part = Literal["trunk", "layer3", "attention"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-class ViewsConfig(Config):
-    """Augmented views of each photograph.
-
-    Attributes
-    ----------
-    count : int
-        Views of each photograph, at least 2.
-    size : int
-        Side of a view in pixels.
-    crop : (low, high)
-        Side of the crop, of the photograph's shorter side.
-    rotation_deg : float
-        Largest rotation either way.
-    corner_jitter : float
-        Largest shift of each corner, of the crop's side.
-    aspect : float
-        Largest stretch of one side against the other.
-    grey : float
-        Share of views without colour.
-    """
-
-    count: Annotated[int, Field(ge=2)]
-    size: Annotated[int, Field(ge=64)]
-    crop: tuple[Share, Share]
-    rotation_deg: NotNegative
-    corner_jitter: Annotated[float, Field(ge=0, lt=0.4)]
-    aspect: Annotated[float, Field(ge=0, lt=1)]
-    grey: Share
 
 
 class AttentionConfig(Config):
@@ -140,7 +108,7 @@ class GradientStage(Config):
     warmup: NotNegativeInt = 0
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: Positive | None = None
-    precision: Precision = "auto"
+    precision: Arithmetic = "auto"
     evaluate_every: NotNegativeInt = 0
 
     @property
@@ -149,28 +117,6 @@ class GradientStage(Config):
         if "trunk" in self.train:
             return "images"
         return "conv3" if "layer3" in self.train else "conv4"
-
-
-class PcaStage(Config):
-    """A stage that fits the projection by PCA on whole photographs.
-
-    Attributes
-    ----------
-    cells : int
-        Feature vectors taken of each photograph, those of highest score over the `scales`.
-    select : "norm" or "attention"
-        The score: L2 norm of the vector, or the attention head.
-    photographs : int or None
-        Use at most this many, evenly spread; None: all.
-    """
-
-    kind: Literal["pca"]
-    name: StageName = "pca"
-    cells: Count
-    scales: tuple[Positive, ...] = Field(min_length=1)
-    select: Literal["norm", "attention"] = "norm"
-    photographs: Count | None = None
-    precision: Precision = "auto"
 
 
 Stage = GradientStage | PcaStage
@@ -296,13 +242,13 @@ def _parse_stage(values: Mapping[str, Any], where: str) -> Stage:
 def _parse_source(value: Any, where: str) -> SourceOptions:
     table = {"kind": value} if isinstance(value, str) else value
     kind = _kind_of(table, f"{where}: source")
-    options: type[SourceOptions] = find_source(kind).Options  # type: ignore[attr-defined]
+    options: type[SourceOptions] = find(SOURCES, "source", kind).Options
     return parse_config(options, table, where=f"{where}, source {kind}")
 
 
 def _parse_loss(table: Any, where: str) -> LossOptions:
     kind = _kind_of(table, f"{where}: loss")
-    return parse_config(find_loss(kind).Options, table, where=f"{where}, loss {kind}")
+    return parse_config(find(LOSSES, "loss", kind).Options, table, where=f"{where}, loss {kind}")
 
 
 def _kind_of(table: Any, where: str) -> str:
@@ -312,9 +258,9 @@ def _kind_of(table: Any, where: str) -> str:
 
 
 def _check_pairing(stage: GradientStage, where: str) -> None:
-    gives = find_source(stage.source.kind).kind
+    gives = SOURCES[stage.source.kind].kind
     for loss in stage.losses:
-        needs = find_loss(loss.kind).needs
+        needs = LOSSES[loss.kind].needs
         if needs not in (None, gives):
             raise ConfigError(
                 f"{where}: loss {loss.kind} needs {needs}, source {stage.source.kind} gives {gives}; choose a "

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from delf_engine.training.contract import Step
+from delf_engine.training.batches import Step
 
 __all__ = [
     "CellSample",

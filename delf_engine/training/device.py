@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
 from delf_engine.errors import ConfigError
-from delf_engine.training.config import Precision
+from delf_engine.extraction.precision import has_native_bf16
 
-__all__ = ["autocast_dtype", "choose_device", "deterministic", "has_native_bf16"]
+__all__ = ["Arithmetic", "autocast_dtype", "choose_device", "deterministic"]
+
+#: Of the network while it is trained; weights, losses and optimiser stay float32.
+Arithmetic = Literal["auto", "fp32", "bf16", "fp16"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,17 +42,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def has_native_bf16(device: torch.device) -> bool:
-    """Say whether `device` multiplies bfloat16 in hardware (AVX512_BF16, AMX; NVIDIA from Ampere on)."""
-    if device.type == "cuda":
-        return bool(torch.cuda.get_device_capability(device)[0] >= 8)
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
-
-
-def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+def autocast_dtype(precision: Arithmetic, device: torch.device) -> torch.dtype:
     """Return the type that the network computes in.
 
     Raises

@@ -12,7 +12,7 @@ from torch import Tensor
 from delf_engine.errors import ConfigError
 from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import DelfNetwork
-from delf_engine.training.contract import START, Batch, Step, Teacher
+from delf_engine.training.batches import START, Batch, Step, Teacher
 from delf_engine.training.stores import deepest
 
 __all__ = ["Forward"]

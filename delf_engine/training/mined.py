@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import FormatError
 from delf_engine.images import load_image
-from delf_engine.training.config import ViewsConfig
-from delf_engine.training.views import random_view
+from delf_engine.training.views import ViewsConfig, random_view
 
 __all__ = ["MinedItems", "MinedPair", "places", "read_pairs"]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +15,12 @@ import torch
 from delf_engine.errors import DataError, ImageError
 from delf_engine.images import load_image
 from delf_engine.support.threads import usable_cores
-from delf_engine.training.config import GradientStage, PcaStage, Precision, TrainingConfig
+from delf_engine.training.config import GradientStage, TrainingConfig
 from delf_engine.training.device import deterministic
-from delf_engine.training.projection import best_vectors, photo_levels, spread
-from delf_engine.training.recipe import split
+from delf_engine.training.options import Reports, RunOptions
+from delf_engine.training.photographs import Photographs
+from delf_engine.training.projection import PcaStage, best_vectors, photo_levels, spread
 from delf_engine.training.run import Run
-from delf_engine.training.teaching import with_teacher
 from delf_engine.training.work import Work
 
 __all__ = ["Plan", "StagePlan", "make_plan"]
@@ -87,53 +87,30 @@ class Plan:
 
 
 def make_plan(
-    photos: Sequence[str],
+    photographs: Photographs,
     config: TrainingConfig,
     trunk_weights: str | os.PathLike[str] | None = None,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    precision: Precision | None = None,
-    cache_gb: float = 8.0,
-    workers: int | None = None,
-    roots: Sequence[str | os.PathLike[str]] = (),
-    pairs: str | os.PathLike[str] | None = None,
-    teacher: str | None = None,
+    options: RunOptions | None = None,
 ) -> Plan:
-    """Plan a run; the options are those of `recipe.train`.
+    """Plan a run; parameters are those of `recipe.train_network`.
 
-    Every stage is built and does one step on a batch of its own, so what fails at once in `train` fails here too.
+    Every stage is built and does one step on a batch of its own, so what fails at once in training fails here too.
 
     Raises
     ------
     DataError, CheckpointError, ConfigError, FormatError
-        As `recipe.train`.
+        As `recipe.train_network`.
     """
-    held_in, held_out = split(photos, config, roots, seed)
-    read, unreadable = _read_some([*held_in, *held_out])
-    if teacher is not None:
-        config = with_teacher(config, teacher)
+    options = options or RunOptions()
+    read, unreadable = _read_some([*photographs.held_in, *photographs.held_out])
     bad = {path for path, _ in unreadable}
-    run = Run(
-        config,
-        held_in=[path for path in held_in if path not in bad],
-        held_out=[path for path in held_out if path not in bad],
-        seed=seed,
-        work=Work(None),
-        on_error=lambda *_: None,
-        progress=None,
-        on_figures=None,
-        log=None,
-        device=device,
-        precision=precision,
-        cache_bytes=int(cache_gb * 1e9),
-        workers=workers or usable_cores(),
-        roots=[Path(root) for root in roots],
-        pairs=None if pairs is None else Path(pairs),
-        checkpoint_seconds=float("inf"),
-        checkpoint_steps=None,
-        sample=max([2, *(stage.batch for stage in config.gradient_stages)]),
+    readable = dataclasses.replace(
+        photographs,
+        held_in=[path for path in photographs.held_in if path not in bad],
+        held_out=[path for path in photographs.held_out if path not in bad],
     )
+    sample = max([2, *(stage.batch for stage in config.gradient_stages)])
+    run = Run(config, readable, options, Reports(), Work(None), sample=sample)
     with deterministic(run.device):
         run.start(trunk_weights)
         stages = tuple(
@@ -145,9 +122,9 @@ def make_plan(
         recipe=config.name,
         architecture=config.architecture,
         device=str(run.device),
-        photographs=len(photos),
-        held_in=len(held_in),
-        held_out=len(held_out),
+        photographs=len(photographs.files),
+        held_in=len(photographs.held_in),
+        held_out=len(photographs.held_out),
         read=read,
         unreadable=tuple(unreadable),
         stages=stages,
@@ -174,7 +151,7 @@ def _read_some(photos: Sequence[str]) -> tuple[int, list[tuple[str, str]]]:
 
 
 def _plan_pca(run: Run, stage: PcaStage) -> StagePlan:
-    photos = spread(run.held_in, stage.photographs)
+    photos = spread(run.photographs.held_in, stage.photographs)
     # The shortest, as the first photograph of each shape pays for torch's own preparations.
     seconds = min(_timed_photograph(run, stage, path) for path in spread(photos, _TIMED)) * len(photos)
     run.fitted = True  # not in truth: what follows takes as long with any projection

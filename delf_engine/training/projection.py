@@ -4,22 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from delf_engine.config import Config, Count, Positive
 from delf_engine.errors import DataError, ImageError
 from delf_engine.images import load_image
 from delf_engine.model.network import DelfNetwork, Projection
 from delf_engine.pyramid import plan_levels, resize
-from delf_engine.training.config import PcaStage
+from delf_engine.training.device import Arithmetic
 
-__all__ = ["best_vectors", "fit_pca", "fit_projection", "photo_levels", "spread"]
+__all__ = ["PcaStage", "best_vectors", "fit_pca", "fit_projection", "photo_levels", "spread"]
 
 Rgb = npt.NDArray[np.uint8]
+StageName = Annotated[str, Field(pattern=r"^[\w][\w -]*$")]
+
+
+class PcaStage(Config):
+    """A stage that fits the projection by PCA on whole photographs.
+
+    Attributes
+    ----------
+    cells : int
+        Feature vectors taken of each photograph, those of highest score over the `scales`.
+    select : "norm" or "attention"
+        The score: L2 norm of the vector, or the attention head.
+    photographs : int or None
+        Use at most this many, evenly spread; None: all.
+    """
+
+    kind: Literal["pca"]
+    name: StageName = "pca"
+    cells: Count
+    scales: tuple[Positive, ...] = Field(min_length=1)
+    select: Literal["norm", "attention"] = "norm"
+    photographs: Count | None = None
+    precision: Arithmetic = "auto"
 
 
 def fit_projection(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from delf_engine.evaluation import GroundTruth, evaluate
-from delf_engine.training.contract import Batch, Step
+from delf_engine.training.batches import Batch, Step
 from delf_engine.training.correspondence import directions
 from delf_engine.training.losses.match import MatchOptions, labelled_cells
 from delf_engine.training.sources.views import draw_rows, gather_pairs

@@ -3,92 +3,81 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from delf_engine.errors import ConfigError, ImageError
+from delf_engine.errors import ConfigError
 from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import AttentionHead, DelfNetwork
-from delf_engine.training.config import GradientStage, PcaStage, Precision, TrainingConfig
-from delf_engine.training.contract import (
-    START,
-    Loss,
-    Source,
-    SourceContext,
-    StageFacts,
-    Teacher,
-    TeacherContext,
-    find_loss,
-    find_source,
-)
+from delf_engine.training.batches import START, StageFacts, Teacher, TeacherContext
+from delf_engine.training.config import GradientStage, TrainingConfig
+from delf_engine.training.contract import Loss, Source, SourceContext
 from delf_engine.training.device import autocast_dtype, choose_device, deterministic
 from delf_engine.training.forward import Forward
-from delf_engine.training.labels import labelled_photographs
 from delf_engine.training.losses.match import MatchOptions
-from delf_engine.training.projection import fit_projection, spread
+from delf_engine.training.options import Reports, RunOptions
+from delf_engine.training.photographs import Photographs
+from delf_engine.training.projection import PcaStage, fit_projection, spread
+from delf_engine.training.registry import LOSSES, SOURCES, find
 from delf_engine.training.retrieval import match_precision, retrieval_map
 from delf_engine.training.snapshot import Snapshot
 from delf_engine.training.sources.views import PhotoItems
 from delf_engine.training.stores import Encoder, Stores, ViewStore, fingerprint
-from delf_engine.training.teaching import build_teachers, teacher_file, teacher_names
-from delf_engine.training.trainer import GradientRun, Log, Reports
+from delf_engine.training.teaching import build_teachers, teacher_file, teacher_names, with_teacher
+from delf_engine.training.trainer import GradientRun
 from delf_engine.training.weights import load_trunk
 from delf_engine.training.work import Work, chained_key, file_digest, photographs_key
 
-__all__ = ["Progress", "Run", "build_losses", "build_source"]
-
-#: Called with the stage's name, steps done, steps in all, and the loss where there is one.
-Progress = Callable[[str, int, int, float | None], None]
+__all__ = ["Run", "build_losses", "build_source"]
 
 _MEASURED = 128  # held-out photographs that the retrieval figure looks at, at most
 
 
 class Run:
-    """See `recipe.train` for the options."""
+    """A recipe at work on some photographs.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    photographs : Photographs
+    options : RunOptions
+    reports : Reports
+    work : Work
+        Entered.
+    sample : int or None
+        Render only so many items of each store, to plan with.
+    """
 
     def __init__(
         self,
         config: TrainingConfig,
-        *,
-        held_in: Sequence[str],
-        held_out: Sequence[str],
-        seed: int,
+        photographs: Photographs,
+        options: RunOptions,
+        reports: Reports,
         work: Work,
-        on_error: Callable[[str, ImageError], None],
-        progress: Progress | None,
-        on_figures: Callable[[str, int, Mapping[str, float]], None] | None,
-        log: Log | None,
-        device: str,
-        precision: Precision | None,
-        cache_bytes: int,
-        workers: int,
-        roots: Sequence[Path],
-        pairs: Path | None,
-        checkpoint_seconds: float,
-        checkpoint_steps: int | None,
+        *,
         sample: int | None = None,
     ) -> None:
-        if pairs is not None and all(stage.source.kind != "mined" for stage in config.gradient_stages):
+        if options.teacher is not None:
+            config = with_teacher(config, options.teacher)
+        if options.pairs is not None and all(stage.source.kind != "mined" for stage in config.gradient_stages):
             raise ConfigError(
-                f"{pairs}: recipe {config.name} draws no mined pairs; take one that does, such as delf_self"
+                f"{options.pairs}: recipe {config.name} draws no mined pairs; "
+                "take one that does, such as delf_self"
             )
-        self.config, self.seed, self.work = config, seed, work
-        self.held_in, self.held_out = held_in, held_out
-        self.on_error, self.workers, self.roots, self.pairs = on_error, workers, roots, pairs
-        self.device, self.precision = choose_device(device), precision
-        self.progress: Progress = progress or (lambda *_: None)
-        self.reports = Reports(self.progress, on_figures or (lambda *_: None), log)
-        self.checkpoint_seconds, self.checkpoint_steps = checkpoint_seconds, checkpoint_steps
+        self.config, self.photographs, self.options, self.work = config, photographs, options, work
+        self.reports, self.seed = reports, options.seed
+        self.device = choose_device(options.device)
         self.stores = Stores(
-            limit=cache_bytes,
+            limit=options.cache_bytes,
             folder=work.cache,
-            workers=workers,
-            on_error=on_error,
-            progress=lambda name, done, total: self.progress(name, done, total, None),
+            workers=options.workers,
+            on_error=reports.error,
+            progress=lambda name, done, total: reports.progress(name, done, total, None),
             sample=sample,
         )
         self.fitted = self.attends = False
@@ -128,15 +117,15 @@ class Run:
         """Return what every stage's result depends on."""
         unused = {"stages", "codebook", "name", "profile", "trunk"}  # the trunk itself is in the key
         config = self.config.model_dump(mode="json", exclude=unused)
-        labelled = labelled_photographs(self.config, self.roots, self.seed)
+        labelled = self.photographs.labelled
         return (
             config,
             self.seed,
             torch.__version__,
             self.device.type,
             fingerprint(self.network.trunk),
-            photographs_key(self.held_in),
-            photographs_key(self.held_out),
+            photographs_key(self.photographs.held_in),
+            photographs_key(self.photographs.held_out),
             *(() if labelled is None else (labelled.key,)),
         )
 
@@ -145,12 +134,12 @@ class Run:
         if isinstance(stage, PcaStage):
             return (dtype,)
         teachers = file_digest({name: teacher_file(name) for name in teacher_names([stage])})
-        pairs = file_digest({"pairs": self.pairs}) if stage.source.kind == "mined" else {}
+        pairs = file_digest({"pairs": self.options.pairs}) if stage.source.kind == "mined" else {}
         return (dtype, teachers, pairs)
 
     def dtype(self, stage: GradientStage | PcaStage) -> torch.dtype:
         """Return the type that the trunk computes in."""
-        return autocast_dtype(self.precision or stage.precision, self.device)
+        return autocast_dtype(self.options.precision or stage.precision, self.device)
 
     def _stage(self, number: int, stage: GradientStage | PcaStage, key: str) -> None:
         """Run one stage, or take its result from disk."""
@@ -176,13 +165,13 @@ class Run:
                 f"stage {stage.name}: select = 'attention', but no stage before it trains the attention"
             )
         projection = fit_projection(
-            self.held_in,
+            self.photographs.held_in,
             self.network,
             stage,
             device=self.device,
             dtype=self.dtype(stage),
-            workers=self.workers,
-            progress=lambda done, total: self.progress(stage.name, done, total, None),
+            workers=self.options.workers,
+            progress=lambda done, total: self.reports.progress(stage.name, done, total, None),
         )
         self.network.projection.load_state_dict(projection.state_dict())
         self.fitted = True
@@ -225,8 +214,8 @@ class Run:
             forward,
             evaluate=lambda: {"held-out retrieval mAP": retrieval_map(held_out, measured, self._scores(attends))},
             path=path,
-            checkpoint_seconds=self.checkpoint_seconds,
-            checkpoint_steps=self.checkpoint_steps,
+            checkpoint_seconds=self.options.checkpoint_seconds,
+            checkpoint_steps=self.options.checkpoint_steps,
             reports=self.reports,
         )
 
@@ -237,26 +226,26 @@ class Run:
 
     def _teachers(self, stage: GradientStage, dtype: torch.dtype) -> dict[str, Teacher]:
         context = TeacherContext(
-            self.held_in,
+            self.photographs.held_in,
             self.device,
             dtype,
-            lambda done, total: self.progress("PCA of the teacher", done, total, None),
+            lambda done, total: self.reports.progress("PCA of the teacher", done, total, None),
         )
         return build_teachers(teacher_names([stage]), context)
 
     def _source_context(self, stage: GradientStage, seed: int) -> SourceContext:
         return SourceContext(
-            photos=self.held_in,
-            held_out=self.held_out,
-            roots=self.roots,
+            photos=self.photographs.held_in,
+            held_out=self.photographs.held_out,
+            labelled=self.photographs.labelled,
             seed=seed,
             run_seed=self.seed,
             views=self.config.views,
             batch=stage.batch,
-            workers=self.workers,
+            workers=self.options.workers,
             stores=self.stores,
-            pairs=self.pairs,
-            on_error=self.on_error,
+            pairs=self.options.pairs_file,
+            on_error=self.reports.error,
         )
 
     def _loss_facts(self, stage: GradientStage, source: Source, teachers: Mapping[str, Teacher]) -> StageFacts:
@@ -264,7 +253,7 @@ class Run:
         return StageFacts(source.kind, source.n_classes, self.fitted, frozenset(stage.train), channels)
 
     def _held_out_store(self) -> ViewStore:
-        chosen = spread(self.held_out, _MEASURED)
+        chosen = spread(self.photographs.held_out, _MEASURED)
         return self.stores.open(
             "held-out views", PhotoItems(chosen, self.config.views, self.seed + 1), teachers=False
         )
@@ -275,7 +264,7 @@ class Run:
 
     def _final_figures(self) -> dict[str, float]:
         """Measure the finished network on the held-out photographs."""
-        dtype = autocast_dtype(self.precision or "auto", self.device)
+        dtype = autocast_dtype(self.options.precision or "auto", self.device)
         self.stores.begin(Encoder(self.network.trunk, "conv4", {}, self.device, dtype))
         store = self._held_out_store()
         forward = Forward(self.network, fitted=self.fitted, seed=self.seed, device=self.device, dtype=dtype)
@@ -300,8 +289,8 @@ def build_source(stage: GradientStage, context: SourceContext) -> Source:
     ConfigError, DataError, FormatError
         If it cannot work with the data.
     """
-    build = cast(Any, find_source(stage.source.kind))
-    return cast(Source, build(stage.source, context))
+    source: Source = SOURCES[stage.source.kind](stage.source, context)
+    return source
 
 
 def build_losses(stage: GradientStage, network: DelfNetwork, facts: StageFacts, seed: int) -> list[Loss]:
@@ -317,7 +306,7 @@ def build_losses(stage: GradientStage, network: DelfNetwork, facts: StageFacts, 
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return [find_loss(options.kind)(options, network, facts) for options in stage.losses]
+            return [find(LOSSES, "loss", options.kind)(options, network, facts) for options in stage.losses]
     except ConfigError as error:
         raise ConfigError(f"stage {stage.name}: {error}") from error
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from delf_engine.errors import DataError, ImageError
 from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import normalise_images
+from delf_engine.training.batches import START, Teacher
 from delf_engine.training.cache import Cache, memory_bytes
-from delf_engine.training.contract import START, Teacher
 
 __all__ = ["Encoder", "Items", "Level", "Stores", "ViewStore", "deepest", "fingerprint", "item_bytes"]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from delf_engine.errors import ConfigError
+from delf_engine.training.batches import START, Teacher, TeacherContext
 from delf_engine.training.config import GradientStage, TrainingConfig
-from delf_engine.training.contract import START, Teacher, TeacherContext, find_teacher
 from delf_engine.training.losses.distillation import DistillationOptions
+from delf_engine.training.registry import TEACHERS, find
 
 __all__ = ["build_teachers", "teacher_file", "teacher_names", "with_teacher"]
 
@@ -60,8 +61,7 @@ def with_teacher(config: TrainingConfig, teacher: str) -> TrainingConfig:
 
 def _build(name: str, context: TeacherContext) -> Teacher:
     kind, argument = _split(name)
-    build = cast(Any, find_teacher(kind))
-    return cast(Teacher, build(argument, context))
+    return find(TEACHERS, "teacher", kind)(argument, context)
 
 
 def _split(name: str) -> tuple[str, str]:

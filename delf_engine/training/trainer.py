@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from delf_engine.errors import DataError, FormatError
 from delf_engine.model.network import DelfNetwork
+from delf_engine.training.batches import Batch
 from delf_engine.training.config import GradientStage
-from delf_engine.training.contract import Batch, Loss, Source
+from delf_engine.training.contract import Loss, Source
 from delf_engine.training.device import deterministic
 from delf_engine.training.forward import Forward
+from delf_engine.training.options import Reports
 from delf_engine.training.snapshot import (
     Snapshot,
     load_optimiser,
@@ -35,34 +37,9 @@ from delf_engine.training.snapshot import (
     write_snapshot,
 )
 
-__all__ = ["GradientRun", "Log", "Reports", "learning_rate", "trained_parameters"]
+__all__ = ["GradientRun", "learning_rate", "trained_parameters"]
 
 _AHEAD = 2  # micro-batches that are made ready while others are trained on
-
-
-class Log(Protocol):
-    """Where scalars go, such as TensorBoard's writer."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Record a number."""
-
-
-@dataclass(frozen=True)
-class Reports:
-    """Whom a stage tells what.
-
-    Attributes
-    ----------
-    progress : callable
-        Called with the stage's name, steps done, steps in all, and the loss.
-    figures : callable
-        Called with the stage's name, the step, and what was measured on held-out photographs.
-    log : Log or None
-    """
-
-    progress: Callable[[str, int, int, float | None], None] = lambda *_: None
-    figures: Callable[[str, int, Mapping[str, float]], None] = lambda *_: None
-    log: Log | None = None
 
 
 @dataclass
@@ -137,7 +114,7 @@ class GradientRun:
     def _loop(self, stopped: threading.Event) -> None:
         steps, accumulate = self.stage.steps, self.stage.accumulate
         written = time.monotonic()
-        with _Ahead(self.source, self.step * accumulate, steps * accumulate) as batches:
+        with _Prefetcher(self.source, self.step * accumulate, steps * accumulate) as batches:
             while self.step < steps:
                 loss = self.optimise([batches.next() for _ in range(accumulate)])
                 self.step += 1
@@ -301,7 +278,7 @@ def _optimiser(
     return torch.optim.AdamW(groups, **options)
 
 
-class _Ahead:
+class _Prefetcher:
     """Micro-batches in order, made ready by one thread while others are trained on."""
 
     def __init__(self, source: Source, first: int, end: int) -> None:
@@ -309,7 +286,7 @@ class _Ahead:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self.waiting: list[tuple[int, Future[Batch]]] = []
 
-    def __enter__(self) -> _Ahead:
+    def __enter__(self) -> _Prefetcher:
         return self
 
     def __exit__(self, *_: object) -> None:

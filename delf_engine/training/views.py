@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from delf_engine.training.config import ViewsConfig
+from delf_engine.config import Config
 
-__all__ = ["random_view"]
+__all__ = ["ViewsConfig", "random_view"]
 
 Rgb = npt.NDArray[np.uint8]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 _REGION_CROP = (0.8, 1.6)  # side of a crop around a region, of the region's longer side
 _REGION_SHIFT = 0.15  # largest shift of its centre, of its side
 _SMALLEST_CROP = 0.2  # of the photograph's shorter side: smaller ones are blur
+
+
+class ViewsConfig(Config):
+    """Augmented views of each photograph.
+
+    Attributes
+    ----------
+    count : int
+        Views of each photograph, at least 2.
+    size : int
+        Side of a view in pixels.
+    crop : (low, high)
+        Side of the crop, of the photograph's shorter side.
+    rotation_deg : float
+        Largest rotation either way.
+    corner_jitter : float
+        Largest shift of each corner, of the crop's side.
+    aspect : float
+        Largest stretch of one side against the other.
+    grey : float
+        Share of views without colour.
+    """
+
+    count: Annotated[int, Field(ge=2)]
+    size: Annotated[int, Field(ge=64)]
+    crop: tuple[Share, Share]
+    rotation_deg: Annotated[float, Field(ge=0)]
+    corner_jitter: Annotated[float, Field(ge=0, lt=0.4)]
+    aspect: Annotated[float, Field(ge=0, lt=1)]
+    grey: Share
 
 
 def random_view(

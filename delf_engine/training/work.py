@@ -9,9 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from delf_engine.errors import LockedError
+from delf_engine.support.locks import acquired
 from delf_engine.training.snapshot import Snapshot, read_snapshot, write_snapshot
 
 __all__ = ["Work", "chained_key", "file_digest", "photographs_key"]
@@ -37,11 +35,8 @@ class Work:
     def __enter__(self) -> Work:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / "lock")
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout as error:
-                raise LockedError(f"{self.folder}: another training is running in this folder") from error
+            busy = f"{self.folder}: another training is running in this folder"
+            self._lock = acquired(self.folder / "lock", busy)
             shutil.rmtree(self.folder / "cache", ignore_errors=True)  # of a run that was killed
         return self
 

@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from calibration import LabelledPairs, choose, fit, landmark, own_landmarks, paris_row, random_boxes
+from benchmarks.verification.calibration import (
+    LabelledPairs,
+    choose,
+    fit,
+    own_landmarks,
+    paris_row,
+    random_boxes,
+)
 from delf_engine.evaluation.calibration_at_prior import calibration_error_at_prior
 from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.verification import Verification
@@ -31,10 +38,6 @@ def test_boxes_lie_inside_and_have_the_stated_sides() -> None:
     assert min(shares) == pytest.approx(0.25, abs=0.02)
     assert max(shares) == pytest.approx(0.8, abs=0.02)
     assert np.median(shares) == pytest.approx(math.sqrt(0.25 * 0.8), abs=0.05)
-
-
-def test_landmarks_are_read_off_names() -> None:
-    assert landmark("paris_defense_000056") == landmark("paris/paris_defense_000254") == "defense"
 
 
 def world(places: int) -> tuple[list[Verification], LabelledPairs]:

@@ -6,28 +6,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import codebook_assignment
+from benchmarks.index import codebook_assignment
 from delf_engine.index import Codebook
 from delf_engine.storage import FeatureStore
 from helpers import random_features
 
 
-def test_a_row_for_each_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ours_and_faiss_stand_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    common = ["--descriptors", "200", "--rounds", "1", "--out", str(out)]
-    codebook_assignment.main(["--words", "100", "1024", *common])
-    result = json.loads(out.read_text())
-    modes = ["faiss flat", "exact", "fast"]
-    assert [(row["words"], row["mode"]) for row in result["rows"]] == [(w, m) for w in (100, 1024) for m in modes]
-    for row in result["rows"]:
-        assert row["recall_at_1"] > 0.98
-        assert row["recall_at_k"] > 0.98
-        assert row["cpu_us_a_descriptor"] > 0
-        if row["mode"] == "exact":
-            assert row["recall_at_1"] == row["recall_at_k"] == 1
-        if row["mode"] == "faiss flat":
-            assert row["flat_by_this_cpu"] == row["flat_by_this_query_cpu"] == 1
-    assert "1,024 fast" in capsys.readouterr().out
+    common = ["--descriptors", "300", "--rounds", "1", "--out", str(out)]
+    codebook_assignment.main(["--words", "100", "2048", *common])
+    rows = json.loads(out.read_text())["rows"]
+    inverted = {100: ["IVF32, 23 cells", "IVF32, 7 cells"], 2048: ["IVF256, 64 cells", "IVF256, 21 cells"]}
+    assert [(row["words"], row["search"].removeprefix("faiss ")) for row in rows] == [
+        (words, name)
+        for words in inverted
+        for name in ("exact", "fast", "flat", *inverted[words], "HNSW32, ef 64")
+    ]
+    for row in rows:
+        assert row["us_a_descriptor"] > 0
+        assert row["query_ms"] > 0
+        if row["search"] in ("exact", "faiss flat"):
+            assert min(row["recall_at_1"], row["recall_at_k"]) > 0.999
+        if row["search"] == "fast":
+            assert row["times_the_fast"] == 1
+            assert row["recall_at_k"] > 0.98
+    fewer, more = (next(r for r in rows if r["search"].startswith(f"faiss IVF256, {n} ")) for n in (21, 64))
+    assert 0.5 < fewer["recall_at_k"] < more["recall_at_k"]
+    assert "2,048 fast" in capsys.readouterr().out
 
 
 def test_words_and_descriptors_of_files(tmp_path: Path) -> None:
@@ -41,4 +47,4 @@ def test_words_and_descriptors_of_files(tmp_path: Path) -> None:
     codebook_assignment.main([*files, "--rounds", "1", "--out", str(out)])
     result = json.loads(out.read_text())
     assert result["descriptors"] == 50
-    assert [row["words"] for row in result["rows"]] == [50] * 3
+    assert {row["words"] for row in result["rows"]} == {50}

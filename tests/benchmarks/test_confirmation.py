@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from homography import homography_pairs, planar_figures
-from peers import aliked
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "confirmation.py"
+from benchmarks.peers import aliked
+from benchmarks.verification.homography import homography_pairs, planar_figures
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.extraction.confirmation", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_missing_weights_are_named_before_any_work(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import evaluator
+from benchmarks.revisited import evaluator
 
 
 def test_both_evaluators_agree_and_the_result_is_written(
@@ -25,5 +25,5 @@ def test_rankings_are_whole(rng: np.random.Generator) -> None:
     rankings, truth = evaluator.synthetic(2, 300, rng)
     assert (np.sort(rankings, axis=1) == np.arange(300)).all()
     assert len(truth.names) == 300
-    with pytest.raises(SystemExit, match="98 at least"):
+    with pytest.raises(SystemExit, match="98"):
         evaluator.synthetic(2, 97, rng)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import extraction
+from benchmarks.extraction import speed as extraction
 from delf_engine.extraction import precision
 from helpers import random_photo, write_image, write_tiny_model
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import adding
-import profiles
+from benchmarks.extraction import adding
+from benchmarks.reranking import profiles
 from delf_engine.engine import Engine
 from delf_engine.evaluation import GroundTruth
 from helpers import random_photo, write_image, write_tiny_model

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-import index_sizes
-import large_index
-import synthetic
-
-
-def _benchmark() -> Any:
-    """Import benchmarks/index.py by its path: the name is that of a package of tests."""
-    path = Path(index_sizes.__file__).with_name("index.py")
-    spec = importlib.util.spec_from_file_location("benchmark_of_the_index", path)
-    assert spec is not None and spec.loader is not None  # noqa: PT018
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from benchmarks.index import large as large_index
+from benchmarks.index import sizes as index_sizes
+from benchmarks.index import speed, synthetic
 
 
 def test_synthetic_descriptors_images_and_postings() -> None:
@@ -41,7 +29,7 @@ def test_synthetic_descriptors_images_and_postings() -> None:
 
 def test_beside_a_published_package_that_is_left_out(tmp_path: Path) -> None:
     sizes = ["--images", "20", "--words", "256", "--per-image", "50", "--queries", "2"]
-    _benchmark().main(["published", *sizes, "--no-peer", "--out", str(tmp_path)])
+    speed.main(["published", *sizes, "--no-peer", "--out", str(tmp_path)])
     result = json.loads((tmp_path / "index_published.json").read_text())
     assert [row["name"] for row in result["rows"]] == ["delf-engine, exact words", "delf-engine, fast words"]
     assert result["recall_at_1"] == result["recall_at_5"] == 1  # so few words are scanned
@@ -51,7 +39,7 @@ def test_beside_a_published_package_that_is_left_out(tmp_path: Path) -> None:
 def test_a_large_index_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_index, "_ADDED", 50)
     sizes = ["--images", "300", "--words", "2048", "--queries", "2", "--kills", "1"]
-    _benchmark().main(["large", *sizes, "--folder", str(tmp_path / "big"), "--out", str(tmp_path)])
+    speed.main(["large", *sizes, "--folder", str(tmp_path / "big"), "--out", str(tmp_path)])
     result = json.loads((tmp_path / "index_large.json").read_text())
     assert result["lost_during_add"] == result["lost_during_merge"] == 0
     assert result["postings"] == 300 * 700

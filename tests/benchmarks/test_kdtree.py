@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import kdtree
+from benchmarks.index import kdtree
 from delf_engine.index import Codebook
 from delf_engine.storage import FeatureStore
 from helpers import random_features

@@ -1,19 +1,25 @@
-"""The rules measured on one pass are those that re-ranking gives one by one, ties, junk and cut included."""
+"""Rules measured on one pass are what re-ranking gives one by one, ties, junk and cut included; ways to verify."""
 
 from __future__ import annotations
+
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 
+from benchmarks.revisited.ranking_rules import RULES, Pass, compare, ranked_by_rules, row_of, verify_all
+from benchmarks.verification import quality
+from benchmarks.verification.quality import GROUPS, Way, best_against_first, measured, ways
 from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.evaluation import SETUPS, GroundTruth, Setup, evaluate
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import rerank_shortlist
-from helpers import random_features
-from ranking_rules import RULES, Pass, compare, ranked_by_rules, row_of, verify_all
+from delf_engine.verification.models import ESTIMATORS
+from helpers import random_features, seen_again
 
 VERIFICATION = load_profile("default").verification
 RANKING = RankingConfig(score="inliers", exponent=2.0, blend=0.5)
+World: TypeAlias = tuple[dict[str, LocalFeatures], dict[str, LocalFeatures]]
 FIRST = {q: [(f"i{k}", float(9 - k // 2)) for k in range(9)] for q in ("q0", "q1")}
 
 
@@ -32,29 +38,23 @@ def truth() -> GroundTruth:
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[dict[str, LocalFeatures], dict[str, LocalFeatures]]:
+def world() -> World:
     rng = np.random.default_rng(11)
     queries = {f"q{k}": random_features(rng, 60) for k in range(2)}
     images = {}
     for k in range(9):
-        image = random_features(rng, 60)
-        keypoints, descriptors = image.keypoints.copy(), image.descriptors.copy()
-        of, shared = queries[f"q{k % 2}"], int(rng.integers(0, 50))
-        keypoints[:shared] = of.keypoints[:shared] + np.float32(3)
-        descriptors[:shared] = of.descriptors[:shared] + rng.normal(0, rng.uniform(0, 0.12), (shared, 40))
-        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-        images[f"i{k}"] = LocalFeatures(keypoints, image.scales, image.scores, descriptors, image.image_size)
+        images[f"i{k}"] = seen_again(rng, queries[f"q{k % 2}"], int(rng.integers(0, 50)))
     return queries, images
 
 
 @pytest.fixture(scope="module")
-def done(world: tuple[dict[str, LocalFeatures], dict[str, LocalFeatures]]) -> Pass:
+def done(world: World) -> Pass:
     return verify_all(*world, verification=VERIFICATION, ranking=RANKING, seeds=2, title="test")
 
 
 @pytest.mark.parametrize("top_n", [None, 4])
 def test_rules_of_one_pass_equal_reranking_by_each_rule(
-    world: tuple[dict[str, LocalFeatures], dict[str, LocalFeatures]],
+    world: World,
     truth: GroundTruth,
     done: Pass,
     top_n: int | None,
@@ -113,9 +113,45 @@ def test_comparison_is_paired(truth: GroundTruth, done: Pass) -> None:
         assert gaps[setup].difference == pytest.approx(expected)
 
 
-def test_without_an_index_the_first_score_is_the_number_of_matches(done: Pass) -> None:
-    first = done.first_scores()
-    assert {query: [name for name, _ in found] for query, found in first.items()} == {
-        query: [f"i{k}" for k in range(9)] for query in ("q0", "q1")
-    }
-    assert all(score == done.seeds[0][query][name].putative for query in first for name, score in first[query])
+# ------------------------------------------------------------------------------------------ ways of verifying
+
+
+def test_equal_ways_are_verified_once(world: World, truth: GroundTruth, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    original = quality.verify_all
+
+    def counted(*args: Any, **options: Any) -> Pass:
+        asked.append(options["seeds"])
+        return original(*args, **options)
+
+    monkeypatch.setattr(quality, "verify_all", counted)
+    default = Way(load_profile().verification, load_profile().ranking)
+    same = default.verification.model_copy(update={"min_inliers": 5, "confidence": 0.5})
+    drawn = default.verification.model_copy(update={"estimator": "ransac"})
+    rows = {"profile default": default, "same": Way(same, default.ranking), "drawn": Way(drawn, default.ranking)}
+    found = measured(rows, *world, truth, seeds=2)
+    assert asked == [1, 2]
+    assert [found[name]["seeds"] for name in rows] == [1, 1, 2]
+    assert all(row["seconds_a_pair"] > 0 for row in found.values())
+
+
+def test_rows_cover_what_there_is() -> None:
+    rows = ways(GROUPS)
+    assert next(iter(rows)) == "profile default"
+    assert {(w.verification.model, w.verification.estimator) for w in rows.values()} == set(ESTIMATORS)
+    assert {w.verification.precision for w in rows.values()} == {"float32", "uint8"}
+    assert {w.ranking.score for w in rows.values()} == {"inliers", "effective", "weighted", "similarity"}
+    assert {w.verification.residual_px for w in rows.values()} >= {8.0, 12.0, 16.0, 24.0, 32.0, 40.0}
+    assert list(ways([])) == ["profile default"]
+    assert len(ways(["precision"])) == 3
+
+
+def test_the_best_are_compared_with_the_default(world: World, truth: GroundTruth) -> None:
+    rows = measured(ways(["precision", "scores"]), *world, truth, seeds=1)
+    found = best_against_first(rows, 3)
+    assert len(found) == 3
+    sums = [sum(rows[d["row"]][s]["mean_ap"] for s in ("medium", "hard")) for d in found]
+    assert sums == sorted(sums, reverse=True)
+    # Rows that are the default under another name are not compared with it.
+    assert not {d["row"] for d in best_against_first(rows, 99)} & {"default, float32", "default, by inliers"}
+    assert best_against_first(rows, 0) == []

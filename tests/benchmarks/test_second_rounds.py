@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.reranking.second_rounds import _rounds
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
 from delf_engine.reranking import expand_query, rerank_batch, rerank_graph
 from helpers import random_features
-from second_rounds import _rounds
 
 
 def test_every_round_ranks_the_whole_gallery(rng: np.random.Generator) -> None:

@@ -1,4 +1,4 @@
-"""The whole of rparis.py on rendered photographs: killed in the middle, continued, and the same as in one go."""
+"""The whole of rparis.py on the stand-in: killed in the middle, continued, and the same as in one go."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_run_from_nothing(whole: Path) -> None:
     assert result["configuration"]["delf-r18"]["codebook"]["trained_on"] == "21 photographs of synthetic-other-20"
     assert all(stage["seconds"] > 0 for stage in result["stages"])
     page = (whole / "synthetic-24.html").read_text()
-    assert "landmark0000_query000" in page
+    assert "landmark00_query000" in page
     assert "<img" in page
 
 
@@ -64,4 +64,4 @@ def test_killed_and_continued(whole: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert figures(tmp_path) == figures(whole)
     stages = {stage["name"]: stage for stage in json.loads((tmp_path / "synthetic-24.json").read_text())["stages"]}
-    assert stages["rendering synthetic-24"]["cached"] == stages["rendering synthetic-24"]["items"] == 26
+    assert stages["making synthetic-24"]["cached"] == stages["making synthetic-24"]["items"] == 26

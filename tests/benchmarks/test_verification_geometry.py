@@ -10,12 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine.errors import DataError
-from delf_engine.features import LocalFeatures
-from helpers import random_features
-from homography import PlanarPair
-from strecha import Camera, epipolar_distances, fundamental_between, load_cameras
-from verification_geometry import (
+from benchmarks.verification.geometry import (
     TENTATIVE,
     corner_error,
     epipolar_rows,
@@ -25,6 +20,17 @@ from verification_geometry import (
     right_inliers,
     scene_ways,
 )
+from benchmarks.verification.homography import PlanarPair
+from benchmarks.verification.strecha import (
+    Camera,
+    epipolar_distances,
+    fundamental_between,
+    load_cameras,
+    load_views,
+)
+from delf_engine.errors import DataError
+from delf_engine.features import LocalFeatures
+from helpers import random_features
 
 SIZE = (101, 81)
 
@@ -116,10 +122,13 @@ def test_cameras_are_read_and_broken_ones_named(tmp_path: Path) -> None:
     values = {"K": np.eye(3).tolist(), "R_cam_to_world": rotation(0.1, 0.2).tolist(), "C": [1, 2, 3]}
     path.write_text(json.dumps({"0.jpg": values}))
     camera = load_cameras(tmp_path)["castle/0.jpg"]
+    (view,) = load_views(tmp_path)
+    assert (view.scene, view.name) == ("castle", "castle/0.jpg")
+    np.testing.assert_allclose(view.direction, rotation(0.1, 0.2)[:, 2])
     np.testing.assert_allclose(camera.R, rotation(0.1, 0.2))
     assert camera.C.tolist() == [1, 2, 3]
-    for key in ("K", "C"):
-        path.write_text(json.dumps({"0.jpg": {**values, key: [1]}}))
+    for broken in ({**values, "K": [1]}, {**values, "C": [1]}, {}, 3):
+        path.write_text(json.dumps({"0.jpg": broken}))
         with pytest.raises(DataError, match=r"castle.cameras\.json"):
             load_cameras(tmp_path)
 

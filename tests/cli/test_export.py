@@ -14,7 +14,7 @@ from delf_engine.cli import app
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DelfEngineError, FormatError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.interchange import read_colmap, read_delf, read_hloc
+from delf_engine.interchange import read_delf, read_hloc
 from helpers import random_features, write_tiny_model
 
 IDS = ["photos/[a] 東.jpg", "photos/sub/b.jpg", "photos/c.jpg"]
@@ -61,8 +61,8 @@ def test_hloc(engine: str, stored: dict[str, LocalFeatures], tmp_path: Path) -> 
     assert dict(read_hloc(target)) == stored
     result = _run(engine, str(target), "--format", "hloc")
     assert isinstance(result.exception, FormatError)
-    assert "--overwrite" in str(result.exception)
-    assert _run(engine, str(target), "--format", "hloc", "--overwrite", "--half").exit_code == 0
+    assert "--replace" in str(result.exception)
+    assert _run(engine, str(target), "--format", "hloc", "--replace", "--half").exit_code == 0
     assert target.stat().st_size > 0
 
 
@@ -72,11 +72,13 @@ def test_colmap(engine: str, stored: dict[str, LocalFeatures], tmp_path: Path) -
     assert _run(*args).exit_code == 0
     files = sorted(str(p.relative_to(target)) for p in target.rglob("*.txt"))
     assert files == ["[a] 東.jpg.txt", "c.jpg.txt", "sub/b.jpg.txt"]
-    np.testing.assert_allclose(read_colmap(target / "c.jpg.txt").keypoints, stored[IDS[2]].keypoints, atol=1e-4)
-    assert "exists and is not empty" in str(_run(*args).exception)
+    whole = (target / "c.jpg.txt").read_text()
+    places = np.loadtxt(target / "c.jpg.txt", skiprows=1)[:, :2]
+    np.testing.assert_allclose(places - 0.5, stored[IDS[2]].keypoints, atol=1e-4)
+    assert isinstance(_run(*args).exception, FormatError)
     (target / "c.jpg.txt").write_text("old")
-    assert _run(*args, "--overwrite").exit_code == 0
-    assert len(read_colmap(target / "c.jpg.txt")) == 7
+    assert _run(*args, "--replace").exit_code == 0
+    assert (target / "c.jpg.txt").read_text() == whole
 
 
 def test_some_ids(engine: str, tmp_path: Path) -> None:
@@ -86,22 +88,22 @@ def test_some_ids(engine: str, tmp_path: Path) -> None:
     assert sorted(p.name for p in target.rglob("*.delf")) == ["b.jpg.delf", "c.jpg.delf"]
     result = _run(engine, str(tmp_path / "none"), "--format", "delf", "--ids", IDS[2], "--ids", "gone.jpg")
     assert isinstance(result.exception, UnknownIdError)
-    assert "holds no image 'gone.jpg'" in str(result.exception)
+    assert "'gone.jpg'" in str(result.exception)
     assert not (tmp_path / "none").exists()
 
 
 def test_wrong_usage(engine: str, tmp_path: Path) -> None:
     target = str(tmp_path / "out")
-    for args, message in (
-        (("--format", "csv"), "format must be one of delf, hloc, colmap"),
-        (("--format", "delf", "--half"), "half precision is of format hloc alone"),
-        (("--format", "delf", "--relative-to", "photos/sub"), "does not lie in photos/sub"),
+    for args, fact in (
+        (("--format", "csv"), "csv"),
+        (("--format", "delf", "--half"), "delf"),
+        (("--format", "delf", "--relative-to", "photos/sub"), "photos/sub"),
     ):
         result = _run(engine, target, *args)
         assert isinstance(result.exception, ConfigError)
-        assert message in str(result.exception)
+        assert fact in str(result.exception)
     assert _run(engine, target).exit_code == 2
-    assert "no engine here" in str(_run(str(tmp_path / "none"), target, "--format", "delf").exception)
+    assert str(tmp_path / "none") in str(_run(str(tmp_path / "none"), target, "--format", "delf").exception)
 
 
 @pytest.mark.parametrize("format_", ["delf", "hloc", "colmap"])

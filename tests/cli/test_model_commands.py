@@ -6,22 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 import delf_engine
 from delf_engine.cli import app
-from delf_engine.cli.download import fetched
 from delf_engine.errors import CheckpointError, DelfEngineError
-from delf_engine.model import DEFAULT_MODEL, checkpoint_names, read_checkpoint_info, update_checkpoint_info
-from delf_engine.model.hub import cache_folder
-from file_server import FileServer, serving
-from helpers import random_photo, write_image, write_tiny_model
+from delf_engine.model import DEFAULT_MODEL, checkpoint_names, read_checkpoint_info
+from helpers import restate, write_tiny_model
 
 CODEBOOK = "tiny.codebook.safetensors"
 
@@ -41,25 +36,8 @@ def model(source: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DELF_ENGINE_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("DELF_ENGINE_MODELS", raising=False)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def remote(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    """A server with the checkpoint, known as ``far``."""
-    files = {path.name: path.read_bytes() for path in source.parent.iterdir()}
-    with serving(FileServer(files)) as server:
-        (tmp_path / "models.toml").write_text(
-            f'[far]\nurl = "{server.url("tiny.safetensors")}"\nsha256 = "{_sha(source)}"\n'
-            f"size = {source.stat().st_size}\n"
-            f'note = "of the [tests]"\ncodebook_sha256 = "{_sha(source.with_name(CODEBOOK))}"\n'
-        )
-        monkeypatch.setenv("DELF_ENGINE_MODELS", str(tmp_path / "models.toml"))
-        yield server
 
 
 def _sha(path: Path) -> str:
@@ -85,46 +63,29 @@ def _flip(path: Path, at: int = -1000) -> None:
     path.write_bytes(data)
 
 
-def test_help_names_the_places() -> None:
-    text = " ".join(_run("--help").output.split())
-    for word in ("DELF_ENGINE_HOME", "DELF_ENGINE_MODELS", "~/.cache/delf-engine/checkpoints", "#sha256=HEX"):
-        assert word in text
-    for command in ("list", "info", "fetch", "export", "verify"):
-        assert "Usage" in _run(command, "--help").output
-
-
-def test_list(remote: FileServer, source: Path, model: Path) -> None:
+def test_list(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path) -> None:
     rows = {row["name"]: row for row in _json("list")["models"]}
-    assert set(rows) == {*checkpoint_names(), "far"}
+    assert set(rows) == set(checkpoint_names())
     assert [row["name"] for row in rows.values() if row["default"]] == [DEFAULT_MODEL]
-    packaged = rows[DEFAULT_MODEL]
-    info = read_checkpoint_info(DEFAULT_MODEL)
-    assert (packaged["origin"], packaged["architecture"], packaged["dim"]) == (
-        "packaged",
-        info.architecture,
-        info.dim,
-    )
-    assert packaged["sha256"] == info.sha256
+    packaged, info = rows[DEFAULT_MODEL], read_checkpoint_info(DEFAULT_MODEL)
+    told = (packaged["architecture"], packaged["dim"], packaged["sha256"])
+    assert told == (info.architecture, info.dim, info.sha256)
     assert packaged["size"] == Path(packaged["path"]).stat().st_size
-    far = rows["far"]
-    assert (far["origin"], far["ready"], far["size"], far["sha256"]) == ("url", False, source.stat().st_size, None)
-    cache_folder().mkdir(parents=True)
-    shutil.copy(model, cache_folder() / "mine.safetensors")
-    (cache_folder() / "broken.safetensors").write_text("nothing")
+    shutil.copy(model, tmp_path / "mine.safetensors")
+    (tmp_path / "broken.safetensors").write_text("nothing")
+    monkeypatch.setattr("delf_engine.model.names.packaged_folder", lambda: tmp_path)
     rows = {row["name"]: row for row in _json("list")["models"]}
-    assert (rows["mine"]["origin"], rows["mine"]["codebook_size"]) == ("cache", None)
-    assert "not a readable safetensors file" in rows["broken"]["error"]
+    assert rows["mine"]["codebook_size"] is None
+    assert "broken.safetensors" in rows["broken"]["error"]
     text = _run("list").output
-    assert max(map(len, text.splitlines())) <= 80 or str(cache_folder()) in max(text.splitlines(), key=len)
+    assert max(map(len, text.splitlines())) <= 80
     line = {words[0]: words for words in (row.split() for row in text.splitlines()) if words}
-    assert line[DEFAULT_MODEL][1:5] == ["*", "packaged", info.architecture, str(info.dim)]
-    assert line["far"][1] == "url"
-    assert line["broken"][2] == "unreadable"
-    assert remote.requests == []
+    assert line["mine"][1:3] == [rows["mine"]["architecture"], str(rows["mine"]["dim"])]
+    assert line["broken"][1] == "unreadable"
 
 
 def test_info(model: Path) -> None:
-    update_checkpoint_info(
+    restate(
         model,
         figures={"mAP [bold]": 0.5},
         recipe='{"views": {"size": [288, 288]}, "stages": [{"kind": "pca"}, {"losses": [{"kind": "match"}]}]}',
@@ -157,45 +118,6 @@ def test_info_of_plain_words_and_without_codebook(model: Path) -> None:
     assert "codebook none" in " ".join(_run("info", model).output.split())
 
 
-def test_fetch_then_everything_works_offline(remote: FileServer, source: Path) -> None:
-    for command in ("info", "verify"):
-        assert "delf-engine model fetch far" in str(_run(command, "far").exception)
-    result = _run("fetch", "far")
-    assert result.exit_code == 0, result.output
-    path = Path(result.stdout.strip())
-    assert path.read_bytes() == source.read_bytes()
-    remote.files.clear()
-    row = {row["name"]: row for row in _json("list")["models"]}["far"]
-    assert (row["ready"], row["dim"]) == (True, 40)
-    assert "far" in _run("list").output
-    assert path.stem not in [row["name"] for row in _json("list")["models"]]
-    assert _json("info", "far")["url"] == remote.url("tiny.safetensors")
-    assert "note of the [tests]" in " ".join(_run("info", "far").output.split())
-    checks = _json("verify", "far")["models"]["far"]
-    assert {"hash of the file", "hash of the codebook"} <= {c["what"] for c in checks}
-    _flip(path.with_name(f"{path.stem}.codebook.safetensors"), -10)
-    checks = _json("verify", "far", code=1)["models"]["far"]
-    assert [c["what"] for c in checks if not c["ok"]] == ["hash of the codebook", "codebook"]
-    assert len(remote.requests) == 2
-
-
-def test_commands_that_take_a_model_download_it_first(remote: FileServer, tmp_path: Path) -> None:
-    assert fetched("far") == "far"
-    assert len(remote.requests) == 2
-    assert fetched(DEFAULT_MODEL) == DEFAULT_MODEL
-    assert fetched("unknown") == "unknown"  # left to the command
-    photo = write_image(tmp_path / "p.png", random_photo(np.random.default_rng(0), 120, 100))
-    engine = str(tmp_path / "engine")
-    result = CliRunner().invoke(app, ["add", engine, str(photo), "--model", "far"])
-    assert result.exit_code == 0, result.output
-    with delf_engine.Engine.open(engine, readonly=True) as opened:
-        assert opened.manifest.model == "far"  # by name, so that it is found again after the cache was emptied
-    unreachable = CliRunner().invoke(
-        app, ["verify", str(photo), str(photo), "--model", f"{remote.url('x')}#sha256={'0' * 64}"]
-    )
-    assert "404" in str(unreachable.exception)
-
-
 def test_export(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "mine.safetensors"
     result = _run("export", model, "--out", out)
@@ -217,13 +139,13 @@ def test_export(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", ["mine.safetensors", "mine.codebook.safetensors", "mine.md"])
-def test_export_never_overwrites_without_force(model: Path, tmp_path: Path, there: str) -> None:
+def test_export_never_overwrites_without_being_asked(model: Path, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("precious")
     out = tmp_path / "mine.safetensors"
-    assert f"{there}: exists" in str(_run("export", model, "--out", out).exception)
+    assert f"{tmp_path / there}: " in str(_run("export", model, "--out", out).exception)
     assert (tmp_path / there).read_text() == "precious"
     assert [p.name for p in tmp_path.glob("mine.*")] == [there]
-    assert _run("export", model, "--out", out, "--force").exit_code == 0
+    assert _run("export", model, "--out", out, "--replace").exit_code == 0
     assert out.read_bytes() == model.read_bytes()
 
 
@@ -231,32 +153,27 @@ def test_export_leaves_no_codebook_of_another_checkpoint(model: Path, tmp_path: 
     out = tmp_path / "mine.safetensors"
     stale = tmp_path / "mine.codebook.safetensors"
     stale.write_text("of another")
-    assert "exists" in str(_run("export", model, "--out", out, "--no-codebook").exception)
+    assert str(stale) in str(_run("export", model, "--out", out, "--no-codebook").exception)
     assert stale.exists()
-    assert _run("export", model, "--out", out, "--no-codebook", "--force").exit_code == 0
+    assert _run("export", model, "--out", out, "--no-codebook", "--replace").exit_code == 0
     assert not stale.exists()
 
 
 def test_export_refuses(model: Path, tmp_path: Path) -> None:
+    def refused(name: Path, out: Path, *more: str) -> str:
+        error = _run("export", name, "--out", out, *more).exception
+        assert isinstance(error, CheckpointError)
+        return str(error)
+
     whole = model.read_bytes()
-    assert "is the checkpoint itself" in str(_run("export", model, "--out", model, "--force").exception)
-    assert "neither a folder nor" in str(_run("export", model, "--out", tmp_path / "x.bin").exception)
+    assert str(model.parent) in refused(model, model, "--replace")
+    assert "x.bin" in refused(model, tmp_path / "x.bin")
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in str(
-        _run("export", model, "--out", tmp_path / "file" / "x.safetensors").exception
-    )
+    assert str(tmp_path / "file") in refused(model, tmp_path / "file" / "x.safetensors")
     assert model.read_bytes() == whole
     _flip(model)
-    assert "not copied: hash of the weights" in str(
-        _run("export", model, "--out", tmp_path / "x.safetensors").exception
-    )
+    assert "hash of the weights" in refused(model, tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
-
-
-def test_export_downloads(remote: FileServer, source: Path, tmp_path: Path) -> None:
-    assert _run("export", "far", "--out", tmp_path).exit_code == 0
-    assert (tmp_path / "far.safetensors").read_bytes() == source.read_bytes()
-    assert (tmp_path / "far.codebook.safetensors").is_file()
 
 
 def test_verify(model: Path) -> None:
@@ -280,19 +197,16 @@ def test_verify_finds_damage(model: Path, what: str) -> None:
     elif what == "codebook":
         _flip(book, -10)
     elif what == "other codebook":
-        update_checkpoint_info(model, codebook_sha256="0" * 64)
+        restate(model, codebook_sha256="0" * 64)
     elif what == "dimension":
         from delf_engine.index import Codebook
 
         Codebook([[1.0, 2.0]]).save(book)
     else:
         model.write_bytes(model.read_bytes()[:5000])
-    cache_folder().mkdir(parents=True)
-    for path in (model, book):
-        shutil.copy(path, cache_folder() / path.name)
-    found = _json("verify", "--all", code=1)
+    found = _json("verify", model, DEFAULT_MODEL, code=1)
     assert not found["ok"]
-    failed = [c["what"] for c in found["models"]["tiny"] if not c["ok"]]
+    failed = [c["what"] for c in found["models"][str(model)] if not c["ok"]]
     assert failed == [{"weights": "hash of the weights", "cut": "readable"}.get(what, "codebook")]
     assert all(c["ok"] for c in found["models"][DEFAULT_MODEL])
     result = _run("verify", model)
@@ -303,7 +217,7 @@ def test_verify_finds_damage(model: Path, what: str) -> None:
 def test_a_checkpoint_that_names_its_codebook(model: Path) -> None:
     from delf_engine.index import Codebook
 
-    update_checkpoint_info(model, codebook_sha256=Codebook.load(model.with_name(CODEBOOK)).hash)
+    restate(model, codebook_sha256=Codebook.load(model.with_name(CODEBOOK)).hash)
     assert _json("verify", model)["ok"]
 
 

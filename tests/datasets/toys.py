@@ -7,16 +7,13 @@ import io
 import pickle
 import tarfile
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from delf_engine.datasets import Archive, Definition, RemoteFile, Transfer
+from delf_engine.datasets import Definition
 from file_server import FileServer
 from helpers import image_bytes
-
-AT_ONCE = Transfer(timeout=10.0, retries=2, pause=0.0)
 
 
 def jpeg(seed: int, side: int = 24) -> bytes:
@@ -42,32 +39,31 @@ def truth_file(names: list[str], queries: list[str]) -> bytes:
 
 IMAGES = {f"toy_{i}.jpg": jpeg(i) for i in range(8)}
 TRUTH = truth_file([f"toy_{i}" for i in range(6)], ["toy_6", "toy_7"])
+WORDS = {"homepage": "http://toys.example", "licence": "as you like", "citation": "Toy et al. 2020"}
 
 
 def serve_toy(server: FileServer) -> Definition:
     """Six images and two queries in two archives, with folders, a note and a file that is known to be damaged."""
     first = {f"toys/red/toy_{i}.jpg": IMAGES[f"toy_{i}.jpg"] for i in range(4)}
     second = {f"toys/blue/toy_{i}.jpg": IMAGES[f"toy_{i}.jpg"] for i in range(4, 8)}
-    server.files |= {
-        "toy_1.tgz": tar_of({**first, "toys/README": b"hello", "toys/red/bad.jpg": b"<html>302 Found"}),
-        "toy_2.tgz": tar_of(second),
-        "gnd_toy.pkl": TRUTH,
-    }
+    notes = {"toys/README": b"hello", "toys/red/bad.jpg": b"<html>302 Found", "toys/red/._toy_1.jpg": b"of a Mac"}
+    server.files |= {"toy_1.tgz": tar_of({**first, **notes}), "toy_2.tgz": tar_of(second), "gnd_toy.pkl": TRUTH}
     return Definition(
         name="toy",
         title="Toys",
         folder="toy",
         images="jpg",
         layout="flat",
-        files=(RemoteFile(server.url("gnd_toy.pkl"), "gnd_toy.pkl", hashlib.sha256(TRUTH).hexdigest()),),
-        archives=tuple(Archive(server.url(name), len(server.files[name])) for name in ("toy_1.tgz", "toy_2.tgz")),
+        files={"gnd_toy.pkl": server.url("gnd_toy.pkl")},
+        hashes={"gnd_toy.pkl": hashlib.sha256(TRUTH).hexdigest()},
+        archive=server.url("toy_{}.tgz"),
+        last_part=2,
+        archive_bytes=9000,
         count=8,
         queries=2,
         ground_truth="gnd_toy.pkl",
-        homepage="http://toys.example",
-        licence="as you like",
-        citation="Toy et al. 2020",
-        corrupt=frozenset({"bad.jpg"}),
+        corrupt=("bad.jpg",),
+        **WORDS,
     )
 
 
@@ -79,33 +75,22 @@ def serve_lettered(server: FileServer) -> Definition:
         server.files[f"index/images_00{part}.tar"] = content
         digest = hashlib.md5(content).hexdigest()
         server.files[f"md5sum/md5.images_00{part}.txt"] = f"{digest}  images_00{part}.tar\n".encode()
-    everything = [name for names in ids for name in names]
-    server.files["index.csv"] = "\n".join(["id", *everything, ""]).encode()
-    rows = ["id,images,Usage", f"q1,{everything[0]} {everything[5]},Public", "q2,None,Private", ""]
-    server.files["solution.csv"] = "\n".join(rows).encode()
+    server.files["index.csv"] = "\n".join(["id", *(name for names in ids for name in names), ""]).encode()
     return Definition(
         name="letters",
         title="Letters",
         folder="letters",
         images="index",
         layout="letters",
-        files=(
-            RemoteFile(server.url("index.csv"), "metadata/index.csv"),
-            RemoteFile(server.url("solution.csv"), "truth/solution.csv"),
-        ),
-        archives=tuple(
-            Archive(
-                server.url(f"index/images_00{part}.tar"), 20_000, server.url(f"md5sum/md5.images_00{part}.txt")
-            )
-            for part in range(3)
-        ),
-        count=9,
-        homepage="http://letters.example",
-        licence="as you like",
-        citation="Letter et al. 2020",
-        listing="metadata/index.csv",
-        solution="truth/solution.csv",
+        files={"metadata/index.csv": server.url("index.csv")},
+        archive=server.url("index/images_{:03}.tar"),
+        md5=server.url("md5sum/md5.images_{:03}.txt"),
         first_part=0,
+        last_part=2,
+        archive_bytes=20_000,
+        count=9,
+        listing="metadata/index.csv",
+        **WORDS,
     )
 
 
@@ -116,16 +101,17 @@ def serve_tree(server: FileServer) -> Definition:
         members = {f"jpg/{name}": jpeg(9) for name in names[2 * part : 2 * part + 2]}
         server.files[f"tree.{part + 1}.tar.gz"] = tar_of(members)
     server.files["tree.txt"] = "".join(f"{name}\n" for name in names).encode()
-    return replace(
-        serve_lettered(server),
+    return Definition(
         name="tree",
+        title="Trees",
         folder="tree",
         images="jpg",
         layout="tree",
-        files=(RemoteFile(server.url("tree.txt"), "tree.txt"),),
-        archives=tuple(Archive(server.url(f"tree.{part}.tar.gz"), 9000) for part in (1, 2)),
+        files={"tree.txt": server.url("tree.txt")},
+        archive=server.url("tree.{}.tar.gz"),
+        last_part=2,
+        archive_bytes=9000,
         count=4,
         listing="tree.txt",
-        solution=None,
-        first_part=1,
+        **WORDS,
     )

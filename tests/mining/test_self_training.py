@@ -11,8 +11,9 @@ import pytest
 from delf_engine.demo.scenes import Collection
 from delf_engine.errors import ConfigError, DataError, ImageError
 from delf_engine.mining.folder import MiningReport
-from delf_engine.training import TrainingConfig, load_training_config, recipe, run
+from delf_engine.training import TrainingConfig, load_training_config, run
 from delf_engine.training.config import GradientStage
+from training_helpers import Trained, train
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,8 @@ def test_the_recipe_learns_from_mined_pairs_and_goes_on_when_interrupted(
             raise KeyboardInterrupt
         return prepare(self, number, stage, path)
 
-    def trained(work: Path) -> recipe.Trained:
-        return recipe.train(photos, tiny, pairs=mined.out, work=work, on_error=_fail, workers=1)
+    def trained(work: Path) -> Trained:
+        return train(photos, tiny, pairs=mined.out, work=work, error=_fail, workers=1)
 
     whole = trained(tmp_path / "whole")
     monkeypatch.setattr(run.Run, "prepare", counted)
@@ -80,10 +81,10 @@ def test_pairs_that_are_missing_or_held_out_are_said_to_be(
 ) -> None:
     photos = [str(photo.path) for photo in collection.gallery]
     with pytest.raises(ConfigError, match="--pairs FILE"):
-        recipe.train(photos, tiny, on_error=_fail, workers=1)
+        train(photos, tiny, error=_fail, workers=1)
     one = tmp_path / "one.jsonl"
     first = mined.mined.pairs[0]
     values = {"a": first.a, "b": first.b, "homography": np.eye(3).tolist(), "points": [[1, 2, 1, 2]]}
     one.write_text(json.dumps(values))
     with pytest.raises(DataError, match="at least 2 are needed: mine more"):
-        recipe.train(photos, tiny, pairs=one, on_error=_fail, workers=1)
+        train(photos, tiny, pairs=one, error=_fail, workers=1)

@@ -182,25 +182,20 @@ def test_command_copies_what_belongs_to_it(model: Model) -> None:
     assert (beside / whole.name).read_bytes() == whole.read_bytes()
 
 
-def test_command_by_format(model: Model, no_tracing: None, tmp_path: Path) -> None:
+def test_command_by_the_ending(model: Model, no_tracing: None, tmp_path: Path) -> None:
     source = model[0].parent.parent / "tiny.safetensors"
-    result = _run(source, tmp_path, "--format", "onnx", "--no-codebook")
+    result = _run(source, tmp_path / "tiny.onnx", "--no-codebook")
     assert result.exit_code == 0, result.output
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
-    assert "exists" in str(_run(source, tmp_path / "tiny.onnx").exception)
-    assert _run(source, tmp_path / "tiny.onnx", "--force").exit_code == 0
-    assert _run(source, tmp_path, "--format", "safetensors").exit_code != 0  # its codebook is there already
-    assert _run(source, tmp_path, "--format", "safetensors", "--force").exit_code == 0
+    assert isinstance(_run(source, tmp_path / "tiny.onnx").exception, CheckpointError)
+    assert _run(source, tmp_path / "tiny.onnx", "--replace").exit_code == 0
+    assert _run(source, tmp_path).exit_code != 0  # its codebook is there already
+    assert _run(source, tmp_path, "--replace").exit_code == 0
     assert read_checkpoint_info(tmp_path / "tiny.safetensors") == model[2]
 
 
-def test_command_refuses_other_formats(tmp_path: Path) -> None:
-    assert _run("delf-r18", tmp_path, "--format", "tflite").exit_code == 2
-    for format_, name, ends in (("onnx", "x.safetensors", ".onnx"), ("safetensors", "x.onnx", ".safetensors")):
-        result = _run("delf-r18", tmp_path / name, "--format", format_)
-        assert str(result.exception).endswith(f"neither a folder nor a name that ends in {ends}")
-    result = _run("delf-r18", tmp_path / "x.bin")
-    assert str(result.exception).endswith("ends in .safetensors or .onnx")
+def test_command_refuses_other_endings(tmp_path: Path) -> None:
+    assert "x.bin" in str(_run("delf-r18", tmp_path / "x.bin").exception)
     assert not list(tmp_path.iterdir())
 
 

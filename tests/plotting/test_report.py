@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +13,27 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 from PIL import Image
 
 from delf_engine.config import RerankingConfig, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError, ImageError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.plotting.report import write_pair_report, write_report
-from delf_engine.plotting.report.evidence import percent
-from delf_engine.plotting.report.markup import document, text
+from delf_engine.plotting.report import check_path, write_pair_report, write_report
+from delf_engine.plotting.report.document import page_templates
 from delf_engine.reranking import RankedCandidate, rerank_batch
-from delf_engine.verification import verify_features
+from delf_engine.verification import Verification, verify_features
 from helpers import exif_with_orientation, random_features, random_photo, write_image
 from plotting.pages import Page
 
 EVIL = "<script>alert('x')</script>\"onerror=\"http://a.example/x.jpg"
+HOSTILE = [EVIL, "a\udcff\x00\x1b\u202eb.jpg", "</section></style>", "&amp;", "", "/"]
+
+Scene = dict[str, LocalFeatures]
 
 
 @pytest.fixture
-def scene(rng: np.random.Generator, tmp_path: Path) -> dict[str, LocalFeatures]:
+def scene(rng: np.random.Generator, tmp_path: Path) -> Scene:
     """Five photographs on the disk: the first three have features in common, ids are paths."""
     common = random_features(rng, 60, image_size=(160, 120))
     features = {}
@@ -36,137 +43,123 @@ def scene(rng: np.random.Generator, tmp_path: Path) -> dict[str, LocalFeatures]:
     return features
 
 
-def ranked(
-    features: dict[str, LocalFeatures], queries: int = 1, top_n: int = 3
-) -> dict[str, list[RankedCandidate]]:
-    profile = load_profile("default")
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "page.html"
+
+
+@pytest.fixture
+def found(scene: Scene) -> Verification:
+    """What the first two photographs have in common."""
+    a, b = list(scene.values())[:2]
+    return verify_features(a, b)
+
+
+def ranked(features: Scene, queries: int = 1, top_n: int = 3) -> dict[str, list[RankedCandidate]]:
     ids = list(features)
     lists = {query: [(other, 1.0) for other in reversed(ids) if other != query] for query in ids[:queries]}
-    config = VerificationConfig(**{**profile.verification.model_dump(), "min_inliers": 10})
+    config = VerificationConfig(**{**load_profile("default").verification.model_dump(), "min_inliers": 10})
     return rerank_batch(features, lists, features, config=RerankingConfig(top_n=top_n), verification=config)
 
 
-def edges(page: Page) -> list[str]:
-    return [a["class"] for tag, a in page.tags if tag == "li"]
+def candidate(image_id: str, rank: int, found: Verification | None = None, **changes: Any) -> RankedCandidate:
+    score = None if found is None else float(found.inliers)
+    return replace(RankedCandidate(image_id, rank, rank, None, found, score), **changes)
 
 
 # -------------------------------------------------------------------------------------------------------- a batch
 
 
-def test_page_of_a_batch(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+def test_page_of_a_batch(scene: Scene, path: Path) -> None:
     rankings = ranked(scene, queries=2, top_n=4)
-    path = tmp_path / "page.html"
     written = write_report(path, rankings, query_features=scene, features=scene, title="Mine & yours")
     assert (written.queries, written.of, written.bytes) == (2, 2, path.stat().st_size)
     page = Page(path)
-    page.check_self_contained()
-    assert "Mine & yours" in page.words
-    assert "2 shortlists, 8 pairs verified" in page.words
+    assert page.texts("title") == page.texts("h1") == ["Mine & yours"]
     same = sum(c.verification.same for ranking in rankings.values() for c in ranking if c.verification)
-    assert f"{same} of them said to show the same place" in page.words
-    first = rankings[next(iter(scene))]
-    assert "50 inliers · ▲ 3" in page.words  # photo 1 was last
-    assert first[0].first_rank == 4
-    for ranking in rankings.values():
-        for candidate in ranking:
-            assert f"{candidate.inliers} inliers" in page.words
+    assert page.texts("p")[0].startswith(f"2 shortlists, 8 pairs verified, {same} of them")
+    assert page.texts("a") == [f"photo & {i}.jpg" for i in range(2)]
+    assert len(page.find("section")) == 2
     # A query, four before, four after; twice: two pictures of inliers.
     assert len(page.images) == 2 * (1 + 4 + 4 + 2)
     assert max(image.width for image in page.images[:9]) <= 320
-    assert "Features that agree" in page.words
-    assert "probability" not in page.words
+    cards = page.texts("li", "card")[:9]
+    for c in rankings[next(iter(scene))]:
+        name = f"photo & {list(scene).index(c.id)}.jpg"
+        said = {True: "same place", False: "not the same place"}[
+            c.verification is not None and c.verification.same
+        ]
+        assert cards[c.first_rank] == f"{c.first_rank}. {name} goes to {c.rank} {said}"
+        gained = c.first_rank - c.rank
+        moved = f"▲ {gained}" if gained > 0 else f"▼ {-gained}" if gained < 0 else "="
+        assert cards[4 + c.rank] == f"{c.rank}. {name} {c.inliers} inliers · {moved} {said}"
+    assert sum("yes" in card.classes for card in page.find("li", "card")) == 2 * same
+    assert [row for row in page.rows if row[0] == "rank"] == [
+        ["rank", "was", "inliers", "first score", "image"]
+    ] * 2
 
 
-def test_table_shows_the_columns_that_say_something(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
-    a, b = list(scene)[:2]
-    found = verify_features(scene[a], scene[b])
-    path = tmp_path / "page.html"
-    for score, ranking_score, expected in (
-        (None, float(found.inliers), ["rank", "was", "inliers", "image"]),
-        (0.25, 7.5, ["rank", "was", "inliers", "ranking score", "first score", "image"]),
-    ):
-        write_report(path, {a: [RankedCandidate(b, 1, 1, score, found, ranking_score)]})
-        heads = [cell.split("</th>")[0] for cell in Path(path).read_text().split('<th class="number">')[1:]]
-        assert heads == expected[:-1]
-    write_report(path, {a: [RankedCandidate(b, 1, 1, None, None, None)]})
-    assert "inliers" not in Page(path).words
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["inliers"]),
+        ({"score": 0.25, "ranking_score": 7.5}, ["inliers", "ranking score", "first score"]),
+        ({"verification": None, "ranking_score": None}, []),
+    ],
+)
+def test_the_table_shows_the_columns_that_say_something(
+    found: Verification, path: Path, changes: dict[str, Any], expected: list[str]
+) -> None:
+    write_report(path, {"q": [candidate("x", 1, found, **changes)]}, images={})
+    head, row = Page(path).rows
+    assert head == ["rank", "was", *expected, "image"]
+    assert row[0:2] + row[-1:] == ["1", "1", "x"]
 
 
-def test_same_input_same_bytes(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+def test_probabilities_and_pairs_that_were_not_verified(found: Verification, path: Path) -> None:
+    sure, unsure = replace(found, probability=0.9999), replace(found, probability=0.25)
+    write_report(path, {"q": [candidate("x", 1, sure), candidate("y", 2, unsure), candidate("z", 3)]}, images={})
+    page = Page(path)
+    assert [row[-2] for row in page.rows] == ["probability", "> 99.9 %", "25.0 %", ""]
+    after = page.texts("li", "card")[-3:]
+    assert "probability > 99.9 %" in after[0]
+    assert "probability 25.0 %" in after[1]
+    assert "not verified · =" in after[2]
+    assert "place" not in after[2]
+
+
+def test_same_input_same_bytes(scene: Scene, found: Verification, tmp_path: Path) -> None:
     rankings = ranked(scene)
+    a, b = list(scene)[:2]
     pages = []
     for name in ("a.html", "b.HTM"):
         write_report(tmp_path / name, rankings, query_features=scene, features=scene.get)
         pages.append((tmp_path / name).read_bytes())
-    assert pages[0] == pages[1]
+        write_pair_report(tmp_path / name, a, b, scene[a], scene[b], found)
+        pages.append((tmp_path / name).read_bytes())
+    assert pages[:2] == pages[2:]
 
 
-def test_decisions_truth_and_probabilities(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
-    rankings = ranked(scene, top_n=3)
-    query, ranking = next(iter(rankings.items()))
-    path = tmp_path / "page.html"
-    write_report(path, rankings)
-    page = Page(path)
-    assert page.words.count("not verified") == 1
-    decided = [c.verification.same for c in ranking if c.verification]
-    assert edges(page).count("card yes") == 2 * sum(decided)
-    assert page.words.count("not the same place") == 2 * (len(decided) - sum(decided))
-
-    ids = [c.id for c in ranking]
-    truth = {query: {ids[0]: True, ids[1]: False, ids[2]: None}}
-    write_report(path, rankings, truth=truth, probabilities={query: {ids[0]: 0.987, ids[1]: 1e-9}})
-    page = Page(path)
-    assert edges(page).count("card yes") == 2
-    assert edges(page).count("card wrong") == 2
-    assert page.words.count("not known") == 2 * 2 + 1  # the legend too
-    assert "probability 98.7 %" in page.words
-    assert "probability below 0.1 %" in page.words
-    assert page.words.count("probability") == 2 + 1  # the table's column
-
-
-def test_a_verification_that_knows_its_probability(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
-    class Knowing:
-        def __init__(self, found: Any) -> None:
-            self._found = found
-            self.probability, self.effective_inliers, self.error_px = 0.75, 12.34567, np.float32(3.5)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._found, name)
-
-    a, b = list(scene)[:2]
-    found: Any = Knowing(verify_features(scene[a], scene[b]))
-    path = tmp_path / "page.html"
-    write_report(path, {a: [RankedCandidate(b, 1, 1, None, found, 3.0)]})
-    assert "probability 75.0 %" in Page(path).words
-    write_pair_report(path, a, b, scene[a], scene[b], found)
-    words = Page(path).words
-    for expected in ("75.0 %", "12.35", "3.5 px"):
-        assert expected in words
-    write_pair_report(path, a, b, scene[a], scene[b], found, probability=0.5)
-    assert "50.0 %" in Page(path).words
-
-
-def test_photographs_that_are_gone_are_named(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+def test_photographs_that_are_gone_are_named(scene: Scene, path: Path) -> None:
     rankings = ranked(scene, top_n=4)
     query, other, changed, *_ = scene
     Path(other).unlink()
     write_image(Path(changed), np.zeros((50, 50, 3), np.uint8))
-    path = tmp_path / "page.html"
     write_report(path, rankings, query_features=scene, features=scene, lines=2)
     page = Page(path)
-    page.check_self_contained()
-    assert page.words.count("photo & 1.jpgno such file") == 2
-    assert "no picture of the inliers" in page.words
-    assert "50 x 50 pixels, its features are of an image of 160 x 120" in page.words
+    assert page.texts("div", "gone") == ["photo & 1.jpgno such file"] * 2
+    reasons = [said for said in page.texts("p", "quiet") if "no picture of the inliers" in said]
+    assert len(reasons) == 2
+    assert "50 x 50" in reasons[1]
+    assert "160 x 120" in reasons[1]
     Path(query).write_bytes(b"no image")
     write_report(path, rankings, query_features=scene, features=scene)
-    assert "not an image" in Page(path).words
+    assert "not an image" in Page(path).texts("div", "gone")[0]
 
 
-def test_images_and_features_from_anywhere(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+def test_images_and_features_from_anywhere(scene: Scene, found: Verification, path: Path) -> None:
     a, b = list(scene)[:2]
-    found = verify_features(scene[a], scene[b])
-    rankings = {"q": [RankedCandidate("x", 1, 1, 0.5, found, 3.0), RankedCandidate("y", 2, 2, 0.25, found, 2.0)]}
+    rankings = {"q": [candidate("x", 1, found), candidate("y", 2, found)]}
 
     def image_of(name: str) -> str:
         if name == "y":
@@ -178,181 +171,176 @@ def test_images_and_features_from_anywhere(scene: dict[str, LocalFeatures], tmp_
             raise UnknownIdError("no such image")
         return scene[b]
 
-    path = tmp_path / "page.html"
-    for images in (image_of, {"q": a, "x": a}):
+    for images, reason in ((image_of, "not in the archive"), ({"q": a, "x": a}, "is not among the images given")):
         write_report(path, rankings, images=images, query_features={"q": scene[a]}, features=features_of)
         page = Page(path)
         assert len(page.images) == 1 + 2 + 1
-        assert "not in the archive" in page.words or "not among the images" in page.words
+        assert page.texts("div", "gone") == [f"y{reason}"] * 2
 
 
-def test_names_are_only_text(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
-    a, b = list(scene)[:2]
-    found = verify_features(scene[a], scene[b])
-    evil = [EVIL, "a\udcff\x00\x1b\u202eb.jpg", "</section></style>", "&amp;", "", "/"]
-    rankings = {
-        name: [RankedCandidate(other, i, i, None, found, 1.0) for i, other in enumerate(evil, start=1)]
-        for name in evil
-    }
-    path = tmp_path / "page.html"
-    write_report(path, rankings, title=EVIL, failed=dict.fromkeys(evil, EVIL), features=lambda name: None)
+def test_names_are_only_text(scene: Scene, found: Verification, path: Path, tmp_path: Path) -> None:
+    rankings = {name: [candidate(other, i, found) for i, other in enumerate(HOSTILE, 1)] for name in HOSTILE}
+    write_report(path, rankings, title=EVIL, failed=dict.fromkeys(HOSTILE, EVIL), images={}, features={})
     page = Page(path)
-    page.check_self_contained()
-    assert EVIL in page.words
-    assert "a\ufffd\ufffd\ufffd\ufffdb.jpg" in page.words
-    write_pair_report(path, a, b, scene[a], scene[b], found, labels=(EVIL, "</p>"), title=EVIL)
+    assert page.texts("h1") == [EVIL]
+    assert [EVIL, EVIL] in page.rows
+    assert ["a\ufffd\ufffd\ufffd\ufffdb.jpg", EVIL] in page.rows
+    assert EVIL in [span.attributes.get("title") for span in page.find("span")]
+
+    name = EVIL.replace("/", ":")
+    a, b = (str(tmp_path / each) for each in (name, "a\udcff.jpg"))
+    for old, new in zip(list(scene), (a, b), strict=False):
+        os.rename(old, new)
+    features = list(scene.values())
+    write_pair_report(path, a, b, *features[:2], found, title=EVIL)
     page = Page(path)
-    page.check_self_contained()
-    assert EVIL in page.words
+    assert page.texts("h1") == [EVIL]
+    assert f"A: {name} B: a\ufffd.jpg" in page.texts("p")
 
 
 @given(st.text())
 def test_any_text_comes_back(given_text: str) -> None:
-    safe = document("x", [f'<p title="{text(given_text)}">{text(given_text)}</p>'])
-    assert safe.count("<p") == 1
-    assert safe.count("</p>") == 1
+    template = page_templates().from_string("{{ text }}<p title='{{ text }}'>{{ text ~ '<' }}</p>")
+    safe = template.render(text=given_text)
     safe.encode("utf-8")
+    assert safe.count("<") == 2
+    assert safe.count("'") == 2
+    assert Markup(safe).striptags().endswith("<")
 
 
-def test_size_is_bounded(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+def test_size_is_bounded(scene: Scene, path: Path) -> None:
     rankings = ranked(scene, queries=5, top_n=2)
-    path = tmp_path / "page.html"
     written = write_report(path, rankings, max_queries=2)
     assert (written.queries, written.of) == (2, 5)
-    assert "the first 2 of 5 queries; that many were asked for" in Page(path).words
+    assert any("first 2 of 5" in note for note in Page(path).texts("p", "note"))
     limit = write_report(path, rankings, max_queries=3).bytes
     written = write_report(path, rankings, max_bytes=limit)
     assert 1 < written.queries < 5
-    assert "more would make the page too large" in Page(path).words
+    assert any("too large" in note for note in Page(path).texts("p", "note"))
     empty = write_report(path, rankings, max_bytes=0)
     assert empty.queries == 0
     assert empty.bytes < 10_000
-    many = {"q": [RankedCandidate(str(i), i, i, None, None, None) for i in range(1, 1001)]}
+    many = {"q": [candidate(str(i), i) for i in range(1, 1001)]}
     write_report(path, many, images={})
-    assert "the first 8 of 1,000 images" in Page(path).words
-    assert "Figures of the first 100 images" in Page(path).words
+    assert len(Page(path).rows) == 1 + 100
+    assert len(Page(path).find("li")) == 1 + 8 + 8
 
 
-def test_nothing_to_show(tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
+def test_nothing_to_show(path: Path) -> None:
     assert write_report(path, {}).queries == 0
-    Page(path).check_self_contained()
+    assert not Page(path).find("section")
     write_report(path, {"q": []}, images={})
     page = Page(path)
-    assert "the first 0 of 0 images" in page.words
-    assert "is not among the images given" in page.words
+    assert len(page.find("li")) == 1
+    assert "is not among the images given" in page.texts("div", "gone")[0]
 
 
-def test_no_exif_goes_into_the_page(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+def test_no_exif_goes_into_the_page(scene: Scene, path: Path) -> None:
     query = next(iter(scene))
     exif = exif_with_orientation(6)
     exif[0x8298] = "Copyright of somebody"
     write_image(Path(query), Image.new("RGB", (160, 120)), exif=exif)
-    path = tmp_path / "page.html"
     write_report(path, {query: []})
     (image,) = Page(path).images
     assert image.size == (120, 160)  # upright
     assert not image.getexif()
 
 
-def test_wrong_input_is_refused_and_leaves_the_old_page(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
-    path.write_text("old")
+@pytest.mark.parametrize("wrong", [{"shown": 0}, {"lines": -1}, {"max_queries": -1}, {"max_bytes": -1}])
+def test_numbers_out_of_range_are_refused(path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        write_report(path, {}, **wrong)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["page.png", "page", "none/page.html"])
+def test_a_path_that_no_page_can_have(tmp_path: Path, name: str) -> None:
+    for use in (check_path, lambda path: write_report(path, {})):
+        with pytest.raises(ConfigError) as caught:
+            use(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+def broken(name: str) -> LocalFeatures:
+    raise RuntimeError("in the middle")
+
+
+def full(self: Path, content: bytes) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(("features", "error"), [(broken, RuntimeError), (None, ConfigError)])
+def test_the_old_page_stays_when_the_new_one_fails(
+    scene: Scene,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    features: Callable[[str], LocalFeatures] | None,
+    error: type[Exception],
+) -> None:
     rankings = ranked(scene)
-    for wrong in ({"shown": 0}, {"lines": -1}, {"max_queries": -1}, {"max_bytes": -1}):
-        with pytest.raises(ConfigError, match=next(iter(wrong))):
-            write_report(path, rankings, **wrong)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"must end in \.html"):
-        write_report(tmp_path / "page.png", rankings)
-    with pytest.raises(ConfigError, match="no folder"):
-        write_report(tmp_path / "none" / "page.html", rankings)
-    folder = tmp_path / "folder.html"
-    folder.mkdir()
-    with pytest.raises(ConfigError, match="cannot be written"):
-        write_report(folder, rankings)
-
-    def broken(name: str) -> LocalFeatures:
-        raise RuntimeError("in the middle")
-
-    with pytest.raises(RuntimeError):
-        write_report(path, rankings, query_features=broken)
+    path.write_text("old")
+    before = sorted(os.listdir(path.parent))
+    if features is None:
+        monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(error):
+        write_report(path, rankings, query_features=features)
     assert path.read_text() == "old"
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert sorted(os.listdir(path.parent)) == before
 
 
 # --------------------------------------------------------------------------------------------------------- a pair
 
 
-def test_page_of_a_pair(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+def test_page_of_a_pair(scene: Scene, found: Verification, path: Path) -> None:
     a, b = list(scene)[:2]
-    found = verify_features(scene[a], scene[b])
-    path = tmp_path / "pair.html"
-    size = write_pair_report(path, a, b, scene[a], scene[b], found)
-    assert size == path.stat().st_size
+    found = replace(found, probability=0.5)
+    assert write_pair_report(path, a, b, scene[a], scene[b], found) == path.stat().st_size
     page = Page(path)
-    page.check_self_contained()
-    assert len(page.images) == 3
-    for expected in (
-        "Same place",
-        "photo & 0.jpg",
-        f"{found.inliers} of {found.putative} tentative matches",
-        "160 x 120 pixels, 60 features",
-        "A covers 100 % of B",
-        "Transform from pixels of A to pixels of B",
-        found.model,
-    ):
-        assert expected in page.words
+    assert page.texts("span", "verdict") == ["Same place"]
+    assert "yes" in page.find("span", "verdict")[0].classes
+    assert len(page.images) == len(page.find("figure")) == 3
+    assert page.texts("figcaption")[1].startswith("A laid over B, half and half; A covers 100 % of B")
+    figures = {row[0]: row[1] for row in page.rows if len(row) == 2}
+    assert figures["Inliers"] == f"{found.inliers} of {found.putative} tentative matches"
+    assert figures["Probability of the same place"] == "50.0 %"
+    assert figures["Effective inliers"] == str(found.effective_inliers)
+    assert figures["Error of the inliers"] == f"{found.error_px:.3g} px"
+    assert figures["Model"] == found.model_name
+    assert figures["A: photo & 0.jpg"] == "160 x 120 pixels, 60 features"
+    assert found.transform is not None
+    matrix = [[float(cell) for cell in row] for row in page.rows if len(row) == 3]
+    np.testing.assert_allclose(matrix, found.transform, rtol=1e-5, atol=1e-12)
 
 
-def test_pair_without_transform_or_photograph(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+def test_pair_without_transform_or_photograph(scene: Scene, path: Path) -> None:
     a, b, *_, last = scene
-    path = tmp_path / "pair.html"
     write_pair_report(path, a, last, scene[a], scene[last], verify_features(scene[a].top(2), scene[last]))
     page = Page(path)
+    assert page.texts("span", "verdict") == ["Not the same place"]
     assert len(page.images) == 1
-    assert "Not the same place" in page.words
     assert "No transform from A to B was found" in page.words
 
     options = load_profile("default").verification.model_dump()
-    lines = verify_features(
-        scene[a], scene[b], config=VerificationConfig(**{**options, "model": "fundamental", "estimator": "ransac"})
-    )
-    write_pair_report(path, a, b, scene[a], scene[b], lines)
+    config = VerificationConfig(**{**options, "model": "fundamental", "estimator": "ransac"})
+    write_pair_report(path, a, b, scene[a], scene[b], verify_features(scene[a], scene[b], config=config))
     page = Page(path)
     assert len(page.images) == 1
-    assert "maps points to lines" in page.words
+    assert page.texts("summary") == ["Fundamental matrix"]
 
     Path(b).unlink()
     write_pair_report(path, a, b, scene[a], scene[b], verify_features(scene[a], scene[b]))
     page = Page(path)
     assert not page.images
-    assert "no such file" in page.words
-    assert "tentative matches" in page.words
+    assert page.texts("div", "gone") == ["photo & 1.jpgno such file"]
+    assert "Inliers" in page.texts("th")
 
 
-def test_pair_of_other_features_is_refused(scene: dict[str, LocalFeatures], tmp_path: Path) -> None:
+def test_pair_of_other_features_is_refused(scene: Scene, found: Verification, path: Path) -> None:
     a, b = list(scene)[:2]
-    found = verify_features(scene[a], scene[b])
-    photo = np.zeros((10, 10, 3), np.uint8)
     with pytest.raises(MismatchError, match="10 x 10"):
-        write_pair_report(tmp_path / "x.html", a, photo, scene[a], scene[b], found)
-    with pytest.raises(MismatchError, match="other images"):
-        write_pair_report(tmp_path / "x.html", a, b, scene[a].top(1), scene[b], found)
-    with pytest.raises(ConfigError, match=r"must end in \.html"):
-        write_pair_report(tmp_path / "x.txt", a, b, scene[a], scene[b], found)
-    assert not list(tmp_path.glob("x.*"))
-
-
-@pytest.mark.parametrize(
-    ("probability", "said"),
-    [
-        (0.0, "0.0 %"),
-        (1.0, "100.0 %"),
-        (0.5, "50.0 %"),
-        (0.9996, "above 99.9 %"),
-        (0.9994, "99.9 %"),
-        (1e-9, "below 0.1 %"),
-    ],
-)
-def test_probabilities_in_words(probability: float, said: str) -> None:
-    assert percent(probability) == said
+        write_pair_report(path, a, np.zeros((10, 10, 3), np.uint8), scene[a], scene[b], found)
+    with pytest.raises(MismatchError):
+        write_pair_report(path, a, b, scene[a].top(1), scene[b], found)
+    with pytest.raises(ConfigError, match=r"pair\.txt"):
+        write_pair_report(path.with_name("pair.txt"), a, b, scene[a], scene[b], found)
+    assert not path.exists()

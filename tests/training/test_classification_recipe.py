@@ -18,10 +18,10 @@ from delf_engine.images import find_images
 from delf_engine.model import read_checkpoint_info, save_checkpoint
 from delf_engine.model.backbones import build_trunk
 from delf_engine.training import TrainingConfig, load_training_config
-from delf_engine.training.labels import labelled_photographs
-from delf_engine.training.recipe import Trained, train
+from delf_engine.training.photographs import Photographs
 from delf_engine.training.sources.classes import ClassesOptions
 from helpers import random_photo, write_image
+from training_helpers import Trained, train
 
 
 def _tiny(config: TrainingConfig) -> TrainingConfig:
@@ -89,9 +89,9 @@ class _Run:
             roots=[folder],
             device="cpu",
             **options,
-            on_error=self._on_error,
+            error=self._on_error,
             progress=self._progress,
-            on_figures=lambda stage, _, figures: self.figures[stage].append(figures),
+            figures=lambda stage, _, figures: self.figures[stage].append(figures),
         )
 
     def _on_error(self, path: str, error: ImageError) -> None:
@@ -153,18 +153,23 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_any_number_of_workers(
 
 def test_photographs_are_those_of_the_labels(folder: Path, tmp_path: Path) -> None:
     config = _tiny(load_training_config("delf_published"))
-    data = labelled_photographs(config, [folder], 0)
+    data = Photographs.find([folder], config).labelled
     assert data is not None
     assert data.paths() == find_images([folder])
-    assert labelled_photographs(load_training_config("delf_r18"), [folder], 0) is None
+    assert (
+        Photographs.find(
+            [folder], load_training_config("delf_r18").model_copy(update={"held_out_every": 2})
+        ).labelled
+        is None
+    )
     # Another label makes another run, even where names and sizes of the photographs stay as they are.
     for source in find_images([folder]):
         path = tmp_path / Path(source).relative_to(folder)
         path.parent.mkdir(exist_ok=True)
         path.symlink_to(source)
-    same = labelled_photographs(config, [tmp_path], 0)
+    same = Photographs.find([tmp_path], config).labelled
     (tmp_path / "a").rename(tmp_path / "z")
-    other = labelled_photographs(config, [tmp_path], 0)
+    other = Photographs.find([tmp_path], config).labelled
     assert same is not None
     assert other is not None
     assert same.key == data.key != other.key

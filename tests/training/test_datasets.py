@@ -15,12 +15,12 @@ from delf_engine.errors import DataError, DelfEngineWarning, FormatError
 from delf_engine.training.datasets import (
     LabelledImages,
     hold_out,
-    open_labelled,
     read_class_folders,
     read_landmarks,
     select_classes,
 )
 from delf_engine.training.datasets.labelled import draw_balanced
+from delf_engine.training.photographs import open_labelled
 from helpers import write_image
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)

@@ -11,8 +11,10 @@ import torch
 from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
 from delf_engine.training.config import load_training_config
-from delf_engine.training.contract import SourceContext, find_source
+from delf_engine.training.contract import SourceContext
 from delf_engine.training.datasets import hold_out
+from delf_engine.training.photographs import labelled_photographs
+from delf_engine.training.registry import SOURCES
 from delf_engine.training.sources.classes import ClassesOptions, ClassesSource
 from delf_engine.training.stores import Stores
 from helpers import random_photo, write_image
@@ -29,7 +31,7 @@ def _options(**changes: object) -> ClassesOptions:
 
 
 def _split(root: Path, *, every: int, **changes: object) -> tuple[list[str], list[str]]:
-    held_in, held_out = hold_out(ClassesSource.labelled(_options(**changes), [root], 0), every=every)
+    held_in, held_out = hold_out(labelled_photographs(_options(**changes), [root], 0), every=every)
     return held_in.paths(), held_out.paths()
 
 
@@ -37,7 +39,7 @@ def _context(root: Path, photos: list[str], held_out: list[str], seed: int = 5) 
     return SourceContext(
         photos=photos,
         held_out=held_out,
-        roots=[root],
+        labelled=labelled_photographs(_options(), [root], 0),
         seed=seed,
         run_seed=0,
         views=load_training_config("delf_published").views,
@@ -117,13 +119,13 @@ def test_measuring_stops_at_its_limit(folder: Path) -> None:
 
 def test_several_roots_and_unknown_options_are_refused(folder: Path) -> None:
     with pytest.raises(DataError, match="one folder of class folders or one list; 2 paths were given"):
-        ClassesSource.labelled(_options(), [folder, folder], 0)
+        labelled_photographs(_options(), [folder, folder], 0)
     with pytest.raises(ConfigError, match="nearest known one is 'max_images'"):
         _options(max_image=3)
 
 
 def test_published_recipe_is_the_paper_s() -> None:
-    assert find_source("classes") is ClassesSource
+    assert SOURCES["classes"] is ClassesSource
     config = load_training_config("delf_published")
     trunk, attention, pca = config.stages
     assert (trunk.train, attention.train) == (("trunk",), ("attention",))

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.model.network import DelfNetwork, Projection
-from delf_engine.training.contract import START, Batch, StageFacts, Step
+from delf_engine.training.batches import START, Batch, StageFacts, Step
 from delf_engine.training.correspondence import (
     CellSample,
     cell_grid,
@@ -27,7 +27,6 @@ from delf_engine.training.losses.distillation import (
     Distillation,
     DistillationOptions,
     feature_distance,
-    similarity_divergence,
 )
 from delf_engine.training.losses.match import Match, MatchOptions, match_labels
 from delf_engine.training.projection import fit_pca, spread
@@ -117,20 +116,6 @@ def test_relative_distance() -> None:
     assert torch.isfinite(feature_distance(start, start * 0))
 
 
-def test_similarity_divergence_equals_numpy() -> None:
-    rng = np.random.default_rng(0)
-    student, teacher = _unit(rng, 7, 3), _unit(rng, 7, 6)
-    total = 0.0
-    for i in range(7):
-        others = [j for j in range(7) if j != i]
-        q, p = (np.array([float(d[i] @ d[j]) / 0.2 for j in others]) for d in (student, teacher))
-        q, p = (np.exp(x) / np.exp(x).sum() for x in (q, p))
-        total += float((p * np.log(p / q)).sum())
-    assert float(similarity_divergence(student, teacher, 0.2)) == pytest.approx(total / 7, rel=1e-6)
-    assert float(similarity_divergence(teacher, teacher, 0.2)) == pytest.approx(0, abs=1e-9)
-    assert float(similarity_divergence(student[:1], teacher[:1], 0.2)) == 0
-
-
 def _step(network: DelfNetwork, features: torch.Tensor, *, fitted: bool = True, **maps: torch.Tensor) -> Step:
     pairs = len(features) // 2
     batch = Batch({"conv4": features, **maps}, 64, homographies=np.tile(np.eye(3), (pairs, 1, 1)))
@@ -168,7 +153,6 @@ def test_distillation_targets(network: DelfNetwork) -> None:
     assert float(half(step).detach()) == pytest.approx(
         float(1 - cosine.detach()[norms.topk(32).indices].mean()), rel=1e-5
     )
-    assert float(loss(teacher="big", target="similarity", cells=20)(step)) > 0
     with pytest.raises(ConfigError, match="teacher big has 6, the trunk 256; choose target"):
         loss(teacher="big")
     wrong = _step(network, features, start=features, big=teacher[:, :, :3])

@@ -12,7 +12,7 @@ import torch
 
 from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.model.backbones import build_trunk
-from delf_engine.training import TrainingConfig, load_training_config, recipe, views
+from delf_engine.training import TrainingConfig, load_training_config, views
 from delf_engine.training.config import GradientStage
 from delf_engine.training.contract import SourceContext
 from delf_engine.training.correspondence import project
@@ -20,6 +20,7 @@ from delf_engine.training.mined import MinedItems, MinedPair, places, read_pairs
 from delf_engine.training.sources.mined import MinedOptions, MinedSource
 from delf_engine.training.stores import Encoder, Stores
 from helpers import random_photo, write_image
+from training_helpers import train
 
 Tiny = Callable[..., TrainingConfig]
 VIEWS = load_training_config("delf_contrast").views.model_copy(update={"count": 3, "size": 96})
@@ -54,7 +55,7 @@ def _context(folder: Path, **changes: Any) -> SourceContext:
     values: dict[str, Any] = {
         "photos": [str(folder / f"{side}{i}.png") for i in range(4) for side in "ab"],
         "held_out": [],
-        "roots": [],
+        "labelled": None,
         "seed": 0,
         "run_seed": 0,
         "views": VIEWS,
@@ -116,11 +117,11 @@ def test_a_share_of_views_shares_the_places(folder: Path) -> None:
 
 def test_pairs_for_a_recipe_that_draws_none_are_an_error(folder: Path, tiny: Any) -> None:
     with pytest.raises(ConfigError, match=r"pairs.jsonl: recipe .* draws no mined pairs"):
-        recipe.train(
+        train(
             [str(path) for path in sorted(folder.glob("*.png"))],
             tiny(held_out_every=2),
             None,
-            on_error=lambda *_: None,
+            error=lambda *_: None,
             pairs=folder / "pairs.jsonl",
         )
 
@@ -206,7 +207,5 @@ def test_a_stage_on_mined_pairs_runs(folder: Path, trunk: Path, tiny: Tiny) -> N
     )
     assert isinstance(config.stages[1], GradientStage)
     files = [str(folder / f"{side}{i}.png") for side in "ab" for i in range(4)]
-    trained = recipe.train(
-        files, config, trunk, on_error=lambda *_: None, pairs=folder / "pairs.jsonl", roots=[folder]
-    )
+    trained = train(files, config, trunk, error=lambda *_: None, pairs=folder / "pairs.jsonl")
     assert trained.info.attention == "head"

@@ -8,9 +8,11 @@ import torch
 from delf_engine.errors import CheckpointError, ConfigError, DataError, ImageError, LockedError
 from delf_engine.model import load_checkpoint, save_checkpoint
 from delf_engine.model.backbones import build_trunk
-from delf_engine.training import TrainingConfig, recipe, run
+from delf_engine.training import TrainingConfig, run
+from delf_engine.training.weights import read_state
 from delf_engine.training.work import Work
 from helpers import write_image
+from training_helpers import Trained, train
 
 Tiny = Callable[..., TrainingConfig]
 
@@ -19,33 +21,33 @@ def _fail(path: str, error: ImageError) -> None:
     raise AssertionError(f"{path}: {error}")
 
 
-def _equal(a: recipe.Trained, b: recipe.Trained) -> bool:
+def _equal(a: Trained, b: Trained) -> bool:
     return all(np.array_equal(a.state[k], b.state[k]) for k in a.state) and a.info == b.info
 
 
 @pytest.fixture(scope="module")
-def first(photos: list[str], trunk: Path, tiny: Tiny) -> recipe.Trained:
-    return recipe.train(photos, tiny(), trunk, seed=3, on_error=_fail, workers=1)
+def first(photos: list[str], trunk: Path, tiny: Tiny) -> Trained:
+    return train(photos, tiny(), trunk, seed=3, error=_fail, workers=1)
 
 
-def test_same_seed_same_bits(first: recipe.Trained, photos: list[str], trunk: Path, tiny: Tiny) -> None:
-    again = recipe.train(photos, tiny(), trunk, seed=3, on_error=_fail, workers=3, cache_gb=0)
+def test_same_seed_same_bits(first: Trained, photos: list[str], trunk: Path, tiny: Tiny) -> None:
+    again = train(photos, tiny(), trunk, seed=3, error=_fail, workers=3, cache_gb=0)
     assert _equal(first, again)
-    other = recipe.train(photos, tiny(), trunk, seed=4, on_error=_fail)
+    other = train(photos, tiny(), trunk, seed=4, error=_fail)
     assert not np.array_equal(first.state["attention.conv1.weight"], other.state["attention.conv1.weight"])
 
 
 def test_maps_of_the_start_are_kept_without_loss(
-    first: recipe.Trained, photos: list[str], trunk: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    first: Trained, photos: list[str], trunk: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = run.Encoder
     monkeypatch.setattr(run, "Encoder", lambda *facts: kept(*facts[:5]))  # so they are computed in every step
-    again = recipe.train(photos, tiny(), trunk, seed=3, on_error=_fail)
+    again = train(photos, tiny(), trunk, seed=3, error=_fail)
     assert _equal(first, again)
 
 
-def test_what_is_trained_and_the_round_trip(first: recipe.Trained, trunk: Path, tmp_path: Path) -> None:
-    before = build_trunk("resnet18", recipe.load_trunk_weights(trunk)).state_dict()
+def test_what_is_trained_and_the_round_trip(first: Trained, trunk: Path, tmp_path: Path) -> None:
+    before = build_trunk("resnet18", read_state(trunk)).state_dict()
     assert torch.equal(
         before["layer2.0.conv1.weight"].half().float(),
         torch.from_numpy(first.state["trunk.layer2.0.conv1.weight"]),
@@ -68,7 +70,7 @@ def test_what_is_trained_and_the_round_trip(first: recipe.Trained, trunk: Path, 
 
 
 def test_interrupted_run_goes_on_behind_the_last_stage(
-    first: recipe.Trained,
+    first: Trained,
     photos: list[str],
     trunk: Path,
     tiny: Tiny,
@@ -86,26 +88,26 @@ def test_interrupted_run_goes_on_behind_the_last_stage(
 
     monkeypatch.setattr(run.Run, "prepare", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        recipe.train(photos, tiny(), trunk, seed=3, work=tmp_path / "work", on_error=_fail)
-    resumed = recipe.train(photos, tiny(), trunk, seed=3, work=tmp_path / "work", on_error=_fail)
+        train(photos, tiny(), trunk, seed=3, work=tmp_path / "work", error=_fail)
+    resumed = train(photos, tiny(), trunk, seed=3, work=tmp_path / "work", error=_fail)
     assert begun == ["conv4", "attention", "attention"]
     assert _equal(first, resumed)
     # A later stage may change without the earlier ones.
     other = tiny().with_stage("attention", learning_rate=2e-3)
-    recipe.train(photos, other, trunk, seed=3, work=tmp_path / "work", on_error=_fail)
+    train(photos, other, trunk, seed=3, work=tmp_path / "work", error=_fail)
     assert begun[3:] == ["attention"]
     assert not (tmp_path / "work" / "cache").exists()
 
 
 def test_one_training_a_folder(photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path) -> None:
     with Work(tmp_path), pytest.raises(LockedError, match="another training is running"):
-        recipe.train(photos, tiny(), trunk, work=tmp_path, on_error=_fail)
+        train(photos, tiny(), trunk, work=tmp_path, error=_fail)
 
 
 def test_stage_of_no_steps_leaves_the_trunk(photos: list[str], trunk: Path, tiny: Tiny) -> None:
     config = tiny().with_stage("conv4", steps=0).with_stage("attention", steps=0).with_stage("PCA", select="norm")
-    trained = recipe.train(photos, config, trunk, on_error=_fail)
-    before = build_trunk("resnet18", recipe.load_trunk_weights(trunk)).state_dict()
+    trained = train(photos, config, trunk, error=_fail)
+    before = build_trunk("resnet18", read_state(trunk)).state_dict()
     for key, value in before.items():
         assert np.array_equal(value.half().float().numpy(), trained.state[f"trunk.{key}"])
     assert trained.info.attention == "norm"
@@ -117,43 +119,43 @@ def test_bad_photographs_are_reported_once_and_passed_over(
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
     seen: list[str] = []
-    trained = recipe.train([str(bad), *photos], tiny(), trunk, on_error=lambda p, _: seen.append(p))
+    trained = train([str(bad), *photos], tiny(), trunk, error=lambda p, _: seen.append(p))
     assert seen == [str(bad)]
     assert trained.network.dim == 8
 
 
 def test_too_few_photographs(photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 photographs are too few"):
-        recipe.train(photos[:2], tiny(), trunk, on_error=_fail)
+        train(photos[:2], tiny(), trunk, error=_fail)
     bad = [str(tmp_path / f"{i}.jpg") for i in range(6)]
     with pytest.raises(DataError, match="none of the 4 photographs can be read"):
-        recipe.train(bad, tiny(), trunk, on_error=lambda *_: None)
+        train(bad, tiny(), trunk, error=lambda *_: None)
 
 
 def test_stages_in_an_order_that_cannot_work(photos: list[str], trunk: Path, tiny: Tiny) -> None:
     stages = tiny().stages
     with pytest.raises(ConfigError, match=r"stage attention: loss match .* put a pca stage before it"):
-        recipe.train(photos, tiny(stages=stages[3:]), trunk, on_error=_fail)
+        train(photos, tiny(stages=stages[3:]), trunk, error=_fail)
     with pytest.raises(ConfigError, match="no stage before it trains the attention"):
-        recipe.train(photos, tiny(stages=stages[4:]), trunk, on_error=_fail)
+        train(photos, tiny(stages=stages[4:]), trunk, error=_fail)
     head_only = tiny().with_stage("conv4", train=("attention",))
     with pytest.raises(ConfigError, match="distillation teaches the trunk"):
-        recipe.train(photos, head_only, trunk, on_error=_fail)
+        train(photos, head_only, trunk, error=_fail)
 
 
 def test_bad_trunks(photos: list[str], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="not a readable safetensors file of a trunk"):
-        recipe.train(photos, tiny(), tmp_path / "none.safetensors", on_error=_fail)
+        train(photos, tiny(), tmp_path / "none.safetensors", error=_fail)
     with pytest.raises(CheckpointError, match="not a readable state dict"):
-        recipe.train(photos, tiny(), tmp_path / "none.pth", on_error=_fail)
+        train(photos, tiny(), tmp_path / "none.pth", error=_fail)
     torch.save({"layer": [1, 2]}, tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="tensors by name were expected"):
-        recipe.train(photos, tiny(), tmp_path / "list.pth", on_error=_fail)
+        train(photos, tiny(), tmp_path / "list.pth", error=_fail)
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"other\.pth: weights do not fit a resnet18 trunk"):
-        recipe.train(photos, tiny(), tmp_path / "other.pth", on_error=_fail)
+        train(photos, tiny(), tmp_path / "other.pth", error=_fail)
     with pytest.raises(CheckpointError, match="torchvision has no weights for resnet50_v1: pass --trunk"):
-        recipe.train(photos, tiny(architecture="resnet50_v1"), None, on_error=_fail)
+        train(photos, tiny(architecture="resnet50_v1"), None, error=_fail)
 
     def offline(*_: object, **__: object) -> None:
         raise OSError("no network")
@@ -161,13 +163,13 @@ def test_bad_trunks(photos: list[str], tiny: Tiny, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     with pytest.raises(CheckpointError, match=r"no network\): pass --trunk FILE, or put https://"):
-        recipe.train(photos, tiny(), None, on_error=_fail)
+        train(photos, tiny(), None, error=_fail)
 
 
 def test_torch_state_dict_is_as_good_as_safetensors(trunk: Path, tmp_path: Path) -> None:
-    state = recipe.load_trunk_weights(trunk)
+    state = read_state(trunk)
     torch.save({"state_dict": state}, tmp_path / "trunk.pth")
-    again = recipe.load_trunk_weights(tmp_path / "trunk.pth")
+    again = read_state(tmp_path / "trunk.pth")
     assert all(torch.equal(state[key], again[key]) for key in state)
 
 
@@ -178,5 +180,5 @@ def test_photographs_may_have_any_size(trunk: Path, tiny: Tiny, tmp_path: Path) 
         str(write_image(tmp_path / f"{i}.png", rng.integers(0, 255, (h, w, 3), dtype=np.uint8)))
         for i, (h, w) in enumerate(sizes)
     ]
-    trained = recipe.train(paths, tiny(), trunk, on_error=_fail)
+    trained = train(paths, tiny(), trunk, error=_fail)
     assert all(np.isfinite(value).all() for value in trained.state.values())

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from delf_engine.errors import CheckpointError
 from delf_engine.model import load_checkpoint, save_checkpoint
 from delf_engine.model.backbones import Trunk
-from delf_engine.model.hub import packaged_folder
-from delf_engine.training import TrainingConfig, load_training_config, run
+from delf_engine.model.names import packaged_folder
+from delf_engine.training import Reports, RunOptions, TrainingConfig, load_training_config, run
+from delf_engine.training.photographs import Photographs
 from delf_engine.training.weights import load_trunk
 from delf_engine.training.work import Work
 from helpers import checkpoint_info, write_tiny_model
@@ -64,25 +65,8 @@ def _started(
         return load_trunk(architecture, path)
 
     monkeypatch.setattr(run, "load_trunk", spy)
-    made = run.Run(
-        config,
-        held_in=["a"],
-        held_out=["b"],
-        seed=0,
-        work=Work(None),
-        on_error=lambda *_: None,
-        progress=None,
-        on_figures=None,
-        log=None,
-        device="cpu",
-        precision=None,
-        cache_bytes=0,
-        workers=1,
-        roots=[],
-        pairs=None,
-        checkpoint_seconds=1.0,
-        checkpoint_steps=None,
-    )
+    options = RunOptions(device="cpu", cache_gb=0, workers=1)
+    made = run.Run(config, Photographs([], ["a"], ["b"]), options, Reports(), Work(None))
     made.start(trunk)
     return seen[0], made._facts()
 

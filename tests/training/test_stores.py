@@ -13,8 +13,8 @@ import torch
 from delf_engine.errors import DataError, ImageError
 from delf_engine.model.backbones import Trunk, build_trunk
 from delf_engine.training import load_training_config
+from delf_engine.training.batches import START
 from delf_engine.training.cache import Cache
-from delf_engine.training.contract import START
 from delf_engine.training.sources.views import PhotoItems, draw_rows, gather_pairs
 from delf_engine.training.stores import Encoder, Level, Stores, ViewStore
 

@@ -9,11 +9,12 @@ import torch
 from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.model import load_checkpoint
 from delf_engine.model.network import normalise_images
-from delf_engine.training import TrainingConfig, recipe
-from delf_engine.training.contract import Teacher, TeacherContext
+from delf_engine.training import TrainingConfig
+from delf_engine.training.batches import Teacher, TeacherContext
 from delf_engine.training.losses.distillation import DistillationOptions
 from delf_engine.training.teaching import build_teachers, teacher_file, teacher_names, with_teacher
 from helpers import write_tiny_model
+from training_helpers import train
 
 Tiny = Callable[..., TrainingConfig]
 IMAGES = torch.randint(0, 255, (2, 64, 80, 3), generator=torch.Generator().manual_seed(0)).byte()
@@ -79,20 +80,17 @@ def test_names(tmp_path: Path) -> None:
     assert teacher_file("delf-r50") == "delf-r50"
 
 
-@pytest.mark.parametrize("target", ["descriptors", "similarity"])
-def test_a_checkpoint_teaches_a_stage(
-    photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path, target: str
-) -> None:
+def test_a_checkpoint_teaches_a_stage(photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path) -> None:
     teacher = str(write_tiny_model(tmp_path))
-    options = DistillationOptions.model_validate({"kind": "distillation", "teacher": "other", "target": target})
+    options = DistillationOptions(kind="distillation", teacher="other", target="descriptors")
     config = tiny(stages=tiny().stages[:2]).with_stage("conv4", losses=(options,), steps=4, learning_rate=1e-3)
     assert teacher_names(with_teacher(config, teacher).gradient_stages) == [teacher]
     losses: list[float] = []
-    trained = recipe.train(
+    trained = train(
         photos,
         config,
         trunk,
-        on_error=lambda *_: None,
+        error=lambda *_: None,
         teacher=teacher,
         precision="fp32",
         cache_gb=2e-4,  # some photographs are rendered, and taught, when they are drawn
@@ -105,7 +103,7 @@ def test_a_checkpoint_teaches_a_stage(
 def test_the_start_is_no_teacher_to_replace(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match="recipe tiny has no teacher to replace by other"):
         with_teacher(tiny(), "other")
-    both = DistillationOptions(kind="distillation", teacher="old", target="similarity")
+    both = DistillationOptions(kind="distillation", teacher="old", target="descriptors")
     losses = (*tiny().gradient_stages[0].losses, both)
     changed = with_teacher(tiny().with_stage("conv4", losses=losses), "other").gradient_stages[0]
     assert [loss.teachers for loss in changed.losses] == [(), ("start",), ("other",)]

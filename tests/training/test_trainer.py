@@ -16,22 +16,15 @@ from torch import Tensor
 
 from delf_engine.errors import DataError, FormatError
 from delf_engine.model.network import DelfNetwork
-from delf_engine.training import TrainingConfig, recipe
+from delf_engine.training import TrainingConfig, registry
+from delf_engine.training.batches import Batch, StageFacts, Step
 from delf_engine.training.config import GradientStage, parse_training_config
-from delf_engine.training.contract import (
-    Batch,
-    Loss,
-    LossOptions,
-    SourceContext,
-    SourceOptions,
-    StageFacts,
-    Step,
-    register_loss,
-    register_source,
-)
+from delf_engine.training.contract import Loss, LossOptions, SourceContext, SourceOptions
 from delf_engine.training.forward import Forward
+from delf_engine.training.options import Reports
 from delf_engine.training.run import build_losses
-from delf_engine.training.trainer import GradientRun, Reports, learning_rate
+from delf_engine.training.trainer import GradientRun, learning_rate
+from training_helpers import Trained, train
 
 Tiny = Callable[..., TrainingConfig]
 
@@ -61,15 +54,11 @@ class ToySource:
         yield Batch({"conv4": torch.zeros(2, 256, 2, 2)}, 32, labels=torch.tensor([0, 1]))
 
 
-register_source("toy")(ToySource)
-
-
 class ToyOptions(LossOptions):
     margin: float = 0.5
     dropout: float = 0.0
 
 
-@register_loss("toy triplet")
 class ToyTriplet(Loss):
     """A global loss, as a later file would add it: triplets of pooled features under a layer of its own."""
 
@@ -97,7 +86,6 @@ class ToyTriplet(Loss):
         return {"spread": float(self.embed(step).std()), "images": float(len(step.batch))}
 
 
-@register_loss("toy mean")
 class ToyMean(Loss):
     """A mean over images, to which gradient accumulation must make no difference."""
 
@@ -108,6 +96,13 @@ class ToyMean(Loss):
     def forward(self, step: Step) -> Tensor:
         assert step.batch.labels is not None
         return F.mse_loss(self.layer(step.features.mean((2, 3)))[:, 0], step.batch.labels.float())
+
+
+@pytest.fixture(autouse=True)
+def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.SOURCES, "toy", ToySource)
+    monkeypatch.setitem(registry.LOSSES, "toy triplet", ToyTriplet)
+    monkeypatch.setitem(registry.LOSSES, "toy mean", ToyMean)
 
 
 @pytest.fixture(scope="module")
@@ -195,17 +190,17 @@ def test_conv4_resumes_to_the_same_bits(photos: list[str], trunk: Path, tiny: Ti
     """The same with a trunk in channels-last memory, cached views, distillation and prefetched batches."""
     config = tiny(stages=tiny().stages[:2]).with_stage("conv4", steps=4)
 
-    def train(**options: Any) -> recipe.Trained:
-        return recipe.train(photos, config, trunk, on_error=lambda *_: None, **options)
+    def run(**options: Any) -> Trained:
+        return train(photos, config, trunk, **options)
 
     def kill(name: str, done: int, total: int, loss: float | None) -> None:
         if (name, done) == ("conv4", 3):
             raise _KilledError
 
     with pytest.raises(_KilledError):
-        train(work=tmp_path, progress=kill, checkpoint_steps=2)
+        run(work=tmp_path, progress=kill, checkpoint_steps=2)
     assert list(tmp_path.glob("conv4-*.running"))
-    resumed, whole = train(work=tmp_path), train()
+    resumed, whole = run(work=tmp_path), run()
     assert all(np.array_equal(whole.state[key], resumed.state[key]) for key in whole.state)
 
 
@@ -325,11 +320,11 @@ def test_a_new_loss_and_source_need_no_change_of_the_trainer(
         }
     ]
     losses: list[float] = []
-    trained = recipe.train(
+    trained = train(
         photos,
         parse_training_config(values, where="test"),
         trunk,
-        on_error=lambda *_: None,
+        error=lambda *_: None,
         progress=lambda name, done, total, loss: losses.append(loss) if loss is not None else None,
     )
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])

@@ -151,7 +151,7 @@ def test_named_outright_it_must_be_there_and_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", checkpoint_names())
 def test_shipped_checkpoints_have_one_that_holds(name: str) -> None:
-    """Where it fails because options changed: ``python benchmarks/calibration.py`` fits them anew."""
+    """Where it fails because options changed: ``python -m benchmarks.verification.calibration`` fits them anew."""
     info = read_checkpoint_info(name)
     found = load_calibration(checkpoint_path(name), profile=load_profile(info.profile), identity=info.identity)
     assert found is not None

@@ -1,22 +1,13 @@
-"""Pages in one HTML file: a re-ranked batch, one verified pair, and a benchmark run.
+"""Pages in one HTML file: a re-ranked batch, and one verified pair.
 
 A page holds its pictures and its style itself and asks nothing of the network; it has no script. The same input
-gives the same bytes.
+gives the same bytes. What it looks like stands in ``delf_engine/plotting/templates``.
 """
 
 from __future__ import annotations
 
-from delf_engine.plotting.report.batch import Written, write_report
-from delf_engine.plotting.report.benchmark import write_benchmark_report
-from delf_engine.plotting.report.benchmark_parsing import read_benchmark_result
-from delf_engine.plotting.report.benchmark_text import benchmark_markdown
+from delf_engine.plotting.report.batch import write_report
+from delf_engine.plotting.report.document import Written, check_path
 from delf_engine.plotting.report.pair import write_pair_report
 
-__all__ = [
-    "Written",
-    "benchmark_markdown",
-    "read_benchmark_result",
-    "write_benchmark_report",
-    "write_pair_report",
-    "write_report",
-]
+__all__ = ["Written", "check_path", "write_pair_report", "write_report"]

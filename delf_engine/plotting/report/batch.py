@@ -3,68 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from delf_engine.errors import ConfigError, DelfEngineError, UnknownIdError
 from delf_engine.plotting.matches import draw_matches
-from delf_engine.plotting.moves import Move
-from delf_engine.plotting.report.evidence import counted, extra, percent
-from delf_engine.plotting.report.markup import (
+from delf_engine.plotting.report.document import (
+    Written,
     check_path,
-    document,
-    move_html,
+    fitting,
+    page_templates,
     short_name,
-    table,
-    text,
     write_page,
 )
-from delf_engine.plotting.report.pictures import Images, Photographs, figure_html
+from delf_engine.plotting.report.photographs import Images, Photographs, Picture, figure_picture
+from delf_engine.verification.result import percent
 
 if TYPE_CHECKING:
     from delf_engine.features import LocalFeatures
     from delf_engine.reranking import RankedCandidate
 
-__all__ = ["Written", "write_report"]
+__all__ = ["write_report"]
 
 #: Features of an image by its id; None or an unknown id: there are none.
 Features: TypeAlias = "Mapping[str, LocalFeatures] | Callable[[str], LocalFeatures | None] | None"
-Truth: TypeAlias = Mapping[str, Mapping[str, bool | None]]
 
 _LINES_HEIGHT = 320  # of the photographs in a picture of inliers, in pixels
 _ROWS = 100  # of the table of a ranking
-_FAILED = 100  # queries named that could not be read
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a page holds.
-
-    Attributes
-    ----------
-    queries : int
-        Shown on the page.
-    of : int
-        Queries there were.
-    bytes : int
-        Size of the file.
-    """
-
-    queries: int
-    of: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class _Options:
-    photographs: Photographs
-    query_features: Features
-    features: Features
-    truth: Truth | None
-    probabilities: Mapping[str, Mapping[str, float]]
-    shown: int
-    lines: int
 
 
 def write_report(
@@ -74,8 +41,6 @@ def write_report(
     images: Images = None,
     query_features: Features = None,
     features: Features = None,
-    truth: Truth | None = None,
-    probabilities: Mapping[str, Mapping[str, float]] | None = None,
     failed: Mapping[str, str] | None = None,
     title: str = "Re-ranked shortlists",
     max_queries: int = 20,
@@ -86,8 +51,8 @@ def write_report(
     """Write a page about re-ranked shortlists: one HTML file that needs nothing else.
 
     For every query: its photograph, the first images before and after re-ranking with their inliers, probability
-    and moves, pictures of the best pairs with lines between the features that agree, and a table. A photograph
-    that is gone, damaged or of another size than its features is named in its place.
+    and change of rank, pictures of the best pairs with lines between the features that agree, and a table. A
+    photograph that is gone, damaged or of another size than its features is named in its place.
 
     Parameters
     ----------
@@ -99,11 +64,6 @@ def write_report(
         Photographs of queries and candidates; a function may raise `ImageError`. None: ids are paths.
     query_features, features : mapping or function from id to LocalFeatures; or None
         Of the queries and of the candidates, those that were verified; without them no lines are drawn.
-    truth : mapping of query id to mapping of id to bool or None, optional
-        The right answers: frames are then green for True, red for False, grey where there is none.
-    probabilities : mapping of query id to mapping of id to float, optional
-        Of showing the same place, 0 to 1. Without it each verification's own ``probability`` is taken, if it has
-        one.
     failed : mapping of query id to reason, optional
         Queries that could not be re-ranked; they are listed.
     title : str
@@ -134,157 +94,83 @@ def write_report(
     ):
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, got {value}")
-    options = _Options(
-        Photographs(images), query_features, features, truth, probabilities or {}, shown=shown, lines=lines
-    )
-    sections: list[str] = []
-    size = 0
-    full = False
-    for number, (query, ranking) in enumerate(rankings.items(), start=1):
-        if number > max_queries:
-            break
-        section = _section(number, query, ranking, options)
-        size += len(section.encode("utf-8"))
-        full = size > max_bytes
-        if full:
-            break
-        sections.append(section)
-    names = list(rankings)[: len(sections)]
-    body = [
-        f"<h1>{text(title)}</h1>",
-        _summary(rankings, truth),
-        _left_out(len(sections), len(rankings), full),
-        _failures(failed or {}),
-        _contents(names),
-        *sections,
-    ]
-    return Written(len(sections), len(rankings), write_page(target, document(title, filter(None, body))))
-
-
-def _summary(rankings: Mapping[str, Sequence[RankedCandidate]], truth: Truth | None) -> str:
+    sources = _Sources(Photographs(images), query_features, features)
+    chosen = islice(rankings.items(), max_queries)
+    sections, full = fitting(_sections(chosen, sources, shown=shown, lines=lines), max_bytes)
     verified = [c.verification for ranking in rankings.values() for c in ranking if c.verification is not None]
-    changed = sum(bool(ranking) and ranking[0].first_rank != 1 for ranking in rankings.values())
-    same = sum(found.same for found in verified)
-    frames = (
-        "Green edge: said to show the same place."
-        if truth is None
-        else "Green edge: shows the place of the query; red: does not; grey: not known."
+    page = (
+        page_templates()
+        .get_template("batch.html.j2")
+        .render(
+            title=title,
+            rankings=rankings,
+            verified=len(verified),
+            same=sum(found.same for found in verified),
+            changed=sum(bool(ranking) and ranking[0].first_rank != 1 for ranking in rankings.values()),
+            failed=failed or {},
+            sections=sections,
+            full=full,
+        )
     )
-    return (
-        f"<p>{counted(len(rankings), 'shortlist')}, {counted(len(verified), 'pair')} verified, {same:,} of them "
-        f"said to show the same place. The first place changed in {changed:,}.</p>"
-        f'<p class="quiet">{frames} Lists run to the right.</p>'
-    )
+    return Written(len(sections), len(rankings), write_page(target, page))
 
 
-def _left_out(shown: int, of: int, full: bool) -> str:
-    if shown == of:
-        return ""
-    why = "more would make the page too large" if full else "that many were asked for"
-    return f'<p class="note">Shown here: the first {shown:,} of {of:,} queries; {why}.</p>'
+@dataclass(frozen=True)
+class _Sources:
+    """Where the page's photographs and features come from."""
+
+    photographs: Photographs
+    query_features: Features
+    features: Features
 
 
-def _failures(failed: Mapping[str, str]) -> str:
-    if not failed:
-        return ""
-    rows = list(failed.items())
-    more = "" if len(rows) <= _FAILED else f"<p>And {len(rows) - _FAILED:,} more.</p>"
-    head = f"{len(rows):,} {'query' if len(rows) == 1 else 'queries'} not re-ranked"
-    listed = table(("query", "reason"), rows[:_FAILED])
-    return f'<details class="note"><summary>{head}</summary>{listed}{more}</details>'
+@dataclass(frozen=True)
+class _Illustrated:
+    """A candidate with a picture: its photograph, or its inliers with the query."""
+
+    candidate: RankedCandidate
+    picture: Picture
 
 
-def _contents(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return ""
-    links = " · ".join(f'<a href="#q{i}">{text(short_name(name))}</a>' for i, name in enumerate(names, start=1))
-    return f'<details><summary>Queries on this page</summary><p class="quiet">{links}</p></details>'
+def _sections(
+    rankings: Iterator[tuple[str, Sequence[RankedCandidate]]], sources: _Sources, *, shown: int, lines: int
+) -> Iterator[str]:
+    """Yield the part of each query, rendered."""
+    template = page_templates().get_template("batch_query.html.j2")
+    thumbnail = sources.photographs.thumbnail
+    for number, (query, ranking) in enumerate(rankings, start=1):
+        before = sorted(ranking, key=lambda c: c.first_rank)[:shown]
+        yield template.render(
+            number=number,
+            query=query,
+            query_photo=thumbnail(query),
+            of=len(ranking),
+            before=[_Illustrated(c, thumbnail(c.id)) for c in before],
+            after=[_Illustrated(c, thumbnail(c.id)) for c in ranking[:shown]],
+            pairs=list(_pairs(query, ranking, sources, lines)),
+            **_figures(ranking[:_ROWS]),
+        )
 
 
-def _section(number: int, query: str, ranking: Sequence[RankedCandidate], options: _Options) -> str:
-    """Return the part of one query."""
-    before = sorted(ranking, key=lambda c: c.first_rank)[: options.shown]
-    after = ranking[: options.shown]
-    of = counted(len(ranking), "image")
-    parts = [
-        f'<section id="q{number}"><h2>{number}. {text(short_name(query))}</h2>',
-        f'<ul class="strip"><li class="card"><div class="photo">{options.photographs.thumbnail(query)}</div>'
-        f"<p>query</p></li></ul>",
-        f'<h3>Before: the first {len(before)} of {of}</h3><ul class="strip">',
-        *(_card(query, c, options, after=False) for c in before),
-        f'</ul><h3>After: the first {len(after)} of {of}</h3><ul class="strip">',
-        *(_card(query, c, options, after=True) for c in after),
-        "</ul>",
-        *_pairs(query, ranking, options),
-        _table(query, ranking, options),
-        "</section>",
-    ]
-    return "\n".join(parts)
-
-
-def _card(query: str, candidate: RankedCandidate, options: _Options, *, after: bool) -> str:
-    place = candidate.rank if after else candidate.first_rank
-    move = Move(candidate.first_rank, candidate.rank)
-    lines = [f'<b>{place}.</b> <span title="{text(candidate.id)}">{text(short_name(candidate.id))}</span>']
-    if after:
-        lines.append(f"{_inliers(candidate)} · {move_html(str(move), move.rise)}")
-        probability = _probability(query, candidate, options)
-        if probability is not None:
-            lines.append(f"probability {percent(probability)}")
-    else:
-        lines.append(f'<span class="quiet">goes to {candidate.rank}</span>')
-    kind, said = _answer(query, candidate, options.truth)
-    if said:
-        lines.append(said)
-    body = "".join(f"<p>{line}</p>" for line in lines)
-    photo = options.photographs.thumbnail(candidate.id)
-    return f'<li class="card {kind}"><div class="photo">{photo}</div>{body}</li>'
-
-
-def _answer(query: str, candidate: RankedCandidate, truth: Truth | None) -> tuple[str, str]:
-    """Return the kind of a card's frame, and its words: colour alone says nothing to some readers."""
-    if truth is not None:
-        right = truth.get(query, {}).get(candidate.id)
-        if right is None:
-            return "", '<span class="quiet">not known</span>'
-        return ("yes", '<span class="same">right</span>') if right else ("wrong", '<span class="bad">wrong</span>')
-    if candidate.verification is None:
-        return "", ""
-    if candidate.verification.same:
-        return "yes", '<span class="same">same place</span>'
-    return "", '<span class="other">not the same place</span>'
-
-
-def _inliers(candidate: RankedCandidate) -> str:
-    return "not verified" if candidate.inliers is None else counted(candidate.inliers, "inlier")
-
-
-def _probability(query: str, candidate: RankedCandidate, options: _Options) -> float | None:
-    given = options.probabilities.get(query, {}).get(candidate.id)
-    return extra(candidate.verification, "probability") if given is None else given
-
-
-def _pairs(query: str, ranking: Sequence[RankedCandidate], options: _Options) -> list[str]:
-    """Return pictures of the first verified candidates, or what stands in their way."""
-    a = _features_of(options.query_features, query)
+def _pairs(
+    query: str, ranking: Sequence[RankedCandidate], sources: _Sources, lines: int
+) -> Iterator[_Illustrated]:
+    """Yield pictures of the inliers of the first verified candidates, or what stands in their way."""
+    a = _features_of(sources.query_features, query)
     if a is None:
-        return []
-    out = []
-    for candidate in [c for c in ranking if c.verification is not None][: options.lines]:
-        b = _features_of(options.features, candidate.id)
+        return
+    for candidate in [c for c in ranking if c.verification is not None][:lines]:
+        b = _features_of(sources.features, candidate.id)
         if b is None or candidate.verification is None:
             continue
-        name = f"{candidate.rank}. {short_name(candidate.id)}"
+        name = f"features that agree: {candidate.rank}. {short_name(candidate.id)}"
         try:
-            source_a, source_b = options.photographs.source(query), options.photographs.source(candidate.id)
-            figure = draw_matches(
-                source_a, source_b, a, b, candidate.verification, height=_LINES_HEIGHT, caption=False
-            )
+            photos = sources.photographs.source(query), sources.photographs.source(candidate.id)
+            figure = draw_matches(*photos, a, b, candidate.verification, height=_LINES_HEIGHT, caption=False)
+            picture = figure_picture(figure, name)
         except DelfEngineError as error:  # a photograph that has changed since, or features of another run
-            out.append(f'<p class="quiet">{text(name)}: no picture of the inliers: {text(error)}</p>')
-            continue
-        out.append(figure_html(figure, f"features that agree: {name}", f"{name}: {_inliers(candidate)}"))
-    return [f"<h3>Features that agree, query to the left</h3>{''.join(out)}"] if out else []
+            picture = Picture(name, reason=str(error))
+        yield _Illustrated(candidate, picture)
 
 
 def _features_of(features: Features, image_id: str) -> LocalFeatures | None:
@@ -296,27 +182,26 @@ def _features_of(features: Features, image_id: str) -> LocalFeatures | None:
         return None
 
 
-def _table(query: str, ranking: Sequence[RankedCandidate], options: _Options) -> str:
-    """Return the figures of the first candidates, folded away."""
-    shown = ranking[:_ROWS]
-    stated = [_probability(query, c, options) for c in shown]
-    by_inliers = all(c.ranking_score == c.inliers for c in shown)  # then a second column would say nothing more
-    columns = ["rank", "was", "inliers", "ranking score", "first score", "probability", "image"]
-    rows = [
-        [
-            str(c.rank),
-            str(c.first_rank),
-            "" if c.inliers is None else str(c.inliers),
-            "" if by_inliers or c.ranking_score is None else f"{c.ranking_score:.2f}",
-            "" if c.score is None else f"{c.score:.4g}",
-            "" if p is None else percent(p),
-            c.id,
-        ]
-        for c, p in zip(shown, stated, strict=True)
-    ]
-    used = [i for i in range(len(columns)) if i in (0, 1, 6) or any(row[i] for row in rows)]
-    head = f"Figures of {'the first ' if len(shown) < len(ranking) else ''}{counted(len(shown), 'image')}"
-    picked = table(
-        [columns[i] for i in used], ([row[i] for i in used] for row in rows), numbers=range(len(used) - 1)
-    )
-    return f"<details><summary>{head}</summary><p>Query: {text(query)}</p>{picked}</details>"
+def _figures(ranking: Sequence[RankedCandidate]) -> dict[str, Any]:
+    """Return head and rows of a table of figures, without the columns that would say nothing."""
+    by_inliers = all(c.ranking_score == c.inliers for c in ranking)
+    columns: dict[str, list[str]] = {
+        "inliers": ["" if c.inliers is None else str(c.inliers) for c in ranking],
+        "ranking score": [
+            "" if by_inliers or c.ranking_score is None else f"{c.ranking_score:.2f}" for c in ranking
+        ],
+        "first score": ["" if c.score is None else f"{c.score:.4g}" for c in ranking],
+        "probability": [
+            ""
+            if c.verification is None or c.verification.probability is None
+            else percent(c.verification.probability)
+            for c in ranking
+        ],
+    }
+    used = {
+        "rank": [str(c.rank) for c in ranking],
+        "was": [str(c.first_rank) for c in ranking],
+        **{name: cells for name, cells in columns.items() if any(cells)},
+        "image": [c.id for c in ranking],
+    }
+    return {"head": list(used), "rows": list(zip(*used.values(), strict=True))}

@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from delf_engine.model.network import DelfNetwork
+from delf_engine.training.batches import StageFacts
 from delf_engine.training.classification import ClassificationLoss, ClassificationOptions
-from delf_engine.training.contract import LossOptions, StageFacts, register_loss
+from delf_engine.training.contract import LossOptions
 
 __all__ = ["ArcFace", "add_margin"]
 
@@ -32,7 +33,6 @@ class ArcFaceOptions(ClassificationOptions):
     scale: Annotated[float, Field(gt=0)] = 45.25
 
 
-@register_loss("arcface")
 class ArcFace(ClassificationLoss):
     """Cosines between pooled features and one vector a class, with a margin on the right class while training."""
 

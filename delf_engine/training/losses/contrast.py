@@ -11,7 +11,8 @@ from torch import Tensor
 
 from delf_engine.config import Count, Positive
 from delf_engine.model.network import DelfNetwork
-from delf_engine.training.contract import Kind, Loss, LossOptions, StageFacts, Step, register_loss
+from delf_engine.training.batches import Kind, StageFacts, Step
+from delf_engine.training.contract import Loss, LossOptions
 from delf_engine.training.correspondence import (
     CellSample,
     cell_vectors,
@@ -49,7 +50,6 @@ class ContrastOptions(LossOptions):
     best: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-@register_loss("contrast")
 class Contrast(Loss):
     """Symmetric InfoNCE on descriptors of corresponding cells (van den Oord et al. 2018).
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from delf_engine.config import Count, Positive
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
-from delf_engine.training.contract import START, Loss, LossOptions, StageFacts, Step, register_loss
+from delf_engine.training.batches import START, StageFacts, Step
+from delf_engine.training.contract import Loss, LossOptions
 
-__all__ = ["Distillation", "DistillationOptions", "feature_distance", "similarity_divergence"]
+__all__ = ["Distillation", "DistillationOptions", "feature_distance"]
 
 
 class DistillationOptions(LossOptions):
@@ -29,23 +27,16 @@ class DistillationOptions(LossOptions):
     teacher : str
         ``start``: the trunk as it was when the stage began. A checkpoint by name or path. ``KIND:ARGUMENT`` for a
         registered kind: ``trunk:resnet50:FILE``, a trunk whose PCA is fitted on the fly; ``aliked:FILE``.
-    target : "features", "descriptors" or "similarity"
+    target : "features" or "descriptors"
         ``features``: squared distance of the feature maps, relative to the teacher's mean square (FitNets, Romero
         et al. 2015); channels must agree. ``descriptors``: cosine between the teacher's descriptors and a linear
-        layer on the student's, which is thrown away afterwards. ``similarity``: KL divergence between the softmax
-        of the similarities of each cell to all others, teacher to student (relational; Tejankar et al. 2021).
-    temperature : float
-        Of that softmax.
-    cells : int
-        Cells drawn of a batch for ``similarity``.
+        layer on the student's, which is thrown away afterwards.
     best : float
         Share of the cells of a batch that ``descriptors`` compares, those whose feature vectors are longest.
     """
 
     teacher: str = START
-    target: Literal["features", "descriptors", "similarity"] = "features"
-    temperature: Positive = 0.1
-    cells: Count = 1024
+    target: Literal["features", "descriptors"] = "features"
     best: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @property
@@ -54,7 +45,6 @@ class DistillationOptions(LossOptions):
         return (self.teacher,)
 
 
-@register_loss("distillation")
 class Distillation(Loss):
     """Distance of the student's cells to the teacher's."""
 
@@ -69,7 +59,7 @@ class Distillation(Loss):
         if self.options.target == "features" and channels != own:
             raise ConfigError(
                 f"distillation of features needs as many channels: teacher {self.options.teacher} has {channels}, "
-                f"the trunk {own}; choose target = 'descriptors' or 'similarity'"
+                f"the trunk {own}; choose target = 'descriptors'"
             )
         if self.options.target == "descriptors":
             self.regression = nn.Linear(own, channels)
@@ -85,15 +75,10 @@ class Distillation(Loss):
         if self.options.target == "features":
             return feature_distance(step.features, teacher)
         student, taught = _cells(step.features), F.normalize(_cells(teacher), dim=1)
-        if self.options.target == "descriptors":
-            longest = student.detach().norm(dim=1).argsort(descending=True, stable=True)
-            kept = longest[: max(1, round(self.options.best * len(student)))]
-            guess = F.normalize(self.regression(F.normalize(student[kept], dim=1)), dim=1)
-            return (1 - (guess * taught[kept]).sum(1)).mean()
-        drawn = torch.from_numpy(_draw(len(student), self.options.cells, step.rng)).to(student.device)
-        return similarity_divergence(
-            step.describe(student.index_select(0, drawn)), taught[drawn], self.options.temperature
-        )
+        longest = student.detach().norm(dim=1).argsort(descending=True, stable=True)
+        kept = longest[: max(1, round(self.options.best * len(student)))]
+        guess = F.normalize(self.regression(F.normalize(student[kept], dim=1)), dim=1)
+        return (1 - (guess * taught[kept]).sum(1)).mean()
 
 
 def feature_distance(maps: Tensor, teacher: Tensor) -> Tensor:
@@ -101,28 +86,5 @@ def feature_distance(maps: Tensor, teacher: Tensor) -> Tensor:
     return (maps - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
 
 
-def similarity_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean KL divergence between rows of softmax(similarity / temperature), teacher to student.
-
-    Parameters
-    ----------
-    student : (N, D) tensor
-        Unit descriptors of cells.
-    teacher : (N, E) tensor
-        Of the same cells. A cell's similarity to itself is left out.
-    """
-    if len(student) < 2:
-        return student.sum() * 0
-    others = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
-    # (N, N - 1): without the diagonal, which a masked softmax would turn into 0 * -inf.
-    rows = [(d @ d.T / temperature)[others].view(len(d), -1) for d in (student, teacher)]
-    ours, theirs = (row.log_softmax(1) for row in rows)
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-
-
 def _cells(maps: Tensor) -> Tensor:
     return maps.flatten(2).transpose(1, 2).flatten(0, 1)
-
-
-def _draw(total: int, count: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.sort(rng.permutation(total)[:count])

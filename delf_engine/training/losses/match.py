@@ -17,7 +17,8 @@ from torch import Tensor
 from delf_engine.config import Count, Positive
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import AttentionHead, DelfNetwork
-from delf_engine.training.contract import Kind, Loss, LossOptions, StageFacts, Step, register_loss
+from delf_engine.training.batches import Kind, StageFacts, Step
+from delf_engine.training.contract import Loss, LossOptions
 from delf_engine.training.correspondence import (
     CellSample,
     Direction,
@@ -49,7 +50,6 @@ class MatchOptions(LossOptions):
     support_px: Positive = 32.0
 
 
-@register_loss("match")
 class Match(Loss):
     """Binary cross-entropy of the attention logits against the match label, both directions of each pair.
 

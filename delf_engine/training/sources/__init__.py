@@ -1,5 +1,1 @@
-"""Sources of batches, one small file each; every file here is found by itself."""
-
-from delf_engine.training.discovery import import_all
-
-import_all(__name__, __path__)
+"""Sources of batches, one small file each; `delf_engine.training.registry` names them."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 
 from delf_engine.config import Count
 from delf_engine.errors import DataError
-from delf_engine.training.contract import Batch, Kind, SourceContext, SourceOptions, register_source
+from delf_engine.training.batches import Batch, Kind
+from delf_engine.training.contract import SourceContext, SourceOptions
 from delf_engine.training.crops import CropConfig
-from delf_engine.training.datasets import LabelledImages, open_labelled, select_classes
 from delf_engine.training.datasets.loading import CropReader
 
 __all__ = ["ClassesOptions", "ClassesSource"]
@@ -43,7 +42,6 @@ class ClassesOptions(SourceOptions):
     measure_images: Count = 2000
 
 
-@register_source("classes")
 class ClassesSource:
     """Crops of a folder of class folders or of the Google Landmarks v2 layout, with labels.
 
@@ -58,7 +56,9 @@ class ClassesSource:
     n_classes: int | None
 
     def __init__(self, options: ClassesOptions, context: SourceContext) -> None:
-        data = self.labelled(options, context.roots, context.run_seed)
+        data = context.labelled
+        if data is None:
+            raise DataError("the source of classes needs labelled photographs, and none were listed")
         held_in = data.among(context.photos)
         if len(held_in.classes) < 2:
             raise DataError(
@@ -72,23 +72,6 @@ class ClassesSource:
             CropReader(part, options.crop, seed=context.seed, workers=context.workers, on_error=context.on_error)
             for part in (held_in, held_out)
         )
-
-    @classmethod
-    def labelled(cls, options: ClassesOptions, roots: Sequence[Path], seed: int) -> LabelledImages:
-        """List the photographs that these options choose; see `labels.labelled_photographs`.
-
-        Raises
-        ------
-        DataError, FormatError
-            If the data set cannot be used.
-        """
-        if len(roots) != 1:
-            raise DataError(
-                "labelled photographs come from one folder of class folders or one list; "
-                f"{len(roots)} paths were given"
-            )
-        data = open_labelled(roots[0], missing=options.missing)
-        return select_classes(data, min_images=options.min_images, max_images=options.max_images, seed=seed)
 
     def describe(self) -> str:
         """Say in a few words what it draws from."""

@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.training.contract import Batch, Kind, SourceContext, SourceOptions, register_source
+from delf_engine.training.batches import Batch, Kind
+from delf_engine.training.contract import SourceContext, SourceOptions
 from delf_engine.training.correspondence import project
 from delf_engine.training.mined import MinedItems, places, read_pairs
 from delf_engine.training.sources.views import ViewsSource, draw_rows, gather_pairs
@@ -32,7 +33,6 @@ class MinedOptions(SourceOptions):
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-@register_source("mined")
 class MinedSource:
     """Views around the matched region of two photographs, one of each; without pairs of held-out photographs.
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from delf_engine.images import load_image
-from delf_engine.training.config import ViewsConfig
-from delf_engine.training.contract import Batch, Kind, SourceContext, SourceOptions, register_source
+from delf_engine.training.batches import Batch, Kind
+from delf_engine.training.contract import SourceContext, SourceOptions
 from delf_engine.training.stores import ViewStore
-from delf_engine.training.views import random_view
+from delf_engine.training.views import ViewsConfig, random_view
 
 __all__ = ["PhotoItems", "ViewsSource", "draw_rows", "gather_pairs"]
 
@@ -50,7 +50,6 @@ class PhotoItems:
         return np.stack(views), np.stack(homographies)
 
 
-@register_source("views")
 class ViewsSource:
     """Pairs of views of one photograph; the photographs of a batch differ, and all come before one comes again."""
 

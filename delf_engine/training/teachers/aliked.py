@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.training.contract import TeacherContext, register_teacher
+from delf_engine.training.batches import TeacherContext
 from delf_engine.training.weights import read_state
 
 __all__ = ["AlikedTeacher"]
@@ -16,7 +16,6 @@ __all__ = ["AlikedTeacher"]
 _STRIDE = 16
 
 
-@register_teacher("aliked")
 class AlikedTeacher:
     """Its descriptor head, applied at the centres of the cells instead of at keypoints.
 

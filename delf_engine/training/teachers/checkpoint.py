@@ -9,9 +9,8 @@ from delf_engine.errors import ConfigError
 from delf_engine.model.backbones import ARCHITECTURES
 from delf_engine.model.checkpoint import load_checkpoint
 from delf_engine.model.network import DelfNetwork
-from delf_engine.training.config import PcaStage
-from delf_engine.training.contract import TeacherContext, register_teacher
-from delf_engine.training.projection import fit_projection
+from delf_engine.training.batches import TeacherContext
+from delf_engine.training.projection import PcaStage, fit_projection
 from delf_engine.training.weights import load_trunk
 
 __all__ = ["CheckpointTeacher", "TrunkTeacher"]
@@ -42,7 +41,6 @@ class _NetworkTeacher:
             return descriptors.unflatten(0, flat.shape[:2]).transpose(1, 2).unflatten(2, maps.shape[2:])
 
 
-@register_teacher("checkpoint")
 class CheckpointTeacher(_NetworkTeacher):
     """A checkpoint by name or path: its own descriptors.
 
@@ -58,7 +56,6 @@ class CheckpointTeacher(_NetworkTeacher):
         super().__init__(load_checkpoint(argument)[0], context)
 
 
-@register_teacher("trunk")
 class TrunkTeacher(_NetworkTeacher):
     """``ARCHITECTURE:FILE``: L2-normalised conv4 of a trunk, reduced by PCA to 128 dimensions at most.
 

@@ -1,0 +1,1 @@
+"""Shortlists: how fast they are re-ranked, and what profiles and second rounds bring."""

@@ -1,0 +1,1 @@
+"""What the ingredients of a checkpoint bring, and how fast it is trained."""

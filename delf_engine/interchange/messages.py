@@ -1,0 +1,111 @@
+"""The messages of protocol buffers that other software keeps features and models in, as protobuf classes.
+
+They are described here in place of ``.proto`` files, which a compiler would have to turn into code that fits the
+installed protobuf. Fields that are not listed are passed over. Sources: tensorflow/models,
+research/delf/delf/protos (datum.proto, feature.proto); tensorflow/core/protobuf (tensor_bundle.proto,
+trackable_object_graph.proto).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+
+from delf_engine.errors import FormatError
+
+__all__ = [
+    "BundleEntryProto",
+    "BundleHeaderProto",
+    "DatumProto",
+    "DelfFeatures",
+    "TrackableObjectGraph",
+    "parse_message",
+]
+
+#: Messages by package and syntax: fields as "number type name"; "*" marks repeated ones, packed where they can be.
+_MESSAGES = {
+    ("delf.protos", "proto2"): {
+        "DatumShape": ["1 int64* dim"],
+        "FloatList": ["1 float* value"],
+        "Uint32List": ["1 uint32* value"],
+        "DatumProto": ["1 DatumShape shape", "2 FloatList float_list", "3 Uint32List uint32_list"],
+        "DelfFeature": [
+            "1 DatumProto descriptor",
+            *(f"{i} float {name}" for i, name in enumerate(("x", "y", "scale", "orientation", "strength"), 2)),
+        ],
+        "DelfFeatures": ["1 DelfFeature* feature"],
+    },
+    ("tensorflow", "proto3"): {
+        "BundleHeaderProto": ["1 int32 num_shards", "2 int32 endianness"],
+        "Dim": ["1 int64 size"],
+        "TensorShapeProto": ["2 Dim* dim"],
+        "TensorSliceProto": [],
+        "BundleEntryProto": [
+            "1 int32 dtype",
+            "2 TensorShapeProto shape",
+            "3 int32 shard_id",
+            "4 int64 offset",
+            "5 int64 size",
+            "6 fixed32 crc32c",
+            "7 TensorSliceProto* slices",
+        ],
+        "ObjectReference": ["1 int32 node_id", "2 string local_name"],
+        "SerializedTensor": ["1 string name", "3 string checkpoint_key"],
+        "TrackableObject": ["1 ObjectReference* children", "2 SerializedTensor* attributes"],
+        "TrackableObjectGraph": ["1 TrackableObject* nodes"],
+    },
+}
+
+
+def parse_message(kind: Any, data: bytes, where: str) -> Any:
+    """Read a message of a class of this module; `where` names it in errors.
+
+    Raises
+    ------
+    FormatError
+        If `data` is no such message.
+    """
+    message: Message = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise FormatError(f"{where}: damaged, or no message {kind.DESCRIPTOR.name}: {error}") from error
+    return message
+
+
+def _classes() -> dict[str, Any]:
+    pool = (
+        descriptor_pool.DescriptorPool()
+    )  # of its own: TensorFlow, if it is loaded, keeps its messages in the common one
+    classes = {}
+    for (package, syntax), messages in _MESSAGES.items():
+        file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax=syntax)
+        for name, fields in messages.items():
+            entry = file.message_type.add(name=name)
+            for text in fields:
+                _add_field(entry, package, *text.split())
+        pool.Add(file)
+        for name in messages:
+            classes[name] = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
+    return classes
+
+
+def _add_field(entry: Any, package: str, number: str, kind: str, name: str) -> None:
+    proto = descriptor_pb2.FieldDescriptorProto
+    field = entry.field.add(name=name, number=int(number))
+    repeated, kind = kind.endswith("*"), kind.removesuffix("*")
+    field.label = proto.LABEL_REPEATED if repeated else proto.LABEL_OPTIONAL
+    if kind[0].isupper():
+        field.type, field.type_name = proto.TYPE_MESSAGE, f".{package}.{kind}"
+    else:
+        field.type = getattr(proto, f"TYPE_{kind.upper()}")
+        if repeated:
+            field.options.packed = True
+
+
+_CLASSES = _classes()
+DatumProto, DelfFeatures = _CLASSES["DatumProto"], _CLASSES["DelfFeatures"]
+BundleHeaderProto, BundleEntryProto = _CLASSES["BundleHeaderProto"], _CLASSES["BundleEntryProto"]
+TrackableObjectGraph = _CLASSES["TrackableObjectGraph"]

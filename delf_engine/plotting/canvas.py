@@ -1,0 +1,155 @@
+"""The canvas that every picture is drawn on: axes in pixels, photographs, files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.errors import ConfigError, MismatchError
+from delf_engine.images import ImageSource, load_image, source_name
+from delf_engine.pyramid import resize
+from delf_engine.support.files import system_errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    from delf_engine.features import LocalFeatures
+    from delf_engine.verification import Verification
+
+Pixels = npt.NDArray[np.uint8]
+
+GAP = 16
+INK, QUIET, RULE = "#1f2328", "#656d76", "#d0d7de"
+YES, NO = "#1a7f37", "#b35900"
+#: Least width of a canvas with a `verdict`.
+VERDICT_WIDTH = 1000
+#: Side of one cell of the finest feature map, in pixels of the image: what a feature of scale 1 stands for.
+CELL_PX = 16.0
+
+_DPI = 100
+_TITLE_HEIGHT = 52
+
+
+def canvas(width: int, height: int, title: str | None) -> tuple[Figure, Axes, int]:
+    """Return a white figure, axes that fill it in pixels from its upper left corner, and where content begins.
+
+    Parameters
+    ----------
+    width, height : int
+        In pixels; the title's height is added.
+    title : str or None
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    top = GAP if title is None else _TITLE_HEIGHT
+    height += top
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    if title is not None:
+        axes.text(GAP, 30, title, fontsize=15, fontweight="bold", color=INK, va="center", parse_math=False)
+    return figure, axes, top
+
+
+def place_photo(axes: Axes, pixels: npt.NDArray[np.generic], left: float, top: float) -> Rectangle:
+    """Put pixels on a canvas one to one, and return their outline."""
+    from matplotlib.patches import Rectangle
+
+    height, width = pixels.shape[:2]
+    axes.imshow(pixels, extent=(left, left + width, top + height, top), interpolation="none")
+    return Rectangle((left, top), width, height, transform=axes.transData)
+
+
+def write(
+    axes: Axes, x: float, y: float, text: str, *, size: float, color: str = INK, align: str = "center"
+) -> None:
+    """Write text around a point as it is: ``$`` and ``_`` of a file name are no formula."""
+    axes.text(x, y, text, fontsize=size, color=color, ha=align, va="center", parse_math=False)
+
+
+def verdict(axes: Axes, verification: Verification, y: float) -> None:
+    """Write the answer of a verification and its evidence along the foot of a canvas, around height `y`."""
+    found, needed = verification.inliers, verification.min_inliers
+    answer, colour = ("Same place", YES) if verification.same else ("Not the same place", NO)
+    box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
+    badge = axes.text(GAP + 8, y, answer, fontsize=13, fontweight="bold", color="white", va="center", bbox=box)
+    end = badge.get_window_extent().x1  # one unit of the axes is one pixel
+    text = f"{found} of {verification.putative} matching features agree on one {verification.model_name}"
+    write(axes, end + 24, y, f"{text}; {needed} or more count as the same place", size=11, align="left")
+
+
+def shrunk(photo: Pixels, *, height: float, width: float) -> Pixels:
+    """Return a photograph resized to fit into `height` and `width` pixels, enlarged if it is smaller."""
+    ratio = min(height / photo.shape[0], width / photo.shape[1])
+    return resize(photo, max(1, round(photo.shape[1] * ratio)), max(1, round(photo.shape[0] * ratio)), "area")
+
+
+def photo_of(image: ImageSource, features: LocalFeatures) -> Pixels:
+    """Read the image that `features` were extracted from.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read.
+    MismatchError
+        If it has another size than that of `features`.
+    """
+    photo = load_image(image)
+    size = (photo.shape[1], photo.shape[0])
+    if size != features.image_size:
+        raise MismatchError(
+            f"{source_name(image)} has {size[0]} x {size[1]} pixels, its features are of an image of "
+            f"{features.image_size[0]} x {features.image_size[1]}"
+        )
+    return photo
+
+
+def inlier_keypoints(
+    features_a: LocalFeatures, features_b: LocalFeatures, verification: Verification
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the keypoints of the inliers: (M, 2) x, y in pixels of A, and those in pixels of B.
+
+    Raises
+    ------
+    MismatchError
+        If the verification is not one of these features.
+    """
+    pairs = verification.matches
+    if len(pairs) and (pairs.max(axis=0) >= (len(features_a), len(features_b))).any():
+        raise MismatchError("the verification names features that are not there: it belongs to other images")
+    a, b = (f.keypoints[pairs[:, i]].astype(np.float64) for i, f in enumerate((features_a, features_b)))
+    return a, b
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as PNG, JPEG, PDF or SVG, as the ending of the name says.
+
+    Raises
+    ------
+    ConfigError
+        If the format is not known, or the file cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ConfigError(f"{path}: the name of a picture must end in .png, .jpg, .pdf or .svg")
+    with system_errors(f"{path}: cannot be written", ConfigError):
+        figure.savefig(path, format=kind, dpi=_DPI)
+
+
+def figure_pixels(figure: Figure) -> Pixels:
+    """Return a figure as an (H, W, 3) uint8 RGB array."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3])

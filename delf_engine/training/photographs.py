@@ -1,0 +1,124 @@
+"""The photographs of a run, listed once: those to train on, those to measure on, and their classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from delf_engine.errors import DataError
+from delf_engine.images import find_images
+from delf_engine.training.config import TrainingConfig
+from delf_engine.training.datasets import (
+    LabelledImages,
+    hold_out,
+    is_landmarks_layout,
+    read_class_folders,
+    read_landmarks,
+    select_classes,
+)
+from delf_engine.training.sources.classes import ClassesOptions
+
+__all__ = ["Photographs", "labelled_photographs", "open_labelled"]
+
+Paths = Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What a recipe is run on.
+
+    Attributes
+    ----------
+    files : list of path
+        All of them.
+    held_in, held_out : list of path
+        To train on, and to measure on.
+    labelled : LabelledImages or None
+        All of them with their classes, where the recipe has labels.
+    """
+
+    files: list[str]
+    held_in: list[str]
+    held_out: list[str]
+    labelled: LabelledImages | None = None
+
+    @classmethod
+    def find(
+        cls, paths: Paths, config: TrainingConfig, *, seed: int = 0, at_most: int | None = None
+    ) -> Photographs:
+        """List the photographs of files and folders, of labelled ones where the recipe has labels, and split them.
+
+        Parameters
+        ----------
+        paths : sequence of path
+            Image files and folders; for a recipe with labels one folder of class folders, or one folder or list of
+            the Google Landmarks v2 layout.
+        config : TrainingConfig
+        seed : int
+            Draws photographs of large classes, and those that are held out of each class.
+        at_most : int or None
+            Take only the first so many.
+
+        Raises
+        ------
+        DataError, FormatError
+            If there are too few, or the labels cannot be used.
+        """
+        options = [s.source for s in config.gradient_stages if isinstance(s.source, ClassesOptions)]
+        if not options:
+            return cls.split(find_images(paths)[:at_most], config.held_out_every)
+        labelled = labelled_photographs(options[0], paths, seed)
+        data = labelled if at_most is None else labelled.among(labelled.paths()[:at_most])
+        held_in, held_out = hold_out(data, every=config.held_out_every, seed=seed)
+        return cls(data.paths(), held_in.paths(), held_out.paths(), labelled)
+
+    @classmethod
+    def split(cls, files: Sequence[str], every: int) -> Photographs:
+        """Hold out one photograph in `every`.
+
+        Raises
+        ------
+        DataError
+            If there are too few.
+        """
+        held_out = list(files[every - 1 :: every])
+        if len(held_out) < 2:
+            raise DataError(
+                f"{len(files)} photographs are too few: one in {every} is held out to measure on, and that needs "
+                f"{2 * every} at least (held_out_every in the recipe)"
+            )
+        held_in = [file for i, file in enumerate(files) if i % every != every - 1]
+        return cls(list(files), held_in, held_out)
+
+
+def labelled_photographs(options: ClassesOptions, paths: Paths, seed: int) -> LabelledImages:
+    """List the photographs that the options of a source of classes choose; see `Photographs.find`."""
+    if len(paths) != 1:
+        raise DataError(
+            "labelled photographs come from one folder of class folders or one list; "
+            f"{len(paths)} paths were given"
+        )
+    data = open_labelled(Path(paths[0]), missing=options.missing)
+    return select_classes(data, min_images=options.min_images, max_images=options.max_images, seed=seed)
+
+
+def open_labelled(path: Path, *, missing: Literal["error", "drop"] = "error") -> LabelledImages:
+    """List labelled photographs: of Google Landmarks v2 if its lists are there, else of a folder of class folders.
+
+    Raises
+    ------
+    DataError, FormatError
+        As `read_landmarks` and `read_class_folders`.
+    """
+    if is_landmarks_layout(path):
+        return read_landmarks(path, missing=missing)
+    whole = path.resolve()
+    if whole.name == "train" and is_landmarks_layout(whole.parent):
+        # Its folders 0 to f would pass for sixteen classes.
+        raise DataError(
+            f"{path}: the photographs of a Google Landmarks list; give the folder of the list, {whole.parent}"
+        )
+    return read_class_folders(path)

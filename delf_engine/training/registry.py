@@ -1,0 +1,58 @@
+"""Losses, sources and teachers by the names that recipes use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from delf_engine.errors import ConfigError
+from delf_engine.training.batches import Teacher
+from delf_engine.training.contract import Loss
+from delf_engine.training.losses.arcface import ArcFace
+from delf_engine.training.losses.contrast import Contrast
+from delf_engine.training.losses.distillation import Distillation
+from delf_engine.training.losses.match import Match
+from delf_engine.training.losses.softmax import Softmax
+from delf_engine.training.sources.classes import ClassesSource
+from delf_engine.training.sources.mined import MinedSource
+from delf_engine.training.sources.views import ViewsSource
+from delf_engine.training.teachers.aliked import AlikedTeacher
+from delf_engine.training.teachers.checkpoint import CheckpointTeacher, TrunkTeacher
+
+__all__ = ["LOSSES", "SOURCES", "TEACHERS", "find"]
+
+T = TypeVar("T")
+
+LOSSES: dict[str, type[Loss]] = {
+    "arcface": ArcFace,
+    "contrast": Contrast,
+    "distillation": Distillation,
+    "match": Match,
+    "softmax": Softmax,
+}
+#: Classes of the protocol `contract.Source`, each with its ``Options``.
+SOURCES: dict[str, Any] = {"classes": ClassesSource, "mined": MinedSource, "views": ViewsSource}
+TEACHERS: dict[str, Callable[..., Teacher]] = {
+    "aliked": AlikedTeacher,
+    "checkpoint": CheckpointTeacher,
+    "trunk": TrunkTeacher,
+}
+
+
+def find(known: Mapping[str, T], what: str, name: str) -> T:
+    """Return the entry of a table; `what` names its kind in the error.
+
+    Raises
+    ------
+    ConfigError
+        If there is none; it names the nearest known one.
+    """
+    if name not in known:
+        hint = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        raise ConfigError(
+            f"there is no {what} {name!r}"
+            + (f"; did you mean {hint[0]!r}?" if hint else "")
+            + f" (known: {', '.join(sorted(known))})"
+        )
+    return known[name]

@@ -1,0 +1,147 @@
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from delf_engine.errors import ConfigError, FormatError
+from delf_engine.interchange.datum import parse_datum, read_datum
+from delf_engine.interchange.published.pca import read_pca
+from interchange.protobuf_bytes import field, number, real, serialise_datum, write_datum
+
+# What protobuf's own serialiser writes for DatumProto, shape (2, 150): dims packed, then 300 floats packed.
+GOLDEN_HEAD = bytes.fromhex("0a05 0a03 02 9601 12b3090a b009")
+
+
+def test_bytes_that_protobuf_writes(tmp_path: Path) -> None:
+    array = np.arange(300, dtype=np.float32).reshape(2, 150)
+    (tmp_path / "x.datum").write_bytes(GOLDEN_HEAD + array.tobytes())
+    assert serialise_datum(array) == GOLDEN_HEAD + array.tobytes()
+    np.testing.assert_array_equal(read_datum(tmp_path / "x.datum"), array)
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=200).filter(lambda s: np.prod(s) < 500),
+        elements=st.floats(width=32),
+    )
+)
+def test_round_trip_keeps_every_bit(array: np.ndarray) -> None:
+    back = parse_datum(serialise_datum(array))
+    assert back.shape == array.shape
+    assert back.tobytes() == array.tobytes()
+
+
+def test_values_that_are_not_packed_and_messages_in_pieces() -> None:
+    floats = real(1, 1.5) + real(1, -2.0)
+    split = (
+        field(2, floats) + field(1, field(1, 3)) + field(2, field(1, struct.pack("<f", 7.0))) + field(9, b"new")
+    )
+    np.testing.assert_array_equal(parse_datum(split), [1.5, -2.0, 7.0])
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_an_array_or_a_clear_error(data: bytes) -> None:
+    with suppress(FormatError):
+        assert parse_datum(data).dtype == np.float32
+
+
+def test_every_cut_is_found() -> None:
+    data = serialise_datum(np.ones((3, 5)))
+    for end in range(len(data)):
+        with pytest.raises(FormatError):
+            parse_datum(data[:end])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        field(1, field(1, number(3))) + field(2, field(1, bytes(8))),  # a shape of 3, 2 values
+        field(1, field(1, number(2**62) * 3)) + field(2, b""),
+        field(1, field(1, number(2**64 - 1))),  # a negative dimension
+        field(1, field(1, b"\0" + number(2**62) * 40)),  # no value, and no shape of an array either
+        field(3, field(1, number(4))),  # whole numbers
+        field(2, field(1, bytes(7))),
+        b"\x0a\x7f",
+        b"\x0b",
+        b"\x08" + b"\xff" * 10,
+        b"\x08\x80",
+    ],
+)
+def test_hostile_bytes(data: bytes) -> None:
+    with pytest.raises(FormatError, match=r"^here: "):
+        parse_datum(data, "here")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"no\.datum"):
+        read_datum(tmp_path / "no.datum")
+
+
+# --------------------------------------------------------------------------------------------------------- PCA
+
+
+@pytest.fixture
+def pca_files(tmp_path: Path, rng: np.random.Generator) -> tuple[Path, dict[str, np.ndarray]]:
+    arrays = {
+        "mean": rng.normal(size=6).astype("f4"),
+        "components": rng.normal(size=(6, 6)).astype("f4"),
+        "variances": rng.uniform(0.1, 2, 6).astype("f4"),
+    }
+    write_datum(tmp_path / "mean.datum", arrays["mean"][None])  # as a row, too
+    write_datum(tmp_path / "pca_proj_mat.datum", arrays["components"])
+    write_datum(tmp_path / "pca_vars.datum", arrays["variances"])
+    np.savez(tmp_path / "pca.npz", **arrays)
+    return tmp_path, arrays
+
+
+@pytest.mark.parametrize("source", ["", "pca.npz"])
+def test_pca_projects_as_the_published_code(
+    pca_files: tuple[Path, dict[str, np.ndarray]], rng: np.random.Generator, source: str
+) -> None:
+    folder, arrays = pca_files
+    x = rng.normal(size=(10, 6)).astype("f4")
+    plain = read_pca(folder / source, dim=4)
+    np.testing.assert_array_equal(plain.mean, arrays["mean"])
+    np.testing.assert_array_equal(plain.components, arrays["components"][:4])
+    whitened = read_pca(folder / source, dim=4, whiten=True)
+    expected = (x - arrays["mean"]) @ arrays["components"][:4].T / np.sqrt(arrays["variances"][:4])
+    np.testing.assert_allclose((x - whitened.mean) @ whitened.components.T, expected, rtol=1e-5, atol=1e-6)
+    assert len(read_pca(folder / source).components) == 6
+
+
+def test_pca_that_does_not_fit(pca_files: tuple[Path, dict[str, np.ndarray]]) -> None:
+    folder, arrays = pca_files
+    with pytest.raises(ConfigError, match=r"6 .*7"):
+        read_pca(folder, dim=7)
+    with pytest.raises(FormatError, match="nowhere"):
+        read_pca(folder / "nowhere")
+    write_datum(folder / "pca_vars.datum", np.zeros(6))
+    with pytest.raises(FormatError, match="variance"):
+        read_pca(folder, whiten=True)
+    write_datum(folder / "mean.datum", arrays["mean"][:5])
+    with pytest.raises(FormatError, match=r"\(6, 6\).* 5"):
+        read_pca(folder)
+    write_datum(folder / "mean.datum", np.full(6, np.nan))
+    with pytest.raises(FormatError, match=str(folder)):
+        read_pca(folder)
+
+
+def test_npz_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with pytest.raises(FormatError, match=r"x\.npz"):
+        read_pca(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(FormatError, match=r"x\.npz"):
+        read_pca(path)
+    np.savez(path, mean=np.zeros(3))
+    with pytest.raises(FormatError, match="'components'"):
+        read_pca(path)
+    np.savez(path, mean=np.zeros(3), components=np.array([{}], object))
+    with pytest.raises(FormatError, match=r"x\.npz"):
+        read_pca(path)
