@@ -54,7 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interchange": {"features", "config", "errors", "model", "support"},
     "reranking": {"verification", "storage", "features", "config", "errors", "support"},
     "plotting": RECORDS | {"evaluation", "verification"},
-    "training": RECORDS | {"model", "evaluation", "extraction", "index"},  # a finished checkpoint has its words
+    "training": RECORDS
+    | {"model", "evaluation", "interchange", "extraction", "index"},  # a finished checkpoint has its words
     "datasets": {"config", "errors", "evaluation", "images", "support"},
     "cli": below(6) | {"datasets", "demo", "mining", "serve"},  # commands that start them
 }

@@ -14,7 +14,7 @@ from delf_engine.config import RerankingConfig
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.mining.geometry import fit_pair, near_duplicate
 from delf_engine.reranking import rerank_batch
-from delf_engine.training.mined import MinedPair, places
+from delf_engine.training.sources.mined import MinedPair, places
 
 if TYPE_CHECKING:
     from delf_engine.engine import Engine

@@ -1,21 +1,23 @@
-"""What the classification losses share: pooling, cross-entropy, and accuracy on held-out photographs."""
+"""Landmark classification: softmax, both stages of DELF, and ArcFace, as DELG has it; with their pooling."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.batches import Kind, StageFacts, Step
 from delf_engine.training.contract import Loss, LossOptions
 
-__all__ = ["ClassificationLoss", "ClassificationOptions", "pool_attention"]
+__all__ = ["ArcFace", "ClassificationLoss", "ClassificationOptions", "Softmax", "add_margin", "pool_attention"]
 
 
 class ClassificationOptions(LossOptions):
@@ -90,3 +92,68 @@ def _labels(step: Step) -> Tensor:
     if step.batch.labels is None:
         raise ConfigError("a classification loss was given a batch without labels; its stage needs another source")
     return step.batch.labels
+
+
+class Softmax(ClassificationLoss):
+    """A linear classifier with bias on pooled features."""
+
+    def __init__(self, options: LossOptions, network: DelfNetwork, facts: StageFacts) -> None:
+        super().__init__(options, network, facts)
+        self.weight = nn.Parameter(0.01 * torch.randn(self.n_classes, self.dim))
+        self.bias = nn.Parameter(torch.zeros(self.n_classes))
+
+    def logits(self, pooled: Tensor, labels: Tensor | None) -> Tensor:
+        """Map (B, C) to (B, n_classes); the labels change nothing."""
+        return F.linear(pooled, self.weight, self.bias)
+
+
+class ArcFaceOptions(ClassificationOptions):
+    """Options of the ArcFace loss; the defaults are DELG's.
+
+    Attributes
+    ----------
+    margin : float
+        Added to the angle between an image and its class, radians.
+    scale : float
+        Factor of the cosines; 45.25 is the root of 2048.
+    """
+
+    margin: Annotated[float, Field(ge=0, lt=math.pi)] = 0.1
+    scale: Annotated[float, Field(gt=0)] = 45.25
+
+
+class ArcFace(ClassificationLoss):
+    """Cosines between pooled features and one vector a class, with a margin on the right class while training."""
+
+    Options = ArcFaceOptions
+    options: ArcFaceOptions
+
+    def __init__(self, options: LossOptions, network: DelfNetwork, facts: StageFacts) -> None:
+        super().__init__(options, network, facts)
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_classes, self.dim)))
+
+    def logits(self, pooled: Tensor, labels: Tensor | None) -> Tensor:
+        """Map (B, C) to (B, n_classes), with the margin where `labels` are given."""
+        cosines = F.linear(F.normalize(pooled, dim=1), F.normalize(self.weight, dim=1))
+        if labels is not None:
+            cosines = add_margin(cosines, labels, self.options.margin)
+        return cosines * self.options.scale
+
+
+def add_margin(cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Replace cos(a) of each row's own class by cos(a + margin).
+
+    Where a + margin passes a half turn, cos(a) stays, as in DELG's code: further on the cosine would rise again.
+
+    Parameters
+    ----------
+    cosines : (B, n_classes) float32
+    labels : (B,) int64
+    margin : float
+        Radians, 0 to pi.
+    """
+    own = cosines.gather(1, labels[:, None])
+    # The root has no slope at 0, where the angle is 0 or a half turn; rounding may also bring it below.
+    sine = (1 - own.square()).clamp_min(1e-7).sqrt()
+    turned = own * math.cos(margin) - sine * math.sin(margin)
+    return cosines.scatter(1, labels[:, None], torch.where(own >= -math.cos(margin), turned, own))
