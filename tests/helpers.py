@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
 
 from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook
 from delf_engine.model import CheckpointInfo, save_checkpoint
+from delf_engine.reranking import RankedCandidate, write_rankings
 
 ORIENTATION_TAG = 0x0112
 
@@ -48,6 +52,16 @@ def random_photo(rng: np.random.Generator, width: int = 160, height: int = 120) 
         grid = rng.normal(0, 40, (height // cell + 2, width // cell + 2, 3))
         image += np.repeat(np.repeat(grid, cell, axis=0), cell, axis=1)[:height, :width]
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@contextmanager
+def raises(kind: type[Exception], *facts: str) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Expect an error of that very type that names the facts: paths, ids, numbers, options; never its wording."""
+    with pytest.raises(kind) as caught:
+        yield caught
+    assert type(caught.value) is kind
+    missing = [fact for fact in facts if fact not in str(caught.value)]
+    assert not missing, f"{missing} not in: {caught.value}"
 
 
 def write_image(path: Path, pixels: npt.NDArray[Any] | Image.Image, **options: Any) -> Path:
@@ -98,6 +112,20 @@ def checkpoint_info(name: str = "tiny", **changes: Any) -> CheckpointInfo:
         "seed": 0,
     }
     return CheckpointInfo(**{**values, **changes})
+
+
+def write_lists(path: Path, lists: dict[str, Any], **options: Any) -> None:
+    """Write lists of ids or of (id, score) as a file of rankings that nobody has verified."""
+    rankings = {
+        query: [
+            RankedCandidate(entry, k, k, None, None, None)
+            if isinstance(entry, str)
+            else RankedCandidate(entry[0], k, k, entry[1], None, None)
+            for k, entry in enumerate(found, start=1)
+        ]
+        for query, found in lists.items()
+    }
+    write_rankings(path, rankings, **options)
 
 
 def restate(path: Path, **changes: Any) -> None:

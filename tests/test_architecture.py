@@ -24,7 +24,7 @@ FLOORS: dict[int, set[str]] = {
         "pyramid",
         "evaluation",
         "interchange",
-        "tiles",
+        "matching",
     },
     3: {"extraction", "storage", "index", "verification"},
     4: {"reranking", "plotting", "training"},
@@ -48,11 +48,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": RECORDS,
     "evaluation": RECORDS,
     "support": {"errors"},
-    "tiles": set(),
+    "matching": {"errors", "support"},
     "interchange": {"features", "config", "errors", "model", "support"},
     "reranking": {"verification", "storage", "features", "config", "errors", "support"},
     "plotting": RECORDS | {"evaluation", "verification"},
-    "training": RECORDS | {"model", "evaluation", "extraction", "index"},  # a finished checkpoint has its words
+    "training": RECORDS
+    | {"model", "evaluation", "interchange", "extraction", "index"},  # a finished checkpoint has its words
     "datasets": {"config", "errors", "evaluation", "images", "support"},
     "cli": below(6) | {"datasets", "demo", "mining", "serve"},  # commands that start them
 }
@@ -89,10 +90,37 @@ def judge(room: str, module: str, package: str) -> str | None:
     return None if rest[0] in MAY_IMPORT[room] | {room} else f"{room} imports {rest[0]}"
 
 
-def imports(path: Path, package: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and dotted name of every import at any depth, but for those under ``if TYPE_CHECKING:``."""
+def circles(package: Path) -> list[str]:
+    """Return the modules that import themselves by way of others of their room; no import is excepted."""
+    files = {
+        ".".join([package.name, *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__"): path
+        for path in package.rglob("*.py")
+    }
+    imported: dict[str, set[str]] = {}
+    for module, path in files.items():
+        named = {name for _, name in imports(path, package, types=True)}
+        targets = {name if name in files else name.rpartition(".")[0] for name in named}
+        room = module.split(".")[1:2]
+        imported[module] = {name for name in targets & set(files) - {module} if name.split(".")[1:2] == room}
+
+    def reached(module: str) -> set[str]:
+        found: set[str] = set()
+        ahead = list(imported[module])
+        while ahead:
+            name = ahead.pop()
+            if name not in found:
+                found.add(name)
+                ahead += imported[name]
+        return found
+
+    return sorted(module for module in files if module in reached(module))
+
+
+def imports(path: Path, package: Path, *, types: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of imports at any depth; those under ``if TYPE_CHECKING:`` only with `types`."""
     here = [package.name, *path.relative_to(package).parent.parts]
-    for node in executed(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if types else executed(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -120,6 +148,10 @@ def executed(node: ast.AST) -> Iterator[ast.AST]:
 
 def test_every_room_imports_only_what_lies_below_it() -> None:
     assert violations(PACKAGE) == []
+
+
+def test_no_module_of_a_room_imports_itself_by_way_of_others() -> None:
+    assert circles(PACKAGE) == []
 
 
 @pytest.fixture
@@ -199,6 +231,23 @@ def test_imports_for_type_checkers_only_are_free(tree: Path, guard: str) -> None
     assert violations(tree) == []
     (tree / "index" / "asmk.py").write_text(body + "else:\n    import torch\n")
     assert len(violations(tree)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from delf_engine.index.asmk import AsmkIndex",
+        "from . import asmk",
+        "def f():\n    import delf_engine.index.asmk",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .asmk import AsmkIndex",
+    ],
+)
+def test_a_circle_within_a_room_is_found(tree: Path, text: str) -> None:
+    (tree / "index" / "asmk.py").write_text("from delf_engine.index.codebook import Codebook\n")
+    (tree / "index" / "codebook.py").write_text("from delf_engine.features import LocalFeatures\n")
+    before = circles(tree)
+    (tree / "index" / "codebook.py").write_text(text)
+    assert set(circles(tree)) - set(before) == {"delf_engine.index.asmk", "delf_engine.index.codebook"}
 
 
 # --------------------------------------------------------------------------------------------------- start-up

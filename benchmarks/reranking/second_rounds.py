@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.common import data_folder, options_parser, print_table, sub_rparis, write_json
@@ -28,9 +29,17 @@ from benchmarks.revisited.ranking_rules import Ranker, Row, compare, row_of
 from benchmarks.revisited.sub_rparis import whole_rankings, with_interval
 from benchmarks.systems import model_system
 from delf_engine import AsmkIndex, Codebook, LocalFeatures
-from delf_engine.config import ExpansionConfig, GraphConfig, Profile, RerankingConfig
+from delf_engine.config import Profile, RerankingConfig
 from delf_engine.evaluation import SETUPS
-from delf_engine.reranking import RankedCandidate, expand_query, rerank_batch, rerank_graph
+from delf_engine.reranking import (
+    ExpansionConfig,
+    GraphConfig,
+    RankedCandidate,
+    RerankOptions,
+    expand_query,
+    rerank_batch,
+    rerank_graph,
+)
 
 Features = Mapping[str, LocalFeatures]
 Rankings = dict[str, list[RankedCandidate]]
@@ -82,25 +91,17 @@ def _rounds(
     seed: int,
 ) -> dict[str, tuple[Rankings, float]]:
     """Return the rankings of each method with the seconds that all queries took, the first round in none."""
+    options = RerankOptions.of(profile, seed=seed, workers=1)
 
     def verified(
         given: Features,
         lists: Mapping[str, Sequence[tuple[str, float]]],
         config: RerankingConfig = profile.reranking,
     ) -> Rankings:
-        return rerank_batch(
-            given,
-            lists,
-            gallery,
-            config=config,
-            verification=profile.verification,
-            ranking=profile.ranking,
-            seed=seed,
-            workers=1,
-        )
+        return rerank_batch(given, lists, gallery, replace(options, reranking=config))
 
     def widest(rankings: Rankings) -> Rankings:
-        again = rerank_graph(rankings, gallery, verification=profile.verification, seed=seed, workers=1)
+        again = rerank_graph(rankings, gallery, options)
         return {query: list(ranking) for query, ranking in again.items()}
 
     lists = whole_rankings(index, queries)

@@ -38,9 +38,8 @@ from benchmarks.common import (
 )
 from benchmarks.systems import model_system
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
-from delf_engine.config import RerankingConfig
 from delf_engine.errors import DataError
-from delf_engine.reranking import RankedCandidate, rank_verified, rerank_batch
+from delf_engine.reranking import RankedCandidate, RerankOptions, rank_verified, rerank_batch
 from delf_engine.storage import FeatureStore
 from delf_engine.support.threads import usable_cores
 
@@ -125,10 +124,11 @@ def _count(shortlists: Shortlists) -> int:
 def _reranked(
     store: FeatureStore, shortlists: Shortlists, workers: int, **options: Any
 ) -> dict[str, list[RankedCandidate]]:
-    config = RerankingConfig(top_n=max(map(len, shortlists.values())), **options.pop("budget", {}))
     chosen = load_profile()
-    given = {"verification": chosen.verification, "ranking": chosen.ranking, **options}
-    return rerank_batch(store, shortlists, store, config=config, workers=workers, **given)
+    profile = chosen.model_copy(update={"ranking": options.pop("ranking", chosen.ranking)})
+    top_n, top_k = max(map(len, shortlists.values())), options.pop("top_k", None)
+    given = RerankOptions.of(profile, top_n=top_n, top_k=top_k, workers=workers)
+    return rerank_batch(store, shortlists, store, given, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------ kill
@@ -199,9 +199,7 @@ def stopped_early(
     rows: list[Row] = []
     for cap in caps:
         rule = load_profile().ranking.model_copy(update={"cap": cap})
-        seconds, found = timed(
-            partial(_reranked, store, shortlists, workers, ranking=rule, budget={"top_k": top_k})
-        )
+        seconds, found = timed(partial(_reranked, store, shortlists, workers, ranking=rule, top_k=top_k))
         equal = 0
         for query, ranking in everything.items():
             known = {c.id: c.verification for c in ranking if c.verification is not None}

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from benchmarks.revisited.candidates import Candidates, Gallery
 from benchmarks.revisited.features import FeatureFile, key_of
 from benchmarks.revisited.stages import Stages
-from delf_engine.config import Profile, RerankingConfig
+from delf_engine.config import Profile
 from delf_engine.evaluation import SETUPS, Evaluation, GroundTruth, Setup, evaluate, evaluate_setups
-from delf_engine.reranking import RankedCandidate, rank_verified, rerank_batch
+from delf_engine.reranking import RankedCandidate, RerankOptions, rank_verified, rerank_batch
 from delf_engine.verification import Verification
 
 __all__ = ["Measured", "unverified", "verified"]
@@ -200,11 +200,7 @@ def _verify(
             queries,
             lists,
             gallery,
-            config=RerankingConfig(top_n=max(map(len, lists.values()))),
-            verification=profile.verification,
-            ranking=profile.ranking,
-            seed=seed,
-            workers=workers,
+            RerankOptions.of(profile, top_n=max(map(len, lists.values())), seed=seed, workers=workers),
             progress=progress,
             checkpoint=journal,
         )

@@ -16,7 +16,7 @@ from delf_engine import LocalFeatures
 from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig
 from delf_engine.evaluation import SETUPS, GroundTruth, evaluate
 from delf_engine.evaluation.bootstrap import Comparison, paired_bootstrap
-from delf_engine.reranking import rank_verified, rerank_batch
+from delf_engine.reranking import RerankOptions, rank_verified, rerank_batch
 from delf_engine.verification import Verification
 
 __all__ = ["RULES", "Pass", "compare", "ranked_by_rules", "ranker_of", "row_of", "verify_all"]
@@ -77,10 +77,7 @@ def verify_all(
                 queries,
                 lists,
                 gallery,
-                config=RerankingConfig(top_n=len(gallery)),
-                verification=verification,
-                ranking=ranking,
-                seed=seed,
+                RerankOptions(RerankingConfig(top_n=len(gallery)), verification, ranking, seed),
                 progress=lambda done, total, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
             )
             found.append(

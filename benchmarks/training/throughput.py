@@ -32,9 +32,9 @@ from delf_engine.images import find_images
 from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.batches import Batch
 from delf_engine.training.config import GradientStage
-from delf_engine.training.crops import CropConfig
+from delf_engine.training.datasets.crops import CropConfig
 from delf_engine.training.device import autocast_dtype, choose_device, deterministic
-from delf_engine.training.losses.softmax import Softmax
+from delf_engine.training.losses.classification import Softmax
 from delf_engine.training.options import Reports, RunOptions
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import spread

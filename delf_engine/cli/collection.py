@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delf_engine.cli.console import console, error_console, print_failures, print_hits, print_json, progress_bar
+from delf_engine.cli.console import print_failures, print_hits, print_json, progress_bar, say
 from delf_engine.cli.options import (
     BoxOption,
     Directory,
@@ -82,7 +82,7 @@ def add(
         print_json(report.to_dict())
     else:
         print_failures(report.failed)
-        console().print(f"{report.summary}; {total} images in {directory}", highlight=False)
+        say(f"{report.summary}; {total} images in {directory}")
     if report.failed:
         raise typer.Exit(1)
 
@@ -124,7 +124,10 @@ def search(
             graph=graph,
             seed=seed,
         )
-        _show(result, as_json)
+        if as_json:
+            print_json(result.to_dict())
+        else:
+            print_hits(result)
         if plot:
             _plot_best(engine, query, result, plot)
 
@@ -143,7 +146,7 @@ def remove(
     if as_json:
         print_json({"removed": ids, "images": left})
     else:
-        console().print(f"{len(ids)} removed; {left} images in {directory}", highlight=False)
+        say(f"{len(ids)} removed; {left} images in {directory}")
 
 
 def info(directory: Directory, as_json: JsonOption = False) -> None:
@@ -170,7 +173,7 @@ def compact(directory: Directory, as_json: JsonOption = False) -> None:
         print_json({"before": before, "after": after})
     else:
         for what in ("segments", "removed", "bytes"):
-            console().print(f"{what:<18} {before[what]:,} -> {after[what]:,}", highlight=False)
+            say(f"{what:<18} {before[what]:,} -> {after[what]:,}")
 
 
 def reindex(
@@ -195,8 +198,7 @@ def reindex(
     if as_json:
         print_json(after)
     else:
-        text = f"{after['images']} images in an index of kind {after['kind']}, {after['bytes']:,} bytes"
-        console().print(text, highlight=False)
+        say(f"{after['images']} images in an index of kind {after['kind']}, {after['bytes']:,} bytes")
 
 
 def check(
@@ -221,20 +223,13 @@ def check(
         raise typer.Exit(1)
 
 
-def _show(result: SearchResult, as_json: bool) -> None:
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_hits(result)
-
-
 def _plot_best(engine: Engine, query: str, result: SearchResult, plot: Path) -> None:
     """Draw the query beside the best hit, with the matches that agree."""
     from delf_engine.plotting import save_matches
 
     best = result[0] if len(result) else None
     if best is None or best.verification is None or result.features is None:
-        error_console().print("nothing verified, so there is nothing to draw", highlight=False)
+        say("nothing verified, so there is nothing to draw", error=True)
         return
     save_matches(
         plot,

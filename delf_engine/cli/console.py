@@ -106,35 +106,13 @@ def print_hits(result: SearchResult) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from delf_engine.verification.result import percent
-
     if not len(result):
-        console().print(f"{escape(result.query)}: nothing found", highlight=False)
+        say(f"{result.query}: nothing found")
         return
+    names, *rows = result.table()
     table = Table(title=f"hits for {escape(result.query)}", title_justify="left")
-    table.add_column("rank", justify="right")
-    if not result.by_inliers:
-        table.add_column("ranking score", justify="right")
-    table.add_column("inliers", justify="right")
-    table.add_column("same place")
-    probable = any(hit.verification is not None and hit.verification.probability is not None for hit in result)
-    if probable:
-        table.add_column("probability", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("image", overflow="fold")
-    for hit in result:
-        same = "" if hit.verification is None else ("[green]yes[/]" if hit.verification.same else "no")
-        inliers = "" if hit.inliers is None else str(hit.inliers)
-        score = "" if hit.score is None else f"{hit.score:.4f}"
-        ranking = "" if hit.ranking_score is None else f"{hit.ranking_score:.2f}"
-        how = None if hit.verification is None else hit.verification.probability
-        table.add_row(
-            str(hit.rank),
-            *([] if result.by_inliers else [ranking]),
-            inliers,
-            same,
-            *([("" if how is None else percent(how))] if probable else []),
-            score,
-            escape(hit.id),
-        )
+    for name in names:
+        table.add_column(name, justify="left" if name in ("place", "image") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*("[green]same[/]" if cell == "same" else escape(cell) for cell in row))
     console().print(table)

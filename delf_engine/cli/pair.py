@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from delf_engine.cli.console import console, print_json
+from delf_engine.cli.console import print_json, say
 from delf_engine.cli.options import (
     BoxOption,
     JsonOption,
@@ -17,11 +17,6 @@ from delf_engine.cli.options import (
     SeedOption,
     parse_box,
 )
-
-if TYPE_CHECKING:
-    from delf_engine.config import Profile
-    from delf_engine.extraction import Extractor
-    from delf_engine.verification import Calibration
 
 __all__ = ["register"]
 
@@ -57,9 +52,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Say whether two photographs show the same place."""
-    from delf_engine.config import load_profile
+    from delf_engine.engine import verify as verify_pair
     from delf_engine.extraction import Extractor
-    from delf_engine.verification import verify_features
 
     if report:
         from delf_engine.plotting.report import check_path
@@ -68,19 +62,19 @@ def verify(
     extractor = Extractor.from_pretrained(model, profile=profile)
     features_a = extractor(a, box=parse_box(box_a))
     features_b = extractor(b, box=parse_box(box_b))
-    options = load_profile(profile or (extractor.info.profile if extractor.info else "default"))
-    result = verify_features(
+    result = verify_pair(
         features_a,
         features_b,
-        config=options.verification,
-        exponent=options.ranking.exponent,
+        model=model,
+        profile=profile,
         seed=seed,
-        calibration=_calibration(calibration, model, options, extractor),
+        extractor=extractor,
+        calibration=calibration,
     )
     if as_json:
         print_json({"a": str(a), "b": str(b), **result.to_dict()})
     else:
-        console().print(str(result), highlight=False)
+        say(str(result))
     if plot:
         from delf_engine.plotting import save_matches
 
@@ -96,18 +90,6 @@ def verify(
         write_pair_report(report, a, b, features_a, features_b, result, title=f"{a.name} and {b.name}")
 
 
-def _calibration(given: Path | None, model: str, options: Profile, extractor: Extractor) -> Calibration | None:
-    from delf_engine.engine.parts import calibration_of
-    from delf_engine.verification import load_calibration
-
-    if extractor.info is None:
-        return None
-    identity = extractor.info.identity
-    if given is not None:
-        return load_calibration(given, profile=options, identity=identity)
-    return calibration_of(model, options, identity)
-
-
 def attention(
     photo: Annotated[Path, typer.Argument(help="A photograph.")],
     plot: Annotated[Path, typer.Option(metavar="PNG", help="Draw the heat map into this picture.")],
@@ -120,4 +102,4 @@ def attention(
 
     extractor = Extractor.from_pretrained(model, profile=profile)
     save_figure(draw_attention(photo, score_map=extractor.attention_map(photo), title=photo.name), plot)
-    console().print(f"{len(extractor(photo))} features; wrote {plot}", highlight=False)
+    say(f"{len(extractor(photo))} features; wrote {plot}")

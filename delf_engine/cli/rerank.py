@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import console, print_failures, print_hits, print_json, say, staged_progress
+from delf_engine.cli.console import print_failures, print_hits, print_json, say, staged_progress
 from delf_engine.cli.options import (
     Directory,
     ExpandOption,
@@ -20,8 +20,7 @@ from delf_engine.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from delf_engine.engine import Engine
-    from delf_engine.engine.batch import RerankedBatch
+    from delf_engine.engine import Engine, RerankedBatch
     from delf_engine.reranking.candidates import Shortlist
 
 __all__ = ["register"]
@@ -73,27 +72,31 @@ def rerank(
     from delf_engine.engine import Engine, SearchResult
     from delf_engine.reranking import write_rankings
 
-    lists = _read(shortlists, names, queries)
-    options: dict[str, Any] = {
-        "top_n": top_n,
-        "top_k": top_k,
-        "seconds": seconds,
-        "expand": expand,
-        "graph": graph,
-    }
+    rows = _ids(names)
+    lists = _read(shortlists, rows, queries)
     with Engine.open(directory, readonly=True) as engine:
         done = _reranked(
-            engine, lists, quiet=as_json, checkpoint=checkpoint, seed=seed, workers=workers, **options
+            engine,
+            lists,
+            quiet=as_json,
+            top_n=top_n,
+            top_k=top_k,
+            seconds=seconds,
+            expand=expand,
+            graph=graph,
+            checkpoint=checkpoint,
+            seed=seed,
+            workers=workers,
         )
     if out:
-        write_rankings(out, done.rankings, **_ids(names, queries))
+        write_rankings(out, done.rankings, names=rows)
     if as_json:
         values = {
             name: [hit.to_dict(with_verification=False) for hit in hits] for name, hits in done.rankings.items()
         }
         print_json({"rankings": values, "failed": done.failed})
     elif out:
-        console().print(f"{len(done.rankings)} shortlists re-ranked; wrote {out}", highlight=False)
+        say(f"{len(done.rankings)} shortlists re-ranked; wrote {out}")
     else:
         for name, hits in done.rankings.items():
             print_hits(SearchResult(name, tuple(hits)))
@@ -128,7 +131,7 @@ def report(
     from delf_engine.plotting.report import check_path, write_report
 
     check_path(out)  # before minutes of work
-    lists = _read(shortlists, names, query_names)
+    lists = _read(shortlists, _ids(names), query_names)
     taken = lists if all_queries else dict(list(lists.items())[:queries])
     with Engine.open(directory, readonly=True) as engine:
         done = _reranked(engine, taken, quiet=as_json, top_n=top_n, seed=seed, workers=workers)
@@ -146,23 +149,19 @@ def report(
     if as_json:
         print_json({"out": str(out), **vars(written), "in_file": len(lists), "failed": done.failed})
     else:
-        text = f"{written.queries} of {len(lists)} shortlists shown; wrote {out}, {written.bytes:,} bytes"
-        say(text)
+        say(f"{written.queries} of {len(lists)} shortlists shown; wrote {out}, {written.bytes:,} bytes")
     if done.failed:
         raise typer.Exit(1)
 
 
-def _ids(names: Path | None, queries: Path | None) -> dict[str, Any]:
-    return {
-        "names": None if names is None else read_ids(names),
-        "queries": None if queries is None else read_ids(queries),
-    }
+def _ids(path: Path | None) -> list[str] | None:
+    return None if path is None else read_ids(path)
 
 
-def _read(shortlists: Path, names: Path | None, queries: Path | None) -> dict[str, Shortlist]:
+def _read(shortlists: Path, names: list[str] | None, queries: Path | None) -> dict[str, Shortlist]:
     from delf_engine.reranking import read_shortlists
 
-    return dict(read_shortlists(shortlists, **_ids(names, queries)))
+    return dict(read_shortlists(shortlists, names=names, queries=_ids(queries)))
 
 
 def _reranked(engine: Engine, lists: dict[str, Shortlist], *, quiet: bool, **options: Any) -> RerankedBatch:

@@ -18,7 +18,6 @@ from pydantic import Field, ValidationError
 from delf_engine.config.base import Config, Count, Positive
 from delf_engine.config.encodings import BowConfig, FisherConfig, VladConfig
 from delf_engine.config.neighbours import IvfConfig, KdTreeConfig
-from delf_engine.config.rounds import ExpansionConfig, GraphConfig
 from delf_engine.config.verifying import RankingConfig, RerankingConfig, VerificationConfig
 from delf_engine.errors import ConfigError
 
@@ -31,10 +30,8 @@ __all__ = [
     "AsmkConfig",
     "BowConfig",
     "Config",
-    "ExpansionConfig",
     "ExtractionConfig",
     "FisherConfig",
-    "GraphConfig",
     "IvfConfig",
     "KdTreeConfig",
     "Profile",

@@ -96,21 +96,10 @@ class RankingConfig(Config):
         What is added to the first three: so many times the sum over all mutual nearest neighbours.
     cap : float or None
         More than this counts as this: two images that surely show the same place are then ranked by their first
-        scores.
-    first_weight : float
-        w in (1 - w) min(score, cap) / cap + w first score, from 0 to 1. Above 0 it needs a cap, and shortlists
-        with scores of about the same range, 0 to 1. Tune it on other queries than those it is used for
-        (`delf_engine.reranking.tuned_blending`).
+        scores, and with a `top_k` the search for better ones can stop.
     """
 
     score: Literal["inliers", "effective", "weighted", "similarity"]
     exponent: Positive
     blend: Annotated[float, Field(ge=0, le=1e6)]
     cap: Positive | None = None
-    first_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-    @model_validator(mode="after")
-    def _weight_of_a_capped_score(self) -> RankingConfig:
-        if self.first_weight and self.cap is None:
-            raise ValueError("first_weight blends a score from 0 to 1 with the first one: it needs a cap")
-        return self

@@ -3,6 +3,16 @@
 from delf_engine.engine.engine import Engine
 from delf_engine.engine.manifest import Manifest
 from delf_engine.engine.pairs import rerank, verify
-from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, SearchResult
+from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, RerankedBatch, SearchResult
 
-__all__ = ["AddReport", "CheckReport", "Engine", "EngineInfo", "Manifest", "SearchResult", "rerank", "verify"]
+__all__ = [
+    "AddReport",
+    "CheckReport",
+    "Engine",
+    "EngineInfo",
+    "Manifest",
+    "RerankedBatch",
+    "SearchResult",
+    "rerank",
+    "verify",
+]

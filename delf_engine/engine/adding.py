@@ -2,52 +2,58 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from delf_engine.engine.manifest import write_manifest
 from delf_engine.engine.results import AddReport
-from delf_engine.errors import ImageError
+from delf_engine.engine.state import EngineState
+from delf_engine.errors import ConfigError, ImageError
 from delf_engine.features import LocalFeatures
-from delf_engine.images import ImageSource
+from delf_engine.images import ImageSource, find_images, source_name
 
-if TYPE_CHECKING:
-    from delf_engine.engine.changing import ChangingEngine
-
-__all__ = ["add_images"]
+__all__ = ["add_features", "add_images", "is_one_image", "named_images"]
 
 _COMMIT = 32  # images a transaction: what a kill can cost
 _SAVE = 4096  # images between two saves of the index: what opening after a kill must repeat
 
 
 def add_images(
-    engine: ChangingEngine,
+    state: EngineState,
     images: Iterable[tuple[str, ImageSource]],
     *,
     replace: bool,
-    workers: int | None,
-    batch: int | None,
     progress: Callable[[int, int], None] | None,
+    **extraction: Any,
 ) -> AddReport:
-    """Extract, commit and index images given as (id, source); see `Engine.add` and `Engine.replace`."""
-    report = AddReport()
+    """Extract, commit and index images given as (id, source); see `Engine.add` and `Engine.replace`.
+
+    `extraction` holds further options of `Extractor.extract_many`.
+    """
     named = list(images)
+    report = AddReport()
     todo: dict[str, ImageSource] = {}
+    there: set[str] = set()
     for image_id, image in named:
-        if image_id in todo or (image_id in engine.store and not replace):
+        known = image_id not in todo and image_id in state.store
+        if image_id in todo or (known and not replace):
             report.skipped.append(image_id)
-        else:
-            todo[image_id] = image
+            continue
+        if known:
+            there.add(image_id)
+        todo[image_id] = image
     if not todo:
         return report
 
     import numba  # noqa: F401  now, since an import that is interrupted half-way cannot be taken up again
 
-    _keep_precision(engine)
+    _keep_precision(state)
     waiting = deque(todo)  # results and errors come in the order of the sources, so the ids can follow along
 
     def next_id() -> str:
@@ -59,23 +65,36 @@ def add_images(
     def failed(_: ImageSource, error: ImageError) -> None:
         report.failed.append((next_id(), error.reason))
 
-    stream = engine.extractor.extract_many(todo.values(), workers=workers, batch=batch, on_error=failed)
-    with _Writer(engine, report, replace) as writer, closing(stream):
+    stream = state.extractor.extract_many(todo.values(), on_error=failed, **extraction)
+    with _Writer(state, report, there) as writer, closing(stream):
         for _, features in stream:
             writer.put(next_id(), features)
     return report
+
+
+def add_features(state: EngineState, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool) -> AddReport:
+    """Commit and index features given as (id, features); see `Engine.add_features`."""
+    items = list(items)
+    there = {image_id for image_id, _ in items if image_id in state.store}
+    written = state.commit(items, replace=replace)
+    state.save()
+    fresh = set(written)
+    return AddReport(
+        added=[image_id for image_id in written if image_id not in there],
+        skipped=[image_id for image_id, _ in items if image_id not in fresh],
+        replaced=[image_id for image_id in written if image_id in there],
+    )
 
 
 class _Writer:
     """Commits batches; on a GPU behind the back of extraction, one at a time: a slow disk makes extraction wait.
 
     On a CPU both would be in each other's way. On leaving, also when interrupted, what has been extracted is
-    committed and the index saved.
+    committed and the index saved. Images that are `there` already are replaced.
     """
 
-    def __init__(self, engine: ChangingEngine, report: AddReport, replace: bool) -> None:
-        self._engine, self._report = engine, report
-        self._options = {"replace": True} if replace else {}
+    def __init__(self, state: EngineState, report: AddReport, there: set[str]) -> None:
+        self._state, self._report, self._there = state, report, there
         self._batch: list[tuple[str, LocalFeatures]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
@@ -86,7 +105,7 @@ class _Writer:
         if len(self._batch) == _COMMIT:
             self._wait()
             batch, self._batch = self._batch, []
-            if self._engine.extractor.on_gpu:
+            if self._state.extractor.on_gpu:
                 self._pending = self._thread.submit(self._commit, batch)
             else:
                 self._commit(batch)
@@ -102,7 +121,7 @@ class _Writer:
             self._commit(self._batch)
         finally:
             self._thread.shutdown()
-            self._engine.save()
+            self._state.save()
 
     def _wait(self) -> None:
         if self._pending is not None:
@@ -110,20 +129,44 @@ class _Writer:
             self._pending = None
 
     def _commit(self, batch: list[tuple[str, LocalFeatures]]) -> None:
-        there = {image_id for image_id, _ in batch if image_id in self._engine.store}
-        written = self._engine.commit(batch, **self._options)
-        self._report.added.extend(image_id for image_id in written if image_id not in there)
-        self._report.replaced.extend(image_id for image_id in written if image_id in there)
+        written = self._state.commit(batch, replace=bool(self._there))
+        self._report.added.extend(image_id for image_id in written if image_id not in self._there)
+        self._report.replaced.extend(image_id for image_id in written if image_id in self._there)
         self._unsaved += len(written)
         if self._unsaved >= _SAVE:
-            self._engine.save()
+            self._state.save()
             self._unsaved = 0
 
 
-def _keep_precision(engine: ChangingEngine) -> None:
+def _keep_precision(state: EngineState) -> None:
     """Write down what "auto" came to on this machine: the features of one engine are all made alike."""
-    profile = engine.manifest.profile
+    profile = state.manifest.profile
     if profile.extraction.precision == "auto":
-        kept = profile.model_copy(update={"extraction": engine.extractor.config})
-        engine.manifest = engine.manifest.model_copy(update={"profile": kept})
-        write_manifest(engine.directory, engine.manifest)
+        kept = profile.model_copy(update={"extraction": state.extractor.config})
+        state.manifest = state.manifest.model_copy(update={"profile": kept})
+        write_manifest(state.directory, state.manifest)
+
+
+def named_images(
+    images: ImageSource | Iterable[ImageSource], ids: Sequence[str] | None
+) -> Iterator[tuple[str, ImageSource]]:
+    """Yield each image with its id: the one given for it, or its path; folders are expanded."""
+    sources: list[ImageSource] = [images] if is_one_image(images) else list(images)  # type: ignore[list-item, arg-type]
+    if ids is not None:
+        if len(ids) != len(sources):
+            raise ConfigError(f"{len(ids)} ids were given for {len(sources)} images")
+        yield from zip(ids, sources, strict=True)
+        return
+    for source in sources:
+        if not isinstance(source, (str, os.PathLike)):
+            raise ConfigError(f"{source_name(source)}: an image that is not a file needs an id (ids=...)")
+        expanded = [os.fspath(source)]
+        with suppress(OSError):
+            if Path(source).is_dir():
+                expanded = find_images([source])
+        yield from ((path, path) for path in expanded)
+
+
+def is_one_image(images: Any) -> bool:
+    """Whether this is one image rather than an iterable of them."""
+    return isinstance(images, (str, os.PathLike, bytes)) or hasattr(images, "getbands") or hasattr(images, "dtype")

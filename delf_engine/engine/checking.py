@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from delf_engine.engine.directory import FEATURES, open_vocabulary
 from delf_engine.engine.manifest import Manifest, read_manifest
-from delf_engine.engine.parts import FEATURES, open_vocabulary
 from delf_engine.engine.results import CheckReport
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.index import check_index

@@ -1,42 +1,51 @@
 """The engine: a feature store and an index behind one directory.
 
-The feature store is the truth and is committed batch by batch; the index follows from it (`following`).
+The feature store is the truth and is committed batch by batch; the index follows from it (`state`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from delf_engine.config import Profile
-from delf_engine.engine.base import Query
-from delf_engine.engine.batch import RerankedBatch, expanded, rerank_many, through_graph
-from delf_engine.engine.changing import ChangingEngine, Progress
+from delf_engine.engine.adding import add_features, add_images, named_images
 from delf_engine.engine.checking import check_parts
-from delf_engine.engine.creating import create_directory
-from delf_engine.engine.manifest import read_manifest
-from delf_engine.engine.pairs import rank_shortlist
-from delf_engine.engine.parts import FEATURES, open_index
-from delf_engine.engine.reindexing import tidy
-from delf_engine.engine.results import CheckReport, EngineInfo, SearchResult
-from delf_engine.engine.searching import check_counts, limits, query_name, search_many
-from delf_engine.errors import ImageError, MismatchError
+from delf_engine.engine.directory import Words, create_directory
+from delf_engine.engine.manifest import Manifest
+from delf_engine.engine.reindexing import reindex
+from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, RerankedBatch, SearchResult
+from delf_engine.engine.searching import SearchOptions, StagedProgress, rerank, rerank_many, search, search_many
+from delf_engine.engine.state import EngineState, Query
+from delf_engine.errors import ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
-from delf_engine.index import IndexKind, Vocabulary
-from delf_engine.reranking import RankedCandidate
+from delf_engine.index import AnyIndex, IndexKind
 from delf_engine.reranking.candidates import Shortlist
 from delf_engine.storage import FeatureStore
-from delf_engine.verification import Verification, verify_features
+from delf_engine.verification import Calibration, Verification, verify_features
+
+if TYPE_CHECKING:
+    from delf_engine.extraction import Extractor
 
 __all__ = ["Engine"]
 
+Progress = Callable[[int, int], None]
 
-class Engine(ChangingEngine):
-    """Photographs in a directory on disk that can be searched and verified; see `create` and `open`."""
+
+class Engine:
+    """Photographs in a directory on disk that can be searched and verified; see `create` and `open`.
+
+    Attributes
+    ----------
+    state : EngineState
+        What it is made of; the methods are functions of this.
+    """
+
+    def __init__(self, state: EngineState) -> None:
+        self.state = state
 
     @classmethod
     def create(
@@ -46,7 +55,7 @@ class Engine(ChangingEngine):
         model: str | os.PathLike[str] = "delf-r18",
         profile: str | os.PathLike[str] | Profile | None = None,
         index: IndexKind | None = None,
-        codebook: Vocabulary | str | os.PathLike[str] | None = None,
+        codebook: Words | None = None,
     ) -> Engine:
         """Make an empty engine and open it for writing.
 
@@ -99,28 +108,97 @@ class Engine(ChangingEngine):
         MismatchError
             If its parts do not belong together.
         """
-        directory = Path(directory)
-        manifest = read_manifest(directory)
-        with ExitStack() as undo:
-            store = undo.enter_context(FeatureStore.open(directory / FEATURES, readonly=readonly))
-            if store.model != manifest.model_identity or store.dim != manifest.dim:
-                raise MismatchError(
-                    f"{directory}: the store holds {store.dim}-D features of {store.model}, the engine is for "
-                    f"{manifest.dim}-D features of {manifest.model_identity}"
-                )
-            if not readonly:  # others have no way to change it from here on
-                manifest = read_manifest(directory)
-                tidy(directory, manifest)
-            manifest, index = open_index(directory, manifest, check)
-            engine = cls(directory, manifest, store, index, readonly)
-            undo.pop_all()
-        return engine
+        return cls(EngineState.open(Path(directory), readonly=readonly, check=check))
+
+    def close(self) -> None:
+        """Close the store and let go of its lock. Closing twice is harmless."""
+        self.state.close()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies."""
+        return self.state.directory
+
+    @property
+    def manifest(self) -> Manifest:
+        """What its directory says of itself: model, kind of index, all options."""
+        return self.state.manifest
+
+    @property
+    def store(self) -> FeatureStore:
+        """The features of its images."""
+        return self.state.store
+
+    @property
+    def index(self) -> AnyIndex:
+        """What finds candidates."""
+        return self.state.index
+
+    @property
+    def extractor(self) -> Extractor:
+        """The extractor of the engine's model and profile, loaded on first use.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is missing or damaged.
+        MismatchError
+            If it is not the one that the engine was made with.
+        """
+        return self.state.extractor
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What gives verifications their probability; None if the model has none that holds for the profile."""
+        return self.state.calibration
+
+    def get(self, image_id: str) -> LocalFeatures:
+        """Return the features of an image.
+
+        Raises
+        ------
+        UnknownIdError
+            If it is not there.
+        """
+        return self.store.get(image_id)
+
+    def ids(self) -> list[str]:
+        """Return all image ids, in the order of insertion."""
+        return self.store.ids()
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self.store
+
+    def __repr__(self) -> str:
+        return (
+            f"Engine({str(self.directory)!r}, {len(self)} images, {self.manifest.model_identity}, {self.index!r})"
+        )
+
+    def info(self) -> EngineInfo:
+        """Return what the engine holds, and in ``index["advice"]`` what would serve it better, if anything."""
+        return EngineInfo(
+            directory=str(self.directory),
+            model=self.manifest.model_identity,
+            profile=self.manifest.profile.name,
+            images=len(self),
+            dim=self.manifest.dim,
+            precision=self.manifest.profile.extraction.precision,
+            store=self.store.info().to_dict(),
+            index=self.index.info().to_dict(),
+        )
+
+    def check(self) -> CheckReport:
+        """Compare everything on disk with its checksums; this reads all of it. Nothing is repaired: see `open`."""
+        return check_parts(self.directory, self.manifest, self.store)
 
     def search(
         self,
@@ -175,22 +253,8 @@ class Engine(ChangingEngine):
         ConfigError
             If `top_k`, `top_n` or `min_score` is out of range.
         """
-        verified = self.manifest.profile.reranking.top_n if top_n is None else top_n
-        check_counts(top_k, verified)
-        features = self.features_of(query, box)
-        limited = limits(among, exclude, min_score)
-
-        def ranked(query: LocalFeatures) -> list[RankedCandidate]:
-            ids, scores = self.index.search(query, max(top_k, verified), **limited)
-            return self._ranked(query, list(zip(ids, scores.tolist(), strict=True)), verified, seed)
-
-        hits = ranked(features)
-        if expand:
-            features = expanded(self, features, hits, box)
-            hits = ranked(features)
-        if graph:
-            hits = through_graph(self, {"query": hits}, seed=seed)["query"]
-        return SearchResult(query_name(query), tuple(hits[:top_k]), features)
+        options = SearchOptions(top_k, top_n, among, exclude, min_score, seed)
+        return search(self.state, query, options, box=box, expand=expand, graph=graph)
 
     def search_many(
         self,
@@ -217,7 +281,7 @@ class Engine(ChangingEngine):
         threads : int or None
             That search the index; None: one a usable core.
         workers : int or None
-            Threads or processes that verify; None: as `delf_engine.reranking.rerank_batch` chooses.
+            Threads or processes that verify; None: as `delf_engine.reranking.RerankOptions` says.
         on_error : callable or None
             Called with each query that cannot be read and its error; it has no result, the rest goes on. None: a
             `DelfEngineWarning` is issued for each.
@@ -228,23 +292,13 @@ class Engine(ChangingEngine):
         ------
         As `search`, and `ConfigError` if `threads` or `workers` is below 1.
         """
-        return search_many(
-            self,
-            queries,
-            top_k=top_k,
-            top_n=top_n,
-            seed=seed,
-            limited=limits(among, exclude, min_score),
-            threads=threads,
-            workers=workers,
-            on_error=on_error,
-            progress=progress,
-        )
+        options = SearchOptions(top_k, top_n, among, exclude, min_score, seed, workers)
+        return search_many(self.state, queries, options, threads=threads, on_error=on_error, progress=progress)
 
     def rerank(
         self,
         query: Query,
-        shortlist: Sequence[str] | Sequence[tuple[str, float]],
+        shortlist: Shortlist,
         *,
         top_k: int | None = None,
         box: Box | None = None,
@@ -263,12 +317,7 @@ class Engine(ChangingEngine):
         box, top_n, seed
             As in `search`.
         """
-        verified = self.manifest.profile.reranking.top_n if top_n is None else top_n
-        check_counts(top_k, verified)
-        features = self.features_of(query, box)
-        return SearchResult(
-            query_name(query), tuple(self._ranked(features, shortlist, verified, seed)[:top_k]), features
-        )
+        return rerank(self.state, query, shortlist, SearchOptions(top_k, top_n, seed=seed), box=box)
 
     def rerank_many(
         self,
@@ -282,7 +331,7 @@ class Engine(ChangingEngine):
         seed: int = 0,
         workers: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: StagedProgress | None = None,
     ) -> RerankedBatch:
         """Re-rank the shortlists of many queries.
 
@@ -295,69 +344,201 @@ class Engine(ChangingEngine):
             See `RerankingConfig`; None: as the profile says.
         expand, graph, seed
             As in `search`, but the same candidates are verified again, not others searched.
-        workers, checkpoint
-            See `delf_engine.reranking.rerank_batch`. The checkpoint is one of the first round.
+        workers
+            See `delf_engine.reranking.RerankOptions`.
+        checkpoint : path or None
+            See `delf_engine.reranking.rerank_batch`. It is one of the first round.
         progress : callable or None
             Called with (what is done, pairs done, pairs).
         """
+        options = self.state.rerank_options(top_n=top_n, top_k=top_k, seconds=seconds, seed=seed, workers=workers)
         return rerank_many(
-            self,
-            shortlists,
-            top_n=top_n,
-            top_k=top_k,
-            seconds=seconds,
-            expand=expand,
-            graph=graph,
-            seed=seed,
-            workers=workers,
-            checkpoint=checkpoint,
-            progress=progress,
+            self.state, shortlists, options, expand=expand, graph=graph, checkpoint=checkpoint, progress=progress
         )
 
     def verify(self, a: Query, b: Query, *, seed: int = 0) -> Verification:
         """Verify whether two images show the same place; an id of the engine stands for its image."""
         profile = self.manifest.profile
         return verify_features(
-            self.features_of(a),
-            self.features_of(b),
+            self.state.features_of(a),
+            self.state.features_of(b),
             config=profile.verification,
             exponent=profile.ranking.exponent,
             calibration=self.calibration,
             seed=seed,
         )
 
-    def check(self) -> CheckReport:
-        """Compare everything on disk with its checksums; this reads all of it. Nothing is repaired: see `open`."""
-        return check_parts(self.directory, self.manifest, self.store)
+    def add(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        ids: Sequence[str] | None = None,
+        replace: bool = False,
+        workers: int | None = None,
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> AddReport:
+        """Extract and add images; those whose id is there already are skipped, or replaced.
 
-    def info(self) -> EngineInfo:
-        """Return what the engine holds, and in ``index["advice"]`` what would serve it better, if anything."""
-        return EngineInfo(
-            directory=str(self.directory),
-            model=self.manifest.model_identity,
-            profile=self.manifest.profile.name,
-            images=len(self),
-            dim=self.manifest.dim,
-            precision=self.manifest.profile.extraction.precision,
-            store=self.store.info().to_dict(),
-            index=self.index.info().to_dict(),
-        )
+        Committed every 32 images: whatever interrupts it, what was committed stays, and calling it again
+        with the same images goes on from there.
 
-    def __repr__(self) -> str:
-        return (
-            f"Engine({str(self.directory)!r}, {len(self)} images, {self.manifest.model_identity}, {self.index!r})"
-        )
+        Parameters
+        ----------
+        images : image, folder, or iterable of them
+            Paths (folders are searched for images), bytes, PIL images or RGB arrays.
+        ids : sequence of str or None
+            One for each image, needed for images that are not files; None: the paths as given.
+        replace : bool
+            Extract images again whose id is there already; see `replace`. After an interruption all of them are
+            extracted once more.
+        workers, batch : int or None
+            Decoding processes, and images that go through the network together; see `Extractor.extract_many`.
+        progress : callable or None
+            Called with (done, total).
 
-    def _ranked(
-        self, features: LocalFeatures, shortlist: Sequence[Any], top_n: int, seed: int
-    ) -> list[RankedCandidate]:
-        return rank_shortlist(
-            features,
-            shortlist,
-            self.store,
-            top_n=top_n,
-            verification=self.manifest.profile.verification,
-            ranking=self.manifest.profile.ranking,
-            seed=seed,
-            calibration=self.calibration,
-        )
+        Returns
+        -------
+        AddReport
+            An image that cannot be read is reported there, and the rest goes on.
+
+        Raises
+        ------
+        DataError
+            If a folder holds no image.
+        LockedError
+            If the engine was opened read-only.
+        ConfigError
+            If `ids` does not fit `images`.
+        """
+        self.state.check_writable()
+        named = named_images(images, ids)
+        return add_images(self.state, named, replace=replace, progress=progress, workers=workers, batch=batch)
+
+    def replace(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        ids: Sequence[str] | None = None,
+        workers: int | None = None,
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> AddReport:
+        """Extract images again that are there, such as photographs that were edited, and replace their features.
+
+        They become the last in the order of insertion, in store and index alike. Committed every 32 images, each
+        with its old features or its new ones whatever interrupts it.
+
+        Parameters
+        ----------
+        images, ids, workers, batch, progress
+            As in `add`.
+
+        Returns
+        -------
+        AddReport
+            An image that cannot be read is reported there and keeps its features.
+
+        Raises
+        ------
+        UnknownIdError
+            If one is not there; then nothing is replaced.
+        DataError, LockedError, ConfigError
+            As `add`.
+        """
+        self.state.check_writable()
+        named = list(named_images(images, ids))
+        self.state.check_known([image_id for image_id, _ in named], "replaced")
+        return add_images(self.state, named, replace=True, progress=progress, workers=workers, batch=batch)
+
+    def add_features(self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False) -> AddReport:
+        """Add features that were extracted elsewhere by the same model, as (id, features).
+
+        Parameters
+        ----------
+        items : iterable of (id, LocalFeatures)
+        replace : bool
+            Replace those whose id is there already, as `replace` does; of an id that occurs twice the last
+            counts. Otherwise they are skipped.
+
+        Raises
+        ------
+        MismatchError
+            If descriptors have another dimension.
+        LockedError
+            If the engine was opened read-only.
+        """
+        self.state.check_writable()
+        return add_features(self.state, items, replace=replace)
+
+    def remove(self, ids: str | Iterable[str]) -> None:
+        """Remove images.
+
+        Raises
+        ------
+        UnknownIdError
+            If one is not there; then nothing is removed.
+        LockedError
+            If the engine was opened read-only.
+        """
+        self.state.check_writable()
+        wanted = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+        self.state.check_known(wanted, "removed")
+        self.state.remove(wanted)
+
+    def compact(self) -> None:
+        """Merge the segments of the index into one without removed images, on disk and at once.
+
+        Searches give the same results, sooner where many images were removed. The file of the feature store keeps
+        its size: it gives the space of removed images to new ones.
+
+        Raises
+        ------
+        FormatError
+            If it cannot be written, for instance because the disk is full; the index is as before. Old and new
+            segments take space until it is done.
+        LockedError
+            If the engine was opened read-only.
+        """
+        self.state.check_writable()
+        self.state.catch_up()
+        self.index.compact()
+        self.state.save()
+
+    def reindex(
+        self,
+        index: IndexKind | None = None,
+        *,
+        codebook: Words | None = None,
+        profile: str | os.PathLike[str] | Profile | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Make the index anew from the stored features: of another kind, with other words or other options.
+
+        The old index is used until the new one is complete, also by other processes, and stays if this fails or is
+        interrupted.
+
+        Parameters
+        ----------
+        index : str or None
+            One of `delf_engine.index.KINDS`; None: the kind that the engine has.
+        codebook : Codebook, Mixture, path or None
+            Its words. None: those that the engine has, or those that come with the checkpoint.
+        profile : str, path, Profile or None
+            Take the options of indexes from this profile; None: they stay.
+        progress : callable or None
+            Called with (images done, images).
+
+        Raises
+        ------
+        ConfigError
+            If there is no such kind, or words or options do not go with it.
+        MismatchError
+            If the words have another dimension.
+        FormatError
+            If it cannot be written, for instance because the disk is full.
+        LockedError
+            If the engine was opened read-only.
+        """
+        self.state.check_writable()
+        reindex(self.state, index, codebook, profile, progress)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from delf_engine.config import Config, Profile, load_profile, parse_config
+from delf_engine.config import Config, Profile, parse_config
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.index import IndexKind
-from delf_engine.support.files import replacing, sync_directory
+from delf_engine.support.files import replacing, sync_directory, system_errors
 
 __all__ = ["MANIFEST", "VERSION", "Manifest", "read_manifest", "write_manifest"]
 
 MANIFEST = "engine.json"
-VERSION = 4
+VERSION = 1
 _FORMAT = "delf-engine"
 
 
@@ -45,7 +45,7 @@ class Manifest(Config):
     """
 
     format: Literal["delf-engine"] = "delf-engine"
-    version: Literal[4] = 4
+    version: Literal[1] = 1
     model: str
     model_identity: str
     dim: int
@@ -76,15 +76,9 @@ def read_manifest(directory: Path) -> Manifest:
         raise FormatError(f"{path}: damaged: {error}") from error
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
         raise FormatError(f"{path}: not the manifest of an engine")
-    if values.get("version") == 1:
-        values = _from_version_1(values)
-    if values.get("version") == 2:  # index and words had one name each
-        values = {**values, "version": 3}
-    if values.get("version") == 3:
-        values = _from_version_3(values)
     if values.get("version") != VERSION:
         raise FormatError(
-            f"{path}: engine format version {values.get('version')}, this version reads 1 to {VERSION}; "
+            f"{path}: engine format version {values.get('version')}, this version reads {VERSION}; "
             "use the version that made it, or add the photographs to a new engine"
         )
     try:
@@ -93,25 +87,16 @@ def read_manifest(directory: Path) -> Manifest:
         raise FormatError(f"damaged manifest: {error}") from error
 
 
-def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Add the rule of ranking, which was the count of inliers before it could be chosen."""
-    profile = values.get("profile")
-    if isinstance(profile, dict):
-        profile = {**profile, "ranking": {**load_profile("default").ranking.model_dump(), "score": "inliers"}}
-    return {**values, "version": 2, "profile": profile}
-
-
-def _from_version_3(values: dict[str, Any]) -> dict[str, Any]:
-    """Take out a blend that counted only where candidates are ranked by weighted inliers."""
-    profile = values.get("profile")
-    ranking = profile.get("ranking") if isinstance(profile, dict) else None
-    if isinstance(profile, dict) and isinstance(ranking, dict) and ranking.get("score") != "weighted":
-        profile = {**profile, "ranking": {**ranking, "blend": 0.0}}
-    return {**values, "version": VERSION, "profile": profile}
-
-
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest so that it is there whole or not at all."""
-    with replacing(directory / MANIFEST) as temporary:
+    """Write the manifest so that it is there whole or not at all.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be written.
+    """
+    path = directory / MANIFEST
+    with system_errors(f"{path}: cannot be written"), replacing(path) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    sync_directory(directory)
+    with system_errors(f"{directory}: cannot be synchronised"):
+        sync_directory(directory)

@@ -6,26 +6,20 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from delf_engine.config import (
-    Profile,
-    RankingConfig,
-    RerankingConfig,
-    VerificationConfig,
-    load_profile,
-    parse_config,
-)
-from delf_engine.engine.parts import calibration_of
+from delf_engine.config import Profile, load_profile
+from delf_engine.errors import CheckpointError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
-from delf_engine.reranking import RankedCandidate, rerank_batch, rerank_shortlist
+from delf_engine.model import checkpoint_path
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from delf_engine.reranking.candidates import Shortlist
 from delf_engine.reranking.sources import FeatureSource
-from delf_engine.verification import Calibration, Verification, verify_features
+from delf_engine.verification import Calibration, Verification, load_calibration, verify_features
 
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
 
-__all__ = ["rank_shortlist", "rerank", "reranking_options", "verify"]
+__all__ = ["calibration_of", "rerank", "verify"]
 
 
 def verify(
@@ -38,7 +32,7 @@ def verify(
     box_b: Box | None = None,
     seed: int = 0,
     extractor: Extractor | None = None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
 ) -> Verification:
     """Verify whether two photographs show the same place.
 
@@ -55,10 +49,10 @@ def verify(
     seed : int
         Of RANSAC.
     extractor : Extractor or None
-        Used instead of loading `model`: give one when verifying many pairs.
-    calibration : Calibration or None
-        Gives the answer its probability. None takes that of `model`, if it has one for these options and made the
-        features here.
+        Used instead of loading `model`: give one when verifying many pairs, or the one that made the features.
+    calibration : Calibration, path or None
+        Gives the answer its probability; a file must hold for these options. None takes that of `model`, if it has
+        one for these options and made the features.
 
     Returns
     -------
@@ -70,8 +64,9 @@ def verify(
         If an image cannot be read.
     CheckpointError, ConfigError
         If there is no such model or profile.
+    FormatError, MismatchError
+        If the calibration is no such file, or was fitted for another model or other options.
     """
-    name = profile
     features = []
     for image, box in ((a, box_a), (b, box_b)):
         if isinstance(image, LocalFeatures):
@@ -81,12 +76,14 @@ def verify(
             from delf_engine.extraction import Extractor
 
             extractor = Extractor.from_pretrained(model, profile=profile)
-        if name is None and extractor.info is not None:
-            name = extractor.info.profile
         features.append(extractor(image, box=box))
-    options = load_profile(name or "default")
-    if calibration is None and extractor is not None and extractor.info is not None:
-        calibration = calibration_of(model, options, extractor.info.identity)
+    info = None if extractor is None else extractor.info
+    options = load_profile(profile or ("default" if info is None else info.profile))
+    identity = None if info is None else info.identity
+    if calibration is None and identity is not None:
+        calibration = calibration_of(model, options, identity)
+    elif isinstance(calibration, (str, os.PathLike)):
+        calibration = load_calibration(calibration, profile=options, identity=identity)
     return verify_features(
         *features,
         config=options.verification,
@@ -125,64 +122,31 @@ def rerank(
         Candidates to verify for each query; None: as the profile says.
     top_k, seconds
         What may stop a query earlier, see `RerankingConfig`; None: as the profile says.
-    seed, workers, progress, checkpoint, calibration
-        See `delf_engine.reranking.rerank_batch`, which takes the options one by one.
+    seed, workers, calibration
+        See `delf_engine.reranking.RerankOptions`.
+    progress, checkpoint
+        See `delf_engine.reranking.rerank_batch`.
 
     Returns
     -------
     dict of query id to list of RankedCandidate
     """
-    options = load_profile(profile)
-    return rerank_batch(
-        queries,
-        shortlists,
-        features,
-        config=reranking_options(options, top_n=top_n, top_k=top_k, seconds=seconds),
-        verification=options.verification,
-        ranking=options.ranking,
+    options = RerankOptions.of(
+        load_profile(profile),
+        top_n=top_n,
+        top_k=top_k,
+        seconds=seconds,
         seed=seed,
         workers=workers,
-        progress=progress,
-        checkpoint=checkpoint,
         calibration=calibration,
     )
+    return rerank_batch(queries, shortlists, features, options, progress=progress, checkpoint=checkpoint)
 
 
-def reranking_options(profile: Profile, **given: float | None) -> RerankingConfig:
-    """Return the options of re-ranking of a profile, but for those that are given and not None.
-
-    Raises
-    ------
-    ConfigError
-        If one is out of range.
-    """
-    values = {**profile.reranking.model_dump(), **{name: v for name, v in given.items() if v is not None}}
-    return parse_config(RerankingConfig, values, where="re-ranking")
-
-
-def rank_shortlist(
-    query: LocalFeatures,
-    shortlist: Shortlist,
-    features: FeatureSource,
-    *,
-    top_n: int,
-    verification: VerificationConfig,
-    ranking: RankingConfig,
-    seed: int,
-    calibration: Calibration | None = None,
-) -> list[RankedCandidate]:
-    """Verify the first `top_n` of a shortlist and sort them by their ranking score; with 0 keep it as it is."""
-    if top_n == 0:
-        pairs = [(entry, None) if isinstance(entry, str) else entry for entry in shortlist]
-        return [RankedCandidate(name, i, i, score, None, None) for i, (name, score) in enumerate(pairs, start=1)]
-    config = RerankingConfig(top_n=top_n)
-    return rerank_shortlist(
-        query,
-        shortlist,
-        features,
-        config=config,
-        verification=verification,
-        ranking=ranking,
-        seed=seed,
-        calibration=calibration,
-    )
+def calibration_of(model: str | os.PathLike[str], profile: Profile, identity: str) -> Calibration | None:
+    """Return the calibration beside a model's checkpoint, if both are there and it holds for these options."""
+    try:
+        path = checkpoint_path(model)
+    except CheckpointError:
+        return None
+    return load_calibration(path, profile=profile, identity=identity)

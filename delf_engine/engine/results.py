@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, overload
 
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate
+from delf_engine.verification.result import percent
 
-__all__ = ["AddReport", "CheckReport", "EngineInfo", "SearchResult"]
-
-_COLUMNS = ("inliers", "place", "score", "image")
+__all__ = ["AddReport", "CheckReport", "EngineInfo", "RerankedBatch", "SearchResult"]
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,7 @@ class EngineInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
-        return {
-            "directory": self.directory,
-            "model": self.model,
-            "profile": self.profile,
-            "images": self.images,
-            "dim": self.dim,
-            "precision": self.precision,
-            "store": self.store,
-            "index": self.index,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -189,30 +179,40 @@ class SearchResult(Sequence[RankedCandidate]):
         """Whether every ranking score is the plain count of inliers, so that showing both tells nothing more."""
         return all(hit.ranking_score == hit.inliers for hit in self.hits)
 
-    def _rows(self) -> list[tuple[str, ...]]:
-        """Return the head and one row a hit, as text."""
-        plain = self.by_inliers
-        rows: list[tuple[str, ...]] = [("rank", *(() if plain else ("ranking",)), *_COLUMNS)]
-        for hit in self.hits:
-            same = "" if hit.verification is None else ("same" if hit.verification.same else "-")
-            inliers = "" if hit.inliers is None else str(hit.inliers)
-            score = "" if hit.score is None else f"{hit.score:.4f}"
-            ranking = () if plain else ("" if hit.ranking_score is None else f"{hit.ranking_score:.2f}",)
-            rows.append((str(hit.rank), *ranking, inliers, same, score, hit.id))
-        return rows
+    def table(self) -> list[tuple[str, ...]]:
+        """Return the names of the columns and one row a hit, as text; columns that tell nothing are left out."""
+        verified = [hit.verification for hit in self.hits]
+        columns = {
+            "rank": [str(hit.rank) for hit in self.hits],
+            "ranking": [_text(hit.ranking_score, ".2f") for hit in self.hits],
+            "inliers": [_text(hit.inliers, "d") for hit in self.hits],
+            "place": ["" if found is None else ("same" if found.same else "-") for found in verified],
+            "probability": [
+                "" if found is None or found.probability is None else percent(found.probability)
+                for found in verified
+            ],
+            "score": [_text(hit.score, ".4f") for hit in self.hits],
+            "image": [hit.id for hit in self.hits],
+        }
+        if self.by_inliers:
+            del columns["ranking"]
+        if not any(columns["probability"]):
+            del columns["probability"]
+        return [tuple(columns), *zip(*columns.values(), strict=True)]
 
     def __str__(self) -> str:
         if not self.hits:
             return f"{self.query}: nothing found"
-        widths = (4, 7, 5, 8) if self.by_inliers else (4, 8, 7, 5, 8)
+        rows = self.table()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]  # the last column is the image
         lines = [
             " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)) + f"  {name}"
-            for *cells, name in self._rows()
+            for *cells, name in rows
         ]
         return "\n".join([f"{self.query}:", *lines])
 
     def _repr_html_(self) -> str:
-        names, *rows = self._rows()
+        names, *rows = self.table()
         cells = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
         )
@@ -222,3 +222,25 @@ class SearchResult(Sequence[RankedCandidate]):
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
         return {"query": self.query, "hits": [hit.to_dict() for hit in self.hits]}
+
+
+@dataclass(frozen=True)
+class RerankedBatch:
+    """Shortlists that an engine has re-ranked.
+
+    Attributes
+    ----------
+    rankings : dict of query to list of RankedCandidate
+    features : dict of query to LocalFeatures
+        What was verified with: the A of each verification.
+    failed : dict of query to str
+        Queries that could not be read, and why.
+    """
+
+    rankings: dict[str, list[RankedCandidate]]
+    features: dict[str, LocalFeatures]
+    failed: dict[str, str]
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"

@@ -1,96 +1,200 @@
-"""Searching an engine with many queries: one pass over the index, one over the pairs to verify."""
+"""Searching an engine, and re-ranking with its features: what an index or another system proposes is verified."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from delf_engine.config import RerankingConfig
-from delf_engine.engine.pairs import rank_shortlist
-from delf_engine.engine.parts import is_one_image
-from delf_engine.engine.results import SearchResult
+from delf_engine.engine.adding import is_one_image
+from delf_engine.engine.results import RerankedBatch, SearchResult
+from delf_engine.engine.state import EngineState, Query
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.features import LocalFeatures
-from delf_engine.images import ImageSource, source_name
-from delf_engine.reranking import rerank_batch
+from delf_engine.images import Box, ImageSource, source_name
+from delf_engine.reranking import (
+    RankedCandidate,
+    RerankOptions,
+    expand_query,
+    rank_verified,
+    rerank_batch,
+    rerank_graph,
+    rerank_shortlist,
+)
+from delf_engine.reranking.candidates import Shortlist
 
-if TYPE_CHECKING:
-    from delf_engine.engine.engine import Engine
+__all__ = ["SearchOptions", "StagedProgress", "rerank", "rerank_many", "search", "search_many"]
 
-__all__ = ["Limits", "check_counts", "limits", "query_name", "search_many"]
+#: Called with what is being done, how much of it is done, and how much there is.
+StagedProgress = Callable[[str, int, int], None]
 
 _BLOCK = 256  # queries whose features are held at a time
 
 
-class Limits(TypedDict):
-    """Options of `CandidateIndex.search` that leave images out."""
+@dataclass(frozen=True)
+class SearchOptions:
+    """What searches with one query and with many share; see `Engine.search`.
 
-    among: list[str] | None
-    exclude: list[str]
-    min_score: float | None
+    Raises
+    ------
+    ConfigError
+        If `top_k` is below 1, or `top_n` below 0.
+    """
+
+    top_k: int | None = 10
+    top_n: int | None = None
+    among: str | Iterable[str] | None = None
+    exclude: str | Iterable[str] = ()
+    min_score: float | None = None
+    seed: int = 0
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.top_k is not None and self.top_k < 1) or (self.top_n is not None and self.top_n < 0):
+            raise ConfigError(f"top_k must be at least 1 and top_n at least 0, got {self.top_k} and {self.top_n}")
+
+    def candidates(self, state: EngineState) -> int:
+        """Return how many candidates the index is asked for."""
+        verified = state.manifest.profile.reranking.top_n if self.top_n is None else self.top_n
+        return max(self.top_k or 0, verified)
+
+    def limits(self) -> dict[str, Any]:
+        """Return the options of an index that leave images out; here one id may stand for a list."""
+        among = None if self.among is None else _ids(self.among)
+        return {"among": among, "exclude": _ids(self.exclude), "min_score": self.min_score}
 
 
-def limits(among: str | Iterable[str] | None, exclude: str | Iterable[str], min_score: float | None) -> Limits:
-    """Return the options as an index takes them; here one id may stand for a list of one."""
-    return Limits(among=None if among is None else _ids(among), exclude=_ids(exclude), min_score=min_score)
+def search(
+    state: EngineState, query: Query, options: SearchOptions, *, box: Box | None, expand: bool, graph: bool
+) -> SearchResult:
+    """Search with one query; see `Engine.search`."""
+    features = state.features_of(query, box)
+    limits = options.limits()
+
+    def found(query: LocalFeatures) -> list[RankedCandidate]:
+        ids, scores = state.index.search(query, options.candidates(state), **limits)
+        return _ranked(state, query, list(zip(ids, scores.tolist(), strict=True)), options)
+
+    hits = found(features)
+    if expand:
+        features = expand_query(features, hits, state.store, box=box)
+        hits = found(features)
+    if graph:
+        rounds = rerank_graph({"query": hits}, state.store, state.rerank_options(seed=options.seed))
+        hits = list(rounds["query"])
+    return SearchResult(_name(query), tuple(hits[: options.top_k]), features)
 
 
-def check_counts(top_k: int | None, top_n: int) -> None:
-    """Raise `ConfigError` unless `top_k` is at least 1 or None, and `top_n` at least 0."""
-    if (top_k is not None and top_k < 1) or top_n < 0:
-        raise ConfigError(f"top_k must be at least 1 and top_n at least 0, got {top_k} and {top_n}")
-
-
-def query_name(query: ImageSource | LocalFeatures) -> str:
-    """Return what a result calls its query."""
-    return repr(query) if isinstance(query, LocalFeatures) else source_name(query)
+def rerank(
+    state: EngineState, query: Query, shortlist: Shortlist, options: SearchOptions, *, box: Box | None
+) -> SearchResult:
+    """Re-rank a shortlist of any other system; see `Engine.rerank`."""
+    features = state.features_of(query, box)
+    hits = _ranked(state, features, shortlist, options)
+    return SearchResult(_name(query), tuple(hits[: options.top_k]), features)
 
 
 def search_many(
-    engine: Engine,
-    queries: Iterable[ImageSource | LocalFeatures],
+    state: EngineState,
+    queries: Iterable[Query],
+    options: SearchOptions,
     *,
-    top_k: int,
-    top_n: int | None,
-    seed: int,
-    limited: Limits,
     threads: int | None,
-    workers: int | None,
     on_error: Callable[[ImageSource, ImageError], None] | None,
     progress: Callable[[int, int], None] | None,
 ) -> list[SearchResult]:
-    """Search with many queries; see `Engine.search_many`."""
+    """Search with many queries, one pass over the index for each block of them; see `Engine.search_many`."""
     if isinstance(queries, LocalFeatures) or is_one_image(queries):
         raise ConfigError("expected several queries, got one; put it into a list, or call search")
-    several = list(queries)
-    verified = engine.manifest.profile.reranking.top_n if top_n is None else top_n
-    check_counts(top_k, verified)
+    several, limits = list(queries), options.limits()
     out: list[SearchResult] = []
     for start in range(0, len(several), _BLOCK):
         block = several[start : start + _BLOCK]
-        read = _readable(engine, block, on_error)
-        features = [found for _, found in read]
-        found = engine.index.search_many(features, max(top_k, verified), **limited, threads=threads)
+        read = _readable(state, block, on_error)
+        features = [own for _, own in read]
+        found = state.index.search_many(features, options.candidates(state), **limits, threads=threads)
         shortlists = [list(zip(ids, scores.tolist(), strict=True)) for ids, scores in found]
-        ranked = _ranked(engine, features, shortlists, verified, seed, workers)
+        ranked = _ranked_many(state, features, shortlists, options)
         for (query, own), hits in zip(read, ranked, strict=True):
-            out.append(SearchResult(query_name(query), tuple(hits[:top_k]), own))
+            out.append(SearchResult(_name(query), tuple(hits[: options.top_k]), own))
         if progress is not None:
             progress(start + len(block), len(several))
     return out
 
 
+def rerank_many(
+    state: EngineState,
+    shortlists: Mapping[str, Shortlist],
+    options: RerankOptions,
+    *,
+    expand: bool,
+    graph: bool,
+    checkpoint: str | os.PathLike[str] | None,
+    progress: StagedProgress | None,
+) -> RerankedBatch:
+    """Re-rank many shortlists; see `Engine.rerank_many`."""
+    features: dict[str, LocalFeatures] = {}
+    failed: dict[str, str] = {}
+    for name in shortlists:
+        try:
+            features[name] = state.features_of(name)
+        except ImageError as error:
+            failed[name] = error.reason
+    lists = {name: shortlists[name] for name in features}
+
+    def reported(what: str) -> Callable[[int, int], None] | None:
+        return None if progress is None else partial(progress, what)
+
+    rankings: dict[str, list[RankedCandidate]] = rerank_batch(
+        features, lists, state.store, options, progress=reported("verifying"), checkpoint=checkpoint
+    )
+    if expand:
+        features = {name: expand_query(own, rankings[name], state.store) for name, own in features.items()}
+        again = reported("verifying expanded queries")
+        rankings = rerank_batch(features, lists, state.store, options, progress=again)
+    if graph:
+        found = rerank_graph(rankings, state.store, options)
+        rankings = {name: list(ranking) for name, ranking in found.items()}
+    return RerankedBatch(rankings, features, failed)
+
+
+def _ranked(
+    state: EngineState, query: LocalFeatures, shortlist: Shortlist, options: SearchOptions
+) -> list[RankedCandidate]:
+    """Verify the first candidates of a shortlist and rank it; with a `top_n` of 0 keep it as it is."""
+    if options.top_n == 0:
+        return rank_verified(shortlist, {}, ranking=state.manifest.profile.ranking)
+    given = state.rerank_options(top_n=options.top_n, seed=options.seed)
+    return rerank_shortlist(query, shortlist, state.store, given)
+
+
+def _ranked_many(
+    state: EngineState,
+    features: Sequence[LocalFeatures],
+    shortlists: Sequence[Shortlist],
+    options: SearchOptions,
+) -> list[list[RankedCandidate]]:
+    if options.top_n == 0:
+        return [_ranked(state, *pair, options) for pair in zip(features, shortlists, strict=True)]
+    given = state.rerank_options(top_n=options.top_n, seed=options.seed, workers=options.workers)
+    names = [str(i) for i in range(len(features))]
+    rankings = rerank_batch(
+        dict(zip(names, features, strict=True)), dict(zip(names, shortlists, strict=True)), state.store, given
+    )
+    return [rankings[name] for name in names]
+
+
 def _readable(
-    engine: Engine,
-    queries: Sequence[ImageSource | LocalFeatures],
-    on_error: Callable[[ImageSource, ImageError], None] | None,
-) -> list[tuple[ImageSource | LocalFeatures, LocalFeatures]]:
+    state: EngineState, queries: Sequence[Query], on_error: Callable[[ImageSource, ImageError], None] | None
+) -> list[tuple[Query, LocalFeatures]]:
     """Return each query with its features; those that cannot be read are reported and left out."""
     out = []
     for query in queries:
         try:
-            out.append((query, engine.features_of(query)))
+            out.append((query, state.features_of(query)))
         except ImageError as error:
             if on_error is None:
                 warnings.warn(f"left out: {error}", DelfEngineWarning, stacklevel=4)
@@ -99,29 +203,9 @@ def _readable(
     return out
 
 
-def _ranked(
-    engine: Engine,
-    features: Sequence[LocalFeatures],
-    shortlists: Sequence[list[tuple[str, float]]],
-    top_n: int,
-    seed: int,
-    workers: int | None,
-) -> list[list[Any]]:
-    profile = engine.manifest.profile
-    options: dict[str, Any] = {"verification": profile.verification, "ranking": profile.ranking, "seed": seed}
-    if top_n == 0:
-        pairs = zip(features, shortlists, strict=True)
-        return [rank_shortlist(query, entries, engine.store, top_n=0, **options) for query, entries in pairs]
-    rankings = rerank_batch(
-        {str(i): query for i, query in enumerate(features)},
-        {str(i): entries for i, entries in enumerate(shortlists)},
-        engine.store,
-        config=RerankingConfig(top_n=top_n),
-        workers=workers,
-        calibration=engine.calibration,
-        **options,
-    )
-    return [rankings[str(i)] for i in range(len(features))]
+def _name(query: Query) -> str:
+    """Return what a result calls its query."""
+    return repr(query) if isinstance(query, LocalFeatures) else source_name(query)
 
 
 def _ids(ids: str | Iterable[str]) -> list[str]:

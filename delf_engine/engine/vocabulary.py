@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from delf_engine.engine.directory import FEATURES
 from delf_engine.engine.manifest import MANIFEST, read_manifest
-from delf_engine.engine.parts import FEATURES
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource, find_images

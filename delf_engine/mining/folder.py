@@ -18,7 +18,7 @@ from delf_engine.images import find_images
 from delf_engine.mining.mine import Mined, Progress, mine_pairs
 from delf_engine.model import read_checkpoint_info
 from delf_engine.support.files import replacing, system_errors
-from delf_engine.training.mined import MinedPair
+from delf_engine.training.sources.mined import MinedPair
 
 __all__ = ["FEW_PAIRS", "MiningReport", "check_writable", "mine_folder", "write_pairs"]
 
@@ -102,7 +102,7 @@ def mine_folder(
     on_error: Callable[[str, str], None] | None = None,
     progress: Progress | None = None,
 ) -> MiningReport:
-    """Mine pairs among photographs and write them as JSON lines (`delf_engine.training.mined`).
+    """Mine pairs among photographs and write them as JSON lines (`delf_engine.training.sources.mined`).
 
     Parameters
     ----------

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from delf_engine.config import RerankingConfig
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.mining.geometry import fit_pair, near_duplicate
-from delf_engine.reranking import rerank_batch
-from delf_engine.training.mined import MinedPair, places
+from delf_engine.reranking import RerankOptions, rerank_batch
+from delf_engine.training.sources.mined import MinedPair, places
 
 if TYPE_CHECKING:
     from delf_engine.engine import Engine
@@ -144,11 +143,7 @@ def mine_pairs(
         engine.store,
         shortlists,
         engine.store,
-        config=RerankingConfig(top_n=max(1, *map(len, shortlists.values()))),
-        verification=profile.verification,
-        ranking=profile.ranking,
-        seed=seed,
-        workers=workers,
+        RerankOptions.of(profile, top_n=max(1, *map(len, shortlists.values())), seed=seed, workers=workers),
         progress=lambda done, total: report("verifying", done, total),
     )
     verified = {(a, hit.id): hit.verification for a, hits in rankings.items() for hit in hits if hit.verification}

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError
 from delf_engine.support.files import replacing
 
-__all__ = ["ARRAY_ENDINGS", "READ_FIELDS", "read_arrays", "write_arrays"]
+__all__ = ["ARRAY_ENDINGS", "read_arrays", "write_arrays"]
 
 Array = npt.NDArray[Any]
 
-#: What a file of shortlists may hold; all else in it is left alone.
-READ_FIELDS = ("ids", "scores", "distances", "ranks", "queries", "names")
+# What a file of shortlists may hold; all else in it is left alone.
+_FIELDS = ("ids", "scores", "distances", "ranks", "queries", "names")
 ARRAY_ENDINGS = (".npy", ".npz", ".h5", ".hdf5")
 
 # What numpy, zipfile and h5py raise on damaged files.
@@ -48,7 +48,7 @@ _DAMAGE = (
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """Return the arrays of a file that are among `READ_FIELDS`; that of an .npy file is called ``ids``.
+    """Return the arrays of a file that shortlists are made of; that of an .npy file is called ``ids``.
 
     Raises
     ------
@@ -57,12 +57,9 @@ def read_arrays(path: Path) -> dict[str, Array]:
     ConfigError
         If it is HDF5 and h5py is not installed.
     """
-    kind = path.suffix.lower()
-    h5py = None if kind in (".npy", ".npz") else _h5py()
+    read = {".npy": _read_npy, ".npz": _read_npz}.get(path.suffix.lower(), _read_hdf5)
     with _translated(path, "cannot be read"):
-        if kind == ".npy":
-            return {"ids": _npy(path)}
-        return _npz(path) if h5py is None else _hdf5(h5py, path)
+        return read(path)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
@@ -77,25 +74,16 @@ def write_arrays(path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
     ConfigError
         If it is HDF5 and h5py is not installed.
     """
-    kind = path.suffix.lower()
-    h5py = None if kind in (".npy", ".npz") else _h5py()
     for name, values in arrays.items():
-        _check_strings(path, name, values)
+        wrong = next((value for value in values if "\0" in value), None) if isinstance(values, list) else None
+        if wrong is not None:
+            raise DataError(f"{path}: {name} cannot hold the id {wrong!r} with its zero byte; use .jsonl")
+    write = {".npy": _write_npy, ".npz": _write_npz}.get(path.suffix.lower(), _write_hdf5)
     with _translated(path, "cannot be written"), replacing(path) as partial:
-        if h5py is not None:
-            _write_hdf5(h5py, partial, arrays)
-            return
-        with partial.open("wb") as file:  # a file, not a name: numpy would append its ending
-            if kind == ".npy":
-                np.save(file, np.asarray(arrays["ids"]), allow_pickle=False)
-            else:
-                np.savez(file, allow_pickle=False, **{name: _plain(values) for name, values in arrays.items()})
+        write(partial, arrays)
 
 
-# ----------------------------------------------------------------------------------------------------- reading
-
-
-def _npy(path: Path) -> Array:
+def _read_npy(path: Path) -> dict[str, Array]:
     try:
         # Mapped, so that a header of a size which the file does not have asks for no memory.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -105,25 +93,23 @@ def _npy(path: Path) -> Array:
             raise
     if not isinstance(mapped, np.ndarray):
         raise FormatError(f"{path}: is a .npz archive by its contents; name it so")
-    return np.array(mapped)
+    return {"ids": np.array(mapped)}
 
 
-def _npz(path: Path) -> dict[str, Array]:
+def _read_npz(path: Path) -> dict[str, Array]:
     file = np.load(path, allow_pickle=False)
     if isinstance(file, np.ndarray):
         raise FormatError(f"{path}: is a single array, no .npz archive; name it .npy")
     with file:
-        return {name: _decoded(file[name]) for name in READ_FIELDS if name in file.files}
+        found = {name: file[name] for name in _FIELDS if name in file.files}
+    return {name: np.char.decode(a, "utf-8") if a.dtype.kind == "S" else a for name, a in found.items()}
 
 
-def _decoded(array: Array) -> Array:
-    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
-
-
-def _hdf5(h5py: Any, path: Path) -> dict[str, Array]:
+def _read_hdf5(path: Path) -> dict[str, Array]:
+    h5py = _h5py()
     out: dict[str, Array] = {}
     with h5py.File(path, "r") as file:
-        for name in READ_FIELDS:
+        for name in _FIELDS:
             dataset = file.get(name)
             if dataset is None:
                 continue
@@ -138,31 +124,25 @@ def _hdf5(h5py: Any, path: Path) -> dict[str, Array]:
     return out
 
 
-# ----------------------------------------------------------------------------------------------------- writing
+def _write_npy(path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
+    with path.open("wb") as file:  # a file, not a name: numpy would append its ending
+        np.save(file, np.asarray(arrays["ids"]), allow_pickle=False)
 
 
-def _plain(values: Array | list[str]) -> Array:
-    return np.array(values, dtype=str) if isinstance(values, list) else values
+def _write_npz(path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
+    plain = {name: np.array(a, dtype=str) if isinstance(a, list) else a for name, a in arrays.items()}
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **plain)
 
 
-def _check_strings(path: Path, name: str, values: Array | list[str]) -> None:
-    if not isinstance(values, list):
-        return
-    wrong = next((value for value in values if "\0" in value), None)
-    if wrong is not None:
-        raise DataError(f"{path}: {name} cannot hold the id {wrong!r} with its zero byte; use .jsonl")
-
-
-def _write_hdf5(h5py: Any, path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
+def _write_hdf5(path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
+    h5py = _h5py()
     with h5py.File(path, "w") as file:
         for name, values in arrays.items():
             if isinstance(values, list):
                 file.create_dataset(name, data=np.array(values, object), dtype=h5py.string_dtype("utf-8"))
             else:
                 file.create_dataset(name, data=values)
-
-
-# ------------------------------------------------------------------------------------------------------ common
 
 
 def _h5py() -> Any:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from delf_engine.errors import DataError
 from delf_engine.verification import Verification
 
-__all__ = ["Candidate", "RankedCandidate", "Shortlist", "checked_shortlist"]
+__all__ = ["Candidate", "RankedCandidate", "Shortlist", "as_candidates", "checked_shortlist"]
 
 #: An image id, alone or with its score in the search that found it (higher is better).
 Candidate: TypeAlias = str | tuple[str, float]
@@ -113,6 +113,11 @@ def checked_shortlist(
     if len(kinds) > 1:
         raise DataError(f"shortlist of {query!r} has scores for some candidates and none for others")
     return list(out.items())
+
+
+def as_candidates(entries: Iterable[tuple[str, float | None]]) -> list[Candidate]:
+    """Return what `checked_shortlist` gave as a shortlist again: ids alone where there are no scores."""
+    return [image_id if score is None else (image_id, score) for image_id, score in entries]
 
 
 def _finite(value: Any) -> float:

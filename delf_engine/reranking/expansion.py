@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from delf_engine.config.rounds import ExpansionConfig
+from delf_engine.config.base import Config, Count
 from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking.candidates import RankedCandidate
@@ -22,7 +24,7 @@ from delf_engine.reranking.sources import FeatureSource, reader
 from delf_engine.verification import Verification
 from delf_engine.verification.geometry import pixel_frame, plausible
 
-__all__ = ["expand_query"]
+__all__ = ["ExpansionConfig", "expand_query"]
 
 Float64 = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
@@ -30,6 +32,27 @@ Box = tuple[float, float, float, float]
 # So many distances, and pairs of descriptors, are held at a time.
 _DISTANCES_AT_ONCE = 1 << 18
 _PAIRS_AT_ONCE = 1 << 14
+
+
+class ExpansionConfig(Config):
+    """How a query is joined by the features of the images that were verified with it.
+
+    The defaults were written down before anything was measured with them.
+
+    Attributes
+    ----------
+    count : int
+        Images whose features are taken, at most: those with the most inliers.
+    max_features : int
+        Features of the expanded query, at most. The query's own come first, the others by attention.
+    similarity : float
+        Two features at the same place, within the residual of the verification, are one and the same if the cosine
+        similarity of their descriptors is at least this.
+    """
+
+    count: Count = 10
+    max_features: Count = 2000
+    similarity: Annotated[float, Field(ge=-1, le=1)] = 0.8
 
 
 def expand_query(
@@ -42,6 +65,7 @@ def expand_query(
 ) -> LocalFeatures:
     """Return the query's features together with those of the images verified with it.
 
+    An image joins if it has the inliers that its verification wants to call it the same place.
     A feature of such an image is added if the transform takes it into the query's image, or into `box`, and does
     there what a camera can do; its scale is multiplied by the local zoom of the transform. Features that are near
     duplicates of one that is there already are left out: those of the query come first, then those of the images
@@ -193,8 +217,7 @@ def _chosen(hits: Iterable[RankedCandidate], config: ExpansionConfig) -> list[tu
     enough = [
         (hit, verification)
         for hit, verification in verified
-        if verification.transform is not None
-        and verification.inliers >= (config.min_inliers or verification.min_inliers)
+        if verification.transform is not None and verification.same
     ]
     enough.sort(key=lambda pair: (-pair[1].inliers, pair[0].rank, pair[0].id))
     return [(hit.id, verification) for hit, verification in enough[: config.count]]

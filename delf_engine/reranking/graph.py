@@ -11,23 +11,49 @@ short, before it drifts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
 
-from delf_engine.config import RerankingConfig, VerificationConfig
-from delf_engine.config.rounds import GraphConfig
+from pydantic import Field
+
+from delf_engine.config import RerankingConfig
+from delf_engine.config.base import Config, Count
 from delf_engine.errors import UnknownIdError
 from delf_engine.reranking.candidates import RankedCandidate
+from delf_engine.reranking.options import RerankOptions
 from delf_engine.reranking.rerank import rerank_batch
 from delf_engine.reranking.sources import FeatureSource
 
-__all__ = ["GraphCandidate", "rerank_graph"]
+__all__ = ["GraphCandidate", "GraphConfig", "rerank_graph"]
 
 #: Two images, the smaller id first.
 Pair = tuple[str, str]
 
 # Pairs verified at a time: their matches are held until they are counted.
 _PAIRS_AT_ONCE = 20_000
+
+
+class GraphConfig(Config):
+    """How images of a ranking speak for each other.
+
+    The defaults were written down before anything was measured with them.
+
+    Attributes
+    ----------
+    top : int
+        Verified candidates that are ranked again, the first of each ranking; the rest keep their order behind
+        them.
+    neighbours : int
+        Candidates that each of them is verified with, at most: those of the most inliers with the query. That is
+        at most `top` times `neighbours` verifications a query.
+    blend : float
+        How much a path through another image counts: 0 is the number of inliers with the query alone, 1 the widest
+        path whatever it goes through.
+    """
+
+    top: Count = 100
+    neighbours: Count = 5
+    blend: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,11 +84,9 @@ class GraphCandidate(RankedCandidate):
 def rerank_graph(
     rankings: Mapping[str, Sequence[RankedCandidate]],
     features: FeatureSource,
+    options: RerankOptions,
     *,
-    verification: VerificationConfig,
     config: GraphConfig | None = None,
-    seed: int = 0,
-    workers: int | None = None,
 ) -> dict[str, list[GraphCandidate]]:
     """Rank the heads of rankings again by the widest paths from the query to their images.
 
@@ -77,14 +101,11 @@ def rerank_graph(
         Of `rerank_batch`.
     features : store, mapping or function
         Features of each candidate by its id. Called in this process and thread only.
-    verification : VerificationConfig
+    options : RerankOptions
+        How pairs are verified: those of the first round. A pair is verified once for all rankings, the smaller id
+        as image A, so that the result has the same bits in any order and with any number of workers.
     config : GraphConfig or None
         None takes the defaults.
-    seed : int
-        Of every verification. A pair is verified once for all rankings, the smaller id as image A, so that the
-        result has the same bits in any order and with any number of workers.
-    workers : int or None
-        Processes, as `rerank_batch` takes them.
 
     Returns
     -------
@@ -102,7 +123,7 @@ def rerank_graph(
         If an option is out of range.
     """
     config = GraphConfig() if config is None else config
-    enough = config.min_inliers or verification.min_inliers
+    enough = options.verification.min_inliers
     heads = {
         query: [c for c in ranking if c.inliers is not None][: config.top] for query, ranking in rankings.items()
     }
@@ -114,7 +135,7 @@ def rerank_graph(
         for hub in hubs[query]
         if _may_widen(hub, c)
     }
-    widths = _verified(sorted(pairs), features, verification, seed, workers)
+    widths = _verified(sorted(pairs), features, options)
     joined = {pair: width for pair, width in widths.items() if width >= enough}
     return {
         query: _ranked(ranking, heads[query], hubs[query], joined, config.blend)
@@ -166,27 +187,14 @@ def _candidate(c: RankedCandidate, **changes: Any) -> GraphCandidate:
     return GraphCandidate(**{**values, **changes})
 
 
-def _verified(
-    pairs: Sequence[Pair],
-    features: FeatureSource,
-    verification: VerificationConfig,
-    seed: int,
-    workers: int | None,
-) -> dict[Pair, int]:
+def _verified(pairs: Sequence[Pair], features: FeatureSource, options: RerankOptions) -> dict[Pair, int]:
     """Return the number of inliers of each pair."""
     out: dict[Pair, int] = {}
     for part in _parts(pairs):
+        of_all = RerankingConfig(top_n=max(map(len, part.values())))
+        given = replace(options, reranking=of_all, calibration=None, on_missing="raise")
         try:
-            found = rerank_batch(
-                features,
-                part,
-                features,
-                config=RerankingConfig(top_n=max(map(len, part.values()))),
-                verification=verification,
-                seed=seed,
-                workers=workers,
-                on_missing="raise",
-            )
+            found = rerank_batch(features, part, features, given)
         except UnknownIdError as error:
             raise UnknownIdError(f"{error}; give the source that the candidates were verified with") from error
         out.update(((a, c.id), _inliers(c)) for a, ranked in found.items() for c in ranked)

@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from delf_engine.config import VerificationConfig
-from delf_engine.errors import FormatError, LockedError, MismatchError
+from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
+from delf_engine.support.files import system_errors
+from delf_engine.support.locks import locked
 from delf_engine.verification import Verification
 
 __all__ = ["Journal", "opened_journal", "query_key"]
@@ -57,10 +57,8 @@ class Journal:
         self._finished: dict[str, dict[str, Any]] = {}
         self.damaged = 0
         kept = self._read(options)
-        try:
+        with system_errors(f"{path}: cannot be written"):
             self._file = path.open("r+b" if path.exists() else "w+b")
-        except OSError as error:
-            raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
         try:
             self._file.truncate(kept)
             self._file.seek(kept)
@@ -172,19 +170,10 @@ def opened_journal(
         yield None
         return
     path = Path(path)
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise LockedError(f"{path}: another process is re-ranking with this journal") from error
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
-    try:
+    with locked(f"{path}.lock", f"{path}: another process is re-ranking with this journal"):
         options = {"verification": verification.model_dump(mode="json")}
         journal = Journal(path, {**options, "exponent": exponent, "seed": seed})
         try:
             yield journal
         finally:
             journal.close()
-    finally:
-        lock.release()

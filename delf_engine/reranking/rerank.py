@@ -5,73 +5,49 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from itertools import chain, islice, pairwise
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
-from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig
-from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, MismatchError, UnknownIdError
+from delf_engine.errors import DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking.candidates import RankedCandidate, Shortlist, checked_shortlist
 from delf_engine.reranking.journal import Journal, opened_journal, query_key
-from delf_engine.reranking.scheduling import QueryRun, Task, needs_processes, run_queries
-from delf_engine.reranking.scoring import best_possible, default_ranking, rank_entries, ranking_score
-from delf_engine.reranking.sources import CountedReader, FeatureSource, Reader, reader
-from delf_engine.support.threads import usable_cores
-from delf_engine.verification import Calibration, Verification
+from delf_engine.reranking.options import OnMissing, RerankOptions
+from delf_engine.reranking.scheduling import QueryJob, verify_jobs
+from delf_engine.reranking.scoring import rank_entries, ranking_score
+from delf_engine.reranking.sources import CachingReader, FeatureSource, Reader, reader
+from delf_engine.verification import Verification
 
 __all__ = ["rerank_batch", "rerank_shortlist"]
 
-OnMissing: TypeAlias = Literal["warn", "raise", "ignore"]
 Progress: TypeAlias = Callable[[int, int], None]
 Entries: TypeAlias = Sequence[tuple[str, "float | None"]]
 
-# Below this many pairs one process is done before others have started, and one thread before it is worth it.
-_PROCESSES_FROM, _THREADS_FROM = 400, 20
-
 
 def rerank_shortlist(
-    query_features: LocalFeatures,
-    shortlist: Shortlist,
-    features: FeatureSource,
-    *,
-    config: RerankingConfig,
-    verification: VerificationConfig,
-    ranking: RankingConfig | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-    on_missing: OnMissing = "warn",
-    calibration: Calibration | None = None,
+    query_features: LocalFeatures, shortlist: Shortlist, features: FeatureSource, options: RerankOptions
 ) -> list[RankedCandidate]:
     """Re-rank the candidates of one query; see `rerank_batch`."""
-    return rerank_batch(
-        {"query": query_features},
-        {"query": shortlist},
-        features,
-        config=config,
-        verification=verification,
-        ranking=ranking,
-        seed=seed,
-        workers=workers,
-        on_missing=on_missing,
-        calibration=calibration,
-    )["query"]
+    entries = checked_shortlist(shortlist, query="query")
+    missing = _Missing(options.on_missing)
+    job = _job("query", query_features, entries, options)
+    read = partial(_candidates, reader(features), missing)
+    for _ in verify_jobs([job], read, options, pairs=len(job.ids)):
+        missing.timed_out = job.timed_out
+    missing.report()
+    return _ranking(entries, job.verified, options)
 
 
 def rerank_batch(
     queries: FeatureSource,
     shortlists: Mapping[str, Shortlist],
     features: FeatureSource,
+    options: RerankOptions,
     *,
-    config: RerankingConfig,
-    verification: VerificationConfig,
-    ranking: RankingConfig | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-    on_missing: OnMissing = "warn",
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    calibration: Calibration | None = None,
 ) -> dict[str, list[RankedCandidate]]:
     """Re-rank the shortlists of many queries by geometric verification.
 
@@ -88,28 +64,13 @@ def rerank_batch(
     features : store, mapping or function
         Features of each candidate by its id. Called in this process and thread only, and about once an image:
         features that a later shortlist needs are kept, up to 512 MiB.
-    config : RerankingConfig
-        How many are verified, and what may stop that earlier.
-    verification : VerificationConfig
-    ranking : RankingConfig or None
-        What the ranking score is; None takes that of the default profile.
-    seed : int
-        Of every verification. The result has the same bits in any order and with any number of workers, and
-        each pair's is that of `verify_features`.
-    workers : int or None
-        Threads, or processes where an estimator holds Python's interpreter lock. None takes one a usable core, and
-        this one alone for few pairs.
-    on_missing : "warn", "raise" or "ignore"
-        What to do about a query or candidate without features. It is left unverified, behind the verified ones,
-        and the rest goes on; "warn" gives one `DelfEngineWarning` at the end.
+    options : RerankOptions
     progress : callable or None
         Called with the number of pairs done and the number of all, in this thread.
     checkpoint : path or None
         A journal of finished queries: called again after a stop, with the same options, only the others are
         verified. A query whose own features or candidates have changed since is verified again, and one with
         candidates that had no features and have some now; that those of a candidate have changed is not noticed.
-    calibration : Calibration or None
-        Gives verifications their probability. It has no part in the ranking.
 
     Returns
     -------
@@ -119,7 +80,7 @@ def rerank_batch(
     Raises
     ------
     DataError
-        If a shortlist has the wrong shape or a score that is not finite, or has none where the ranking needs one.
+        If a shortlist has the wrong shape or a score that is not finite.
     MismatchError
         If features have different descriptor dimensions; it names the images. Or the journal was written with
         other options.
@@ -132,153 +93,135 @@ def rerank_batch(
     DelfEngineError
         If a process that verifies pairs is killed.
     """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be at least 1, got {workers}")
-    if on_missing not in ("warn", "raise", "ignore"):
-        raise ConfigError(f"on_missing must be 'warn', 'raise' or 'ignore', got {on_missing!r}")
-    ranking = default_ranking() if ranking is None else ranking
     entries = {query: checked_shortlist(shortlist, query=query) for query, shortlist in shortlists.items()}
-    if ranking.first_weight:
-        _check_scores(entries)
-    task = Task(verification, ranking.exponent, seed)
-    with opened_journal(checkpoint, verification, ranking.exponent, seed) as journal:
-        batch = _Batch(entries, config, ranking, _Missing(on_missing), journal)
-        verified = batch.verify(reader(queries), reader(features), task, workers, progress)
+    with opened_journal(checkpoint, options.verification, options.ranking.exponent, options.seed) as journal:
+        batch = _Batch(entries, reader(queries), reader(features), options, journal, progress)
+        for job in verify_jobs(batch.jobs(), batch.read, options, pairs=batch.total, advanced=batch.advance):
+            batch.finish(job)
     batch.missing.report()
-    if calibration is not None:
-        verified = {query: _with_probability(found, calibration) for query, found in verified.items()}
-    return {query: rank_entries(found, verified[query], ranking) for query, found in entries.items()}
+    return {query: _ranking(found, batch.verified[query], options) for query, found in entries.items()}
 
 
-@dataclass
 class _Batch:
-    """What all queries of one call share."""
+    """The queries of one call: which are still to be verified, and what is known of all."""
 
-    entries: Mapping[str, Entries]
-    config: RerankingConfig
-    ranking: RankingConfig
-    missing: _Missing
-    journal: Journal | None
-
-    def verify(
-        self, query_of: Reader, image_of: Reader, task: Task, workers: int | None, progress: Progress | None
-    ) -> dict[str, dict[str, Verification]]:
-        """Return the verifications of each query by id."""
-        total = sum(min(len(found), self.config.top_n) for found in self.entries.values())
-        done = 0
-
-        def advanced(pairs: int) -> None:
-            nonlocal done
-            done += pairs
-            if progress is not None and pairs:
-                progress(done, total)
-
-        heads = {query: [name for name, _ in found[: self.config.top_n]] for query, found in self.entries.items()}
-        images = CountedReader(image_of, chain.from_iterable(heads.values()))
-        verified: dict[str, dict[str, Verification]] = {query: {} for query in self.entries}
-        keys: dict[str, str] = {}
-
-        def read(run: QueryRun, ids: Sequence[str]) -> dict[str, LocalFeatures]:
-            return self._candidates(run, ids, images)
-
-        def passed(ids: Sequence[str]) -> None:
-            images.forgo(ids)
-            advanced(len(ids))
-
-        count = _worker_count(workers, total, task.config)
-        runs = self._runs(heads, query_of, image_of, verified, keys, passed)
-        for run in run_queries(runs, read, task, workers=count, advanced=advanced):
-            verified[run.query] = run.verified
-            passed(run.ids[len(run.ids) - run.left :])
-            self.missing.late += run.late
-            if self.journal is not None and run.features is not None and not run.late:
-                self.journal.add(run.query, keys[run.query], run.verified, run.missing)
-        return verified
-
-    def _runs(
+    def __init__(
         self,
-        heads: Mapping[str, Sequence[str]],
+        entries: Mapping[str, Entries],
         query_of: Reader,
         image_of: Reader,
-        verified: dict[str, dict[str, Verification]],
-        keys: dict[str, str],
-        passed: Callable[[Sequence[str]], None],
-    ) -> Iterator[QueryRun]:
-        """Yield the queries that are to be verified; those that the journal knows are passed at once."""
-        for query, ids in heads.items():
-            features = query_of(query)
+        options: RerankOptions,
+        journal: Journal | None,
+        progress: Progress | None,
+    ) -> None:
+        self.verified: dict[str, dict[str, Verification]] = {query: {} for query in entries}
+        self.missing = _Missing(options.on_missing)
+        self._entries, self._options, self._journal, self._progress = entries, options, journal, progress
+        self._heads = {query: _head(found, options) for query, found in entries.items()}
+        self._query_of, self._image_of = query_of, image_of
+        self._images = CachingReader(image_of, chain.from_iterable(self._heads.values()))
+        self._keys: dict[str, str] = {}  # what a journal knows the queries at work by
+        self.total = sum(map(len, self._heads.values()))
+        self._done = 0
+
+    def jobs(self) -> Iterator[QueryJob]:
+        """Yield the queries that are to be verified; those that the journal knows are passed over."""
+        for query, entries in self._entries.items():
+            features = self._query_of(query)
             if features is None:
                 self.missing.add(f"query {query!r}")
-                passed(ids)
+                self._skip(self._heads[query])
                 continue
-            if self.journal is not None:
-                keys[query] = query_key(self._what_counts(query, ids), features)
-                known = self._known(self.journal, query, keys[query], image_of)
-                if known is not None:
-                    verified[query] = known
-                    passed(ids)
-                    continue
-            yield QueryRun(query, features, ids, self._settled(query), self._may_settle, self.config.seconds)
+            job = _job(query, features, entries, self._options)
+            if self._journal is not None and self._is_known(job, self._journal):
+                self._skip(self._heads[query])
+                continue
+            yield job
 
-    def _known(self, journal: Journal, query: str, key: str, image_of: Reader) -> dict[str, Verification] | None:
-        """Return what the journal knows of a query; None if a candidate that had no features has some now."""
-        found = journal.finished(query, key)
+    def read(self, job: QueryJob, ids: Sequence[str]) -> dict[str, LocalFeatures]:
+        """Return the features of candidates by id, without those that have none."""
+        return _candidates(self._images, self.missing, job, ids)
+
+    def advance(self, pairs: int) -> None:
+        """Report that more pairs are done."""
+        self._done += pairs
+        if self._progress is not None and pairs:
+            self._progress(self._done, self.total)
+
+    def finish(self, job: QueryJob) -> None:
+        """Keep what was found for a query, here and in the journal."""
+        self.verified[job.query] = job.verified
+        self.missing.timed_out += job.timed_out
+        self._skip(job.skipped)
+        if self._journal is not None and not job.timed_out:
+            self._journal.add(job.query, self._keys[job.query], job.verified, job.missing)
+
+    def _skip(self, ids: Sequence[str]) -> None:
+        self._images.release(ids)
+        self.advance(len(ids))
+
+    def _is_known(self, job: QueryJob, journal: Journal) -> bool:
+        """Take over what the journal knows of a query; nothing if a candidate without features has some now."""
+        self._keys[job.query] = key = query_key(self._what_decides(job), job.features)
+        found = journal.finished(job.query, key)
         if found is None:
-            return None
+            return False
         verified, missing = found
-        if any(image_of(name) is not None for name in missing):
-            return None
+        if any(self._image_of(name) is not None for name in missing):
+            return False
         for name in missing:
             self.missing.add(repr(name))
-        return verified
+        self.verified[job.query] = verified
+        return True
 
-    def _what_counts(self, query: str, ids: Sequence[str]) -> list[str]:
+    def _what_decides(self, job: QueryJob) -> list[str]:
         """Return, as text, what decides on which pairs of a query are verified."""
-        if not self._may_settle:
-            return list(ids)
-        scores = [repr(score) for _, score in self.entries[query][: len(ids)]]
-        return [*ids, *scores, str(self.config.top_k), self.ranking.model_dump_json()]
+        if job.is_settled is None:
+            return list(job.ids)
+        return [*job.ids, str(self._options.reranking.top_k), self._options.ranking.model_dump_json()]
 
-    @property
-    def _may_settle(self) -> bool:
-        return self.config.top_k is not None and self.ranking.cap is not None
 
-    def _settled(self, query: str) -> Callable[[dict[str, Verification], int], bool]:
-        """Return a test of whether candidates from a number on can still come among the first `top_k`.
+def _head(entries: Entries, options: RerankOptions) -> list[str]:
+    """Return the candidates that are verified at most."""
+    return [name for name, _ in entries[: options.reranking.top_n]]
 
-        Of equal ranking scores the higher first score wins, then the earlier place: what comes later must be
-        better.
-        """
-        entries, first_of = self.entries[query], dict(self.entries[query])
 
-        def settled(found: dict[str, Verification], begin: int) -> bool:
-            top_k = self.config.top_k
-            if top_k is None or len(found) < top_k:
-                return False
-            scores = [ranking_score(v, self.ranking, first_of[name]) for name, v in found.items()]
-            least = sorted(scores, reverse=True)[top_k - 1]
-            falling = _is_falling([score for _, score in entries])
-            left = [best_possible(self.ranking, score) for _, score in entries[begin : self.config.top_n]]
-            return bool(max(left) < least or (falling and max(left) == least))
+def _job(query: str, features: LocalFeatures, entries: Entries, options: RerankOptions) -> QueryJob:
+    settled = _early_stop(entries, options)
+    return QueryJob(query, features, _head(entries, options), settled, options.reranking.seconds)
 
-        return settled
 
-    def _candidates(self, run: QueryRun, ids: Sequence[str], image_of: Reader) -> dict[str, LocalFeatures]:
-        """Read features; what has none is noted."""
-        assert run.features is not None
-        found: dict[str, LocalFeatures] = {}
-        for image_id in ids:
-            features = image_of(image_id)
-            if features is None:
-                self.missing.add(repr(image_id))
-            elif features.dim != run.features.dim:
-                raise MismatchError(
-                    f"query {run.query!r} has {run.features.dim}-D descriptors, image {image_id!r} "
-                    f"{features.dim}-D ones; extract both with the same model"
-                )
-            else:
-                found[image_id] = features
-        return found
+def _early_stop(entries: Entries, options: RerankOptions) -> Callable[[Mapping[str, Verification]], bool] | None:
+    """Return a test of whether the first `top_k` places are settled; None if they never are before the end.
+
+    They are once `top_k` candidates have reached the cap: no other can be better, and of equal ranking scores the
+    higher first score wins, then the earlier place. So first scores must not rise towards the end.
+    """
+    top_k, ranking = options.reranking.top_k, options.ranking
+    scores = [score for _, score in entries if score is not None]
+    if top_k is None or ranking.cap is None or any(a < b for a, b in pairwise(scores)):
+        return None
+    cap = ranking.cap
+    return lambda found: sum(ranking_score(each, ranking) >= cap for each in found.values()) >= top_k
+
+
+def _candidates(
+    image_of: Reader, missing: _Missing, job: QueryJob, ids: Sequence[str]
+) -> dict[str, LocalFeatures]:
+    """Read features; what has none is noted."""
+    found: dict[str, LocalFeatures] = {}
+    for image_id in ids:
+        features = image_of(image_id)
+        if features is None:
+            missing.add(repr(image_id))
+        elif features.dim != job.features.dim:
+            raise MismatchError(
+                f"query {job.query!r} has {job.features.dim}-D descriptors, image {image_id!r} "
+                f"{features.dim}-D ones; extract both with the same model"
+            )
+        else:
+            found[image_id] = features
+    return found
 
 
 class _Missing:
@@ -287,7 +230,7 @@ class _Missing:
     def __init__(self, on_missing: OnMissing) -> None:
         self._on_missing = on_missing
         self._found: dict[str, None] = {}
-        self.late = 0
+        self.timed_out = 0
 
     def add(self, what: str) -> None:
         if self._on_missing == "raise":
@@ -295,8 +238,9 @@ class _Missing:
         self._found[what] = None
 
     def report(self) -> None:
-        if self.late:
-            warnings.warn(f"not verified for lack of time: {self.late} pairs", DelfEngineWarning, stacklevel=3)
+        if self.timed_out:
+            message = f"not verified for lack of time: {self.timed_out} pairs"
+            warnings.warn(message, DelfEngineWarning, stacklevel=3)
         if not self._found or self._on_missing == "ignore":
             return
         first = ", ".join(islice(self._found, 5)) + (", ..." if len(self._found) > 5 else "")
@@ -307,30 +251,14 @@ class _Missing:
         )
 
 
-def _with_probability(found: Mapping[str, Verification], calibration: Calibration) -> dict[str, Verification]:
-    probabilities = calibration.probabilities(found.values()).tolist()
-    return {
-        name: replace(verification, probability=probability)
-        for (name, verification), probability in zip(found.items(), probabilities, strict=True)
-    }
-
-
-def _check_scores(entries: Mapping[str, Entries]) -> None:
-    for query, found in entries.items():
-        if found and found[0][1] is None:
-            raise DataError(
-                f"shortlist of {query!r} has no scores, and the ranking blends them in (first_weight); "
-                "give (id, score), or set first_weight to 0"
-            )
-
-
-def _is_falling(scores: Sequence[float | None]) -> bool:
-    """Tell whether no candidate has a higher first score than one before it."""
-    given = [score for score in scores if score is not None]
-    return all(a >= b for a, b in pairwise(given))
-
-
-def _worker_count(workers: int | None, pairs: int, config: VerificationConfig) -> int:
-    if workers is not None:
-        return workers
-    return usable_cores() if pairs >= (_PROCESSES_FROM if needs_processes(config) else _THREADS_FROM) else 1
+def _ranking(
+    entries: Entries, verified: Mapping[str, Verification], options: RerankOptions
+) -> list[RankedCandidate]:
+    """Rank candidates, their verifications with a probability where there is a calibration."""
+    if options.calibration is not None:
+        probabilities = options.calibration.probabilities(verified.values()).tolist()
+        verified = {
+            name: replace(verification, probability=probability)
+            for (name, verification), probability in zip(verified.items(), probabilities, strict=True)
+        }
+    return rank_entries(entries, verified, options.ranking)

@@ -7,80 +7,79 @@ BLAS thread each. The caller alone reads features.
 
 from __future__ import annotations
 
-import atexit
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TypeAlias
 
 from delf_engine.config import VerificationConfig
-from delf_engine.errors import DelfEngineError
+from delf_engine.errors import ProcessDiedError
 from delf_engine.features import LocalFeatures
+from delf_engine.reranking.options import RerankOptions
+from delf_engine.support.processes import process_pool
+from delf_engine.support.threads import usable_cores
 from delf_engine.verification import PairVerifier, Verification
 
-__all__ = ["QueryRun", "Task", "needs_processes", "run_queries"]
+__all__ = ["QueryJob", "needs_processes", "verify_jobs"]
 
 _CHUNK = 10  # pairs a worker verifies at a time
 _WAITING = 4  # chunks each worker has waiting or at work
 _QUERIES = 4  # queries for each worker that are worked on at once
-_IDLE_SECONDS = 60  # after which processes without work end
+_KEEP_SECONDS = 60.0  # processes wait for the next call: they take longer to start than a few hundred pairs
+
+# Below this many pairs one process is done before others have started, and one thread before it is worth it.
+_PROCESSES_FROM, _THREADS_FROM = 400, 20
 
 
-@dataclass(frozen=True)
-class Task:
-    """How pairs are verified: the options of `verify_features`."""
-
-    config: VerificationConfig
-    exponent: float
-    seed: int
-
-
-@dataclass
-class QueryRun:
+@dataclass(eq=False)
+class QueryJob:
     """The candidates of one query that are to be verified, and how far that has come.
 
     Attributes
     ----------
     query : str
-    features : LocalFeatures or None
-        Of the query; None: nothing can be verified.
+    features : LocalFeatures
+        Of the query.
     ids : sequence of str
         Candidates, in the order they are verified.
-    settled : callable
-        From what is verified so far and the number of the next candidate to whether that and all behind it need
-        not be. It is asked only when all before it are verified.
-    stepwise : bool
-        Whether it may ever say so: then one chunk is verified after the other.
+    is_settled : callable or None
+        From what is verified so far to whether the other candidates need not be. With it one chunk is verified
+        after the other, so that what is verified does not depend on the number of workers. None: never.
     seconds : float or None
         Time until no more is begun.
+    verified : dict of id to Verification
+    skipped : sequence of str
+        Candidates that were never begun, once it is done.
+    timed_out : int
+        How many of these for lack of time.
     """
 
     query: str
-    features: LocalFeatures | None
+    features: LocalFeatures
     ids: Sequence[str]
-    settled: Callable[[dict[str, Verification], int], bool]
-    stepwise: bool
-    seconds: float | None
+    is_settled: Callable[[Mapping[str, Verification]], bool] | None = None
+    seconds: float | None = None
     verified: dict[str, Verification] = field(default_factory=dict)
-    late: int = 0
+    skipped: Sequence[str] = ()
+    timed_out: int = 0
     _next: int = 0
     _pending: int = 0
-    _left: int = 0
-    _end: float | None = None
+    _deadline: float | None = None
 
     def take(self) -> Sequence[str]:
         """Return the ids of the next chunk; none if there is nothing to begin now."""
-        if self._next >= len(self.ids) or (self.stepwise and self._pending):
+        if self._next >= len(self.ids) or (self.is_settled is not None and self._pending):
             return ()
-        if self._end is None and self.seconds is not None:  # the first chunk starts the clock
-            self._end = time.monotonic() + self.seconds
-        settled = self.stepwise and self.settled(self.verified, self._next)
-        late = self._end is not None and self._next > 0 and time.monotonic() >= self._end
-        if settled or late:
-            self._left = len(self.ids) - self._next
-            self.late = 0 if settled else self._left
+        if self._deadline is None and self.seconds is not None:  # the first chunk starts the clock
+            self._deadline = time.monotonic() + self.seconds
+        settled = self.is_settled is not None and self.is_settled(self.verified)
+        expired = self._deadline is not None and self._next > 0 and time.monotonic() >= self._deadline
+        if settled or expired:
+            self.skipped = self.ids[self._next :]
+            self.timed_out = 0 if settled else len(self.skipped)
             self._next = len(self.ids)
             return ()
         chunk = self.ids[self._next : self._next + _CHUNK]
@@ -88,7 +87,7 @@ class QueryRun:
         self._pending += 1
         return chunk
 
-    def give(self, ids: Sequence[str], results: Sequence[Verification]) -> None:
+    def give(self, ids: Iterable[str], results: Sequence[Verification]) -> None:
         """Take the results of a chunk."""
         self.verified.update(zip(ids, results, strict=True))
         self._pending -= 1
@@ -99,14 +98,13 @@ class QueryRun:
         return self._next >= len(self.ids) and not self._pending
 
     @property
-    def left(self) -> int:
-        """How many pairs were never begun, once it is done."""
-        return self._left
-
-    @property
     def missing(self) -> list[str]:
         """Candidates that had no features, once it is done."""
-        return [name for name in self.ids[: len(self.ids) - self._left] if name not in self.verified]
+        return [name for name in self.ids[: len(self.ids) - len(self.skipped)] if name not in self.verified]
+
+
+#: From a query and ids of its candidates to features; ids without any are left out.
+ReadChunk: TypeAlias = Callable[[QueryJob, Sequence[str]], dict[str, LocalFeatures]]
 
 
 def needs_processes(config: VerificationConfig) -> bool:
@@ -114,133 +112,116 @@ def needs_processes(config: VerificationConfig) -> bool:
     return config.estimator == "ransac"
 
 
-def run_queries(
-    runs: Iterable[QueryRun], read: Callable[[QueryRun, Sequence[str]], dict[str, LocalFeatures]], task: Task,
-    *, workers: int, advanced: Callable[[int], None],
-) -> Iterator[QueryRun]:  # fmt: skip
+def verify_jobs(
+    jobs: Iterable[QueryJob],
+    read: ReadChunk,
+    options: RerankOptions,
+    *,
+    pairs: int,
+    advanced: Callable[[int], None] = lambda count: None,
+) -> Iterator[QueryJob]:
     """Verify the candidates of queries, and yield each query when it is done.
 
     Parameters
     ----------
-    runs : iterable of QueryRun
+    jobs : iterable of QueryJob
         Taken a few at a time.
     read : callable
-        From a query and ids of its candidates to features; ids without any are left out. Called in this thread.
-    task : Task
-    workers : int
-        1: all is done in this thread.
+        Called in this thread.
+    options : RerankOptions
+    pairs : int
+        Of all jobs: few are verified by this thread alone, unless the options say how many workers there are.
     advanced : callable
         Called with a number of pairs that are done with, in this thread.
     """
-    coming = iter(runs)
-    at_work: dict[Future[list[Verification]], tuple[QueryRun, list[str], int]] = {}
-    with _executor(task.config, workers) as executor, _dropped(at_work):
-        local = isinstance(executor, (_Here, ThreadPoolExecutor))
-        active: list[QueryRun] = []
-        prepared: dict[int, Any] = {}
-        while begun := list(_begun(active, coming, _QUERIES * workers)):
-            for run in begun:
-                if id(run) not in prepared:
-                    prepared[id(run)] = _subject(run, task) if local else run.features
-                while len(at_work) < _WAITING * workers and (chunk := run.take()):
-                    found = read(run, chunk)
-                    arguments = (prepared[id(run)], list(found.values()), task)
-                    at_work[executor.submit(_verify, *arguments)] = (run, list(found), len(chunk))
-            for run in [run for run in active if run.done]:
-                active.remove(run)
-                del prepared[id(run)]
-                yield run
-            for future in wait(at_work, return_when=FIRST_COMPLETED).done if at_work else ():
-                run, ids, count = at_work.pop(future)
-                run.give(ids, future.result())
-                advanced(count)
+    processes = needs_processes(options.verification)
+    workers = options.workers
+    if workers is None:
+        workers = usable_cores() if pairs >= (_PROCESSES_FROM if processes else _THREADS_FROM) else 1
+    if workers == 1:
+        yield from _in_turn(jobs, read, options, advanced)
+        return
+    with _processes(workers) if processes else _threads(workers) as pool:
+        subject_of = _features_of if processes else lambda job: options.verifier(job.features)
+        yield from _shared_out(jobs, read, subject_of, options, pool, workers, advanced)
 
 
-def _begun(active: list[QueryRun], coming: Iterator[QueryRun], most: int) -> Iterator[QueryRun]:
-    """Yield the queries at work, then new ones while there are fewer than `most`."""
-    yield from list(active)
-    while len(active) < most and (run := next(coming, None)) is not None:
-        active.append(run)
-        yield run
+def _in_turn(
+    jobs: Iterable[QueryJob], read: ReadChunk, options: RerankOptions, advanced: Callable[[int], None]
+) -> Iterator[QueryJob]:
+    """Verify one query after the other, in this thread."""
+    for job in jobs:
+        verifier = options.verifier(job.features)
+        while chunk := job.take():
+            found = read(job, chunk)
+            job.give(found, [verifier(features) for features in found.values()])
+            advanced(len(chunk))
+        yield job
 
 
-def _subject(run: QueryRun, task: Task) -> PairVerifier | None:
-    """Make a query ready once for all its pairs."""
-    if run.features is None:
-        return None
-    return PairVerifier(run.features, config=task.config, exponent=task.exponent, seed=task.seed)
-
-
-def _verify(
-    query: PairVerifier | LocalFeatures | None, candidates: Sequence[LocalFeatures], task: Task
-) -> list[Verification]:
-    if isinstance(query, LocalFeatures):
-        query = PairVerifier(query, config=task.config, exponent=task.exponent, seed=task.seed)
-    return [] if query is None else [query(candidate) for candidate in candidates]
-
-
-class _Here(Executor):
-    """Does everything at once, in the thread that asks."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-
-@contextmanager
-def _dropped(at_work: Iterable[Future[Any]]) -> Iterator[None]:
-    """Cancel what still waits at the end: after an error or Ctrl-C, as otherwise nothing does."""
+def _shared_out(
+    jobs: Iterable[QueryJob],
+    read: ReadChunk,
+    subject_of: Callable[[QueryJob], PairVerifier | LocalFeatures],
+    options: RerankOptions,
+    pool: Executor,
+    workers: int,
+    advanced: Callable[[int], None],
+) -> Iterator[QueryJob]:
+    """Verify some queries at the same time, each in chunks of candidates."""
+    coming, plain = iter(jobs), replace(options, calibration=None)
+    active: dict[QueryJob, PairVerifier | LocalFeatures] = {}
+    at_work: dict[Future[list[Verification]], tuple[QueryJob, list[str], int]] = {}
     try:
-        yield
+        while True:
+            active.update((job, subject_of(job)) for job in islice(coming, _QUERIES * workers - len(active)))
+            if not active:
+                return
+            for job, subject in active.items():
+                while len(at_work) < _WAITING * workers and (chunk := job.take()):
+                    found = read(job, chunk)
+                    future = pool.submit(_verify, subject, list(found.values()), plain)
+                    at_work[future] = (job, list(found), len(chunk))
+            for job in [job for job in active if job.done]:
+                del active[job]
+                yield job
+            for future in wait(at_work, return_when=FIRST_COMPLETED).done if at_work else ():
+                job, ids, count = at_work.pop(future)
+                job.give(ids, future.result())
+                advanced(count)
     finally:
-        for future in at_work:
+        for future in at_work:  # after an error or Ctrl-C: nothing else cancels what still waits
             future.cancel()
 
 
-# Processes of the last call, for the next: they take longer to start than a few hundred pairs. Not those that loky
-# shares out in a program, which joblib could not use after us.
-_idle: list[tuple[int, Executor]] = []
-atexit.register(_idle.clear)  # while loky can still say good-bye to them
+def _features_of(job: QueryJob) -> LocalFeatures:
+    return job.features
 
 
-def _processes(workers: int) -> Executor:
-    """Return processes of one BLAS thread each: idle ones, or new ones."""
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    while _idle:
-        count, executor = _idle.pop()
-        with suppress(BrokenExecutor):  # one may have been killed since
-            if count == workers:
-                executor.submit(int).result()
-                return executor
-        executor.shutdown()
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    made: Executor = ProcessPoolExecutor(max_workers=workers, timeout=_IDLE_SECONDS, env=threads)
-    return made
+def _verify(
+    subject: PairVerifier | LocalFeatures, candidates: Sequence[LocalFeatures], options: RerankOptions
+) -> list[Verification]:
+    """Verify a chunk in a worker; threads share what was made ready of the query, processes get its features."""
+    verifier = options.verifier(subject) if isinstance(subject, LocalFeatures) else subject
+    return [verifier(candidate) for candidate in candidates]
 
 
 @contextmanager
-def _executor(config: VerificationConfig, workers: int) -> Iterator[Executor]:
-    if workers == 1:
-        yield _Here()
-    elif needs_processes(config):
-        executor = _processes(workers)
-        with ExitStack() as if_stopped:
-            # What runs is waited for, it is short; killed while tasks wait, loky itself fails.
-            if_stopped.callback(executor.shutdown)
-            try:
-                yield executor
-            except BrokenExecutor as error:
-                raise DelfEngineError(
-                    "a process that verified pairs has died, as it does for lack of memory; call again with fewer "
-                    "workers, and with a checkpoint to go on from what is finished"
-                ) from error
-            if_stopped.pop_all()
-        _idle.append((workers, executor))
-    else:
-        pool = ThreadPoolExecutor(workers)
-        try:
+def _threads(workers: int) -> Iterator[Executor]:
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:  # also on Ctrl-C: what runs is short, what waits is dropped
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Executor]:
+    try:
+        with process_pool(workers, keep_seconds=_KEEP_SECONDS) as pool:
             yield pool
-        finally:  # also on Ctrl-C: what runs is short, what waits is dropped
-            pool.shutdown(cancel_futures=True)
+    except ProcessDiedError as error:
+        raise ProcessDiedError(
+            f"verifying pairs: {error}; call again with fewer workers, and with a checkpoint to go on from what "
+            "is finished"
+        ) from error

@@ -2,58 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
-from delf_engine.config import RankingConfig, load_profile
-from delf_engine.errors import DataError, MismatchError
+from delf_engine.config import RankingConfig
+from delf_engine.errors import MismatchError
 from delf_engine.reranking.candidates import RankedCandidate, Shortlist, checked_shortlist
 from delf_engine.verification import Verification
 
-__all__ = ["best_possible", "blended", "default_ranking", "rank_entries", "rank_verified", "ranking_score"]
+__all__ = ["rank_entries", "rank_verified", "ranking_score"]
 
 
-def ranking_score(verification: Verification, ranking: RankingConfig, first_score: float | None = None) -> float:
+def ranking_score(verification: Verification, ranking: RankingConfig) -> float:
     """Return what a verified candidate is ranked by; more is better.
 
     Inlier counts are the rule of DELF (Noh et al. 2017); sums of cubed similarities are the selectivity of ASMK
-    (Tolias, Avrithis, Jégou 2016), here of exact nearest neighbours; a capped count beside the first score is what
-    users of DELG blend.
-
-    Parameters
-    ----------
-    verification : Verification
-    ranking : RankingConfig
-    first_score : float or None
-        Of the candidate in its shortlist; needed with a `first_weight`.
+    (Tolias, Avrithis, Jégou 2016), here of exact nearest neighbours.
 
     Raises
     ------
     MismatchError
         If the rule needs similarities and the verification has summed them with another exponent.
-    DataError
-        If the rule needs a first score and there is none.
     """
-    return blended(_evidence(verification, ranking), ranking, first_score)
-
-
-def best_possible(ranking: RankingConfig, first_score: float | None) -> float:
-    """Return what the ranking score of a candidate can be at most, whatever its verification."""
-    # By the same operations as any score, each of them monotonic: its rounding cannot fall below one of them.
-    return math.inf if ranking.cap is None else blended(ranking.cap, ranking, first_score)
-
-
-def blended(evidence: float, ranking: RankingConfig, first_score: float | None) -> float:
-    """Return the evidence of a verification, capped and blended with the first score as the rule says."""
-    if ranking.cap is None:
-        return evidence
-    score = min(evidence, ranking.cap)
-    if not ranking.first_weight:
-        return score
-    if first_score is None:
-        raise DataError("first_weight blends in the first scores, and the shortlist has none")
-    return (1 - ranking.first_weight) * (score / ranking.cap) + ranking.first_weight * first_score
+    evidence = _evidence(verification, ranking)
+    return evidence if ranking.cap is None else min(evidence, ranking.cap)
 
 
 def _evidence(verification: Verification, ranking: RankingConfig) -> float:
@@ -107,9 +78,7 @@ def rank_entries(
     """Do what `rank_verified` does, for a shortlist that `checked_shortlist` has returned."""
     places = [(first, image_id, score) for first, (image_id, score) in enumerate(entries, start=1)]
     ranks = {
-        image_id: ranking_score(verified[image_id], ranking, score)
-        for _, image_id, score in places
-        if image_id in verified
+        image_id: ranking_score(verified[image_id], ranking) for _, image_id, _ in places if image_id in verified
     }
     head = [place for place in places if place[1] in ranks]
     tail = [place for place in places if place[1] not in ranks]
@@ -118,9 +87,3 @@ def rank_entries(
         RankedCandidate(image_id, rank, first, score, verified.get(image_id), ranks.get(image_id))
         for rank, (first, image_id, score) in enumerate(head + tail, start=1)
     ]
-
-
-@lru_cache(maxsize=1)
-def default_ranking() -> RankingConfig:
-    """Return the rule of the default profile."""
-    return load_profile("default").ranking

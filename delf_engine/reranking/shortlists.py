@@ -19,7 +19,7 @@ The ending of the name tells the format.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,15 @@ from delf_engine.reranking.arrays import (
     checked_names,
     distinct_names,
     lists_of_arrays,
+    row_numbers,
     shortlists_from_ranks,
-    shortlists_to_arrays,
 )
-from delf_engine.reranking.candidates import Candidate, RankedCandidate, Shortlist, checked_shortlist
-from delf_engine.reranking.text_files import TEXT_ENDINGS, read_text, write_ranking_text, write_shortlist_text
+from delf_engine.reranking.candidates import Candidate, RankedCandidate
+from delf_engine.reranking.text_files import TEXT_ENDINGS, read_text, write_text
 
-__all__ = ["read_shortlists", "write_rankings", "write_shortlists"]
+__all__ = ["read_shortlists", "write_rankings"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def read_shortlists(
@@ -81,58 +83,12 @@ def read_shortlists(
     path = Path(path)
     known = None if names is None else checked_names(names, "names")
     asked = None if queries is None else distinct_names(queries, "queries")
-    found = (
-        read_text(path, distinct=distinct)
-        if _is_text(path)
-        else _from_arrays(path, read_arrays(path), known, asked, distinct)
-    )
+    if _is_text(path):
+        found = read_text(path, distinct=distinct)
+    else:
+        found = _from_arrays(path, read_arrays(path), known, asked, distinct)
     _check_members(path, found, known, asked)
     return found
-
-
-def write_shortlists(
-    path: str | os.PathLike[str],
-    shortlists: Mapping[str, Shortlist],
-    *,
-    names: Sequence[str] | None = None,
-    queries: Sequence[str] | None = None,
-) -> None:
-    """Write shortlists so that `read_shortlists` returns them.
-
-    TREC run files always hold scores; candidates without one get descending numbers. ``.npy`` holds row numbers
-    and nothing else: `names` and `queries` are needed again to read it.
-
-    Parameters
-    ----------
-    path : path
-        With an ending that `read_shortlists` knows.
-    shortlists : mapping of query id to sequence of ids or of (id, score)
-    names : sequence of N str or None
-        Ids of the rows that row numbers count, different from each other; needed for ``.npy``. None: the
-        candidates in order of their first appearance. All candidates must be among them.
-    queries : sequence of Q str or None
-        The order in which the queries are written, all of them; None takes that of `shortlists`.
-
-    Raises
-    ------
-    DataError
-        If a shortlist is wrong, an id is unknown, or one that the format cannot hold (blanks in a TREC run file,
-        zero bytes in arrays), or arrays should hold scores for some lists and not for others.
-    FormatError
-        If there is no such format, or the file cannot be written.
-    ConfigError
-        If ``.npy`` is to be written and `names` are not given, or HDF5 and h5py is not installed.
-    """
-    path = Path(path)
-    text = _is_text(path)
-    checked = {query: checked_shortlist(found, query=query) for query, found in shortlists.items()}
-    ordered = _in_order(checked, queries)
-    if not text:
-        write_arrays(path, _arrays(path, ordered, names))
-        return
-    if names is not None:
-        _check_candidates(ordered, set(distinct_names(names, "names")))
-    write_shortlist_text(path, ordered)
 
 
 def write_rankings(
@@ -140,7 +96,6 @@ def write_rankings(
     rankings: Mapping[str, Sequence[RankedCandidate]],
     *,
     names: Sequence[str] | None = None,
-    queries: Sequence[str] | None = None,
 ) -> None:
     """Write rankings, with their evidence where the format has a place for it.
 
@@ -153,38 +108,39 @@ def write_rankings(
 
     Parameters
     ----------
-    path, names, queries
-        As `write_shortlists` takes them.
+    path : path
+        With an ending that `read_shortlists` knows.
     rankings : mapping of query id to sequence of RankedCandidate
+    names : sequence of N str or None
+        Ids of the rows that row numbers count, different from each other; needed for ``.npy``, of no use to text.
+        None: the candidates in order of their first appearance. All candidates must be among them.
 
     Raises
     ------
-    DataError, FormatError, ConfigError
-        As `write_shortlists`.
+    DataError
+        If an id is unknown, or one that the format cannot hold (blanks in a TREC run file, zero bytes in arrays),
+        or arrays should hold scores for some candidates and not for others.
+    FormatError
+        If there is no such format, or the file cannot be written.
+    ConfigError
+        If ``.npy`` is to be written and `names` are not given, or HDF5 and h5py is not installed.
     """
     path = Path(path)
-    text = _is_text(path)
-    ordered = _in_order(rankings, queries)
-    if text and names is None:
-        write_ranking_text(path, ordered)
-        return
-    lists = {query: _listed(query, ranking) for query, ranking in ordered.items()}
-    if not text:
-        write_arrays(path, _arrays(path, lists, names) | _evidence(list(ordered.values())))
-        return
-    _check_candidates(lists, set(distinct_names(names or (), "names")))
-    write_ranking_text(path, ordered)
+    if _is_text(path):
+        write_text(path, rankings)
+    else:
+        write_arrays(path, _as_arrays(path, rankings, names))
 
 
-# ----------------------------------------------------------------------------------------------------- reading
+def _is_text(path: Path) -> bool:
+    ending = path.suffix.lower()
+    if ending not in TEXT_ENDINGS + ARRAY_ENDINGS:
+        raise FormatError(f"{path}: the ending must be one of {', '.join(TEXT_ENDINGS + ARRAY_ENDINGS)}")
+    return ending in TEXT_ENDINGS
 
 
 def _from_arrays(
-    path: Path,
-    arrays: Mapping[str, npt.NDArray[Any]],
-    names: list[str] | None,
-    queries: list[str] | None,
-    distinct: bool,
+    path: Path, arrays: Arrays, names: list[str] | None, queries: list[str] | None, distinct: bool
 ) -> dict[str, list[Candidate]]:
     _check_fields(path, arrays)
     try:
@@ -192,36 +148,33 @@ def _from_arrays(
         asked = distinct_names(_column(arrays, "queries"), "queries") if "queries" in arrays else queries
         if asked is None:
             raise ConfigError(f"{path}: the file does not say of which queries it is; give queries=")
-        if "ranks" in arrays:
-            if rows is None:
-                raise ConfigError(f"{path}: holds row numbers and no names; give names=")
-            return shortlists_from_ranks(arrays["ranks"], names=rows, query_names=asked)
-        if rows is None and arrays["ids"].dtype.kind in "iu" and arrays["ids"].size:
+        found = arrays["ranks" if "ranks" in arrays else "ids"]
+        if rows is None and ("ranks" in arrays or (found.dtype.kind in "iu" and found.size)):
             raise ConfigError(f"{path}: holds row numbers and no names; give names=")
+        if "ranks" in arrays:
+            return shortlists_from_ranks(found, names=rows or (), query_names=asked)
+        scores, distances = arrays.get("scores"), arrays.get("distances")
         return lists_of_arrays(
-            arrays["ids"],
-            arrays.get("scores", arrays.get("distances")),
+            found,
+            distances if scores is None else scores,
             queries=asked,
             names=rows,
-            distances="distances" in arrays,
-            ordered=False,
+            distances=distances is not None,
             distinct=distinct,
         )
     except DataError as error:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _check_fields(path: Path, arrays: Mapping[str, Any]) -> None:
+def _check_fields(path: Path, arrays: Arrays) -> None:
     if ("ids" in arrays) == ("ranks" in arrays):
         raise FormatError(f"{path}: expected an array 'ids' of shape (Q, K), or 'ranks' of shape (K, Q)")
-    extra = [name for name in ("scores", "distances") if name in arrays]
-    if len(extra) == 2 or (extra and "ranks" in arrays):
-        raise FormatError(
-            f"{path}: holds {extra[0]!r} beside {'ranks' if 'ranks' in arrays else extra[1]!r}; leave one out"
-        )
+    exclusive = [name for name in ("ranks", "scores", "distances") if name in arrays]
+    if len(exclusive) > 1:
+        raise FormatError(f"{path}: holds {exclusive[1]!r} beside {exclusive[0]!r}; leave one out")
 
 
-def _column(arrays: Mapping[str, npt.NDArray[Any]], name: str) -> list[Any]:
+def _column(arrays: Arrays, name: str) -> list[Any]:
     values = arrays[name]
     if values.ndim != 1 or (values.size and values.dtype.kind not in "UO"):
         raise DataError(f"{name} must be strings in one dimension, got {values.dtype} {values.shape}")
@@ -232,86 +185,47 @@ def _check_members(
     path: Path, found: Mapping[str, Sequence[Candidate]], names: list[str] | None, queries: list[str] | None
 ) -> None:
     """Refuse what the caller's own lists do not hold: the file is of something else."""
-    if queries is not None:
-        asked = set(queries)
-        extra = next((query for query in found if query not in asked), None)
-        if extra is not None:
-            raise FormatError(f"{path}: query {extra!r} is not one of the {len(queries)} queries given")
-    if names is not None:
-        try:
-            _check_candidates(found, set(names))
-        except DataError as error:
-            raise FormatError(f"{path}: {error}") from error
+    asked = found if queries is None else set(queries)
+    extra = next((query for query in found if query not in asked), None)
+    if extra is not None:
+        raise FormatError(f"{path}: query {extra!r} is not one of the {len(asked)} queries given")
+    if names is None:
+        return
+    known = set(names)
+    for query, entries in found.items():
+        ids = (entry if isinstance(entry, str) else entry[0] for entry in entries)
+        unknown = next((image_id for image_id in ids if image_id not in known), None)
+        if unknown is not None:
+            raise FormatError(f"{path}: shortlist of {query!r}: {unknown!r} is not one of the {len(known)} names")
 
 
-# ----------------------------------------------------------------------------------------------------- writing
-
-
-def _arrays(
-    path: Path, lists: Mapping[str, Sequence[tuple[str, float | None]]], names: Sequence[str] | None
+def _as_arrays(
+    path: Path, rankings: Mapping[str, Sequence[RankedCandidate]], names: Sequence[str] | None
 ) -> dict[str, npt.NDArray[Any] | list[str]]:
+    """Return rankings as arrays of one shape, and the ids of queries and rows."""
     if names is None and path.suffix.lower() == ".npy":
         raise ConfigError(f"{path}: .npy holds row numbers: say with names= which image each row is, or use .npz")
-    rows = (
-        list(dict.fromkeys(image_id for found in lists.values() for image_id, _ in found))
-        if names is None
-        else distinct_names(names, "names")
-    )
-    bare = {query: _shortlist(found) for query, found in lists.items()}
-    ids, scores = shortlists_to_arrays(bare, names=rows)
-    out: dict[str, npt.NDArray[Any] | list[str]] = {"ids": ids, "queries": list(bare), "names": rows}
-    return out if scores is None else out | {"scores": scores}
+    ids = {query: [c.id for c in ranking] for query, ranking in rankings.items()}
+    for query, found in ids.items():
+        if len(set(found)) < len(found):
+            raise DataError(f"ranking of {query!r} holds an image twice")
+    given = list(dict.fromkeys(name for found in ids.values() for name in found)) if names is None else names
+    rows = row_numbers(ids, given)
+    out: dict[str, npt.NDArray[Any] | list[str]] = {"ids": rows, "queries": list(ids), "names": list(given)}
+    scored = {c.score is not None for ranking in rankings.values() for c in ranking}
+    if len(scored) > 1:
+        raise DataError("some candidates have scores and others have none: one array cannot hold both")
+    if scored == {True}:
+        out["scores"] = _padded([[c.score for c in ranking] for ranking in rankings.values()], -np.inf)
+    out["first_rank"] = _padded([[c.first_rank for c in ranking] for ranking in rankings.values()], NO_RESULT)
+    out["inliers"] = _padded([[c.inliers for c in ranking] for ranking in rankings.values()], -1)
+    out["ranking_score"] = _padded([[c.ranking_score for c in ranking] for ranking in rankings.values()], np.nan)
+    return out
 
 
-def _evidence(rankings: Sequence[Sequence[RankedCandidate]]) -> dict[str, npt.NDArray[Any] | list[str]]:
-    """Return what stands beside the ids of rankings, in arrays of the same shape."""
-    shape = len(rankings), max(map(len, rankings), default=0)
-    first, inliers = np.full(shape, NO_RESULT, np.int64), np.full(shape, -1, np.int64)
-    scores = np.full(shape, np.nan)
-    for q, ranking in enumerate(rankings):
-        for k, c in enumerate(ranking):
-            first[q, k] = c.first_rank
-            inliers[q, k] = -1 if c.inliers is None else c.inliers
-            scores[q, k] = np.nan if c.ranking_score is None else c.ranking_score
-    return {"first_rank": first, "inliers": inliers, "ranking_score": scores}
-
-
-def _listed(query: str, ranking: Iterable[RankedCandidate]) -> list[tuple[str, float | None]]:
-    out = [(c.id, c.score) for c in ranking]
-    checked = checked_shortlist(_shortlist(out), query=query)
-    if len(checked) < len(out):
-        raise DataError(f"ranking of {query!r} holds an image twice")
-    return checked
-
-
-def _shortlist(entries: Iterable[tuple[str, float | None]]) -> list[Candidate]:
-    return [image_id if score is None else (image_id, score) for image_id, score in entries]
-
-
-# ------------------------------------------------------------------------------------------------------ common
-
-
-def _is_text(path: Path) -> bool:
-    ending = path.suffix.lower()
-    if ending not in TEXT_ENDINGS + ARRAY_ENDINGS:
-        raise FormatError(f"{path}: the ending must be one of {', '.join(TEXT_ENDINGS + ARRAY_ENDINGS)}")
-    return ending in TEXT_ENDINGS
-
-
-def _in_order(lists: Mapping[str, Any], queries: Sequence[str] | None) -> dict[str, Any]:
-    if queries is None:
-        return dict(lists)
-    order = distinct_names(queries, "queries")
-    if set(order) != set(lists):
-        odd = min(set(order) ^ set(lists))
-        where = "no list is of it" if odd in set(order) else "there is a list of it"
-        raise DataError(f"queries must be those of the lists; {odd!r}: {where}")
-    return {query: lists[query] for query in order}
-
-
-def _check_candidates(lists: Mapping[str, Iterable[str | tuple[str, Any]]], names: set[str]) -> None:
-    for query, found in lists.items():
-        ids = (entry if isinstance(entry, str) else entry[0] for entry in found)
-        unknown = next((image_id for image_id in ids if image_id not in names), None)
-        if unknown is not None:
-            raise DataError(f"shortlist of {query!r}: {unknown!r} is not one of the {len(names)} names")
+def _padded(rows: Sequence[Sequence[float | None]], fill: float) -> npt.NDArray[Any]:
+    """Return lists as a matrix; `fill` stands for None, and behind the end of a shorter list."""
+    out = np.full((len(rows), max(map(len, rows), default=0)), fill)
+    for q, values in enumerate(rows):
+        out[q, : len(values)] = [fill if value is None else value for value in values]
+    return out

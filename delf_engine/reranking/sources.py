@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from delf_engine.errors import ConfigError, UnknownIdError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["CountedReader", "FeatureSource", "Reader", "reader"]
+__all__ = ["CachingReader", "FeatureSource", "Reader", "reader"]
 
 Reader: TypeAlias = Callable[[str], LocalFeatures | None]
 
@@ -52,7 +52,7 @@ def reader(source: FeatureSource) -> Reader:
     return read
 
 
-class CountedReader:
+class CachingReader:
     """Reads each id about once: features are kept while a later call will want them, within a budget of memory.
 
     Parameters
@@ -76,11 +76,11 @@ class CountedReader:
         if self._to_come[image_id] > 1 and not known and self._kept_bytes + size <= _CACHE_BYTES:
             self._kept[image_id] = features
             self._kept_bytes += size
-        self.forgo([image_id])
+        self.release([image_id])
         return features
 
-    def forgo(self, image_ids: Iterable[str]) -> None:
-        """Count calls as made that will not be: nothing is kept for them."""
+    def release(self, image_ids: Iterable[str]) -> None:
+        """Count one call for each as made, or as one that will not be: nothing is kept for it."""
         for image_id in image_ids:
             self._to_come[image_id] -= 1
             if self._to_come[image_id] <= 0 and image_id in self._kept:

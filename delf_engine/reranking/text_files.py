@@ -7,23 +7,21 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from delf_engine.errors import DataError, FormatError
-from delf_engine.reranking.candidates import Candidate, RankedCandidate, checked_shortlist
-from delf_engine.support.files import replacing
+from delf_engine.reranking.candidates import Candidate, RankedCandidate, as_candidates, checked_shortlist
+from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["TEXT_ENDINGS", "read_text", "write_ranking_text", "write_shortlist_text"]
-
-TEXT_ENDINGS = (".jsonl", ".csv", ".run", ".trec")
+__all__ = ["TEXT_ENDINGS", "read_text", "write_text"]
 
 _TAG = "delf-engine"
 
-#: The candidates of a query, as `checked_shortlist` returns them.
-_Checked = Sequence[tuple[str, float | None]]
+Lists = dict[str, list[Candidate]]
+Rankings = Mapping[str, Sequence[RankedCandidate]]
 
 
-def read_text(path: Path, *, distinct: bool = False) -> dict[str, list[Candidate]]:
+def read_text(path: Path, *, distinct: bool = False) -> Lists:
     """Return the shortlists of a text file, in its order; with `distinct`, an id that occurs again is refused.
 
     Raises
@@ -31,18 +29,16 @@ def read_text(path: Path, *, distinct: bool = False) -> dict[str, list[Candidate
     FormatError
         If the file cannot be read or a line is wrong. It names the file and the line.
     """
-    parse = {".jsonl": _read_json_lines, ".csv": _read_csv}.get(path.suffix.lower(), _read_trec)
+    parse, _ = _FORMATS[path.suffix.lower()]
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
+        with system_errors(f"{path}: cannot be read"), path.open(encoding="utf-8-sig", newline="") as lines:
             return parse(path, lines, distinct)
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def write_shortlist_text(path: Path, shortlists: Mapping[str, _Checked]) -> None:
-    """Write shortlists that `checked_shortlist` has returned, as text.
+def write_text(path: Path, rankings: Rankings) -> None:
+    """Write rankings completely or not at all; see `delf_engine.reranking.write_rankings`.
 
     Raises
     ------
@@ -51,57 +47,20 @@ def write_shortlist_text(path: Path, shortlists: Mapping[str, _Checked]) -> None
     FormatError
         If the file cannot be written.
     """
-
-    def json_lines() -> Iterator[str]:
-        for query, found in shortlists.items():
-            yield _json_line(
-                query, [image_id if score is None else [image_id, score] for image_id, score in found]
-            )
-
-    def table() -> Iterator[Sequence[Any]]:
-        yield ("query", "id", "score")
-        for query, found in shortlists.items():
-            yield from ((query, image_id, "" if score is None else score) for image_id, score in found)
-
-    def run() -> Iterator[str]:
-        for query, found in shortlists.items():
-            for rank, (image_id, score) in enumerate(found, start=1):
-                yield _trec_line(query, image_id, rank, float(len(found) - rank) if score is None else score)
-
-    _write(path, json_lines, table, run)
+    _, write = _FORMATS[path.suffix.lower()]
+    with (
+        system_errors(f"{path}: cannot be written"),
+        replacing(path) as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+    ):
+        write(path, file, rankings)
 
 
-def write_ranking_text(path: Path, rankings: Mapping[str, Sequence[RankedCandidate]]) -> None:
-    """Write rankings as text; see `delf_engine.reranking.write_rankings`.
-
-    Raises
-    ------
-    DataError
-        If an id is one that the format cannot hold.
-    FormatError
-        If the file cannot be written.
-    """
-
-    def json_lines() -> Iterator[str]:
-        for query, ranking in rankings.items():
-            yield _json_line(query, [c.to_dict(with_verification=False) for c in ranking])
-
-    def table() -> Iterator[Sequence[Any]]:
-        yield ("query", "id", "rank", "first_rank", "score", "inliers", "ranking_score")
-        for query, ranking in rankings.items():
-            for c in ranking:
-                yield (query, c.id, c.rank, c.first_rank, c.score, c.inliers, c.ranking_score)
-
-    def run() -> Iterator[str]:
-        for query, ranking in rankings.items():
-            for c, score in zip(ranking, _descending(ranking), strict=True):
-                yield _trec_line(query, c.id, c.rank, score)
-
-    _write(path, json_lines, table, run)
+# ------------------------------------------------------------------------------------------------------ JSON lines
 
 
-def _read_json_lines(path: Path, lines: Iterable[str], distinct: bool) -> dict[str, list[Candidate]]:
-    out: dict[str, list[Candidate]] = {}
+def _read_json_lines(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
+    out: Lists = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -113,35 +72,64 @@ def _read_json_lines(path: Path, lines: Iterable[str], distinct: bool) -> dict[s
             raise FormatError(f'{path}, line {number}: expected {{"query": id, "candidates": [[id, score], ...]}}')
         if record["query"] in out:
             raise FormatError(f"{path}, line {number}: query {record['query']!r} occurs a second time")
-        out[record["query"]] = _candidates(path, number, record["query"], _plain(record["candidates"]), distinct)
+        entries = _without_evidence(record["candidates"])
+        out[record["query"]] = _candidates(f"{path}, line {number}", record["query"], entries, distinct)
     return out
 
 
-def _read_csv(path: Path, lines: Iterable[str], distinct: bool) -> dict[str, list[Candidate]]:
-    rows = csv.reader(lines, strict=True)
-    out: dict[str, list[Candidate]] = {}
-    columns: list[str] = []
+def _without_evidence(candidates: Any) -> Any:
+    """Return the candidates of a ranking, which are objects with their evidence, as those of a shortlist."""
+    if not isinstance(candidates, list) or not all(isinstance(entry, dict) for entry in candidates):
+        return candidates
+    return [
+        entry.get("id") if entry.get("score") is None else (entry.get("id"), entry["score"])
+        for entry in candidates
+    ]
+
+
+def _write_json_lines(path: Path, file: TextIO, rankings: Rankings) -> None:
+    for query, ranking in rankings.items():
+        record = {"query": query, "candidates": [c.to_dict(with_verification=False) for c in ranking]}
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------------------- CSV
+
+
+def _read_csv(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
+    rows = csv.DictReader(lines, strict=True)
+    out: dict[str, list[Any]] = {}
     try:
+        rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
+        if columns and not {"query", "id"} <= set(columns):
+            raise FormatError(f"{path}, line 1: expected the columns query,id,score, got {','.join(columns)}")
         for row in rows:
-            if not row:
-                continue
-            if not columns:
-                columns = [name.strip() for name in row]
-                if not {"query", "id"} <= set(columns):
-                    raise FormatError(f"{path}, line 1: expected the columns query,id,score, got {','.join(row)}")
-                continue
-            if len(row) != len(columns):
-                raise FormatError(f"{path}, line {rows.line_num}: {len(row)} columns instead of {len(columns)}")
-            values = dict(zip(columns, row, strict=True))
-            score = values.get("score", "").strip()
-            entry = (values["id"], _number(path, rows.line_num, score)) if score else values["id"]
-            out.setdefault(values["query"], []).append(entry)
+            if None in row or None in row.values():
+                raise FormatError(f"{path}, line {rows.line_num}: expected {len(columns)} columns")
+            score = row.get("score", "").strip()
+            entry = (row["id"], _number(path, rows.line_num, score)) if score else row["id"]
+            out.setdefault(row["query"], []).append(entry)
     except csv.Error as error:
-        raise FormatError(f"{path}, line {rows.line_num}: {error}") from error
-    return {query: _candidates(path, None, query, found, distinct) for query, found in out.items()}
+        raise FormatError(f"{path}, line {rows.reader.line_num}: {error}") from error
+    return {query: _candidates(str(path), query, found, distinct) for query, found in out.items()}
 
 
-def _read_trec(path: Path, lines: Iterable[str], distinct: bool) -> dict[str, list[Candidate]]:
+def _write_csv(path: Path, file: TextIO, rankings: Rankings) -> None:
+    # All text quoted: an id may hold anything, a lone carriage return too.
+    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(("query", "id", "rank", "first_rank", "score", "inliers", "ranking_score"))
+    try:
+        for query, ranking in rankings.items():
+            for c in ranking:
+                writer.writerow((query, c.id, c.rank, c.first_rank, c.score, c.inliers, c.ranking_score))
+    except csv.Error as error:  # Python 3.10 cannot write a NUL
+        raise DataError(f"{path}: CSV cannot hold one of these ids ({error}); use .jsonl") from error
+
+
+# ------------------------------------------------------------------------------------------------------------ TREC
+
+
+def _read_trec(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
     found: dict[str, list[tuple[float, float, str]]] = {}
     for number, line in enumerate(lines, start=1):
         fields = line.split()
@@ -153,40 +141,23 @@ def _read_trec(path: Path, lines: Iterable[str], distinct: bool) -> dict[str, li
             )
         rank, score = _number(path, number, fields[3]), _number(path, number, fields[4])
         found.setdefault(fields[0], []).append((-score, rank, fields[2]))
-    # Sorting is stable: lines equal in score and rank stay in order.
-    ordered = {query: sorted(rows, key=lambda row: row[:2]) for query, rows in found.items()}
-    return {
-        query: _candidates(path, None, query, [(image_id, -negative) for negative, _, image_id in rows], distinct)
-        for query, rows in ordered.items()
-    }
+    out: Lists = {}
+    for query, rows in found.items():
+        rows.sort(key=lambda row: row[:2])  # stable: lines equal in score and rank stay in order
+        out[query] = _candidates(str(path), query, [(image_id, -cost) for cost, _, image_id in rows], distinct)
+    return out
 
 
-def _plain(candidates: Any) -> Any:
-    """Return the candidates of a ranking, which are objects with their evidence, as those of a shortlist."""
-    if not isinstance(candidates, list) or not all(isinstance(entry, dict) for entry in candidates):
-        return candidates
-    return [
-        entry.get("id") if entry.get("score") is None else (entry.get("id"), entry["score"])
-        for entry in candidates
-    ]
-
-
-def _candidates(path: Path, number: int | None, query: str, entries: Any, distinct: bool) -> list[Candidate]:
-    try:
-        checked = checked_shortlist(entries, query=query, distinct=distinct)
-    except DataError as error:
-        raise FormatError(f"{path}{'' if number is None else f', line {number}'}: {error}") from error
-    return [image_id if score is None else (image_id, score) for image_id, score in checked]
-
-
-def _number(path: Path, number: int, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise FormatError(f"{path}, line {number}: expected a finite number, got {text!r}")
-    return value
+def _write_trec(path: Path, file: TextIO, rankings: Rankings) -> None:
+    for query, ranking in rankings.items():
+        for c, score in zip(ranking, _descending(ranking), strict=True):
+            for name in (query, c.id):
+                if len(name.split()) != 1 or name != name.strip():
+                    raise DataError(
+                        f"{path}: a TREC run file cannot hold the id {name!r}: blanks separate its columns; use "
+                        ".jsonl"
+                    )
+            file.write(f"{query} Q0 {c.id} {c.rank} {score!r} {_TAG}\n")
 
 
 def _descending(ranking: Sequence[RankedCandidate]) -> Iterator[float]:
@@ -202,35 +173,33 @@ def _descending(ranking: Sequence[RankedCandidate]) -> Iterator[float]:
         yield last
 
 
-def _json_line(query: str, candidates: list[Any]) -> str:
-    return json.dumps({"query": query, "candidates": candidates}, ensure_ascii=False) + "\n"
+# ---------------------------------------------------------------------------------------------------------- common
 
 
-def _trec_line(query: str, image_id: str, rank: int, score: float) -> str:
-    for name in (query, image_id):
-        if len(name.split()) != 1 or name != name.strip():
-            raise DataError(
-                f"a TREC run file cannot hold the id {name!r}: blanks separate its columns; use .jsonl"
-            )
-    return f"{query} Q0 {image_id} {rank} {score!r} {_TAG}\n"
-
-
-def _write(
-    path: Path,
-    json_lines: Callable[[], Iterator[str]],
-    table: Callable[[], Iterator[Sequence[Any]]],
-    run: Callable[[], Iterator[str]],
-) -> None:
-    """Write the format of the path's ending to a file beside it, then put that in its place."""
-    ending = path.suffix.lower()
+def _candidates(where: str, query: str, entries: Any, distinct: bool) -> list[Candidate]:
     try:
-        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-            if ending == ".csv":
-                # All text quoted: an id may hold anything, a lone carriage return too.
-                csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(table())
-            else:
-                file.writelines(json_lines() if ending == ".jsonl" else run())
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except csv.Error as error:  # Python 3.10 cannot write a NUL
-        raise DataError(f"{path}: CSV cannot hold one of these ids ({error}); use .jsonl") from error
+        return as_candidates(checked_shortlist(entries, query=query, distinct=distinct))
+    except DataError as error:
+        raise FormatError(f"{where}: {error}") from error
+
+
+def _number(path: Path, number: int, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise FormatError(f"{path}, line {number}: expected a finite number, got {text!r}")
+    return value
+
+
+_Read = Callable[[Path, Iterable[str], bool], Lists]
+_Write = Callable[[Path, TextIO, Rankings], None]
+#: How each format is read and written, by the ending of the name.
+_FORMATS: dict[str, tuple[_Read, _Write]] = {
+    ".jsonl": (_read_json_lines, _write_json_lines),
+    ".csv": (_read_csv, _write_csv),
+    ".run": (_read_trec, _write_trec),
+    ".trec": (_read_trec, _write_trec),
+}
+TEXT_ENDINGS = tuple(_FORMATS)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from delf_engine.errors import FeatureError, FormatError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["CODECS", "Codec", "decode", "encode"]
+__all__ = ["CODECS", "Codec", "as_stored", "decode", "encode"]
 
 Codec = Literal["float32", "float16", "uint8"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
@@ -87,6 +87,12 @@ def decode(value: bytes, key: bytes, name: str) -> LocalFeatures:
     keypoints, scales, scores = np.split(numbers, np.cumsum(counts[:-1]))
     stored = np.frombuffer(value, _DTYPES[codec], n * dim, start + numbers.nbytes).reshape(n, dim)
     return LocalFeatures(keypoints.reshape(n, 2), scales, scores, _decoded(stored, codec), (width, height))
+
+
+def as_stored(features: LocalFeatures, codec: Codec) -> LocalFeatures:
+    """Return what `decode` gives back of what `encode` writes, to the bit."""
+    stored = _decoded(_encoded(features.descriptors, codec), codec)
+    return LocalFeatures(features.keypoints, features.scales, features.scores, stored, features.image_size)
 
 
 def _crc(key: bytes, header: bytes, payload: bytes | memoryview) -> int:

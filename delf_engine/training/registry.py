@@ -9,16 +9,14 @@ from typing import Any, TypeVar
 from delf_engine.errors import ConfigError
 from delf_engine.training.batches import Teacher
 from delf_engine.training.contract import Loss
-from delf_engine.training.losses.arcface import ArcFace
+from delf_engine.training.losses.classification import ArcFace, Softmax
 from delf_engine.training.losses.contrast import Contrast
 from delf_engine.training.losses.distillation import Distillation
 from delf_engine.training.losses.match import Match
-from delf_engine.training.losses.softmax import Softmax
 from delf_engine.training.sources.classes import ClassesSource
 from delf_engine.training.sources.mined import MinedSource
 from delf_engine.training.sources.views import ViewsSource
-from delf_engine.training.teachers.aliked import AlikedTeacher
-from delf_engine.training.teachers.checkpoint import CheckpointTeacher, TrunkTeacher
+from delf_engine.training.teachers import AlikedTeacher, CheckpointTeacher, TrunkTeacher
 
 __all__ = ["LOSSES", "SOURCES", "TEACHERS", "find"]
 

@@ -24,13 +24,12 @@ from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import PcaStage, fit_projection, spread
 from delf_engine.training.registry import LOSSES, SOURCES, find
 from delf_engine.training.retrieval import match_precision, retrieval_map
-from delf_engine.training.snapshot import Snapshot
 from delf_engine.training.sources.views import PhotoItems
 from delf_engine.training.stores import Encoder, Stores, ViewStore, fingerprint
 from delf_engine.training.teaching import build_teachers, teacher_file, teacher_names, with_teacher
 from delf_engine.training.trainer import GradientRun
 from delf_engine.training.weights import load_trunk
-from delf_engine.training.work import Work, chained_key, file_digest, photographs_key
+from delf_engine.training.work import Snapshot, Work, chained_key, file_digest, photographs_key
 
 __all__ = ["Run", "build_losses", "build_source"]
 

@@ -66,6 +66,6 @@ def _build(name: str, context: TeacherContext) -> Teacher:
 
 def _split(name: str) -> tuple[str, str]:
     kind, colon, argument = name.partition(":")
-    if not colon or argument.startswith("//") or "/" in kind:  # a name, a path, a URL
+    if not colon or "/" in kind:  # a name, a path
         return "checkpoint", name
     return kind, argument

@@ -29,7 +29,7 @@ from delf_engine.training.contract import Loss, Source
 from delf_engine.training.device import deterministic
 from delf_engine.training.forward import Forward
 from delf_engine.training.options import Reports
-from delf_engine.training.snapshot import (
+from delf_engine.training.work import (
     Snapshot,
     load_optimiser,
     optimiser_tensors,

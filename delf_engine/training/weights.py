@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from delf_engine.errors import CheckpointError, ConfigError
+from delf_engine.interchange.published.torch_files import read_torch_file
 from delf_engine.model.backbones import ARCHITECTURES, Trunk, build_trunk
 from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint
 
@@ -56,20 +55,11 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     CheckpointError
         If the file is missing or damaged, or holds something else than tensors.
     """
-    name = os.fspath(path)
-    if Path(path).suffix not in (".pth", ".pt"):
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{name}: not a readable safetensors file of a trunk: {error}") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{name}: not a readable state dict of torch: {error}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+    state = read_torch_file(path)
+    if isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{name}: holds no state dict: tensors by name were expected")
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{os.fspath(path)}: holds no state dict: tensors by name were expected")
     return state
 
 

@@ -13,7 +13,7 @@ from benchmarks.verification.quality import GROUPS, Way, best_against_first, mea
 from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.evaluation import SETUPS, GroundTruth, Setup, evaluate
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import rerank_shortlist
+from delf_engine.reranking import RerankOptions, rerank_shortlist
 from delf_engine.verification.models import ESTIMATORS
 from helpers import random_features, seen_again
 
@@ -67,15 +67,9 @@ def test_rules_of_one_pass_equal_reranking_by_each_rule(
         rankings = []
         for query, out in zip(truth.query_names, truth.junk_of(setup), strict=True):
             shortlist = [entry for entry in FIRST[query] if entry[0] not in {truth.names[i] for i in out}]
-            hits = rerank_shortlist(
-                queries[query],
-                shortlist,
-                images,
-                config=RerankingConfig(top_n=top_n or len(images)),
-                verification=VERIFICATION,
-                ranking=RANKING.model_copy(update={"score": score, "blend": 0.3 if score == "weighted" else 0.0}),
-                seed=seed,
-            )
+            rule = RANKING.model_copy(update={"score": score, "blend": 0.3 if score == "weighted" else 0.0})
+            options = RerankOptions(RerankingConfig(top_n=top_n or len(images)), VERIFICATION, rule, seed)
+            hits = rerank_shortlist(queries[query], shortlist, images, options)
             rankings.append([hit.id for hit in hits])
         return evaluate(rankings, truth, setup=setup).mean_ap
 

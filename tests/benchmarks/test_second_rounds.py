@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.reranking.second_rounds import _rounds
 from delf_engine import AsmkIndex, Codebook, LocalFeatures, load_profile
-from delf_engine.reranking import expand_query, rerank_batch, rerank_graph
+from delf_engine.reranking import RerankOptions, expand_query, rerank_batch, rerank_graph
 from helpers import random_features
 
 
@@ -39,10 +39,10 @@ def test_every_round_ranks_the_whole_gallery(rng: np.random.Generator) -> None:
         assert sorted(hit.id for hit in rankings["q"]) == sorted(gallery)
         assert seconds > 0
     first = found["inliers alone"][0]
-    options = {"config": profile.reranking, "verification": profile.verification, "ranking": profile.ranking}
+    options = RerankOptions.of(profile)
     expanded = {"q": expand_query(queries["q"], first["q"], gallery, box=box)}
     lists = {"q": [(hit.id, hit.score or 0.0) for hit in sorted(first["q"], key=lambda hit: hit.first_rank)]}
-    assert found["+ expansion, same list"][0] == rerank_batch(expanded, lists, gallery, **options)  # type: ignore[arg-type]
+    assert found["+ expansion, same list"][0] == rerank_batch(expanded, lists, gallery, options)
     again = found["+ expansion, new search"][0]
     for name, of in (("+ graph", first), ("+ both", again)):
-        assert found[name][0] == rerank_graph(of, gallery, verification=profile.verification)
+        assert found[name][0] == rerank_graph(of, gallery, options)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
 from delf_engine.errors import DataError, FormatError
-from delf_engine.training.mined import read_pairs
+from delf_engine.training.sources.mined import read_pairs
 from helpers import random_photo, write_image, write_tiny_model
 
 

@@ -133,13 +133,13 @@ def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, fold
         """
         import signal, time
         from delf_engine.cli import main
-        from delf_engine.engine import Engine
-        commit = Engine.commit
+        from delf_engine.engine.state import EngineState
+        commit = EngineState.commit
         def slow(self, items, **options):
             found = commit(self, items, **options)
             time.sleep(2)  # so that there is something left to interrupt
             return found
-        Engine.commit = slow
+        EngineState.commit = slow
         signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
         main()
         """
@@ -189,10 +189,10 @@ def test_commits_behind_the_back_of_a_gpu(
         assert [engine.get(name) for name in photos] == wanted
         assert sorted(engine.index.ids()) == sorted(photos)
 
-        def full(batch: object) -> list[str]:
+        def full(batch: object, **options: object) -> list[str]:
             raise OSError("no space left on device")
 
-        monkeypatch.setattr(engine, "commit", full)
+        monkeypatch.setattr(engine.state, "commit", full)
         more = [str(p) for p in sorted(folder.rglob("*.png"))][100:200]
         with pytest.raises(OSError, match="no space left"):
             engine.add(more, workers=0, batch=1)

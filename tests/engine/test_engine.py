@@ -102,7 +102,7 @@ def test_bad_images_are_reported_and_the_rest_goes_on(tmp_path: Path, tiny_model
         assert ticks[-1] == (8, 8)
         assert len(engine) == 2
         assert "5 failed" in str(report)
-        with pytest.raises(ImageError, match="zero bytes"):
+        with pytest.raises(ImageError, match=r"zero\.jpg"):
             engine.search(bad[0])
 
 
@@ -118,12 +118,12 @@ def test_folders_ids_and_other_sources(tmp_path: Path, tiny_model: Path, photos:
         assert engine.search(array, top_k=1)[0].id == "mine"
         assert engine.search("mine", top_k=1)[0].id == "mine"
         assert engine.verify("mine", array).same
-        with pytest.raises(ConfigError, match="needs an id"):
+        with pytest.raises(ConfigError, match="ids="):
             engine.add([array])
-        with pytest.raises(ConfigError, match="2 ids were given for 1 images"):
+        with pytest.raises(ConfigError, match="2 ids"):
             engine.add([array], ids=["a", "b"])
         (tmp_path / "empty").mkdir()
-        with pytest.raises(DataError, match="no image in this folder"):
+        with pytest.raises(DataError, match="empty"):
             engine.add(tmp_path / "empty")
 
 
@@ -154,7 +154,7 @@ def test_features_from_elsewhere(tmp_path: Path, tiny_model: Path, rng: np.rando
             engine.add_features([("c", random_features(rng, 5, dim=16))])
         with pytest.raises((MismatchError, FeatureError)):
             engine.search(random_features(rng, 5, dim=16))
-        with pytest.raises(ConfigError, match="a box goes with an image"):
+        with pytest.raises(ConfigError, match="box"):
             engine.search(f, box=(0, 0, 5, 5))
 
 
@@ -162,20 +162,20 @@ def test_wrong_arguments(tmp_path: Path, tiny_model: Path, photos: list[str]) ->
     with _create(tmp_path / "e", tiny_model) as engine:
         engine.add(photos[:1])
         for bad in ({"top_k": 0}, {"top_n": -1}):
-            with pytest.raises(ConfigError, match="top_k must be at least 1"):
+            with pytest.raises(ConfigError, match="top_k"):
                 engine.search(photos[0], **bad)  # type: ignore[arg-type]
-        with pytest.raises(UnknownIdError, match="no image 'x' and 1 more; nothing removed"):
+        with pytest.raises(UnknownIdError, match="'x' and 1 more"):
             engine.remove([photos[0], "x", "y"])
         assert photos[0] in engine
         with pytest.raises(UnknownIdError):
             engine.get("x")
-    with pytest.raises(FormatError, match="not empty"):
+    with pytest.raises(FormatError, match="e: "):
         _create(tmp_path / "e", tiny_model)
     with pytest.raises(CheckpointError):
         de.Engine.create(tmp_path / "f", model="nothing")
     alone = tmp_path / "alone.safetensors"
     shutil.copy(tiny_model, alone)
-    with pytest.raises(ConfigError, match="comes without a codebook"):
+    with pytest.raises(ConfigError, match="alone"):
         de.Engine.create(tmp_path / "f", model=alone)
     with pytest.raises(MismatchError, match="16-D"):
         de.Engine.create(tmp_path / "f", model=tiny_model, codebook=de.Codebook(np.eye(16)))
@@ -184,7 +184,7 @@ def test_wrong_arguments(tmp_path: Path, tiny_model: Path, photos: list[str]) ->
 
 
 def test_opening_what_is_no_engine(tmp_path: Path, tiny_model: Path) -> None:
-    with pytest.raises(FormatError, match="no engine here"):
+    with pytest.raises(FormatError, match="nothing"):
         de.Engine.open(tmp_path / "nothing")
     _create(tmp_path / "e", tiny_model).close()
     manifest = tmp_path / "e" / "engine.json"
@@ -192,31 +192,19 @@ def test_opening_what_is_no_engine(tmp_path: Path, tiny_model: Path) -> None:
     for text, message in (
         ("{", "damaged"),
         ("[]", "not the manifest"),
-        (json.dumps({**values, "version": 5}), "format version 5, this version reads 1 to 4"),
-        (json.dumps({**values, "version": 1, "profile": 7}), "damaged manifest"),
-        (json.dumps({**values, "dim": "many"}), "damaged manifest"),
+        (json.dumps({**values, "version": 2}), "version 2"),
+        (json.dumps({**values, "profile": 7}), "profile"),
+        (json.dumps({**values, "dim": "many"}), "dim"),
     ):
         manifest.write_text(text)
         with pytest.raises(FormatError, match=message):
             de.Engine.open(tmp_path / "e")
     manifest.write_text(json.dumps({**values, "model_identity": "other@0"}))
-    with pytest.raises(MismatchError, match="the store holds 40-D features of tiny@"):
+    with pytest.raises(MismatchError, match="tiny@"):
         de.Engine.open(tmp_path / "e")
     manifest.write_text(json.dumps({**values, "codebook": "0" * 64}))
-    with pytest.raises(MismatchError, match="not the words"):
+    with pytest.raises(MismatchError, match="codebook"):
         de.Engine.open(tmp_path / "e")
-
-
-def test_an_engine_of_format_version_1_ranks_by_inliers_as_it_did(tmp_path: Path, tiny_model: Path) -> None:
-    profile = de.load_profile().model_copy(update={"ranking": WEIGHTED})
-    de.Engine.create(tmp_path / "e", model=tiny_model, profile=profile).close()
-    manifest = tmp_path / "e" / "engine.json"
-    values = json.loads(manifest.read_text())
-    assert (values["version"], values["profile"].pop("ranking")["score"]) == (4, "weighted")
-    del values["index_folder"], values["codebook_file"]
-    manifest.write_text(json.dumps({**values, "version": 1}))
-    with de.Engine.open(tmp_path / "e") as engine:
-        assert engine.manifest.profile.ranking.score == "inliers"
 
 
 @pytest.mark.parametrize("score", ["inliers", "weighted", "similarity"])
@@ -273,7 +261,7 @@ def test_another_model_behind_the_same_name(tmp_path: Path, tiny_model: Path, ph
     save_checkpoint(path, state, info)
     with de.Engine.open(tmp_path / "e") as engine:
         assert engine.search(photos[0], top_k=1)[0].id == photos[0]  # its stored features still serve
-        with pytest.raises(MismatchError, match="its features do not fit"):
+        with pytest.raises(MismatchError, match="tiny@"):
             engine.search(random_photo(np.random.default_rng(0)))
 
 
@@ -297,7 +285,7 @@ def test_second_writer_is_refused_and_readers_are_not(tmp_path: Path, tiny_model
     with de.Engine.open(tmp_path / "e", readonly=True) as engine:
         assert engine.search(photos[1], top_k=1)[0].id == photos[1]
         for change in (lambda: engine.add(photos), lambda: engine.remove(photos[0])):
-            with pytest.raises(LockedError, match="opened read-only"):
+            with pytest.raises(LockedError, match="read-only"):
                 change()
 
 
@@ -314,7 +302,7 @@ def test_index_is_brought_up_to_the_store(tmp_path: Path, tiny_model: Path, phot
         assert engine.search(photos[5]).to_dict() == expected
         assert engine.index.ids() == photos
         engine.index.remove([photos[0]])
-        engine.save()
+        engine.state.save()
     with de.Engine.open(tmp_path / "e", readonly=True) as engine:
         assert sorted(engine.index.ids()) == sorted(photos)
 

@@ -48,7 +48,7 @@ def test_first_add_settles_auto(
     hardware(monkeypatch, other)  # the directory moves to another machine
     with de.Engine.open(directory) as engine:
         if kept == "bf16":
-            with pytest.warns(DelfEngineWarning, match="no native bfloat16"):
+            with pytest.warns(DelfEngineWarning, match="bfloat16"):
                 assert engine.extractor.precision == kept
         assert engine.add(photos[2:3]).added == photos[2:3]
         assert engine.extractor.precision == on_disk(directory) == kept
@@ -62,17 +62,3 @@ def test_adding_nothing_new_settles_nothing(tmp_path: Path, tiny_model: Path, ph
     with de.Engine.create(tmp_path / "e", model=tiny_model) as engine:
         engine.add([])
         assert on_disk(tmp_path / "e") == "auto"
-
-
-def test_engines_from_before_the_choice_stay_fp32(
-    tmp_path: Path, tiny_model: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hardware(monkeypatch, "avx512_bf16")
-    de.Engine.create(tmp_path / "e", model=tiny_model).close()
-    path = tmp_path / "e" / MANIFEST
-    values = json.loads(path.read_text())
-    del values["profile"]["extraction"]["precision"]
-    path.write_text(json.dumps(values))
-    with de.Engine.open(tmp_path / "e") as engine:
-        engine.add(photos[:1])
-        assert engine.info().precision == engine.extractor.precision == "fp32"

@@ -7,24 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from typer.testing import CliRunner
 
 import delf_engine as de
 from delf_engine.cli import app
-from delf_engine.engine import engine as engine_module
 from delf_engine.engine import reindexing
+from delf_engine.engine import state as state_module
 from delf_engine.errors import ConfigError, FormatError, LockedError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KINDS, Codebook, Mixture
 from forkserver import Child
 from helpers import random_features
 
-RNG = np.random.default_rng(5)
-ITEMS = [(f"{i}.jpg", random_features(RNG, n)) for i, n in enumerate([30, 0, 8, 40, 40, 1, 25])]
+
+def descriptors(seed: int, count: int) -> npt.NDArray[np.float32]:
+    return random_features(np.random.default_rng(seed), count).descriptors
+
+
+ITEMS = [
+    (f"{i}.jpg", random_features(np.random.default_rng(i), n)) for i, n in enumerate([30, 0, 8, 40, 40, 1, 25])
+]
 QUERY = ITEMS[3][1]
-WORDS = Codebook(random_features(RNG, 20).descriptors)
-MIXTURE = Mixture.train(random_features(RNG, 200).descriptors, 3)
+WORDS = Codebook(descriptors(20, 20))
+MIXTURE = Mixture.train(descriptors(21, 200), 3)
 
 
 def words_of(kind: str) -> Any:
@@ -96,7 +103,7 @@ def test_descriptors_by_product_quantisation(tmp_path: Path, tiny_model: Path) -
 def test_words_stay_unless_others_are_given(tmp_path: Path, tiny_model: Path) -> None:
     with filled(tmp_path / "e", tiny_model, "asmk") as engine:
         packaged = tmp_path / "own.safetensors"
-        other = Codebook(random_features(RNG, 9).descriptors)
+        other = Codebook(descriptors(22, 9))
         other.save(packaged)
         engine.reindex("bow")
         assert engine.manifest.codebook == WORDS.hash
@@ -126,13 +133,13 @@ def test_refusals_leave_the_engine_as_it_was(tmp_path: Path, tiny_model: Path) -
     with filled(tmp_path / "e", tiny_model, "asmk") as engine:
         before = found(engine)
         for call, error, message in (
-            (lambda: engine.reindex("lsh"), ConfigError, "no index of kind 'lsh'"),  # type: ignore[arg-type]
-            (lambda: engine.reindex("vlad"), ConfigError, "needs a small codebook of its own"),
-            (lambda: engine.reindex("fisher"), ConfigError, "needs a mixture of its own"),
-            (lambda: engine.reindex("fisher", codebook=WORDS), ConfigError, "needs a mixture, got Codebook"),
-            (lambda: engine.reindex("kdtree", codebook=WORDS), ConfigError, "has no words"),
-            (lambda: engine.reindex(codebook=Codebook(np.eye(3))), MismatchError, "codebook is 3-D"),
-            (lambda: engine.reindex(codebook=tmp_path / "nothing"), FormatError, "cannot be read as a codebook"),
+            (lambda: engine.reindex("lsh"), ConfigError, "'lsh'"),  # type: ignore[arg-type]
+            (lambda: engine.reindex("vlad"), ConfigError, "vlad"),
+            (lambda: engine.reindex("fisher"), ConfigError, "fisher"),
+            (lambda: engine.reindex("fisher", codebook=WORDS), ConfigError, "fisher"),
+            (lambda: engine.reindex("kdtree", codebook=WORDS), ConfigError, "codebook="),
+            (lambda: engine.reindex(codebook=Codebook(np.eye(3))), MismatchError, "3-D"),
+            (lambda: engine.reindex(codebook=tmp_path / "nothing"), FormatError, "nothing"),
         ):
             with pytest.raises(error, match=message):
                 call()
@@ -141,11 +148,11 @@ def test_refusals_leave_the_engine_as_it_was(tmp_path: Path, tiny_model: Path) -
         assert found(engine) == before
         with pytest.raises(LockedError):
             engine.reindex("kdtree")
-    with pytest.raises(ConfigError, match="has no words"):
+    with pytest.raises(ConfigError, match="codebook="):
         de.Engine.create(tmp_path / "f", model=tiny_model, index="kdtree", codebook=WORDS)
 
 
-@pytest.mark.parametrize("step", ["follow_store", "write_manifest", "tidy"])
+@pytest.mark.parametrize("step", ["catch_up", "write_manifest", "remove_unused"])
 def test_interrupted_at_any_step(
     step: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +162,7 @@ def test_interrupted_at_any_step(
             done = getattr(reindexing, step)
 
             def interrupted(*args: Any, **options: Any) -> None:
-                if step == "tidy":
+                if step == "remove_unused":
                     raise KeyboardInterrupt
                 done(*args, **options)
                 raise KeyboardInterrupt
@@ -165,8 +172,8 @@ def test_interrupted_at_any_step(
                 engine.reindex("bow")
     with de.Engine.open(tmp_path / "e") as engine:
         assert engine.ids() == engine.index.ids()
-        assert engine.manifest.index == ("bow" if step != "follow_store" else "asmk")
-        if step == "follow_store":
+        assert engine.manifest.index == ("bow" if step != "catch_up" else "asmk")
+        if step == "catch_up":
             assert found(engine) == before
         assert len(list((tmp_path / "e").glob("index*"))) == 1
 
@@ -240,10 +247,10 @@ def test_opened_while_another_process_changes_the_index(
     readonly: bool, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(tmp_path / "e", tiny_model, "asmk").close()
-    other = Codebook(random_features(RNG, 11).descriptors)
+    other = Codebook(descriptors(23, 11))
     other.save(tmp_path / "other.safetensors")
     code = "import sys, delf_engine as de; de.Engine.open(sys.argv[1]).reindex('bow', codebook=sys.argv[2])"
-    read, turns = engine_module.read_manifest, iter([True])
+    read, turns = state_module.read_manifest, iter([True])
 
     def late(directory: Path) -> Any:
         manifest = read(directory)
@@ -251,7 +258,7 @@ def test_opened_while_another_process_changes_the_index(
             assert Child(code, directory, tmp_path / "other.safetensors").wait() == 0
         return manifest
 
-    monkeypatch.setattr(engine_module, "read_manifest", late)
+    monkeypatch.setattr(state_module, "read_manifest", late)
     with de.Engine.open(tmp_path / "e", readonly=readonly) as engine:
         assert (engine.manifest.index, engine.manifest.codebook) == ("bow", other.hash)
         assert found(engine)[0][0] == "3.jpg"

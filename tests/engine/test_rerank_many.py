@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import delf_engine as de
-from delf_engine.config import ExpansionConfig, load_profile
-from delf_engine.engine.parts import calibration_of
+from delf_engine.config import load_profile
+from delf_engine.engine.pairs import calibration_of
 from delf_engine.errors import ConfigError
 from delf_engine.model import read_checkpoint_info
-from delf_engine.reranking import RankedCandidate, expand_query, rerank_graph
+from delf_engine.reranking import RankedCandidate, RerankOptions, expand_query, rerank_graph
 from delf_engine.verification import Calibration
-from delf_engine.verification.calibration_files import calibration_beside
+from delf_engine.verification.calibration import calibration_beside
 from helpers import random_photo, write_image
 
 
@@ -77,20 +77,15 @@ def test_a_journal_is_gone_on_from(engine: de.Engine, photos: list[str], tmp_pat
 
 
 def test_second_rounds_are_those_of_reranking(engine: de.Engine, photos: list[str]) -> None:
-    config = engine.manifest.profile.verification
+    options = RerankOptions.of(engine.manifest.profile)
     plain = engine.search(photos[0], top_k=6)
     assert plain.features == engine.get(photos[0])
     graph = engine.search(photos[0], top_k=6, graph=True)
-    expected = rerank_graph({"q": list(plain.hits)}, engine.store, verification=config)["q"]
+    expected = rerank_graph({"q": list(plain.hits)}, engine.store, options)["q"]
     assert list(graph.hits) == expected
     assert all(isinstance(hit, RankedCandidate) for hit in graph)
     again = engine.search(photos[0], top_k=6, expand=True)
-    wider = expand_query(
-        engine.get(photos[0]),
-        plain.hits,
-        engine.store,
-        config=ExpansionConfig(min_inliers=config.min_inliers),
-    )
+    wider = expand_query(engine.get(photos[0]), plain.hits, engine.store)
     assert again.features == wider
     assert again.hits == engine.search(wider, top_k=6).hits
     listed = engine.rerank_many({photos[0]: photos}, expand=True, graph=True)
@@ -99,8 +94,8 @@ def test_second_rounds_are_those_of_reranking(engine: de.Engine, photos: list[st
 
 
 def test_options_out_of_range(engine: de.Engine, photos: list[str]) -> None:
-    for options in ({"top_n": 0}, {"top_k": 0}, {"seconds": 0.0}):
-        with pytest.raises(ConfigError, match="re-ranking"):
+    for options in ({"top_n": 0}, {"top_k": 0}, {"seconds": 0.0}, {"workers": 0}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
             engine.rerank_many({photos[0]: photos}, **options)  # type: ignore[arg-type]
 
 

@@ -48,17 +48,17 @@ def test_words_of_photographs(photos: list[str], tiny_model: Path, tmp_path: Pat
 
 
 def test_refusals(filled: Path, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="per_image must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="per_image"):
         train_codebook(filled, 5, per_image=0)
-    with pytest.raises(ConfigError, match="words and iterations must be at least 1"):
+    with pytest.raises(ConfigError, match="words"):
         train_codebook(filled, 0)
-    with pytest.raises(FeatureError, match="need at least as many descriptors"):
+    with pytest.raises(FeatureError, match="1000000"):
         train_codebook(filled, 10**6)
     with pytest.raises(DataError):
         train_codebook(tmp_path / "nowhere", 5)
     with de.Engine.create(tmp_path / "empty", model=tiny_model):
         pass
-    with pytest.raises(DataError, match="the engine is empty"):
+    with pytest.raises(DataError, match="empty"):
         train_codebook(tmp_path / "empty", 5)
 
 
@@ -94,7 +94,7 @@ def test_a_mixture(filled: Path, tmp_path: Path, tiny_model: Path) -> None:
         train_mixture(filled, 3, per_image=0)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "bad.png").write_bytes(b"nothing")
-    with pytest.raises(FeatureError, match="at least 2 descriptors"):
+    with pytest.raises(FeatureError, match="2 descriptors"):
         train_mixture(tmp_path / "photos", 3, model=tiny_model, on_error=lambda image, error: None)
     nowhere = ["codebook", str(filled), str(tmp_path / "no" / "m.safetensors"), "--words", "3"]
     assert "make it first" in str(CliRunner().invoke(app, nowhere).exception)

@@ -16,8 +16,8 @@ from delf_engine.mining.folder import FEW_PAIRS, MiningReport, mine_folder, writ
 from delf_engine.mining.mine import Mined
 from delf_engine.training import load_training_config
 from delf_engine.training.config import GradientStage
-from delf_engine.training.mined import MinedPair, read_pairs
-from helpers import random_photo, write_image
+from delf_engine.training.sources.mined import MinedPair, read_pairs
+from helpers import raises, random_photo, write_image
 from mining.moving import TURNED
 
 numbers = st.floats(-1e6, 1e6)
@@ -129,11 +129,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
 
 def test_too_few_photographs(tmp_path: Path, tiny_model: Path) -> None:
     photo = write_image(tmp_path / "one" / "a.png", random_photo(np.random.default_rng(0)))
-    with pytest.raises(DataError, match="2 photographs at least, got 1"):
+    with raises(DataError):
         mine_folder([photo], tmp_path / "pairs.jsonl", model=tiny_model)
     (tmp_path / "one" / "b.jpg").write_bytes(b"no image")
     seen: list[str] = []
-    with pytest.raises(DataError, match="1 of 2 can be read"):
+    with raises(DataError):
         mine_folder(
             [tmp_path / "one"],
             tmp_path / "pairs.jsonl",
@@ -142,7 +142,7 @@ def test_too_few_photographs(tmp_path: Path, tiny_model: Path) -> None:
         )
     assert seen == [str(tmp_path / "one" / "b.jpg")]
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="no image in this folder"):
+    with raises(DataError):
         mine_folder([tmp_path / "none"], tmp_path / "pairs.jsonl", model=tiny_model)
     assert not (tmp_path / "pairs.jsonl").exists()
 
@@ -162,7 +162,7 @@ def test_copies_alone_are_no_pairs(tmp_path: Path, tiny_model: Path) -> None:
     for name in ("a.png", "b.jpg"):
         write_image(tmp_path / "photos" / name, photo)
     out = tmp_path / "pairs.jsonl"
-    with pytest.raises(DataError, match="1 near-duplicates were left out"):
+    with raises(DataError):
         mine_folder([tmp_path / "photos"], out, model=tiny_model, min_inliers=20)
     kept = mine_folder([tmp_path / "photos"], out, model=tiny_model, min_inliers=20, keep_duplicates=True)
     np.testing.assert_allclose(kept.mined.pairs[0].homography, np.eye(3), atol=0.05 * 400)

@@ -12,9 +12,9 @@ from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.mining.mine import Mined, default_threshold, mine_pairs, strongest
-from delf_engine.training.mined import MinedPair
+from delf_engine.training.sources.mined import MinedPair
 from delf_engine.verification import verify_features
-from helpers import random_features
+from helpers import raises, random_features
 from mining.moving import TURNED, moved
 
 Make = Callable[[dict[str, LocalFeatures]], Engine]
@@ -113,12 +113,12 @@ def test_few_candidates_and_few_pairs(engine_of: Make, folder: dict[str, LocalFe
 def test_what_cannot_be_mined(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
     engine = engine_of(folder)
     for names in ([], ["x1"], ["x1", "x1"]):
-        with pytest.raises(DataError, match="2 photographs at least"):
+        with raises(DataError):
             mine_pairs(engine, names)
-    with pytest.raises(UnknownIdError, match="nobody"):
+    with raises(UnknownIdError):
         mine_pairs(engine, ["x1", "nobody"])
     for options in ({"per_photo": 0}, {"max_pairs": 0}, {"min_inliers": 0}):
-        with pytest.raises(ConfigError, match="must be at least 1"):
+        with raises(ConfigError):
             mine_pairs(engine, list(folder), **options)  # type: ignore[arg-type]
 
 

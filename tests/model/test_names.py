@@ -22,7 +22,7 @@ from delf_engine.model import (
 )
 from delf_engine.model.check import check_checkpoint, copy_checkpoint
 from delf_engine.model.names import packaged_folder
-from helpers import checkpoint_info, write_tiny_model
+from helpers import checkpoint_info, raises, write_tiny_model
 
 HEX = "0123456789abcdef" * 4
 
@@ -68,7 +68,7 @@ def test_the_nearest_name_is_offered() -> None:
 
 @pytest.mark.parametrize("url", ["https://h.example/x.safetensors", "HTTP://h/x#sha256=" + HEX, "ftp://h/x"])
 def test_addresses_are_refused(url: str) -> None:
-    with pytest.raises(CheckpointError, match="give its path") as raised:
+    with raises(CheckpointError) as raised:
         checkpoint_path(url)
     assert str(raised.value).startswith(f"{url}: ")
 
@@ -118,7 +118,7 @@ def test_checks_of_a_good_file(model: Path) -> None:
     assert [check.what for check in checks] == ["readable", "hash of the weights", "values", "shapes", "codebook"]
     assert all(check.ok for check in checks)
     assert check_checkpoint(model) == checks[:-1]
-    with pytest.raises(CheckpointError, match="nothing"):
+    with raises(CheckpointError):
         check_checkpoint("nothing")
 
 

@@ -18,7 +18,7 @@ from delf_engine.errors import CheckpointError, ConfigError, MismatchError
 from delf_engine.model import CheckpointInfo, load_checkpoint, onnx_export, read_checkpoint_info
 from delf_engine.model.network import DelfNetwork
 from delf_engine.model.onnx_export import OnnxRecord, export_onnx, read_onnx_record
-from helpers import checkpoint_info, random_photo, write_tiny_model
+from helpers import checkpoint_info, raises, random_photo, write_tiny_model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -122,9 +122,7 @@ def test_replaces_a_file_at_once(model: Model, no_tracing: None, tmp_path: Path)
 
 def test_refuses_a_graph_that_differs(model: Model, no_tracing: None, tmp_path: Path) -> None:
     other = DelfNetwork("resnet18", 40, hidden=8).eval()  # other random weights than the graph has
-    with pytest.raises(
-        ConfigError, match=r"tiny \(resnet18\) is exported wrongly by torch .* nothing was written"
-    ):
+    with raises(ConfigError, "resnet18"):
         export_onnx(tmp_path / "x.onnx", other, model[2])
     assert not list(tmp_path.iterdir())
 
@@ -134,10 +132,10 @@ def test_refuses_what_torch_cannot_export(model: Model, tmp_path: Path, monkeypa
         raise torch.onnx.errors.OnnxExporterError("no such operator")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(ConfigError, match=r"needs torch 2\.5 or newer"):
+    with raises(ConfigError, "2.5"):
         export_onnx(tmp_path / "x.onnx", *model[1:])
     fail.__signature__ = inspect.signature(lambda dynamic_shapes: None)  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"tiny \(resnet18\) cannot be exported by torch .*no such operator"):
+    with raises(ConfigError, "resnet18"):
         export_onnx(tmp_path / "x.onnx", *model[1:])
 
 
@@ -145,7 +143,7 @@ def test_refuses_what_torch_cannot_export(model: Model, tmp_path: Path, monkeypa
     "changes", [{"dim": 41}, {"architecture": "resnet34"}, {"projection_unit_input": False}], ids=str
 )
 def test_refuses_what_another_checkpoint_says(model: Model, tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(MismatchError, match="tiny is not the checkpoint of this network"):
+    with raises(MismatchError):
         export_onnx(tmp_path / "x.onnx", model[1], checkpoint_info(**changes))
 
 
@@ -164,10 +162,10 @@ def test_refuses_without_its_packages(
 
 def test_refuses_a_place_that_cannot_be_written(model: Model, no_tracing: None, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"x\.onnx: cannot be written"):
+    with raises(CheckpointError, "x.onnx"):
         export_onnx(tmp_path / "file" / "x.onnx", *model[1:])
     (tmp_path / "x.onnx").mkdir()
-    with pytest.raises(CheckpointError, match=r"x\.onnx: cannot be written"):
+    with raises(CheckpointError, "x.onnx"):
         export_onnx(tmp_path / "x.onnx", *model[1:])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "x.onnx"]
 

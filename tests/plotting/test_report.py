@@ -21,7 +21,7 @@ from delf_engine.errors import ConfigError, ImageError, MismatchError, UnknownId
 from delf_engine.features import LocalFeatures
 from delf_engine.plotting.report import check_path, write_pair_report, write_report
 from delf_engine.plotting.report.document import page_templates
-from delf_engine.reranking import RankedCandidate, rerank_batch
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from delf_engine.verification import Verification, verify_features
 from helpers import exif_with_orientation, random_features, random_photo, write_image
 from plotting.pages import Page
@@ -59,7 +59,7 @@ def ranked(features: Scene, queries: int = 1, top_n: int = 3) -> dict[str, list[
     ids = list(features)
     lists = {query: [(other, 1.0) for other in reversed(ids) if other != query] for query in ids[:queries]}
     config = VerificationConfig(**{**load_profile("default").verification.model_dump(), "min_inliers": 10})
-    return rerank_batch(features, lists, features, config=RerankingConfig(top_n=top_n), verification=config)
+    return rerank_batch(features, lists, features, RerankOptions(RerankingConfig(top_n=top_n), config))
 
 
 def candidate(image_id: str, rank: int, found: Verification | None = None, **changes: Any) -> RankedCandidate:

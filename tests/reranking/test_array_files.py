@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DataError, FormatError
-from delf_engine.reranking import RankedCandidate, read_shortlists, write_rankings, write_shortlists
+from delf_engine.reranking import RankedCandidate, read_shortlists, write_rankings
 from delf_engine.verification import Verification
+from helpers import write_lists
 
 h5py = pytest.importorskip("h5py")
 
@@ -47,15 +48,14 @@ def names_of(shortlists: Any) -> list[str]:
 def test_round_trip(data: st.DataObject, ending: str, scored: bool, tmp_path: Path) -> None:
     shortlists = data.draw(lists(scored))
     path = tmp_path / f"list{ending}"
-    write_shortlists(path, shortlists)
+    write_lists(path, shortlists)
     first = path.read_bytes()
     assert read_shortlists(path) == shortlists
     assert list(read_shortlists(path)) == list(shortlists)
-    write_shortlists(path, shortlists)
+    write_lists(path, shortlists)
     assert path.read_bytes() == first
-    write_shortlists(path, shortlists, names=names_of(shortlists), queries=list(reversed(shortlists)))
+    write_lists(path, shortlists, names=names_of(shortlists))
     assert read_shortlists(path) == shortlists
-    assert list(read_shortlists(path)) == list(reversed(shortlists))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -63,35 +63,27 @@ def test_round_trip(data: st.DataObject, ending: str, scored: bool, tmp_path: Pa
 @given(shortlists=lists(False))
 def test_npy_round_trip(shortlists: Any, tmp_path: Path) -> None:
     path, names = tmp_path / "list.npy", names_of(shortlists)
-    write_shortlists(path, shortlists, names=names)
+    write_lists(path, shortlists, names=names)
     matrix = np.load(path)
     assert matrix.shape == (len(shortlists), max(map(len, shortlists.values()), default=0))
     assert read_shortlists(path, names=names, queries=list(shortlists)) == shortlists
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", *ENDINGS])
-def test_every_format_takes_the_same_arguments(ending: str, tmp_path: Path) -> None:
-    path = tmp_path / f"list{ending}"
-    names, queries = ["c", "b", "a"], ["r", "q"]
-    shortlists: Any = {"q": [("a", 2.0), ("b", 1.0)], "r": [("c", 0.5)]}
-    write_shortlists(path, shortlists, names=names, queries=queries)
+def test_what_is_of_something_else_is_refused(ending: str, tmp_path: Path) -> None:
+    path, names, queries = tmp_path / f"list{ending}", ["c", "b", "a"], ["q", "r"]
+    write_lists(path, {"q": ["a", "b"], "r": ["c"]}, names=names)
     found = read_shortlists(path, names=names, queries=queries)
-    assert list(found) == queries
-    bare = {"q": ["a", "b"], "r": ["c"]}
-    assert found == (bare if ending == ".npy" else shortlists)
-    if ending == ".npy":
-        return
-    with pytest.raises(FormatError, match="'c' is not one of the 2 names"):
-        read_shortlists(path, names=["a", "b"])
-    with pytest.raises(FormatError, match="query 'r' is not one of the 1 queries given"):
-        read_shortlists(path, queries=["q"])
-    for wrong, what in (
-        ({"names": ["a", "b"]}, "'c' is not one of"),
-        ({"queries": ["q"]}, "there is a list of it"),
-    ):
-        with pytest.raises(DataError, match=what):
-            write_shortlists(path, shortlists, **wrong)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="names must be a list"):
+    assert [[entry if ending != ".run" else entry[0] for entry in found[q]] for q in queries] == [
+        ["a", "b"],
+        ["c"],
+    ]
+    if ending != ".npy":
+        with pytest.raises(FormatError, match=rf"{path}.*'c'"):
+            read_shortlists(path, names=["a", "b"])
+        with pytest.raises(FormatError, match=rf"{path}.*'r'"):
+            read_shortlists(path, queries=["q"])
+    with pytest.raises(DataError, match="names"):
         read_shortlists(path, names="abc")
 
 
@@ -115,12 +107,11 @@ def test_rankings(ending: str, tmp_path: Path) -> None:
 
 def test_rankings_that_cannot_be_written(tmp_path: Path) -> None:
     twice = [RankedCandidate("b", k, k, None, None, None) for k in (1, 2)]
-    with pytest.raises(DataError, match="ranking of 'q' holds an image twice"):
+    with pytest.raises(DataError, match=r"'q'.*twice"):
         write_rankings(tmp_path / "out.npz", {"q": twice})
-    with pytest.raises(DataError, match="'b' is not one of the 1 names"):
-        write_rankings(tmp_path / "out.csv", {"q": twice[:1]}, names=["a"])
-    write_rankings(tmp_path / "out.csv", {"q": twice[:1]}, names=["b"])
-    assert list(tmp_path.iterdir()) == [tmp_path / "out.csv"]
+    with pytest.raises(DataError, match=r"'q'.*'b'"):
+        write_rankings(tmp_path / "out.npz", {"q": twice[:1]}, names=["a"])
+    assert not list(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------------------- what others write
@@ -157,23 +148,23 @@ def test_files_of_others(ending: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "kind", "what"),
     [
-        ({"queries": ["q"]}, FormatError, "expected an array 'ids'"),
-        ({"ids": [[0]], "ranks": [[0]]}, FormatError, "expected an array 'ids'"),
-        ({"ids": [[0]], "scores": [[1.0]], "distances": [[1.0]]}, FormatError, "'scores' beside 'distances'"),
+        ({"queries": ["q"]}, FormatError, "'ids'"),
+        ({"ids": [[0]], "ranks": [[0]]}, FormatError, "'ids'"),
+        ({"ids": [[0]], "scores": [[1.0]], "distances": [[1.0]]}, FormatError, "'distances' beside 'scores'"),
         ({"ranks": [[0]], "scores": [[1.0]]}, FormatError, "'scores' beside 'ranks'"),
         ({"ids": [[0]], "queries": ["q"]}, ConfigError, "names="),
         ({"ranks": [[0]], "queries": ["q"]}, ConfigError, "names="),
         ({"ids": [["a"]]}, ConfigError, "queries="),
-        ({"ids": [[0, 2]], "queries": ["q"], "names": ["a"]}, FormatError, "row 2 is not one of the 1 names"),
-        ({"ids": [["a"]], "queries": ["q"], "names": ["b"]}, FormatError, "'a' is not one of the 1 names"),
-        ({"ids": [["a"]], "queries": ["q"], "scores": [[np.nan]]}, FormatError, "'q', place 1: expected a finite"),
-        ({"ids": [["a"]], "queries": ["q"], "scores": [1.0]}, FormatError, r"numbers of shape \(1, 1\)"),
-        ({"ids": [["a"]], "queries": [["q"]]}, FormatError, "queries must be strings in one dimension"),
-        ({"ids": [["a"]], "queries": [7]}, FormatError, "queries must be strings in one dimension"),
-        ({"ids": [["a"], ["b"]], "queries": ["q", "q"]}, FormatError, "'q' stands twice"),
-        ({"ids": ["a"], "queries": ["q"]}, FormatError, "two dimensions"),
-        ({"ids": [[0.5]], "queries": ["q"], "names": ["a"]}, FormatError, "must be integers"),
-        ({"ranks": [[0], [0]], "queries": ["q"], "names": ["a"]}, FormatError, "more than once"),
+        ({"ids": [[0, 2]], "queries": ["q"], "names": ["a"]}, FormatError, "'q': row 2"),
+        ({"ids": [["a"]], "queries": ["q"], "names": ["b"]}, FormatError, "'a'"),
+        ({"ids": [["a"]], "queries": ["q"], "scores": [[np.nan]]}, FormatError, "'q', candidate 1"),
+        ({"ids": [["a"]], "queries": ["q"], "scores": [1.0]}, FormatError, r"scores .*\(1, 1\)"),
+        ({"ids": [["a"]], "queries": [["q"]]}, FormatError, "queries"),
+        ({"ids": [["a"]], "queries": [7]}, FormatError, "queries"),
+        ({"ids": [["a"], ["b"]], "queries": ["q", "q"]}, FormatError, "'q'"),
+        ({"ids": ["a"], "queries": ["q"]}, FormatError, "ids"),
+        ({"ids": [[0.5]], "queries": ["q"], "names": ["a"]}, FormatError, "ids"),
+        ({"ranks": [[0], [0]], "queries": ["q"], "names": ["a"]}, FormatError, "'q': row 0"),
     ],
 )
 def test_bad_files_are_named(arrays: Any, kind: Any, what: str, ending: str, tmp_path: Path) -> None:
@@ -189,9 +180,9 @@ def test_bad_npy_files_are_named(tmp_path: Path) -> None:
         ([[0]], None, ["q"], ConfigError, "names="),
         ([[0]], ["a"], None, ConfigError, "queries="),
         ([[3]], ["a"], ["q"], FormatError, "row 3"),
-        ([[0], [1], [2]], ["a", "b", "c"], ["q"], FormatError, "3 rows for 1 queries; a matrix of one column"),
-        ([[0.0]], ["a"], ["q"], FormatError, "must be integers"),
-        (0, ["a"], ["q"], FormatError, "two dimensions"),
+        ([[0], [1], [2]], ["a", "b", "c"], ["q"], FormatError, "3 rows for 1 queries"),
+        ([[0.0]], ["a"], ["q"], FormatError, "ids"),
+        (0, ["a"], ["q"], FormatError, "ids"),
     ):
         np.save(path, np.array(array))
         with pytest.raises(kind, match=what) as error:  # type: ignore[call-overload]
@@ -215,7 +206,7 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", ids=trap, queries=["q"])
     (tmp_path / "y.npz").write_bytes((tmp_path / "x.npy").read_bytes())
     for name in ("x.npy", "x.npz", "y.npz"):
-        with pytest.raises(FormatError, match=f"{name}: cannot be read: .*allow_pickle"):
+        with pytest.raises(FormatError, match=f"{name}.*allow_pickle"):
             read_shortlists(tmp_path / name, names=["a"], queries=["q"])
     assert not (tmp_path / "sprung").exists()
 
@@ -225,15 +216,15 @@ def test_files_under_a_wrong_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", ids=[[0]])
     (tmp_path / "a.npz").write_bytes((tmp_path / "x.npy").read_bytes())
     (tmp_path / "a.npy").write_bytes((tmp_path / "x.npz").read_bytes())
-    for name, what in (("a.npz", "name it .npy"), ("a.npy", "archive by its contents")):
+    for name, what in (("a.npz", r"\.npy"), ("a.npy", "archive")):
         with pytest.raises(FormatError, match=what):
             read_shortlists(tmp_path / name, names=["a"], queries=["q"])
     for ending in ENDINGS:
-        with pytest.raises(FormatError, match="cannot be read"):
+        with pytest.raises(FormatError, match=f"none{ending}"):
             read_shortlists(tmp_path / f"none{ending}", names=["a"], queries=["q"])
         folder = tmp_path / f"folder{ending}"
         folder.mkdir()
-        with pytest.raises(FormatError, match="cannot be read"):
+        with pytest.raises(FormatError, match=f"folder{ending}"):
             read_shortlists(folder, names=["a"], queries=["q"])
 
 
@@ -255,7 +246,7 @@ def test_cut_and_damaged_files(ending: str, tmp_path: Path, rng: np.random.Gener
     path = tmp_path / f"bad{ending}"
     shortlists: Any = {f"q{k}": [f"i{j}" for j in range(k + 3)] for k in range(4)}
     names = names_of(shortlists)
-    write_shortlists(path, shortlists, names=names)
+    write_lists(path, shortlists, names=names)
     data = path.read_bytes()
 
     def read() -> Any:
@@ -278,7 +269,7 @@ def test_a_header_of_a_size_that_is_not_there(tmp_path: Path) -> None:
     )
     path = tmp_path / "x.npy"
     path.write_bytes(buffer.getvalue() + bytes(64))
-    with pytest.raises(FormatError, match=r"x\.npy: cannot be read"):
+    with pytest.raises(FormatError, match=r"x\.npy"):
         read_shortlists(path, names=["a"], queries=["q"])
 
 
@@ -288,33 +279,32 @@ def test_a_header_of_a_size_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_what_cannot_be_written_leaves_the_old_file(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"list{ending}"
-    write_shortlists(path, {"q": ["a"]}, names=["a"])
+    write_lists(path, {"q": ["a"]}, names=["a"])
     before = path.read_bytes()
     wrong: list[tuple[Any, Any, str]] = [
-        ({"q": ["b"]}, ["a"], "'b' is not one of"),
-        ({"q": ["a"], "r": [("a", 1.0)]}, ["a"], "some shortlists have scores"),
-        ({"q": ["a"]}, ["a", "a"], "'a' stands twice"),
-        ({"q": [("a", float("inf"))]}, ["a"], "candidate 1"),
+        ({"q": ["b"]}, ["a"], "'b'"),
+        ({"q": ["a"], "r": [("a", 1.0)]}, ["a"], "scores"),
+        ({"q": ["a"]}, ["a", "a"], "'a'"),
     ]
     if ending != ".npy":
         wrong += [({"q": ["a\0"]}, None, "zero byte"), ({"q\0r": ["a"]}, None, "zero byte")]
     for shortlists, names, what in wrong:
         with pytest.raises(DataError, match=what):
-            write_shortlists(path, shortlists, names=names)
+            write_lists(path, shortlists, names=names)
     if ending == ".npy":
         with pytest.raises(ConfigError, match="names="):
-            write_shortlists(path, {"q": ["a"]})
+            write_lists(path, {"q": ["a"]})
     assert path.read_bytes() == before
-    with pytest.raises(FormatError, match="cannot be written"):
-        write_shortlists(tmp_path / "no" / f"list{ending}", {"q": ["a"]}, names=["a"])
+    with pytest.raises(FormatError, match=f"list{ending}"):
+        write_lists(tmp_path / "no" / f"list{ending}", {"q": ["a"]}, names=["a"])
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_lone_surrogates(tmp_path: Path) -> None:
     shortlists = {"q": ["\udc80"]}
-    with pytest.raises(DataError, match=r"use \.npz"):
-        write_shortlists(tmp_path / "x.h5", shortlists)
-    write_shortlists(tmp_path / "x.npz", shortlists)
+    with pytest.raises(DataError, match=r"\.npz"):
+        write_lists(tmp_path / "x.h5", shortlists)
+    write_lists(tmp_path / "x.npz", shortlists)
     assert read_shortlists(tmp_path / "x.npz") == shortlists
     assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]
 
@@ -322,8 +312,8 @@ def test_lone_surrogates(tmp_path: Path) -> None:
 def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     path = tmp_path / "x.h5"
-    for action in (lambda: read_shortlists(path), lambda: write_shortlists(path, {})):
-        with pytest.raises(ConfigError, match=r'need h5py: pip install "delf-engine\[hdf5\]"'):
+    for action in (lambda: read_shortlists(path), lambda: write_lists(path, {})):
+        with pytest.raises(ConfigError, match=r"delf-engine\[hdf5\]"):
             action()
-    write_shortlists(tmp_path / "x.npz", {"q": ["a"]})
+    write_lists(tmp_path / "x.npz", {"q": ["a"]})
     assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]

@@ -11,33 +11,29 @@ from hypothesis import strategies as st
 
 from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import RankedCandidate, rerank_batch, scheduling
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch, rerank_shortlist, scheduling
 from delf_engine.verification import Verification
 from helpers import random_features
 
 VERIFICATION = load_profile("default").verification
-RNG = np.random.default_rng(0)
 #: Images of as many features as the verification below gives them inliers.
-SIZES = {n: random_features(RNG, n, 2) for n in range(41)}
+SIZES = {n: random_features(np.random.default_rng(n), n, 2) for n in range(41)}
 
 
-def pretended(query: object, candidates: list[LocalFeatures], task: object) -> list[Verification]:
+def pretended(c: LocalFeatures) -> Verification:
     """Verify by saying that all features are inliers."""
-    return [
-        Verification(
-            model="affine",
-            transform=np.eye(3) if len(c) else None,
-            matches=np.repeat(np.arange(len(c), dtype=np.int32)[:, None], 2, axis=1),
-            similarities=np.ones(len(c), np.float32),
-            putative=len(c),
-            residual_px=24.0,
-            reference_size=1024,
-            min_inliers=30,
-            similarity=float(len(c)),
-            exponent=3.0,
-        )
-        for c in candidates
-    ]
+    return Verification(
+        model="affine",
+        transform=np.eye(3) if len(c) else None,
+        matches=np.repeat(np.arange(len(c), dtype=np.int32)[:, None], 2, axis=1),
+        similarities=np.ones(len(c), np.float32),
+        putative=len(c),
+        residual_px=24.0,
+        reference_size=1024,
+        min_inliers=30,
+        similarity=float(len(c)),
+        exponent=3.0,
+    )
 
 
 def run(
@@ -48,17 +44,11 @@ def run(
     images = {name: SIZES[n] for name, n in zip(names, inliers, strict=True) if n is not None}
     shortlist: Any = names if first is None else list(zip(names, first, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduling, "_verify", pretended)
+        patch.setattr(RerankOptions, "verifier", lambda *_: pretended)
         patch.setattr(scheduling, "_CHUNK", chunk)
-        return rerank_batch(
-            {"q": SIZES[3]},
-            {"q": shortlist},
-            images,
-            config=RerankingConfig(top_n=budget.pop("top_n", 100), **budget),
-            verification=VERIFICATION,
-            ranking=ranking,
-            on_missing="ignore",
-        )["q"]
+        reranking = RerankingConfig(top_n=budget.pop("top_n", 100), **budget)
+        options = RerankOptions(reranking, VERIFICATION, ranking, on_missing="ignore")
+        return rerank_shortlist(SIZES[3], shortlist, images, options)
 
 
 def rule(**more: Any) -> RankingConfig:
@@ -79,9 +69,8 @@ def test_the_first_places_are_those_of_all_verifications(
     first = data.draw(st.none() | st.lists(values, min_size=len(inliers), max_size=len(inliers)))
     if falling and first is not None:
         first.sort(reverse=True)
-    weight = 0.0 if first is None else data.draw(st.sampled_from([0.0, 0.1, 0.3, 0.9, 1.0]))
     cap = data.draw(st.sampled_from([1.0, 9.5, 10.0, 35.0]))
-    ranking = rule(cap=cap, first_weight=weight, score=data.draw(st.sampled_from(["inliers", "weighted"])))
+    ranking = rule(cap=cap, score=data.draw(st.sampled_from(["inliers", "weighted"])))
     top_n = data.draw(st.sampled_from([7, 100]))
     everything = run(inliers, first, ranking, chunk, top_n=top_n)
     stopped = run(inliers, first, ranking, chunk, top_n=top_n, top_k=top_k)
@@ -97,7 +86,6 @@ def test_the_first_places_are_those_of_all_verifications(
 def test_fewer_pairs_are_verified_when_the_first_are_sure() -> None:
     first = [1 - k / 100 for k in range(25)]
     assert verified_of(run([40] * 25, first, rule(cap=10.0), 4, top_k=5)) == 8  # two chunks hold five
-    assert verified_of(run([40] * 25, first, rule(cap=10.0, first_weight=0.5), 4, top_k=5)) == 8
     assert verified_of(run([40] * 25, None, rule(cap=10.0), 4, top_k=5)) == 8
     assert verified_of(run([10] * 7 + [0] * 18, first, rule(cap=10.0), 1, top_k=5)) == 5
 
@@ -119,14 +107,9 @@ def test_without_a_cap_nothing_stops() -> None:
 def test_progress_reaches_the_total_after_an_early_stop() -> None:
     seen: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduling, "_verify", pretended)
-        rerank_batch(
-            {"q": SIZES[3]},
-            {"q": [f"i{k}" for k in range(35)]},
-            lambda _: SIZES[40],
-            config=RerankingConfig(top_n=30, top_k=5),
-            verification=VERIFICATION,
-            ranking=rule(cap=10.0),
-            progress=lambda *now: seen.append(now),
-        )
+        patch.setattr(RerankOptions, "verifier", lambda *_: pretended)
+        options = RerankOptions(RerankingConfig(top_n=30, top_k=5), VERIFICATION, rule(cap=10.0))
+        lists = {"q": [f"i{k}" for k in range(35)]}
+        progress = lambda *now: seen.append(now)  # noqa: E731
+        rerank_batch({"q": SIZES[3]}, lists, lambda _: SIZES[40], options, progress=progress)
     assert seen == [(10, 30), (30, 30)]

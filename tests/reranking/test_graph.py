@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine.config import GraphConfig, RankingConfig, RerankingConfig, load_profile, parse_config
+from delf_engine.config import RankingConfig, RerankingConfig, load_profile, parse_config
 from delf_engine.errors import ConfigError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import RankedCandidate, graph, rerank_batch, rerank_graph, write_rankings
-from delf_engine.reranking.graph import GraphCandidate
+from delf_engine.reranking import (
+    GraphCandidate,
+    GraphConfig,
+    RankedCandidate,
+    RerankOptions,
+    graph,
+    rerank_batch,
+    rerank_graph,
+    write_rankings,
+)
 from delf_engine.verification import Verification, verify_features
 from helpers import random_features
 
 VERIFICATION = load_profile("accurate").verification.model_copy(update={"min_inliers": 20})
 INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
+OPTIONS = RerankOptions(RerankingConfig(top_n=100), VERIFICATION, INLIERS)
 
 
 def counted(inliers: int) -> Verification:
@@ -78,7 +88,6 @@ def test_scores_are_those_of_the_oracle(data: st.DataObject) -> None:
     config = GraphConfig(
         top=data.draw(st.integers(1, 9)),
         neighbours=data.draw(st.integers(1, 4)),
-        min_inliers=data.draw(st.sampled_from([None, 1, 30])),
         blend=data.draw(st.sampled_from([0.0, 0.5, 1.0])),
     )
     pairs = [(a.id, b.id) for a in ranking for b in ranking if a.id < b.id]
@@ -90,10 +99,12 @@ def test_scores_are_those_of_the_oracle(data: st.DataObject) -> None:
         asked.extend(wanted)
         return {pair: widths[pair] for pair in wanted}
 
+    enough = data.draw(st.sampled_from([1, 20, 30]))
+    verification = VERIFICATION.model_copy(update={"min_inliers": enough})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "_verified", known)
-        again = rerank_graph({"q": ranking}, {}, verification=VERIFICATION, config=config)["q"]
-    expected = by_hand(ranking, widths, config, config.min_inliers or VERIFICATION.min_inliers)
+        again = rerank_graph({"q": ranking}, {}, replace(OPTIONS, verification=verification), config=config)["q"]
+    expected = by_hand(ranking, widths, config, enough)
     assert [(c.id, c.ranking_score, c.path_inliers) for c in again[: len(expected)]] == expected
     assert len(set(asked)) == len(asked) <= config.top * config.neighbours
     assert sorted(asked) == asked
@@ -148,9 +159,7 @@ def first_round(world: Any, queries: Sequence[str] = ("q", "r")) -> dict[str, li
         given_queries,
         {query: [(f"x{k}", 1.0) for k in range(4)] + [(f"i{k}", 0.5) for k in range(8)] for query in queries},
         images,
-        config=RerankingConfig(top_n=100),
-        verification=VERIFICATION,
-        ranking=INLIERS,
+        OPTIONS,
     )
 
 
@@ -158,7 +167,7 @@ def test_images_beyond_the_query_are_found_through_others(world: Any) -> None:
     _, images = world
     rankings = first_round(world)
     config = GraphConfig()
-    again = rerank_graph(rankings, images, verification=VERIFICATION, config=config)
+    again = rerank_graph(rankings, images, OPTIONS, config=config)
     widths = {
         (a, b): verify_features(images[a], images[b], config=VERIFICATION).inliers
         for a in images
@@ -180,54 +189,53 @@ def test_images_beyond_the_query_are_found_through_others(world: Any) -> None:
 def test_the_same_bits_in_any_order_and_with_any_number_of_workers(world: Any) -> None:
     _, images = world
     rankings = first_round(world)
-    alone = rerank_graph(rankings, images, verification=VERIFICATION, seed=3)
-    assert rerank_graph(rankings, images.get, verification=VERIFICATION, seed=3, workers=2) == alone
+    options = replace(OPTIONS, seed=3)
+    alone = rerank_graph(rankings, images, options)
+    assert rerank_graph(rankings, images.get, replace(options, workers=2)) == alone
     turned = dict(reversed(rankings.items()))
-    again = rerank_graph(turned, images, verification=VERIFICATION, seed=3)
+    again = rerank_graph(turned, images, options)
     assert again == alone
     assert list(again) == ["r", "q"]
     for query, ranking in rankings.items():
-        assert rerank_graph({query: ranking}, images, verification=VERIFICATION, seed=3)[query] == alone[query]
+        assert rerank_graph({query: ranking}, images, options)[query] == alone[query]
 
 
 def test_many_pairs_are_verified_in_parts(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, images = world
     rankings = first_round(world)
-    whole = rerank_graph(rankings, images, verification=VERIFICATION)
+    whole = rerank_graph(rankings, images, OPTIONS)
     monkeypatch.setattr(graph, "_PAIRS_AT_ONCE", 3)
-    assert rerank_graph(rankings, images, verification=VERIFICATION) == whole
+    assert rerank_graph(rankings, images, OPTIONS) == whole
 
 
 @pytest.mark.parametrize("inliers", [[], [None, None], [5, 3, 0], [25], [None, 19, None, 3]])
 def test_graphs_without_an_edge_keep_the_ranking(inliers: list[int | None]) -> None:
     ranking = sorted(ranking_of(inliers), key=lambda c: c.inliers is None)
-    again = rerank_graph({"q": ranking}, {}, verification=VERIFICATION)["q"]
+    again = rerank_graph({"q": ranking}, {}, OPTIONS)["q"]
     assert [(c.id, c.inliers, c.ranking_score) for c in again] == [
         (c.id, c.inliers, c.ranking_score) for c in ranking
     ]
     assert [c.path_inliers for c in again] == [c.inliers for c in ranking]
-    assert rerank_graph({}, {}, verification=VERIFICATION) == {}
+    assert rerank_graph({}, {}, OPTIONS) == {}
 
 
 def test_nothing_is_read_where_nothing_can_change() -> None:
     ranking = ranking_of([30, 30, 30])  # equal ones cannot widen each other's path
-    again = rerank_graph({"q": ranking}, {}, verification=VERIFICATION)["q"]
+    again = rerank_graph({"q": ranking}, {}, OPTIONS)["q"]
     assert [c.id for c in again] == ["i0", "i1", "i2"]
 
 
 def test_missing_features_are_named() -> None:
-    with pytest.raises(UnknownIdError, match=r"'i\d'; give the source that the candidates were verified with"):
-        rerank_graph({"q": ranking_of([40, 30])}, {}, verification=VERIFICATION)
+    with pytest.raises(UnknownIdError, match=r"'i\d'"):
+        rerank_graph({"q": ranking_of([40, 30])}, {}, OPTIONS)
 
 
-@pytest.mark.parametrize("key", ["top", "neighbours", "min_inliers"])
+@pytest.mark.parametrize("key", ["top", "neighbours"])
 def test_bad_options(key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         parse_config(GraphConfig, {key: 0}, where="here")
     with pytest.raises(ConfigError, match="blend"):
         parse_config(GraphConfig, {"blend": 1.5}, where="here")
-    with pytest.raises(ConfigError, match="workers"):
-        rerank_graph({"q": ranking_of([40, 30])}, {}, verification=VERIFICATION, workers=0)
 
 
 def test_candidates_go_to_json_and_to_files(tmp_path: Path) -> None:

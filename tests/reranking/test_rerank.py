@@ -6,6 +6,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import RankedCandidate, rerank_batch, rerank_shortlist, sources
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch, rerank_shortlist, sources
 from delf_engine.verification import verify_features
 from helpers import random_features, seen_again
 
 VERIFICATION = load_profile("default").verification
 TOP = RerankingConfig(top_n=100)
 INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
+OPTIONS = RerankOptions(TOP, VERIFICATION)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +41,8 @@ def world() -> tuple[dict[str, LocalFeatures], dict[str, LocalFeatures]]:
 
 
 def run(query: LocalFeatures, shortlist: Any, features: Any, **options: Any) -> list[RankedCandidate]:
-    given = {"config": TOP, "verification": VERIFICATION, "ranking": INLIERS, **options}
-    return rerank_shortlist(query, shortlist, features, **given)
+    given = {"reranking": TOP, "verification": VERIFICATION, "ranking": INLIERS, **options}
+    return rerank_shortlist(query, shortlist, features, RerankOptions(**given))
 
 
 def test_candidates_are_sorted_by_inliers(world: Any) -> None:
@@ -63,7 +65,7 @@ def test_candidates_are_sorted_by_inliers(world: Any) -> None:
 def test_the_tail_keeps_its_order_behind(world: Any) -> None:
     queries, images = world
     shortlist = [f"i{i}" for i in range(10)]
-    ranking = run(queries["q0"], shortlist, images, config=RerankingConfig(top_n=4))
+    ranking = run(queries["q0"], shortlist, images, reranking=RerankingConfig(top_n=4))
     assert {c.id for c in ranking[:4]} == {"i0", "i1", "i2", "i3"}
     assert ranking[0].id == "i3"
     assert [c.id for c in ranking[4:]] == shortlist[4:]
@@ -87,7 +89,7 @@ def test_an_id_that_occurs_again_keeps_its_first_place(rng: np.random.Generator)
 
 def test_an_empty_shortlist_is_an_empty_ranking(rng: np.random.Generator) -> None:
     assert run(random_features(rng, 5), [], {}) == []
-    assert rerank_batch({}, {}, {}, config=TOP, verification=VERIFICATION) == {}
+    assert rerank_batch({}, {}, {}, OPTIONS) == {}
 
 
 class Store:
@@ -128,7 +130,7 @@ def test_a_missing_query_keeps_its_shortlist(world: Any) -> None:
     queries, images = world
     shortlists = {"nobody": ["i3", "i2"], "q0": ["i3", "i2"]}
     with pytest.warns(DelfEngineWarning, match="query 'nobody'"):
-        out = rerank_batch(queries, shortlists, images, config=TOP, verification=VERIFICATION)
+        out = rerank_batch(queries, shortlists, images, OPTIONS)
     assert list(out) == ["nobody", "q0"]
     assert [(c.id, c.inliers) for c in out["nobody"]] == [("i3", None), ("i2", None)]
     assert out["q0"][0].inliers is not None
@@ -137,12 +139,11 @@ def test_a_missing_query_keeps_its_shortlist(world: Any) -> None:
 def test_batch_is_the_same_with_any_number_of_workers(world: Any) -> None:
     queries, images = world
     shortlists = {q: [(f"i{i}", 0.5) for i in order] for q, order in (("q0", range(10)), ("q1", range(9, -1, -1)))}
-    options: dict[str, Any] = {"config": TOP, "verification": VERIFICATION, "seed": 3}
-    alone = rerank_batch(queries, shortlists, images, workers=1, **options)
+    one, two = (replace(OPTIONS, seed=3, workers=workers) for workers in (1, 2))
+    alone = rerank_batch(queries, shortlists, images, one)
     assert [c.id for c in alone["q1"][:8]] == [f"i{i}" for i in range(8)]
-    shared = rerank_batch(queries, shortlists, images, workers=2, **options)
-    assert shared == alone
-    reordered = rerank_batch(queries, dict(reversed(shortlists.items())), images, workers=1, **options)
+    assert rerank_batch(queries, shortlists, images, two) == alone
+    reordered = rerank_batch(queries, dict(reversed(shortlists.items())), images, one)
     assert reordered == alone
     assert list(reordered) == ["q1", "q0"]
 
@@ -151,7 +152,7 @@ def test_each_image_is_read_once(world: Any) -> None:
     queries, images = world
     store = Store(images)
     shortlists = {q: [f"i{i}" for i in range(10)] for q in queries}
-    rerank_batch(queries, shortlists, store, config=TOP, verification=VERIFICATION)
+    rerank_batch(queries, shortlists, store, OPTIONS)
     assert set(store.reads.values()) == {1}
 
 
@@ -160,7 +161,7 @@ def test_what_does_not_fit_in_memory_is_read_again(world: Any, monkeypatch: pyte
     monkeypatch.setattr(sources, "_CACHE_BYTES", 3 * 4 * 240 * 44)
     store = Store(images)
     shortlists = {q: [f"i{i}" for i in range(10)] for q in queries}
-    rerank_batch(queries, shortlists, store, config=TOP, verification=VERIFICATION)
+    rerank_batch(queries, shortlists, store, OPTIONS)
     assert sorted(store.reads.values()) == [1] * 3 + [2] * 7
 
 
@@ -172,9 +173,7 @@ def test_progress_counts_pairs_to_the_end(world: Any) -> None:
         queries,
         shortlists,
         lambda image_id: images[image_id.partition("-")[0]],
-        config=TOP,
-        verification=VERIFICATION.model_copy(update={"max_iterations": 10}),
-        on_missing="ignore",
+        replace(OPTIONS, on_missing="ignore", workers=2),
         progress=lambda done, total: seen.append((done, total)),
     )
     assert [done for done, _ in seen] == [2, 12, 22, 32, 42, 52, 62]
@@ -236,7 +235,7 @@ def test_features_of_another_model_are_named(world: Any, rng: np.random.Generato
 
 def test_candidates_print_and_go_to_json(world: Any) -> None:
     queries, images = world
-    first, last = run(queries["q0"], [("i9", 0.5), ("i1", 0.25)], images, config=RerankingConfig(top_n=1))
+    first, last = run(queries["q0"], [("i9", 0.5), ("i1", 0.25)], images, reranking=RerankingConfig(top_n=1))
     assert str(first) == f"1. i9: {first.inliers} inliers (was 1, score 0.5)"
     assert str(last) == "2. i1: not verified (was 2, score 0.25)"
     assert last.to_dict() == {

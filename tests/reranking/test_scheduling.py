@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from itertools import count
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +19,11 @@ import numpy as np
 import pytest
 
 from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig, load_profile
-from delf_engine.errors import ConfigError, DelfEngineError, DelfEngineWarning, UnknownIdError
+from delf_engine.errors import ConfigError, DelfEngineWarning, ProcessDiedError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import rerank_batch, scheduling
-from delf_engine.reranking.scheduling import QueryRun, needs_processes
-from delf_engine.verification import verify_features
+from delf_engine.reranking import RerankOptions, rerank_batch, scheduling
+from delf_engine.reranking.scheduling import QueryJob, needs_processes
+from delf_engine.verification import PairVerifier, verify_features
 from helpers import random_features, seen_again
 
 THREADS = load_profile("default").verification
@@ -49,18 +51,16 @@ def batch_of(queries: int) -> dict[str, list[tuple[str, float]]]:
 def run(world: Any, shortlists: Any, **options: Any) -> Any:
     queries, images = world
     given: dict[str, Any] = {
-        "config": RerankingConfig(top_n=100),
+        "reranking": RerankingConfig(top_n=100),
         "verification": THREADS,
         "ranking": INLIERS,
         "workers": 1,
         **options,
     }
-    return rerank_batch(
-        given.pop("queries", lambda query: queries.get(query.partition(" ")[0])),
-        shortlists,
-        given.pop("images", images),
-        **given,
-    )
+    query_of = given.pop("queries", lambda query: queries.get(query.partition(" ")[0]))
+    image_of = given.pop("images", images)
+    others = {name: given.pop(name) for name in ("progress", "checkpoint") if name in given}
+    return rerank_batch(query_of, shortlists, image_of, RerankOptions(**given), **others)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_more_queries_than_fit_at_once_give_the_same_bits(
 @pytest.mark.parametrize("workers", [2, 5])
 def test_what_is_stopped_early_has_the_same_bits_too(world: Any, workers: int) -> None:
     shortlists = batch_of(20)
-    options: dict[str, Any] = {"ranking": CAPPED, "config": RerankingConfig(top_n=100, top_k=1)}
+    options: dict[str, Any] = {"ranking": CAPPED, "reranking": RerankingConfig(top_n=100, top_k=1)}
     alone = run(world, shortlists, **options)
     assert any(c.verification is None for ranking in alone.values() for c in ranking)
     assert run(world, shortlists, workers=workers, **options) == alone
@@ -117,7 +117,7 @@ def test_queries_without_candidates_and_without_features(world: Any, workers: in
 
 
 def test_candidates_that_are_all_missing(world: Any) -> None:
-    with pytest.warns(DelfEngineWarning, match="lack of features, left behind the others: 30"):
+    with pytest.warns(DelfEngineWarning, match=": 30 "):
         found = run(world, {"q0": [f"x{i}" for i in range(30)]}, workers=2)
     assert all(c.verification is None for c in found["q0"])
 
@@ -162,14 +162,14 @@ def test_an_error_of_the_progress_ends_the_call(world: Any, error: BaseException
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_error_in_a_worker_ends_the_call(world: Any, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    verify, calls = scheduling._verify, count()
+    verify, calls = PairVerifier.__call__, count()
 
     def broken(*arguments: Any) -> Any:
-        if next(calls) == 3:
+        if next(calls) == 23:
             raise BrokenError("lost")
         return verify(*arguments)
 
-    monkeypatch.setattr(scheduling, "_verify", broken)
+    monkeypatch.setattr(PairVerifier, "__call__", broken)
     with pytest.raises(BrokenError, match="lost"):
         run(world, batch_of(12), workers=workers)
 
@@ -184,44 +184,68 @@ def test_an_error_in_a_process_ends_the_call_and_the_next_goes_well(world: Any) 
     assert run(world, shortlists, **options) == run(world, shortlists, verification=PROCESSES)
 
 
-def test_joblib_goes_on_with_its_own_processes(world: Any) -> None:
-    from joblib import Parallel, delayed, parallel_config
-
-    for _ in range(2):
-        run(world, batch_of(3), verification=PROCESSES, workers=2)
-        with parallel_config("loky", n_jobs=2):
-            assert Parallel()(delayed(abs)(-k) for k in range(3)) == [0, 1, 2]
+def pids() -> set[int]:
+    """The processes that verify."""
+    return {process.pid for process in active_children() if process.pid is not None}
 
 
 def test_processes_are_used_again_and_replaced_if_they_died_in_between(world: Any) -> None:
     options: dict[str, Any] = {"verification": PROCESSES, "workers": 2}
     alone = run(world, batch_of(4), verification=PROCESSES)
     assert run(world, batch_of(4), **options) == alone
-    ((workers, executor),) = scheduling._idle
-    assert workers == 2
+    before = pids()
+    assert before
     assert run(world, batch_of(4), **options) == alone
-    assert scheduling._idle == [(2, executor)]
-    with pytest.raises(BrokenExecutor):
-        executor.submit(os.abort).result()
+    assert pids() == before
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
     assert run(world, batch_of(4), **options) == alone
-    ((_, other),) = scheduling._idle
-    assert other is not executor
+    assert pids()
+    assert not pids() & before
 
 
-def test_a_killed_process_is_said_and_the_next_call_goes_well(world: Any, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_takes_nothing_along(world: Any) -> None:
     shortlists = batch_of(30)
     options: dict[str, Any] = {"verification": PROCESSES, "workers": 2}
-    alone = run(world, shortlists, **options)
-    ((_, executor),) = scheduling._idle
+    killed: list[int] = []
 
     def progress(done: int, total: int) -> None:
-        if done >= total // 2 and executor._processes:
-            os.kill(next(iter(executor._processes)), signal.SIGKILL)
+        if done >= total // 2 and not killed:
+            killed.append(min(pids()))
+            os.kill(killed[0], signal.SIGKILL)
 
-    with pytest.raises(DelfEngineError, match="has died, as it does for lack of memory"):
-        run(world, shortlists, progress=progress, checkpoint=tmp_path / "journal", **options)
+    assert run(world, shortlists, progress=progress, **options) == run(world, shortlists, verification=PROCESSES)
+    assert killed
+
+
+def test_processes_that_always_die_are_said_and_the_next_call_goes_well(world: Any, tmp_path: Path) -> None:
+    shortlists = batch_of(30)
+    options: dict[str, Any] = {"verification": PROCESSES, "workers": 2, "checkpoint": tmp_path / "journal"}
+    half_done, over = threading.Event(), threading.Event()
+
+    def kill() -> None:
+        half_done.wait()
+        while not over.is_set():
+            for pid in pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def progress(done: int, total: int) -> None:
+        if done >= total // 2:
+            half_done.set()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(ProcessDiedError, match="checkpoint"):
+            run(world, shortlists, progress=progress, **options)
+    finally:
+        over.set()
+        half_done.set()
+        killer.join()
     assert (tmp_path / "journal").read_bytes().count(b"\n") > 1
-    assert run(world, shortlists, checkpoint=tmp_path / "journal", **options) == alone
+    assert run(world, shortlists, **options) == run(world, shortlists, verification=PROCESSES)
 
 
 # ----------------------------------------------------------------------------------------------------------- time
@@ -239,7 +263,7 @@ def test_time_that_is_over_at_once_verifies_the_first_chunk(
         found = run(
             world,
             shortlists,
-            config=RerankingConfig(top_n=35, seconds=0.5),
+            reranking=RerankingConfig(top_n=35, seconds=0.5),
             workers=workers,
             progress=lambda *now: seen.append(now),
         )
@@ -256,7 +280,7 @@ def test_time_that_is_enough_changes_nothing(world: Any) -> None:
     shortlists = batch_of(8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = run(world, shortlists, config=RerankingConfig(top_n=100, seconds=1e6), workers=2)
+        found = run(world, shortlists, reranking=RerankingConfig(top_n=100, seconds=1e6), workers=2)
     assert found == run(world, shortlists)
 
 
@@ -264,9 +288,11 @@ def test_a_query_that_is_settled_when_its_time_is_over_lacks_nothing(monkeypatch
     clock = count()
     monkeypatch.setattr(scheduling, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     for settled, late in ((True, 0), (False, 20)):
-        query = QueryRun("q", None, [str(i) for i in range(30)], lambda *_, s=settled: s and _[1] > 0, True, 0.5)
+        turns = iter([False, settled])
+        ids = [str(i) for i in range(30)]
+        query = QueryJob("q", LocalFeatures.empty((9, 9)), ids, lambda _, turns=turns: next(turns), 0.5)
         assert len(query.take()) == 10
         assert not query.take()  # the first chunk is at work
         query.give([], [])
         assert not query.take()
-        assert (query.done, query.left, query.late) == (True, 20, late)
+        assert (query.done, len(query.skipped), query.timed_out) == (True, 20, late)

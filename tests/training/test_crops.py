@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError, DataError, ImageError
-from delf_engine.training.crops import CropConfig, centre_crop, draw_side, random_crop
 from delf_engine.training.datasets import LabelledImages, read_class_folders
-from delf_engine.training.datasets.loading import CropReader
-from helpers import random_photo, write_image
+from delf_engine.training.datasets.crops import CropConfig, CropReader, centre_crop, draw_side, random_crop
+from helpers import raises, random_photo, write_image
 
 SMALL = CropConfig(square=40, window=32, smallest=0.5)
 
@@ -134,7 +133,7 @@ def test_a_class_without_any_readable_photograph(folder: Path) -> None:
         (folder / "b" / f"{name}.png").write_bytes(b"no image")
     seen: list[str] = []
     reader = CropReader(read_class_folders(folder), SMALL, seed=0, on_error=lambda p, e: seen.append(p))
-    with pytest.raises(DataError, match="no photograph of the class 'b' can be read"):
+    with raises(DataError, "'b'"):
         reader.training_batch(0, 8)
     assert len(seen) == 2
     ((_, labels),) = reader.measuring_batches(8)
@@ -144,5 +143,5 @@ def test_a_class_without_any_readable_photograph(folder: Path) -> None:
 def test_reader_of_a_grouped_list_needs_no_folder_until_it_reads() -> None:
     data = LabelledImages.group("nowhere", ["a/1.jpg", "b/1.jpg"], ["a", "b"])
     reader = CropReader(data, SMALL, seed=0, on_error=lambda p, e: None)
-    with pytest.raises(DataError, match="can be read"):
+    with raises(DataError):
         reader.training_batch(0, 1)

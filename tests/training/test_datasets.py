@@ -21,7 +21,7 @@ from delf_engine.training.datasets import (
 )
 from delf_engine.training.datasets.labelled import draw_balanced
 from delf_engine.training.photographs import open_labelled
-from helpers import write_image
+from helpers import raises, write_image
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 
@@ -74,15 +74,15 @@ def test_empty_classes_and_photographs_without_class_are_left_out_aloud(tmp_path
 
 
 def test_folders_that_cannot_work(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none: not a readable folder"):
+    with raises(DataError):
         read_class_folders(tmp_path / "none")
-    with pytest.raises(DataError, match="no class folders in it; expected one folder for each class"):
+    with raises(DataError):
         read_class_folders(tmp_path)
     write_image(tmp_path / "1.png", PIXELS)
-    with pytest.raises(DataError, match="only 1 photographs without a class"):
+    with raises(DataError):
         read_class_folders(tmp_path)
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataError, match=r"no photograph in any of its 1 class folders \(a\)"):
+    with raises(DataError):
         read_class_folders(tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_the_folder_of_photographs_is_not_taken_for_classes(tmp_path: Path) -> N
     a, b, *_ = _landmarks(tmp_path)
     assert open_labelled(tmp_path / "train").classes == ("0", "a", "f")  # class folders, for all one can know
     _write(tmp_path / "train.csv", ("id", "landmark_id"), (a, "1"), (b, "1"))
-    with pytest.raises(DataError, match="photographs of a Google Landmarks list; give the folder of the list"):
+    with raises(DataError):
         open_labelled(tmp_path / "train")
 
 
@@ -154,12 +154,12 @@ def test_a_landmark_of_very_many_ids(tmp_path: Path) -> None:
 def test_missing_photographs_are_counted_and_some_named(tmp_path: Path) -> None:
     a, b, *_ = _landmarks(tmp_path)
     _write(tmp_path / "train_clean.csv", ("landmark_id", "images"), ("1", f"{a} {b} abc1 abc2 abc3 abc4"))
-    with pytest.raises(DataError, match=r"4 of 6 .* not there: abc1, abc2, abc3, \.\.\.; looked for .*abc1\.jpg"):
+    with raises(DataError, "abc1", "abc2", "abc3", "abc1.jpg"):
         read_landmarks(tmp_path)
     with pytest.warns(DelfEngineWarning, match="4 of 6 photographs are not there and left out"):
         assert {Path(path).stem for path in read_landmarks(tmp_path, missing="drop").paths()} == {a, b}
     _write(tmp_path / "train_clean.csv", ("landmark_id", "images"), ("1", "abc1"))
-    with pytest.raises(DataError, match=r"none of its 1 photographs is there; looked for .*a/b/c/abc1\.jpg"):
+    with raises(DataError, "a/b/c/abc1.jpg"):
         read_landmarks(tmp_path, missing="drop")
 
 
@@ -184,12 +184,12 @@ def test_bad_lists(tmp_path: Path, text: str, error: type[Exception], message: s
 
 
 def test_list_that_is_not_there_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"train\.csv: cannot be read"):
+    with raises(FormatError, "train.csv"):
         open_labelled(tmp_path / "train.csv")
     (tmp_path / "train.csv").write_bytes(b"id,landmark_id\n\xff\xfe,1\n")
-    with pytest.raises(FormatError, match="is not CSV in UTF-8"):
+    with raises(FormatError, "CSV", "UTF-8"):
         open_labelled(tmp_path)
-    with pytest.raises(DataError, match=r"neither train_clean\.csv nor train\.csv"):
+    with raises(DataError, "train_clean.csv", "train.csv"):
         read_landmarks(tmp_path.parent / "nowhere")
 
 
@@ -211,15 +211,13 @@ def test_select_classes() -> None:
 
 
 def test_classes_that_cannot_work() -> None:
-    with pytest.raises(DataError, match="1 class to train on: telling classes apart needs at least 2"):
+    with raises(DataError):
         select_classes(_grouped(4))
-    with pytest.raises(DataError, match="0 classes to train on of 2; min_images = 9"):
+    with raises(DataError, "min_images"):
         select_classes(_grouped(4, 4), min_images=9)
-    with pytest.raises(
-        DataError, match=r"4 of 5 classes have one photograph only \(1, 2, 3, \.\.\.\).*min_images to 2"
-    ):
+    with raises(DataError, "min_images"):
         select_classes(_grouped(3, 1, 1, 1, 1))
-    with pytest.raises(DataError, match="max_images must be at least 2"):
+    with raises(DataError, "max_images"):
         select_classes(_grouped(3, 3), max_images=1)
 
 

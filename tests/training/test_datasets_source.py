@@ -17,7 +17,7 @@ from delf_engine.training.photographs import labelled_photographs
 from delf_engine.training.registry import SOURCES
 from delf_engine.training.sources.classes import ClassesOptions, ClassesSource
 from delf_engine.training.stores import Stores
-from helpers import random_photo, write_image
+from helpers import raises, random_photo, write_image
 
 CROP = {"square": 40, "window": 32, "smallest": 0.5}
 
@@ -90,19 +90,19 @@ def test_a_class_without_a_photograph_to_train_on_is_no_class(folder: Path) -> N
     source = ClassesSource(_options(), _context(folder, photos, held_out))
     assert source.n_classes == 2
     assert [labels.tolist() for labels in (b.labels for b in source.held_out())] == [[1]]  # c; b is unknown
-    with pytest.raises(DataError, match="2 photographs to train on, of 1 of its 3 classes"):
+    with raises(DataError):
         ClassesSource(_options(), _context(folder, photos[:2], held_out))
 
 
 def test_options_reach_the_data_set(folder: Path) -> None:
-    with pytest.raises(DataError, match="min_images = 5: telling classes apart"):
+    with raises(DataError, "min_images"):
         _split(folder, every=2, min_images=5)
     photos, held_out = _split(folder, every=2, min_images=3, max_images=2)
     assert (len(photos), len(held_out)) == (2, 2)
     (folder / "train.csv").write_text("id,url,landmark_id\naaaa,u,1\naaab,u,1\nbbbb,u,2\nbbbc,u,2\nbbbd,u,2\n")
     for image_id in ("aaaa", "aaab", "bbbb", "bbbc"):
         write_image(folder / "/".join(image_id[:3]) / f"{image_id}.jpg", np.zeros((40, 40, 3), np.uint8))
-    with pytest.raises(DataError, match="1 of 5 photographs are not there: bbbd"):
+    with raises(DataError):
         _split(folder, every=2)
     with pytest.warns(DelfEngineWarning, match="left out: bbbd"):
         photos, _ = _split(folder / "train.csv", every=2, missing="drop")
@@ -118,9 +118,9 @@ def test_measuring_stops_at_its_limit(folder: Path) -> None:
 
 
 def test_several_roots_and_unknown_options_are_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="one folder of class folders or one list; 2 paths were given"):
+    with raises(DataError):
         labelled_photographs(_options(), [folder, folder], 0)
-    with pytest.raises(ConfigError, match="nearest known one is 'max_images'"):
+    with raises(ConfigError, "'max_images'"):
         _options(max_image=3)
 
 

@@ -11,7 +11,7 @@ from delf_engine.model.backbones import build_trunk
 from delf_engine.training import TrainingConfig, run
 from delf_engine.training.weights import read_state
 from delf_engine.training.work import Work
-from helpers import write_image
+from helpers import raises, write_image
 from training_helpers import Trained, train
 
 Tiny = Callable[..., TrainingConfig]
@@ -100,7 +100,7 @@ def test_interrupted_run_goes_on_behind_the_last_stage(
 
 
 def test_one_training_a_folder(photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path) -> None:
-    with Work(tmp_path), pytest.raises(LockedError, match="another training is running"):
+    with Work(tmp_path), raises(LockedError):
         train(photos, tiny(), trunk, work=tmp_path, error=_fail)
 
 
@@ -125,36 +125,36 @@ def test_bad_photographs_are_reported_once_and_passed_over(
 
 
 def test_too_few_photographs(photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="2 photographs are too few"):
+    with raises(DataError):
         train(photos[:2], tiny(), trunk, error=_fail)
     bad = [str(tmp_path / f"{i}.jpg") for i in range(6)]
-    with pytest.raises(DataError, match="none of the 4 photographs can be read"):
+    with raises(DataError):
         train(bad, tiny(), trunk, error=lambda *_: None)
 
 
 def test_stages_in_an_order_that_cannot_work(photos: list[str], trunk: Path, tiny: Tiny) -> None:
     stages = tiny().stages
-    with pytest.raises(ConfigError, match=r"stage attention: loss match .* put a pca stage before it"):
+    with raises(ConfigError):
         train(photos, tiny(stages=stages[3:]), trunk, error=_fail)
-    with pytest.raises(ConfigError, match="no stage before it trains the attention"):
+    with raises(ConfigError):
         train(photos, tiny(stages=stages[4:]), trunk, error=_fail)
     head_only = tiny().with_stage("conv4", train=("attention",))
-    with pytest.raises(ConfigError, match="distillation teaches the trunk"):
+    with raises(ConfigError):
         train(photos, head_only, trunk, error=_fail)
 
 
 def test_bad_trunks(photos: list[str], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match="not a readable safetensors file of a trunk"):
+    with raises(CheckpointError, "none.safetensors"):
         train(photos, tiny(), tmp_path / "none.safetensors", error=_fail)
-    with pytest.raises(CheckpointError, match="not a readable state dict"):
+    with raises(CheckpointError, "none.pth"):
         train(photos, tiny(), tmp_path / "none.pth", error=_fail)
     torch.save({"layer": [1, 2]}, tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="tensors by name were expected"):
+    with raises(CheckpointError, "list.pth"):
         train(photos, tiny(), tmp_path / "list.pth", error=_fail)
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"other\.pth: weights do not fit a resnet18 trunk"):
+    with raises(CheckpointError, "other.pth", "resnet18"):
         train(photos, tiny(), tmp_path / "other.pth", error=_fail)
-    with pytest.raises(CheckpointError, match="torchvision has no weights for resnet50_v1: pass --trunk"):
+    with raises(CheckpointError, "resnet50_v1", "--trunk"):
         train(photos, tiny(architecture="resnet50_v1"), None, error=_fail)
 
     def offline(*_: object, **__: object) -> None:
@@ -162,7 +162,7 @@ def test_bad_trunks(photos: list[str], tiny: Tiny, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
-    with pytest.raises(CheckpointError, match=r"no network\): pass --trunk FILE, or put https://"):
+    with raises(CheckpointError, "--trunk", "FILE", "https://"):
         train(photos, tiny(), None, error=_fail)
 
 

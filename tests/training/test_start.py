@@ -17,7 +17,7 @@ from delf_engine.training import Reports, RunOptions, TrainingConfig, load_train
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.weights import load_trunk
 from delf_engine.training.work import Work
-from helpers import checkpoint_info, write_tiny_model
+from helpers import checkpoint_info, raises, write_tiny_model
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -39,18 +39,18 @@ def test_bare_weights_are_still_taken(trunk: Path) -> None:
 
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     tiny = write_tiny_model(tmp_path)
-    with pytest.raises(CheckpointError, match=r"tiny.safetensors: its trunk is a resnet18, .* a resnet34"):
+    with raises(CheckpointError, "tiny.safetensors", "resnet18", "resnet34"):
         load_trunk("resnet34", tiny)
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint 'delf-r81'.*Did you mean 'delf-r18'"):
+    with raises(CheckpointError, "'delf-r81'", "'delf-r18'"):
         load_trunk("resnet18", "delf-r81")
     state = {key: value.numpy() for key, value in load_checkpoint(tiny)[0].state_dict().items()}
     save_checkpoint(tmp_path / "other.safetensors", state, checkpoint_info(mean=(0.5, 0.5, 0.5)))
-    with pytest.raises(CheckpointError, match=r"other.safetensors: made for colours with mean \(0.5, 0.5, 0.5\)"):
+    with raises(CheckpointError, "other.safetensors", "0.5"):
         load_trunk("resnet18", tmp_path / "other.safetensors")
     data = bytearray(tiny.read_bytes())
     data[-1] ^= 1
     tiny.write_bytes(data)
-    with pytest.raises(CheckpointError, match="damaged"):
+    with raises(CheckpointError):
         load_trunk("resnet18", tiny)
 
 

@@ -17,6 +17,7 @@ from delf_engine.training.batches import START
 from delf_engine.training.cache import Cache
 from delf_engine.training.sources.views import PhotoItems, draw_rows, gather_pairs
 from delf_engine.training.stores import Encoder, Level, Stores, ViewStore
+from helpers import raises
 
 VIEWS = load_training_config("delf_contrast").views.model_copy(update={"count": 2, "size": 64})
 CPU = torch.device("cpu")
@@ -183,7 +184,7 @@ def test_unreadable_photographs_leave_the_others_as_they_are(
     whole.begin(_encoder(network, "conv4"))
     others = whole.open("views", PhotoItems(photos[:3], VIEWS, 0))
     assert torch.equal(store.maps(2)["conv4"], others.maps(2)["conv4"])
-    with pytest.raises(DataError, match="at least 2 readable photographs or pairs; 1 of 2"):
+    with raises(DataError):
         stores.open("views", PhotoItems([photos[0], missing], VIEWS, 0))
 
 

@@ -13,7 +13,7 @@ from delf_engine.training import TrainingConfig
 from delf_engine.training.batches import Teacher, TeacherContext
 from delf_engine.training.losses.distillation import DistillationOptions
 from delf_engine.training.teaching import build_teachers, teacher_file, teacher_names, with_teacher
-from helpers import write_tiny_model
+from helpers import raises, write_tiny_model
 from training_helpers import train
 
 Tiny = Callable[..., TrainingConfig]
@@ -61,19 +61,19 @@ def test_aliked_describes_cell_centres(tmp_path: Path) -> None:
         centre = torch.tensor([[2 * 48 / 79 - 1, 2 * 32 / 63 - 1]])
         expected = model.desc_head(dense, [centre, centre])[0]
     torch.testing.assert_close(maps[1, :, 2, 3], expected[1][0], rtol=1e-3, atol=1e-4)
-    with pytest.raises(CheckpointError, match="there is no file"):
+    with raises(CheckpointError):
         _build("aliked:none.pth")
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="does not fit aliked-n16"):
+    with raises(CheckpointError, "aliked-n16"):
         _build(f"aliked:{tmp_path / 'other.pth'}")
 
 
 def test_names(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no teacher 'alikes'; did you mean 'aliked'"):
+    with raises(ConfigError, "'alikes'", "'aliked'"):
         _build("alikes:file")
-    with pytest.raises(ConfigError, match="say trunk:ARCHITECTURE:FILE"):
+    with raises(ConfigError):
         _build("trunk:file")
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+    with raises(CheckpointError):
         _build(str(tmp_path / "none.safetensors"))
     assert teacher_file("trunk:resnet50:a/b.pth") == "a/b.pth"
     assert teacher_file("aliked:c.pth") == "c.pth"
@@ -101,7 +101,7 @@ def test_a_checkpoint_teaches_a_stage(photos: list[str], trunk: Path, tiny: Tiny
 
 
 def test_the_start_is_no_teacher_to_replace(tiny: Tiny) -> None:
-    with pytest.raises(ConfigError, match="recipe tiny has no teacher to replace by other"):
+    with raises(ConfigError):
         with_teacher(tiny(), "other")
     both = DistillationOptions(kind="distillation", teacher="old", target="descriptors")
     losses = (*tiny().gradient_stages[0].losses, both)

@@ -24,6 +24,7 @@ from delf_engine.training.forward import Forward
 from delf_engine.training.options import Reports
 from delf_engine.training.run import build_losses
 from delf_engine.training.trainer import GradientRun, learning_rate
+from helpers import raises
 from training_helpers import Trained, train
 
 Tiny = Callable[..., TrainingConfig]
@@ -223,10 +224,10 @@ def test_first_ctrl_c_ends_the_step_and_writes_the_state(network: DelfNetwork, t
 def test_damaged_or_foreign_states_are_refused(network: DelfNetwork, tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_bytes(b"no state")
-    with pytest.raises(FormatError, match="not a training state, or damaged"):
+    with raises(FormatError):
         _run(network, _stage(), path=path).run()
     _run(network, _stage()).save(path)
-    with pytest.raises(FormatError, match="does not fit this stage"):
+    with raises(FormatError):
         _run(network, _stage(losses=(LossOptions(kind="toy mean"),)), path=path).run()
 
 

@@ -13,8 +13,7 @@ from delf_engine.config import Count
 from delf_engine.errors import DataError
 from delf_engine.training.batches import Batch, Kind
 from delf_engine.training.contract import SourceContext, SourceOptions
-from delf_engine.training.crops import CropConfig
-from delf_engine.training.datasets.loading import CropReader
+from delf_engine.training.datasets.crops import CropConfig, CropReader
 
 __all__ = ["ClassesOptions", "ClassesSource"]
 

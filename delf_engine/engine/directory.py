@@ -1,0 +1,193 @@
+"""An engine's directory: made in one step, its index and words opened, left-overs deleted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TypeAlias
+
+from delf_engine.config import Profile, load_profile
+from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
+from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
+from delf_engine.index import KINDS, AnyIndex, Codebook, IndexKind, Mixture, Vocabulary, has_index
+from delf_engine.index.kinds import load_index, load_vocabulary, new_index
+from delf_engine.model import codebook_path, model_reference, read_checkpoint_info
+from delf_engine.storage import FeatureStore
+from delf_engine.support.files import system_errors
+
+__all__ = [
+    "FEATURES",
+    "Words",
+    "check_kind",
+    "choose_vocabulary",
+    "create_directory",
+    "empty_index",
+    "open_index",
+    "open_vocabulary",
+    "remove_unused",
+]
+
+FEATURES = "features"
+
+#: The words of an index, or the file that holds them.
+Words: TypeAlias = Vocabulary | str | os.PathLike[str]
+
+_ATTEMPTS = 5
+
+# Names of ours: whatever else lies in an engine's directory is left alone.
+_INDEX = re.compile(r"index(-\d+)?")
+_WORDS = re.compile(r"codebook(-[0-9a-f]{16})?\.safetensors")
+
+
+def create_directory(
+    directory: Path,
+    *,
+    model: str | os.PathLike[str],
+    profile: str | os.PathLike[str] | Profile | None,
+    index: IndexKind | None,
+    codebook: Words | None,
+) -> None:
+    """Make the directory of an empty engine; see `Engine.create`."""
+    info = read_checkpoint_info(model)
+    chosen = profile if isinstance(profile, Profile) else load_profile(profile or info.profile)
+    kind = index or chosen.index
+    words = choose_vocabulary(kind, codebook, model, info.dim)
+    manifest = Manifest(
+        model=model_reference(model),
+        model_identity=info.identity,
+        dim=info.dim,
+        index=kind,
+        codebook=None if words is None else words.hash,
+        profile=chosen,
+    )
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FormatError(f"{directory}: exists and is not empty; open it, or choose another place")
+    with system_errors(f"{directory}: an engine cannot be made here"):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        # Made beside its place and renamed, so that a crash leaves no half an engine.
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        try:
+            temporary.chmod(0o755)
+            FeatureStore.create(
+                temporary / FEATURES, dim=info.dim, codec=chosen.storage.codec, model=info.identity
+            ).close()
+            if words is not None:
+                words.save(temporary / manifest.codebook_file)
+            empty_index(manifest, words).save(temporary / manifest.index_folder)
+            write_manifest(temporary, manifest)
+            os.replace(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def choose_vocabulary(
+    kind: IndexKind, given: Words | None, model: str | os.PathLike[str], dim: int
+) -> Vocabulary | None:
+    """Return the words given, or the codebook that comes with the checkpoint, if they are `dim`-D.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such kind of index, it needs words and there are none, or takes none.
+    FormatError
+        If a file cannot be read.
+    MismatchError
+        If they have another dimension.
+    """
+    check_kind(kind)
+    if kind == "kdtree":
+        if given is not None:
+            raise ConfigError("a KD-tree index has no words; leave codebook=... out, or choose another index")
+        return None
+    if given is None and kind in ("vlad", "fisher"):
+        what = "a small codebook" if kind == "vlad" else "a mixture"
+        option = "--words 64" + (" --mixture" if kind == "fisher" else "")
+        raise ConfigError(
+            f"an index of kind {kind!r} needs {what} of its own: train one with `delf-engine codebook PHOTOS "
+            f"words.safetensors {option}` and give it as codebook=..."
+        )
+    if given is None:
+        given = codebook_path(model)
+        if given is None:
+            raise ConfigError(
+                f"checkpoint {str(model)!r} comes without a codebook; give codebook=..., or use index='kdtree'"
+            )
+    words = given if isinstance(given, (Codebook, Mixture)) else load_vocabulary(kind, given)
+    if words.dim != dim:
+        raise MismatchError(
+            f"the {type(words).__name__.lower()} is {words.dim}-D, the model's descriptors {dim}-D"
+        )
+    return words
+
+
+def check_kind(kind: str) -> None:
+    """Raise `ConfigError` unless there is such a kind of index."""
+    if kind not in KINDS:
+        raise ConfigError(f"there is no index of kind {kind!r}; choose from {', '.join(KINDS)}")
+
+
+def empty_index(manifest: Manifest, vocabulary: Vocabulary | None) -> AnyIndex:
+    """Return an empty index of the kind that the manifest names."""
+    return new_index(manifest.index, manifest.dim, manifest.profile, vocabulary)
+
+
+def open_index(directory: Path, manifest: Manifest, check: bool | None) -> tuple[Manifest, AnyIndex]:
+    """Open the index of an engine's directory, without segments that are damaged.
+
+    Where there is none, or its manifest is damaged, a `DelfEngineWarning` says so and it begins empty. Returns the
+    engine's manifest, too: another process may have given the engine another index since it was read.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            path, vocabulary = directory / manifest.index_folder, open_vocabulary(directory, manifest)
+            return manifest, load_index(path, manifest.index, manifest.profile, vocabulary, check=check)
+        except (FormatError, MismatchError):
+            before, manifest = manifest, read_manifest(directory)
+            if manifest == before:
+                break
+    return manifest, _open_damaged(directory, manifest, check)
+
+
+def _open_damaged(directory: Path, manifest: Manifest, check: bool | None) -> AnyIndex:
+    path, vocabulary = directory / manifest.index_folder, open_vocabulary(directory, manifest)
+    try:
+        return load_index(path, manifest.index, manifest.profile, vocabulary, check=check, damaged="skip")
+    except FormatError as error:
+        if has_index(path):
+            raise
+        message = f"{error}; it is made again from the stored features"
+        warnings.warn(message, DelfEngineWarning, stacklevel=4)
+        return empty_index(manifest, vocabulary)
+
+
+def open_vocabulary(directory: Path, manifest: Manifest) -> Vocabulary | None:
+    """Return the words of an engine's directory, None if its index has none.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing or damaged.
+    MismatchError
+        If it is another than the engine was made with.
+    """
+    if manifest.codebook is None:
+        return None
+    path = directory / manifest.codebook_file
+    words = load_vocabulary(manifest.index, path)
+    if words.hash != manifest.codebook:
+        raise MismatchError(f"{path}: not the words that this engine was made with")
+    return words
+
+
+def remove_unused(directory: Path, manifest: Manifest) -> None:
+    """Delete indexes and words of ours that the manifest does not name."""
+    words = manifest.codebook_file if manifest.codebook is not None else None
+    for path in directory.iterdir():
+        if _INDEX.fullmatch(path.name) and path.is_dir() and path.name != manifest.index_folder:
+            shutil.rmtree(path, ignore_errors=True)
+        elif _WORDS.fullmatch(path.name) and path.name != words:
+            path.unlink(missing_ok=True)

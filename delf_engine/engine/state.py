@@ -1,0 +1,180 @@
+"""What an open engine is made of: directory, feature store, an index that holds what the store does, extractor.
+
+The feature store is the truth and is changed first, in one transaction a batch; the index follows and is saved
+with the revision of the store that it holds. So after a crash at any moment the index can tell what it has missed,
+and catches up with the store on opening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from delf_engine.engine.catch_up import catch_up, noted_revision
+from delf_engine.engine.directory import FEATURES, open_index, remove_unused
+from delf_engine.engine.manifest import Manifest, read_manifest
+from delf_engine.engine.pairs import calibration_of
+from delf_engine.errors import ConfigError, LockedError, MismatchError, UnknownIdError
+from delf_engine.features import LocalFeatures
+from delf_engine.images import Box, ImageSource
+from delf_engine.index import AnyIndex
+from delf_engine.reranking import RerankOptions
+from delf_engine.storage import FeatureStore, Revision
+from delf_engine.storage.codec import as_stored
+from delf_engine.verification import Calibration
+
+if TYPE_CHECKING:
+    from delf_engine.extraction import Extractor
+
+__all__ = ["EngineState", "Query"]
+
+#: An image, an id of the engine, or features.
+Query: TypeAlias = ImageSource | LocalFeatures
+
+
+class EngineState:
+    """An open engine; what it answers and how it is changed are functions of this.
+
+    Attributes
+    ----------
+    directory : Path
+    manifest : Manifest
+    store : FeatureStore
+    index : AnyIndex
+    readonly : bool
+    """
+
+    def __init__(
+        self, directory: Path, manifest: Manifest, store: FeatureStore, index: AnyIndex, *, readonly: bool
+    ) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.store = store
+        self.index = index
+        self.readonly = readonly
+        self._revision = self._caught_up(noted_revision(index))  # of the store: the one that the index holds
+        if not readonly:
+            self.save()
+
+    @classmethod
+    def open(cls, directory: Path, *, readonly: bool, check: bool | None) -> EngineState:
+        """Open an engine that exists; see `Engine.open`."""
+        manifest = read_manifest(directory)
+        with ExitStack() as undo:
+            store = undo.enter_context(FeatureStore.open(directory / FEATURES, readonly=readonly))
+            if store.model != manifest.model_identity or store.dim != manifest.dim:
+                raise MismatchError(
+                    f"{directory}: the store holds {store.dim}-D features of {store.model}, the engine is for "
+                    f"{manifest.dim}-D features of {manifest.model_identity}"
+                )
+            if not readonly:  # others have no way to change it from here on
+                manifest = read_manifest(directory)
+                remove_unused(directory, manifest)
+            manifest, index = open_index(directory, manifest, check)
+            state = cls(directory, manifest, store, index, readonly=readonly)
+            undo.pop_all()
+        return state
+
+    def close(self) -> None:
+        """Close the store and let go of its lock. Closing twice is harmless."""
+        self.store.close()
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The extractor of the engine's model and profile, loaded on first use; see `Engine.extractor`."""
+        from delf_engine.extraction import Extractor
+
+        manifest = self.manifest
+        extractor = Extractor.from_pretrained(manifest.model, config=manifest.profile.extraction)
+        found = None if extractor.info is None else extractor.info.identity
+        if found != manifest.model_identity:
+            raise MismatchError(
+                f"{self.directory}: made with model {manifest.model_identity}, but {manifest.model} is now "
+                f"{found}; its features do not fit. Use the old checkpoint or make a new engine"
+            )
+        return extractor
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What gives verifications their probability; None if the model has none that holds for the profile."""
+        return calibration_of(self.manifest.model, self.manifest.profile, self.manifest.model_identity)
+
+    def rerank_options(self, **given: Any) -> RerankOptions:
+        """Return the options of the profile, with the model's calibration, but for those given."""
+        return RerankOptions.of(self.manifest.profile, calibration=self.calibration, **given)
+
+    def features_of(self, query: Query, box: Box | None = None) -> LocalFeatures:
+        """Return the features of a query: as given, those of an id of the engine, or extracted from an image."""
+        if isinstance(query, LocalFeatures):
+            if box is not None:
+                raise ConfigError("a box goes with an image; features were given")
+            return query
+        if box is None and isinstance(query, str) and query in self.store:
+            return self.store.get(query)
+        return self.extractor(query, box=box)
+
+    def check_writable(self) -> None:
+        """Raise `LockedError` if the engine was opened read-only."""
+        if self.readonly:
+            raise LockedError(f"{self.directory}: opened read-only; open it without readonly=True to change it")
+
+    def check_known(self, ids: Sequence[str], done: str) -> None:
+        """Raise `UnknownIdError`, which says that nothing was `done`, unless all images are there."""
+        missing = [image_id for image_id in ids if image_id not in self.store]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise UnknownIdError(f"{self.directory}: no image {missing[0]!r}{more}; nothing {done}")
+
+    def commit(self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False) -> list[str]:
+        """Write features in one transaction and index them; return the ids that were written.
+
+        Those that are there already are left alone, or with `replace` become the last with their new features; of
+        an id that occurs twice the first counts then, or with `replace` the last. The index is on disk after the
+        next `save`.
+        """
+        batch: dict[str, LocalFeatures] = {}
+        for image_id, features in items:
+            if replace:
+                batch.pop(image_id, None)
+            batch.setdefault(image_id, features)
+        self.catch_up()
+        written = self.store.put_many(batch.items(), replace="last" if replace else False)
+        if known := [image_id for image_id in written if replace and image_id in self.index]:
+            self.index.remove(known)
+        # As stored, not as given: an index rebuilt from the store must be the same to the bit.
+        self.index.add(written, [as_stored(batch[image_id], self.store.codec) for image_id in written])
+        self._revision = self.store.revision()
+        return written
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove images from store and index."""
+        self.catch_up()
+        self.store.remove(ids)
+        self.index.remove([image_id for image_id in ids if image_id in self.index])
+        self._revision = self.store.revision()
+        self.save()
+
+    def catch_up(self) -> None:
+        """Bring the index to the store, in case a change of both was interrupted half-way."""
+        if self.store.revision() != self._revision:
+            self._revision = self._caught_up(self._revision)
+
+    def save(self) -> None:
+        """Write what is new in the index, and which revision of the store it holds."""
+        self._save(self._revision)
+
+    def use(self, manifest: Manifest, index: AnyIndex, revision: Revision) -> None:
+        """Go on with another index, which holds `revision` of the store."""
+        self.manifest, self.index, self._revision = manifest, index, revision
+
+    def _save(self, revision: Revision | None) -> None:
+        self.index.mark = None if revision is None else revision.to_dict()
+        # The lock of the store keeps others away: what is there is ours, or damaged.
+        self.index.save(self.directory / self.manifest.index_folder, overwrite=True)
+
+    def _caught_up(self, since: Revision | None) -> Revision:
+        save = None if self.readonly else lambda: self._save(None)
+        return catch_up(self.store, self.index, since, save=save)

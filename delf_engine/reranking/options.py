@@ -1,0 +1,106 @@
+"""The options of re-ranking, which single queries, batches, second rounds and engines share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+from delf_engine.config import (
+    Profile,
+    RankingConfig,
+    RerankingConfig,
+    VerificationConfig,
+    load_profile,
+    parse_config,
+)
+from delf_engine.errors import ConfigError
+from delf_engine.features import LocalFeatures
+from delf_engine.verification import Calibration, PairVerifier
+
+__all__ = ["OnMissing", "RerankOptions"]
+
+OnMissing: TypeAlias = Literal["warn", "raise", "ignore"]
+
+
+@lru_cache(maxsize=1)
+def _default_ranking() -> RankingConfig:
+    return load_profile("default").ranking
+
+
+@dataclass(frozen=True)
+class RerankOptions:
+    """How shortlists are re-ranked: everything but the data.
+
+    Attributes
+    ----------
+    reranking : RerankingConfig
+        How many candidates are verified, and what may stop that earlier.
+    verification : VerificationConfig
+    ranking : RankingConfig
+        What the ranking score is; left out, that of the default profile.
+    seed : int
+        Of every verification. Results have the same bits in any order and with any number of workers, and each
+        pair's are those of `verify_features`.
+    calibration : Calibration or None
+        Gives verifications their probability. It has no part in the ranking.
+    workers : int or None
+        Threads, or processes where an estimator holds Python's interpreter lock. None takes one a usable core, and
+        the calling thread alone for few pairs.
+    on_missing : "warn", "raise" or "ignore"
+        What to do about a query or candidate without features. It is left unverified, behind the verified ones,
+        and the rest goes on; "warn" gives one `DelfEngineWarning` at the end.
+
+    Raises
+    ------
+    ConfigError
+        If `workers` is below 1, or `on_missing` another word.
+    """
+
+    reranking: RerankingConfig
+    verification: VerificationConfig
+    ranking: RankingConfig = field(default_factory=_default_ranking)
+    seed: int = 0
+    calibration: Calibration | None = None
+    workers: int | None = None
+    on_missing: OnMissing = "warn"
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers must be at least 1, got {self.workers}")
+        if self.on_missing not in ("warn", "raise", "ignore"):
+            raise ConfigError(f"on_missing must be 'warn', 'raise' or 'ignore', got {self.on_missing!r}")
+
+    @classmethod
+    def of(
+        cls,
+        profile: Profile,
+        *,
+        top_n: int | None = None,
+        top_k: int | None = None,
+        seconds: float | None = None,
+        **more: Any,
+    ) -> RerankOptions:
+        """Return the options of a profile.
+
+        Parameters
+        ----------
+        profile : Profile
+        top_n, top_k, seconds
+            See `RerankingConfig`; None: as the profile says.
+        **more
+            Fields of the class that no profile has: `seed`, `calibration`, `workers`, `on_missing`.
+
+        Raises
+        ------
+        ConfigError
+            If one is out of range.
+        """
+        given = {"top_n": top_n, "top_k": top_k, "seconds": seconds}
+        values = {**profile.reranking.model_dump(), **{name: v for name, v in given.items() if v is not None}}
+        reranking = parse_config(RerankingConfig, values, where="re-ranking")
+        return cls(reranking, profile.verification, profile.ranking, **more)
+
+    def verifier(self, query: LocalFeatures) -> PairVerifier:
+        """Return the query, made ready for all its pairs."""
+        return PairVerifier(query, config=self.verification, exponent=self.ranking.exponent, seed=self.seed)

@@ -1,0 +1,148 @@
+"""Teachers to distil from: a checkpoint, a bare trunk with a PCA fitted on the fly, ALIKED-N16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from delf_engine.errors import CheckpointError, ConfigError
+from delf_engine.model.backbones import ARCHITECTURES
+from delf_engine.model.checkpoint import load_checkpoint
+from delf_engine.model.network import DelfNetwork
+from delf_engine.training.batches import TeacherContext
+from delf_engine.training.projection import PcaStage, fit_projection
+from delf_engine.training.weights import load_trunk, read_state
+
+__all__ = ["AlikedTeacher", "CheckpointTeacher", "TrunkTeacher"]
+
+_PHOTOGRAPHS = 300  # that the PCA of a bare trunk is fitted on
+_DIM = 128
+
+
+class _NetworkTeacher:
+    """Unit descriptors of all cells by a network's trunk and projection."""
+
+    def __init__(self, network: DelfNetwork, context: TeacherContext) -> None:
+        if network.stride != 16:
+            raise ConfigError(f"a teacher needs cells of stride 16, this one's are {network.stride} pixels apart")
+        self.network = network.to(context.device).requires_grad_(False).eval()
+        self.context = context
+        self.channels = network.dim
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map (N, H, W, 3) uint8 RGB to (N, D, h, w) unit descriptors."""
+        dtype = self.context.dtype
+        with torch.no_grad():
+            with torch.autocast(self.context.device.type, dtype, enabled=dtype != torch.float32):
+                features = self.network.trunk(self.network.normalise(images.to(self.context.device)))
+            maps = self.network.heads(features.float())[0]
+            flat = maps.flatten(2).transpose(1, 2)
+            descriptors = self.network.projection(flat.reshape(-1, flat.shape[2]))
+            return descriptors.unflatten(0, flat.shape[:2]).transpose(1, 2).unflatten(2, maps.shape[2:])
+
+
+class CheckpointTeacher(_NetworkTeacher):
+    """A checkpoint by name or path: its own descriptors.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read.
+    ConfigError
+        If its cells have another stride than 16.
+    """
+
+    def __init__(self, argument: str, context: TeacherContext) -> None:
+        super().__init__(load_checkpoint(argument)[0], context)
+
+
+class TrunkTeacher(_NetworkTeacher):
+    """``ARCHITECTURE:FILE``: L2-normalised conv4 of a trunk, reduced by PCA to 128 dimensions at most.
+
+    The PCA is fitted on up to 300 of the training photographs, on the cells of largest norm.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights cannot be read or do not fit.
+    ConfigError
+        If there is no such architecture.
+    """
+
+    def __init__(self, argument: str, context: TeacherContext) -> None:
+        architecture, _, file = argument.partition(":")
+        if architecture not in ARCHITECTURES or not file:
+            raise ConfigError(
+                f"teacher trunk:{argument}: say trunk:ARCHITECTURE:FILE; architectures: {', '.join(ARCHITECTURES)}"
+            )
+        trunk = load_trunk(architecture, file).requires_grad_(False).to(context.device)
+        network = DelfNetwork(architecture, min(_DIM, trunk.channels), attention="norm", trunk=trunk)
+        stage = PcaStage(kind="pca", cells=200, scales=(0.5, 1.0), photographs=_PHOTOGRAPHS)
+        network.projection = fit_projection(
+            context.photos,
+            network,
+            stage,
+            device=context.device,
+            dtype=context.dtype,
+            progress=context.progress,
+        )
+        super().__init__(network, context)
+
+
+_STRIDE = 16
+
+
+class AlikedTeacher:
+    """Its descriptor head, applied at the centres of the cells instead of at keypoints.
+
+    Parameters
+    ----------
+    argument : str
+        Weights of aliked-n16, safetensors or a state dict of torch.
+    context : TeacherContext
+
+    Raises
+    ------
+    ConfigError
+        If kornia is not installed.
+    CheckpointError
+        If the weights cannot be read or do not fit.
+    """
+
+    channels = 128
+
+    def __init__(self, argument: str, context: TeacherContext) -> None:
+        try:
+            from kornia.feature import ALIKED
+        except ImportError as error:
+            raise ConfigError("teacher aliked needs kornia: pip install 'delf-engine[aliked]'") from error
+        if not argument or not Path(argument).is_file():
+            raise CheckpointError(f"teacher aliked: there is no file {argument!r}; say aliked:FILE")
+        model = ALIKED("aliked-n16")
+        try:
+            missing = model.load_state_dict(read_state(argument), strict=False).missing_keys
+        except RuntimeError as error:
+            raise CheckpointError(f"{argument}: does not fit aliked-n16: {error}") from error
+        missing = [name for name in missing if not name.startswith("dkd.")]  # a constant grid
+        if missing:
+            raise CheckpointError(f"{argument}: does not fit aliked-n16: {missing[0]} is missing")
+        self.model = model.eval().requires_grad_(False).to(context.device)
+        self.device = context.device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map (N, H, W, 3) uint8 RGB to (N, 128, ceil(H / 16), ceil(W / 16)) unit descriptors."""
+        height, width = images.shape[1:3]
+        with torch.no_grad():
+            pixels = images.to(self.device, torch.float32).permute(0, 3, 1, 2).contiguous() / 255
+            features, _ = self.model.extract_dense_map(pixels)
+            rows, columns = range(0, height, _STRIDE), range(0, width, _STRIDE)
+            y, x = torch.meshgrid(
+                torch.tensor([2 * r / max(height - 1, 1) - 1 for r in rows]),
+                torch.tensor([2 * c / max(width - 1, 1) - 1 for c in columns]),
+                indexing="ij",
+            )
+            centres = torch.stack([x.flatten(), y.flatten()], 1).to(self.device)
+            descriptors, _ = self.model.desc_head(features, [centres] * len(images))
+            return torch.stack(descriptors).transpose(1, 2).unflatten(2, (len(rows), len(columns)))

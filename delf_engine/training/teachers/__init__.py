@@ -1,1 +1,0 @@
-"""Teachers to distil from, one small file each; `delf_engine.training.registry` names them."""

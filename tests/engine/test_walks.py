@@ -1,0 +1,83 @@
+"""The walks of docs/architecture.md: how many files a call goes through before it reaches what does the work."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import delf_engine as de
+
+PACKAGE = Path(de.__file__).parent
+CHAPTER = PACKAGE.parent / "docs" / "architecture.md"
+MOST = 12
+
+
+def walked(call: Callable[[], Any], rooms: set[str]) -> list[str]:
+    """Return the longest way from `call` into one of the rooms, as ``file:function`` of each hop.
+
+    A hop is a function of ours that another file of ours has called, directly or through a library.
+    """
+    longest: list[str] = []
+
+    def entered(frame: FrameType | None, event: str, _: object) -> None:
+        nonlocal longest
+        if event != "call" or frame is None or not frame.f_code.co_filename.startswith(str(PACKAGE)):
+            return
+        hops: list[str] = []
+        last = None
+        stack = []
+        while frame is not None:
+            stack.append(frame.f_code)
+            frame = frame.f_back
+        for code in reversed(stack):
+            path = Path(code.co_filename)
+            if PACKAGE not in path.parents or path == last:
+                continue
+            last = path
+            hops.append(f"{path.relative_to(PACKAGE).as_posix()}:{code.co_name}")
+        inside = last is not None and last.relative_to(PACKAGE).parts[0].removesuffix(".py") in rooms
+        if inside and len(hops) > len(longest):
+            longest = hops
+
+    sys.setprofile(entered)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return longest
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, photos: list[str]) -> Any:
+    with de.Engine.create(tmp_path_factory.mktemp("walks") / "e", model=tiny_model, index="asmk") as engine:
+        engine.add(photos[:4])
+        engine.search(photos[0])  # whatever is loaded or compiled on first use
+        yield engine
+
+
+def test_from_search_to_the_verification(engine: de.Engine, photos: list[str]) -> None:
+    hops = walked(lambda: engine.search(photos[0]), {"verification", "matching"})
+    assert hops[0] == "engine/engine.py:search"
+    assert "verification/verify.py:__call__" in hops
+    assert len(hops) - 1 <= MOST, hops
+
+
+def test_from_add_to_the_index(engine: de.Engine, photos: list[str]) -> None:
+    hops = walked(lambda: engine.add(photos[4:], workers=0), {"index"})
+    assert hops[0] == "engine/engine.py:add"
+    assert len(hops) - 1 <= MOST, hops
+
+
+def test_the_chapter_names_functions_that_are_there() -> None:
+    named = re.findall(r"`([a-z_/]+\.py):(\w+(?:\.\w+)?)`", CHAPTER.read_text(encoding="utf-8"))
+    assert len(named) > 10
+    for file, function in named:
+        text = (PACKAGE / file).read_text(encoding="utf-8")
+        for name in function.split("."):
+            assert re.search(rf"(def|class) {name}\b", text), f"{file}:{function}"
