@@ -107,7 +107,7 @@ class CellSearcher:
     every cell and with the words of the nearest of them (128 of 1,024 cells, 91 of 512), all descriptors of a
     batch together, cell after cell: a cell's words are read once and meet every descriptor that looks into it.
 
-    Whether a word is found does not depend on the batch or the number of threads: see `cell_kernels`. Words with
+    Whether a word is found does not depend on the batch or the number of threads: see `kernels`. Words with
     the same centroid lie in the same cell, and of them the lowest are found.
 
     Parameters
