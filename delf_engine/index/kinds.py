@@ -78,7 +78,8 @@ def load_encoder(kind: IndexKind, path: str | os.PathLike[str]) -> Encoder:
 
 
 def _fitting(kind: str, given: Encoder | None) -> Any:
-    wanted: type = {"kdtree": type(None), "fisher": Mixture}.get(kind, Codebook)
+    others: dict[str, type] = {"kdtree": type(None), "fisher": Mixture}
+    wanted = others.get(kind, Codebook)
     if not isinstance(given, wanted):
         raise ConfigError(
             f"an index of kind {kind!r} needs a {wanted.__name__.lower()}, got {type(given).__name__}"
