@@ -73,6 +73,18 @@ def test_a_process_that_is_killed_in_the_middle_of_a_large_answer() -> None:
             assert all(call.result().nbytes == 160_000_000 for call in calls)
 
 
+def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced() -> None:
+    before = set(multiprocessing.active_children())
+    with process_pool(1) as pool:
+        pid = pool.submit(os.getpid).result()
+        os.kill(pid, signal.SIGKILL)
+        while is_running(pid):
+            time.sleep(0.01)
+        assert pool.submit(abs, -1).result() == 1
+        time.sleep(0.3)  # in which pebble would replace it too
+        assert len(set(multiprocessing.active_children()) - before) == 1
+
+
 def test_the_end_is_at_once_and_leaves_nobody() -> None:
     before = set(multiprocessing.active_children())
     with process_pool(2) as pool:

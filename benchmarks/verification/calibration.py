@@ -28,32 +28,31 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
+from sklearn.metrics import log_loss
 
+import delf_engine.matching
 import delf_engine.verification
 from benchmarks.common import cached_features, data_folder, options_parser, print_table, sub_rparis, write_json
 from benchmarks.systems import System, model_system
 from benchmarks.verification.strecha import labelled_pairs, load_views
 from delf_engine import LocalFeatures, Profile, Verification, load_profile, verify_features
-from delf_engine.evaluation.calibration_at_prior import calibration_error_at_prior, log_loss_at_prior
 from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.images import find_images
 from delf_engine.model import read_checkpoint_info
+from delf_engine.verification.calibrating import cross_validated
 from delf_engine.verification.calibration import Calibration
-from delf_engine.verification.calibration_fit import EVIDENCE, Evidence, Method
-from delf_engine.verification.calibration_folds import cross_validated
+from delf_engine.verification.calibration_fit import Evidence, Method
 
 _PRIOR = 0.5
 _SHARE = (0.25, 0.8)
 _EVERY = 5  # unrelated photographs: every fifth of the folder
-_CANDIDATES: tuple[tuple[Method, tuple[Evidence, ...]], ...] = (
-    ("logistic", ("inliers",)),
-    ("logistic", ("log_inliers",)),
-    ("logistic", ("inlier_similarity",)),
-    ("logistic", ("log_inlier_similarity",)),
-    ("logistic", ("inliers", "inlier_similarity")),
-    ("logistic", ("inliers", "inlier_similarity", "log_inliers", "log_inlier_similarity")),
-    ("isotonic", ("inliers",)),
-    ("isotonic", ("inlier_similarity",)),
+_CANDIDATES: tuple[tuple[Method, Evidence], ...] = (
+    ("logistic", "inliers"),
+    ("logistic", "log_inliers"),
+    ("logistic", "inlier_similarity"),
+    ("logistic", "log_inlier_similarity"),
+    ("isotonic", "inliers"),
+    ("isotonic", "inlier_similarity"),
 )
 
 Features = Mapping[str, LocalFeatures]
@@ -212,9 +211,10 @@ def verified(
 ) -> list[Verification]:
     """Return the verification of each pair; kept in the cache until options or the code of verification change."""
     digest = hashlib.sha256(f"{identity} {profile.verification.model_dump_json()} {_SHARE} {names}".encode())
-    for source in sorted(Path(delf_engine.verification.__file__).parent.glob("*.py")):
-        if not source.name.startswith("calibration"):
-            digest.update(source.read_bytes())
+    for room in (delf_engine.matching, delf_engine.verification):
+        for source in sorted(Path(str(room.__file__)).parent.glob("*.py")):
+            if not source.name.startswith(("calibrat", "labelled")):
+                digest.update(source.read_bytes())
     path = cache / f"verifications-{digest.hexdigest()[:16]}.jsonl.gz"
     if path.is_file():
         with gzip.open(path, "rt", encoding="utf-8") as lines:
@@ -233,7 +233,7 @@ def verified(
 
 def choose(
     found: Sequence[Verification], pairs: LabelledPairs
-) -> tuple[tuple[Method, tuple[Evidence, ...]], dict[str, dict[str, float]]]:
+) -> tuple[tuple[Method, Evidence], dict[str, dict[str, float]]]:
     """Return the candidate with the lowest log loss between scenes, and the figures of all."""
     scenes = {a for a, _ in pairs.places}
     rows = {}
@@ -245,8 +245,8 @@ def choose(
         p, labels = p[judged], pairs.labels[judged]
         rows[_words((method, evidence))] = {
             "pairs": int(judged.sum()),
-            "log_loss": log_loss_at_prior(p, labels, prior=_PRIOR),
-            "ece": calibration_error_at_prior(p, labels, prior=_PRIOR),
+            "log_loss": _log_loss(p, labels),
+            "ece": expected_calibration_error(p, labels, prior=_PRIOR),
             "auc": roc_auc(p, labels),
         }
     # A candidate is better by what can be seen: equal to a ten-thousandth goes to the earlier, simpler one.
@@ -257,7 +257,7 @@ def choose(
 def fit(
     found: Sequence[Verification],
     pairs: LabelledPairs,
-    candidate: tuple[Method, tuple[Evidence, ...]],
+    candidate: tuple[Method, Evidence],
     described: Mapping[str, Any],
 ) -> Calibration:
     """Fit one candidate to all pairs."""
@@ -272,7 +272,7 @@ def paris_row(calibration: Calibration, found: Sequence[Verification], pairs: La
 
 
 def own_landmarks(
-    found: Sequence[Verification], pairs: LabelledPairs, candidate: tuple[Method, tuple[Evidence, ...]]
+    found: Sequence[Verification], pairs: LabelledPairs, candidate: tuple[Method, Evidence]
 ) -> dict[str, float]:
     """Return the figures where each landmark's queries are judged by a calibration of the other four.
 
@@ -302,10 +302,10 @@ def _figures(
     p: npt.NDArray[np.float64], shifted: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
 ) -> dict[str, float]:
     return {
-        "ece": calibration_error_at_prior(p, labels, prior=_PRIOR),
+        "ece": expected_calibration_error(p, labels, prior=_PRIOR),
         "ece_unweighted": expected_calibration_error(p, labels),
         "ece_own_share": expected_calibration_error(shifted, labels),
-        "log_loss": log_loss_at_prior(p, labels, prior=_PRIOR),
+        "log_loss": _log_loss(p, labels),
         "auc": roc_auc(p, labels),
         "accuracy": float(((p >= 0.5) == labels).mean()),
         "same_accepted": float((p[labels == 1] >= 0.5).mean()),
@@ -316,9 +316,14 @@ def _figures(
 # ------------------------------------------------------------------------------------------------------ tables
 
 
-def _words(candidate: tuple[Method, tuple[Evidence, ...]]) -> str:
-    names = "all four" if len(candidate[1]) == len(EVIDENCE) else " + ".join(candidate[1])
-    return f"{candidate[0]}: {names}"
+def _log_loss(p: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> float:
+    """Return the mean of -ln P(label), in nats, with pairs of label 1 weighted to the prior."""
+    weights = np.where(labels == 1, _PRIOR / (labels == 1).sum(), (1 - _PRIOR) / (labels == 0).sum())
+    return float(log_loss(labels, p, sample_weight=weights))
+
+
+def _words(candidate: tuple[Method, Evidence]) -> str:
+    return ": ".join(candidate)
 
 
 def _cross_table(
@@ -347,10 +352,8 @@ def _paris_table(rows: Mapping[str, Mapping[str, float]], chosen: str) -> tuple[
 def _curve_table(calibration: Calibration) -> tuple[list[str], list[list[str]]]:
     if calibration.method == "isotonic":
         values = zip(calibration.knots, calibration.levels, strict=True)
-        return [calibration.evidence[0], "P(same)"], [[f"{x:.3f}", f"{p:.4f}"] for x, p in values]
-    rows = zip(
-        (*calibration.evidence, "(intercept)"), (*calibration.coefficients, calibration.intercept), strict=True
-    )
+        return [calibration.evidence, "P(same)"], [[f"{x:.3f}", f"{p:.4f}"] for x, p in values]
+    rows = ((calibration.evidence, calibration.slope), ("(intercept)", calibration.intercept))
     return ["evidence", "coefficient"], [[name, f"{value:.5f}"] for name, value in rows]
 
 

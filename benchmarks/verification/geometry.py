@@ -39,7 +39,7 @@ from benchmarks.verification.strecha import (
 )
 from delf_engine import LocalFeatures, load_profile, verify_features
 from delf_engine.config import VerificationConfig
-from delf_engine.verification import match_descriptors
+from delf_engine.matching import match_descriptors
 
 Float64 = npt.NDArray[np.float64]
 Row = dict[str, Any]

@@ -29,7 +29,7 @@ from scipy.spatial import cKDTree
 
 from delf_engine import LocalFeatures
 from delf_engine.errors import DataError
-from delf_engine.verification import match_descriptors
+from delf_engine.matching import match_descriptors
 
 __all__ = [
     "PlanarPair",

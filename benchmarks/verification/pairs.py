@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from delf_engine import LocalFeatures
 from delf_engine.config import VerificationConfig
-from delf_engine.verification import MatchedPair, Prepared, match_prepared
+from delf_engine.matching import Matches, PreparedDescriptors, match_prepared
 from delf_engine.verification.geometry import pixel_frame
 
 __all__ = ["Framed", "framed_matches", "match"]
@@ -31,15 +31,15 @@ class Framed(NamedTuple):
     scales: tuple[Float64, Float64]
 
 
-def match(a: Prepared, b: Prepared, config: VerificationConfig) -> MatchedPair:
+def match(a: PreparedDescriptors, b: PreparedDescriptors, config: VerificationConfig) -> Matches:
     """Match as a configuration says."""
     return match_prepared(a, b, mutual=config.mutual, ratio=config.ratio, max_distance=config.max_distance)
 
 
-def framed_matches(a: LocalFeatures, b: LocalFeatures, matched: MatchedPair, reference_size: int | None) -> Framed:
+def framed_matches(a: LocalFeatures, b: LocalFeatures, matched: Matches, reference_size: int | None) -> Framed:
     """Return the tentative matches in pixels of images shrunk to `reference_size`."""
     sides = []
-    for features, rows in zip((a, b), matched.putative.pairs.T, strict=True):
+    for features, rows in zip((a, b), matched.pairs.T, strict=True):
         frame = pixel_frame(features.image_size, reference_size)
         points = features.keypoints[rows].astype(np.float64) * float(frame[0, 0]) + float(frame[0, 2])
         sides.append((points, features.scales[rows] * float(frame[0, 0])))

@@ -13,9 +13,9 @@ from threadpoolctl import threadpool_limits
 from benchmarks.verification.pairs import Framed, framed_matches, match
 from delf_engine import LocalFeatures
 from delf_engine.config import VerificationConfig
+from delf_engine.matching import Matches, PreparedDescriptors
 from delf_engine.storage import FeatureStore
-from delf_engine.tiles import has_byte_products
-from delf_engine.verification import MatchedPair, PairVerifier, Prepared
+from delf_engine.verification import PairVerifier
 from delf_engine.verification.models import estimate
 
 __all__ = ["Sample", "medians", "parts_of_a_pair", "sample"]
@@ -25,8 +25,8 @@ class Sample(NamedTuple):
     """A pair as each part finds it: read, made ready, matched."""
 
     features: tuple[LocalFeatures, LocalFeatures]
-    prepared: tuple[Prepared, Prepared]
-    matched: MatchedPair
+    prepared: tuple[PreparedDescriptors, PreparedDescriptors]
+    matched: Matches
     framed: Framed
     verifier: PairVerifier
 
@@ -38,7 +38,10 @@ def sample(
     found = []
     for first, second in pairs:
         a, b = features[first], features[second]
-        prepared = Prepared(a.descriptors, "A", config.precision), Prepared(b.descriptors, "B", config.precision)
+        prepared = (
+            PreparedDescriptors(a.descriptors, "A", config.precision),
+            PreparedDescriptors(b.descriptors, "B", config.precision),
+        )
         matched = match(*prepared, config)
         framed = framed_matches(a, b, matched, config.reference_size)
         found.append(Sample((a, b), prepared, matched, framed, PairVerifier(a, config=config)))
@@ -86,7 +89,7 @@ def parts_of_a_pair(
 def _runs(name: str, config: VerificationConfig, samples: Sequence[Sample]) -> dict[str, Callable[[], Any]]:
     def preparing() -> None:
         for s in samples:
-            _columns(Prepared(s.features[1].descriptors, "B", config.precision))
+            PreparedDescriptors(s.features[1].descriptors, "B", config.precision).as_columns  # noqa: B018
 
     def kernel() -> None:
         for s in samples:
@@ -103,7 +106,7 @@ def _runs(name: str, config: VerificationConfig, samples: Sequence[Sample]) -> d
                 seed=0,
                 estimator=config.estimator,
                 scales=s.framed.scales,
-                similarities=s.matched.putative.similarities,
+                similarities=s.matched.similarities,
             )
 
     return {
@@ -115,24 +118,11 @@ def _runs(name: str, config: VerificationConfig, samples: Sequence[Sample]) -> d
     }
 
 
-def _columns(b: Prepared) -> Any:
-    """Make ready what the kernel takes of B."""
-    if b.precision == "float32":
-        return b.columns
-    return b.byte_columns if has_byte_products() else b.code_columns
+def _kernel(a: PreparedDescriptors, b: PreparedDescriptors) -> Any:
+    """Find the nearest neighbours both ways, ties not yet broken."""
+    from delf_engine.matching.kernels import best_of
 
-
-def _kernel(a: Prepared, b: Prepared) -> Any:
-    """Find the nearest neighbours both ways, ties not yet settled."""
-    from delf_engine.verification.match_kernels import best_of_codes, best_of_floats
-
-    if a.precision == "float32":
-        panels, bias = b.columns
-        return best_of_floats(a.unit, panels, len(b), bias)
-    codes, norms = a.codes
-    if not has_byte_products():
-        return best_of_codes(codes.astype(np.float32), norms, *b.code_columns)
-    return best_of_codes((codes.view(np.uint8) ^ np.uint8(128)).view(np.int32), norms, *b.byte_columns)
+    return best_of(*a.as_rows, *b.as_columns)
 
 
 def medians(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
 
 from delf_engine import LocalFeatures
 from delf_engine.config import VerificationConfig
 from delf_engine.errors import ConfigError
 from delf_engine.storage import FeatureStore
+from delf_engine.support.processes import ProcessPool
 
 __all__ = ["PEERS", "Shortlists", "opencv_script", "published_path", "pydegensac_script", "run_all", "run_one"]
 
@@ -110,12 +110,11 @@ def run_one(peer: str, store: FeatureStore, shortlists: Shortlists, settings: Ve
 
 
 def run_all(
-    peer: str, store: Path, shortlists: Shortlists, settings: VerificationConfig, workers: int
+    pool: ProcessPool, peer: str, store: Path, shortlists: Shortlists, settings: VerificationConfig
 ) -> list[int]:
-    """Do what `run_one` does in so many processes, of one thread each, which open the store themselves."""
-    jobs = (delayed(_one_query)(peer, store, {query: ids}, settings) for query, ids in shortlists.items())
-    with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
-        return [count for counts in Parallel(batch_size=1)(jobs) for count in counts]
+    """Do what `run_one` does in the processes of a pool, of one thread each, which open the store themselves."""
+    jobs = [pool.submit(_one_query, peer, store, {query: ids}, settings) for query, ids in shortlists.items()]
+    return [count for job in jobs for count in job.result()]
 
 
 def _one_query(peer: str, store: Path, shortlist: Shortlists, settings: VerificationConfig) -> list[int]:

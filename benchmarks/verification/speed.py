@@ -41,6 +41,7 @@ from delf_engine.errors import DataError
 from delf_engine.reranking import RerankOptions, rerank_batch
 from delf_engine.storage import FeatureStore
 from delf_engine.storage.codec import CODECS
+from delf_engine.support.processes import ProcessPool, process_pool
 from delf_engine.support.threads import usable_cores
 from delf_engine.verification import PairVerifier, Verification
 
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for codec in CODECS:
             with FeatureStore.create(paths[codec], dim=next(iter(features.values())).dim, codec=codec) as store:
                 store.put_many(features.items())
-        rows = speeds(paths, shortlists, args)
+        with process_pool(usable_cores()) as pool:  # of the peers
+            rows = speeds(paths, shortlists, args, pool)
         pairs = [(query, image) for query, ids in thinned(shortlists, args.peer_pairs).items() for image in ids]
         stores = {codec: FeatureStore.open(path, readonly=True) for codec, path in paths.items()}
         ways = {name: load_profile(name).verification for name in _OURS}
@@ -100,7 +102,9 @@ def thinned(shortlists: Shortlists, pairs: int) -> dict[str, list[str]]:
     return {query: [image for q, image in some if q == query] for query in dict.fromkeys(q for q, _ in some)}
 
 
-def speeds(paths: Mapping[str, Path], shortlists: Shortlists, args: argparse.Namespace) -> dict[str, Row]:
+def speeds(
+    paths: Mapping[str, Path], shortlists: Shortlists, args: argparse.Namespace, pool: ProcessPool
+) -> dict[str, Row]:
     """Return pairs a second of each contender, on one core and on all, and the ratio to the published path."""
     cores = usable_cores()
     few = thinned(shortlists, args.peer_pairs)
@@ -111,7 +115,7 @@ def speeds(paths: Mapping[str, Path], shortlists: Shortlists, args: argparse.Nam
     inliers: dict[str, float] = {}
     for peer in PEERS:
         runs[peer, "one"] = partial(run_one, peer, opened[codec], few, settings)
-        runs[peer, "all"] = partial(run_all, peer, paths[codec], few, settings, cores)
+        runs[peer, "all"] = partial(run_all, pool, peer, paths[codec], few, settings)
         counts = runs[peer, "one"]()
         inliers[peer] = sum(counts) / len(counts)
     for name in _OURS:

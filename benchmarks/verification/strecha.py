@@ -20,14 +20,14 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from joblib import Parallel, delayed, parallel_config
 from rich.console import Console
 from rich.progress import track
 
 from delf_engine import LocalFeatures, verify_features
 from delf_engine.config import VerificationConfig
 from delf_engine.errors import DataError
-from delf_engine.verification import match_descriptors
+from delf_engine.matching import match_descriptors
+from delf_engine.support.processes import map_ordered, process_pool
 
 __all__ = [
     "BINS",
@@ -224,9 +224,10 @@ def pair_scores(
         By the names of `SCORES`.
     """
     records = [features[view.name] for view in views]
-    jobs = (delayed(_one_pair)(records[p.first], records[p.second], rule, seeds) for p in pairs)
-    with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
-        results = Parallel(return_as="generator", batch_size=16)(jobs)
+    jobs = ((records[p.first], records[p.second], rule, seeds) for p in pairs)
+    with process_pool(workers) as pool:
+        ahead = map_ordered(lambda job: pool.submit(_one_pair, *job), jobs, 2 * workers)
+        results = (future.result() for _, future in ahead) if workers > 1 else (_one_pair(*job) for job in jobs)
         progress = track(results, title, total=len(pairs), console=Console(stderr=True))
         found = np.array(list(progress)).reshape(len(pairs), seeds, len(SCORES))
     return {name: found[:, :, i].T.copy() for i, name in enumerate(SCORES)}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import console, error_console, print_json, say
+from delf_engine.cli.console import console, print_json, say
 from delf_engine.cli.options import JsonOption, read_ids
-from delf_engine.cli.protocols import PROTOCOLS, Measured, Request, Run, run_protocol
+from delf_engine.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
-    from delf_engine.evaluation import Comparison, QueryDifference
+    from delf_engine.evaluation import Comparison, Evaluation
+    from delf_engine.evaluation.protocols import Measured, Protocol
 
 __all__ = ["register"]
 
@@ -33,7 +35,9 @@ def evaluate(
     ground_truth: Annotated[
         Path, typer.Option(help="gnd_*.pkl, a solution of Google Landmarks, or a folder of classes.")
     ],
-    protocol: Annotated[str, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.")] = "revisited",
+    protocol: Annotated[
+        str, typer.Option(help="One of revisited, gldv2-retrieval, gldv2-recognition, classes.")
+    ] = "revisited",
     baseline: Annotated[Path | None, typer.Option(help="Rankings of another system to compare with.")] = None,
     per_query: Annotated[
         bool, typer.Option("--per-query", help="Every query by itself, the worst first.")
@@ -64,120 +68,142 @@ def evaluate(
     Unknown images, doubled ones and scores that are NaN are refused. All figures are in per cent. The interval of
     a difference is that of a paired bootstrap over queries, at 95 %.
     """
-    run = run_protocol(
-        protocol,
-        Request(
-            files=(rankings,) if baseline is None else (rankings, baseline),
-            ground_truth=ground_truth,
-            names=None if names is None else read_ids(names),
-            queries=None if queries is None else read_ids(queries),
-            columns=columns,
-            query_folder=query_folder,
-            allow_missing=allow_missing,
-        ),
+    from delf_engine.evaluation.protocols import compare, load_protocol, measure
+
+    loaded = load_protocol(protocol, ground_truth, query_folder=query_folder)
+    if not loaded.of_a_gallery and (columns or allow_missing or names or queries):
+        raise ConfigError(
+            "--columns, --names, --queries and --allow-missing are of other protocols; "
+            "a query of Google Landmarks without a prediction counts 0"
+        )
+    rows = None if names is None else read_ids(names), None if queries is None else read_ids(queries)
+    files = (rankings,) if baseline is None else (rankings, baseline)
+    found = measure(
+        loaded, [_read(path, loaded, *rows, columns=columns) for path in files], allow_missing=allow_missing
     )
-    differences = {} if baseline is None else _differences(run, samples)
+    first, second = found.systems[0], found.systems[-1] if baseline is not None else None
+    compared = [
+        (one, compare(one, other, samples=samples)) for one, other in zip(first, second or (), strict=False)
+    ]
+    differences = {one.name: each for one, each in compared if each is not None}
     if as_json:
-        print_json(_values(protocol, run, differences, per_query))
+        print_json(_values(protocol, found, differences, per_query))
         return
-    if run.left_out:
-        left_out = ", ".join(run.left_out[:5]) + (", ..." if len(run.left_out) > 5 else "")
-        error_console().print(f"left out, without a ranking: {left_out}", markup=False, soft_wrap=True)
-    _print_figures(run)
-    _print_differences(differences)
+    if found.left_out:
+        left_out = ", ".join(found.left_out[:5]) + (", ..." if len(found.left_out) > 5 else "")
+        say(f"left out, without a ranking: {left_out}", error=True)
+    _print_figures(found)
+    for name, each in differences.items():
+        say(f"{name.capitalize()}: {each}: {_words(each)}")
     if per_query:
-        for i, measured in enumerate(run.measured[0]):
-            _print_queries(measured, run.measured[1][i] if baseline is not None else None)
+        for i, one in enumerate(first):
+            _print_queries(one, second[i] if second else None)
 
 
-def _differences(run: Run, samples: int) -> dict[str, Comparison]:
-    from delf_engine.evaluation import RecognitionFigures, paired_bootstrap, recognition_bootstrap
+def _read(
+    path: Path, protocol: Protocol, names: list[str] | None, queries: list[str] | None, *, columns: bool
+) -> Mapping[str, Any]:
+    """Return the rankings of a file by query; rows of an array without names are those of the ground truth."""
+    from delf_engine.evaluation import rankings_from_ranks
+    from delf_engine.reranking import read_shortlists
+    from delf_engine.reranking.array_files import ARRAY_ENDINGS, read_arrays
 
-    first, second = run.measured
-    out = {}
-    for one, other in zip(first, second, strict=True):
-        if one.queries == 0 or math.isnan(next(iter(one.figures.values()))):
-            continue  # a set-up without a positive has nothing to compare
-        if isinstance(one.whole, RecognitionFigures):
-            out[one.name] = recognition_bootstrap(one.whole, other.whole, samples=samples)
-        else:
-            out[one.name] = paired_bootstrap(one.values, other.values, samples=samples)
-    return out
+    submitted = protocol.read_submission(path)
+    if submitted is not None:
+        return submitted
+    if not protocol.of_a_gallery:
+        return read_shortlists(path, distinct=True)
+    if path.suffix.lower() not in ARRAY_ENDINGS:
+        if columns:
+            raise ConfigError(f"{path}: --columns is for files of arrays: {', '.join(ARRAY_ENDINGS)}")
+        return read_shortlists(path, names=names, queries=queries, distinct=True)
+    arrays = read_arrays(path)
+    ranks = arrays.get("ids") if columns else arrays.get("ranks")
+    rows = arrays.get("ids") if ranks is None else ranks
+    whole = {"scores", "distances", "names", "queries"}.isdisjoint(arrays)
+    if names is None and whole and rows is not None and rows.ndim == 2 and rows.dtype.kind in "iu":
+        asked = protocol.query_names if queries is None else queries
+        rows = rows if ranks is None else rankings_from_ranks(ranks, queries=len(asked))
+        if len(rows) != len(asked):
+            hint = "; is it one column a query? Then say --columns" if rows.shape[1] == len(asked) else ""
+            raise FormatError(f"{path}: {len(rows)} rows for {len(asked)} queries{hint}")
+        # May be long lists: they stay row numbers, without the -1 that means no result.
+        return dict(zip(asked, (row[row != -1] if (row == -1).any() else row for row in rows), strict=True))
+    if columns:
+        raise ConfigError(f"{path}: --columns is for row numbers of the ground truth, without names or scores")
+    return read_shortlists(
+        path,
+        names=protocol.names if names is None and "names" not in arrays else names,
+        queries=protocol.query_names if queries is None and "queries" not in arrays else queries,
+        distinct=True,
+    )
 
 
-def _rows(measured: Measured, baseline: Measured | None) -> list[QueryDifference]:
-    from delf_engine.evaluation import query_differences
+def _values(
+    protocol: str, found: Measured, differences: Mapping[str, Comparison], per_query: bool
+) -> dict[str, Any]:
+    from delf_engine.evaluation.protocols import query_rows
 
-    # Without a baseline, the differences from nothing: sorted by the figure itself.
-    other = measured.values * 0 if baseline is None else baseline.values
-    return query_differences(measured.query_names, measured.values, other, positives=measured.positives)
-
-
-def _values(protocol: str, run: Run, differences: dict[str, Comparison], per_query: bool) -> dict[str, Any]:
-    out: dict[str, Any] = {"protocol": protocol, "title": run.title, "left_out": run.left_out}
-    for name, all_measured in zip(("results", "baseline"), run.measured, strict=False):
+    out: dict[str, Any] = {"protocol": protocol, "title": found.title, "left_out": found.left_out}
+    for name, system in zip(("results", "baseline"), found.systems, strict=False):
         out[name] = {
-            each.name: {
-                "queries": each.queries,
-                **{figure: None if math.isnan(value) else value for figure, value in each.figures.items()},
+            one.name.capitalize(): {
+                "queries": one.evaluated,
+                **{figure: None if math.isnan(value) else value for figure, value in one.figures.items()},
             }
-            for each in all_measured
+            for one in system
         }
-    if len(run.measured) > 1:
+    compared = len(found.systems) > 1
+    if compared:
         out["differences"] = {
-            name: each.to_dict() | {"verdict": _words(each)} for name, each in differences.items()
+            name.capitalize(): each.to_dict() | {"verdict": _words(each)} for name, each in differences.items()
         }
     if per_query:
-        others = run.measured[1] if len(run.measured) > 1 else [None] * len(run.measured[0])
-        out["per_query"] = {
-            each.name: [_query_values(row, other is not None) for row in _rows(each, other)]
-            for each, other in zip(run.measured[0], others, strict=True)
-        }
+        out["per_query"] = {}
+        for one, *other in zip(*found.systems, strict=True):
+            rows = [
+                {"query": row.query, "positives": row.positives, "value": row.value}
+                | ({"baseline": row.other, "difference": row.difference} if compared else {})
+                for row in query_rows(one, *other)
+            ]
+            out["per_query"][one.name.capitalize()] = rows
     return out
-
-
-def _query_values(row: QueryDifference, compared: bool) -> dict[str, Any]:
-    out: dict[str, Any] = {"query": row.query, "positives": row.positives, "value": row.first}
-    return out | {"baseline": row.second, "difference": row.difference} if compared else out
 
 
 def _words(comparison: Comparison) -> str:
     return _WORDS.get(comparison.verdict, comparison.verdict)
 
 
-def _print_figures(run: Run) -> None:
+def _print_figures(found: Measured) -> None:
     from rich.table import Table
 
-    say(run.title)
+    say(found.title)
     table = Table()
     table.add_column("")
     table.add_column("queries", justify="right")
-    for name in run.measured[0][0].figures if run.measured[0] else ():
+    for name in found.systems[0][0].figures if found.systems[0] else ():
         table.add_column(name, justify="right")
-    for i, each in enumerate(run.measured[0]):
-        table.add_row(each.name, str(each.queries), *map(_figure, each.figures.values()))
-        for other in run.measured[1:]:
-            table.add_row("  baseline", str(other[i].queries), *map(_figure, other[i].figures.values()))
+    for one, *others in zip(*found.systems, strict=True):
+        table.add_row(one.name.capitalize(), str(one.evaluated), *map(_figure, one.figures.values()))
+        for other in others:
+            table.add_row("  baseline", str(other.evaluated), *map(_figure, other.figures.values()))
     console().print(table)
 
 
-def _print_differences(differences: dict[str, Comparison]) -> None:
-    for name, each in differences.items():
-        say(f"{name}: {each}: {_words(each)}")
-
-
-def _print_queries(measured: Measured, baseline: Measured | None) -> None:
+def _print_queries(one: Evaluation, baseline: Evaluation | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{measured.name}, by query", title_justify="left")
+    from delf_engine.evaluation.protocols import query_rows
+
+    table = Table(title=f"{one.name.capitalize()}, by query", title_justify="left")
     table.add_column("query", overflow="fold")
-    figure = next(iter(measured.figures)).replace("mAP", "AP")
+    figure = next(iter(one.figures)).replace("mAP", "AP")
     for name in ("positives", figure, *(() if baseline is None else ("baseline", "difference"))):
         table.add_column(name, justify="right")
-    for row in _rows(measured, baseline):
-        compared = () if baseline is None else (f"{row.second:.2f}", f"{row.difference:+.2f}")
-        table.add_row(escape(row.query), str(row.positives), f"{row.first:.2f}", *compared)
+    for row in query_rows(one, baseline):
+        compared = () if baseline is None else (f"{row.other:.2f}", f"{row.difference:+.2f}")
+        table.add_row(escape(row.query), str(row.positives), f"{row.value:.2f}", *compared)
     console().print(table)
 
 

@@ -1,12 +1,6 @@
 """Protocols and metrics: rankings in, figures out."""
 
-from delf_engine.evaluation.bootstrap import (
-    Comparison,
-    QueryDifference,
-    paired_bootstrap,
-    query_differences,
-    recognition_bootstrap,
-)
+from delf_engine.evaluation.bootstrap import Comparison, paired_bootstrap, recognition_bootstrap
 from delf_engine.evaluation.calibration_figures import (
     Reliability,
     RocCurve,
@@ -15,9 +9,16 @@ from delf_engine.evaluation.calibration_figures import (
     roc_auc,
     roc_curve,
 )
-from delf_engine.evaluation.classes import ClassFigures, ClassTruth, class_truth_of_folder, evaluate_classes
-from delf_engine.evaluation.ground_truth import SETUPS, GroundTruth, Setup, load_ground_truth, restrict
-from delf_engine.evaluation.ground_truth_files import save_ground_truth
+from delf_engine.evaluation.classes import ClassTruth, class_truth_of_folder, evaluate_classes
+from delf_engine.evaluation.figures import Evaluation
+from delf_engine.evaluation.ground_truth import (
+    SETUPS,
+    GroundTruth,
+    Setup,
+    load_ground_truth,
+    restrict,
+    save_ground_truth,
+)
 from delf_engine.evaluation.landmark_files import (
     read_recognition_solution,
     read_recognition_submission,
@@ -27,30 +28,27 @@ from delf_engine.evaluation.landmark_files import (
 from delf_engine.evaluation.landmarks import (
     LandmarkSolution,
     RecognitionFigures,
-    RetrievalFigures,
     evaluate_landmark_recognition,
     evaluate_landmark_retrieval,
 )
-from delf_engine.evaluation.rankings import rankings_from_ranks, rankings_from_scores
-from delf_engine.evaluation.revisited import Evaluation, evaluate, evaluate_setups
-from delf_engine.evaluation.setup_shortlists import candidates_to_verify, setup_shortlists
+from delf_engine.evaluation.protocols import PROTOCOLS, compare, load_protocol, measure
+from delf_engine.evaluation.rankings import rankings_from_ranks
+from delf_engine.evaluation.revisited import evaluate, evaluate_setups
 
 __all__ = [
+    "PROTOCOLS",
     "SETUPS",
-    "ClassFigures",
     "ClassTruth",
     "Comparison",
     "Evaluation",
     "GroundTruth",
     "LandmarkSolution",
-    "QueryDifference",
     "RecognitionFigures",
     "Reliability",
-    "RetrievalFigures",
     "RocCurve",
     "Setup",
-    "candidates_to_verify",
     "class_truth_of_folder",
+    "compare",
     "evaluate",
     "evaluate_classes",
     "evaluate_landmark_recognition",
@@ -58,10 +56,10 @@ __all__ = [
     "evaluate_setups",
     "expected_calibration_error",
     "load_ground_truth",
+    "load_protocol",
+    "measure",
     "paired_bootstrap",
-    "query_differences",
     "rankings_from_ranks",
-    "rankings_from_scores",
     "read_recognition_solution",
     "read_recognition_submission",
     "read_retrieval_solution",
@@ -72,5 +70,4 @@ __all__ = [
     "roc_auc",
     "roc_curve",
     "save_ground_truth",
-    "setup_shortlists",
 ]

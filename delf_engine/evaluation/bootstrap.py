@@ -1,8 +1,12 @@
-"""Is one system better than another, or were the queries kind to it? A paired bootstrap over queries."""
+"""Is one system better than another, or were the queries kind to it? A paired bootstrap over queries.
+
+Queries are drawn with replacement, the same ones for both systems (Efron and Tibshirani 1993, percentile
+interval). With a handful of queries the interval is too narrow rather than too wide.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +16,9 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.evaluation.landmarks import RecognitionFigures
 
-__all__ = ["Comparison", "QueryDifference", "paired_bootstrap", "query_differences", "recognition_bootstrap"]
+__all__ = ["Comparison", "paired_bootstrap", "recognition_bootstrap"]
+
+_BATCH = 64  # resamples drawn at a time: with all queries of a large benchmark in memory
 
 
 @dataclass(frozen=True)
@@ -52,38 +58,10 @@ class Comparison:
         return dict(vars(self))
 
 
-@dataclass(frozen=True)
-class QueryDifference:
-    """What two systems reach on one query.
-
-    Attributes
-    ----------
-    query : str
-    positives : int
-    first, second : float
-        Figures of the two systems.
-    difference : float
-        first - second.
-    """
-
-    query: str
-    positives: int
-    first: float
-    second: float
-    difference: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values, ready for JSON."""
-        return dict(vars(self))
-
-
 def paired_bootstrap(
     first: npt.ArrayLike, second: npt.ArrayLike, *, samples: int = 10_000, confidence: float = 0.95, seed: int = 0
 ) -> Comparison:
     """Compare two systems by their figures for the same queries.
-
-    Queries are drawn with replacement, the same ones for both systems (Efron and Tibshirani 1993, percentile
-    interval). With a handful of queries the interval is too narrow rather than too wide.
 
     Parameters
     ----------
@@ -102,18 +80,16 @@ def paired_bootstrap(
     ConfigError
         If `samples` or `confidence` is out of range.
     """
-    _check_options(samples, confidence)
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.ndim != 1 or a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
         raise DataError(f"the two systems must have figures for the same queries, got {a.shape} and {b.shape}")
     differences = (a - b)[~np.isnan(a)]
-    n = len(differences)
-    if n == 0:
+    if len(differences) == 0:
         raise DataError("no query to compare the two systems on")
-    rng = np.random.default_rng(seed)
-    means = [differences[rng.integers(0, n, n)].mean() for _ in range(samples)]
-    low, high = _interval(means, confidence)
-    return Comparison(float(differences.mean()), low, high, confidence, n)
+    difference = float(differences.mean())
+    return _compared(
+        difference, len(differences), lambda drawn: float(differences[drawn].mean()), samples, confidence, seed
+    )
 
 
 def recognition_bootstrap(
@@ -127,7 +103,8 @@ def recognition_bootstrap(
     """Compare two systems by their global average precision, in per cent.
 
     As `paired_bootstrap`, but GAP is no mean of figures of single queries: predictions of all queries are sorted
-    into one list. It is computed anew from the queries of each sample; a query drawn twice predicts twice.
+    into one list. It is computed again from the queries of each sample; a query drawn twice predicts twice. A
+    sample in which no query shows a landmark shows no difference.
 
     Parameters
     ----------
@@ -143,62 +120,46 @@ def recognition_bootstrap(
     ConfigError
         If `samples` or `confidence` is out of range.
     """
-    _check_options(samples, confidence)
     shown = first.shows_landmark
     if first.query_names != second.query_names or not np.array_equal(shown, second.shows_landmark):
         raise DataError("the two systems must have figures for the same queries of one ground truth")
     if not shown.any():
         raise DataError("no query shows a landmark: there is no global average precision to compare")
-    rng = np.random.default_rng(seed)
-    n = len(shown)
-    differences: list[float] = []
-    while len(differences) < samples:
-        times = np.bincount(rng.integers(0, n, n), minlength=n)
+
+    def difference(drawn: npt.NDArray[np.int64]) -> float:
+        times = np.bincount(drawn, minlength=len(shown))
         landmarks = int(times[shown].sum())
-        if landmarks:  # a sample without one has no figure
-            differences.append(100 * (_area(first, times) - _area(second, times)) / landmarks)
-    low, high = _interval(differences, confidence)
-    return Comparison(first.gap - second.gap, low, high, confidence, n)
+        return 100 * (_area(first, times) - _area(second, times)) / landmarks if landmarks else 0.0
+
+    return _compared(first.gap - second.gap, len(shown), difference, samples, confidence, seed)
 
 
-def query_differences(
-    query_names: Sequence[str], first: npt.ArrayLike, second: npt.ArrayLike, *, positives: npt.ArrayLike
-) -> list[QueryDifference]:
-    """Return the figures of two systems query by query, the largest loss of the first one at the top.
-
-    Parameters
-    ----------
-    query_names : sequence of Q str
-    first, second : (Q,) float
-        One figure a query, such as `Evaluation.average_precision`. NaN, in both, leaves the query out.
-    positives : (Q,) int
-        Positives of each query.
-
-    Raises
-    ------
-    DataError
-        If the figures are not of the same queries.
-    """
-    a, b, counts = np.asarray(first, np.float64), np.asarray(second, np.float64), np.asarray(positives)
-    shape = (len(query_names),)
-    if not a.shape == b.shape == counts.shape == shape or (np.isnan(a) != np.isnan(b)).any():
-        raise DataError(f"figures of {shape[0]} queries were expected, got {a.shape}, {b.shape}, {counts.shape}")
-    rows = [
-        QueryDifference(name, int(count), one, two, one - two)
-        for name, count, one, two in zip(query_names, counts.tolist(), a.tolist(), b.tolist(), strict=True)
-        if not np.isnan(one)
-    ]
-    return sorted(rows, key=lambda row: (row.difference, row.query))
-
-
-def _check_options(samples: int, confidence: float) -> None:
+def _compared(
+    difference: float,
+    queries: int,
+    of_drawn: Callable[[npt.NDArray[np.int64]], float],
+    samples: int,
+    confidence: float,
+    seed: int,
+) -> Comparison:
     if samples < 1 or not 0 < confidence < 1:
         raise ConfigError(f"needs samples >= 1 and 0 < confidence < 1, got {samples} and {confidence}")
+    if queries == 1:  # drawn again and again, it is the same
+        return Comparison(difference, difference, difference, confidence, queries)
+    from scipy.stats import bootstrap
 
-
-def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    found = bootstrap(
+        (np.arange(queries),),
+        of_drawn,
+        n_resamples=samples,
+        batch=_BATCH,
+        vectorized=False,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
+    return Comparison(difference, float(low), float(high), confidence, queries)
 
 
 def _area(figures: RecognitionFigures, times: npt.NDArray[np.int64]) -> float:

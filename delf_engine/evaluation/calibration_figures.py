@@ -1,57 +1,49 @@
 """How far a probability can be trusted, and how well a score tells pairs apart: calibration error, ROC, AUC.
 
-Pairs are labelled: true where the two photographs show the same place. Every figure has the same bits for any
-order of the pairs: sums are rounded once, areas are counted in whole numbers.
+Pairs are labelled: true where the two photographs show the same place. The curves are scikit-learn's; here is
+what they take and refuse.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError
+from delf_engine.support.arrays import check_array
 
 __all__ = ["Reliability", "RocCurve", "expected_calibration_error", "reliability", "roc_auc", "roc_curve"]
 
-Floats = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=False)
-class Reliability:
+class Reliability(NamedTuple):
     """Probabilities in bins of equal width, beside how often they came true.
 
     Attributes
     ----------
     edges : (B + 1,) float64
-        From 0 to 1; a bin holds its lower edge, and the last one its upper edge too.
-    counts, positives : (B,) int64
-        Pairs in each bin, and those of them with a true label.
-    mean_probability : (B,) float64
-        Over the pairs of each bin; NaN for an empty one.
-    share : (B,) float64
-        `positives` over `counts`; NaN for an empty bin.
+        From 0 to 1; a bin holds its upper edge, and the first one its lower edge too.
+    counts : (B,) int64
+        Pairs in each bin.
+    mean_probability, share : (B,) float64
+        Mean over the pairs of each bin, and how many of them have a true label; NaN for an empty bin.
+    error : float
+        See `expected_calibration_error`.
     """
 
-    edges: Floats
-    counts: Counts
-    positives: Counts
-    mean_probability: Floats
-    share: Floats
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error, see `expected_calibration_error`."""
-        filled = self.counts > 0
-        gaps = np.abs(self.share - self.mean_probability)[filled]
-        return math.fsum((self.counts[filled] / self.counts.sum() * gaps).tolist())
+    edges: Float64
+    counts: npt.NDArray[np.int64]
+    mean_probability: Float64
+    share: Float64
+    error: float
 
 
-@dataclass(frozen=True, eq=False)
-class RocCurve:
+class RocCurve(NamedTuple):
     """Corners of a receiver operating characteristic, from (0, 0) to (1, 1).
 
     Attributes
@@ -64,9 +56,9 @@ class RocCurve:
         Area under the curve: the chance that a true pair scores above a false one, equal scores counting half.
     """
 
-    false_positive_rate: Floats
-    true_positive_rate: Floats
-    thresholds: Floats
+    false_positive_rate: Float64
+    true_positive_rate: Float64
+    thresholds: Float64
     auc: float
 
 
@@ -89,23 +81,19 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: in
     ConfigError
         If `bins` is below 1.
     """
-    if bins < 1:
-        raise ConfigError(f"bins must be at least 1, got {bins}")
-    values, truth = _checked(probabilities, labels, "probabilities")
-    outside = (values < 0) | (values > 1)
-    if outside.any():
-        place = int(outside.argmax())
-        raise DataError(f"probabilities must lie from 0 to 1, number {place} is {values[place]}")
-    edges = np.arange(bins + 1) / bins  # rounded as the decimals i / bins are; linspace is not
-    of_bin = np.minimum(np.searchsorted(edges, values, side="right") - 1, bins - 1)
+    from sklearn.calibration import calibration_curve
+
+    values, truth, edges, of_bin = _binned(probabilities, labels, bins)
     counts = np.bincount(of_bin, minlength=bins)
-    positives = np.bincount(of_bin[truth], minlength=bins)
-    sums = np.array([math.fsum(values[of_bin == i].tolist()) for i in range(bins)])
-    with np.errstate(invalid="ignore"):
-        return Reliability(edges, counts, positives, sums / counts, positives / counts)
+    mean_probability, share = np.full(bins, math.nan), np.full(bins, math.nan)
+    share[counts > 0], mean_probability[counts > 0] = calibration_curve(truth, values, n_bins=bins)
+    error = expected_calibration_error(values, truth, bins=bins)
+    return Reliability(edges, counts, mean_probability, share, error)
 
 
-def expected_calibration_error(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 10) -> float:
+def expected_calibration_error(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 10, prior: float | None = None
+) -> float:
     """Return the expected calibration error of probabilities, 0 to 1; 0 is best.
 
     The mean over all pairs of the gap, within the pair's bin, between the mean probability and the share of true
@@ -116,13 +104,25 @@ def expected_calibration_error(probabilities: npt.ArrayLike, labels: npt.ArrayLi
     ----------
     probabilities, labels, bins
         See `reliability`.
+    prior : float or None
+        Pairs are weighted so that the true ones have this share: a calibration promises its probabilities at one
+        prior, and pairs at hand have another. None: as they are.
 
     Raises
     ------
     DataError, ConfigError
-        As `reliability` does.
+        As `reliability` does, and if there is a prior that is no share, or a label does not occur.
     """
-    return reliability(probabilities, labels, bins=bins).error
+    values, truth, _, of_bin = _binned(probabilities, labels, bins)
+    weights = np.full(len(truth), 1 / len(truth))
+    if prior is not None:
+        if not 0 < prior < 1:
+            raise ConfigError(f"the prior is a share above 0 and below 1, got {prior}")
+        positives = int(truth.sum())
+        if positives in (0, len(truth)):
+            raise DataError("pairs of both labels are needed to weight them to a prior")
+        weights = np.where(truth, prior / positives, (1 - prior) / (len(truth) - positives))
+    return float(np.abs(np.bincount(of_bin, weights * (values - truth), bins)).sum())
 
 
 def roc_curve(scores: npt.ArrayLike, labels: npt.ArrayLike) -> RocCurve:
@@ -142,51 +142,40 @@ def roc_curve(scores: npt.ArrayLike, labels: npt.ArrayLike) -> RocCurve:
         If the lengths disagree, a score is not finite, a label is neither true nor false, or all labels are the
         same.
     """
+    from sklearn import metrics
+
     values, truth = _checked(scores, labels, "scores")
     if truth.all() or not truth.any():
         raise DataError(f"an ROC needs true and false labels, all {len(truth)} are {str(bool(truth[0])).lower()}")
-    thresholds, of_score = np.unique(values, return_inverse=True)
-    false = np.bincount(of_score[~truth], minlength=len(thresholds))[::-1].cumsum()
-    true = np.bincount(of_score[truth], minlength=len(thresholds))[::-1].cumsum()
-    false, true = np.r_[0, false], np.r_[0, true]
-    area = int((np.diff(false) * (true[1:] + true[:-1])).sum())  # twice the area, in pairs of pairs
-    return RocCurve(
-        false / false[-1],
-        true / true[-1],
-        np.r_[np.inf, thresholds[::-1]],
-        area / (2 * int(false[-1]) * int(true[-1])),
-    )
+    false, true, thresholds = metrics.roc_curve(truth, values, drop_intermediate=False)
+    return RocCurve(false, true, thresholds, float(metrics.auc(false, true)))
 
 
 def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Return the area under the ROC curve, 0 to 1; 0.5 is what chance gives.
-
-    Parameters
-    ----------
-    scores, labels
-        See `roc_curve`.
-
-    Raises
-    ------
-    DataError
-        As `roc_curve` does.
-    """
+    """Return the area under the ROC curve, 0 to 1; 0.5 is what chance gives. See `roc_curve`."""
     return roc_curve(scores, labels).auc
 
 
-def _checked(values: npt.ArrayLike, labels: npt.ArrayLike, name: str) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    try:
-        numbers = np.asarray(values, np.float64)
-        answers = np.asarray(labels, np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name} and labels must be arrays of numbers: {error}") from error
-    if numbers.ndim != 1 or numbers.shape != answers.shape:
-        raise DataError(f"{name} and labels must be (N,) arrays, got {numbers.shape} and {answers.shape}")
+def _binned(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int
+) -> tuple[Float64, Labels, Float64, npt.NDArray[np.int64]]:
+    """Return probabilities, labels, the edges of the bins, and the bin of each pair: those of scikit-learn."""
+    if bins < 1:
+        raise ConfigError(f"bins must be at least 1, got {bins}")
+    values, truth = _checked(probabilities, labels, "probabilities")
+    outside = (values < 0) | (values > 1)
+    if outside.any():
+        place = int(outside.argmax())
+        raise DataError(f"probabilities must lie from 0 to 1, number {place} is {values[place]}")
+    edges = np.linspace(0, 1, bins + 1)
+    return values, truth, edges, np.searchsorted(edges[1:-1], values)
+
+
+def _checked(values: npt.ArrayLike, labels: npt.ArrayLike, name: str) -> tuple[Float64, Labels]:
+    numbers = check_array(name, values, np.float64, (None,), error=DataError)
+    answers = check_array("labels", labels, np.float64, (len(numbers),), error=DataError)
     if not len(numbers):
         raise DataError(f"{name} are empty: there is no pair to count")
-    if not np.isfinite(numbers).all():
-        place = int((~np.isfinite(numbers)).argmax())
-        raise DataError(f"{name} must be finite, number {place} is {numbers[place]}")
     wrong = (answers != 0) & (answers != 1)
     if wrong.any():
         place = int(wrong.argmax())

@@ -11,18 +11,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation.figures import mean_of_found, or_none
+from delf_engine.evaluation.figures import Evaluation
 from delf_engine.evaluation.names import Indices, distinct_names, index_array
 from delf_engine.evaluation.rankings import Gallery, Rankings, check_complete, in_query_order
 from delf_engine.images import find_images
 
-__all__ = ["ClassFigures", "ClassTruth", "class_truth_of_folder", "evaluate_classes"]
+__all__ = ["ClassTruth", "class_truth_of_folder", "evaluate_classes"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -44,7 +43,7 @@ class ClassTruth:
     Raises
     ------
     DataError
-        If lengths disagree, a name stands twice, or an index is none of `names`.
+        If lengths disagree, a name occurs twice, or an index is none of `names`.
     """
 
     names: tuple[str, ...]
@@ -80,75 +79,13 @@ class ClassTruth:
         return f"ClassTruth({len(self)} queries, {len(self.names)} images of {len(set(self.classes))} classes)"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class ClassFigures:
-    """Figures of rankings by class, in per cent; NaN for a query whose class has no other image.
-
-    Attributes
-    ----------
-    ranks : tuple of R int
-    query_names : tuple of Q str
-    positives : (Q,) int64
-    average_precision : (Q,) float64
-    recall : (Q, R) float64
-        100 if one positive at least is among the first k, else 0: recall@k of metric learning, which is not the
-        share of the positives found.
-    precision : (Q, R) float64
-        Share of positives among the first k; a place without an image is one without a positive.
-    """
-
-    ranks: tuple[int, ...]
-    query_names: tuple[str, ...]
-    positives: npt.NDArray[np.int64]
-    average_precision: Float64
-    recall: Float64
-    precision: Float64
-
-    @property
-    def evaluated(self) -> int:
-        """Number of queries that have a positive."""
-        return int((self.positives > 0).sum())
-
-    @property
-    def mean_ap(self) -> float:
-        """Mean average precision over the queries that have a positive; NaN if none has."""
-        return mean_of_found(self.average_precision)
-
-    @property
-    def mean_recall(self) -> dict[int, float]:
-        """Share of the queries with a positive among the first k."""
-        return {k: mean_of_found(column) for k, column in zip(self.ranks, self.recall.T, strict=True)}
-
-    @property
-    def mean_precision(self) -> dict[int, float]:
-        """Mean precision mP@k."""
-        return {k: mean_of_found(column) for k, column in zip(self.ranks, self.precision.T, strict=True)}
-
-    def __repr__(self) -> str:
-        at = ", ".join(f"recall@{k} {value:.2f}" for k, value in self.mean_recall.items())
-        return f"ClassFigures({self.evaluated} queries: mAP {self.mean_ap:.2f}, {at})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values, ready for JSON; a query without a positive has None."""
-        values = self.average_precision.tolist()
-        return {
-            "queries": self.evaluated,
-            "mean_ap": or_none(self.mean_ap),
-            "mean_recall": {str(k): or_none(value) for k, value in self.mean_recall.items()},
-            "mean_precision": {str(k): or_none(value) for k, value in self.mean_precision.items()},
-            "average_precision": {
-                name: or_none(value) for name, value in zip(self.query_names, values, strict=True)
-            },
-        }
-
-
 def class_truth_of_folder(
     folder: str | os.PathLike[str],
     *,
     queries: str | os.PathLike[str] | None = None,
     paths: bool = False,
 ) -> ClassTruth:
-    """Return the ground truth that the names of folders tell.
+    """Return the ground truth that the names of folders give.
 
     Parameters
     ----------
@@ -172,7 +109,7 @@ def class_truth_of_folder(
     return ClassTruth(names, classes, query_names, query_classes, np.full(len(query_names), -1))
 
 
-def evaluate_classes(rankings: Rankings, truth: ClassTruth, *, ranks: Sequence[int] = (1, 5, 10)) -> ClassFigures:
+def evaluate_classes(rankings: Rankings, truth: ClassTruth, *, ranks: Sequence[int] = (1, 5, 10)) -> Evaluation:
     """Measure rankings by the classes of their images.
 
     The average precision is the mean, over all positives, of the precision at the rank of each, 0 for one that is
@@ -215,7 +152,7 @@ def evaluate_classes(rankings: Rankings, truth: ClassTruth, *, ranks: Sequence[i
             recall[q, i], precision[q, i] = 100 * min(hits, 1), 100 * hits / k
     check_complete(ordered, len(truth.names))
     counts = np.array([len(each) for each in positives], np.int64)
-    return ClassFigures(cuts, truth.query_names, counts, ap, recall, precision)
+    return Evaluation("all", truth.query_names, counts, ap, cuts, precision, recall)
 
 
 def _listed(folder: Path, paths: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -30,8 +30,9 @@ import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.evaluation.names import Indices, check_listed, distinct_names, index_array, places_of
+from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["SETUPS", "GroundTruth", "Setup", "load_ground_truth", "restrict", "setup_fields"]
+__all__ = ["SETUPS", "GroundTruth", "Setup", "load_ground_truth", "restrict", "save_ground_truth", "setup_fields"]
 
 Setup: TypeAlias = Literal["easy", "medium", "hard"]
 
@@ -39,6 +40,9 @@ SETUPS: tuple[Setup, ...] = get_args(Setup)
 
 _POSITIVE: dict[Setup, tuple[str, ...]] = {"easy": ("easy",), "medium": ("easy", "hard"), "hard": ("hard",)}
 _JUNK: dict[Setup, tuple[str, ...]] = {"easy": ("junk", "hard"), "medium": ("junk",), "hard": ("junk", "easy")}
+
+
+_PROTOCOL = 2  # of pickle: what the published evaluation code reads in any version of Python
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +62,7 @@ class GroundTruth:
     Raises
     ------
     DataError
-        If lengths disagree, a name is doubled, an index is not one of `names` or stands twice for a query, or a
+        If lengths disagree, a name is doubled, an index is not one of `names` or occurs twice for a query, or a
         box is not four finite numbers.
     """
 
@@ -149,6 +153,38 @@ def load_ground_truth(path: str | os.PathLike[str]) -> GroundTruth:
         return GroundTruth(content["imlist"], content["qimlist"], boxes, easy, hard, junk)
     except (DataError, LookupError, TypeError, ValueError) as error:
         raise FormatError(f"{path}: is no ground truth of the revisited protocol: {error!r}") from error
+
+
+def save_ground_truth(path: str | os.PathLike[str], truth: GroundTruth) -> None:
+    """Write a ground truth as ``gnd_roxford5k.pkl`` is laid out: whole, or not at all.
+
+    The file is a pickle of plain lists, dictionaries, strings and numbers, ``{"imlist", "qimlist", "gnd"}`` with
+    ``{"bbx", "easy", "hard", "junk"}`` for each query (Radenović et al., CVPR 2018). `load_ground_truth` reads
+    it, and so does ``pickle.load`` in the published code. Equal ground truths give equal bytes.
+
+    Parameters
+    ----------
+    path : path
+        Its folder exists; a file of that name is replaced.
+    truth : GroundTruth
+
+    Raises
+    ------
+    DataError
+        If the file cannot be written.
+    """
+    queries = [
+        {"bbx": box, "easy": easy.tolist(), "hard": hard.tolist(), "junk": junk.tolist()}
+        for box, easy, hard, junk in zip(truth.boxes.tolist(), truth.easy, truth.hard, truth.junk, strict=True)
+    ]
+    content = {"imlist": list(truth.names), "qimlist": list(truth.query_names), "gnd": queries}
+    with (
+        system_errors(
+            f"{path}: the ground truth cannot be written; make room or choose another folder", DataError
+        ),
+        replacing(Path(path)) as temporary,
+    ):
+        temporary.write_bytes(pickle.dumps(content, protocol=_PROTOCOL))
 
 
 def restrict(ground_truth: GroundTruth, names: Sequence[str], query_names: Sequence[str]) -> GroundTruth:

@@ -8,7 +8,8 @@ submission of recognition             id,landmarks         one ``landmark confid
 ====================================  ===================  ==================================================
 
 ``Usage`` is Public, Private or Ignored. Ids hold no commas: lines are split at them, so that a field may be longer
-than the csv module allows.
+than the csv module allows. Every reader raises `FormatError`, which names the file and the line, if the file
+cannot be read or a row is wrong.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import TypeVar
 
 from delf_engine.errors import FormatError
 from delf_engine.evaluation.landmarks import Label, LandmarkSolution
+from delf_engine.support.files import system_errors
 
 __all__ = [
+    "is_retrieval_submission",
     "read_recognition_solution",
     "read_recognition_submission",
     "read_retrieval_solution",
@@ -38,8 +41,8 @@ def read_retrieval_solution(path: str | os.PathLike[str]) -> LandmarkSolution[st
     Raises
     ------
     FormatError
-        If the file cannot be read or a row is wrong: another number of columns, an unknown usage, a query that
-        stands twice, no relevant image for a query that is scored, or one twice. It names the file and the line.
+        Rows are wrong with another number of columns, an unknown usage, a query that occurs twice, no relevant
+        image for a query that is scored, or one twice.
     """
     return _solution(Path(path), "images", _relevant)
 
@@ -52,7 +55,7 @@ def read_recognition_solution(path: str | os.PathLike[str]) -> LandmarkSolution[
     FormatError
         As `read_retrieval_solution` does, and if a landmark is no whole number.
     """
-    return _solution(Path(path), "landmarks", _landmarks)
+    return _solution(Path(path), "landmarks", lambda text: _distinct(tuple(_landmark(x) for x in text.split())))
 
 
 def read_retrieval_submission(
@@ -63,10 +66,17 @@ def read_retrieval_submission(
     Raises
     ------
     FormatError
-        If the file cannot be read, or a row has another number of columns or a query that stands twice or is not
-        one of the solution's. It names the file and the line.
+        Rows are wrong with another number of columns, or a query that occurs twice or is not in the solution.
     """
     return _submission(Path(path), "images", solution, str.split)
+
+
+def is_retrieval_submission(path: Path) -> bool:
+    """Tell whether a file has the columns of a submission of retrieval; other lists of images have others."""
+    if path.suffix.lower() != ".csv":
+        return False
+    with system_errors(f"{path}: cannot be read"), path.open(encoding="utf-8-sig", errors="replace") as lines:
+        return _names(next(lines, "")) == ["id", "images"]
 
 
 def read_recognition_submission(
@@ -86,15 +96,10 @@ def _solution(path: Path, column: str, parse: Callable[[str], tuple[Label, ...]]
     parts: dict[str, dict[str, tuple[Label, ...]]] = {"Public": {}, "Private": {}}
     ignored: set[str] = set()
     for where, (query, answers, usage) in _rows(path, ("id", column, "Usage")):
-        if query in ignored or any(query in part for part in parts.values()):
-            raise FormatError(f"{where}: query {query!r} stands a second time")
         if usage == "Ignored":
             ignored.add(query)
         elif usage in parts:
-            try:
-                parts[usage][query] = parse(answers)
-            except ValueError as error:
-                raise FormatError(f"{where}: query {query!r}: {error}") from None
+            parts[usage][query] = _parsed(where, query, parse, answers)
         else:
             raise FormatError(f"{where}: Usage must be Public, Private or Ignored, got {usage!r}")
     if not (ignored or any(parts.values())):
@@ -106,30 +111,22 @@ def _submission(
     path: Path, column: str, solution: LandmarkSolution[Label], parse: Callable[[str], Prediction]
 ) -> dict[str, Prediction]:
     out: dict[str, Prediction] = {}
-    met: set[str] = set()
     for where, (query, answers) in _rows(path, ("id", column)):
-        if query in met:
-            raise FormatError(f"{where}: query {query!r} stands a second time")
-        met.add(query)
-        if query in solution.ignored:
-            continue
-        if query not in solution.public and query not in solution.private:
+        if query not in solution:
             raise FormatError(f"{where}: query {query!r} is not in the solution; is that of another data set?")
-        if answers.strip():
-            try:
-                out[query] = parse(answers)
-            except ValueError as error:
-                raise FormatError(f"{where}: query {query!r}: {error}") from None
+        if query not in solution.ignored and answers.strip():
+            out[query] = _parsed(where, query, parse, answers)
     return out
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
     """Yield file and line, and the fields, of each row below the header; empty lines are passed over."""
     header = ",".join(columns)
+    met: set[str] = set()
     try:
-        with path.open(encoding="utf-8-sig") as lines:
+        with system_errors(f"{path}: cannot be read"), path.open(encoding="utf-8-sig") as lines:
             first = next(lines, "").strip()
-            if [_bare(name).lower() for name in first.split(",")] != [name.lower() for name in columns]:
+            if _names(first) != [name.lower() for name in columns]:
                 raise FormatError(f"{path}, line 1: expected the columns {header}, got {first[:80]!r}")
             for number, line in enumerate(lines, start=2):
                 if not line.strip():
@@ -140,11 +137,16 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, list[str]
                     raise FormatError(f"{where}: {len(fields)} columns instead of {len(columns)} ({header})")
                 if not fields[0]:
                     raise FormatError(f"{where}: the id of the query is empty")
+                if fields[0] in met:
+                    raise FormatError(f"{where}: query {fields[0]!r} occurs a second time")
+                met.add(fields[0])
                 yield where, fields
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _names(header: str) -> list[str]:
+    return [_bare(name).lower() for name in header.split(",")]
 
 
 def _bare(field: str) -> str:
@@ -152,15 +154,17 @@ def _bare(field: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
+def _parsed(where: str, query: str, parse: Callable[[str], Prediction], text: str) -> Prediction:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise FormatError(f"{where}: query {query!r}: {error}") from None
+
+
 def _relevant(text: str) -> tuple[str, ...]:
-    images = tuple(text.split())
-    if not images:
+    if not text.split():
         raise ValueError("it has no relevant image")
-    return _distinct(images)
-
-
-def _landmarks(text: str) -> tuple[int, ...]:
-    return _distinct(tuple(_landmark(part) for part in text.split()))
+    return _distinct(tuple(text.split()))
 
 
 def _prediction(text: str) -> tuple[int, float]:
@@ -181,5 +185,5 @@ def _landmark(text: str) -> int:
 
 def _distinct(answers: tuple[Label, ...]) -> tuple[Label, ...]:
     if len(set(answers)) < len(answers):
-        raise ValueError(f"{max(answers, key=answers.count)} stands in it twice")
+        raise ValueError(f"{max(answers, key=answers.count)} occurs twice in it")
     return answers

@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation.figures import mean_of_found, or_none
+from delf_engine.evaluation.figures import Evaluation, or_none
 from delf_engine.evaluation.names import unknown_hint
 
 __all__ = [
     "LandmarkSolution",
     "RecognitionFigures",
-    "RetrievalFigures",
     "evaluate_landmark_recognition",
     "evaluate_landmark_retrieval",
 ]
@@ -50,81 +49,43 @@ class LandmarkSolution(Generic[Label]):
     private: Mapping[str, tuple[Label, ...]]
     ignored: frozenset[str]
 
+    def __contains__(self, query: object) -> bool:
+        return query in self.public or query in self.private or query in self.ignored
+
     @property
     def parts(self) -> dict[str, Mapping[str, tuple[Label, ...]]]:
         """The parts that hold a query, by name."""
         return {name: part for name, part in (("public", self.public), ("private", self.private)) if len(part) > 0}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class RetrievalFigures:
-    """Retrieval figures over all queries, in per cent; a query without a prediction counts 0.
-
-    Attributes
-    ----------
-    k : int
-        Predictions of a query that count.
-    query_names : tuple of Q str
-    positives : (Q,) int64
-        Relevant images of each query.
-    average_precision : (Q,) float64
-    precision : (Q, 3) float64
-        At ranks 1, 5 and 10; a place without a prediction is one without a relevant image.
-    """
-
-    k: int
-    query_names: tuple[str, ...]
-    positives: npt.NDArray[np.int64]
-    average_precision: Float64
-    precision: Float64
-
-    @property
-    def mean_ap(self) -> float:
-        """Mean average precision mAP@k; NaN without a query."""
-        return mean_of_found(self.average_precision)
-
-    @property
-    def mean_precision(self) -> dict[int, float]:
-        """Mean precision at 1, 5 and 10."""
-        return {k: mean_of_found(column) for k, column in zip(_RANKS, self.precision.T, strict=True)}
-
-    def __repr__(self) -> str:
-        return f"RetrievalFigures({len(self.query_names)} queries: mAP@{self.k} {self.mean_ap:.2f})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values, ready for JSON."""
-        return {
-            "queries": len(self.query_names),
-            "k": self.k,
-            "mean_ap": or_none(self.mean_ap),
-            "mean_precision": {str(k): or_none(value) for k, value in self.mean_precision.items()},
-            "average_precision": dict(zip(self.query_names, self.average_precision.tolist(), strict=True)),
-        }
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class RecognitionFigures:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class RecognitionFigures(Evaluation):
     """Recognition figures, in per cent.
 
+    `positives` are the landmarks that each query shows. `average_precision` is what each query adds to the global
+    average precision, times the number of queries that show a landmark: the precision at its place among all
+    predictions if it is recognised, else 0; NaN for a query that shows none. There are no figures by rank.
+
     Attributes
     ----------
-    query_names : tuple of Q str
-    shows_landmark : (Q,) bool
-    contribution : (Q,) float64
-        What each query adds to the global average precision, times the number of queries that show a landmark:
-        the precision at its place among all predictions if it is recognised, else 0; NaN for a query that shows
-        none.
     recognised : (Q,) bool
         Whether the predicted landmark is one that the query shows.
     order : (P,) int64
         Queries with a prediction, from the most confident one.
     """
 
-    query_names: tuple[str, ...]
-    shows_landmark: npt.NDArray[np.bool_]
-    contribution: Float64
     recognised: npt.NDArray[np.bool_]
     order: npt.NDArray[np.int64]
+
+    @property
+    def shows_landmark(self) -> npt.NDArray[np.bool_]:
+        """Which queries show a landmark, (Q,)."""
+        return self.positives > 0
+
+    @property
+    def evaluated(self) -> int:
+        """Number of queries, those that show no landmark included: a confident prediction for one costs."""
+        return len(self.query_names)
 
     @property
     def predictions(self) -> int:
@@ -134,7 +95,15 @@ class RecognitionFigures:
     @property
     def gap(self) -> float:
         """Global average precision (micro-AP); NaN if no query shows a landmark."""
-        return mean_of_found(self.contribution)
+        return self.mean_ap
+
+    @property
+    def gap_of_landmarks(self) -> float:
+        """The same without the queries that show no landmark, and predictions for them."""
+        right = self.recognised[self.order[self.shows_landmark[self.order]]]
+        precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+        shown = int(self.shows_landmark.sum())
+        return 100 * math.fsum(precision[right].tolist()) / shown if shown else math.nan
 
     @property
     def top1_accuracy(self) -> float:
@@ -142,20 +111,17 @@ class RecognitionFigures:
         shown = int(self.shows_landmark.sum())
         return 100 * int(self.recognised.sum()) / shown if shown else math.nan
 
-    def __repr__(self) -> str:
-        shown = int(self.shows_landmark.sum())
-        return (
-            f"RecognitionFigures({len(self.query_names)} queries, {shown} show a landmark, "
-            f"{self.predictions} predictions: GAP {self.gap:.2f}, top-1 {self.top1_accuracy:.2f})"
-        )
+    @property
+    def figures(self) -> dict[str, float]:
+        """All figures by their names, the main one first."""
+        return {self.measure: self.gap, "GAP, landmarks only": self.gap_of_landmarks, "top-1": self.top1_accuracy}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
-        return {
-            "queries": len(self.query_names),
+        return super().to_dict() | {
             "landmark_queries": int(self.shows_landmark.sum()),
             "predictions": self.predictions,
-            "gap": or_none(self.gap),
+            "gap_of_landmarks": or_none(self.gap_of_landmarks),
             "top1_accuracy": or_none(self.top1_accuracy),
         }
 
@@ -165,13 +131,14 @@ def evaluate_landmark_retrieval(
     relevant: Mapping[str, Collection[str]],
     *,
     k: int = 100,
-    allow_doubled: bool = False,
-) -> RetrievalFigures:
+    name: str = "all",
+) -> Evaluation:
     """Measure retrieval by mAP@k.
 
     A query's average precision is the sum, over the ranks up to k that hold a relevant image, of the share of
     relevant images up to there, divided by the smaller of k and the number of relevant images. The mean is over
-    all queries of `relevant`; those without a prediction count 0.
+    all queries of `relevant`; those without a prediction count 0. Precision counts a place without a prediction as
+    one without a relevant image.
 
     Parameters
     ----------
@@ -181,14 +148,13 @@ def evaluate_landmark_retrieval(
         One at least for each query, such as `LandmarkSolution.private`.
     k : int
         100 in the published figures.
-    allow_doubled : bool
-        Do as the published evaluation does with an image that stands twice: its later places count as wrong. By
-        default it is an error.
+    name : str
+        Of what is measured.
 
     Raises
     ------
     DataError
-        If a prediction is for an unknown query, an image stands twice, or a query has no relevant image.
+        If a prediction is for an unknown query, an image occurs twice, or a query has no relevant image.
     ConfigError
         If `k` is below 1.
     """
@@ -196,23 +162,22 @@ def evaluate_landmark_retrieval(
         raise ConfigError(f"k must be at least 1, got {k}")
     _check_queries(predictions, relevant)
     names = tuple(relevant)
-    positives = np.array([len(set(relevant[name])) for name in names], np.int64)
+    positives = np.array([len(set(relevant[query])) for query in names], np.int64)
     if (positives == 0).any():
         raise DataError(f"query {names[int(positives.argmin())]!r} has no relevant image: leave it out")
     ap, precision = np.zeros(len(names)), np.zeros((len(names), len(_RANKS)))
-    for q, name in enumerate(names):
-        images = predictions.get(name, ())
-        found = _found(images, set(relevant[name]), k, allow_doubled, f"prediction for {name!r}")
+    for q, query in enumerate(names):
+        found = _found(predictions.get(query, ()), set(relevant[query]), k, f"prediction for {query!r}")
         ap[q] = 100 * math.fsum((i + 1) / rank for i, rank in enumerate(found)) / min(positives[q], k)
         precision[q] = [100 * sum(rank <= cut for rank in found) / cut for cut in _RANKS]
-    return RetrievalFigures(k, names, positives, ap, precision)
+    return Evaluation(name, names, positives, ap, _RANKS, precision, measure=f"mAP@{k}")
 
 
 def evaluate_landmark_recognition(
     predictions: Mapping[str, tuple[int, float]],
     landmarks: Mapping[str, Collection[int]],
     *,
-    landmark_queries_only: bool = False,
+    name: str = "all",
 ) -> RecognitionFigures:
     """Measure recognition by the global average precision (GAP, also called micro-AP).
 
@@ -226,8 +191,8 @@ def evaluate_landmark_recognition(
         At most one a query.
     landmarks : mapping of query id to landmark ids
         Empty for a query that shows none, such as `LandmarkSolution.private`.
-    landmark_queries_only : bool
-        Leave out the queries that show no landmark, and predictions for them.
+    name : str
+        Of what is measured.
 
     Raises
     ------
@@ -235,34 +200,42 @@ def evaluate_landmark_recognition(
         If a prediction is for an unknown query, is no landmark and confidence, or a confidence is NaN.
     """
     _check_queries(predictions, landmarks)
-    for name, prediction in predictions.items():
-        _check_prediction(name, prediction)
-    kept = {name: set(shown) for name, shown in landmarks.items() if len(shown) or not landmark_queries_only}
-    names = tuple(kept)
-    place_of = {name: q for q, name in enumerate(names)}
-    contribution = np.array([0.0 if kept[name] else math.nan for name in names], np.float64)
+    for query, prediction in predictions.items():
+        _check_prediction(query, prediction)
+    names = tuple(landmarks)
+    place_of = {query: q for q, query in enumerate(names)}
+    positives = np.array([len(set(landmarks[query])) for query in names], np.int64)
+    precision = np.where(positives > 0, 0.0, math.nan)
     recognised = np.zeros(len(names), bool)
-    counted = sorted(
-        (name for name in predictions if name in kept), key=lambda name: (-predictions[name][1], name)
-    )
+    order = sorted(predictions, key=lambda query: (-predictions[query][1], query))
     right = 0
-    for place, name in enumerate(counted, start=1):
-        if predictions[name][0] in kept[name]:
+    for place, query in enumerate(order, start=1):
+        if predictions[query][0] in landmarks[query]:
             right += 1
-            recognised[place_of[name]] = True
-            contribution[place_of[name]] = 100 * right / place
-    order = np.array([place_of[name] for name in counted], np.int64)
-    return RecognitionFigures(names, ~np.isnan(contribution), contribution, recognised, order)
+            recognised[place_of[query]] = True
+            precision[place_of[query]] = 100 * right / place
+    numbers = np.array([place_of[query] for query in order], np.int64)
+    return RecognitionFigures(
+        name=name,
+        query_names=names,
+        positives=positives,
+        average_precision=precision,
+        ranks=(),
+        precision=np.empty((len(names), 0)),
+        measure="GAP",
+        recognised=recognised,
+        order=numbers,
+    )
 
 
-def _found(images: Sequence[str], relevant: set[str], k: int, allow_doubled: bool, what: str) -> list[int]:
-    """Return the ranks, from 1, of the relevant images among the first k, each at its first place."""
+def _found(images: Sequence[str], relevant: set[str], k: int, what: str) -> list[int]:
+    """Return the ranks, from 1, of the relevant images among the first k."""
     if isinstance(images, str) or not all(isinstance(image, str) for image in images[:k]):
         raise DataError(f"{what} must be a list of image ids")
     ranks: dict[str, int] = {}
     for rank, image in enumerate(images[:k], start=1):
-        if ranks.setdefault(image, rank) != rank and not allow_doubled:
-            raise DataError(f"{what}: image {image!r} stands at ranks {ranks[image]} and {rank}")
+        if ranks.setdefault(image, rank) != rank:
+            raise DataError(f"{what}: image {image!r} is at ranks {ranks[image]} and {rank}")
     return [rank for image, rank in ranks.items() if image in relevant]
 
 

@@ -54,7 +54,7 @@ def check_listed(order: Indices, size: int, what: str) -> None:
         raise DataError(f"{what}: index {outside[0]} is no image of a gallery of {size}{hint}")
     counts = np.bincount(order, minlength=1)
     if counts.max() > 1:
-        raise DataError(f"{what}: image {int(counts.argmax())} stands in it {int(counts.max())} times")
+        raise DataError(f"{what}: image {int(counts.argmax())} occurs {int(counts.max())} times")
 
 
 def unknown_hint(unknown: int, listed: int, size: int) -> str:
@@ -72,7 +72,7 @@ def distinct_names(names: Any, what: str) -> tuple[str, ...]:
     Raises
     ------
     DataError
-        If they are no strings, or one stands twice.
+        If they are no strings, or one occurs twice.
     """
     given = tuple(names)
     if isinstance(names, str) or not all(isinstance(name, str) for name in given):
@@ -80,7 +80,7 @@ def distinct_names(names: Any, what: str) -> tuple[str, ...]:
     if len(set(given)) < len(given):
         seen: set[str] = set()
         doubled = next(name for name in given if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise DataError(f"{what}: {doubled!r} stands twice")
+        raise DataError(f"{what}: {doubled!r} occurs twice")
     return given
 
 

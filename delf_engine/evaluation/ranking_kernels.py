@@ -30,7 +30,7 @@ _SIGNATURES = [
 def labelled_places(order: Any, table: Any, places: Any, labels: Any) -> Any:
     """Write where a ranking holds labelled images; return their number, or -1 for a ranking that is wrong.
 
-    Wrong: an index beyond the table, or one that stands twice.
+    Wrong: an index beyond the table, or one that occurs twice.
 
     Parameters
     ----------

@@ -24,7 +24,6 @@ __all__ = [
     "check_complete",
     "in_query_order",
     "rankings_from_ranks",
-    "rankings_from_scores",
 ]
 
 #: Images of one query, best first: ids, (id, score), or indices into the gallery.
@@ -201,65 +200,6 @@ def rankings_from_ranks(ranks: npt.ArrayLike, *, queries: int | None = None) -> 
     for first in range(0, len(matrix), _BLOCK):
         out[:, first : first + _BLOCK] = matrix[first : first + _BLOCK].T
     return out
-
-
-def rankings_from_scores(
-    scores: Sequence[npt.ArrayLike] | npt.NDArray[Any], ids: Sequence[Sequence[Any]] | None = None
-) -> list[npt.NDArray[Any]]:
-    """Return the rankings that scores give, the highest first.
-
-    Equal scores are ordered by id, ascending: the order does not depend on how the results were listed.
-
-    Parameters
-    ----------
-    scores : (Q, N) numbers, or sequence of Q arrays of numbers
-        Higher is better; negate distances. Infinite scores are allowed.
-    ids : sequence of Q sequences, or None
-        Of each score: strings, or integer indices. None: score number i of each query is that of image i.
-
-    Returns
-    -------
-    list of Q arrays
-        Indices (int64), or ids as strings.
-
-    Raises
-    ------
-    DataError
-        If a score is NaN or no number, lengths disagree, or an id stands twice for a query.
-    """
-    if ids is not None and len(ids) != len(scores):
-        raise DataError(f"ids of {len(ids)} queries for scores of {len(scores)}")
-    return [_ranked(row, None if ids is None else ids[q], f"query number {q}") for q, row in enumerate(scores)]
-
-
-def _ranked(scores: npt.ArrayLike, ids: Sequence[Any] | None, what: str) -> npt.NDArray[Any]:
-    try:
-        values = np.asarray(scores)
-    except ValueError:  # lists of unequal lengths
-        values = np.empty(0, object)
-    if values.ndim != 1 or values.dtype.kind not in "iuf":
-        raise DataError(f"{what}: scores must be numbers in one dimension, got {values.shape} {values.dtype}")
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        raise DataError(f"{what}: score number {int(np.isnan(values).argmax())} is NaN")
-    if ids is None:
-        return _descending(values)
-    labels = np.asarray(ids) if len(ids) else np.empty(0, np.int64)
-    if labels.dtype.kind != "U":
-        labels = index_array(ids, f"{what}: ids that are no strings")
-    if labels.shape != values.shape:
-        raise DataError(f"{what}: {len(labels)} ids for {len(values)} scores")
-    by_id = np.argsort(labels, kind="stable")
-    labels, values = labels[by_id], values[by_id]
-    doubled = np.flatnonzero(labels[1:] == labels[:-1])
-    if len(doubled):
-        raise DataError(f"{what}: {labels[doubled[0]].item()!r} stands in its ids more than once")
-    return np.asarray(labels[_descending(values)])
-
-
-def _descending(values: npt.NDArray[Any]) -> Indices:
-    """Return the stable order from the highest value, of any type of number: no minus sign is needed."""
-    ascending = np.argsort(values[::-1], kind="stable")
-    return np.asarray((len(values) - 1 - ascending)[::-1], np.int64)
 
 
 def _without_scores(items: list[Any], what: str) -> list[Any]:

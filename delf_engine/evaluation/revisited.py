@@ -7,72 +7,17 @@ positive in a set-up is left out of its means. All figures are in per cent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.evaluation.figures import mean_of_found, or_none
+from delf_engine.evaluation.figures import Evaluation
 from delf_engine.evaluation.ground_truth import SETUPS, GroundTruth, Setup, setup_fields
 from delf_engine.evaluation.rankings import Gallery, Rankings, check_complete, in_query_order
 
-__all__ = ["Evaluation", "evaluate", "evaluate_setups"]
+__all__ = ["evaluate", "evaluate_setups"]
 
 _RANKS = (1, 5, 10)  # of the mean precision mP@k
 _LISTS = ("easy", "hard", "junk")  # of a ground truth; the bit of a label is the place here
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Evaluation:
-    """Figures of a set of rankings, in per cent.
-
-    Attributes
-    ----------
-    setup : "easy", "medium" or "hard"
-    query_names : tuple of Q str
-    average_precision : (Q,) float64
-        Of each query; NaN for a query without a positive.
-    precision : (Q, 3) float64
-        Of each query at ranks 1, 5 and 10, or at its last positive's rank if that comes first; NaN as above.
-    """
-
-    setup: Setup
-    query_names: tuple[str, ...]
-    average_precision: npt.NDArray[np.float64]
-    precision: npt.NDArray[np.float64]
-
-    @property
-    def evaluated(self) -> int:
-        """Number of queries that have a positive."""
-        return int(np.isfinite(self.average_precision).sum())
-
-    @property
-    def mean_ap(self) -> float:
-        """Mean average precision over the queries that have a positive; NaN if none has."""
-        return mean_of_found(self.average_precision)
-
-    @property
-    def mean_precision(self) -> dict[int, float]:
-        """Mean precision mP@k for k = 1, 5 and 10."""
-        return {k: mean_of_found(column) for k, column in zip(_RANKS, self.precision.T, strict=True)}
-
-    def __repr__(self) -> str:
-        at = ", ".join(f"mP@{k} {value:.2f}" for k, value in self.mean_precision.items())
-        return f"Evaluation({self.setup}, {self.evaluated} queries: mAP {self.mean_ap:.2f}, {at})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values, ready for JSON; a query without a positive has None."""
-        return {
-            "setup": self.setup,
-            "queries": self.evaluated,
-            "mean_ap": or_none(self.mean_ap),
-            "mean_precision": {str(k): or_none(value) for k, value in self.mean_precision.items()},
-            "average_precision": {
-                name: or_none(value)
-                for name, value in zip(self.query_names, self.average_precision.tolist(), strict=True)
-            },
-        }
 
 
 def evaluate(rankings: Rankings, ground_truth: GroundTruth, *, setup: Setup = "medium") -> Evaluation:
@@ -127,6 +72,7 @@ def evaluate_setups(rankings: Rankings, ground_truth: GroundTruth) -> dict[Setup
     queries = len(ground_truth)
     ap = {setup: np.full(queries, np.nan) for setup in SETUPS}
     precision = {setup: np.full((queries, len(_RANKS)), np.nan) for setup in SETUPS}
+    counts = {setup: np.array([len(each) for each in ground_truth.positives_of(setup)]) for setup in SETUPS}
     gallery = Gallery(ground_truth.names)
     ordered = in_query_order(rankings, ground_truth.query_names)
     for q, ranking in enumerate(ordered):
@@ -134,16 +80,16 @@ def evaluate_setups(rankings: Rankings, ground_truth: GroundTruth) -> dict[Setup
         places, labels = gallery.labelled(ranking, lists, f"ranking of query {ground_truth.query_names[q]}")
         for setup in SETUPS:
             positive, junk = (_bits(fields) for fields in setup_fields(setup))
-            positives = sum(len(each) for bit, each in enumerate(lists) if positive >> bit & 1)
-            if positives == 0:
+            if counts[setup][q] == 0:
                 continue
             found = _without_junk(places, (labels & positive) > 0, (labels & junk) > 0)
-            ap[setup][q] = 100 * _average_precision(found, positives)
+            ap[setup][q] = 100 * _average_precision(found, int(counts[setup][q]))
             precision[setup][q] = [100 * _precision_at(found, k) for k in _RANKS]
     check_complete(ordered, len(ground_truth.names))
-    for array in (*ap.values(), *precision.values()):
-        array.flags.writeable = False
-    return {setup: Evaluation(setup, ground_truth.query_names, ap[setup], precision[setup]) for setup in SETUPS}
+    return {
+        setup: Evaluation(setup, ground_truth.query_names, counts[setup], ap[setup], _RANKS, precision[setup])
+        for setup in SETUPS
+    }
 
 
 def _bits(fields: tuple[str, ...]) -> int:

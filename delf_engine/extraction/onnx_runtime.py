@@ -14,6 +14,7 @@ from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.extraction.runtime import CellMap
 from delf_engine.model.checkpoint import CheckpointInfo
 from delf_engine.model.onnx_export import read_onnx_record
+from delf_engine.support.files import system_errors
 
 __all__ = ["OnnxRuntime"]
 
@@ -72,10 +73,8 @@ class OnnxRuntime:
             if (provider if isinstance(provider, str) else provider[0]) not in known:
                 raise ConfigError(f"onnxruntime has no provider {provider!r} here; it has {', '.join(known)}")
         path = Path(path)
-        try:
+        with system_errors(f"{path}: cannot be read", CheckpointError):
             data = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.enable_mem_pattern = False  # it keeps a plan for every size of image that it has seen

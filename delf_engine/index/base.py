@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import Config, parse_config
+from delf_engine.config import Config, Profile, parse_config
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.codebook.codebook import Codebook
-from delf_engine.index.codebook.mixture import Mixture
+from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.index.contract import (
     Found,
     IndexInfo,
@@ -34,11 +33,10 @@ from delf_engine.support.threads import check_threads, in_threads
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["CandidateIndex", "Encoder", "saved_options"]
+__all__ = ["CandidateIndex"]
 
 Q = TypeVar("Q")  # a query as it is searched with
 ConfigT = TypeVar("ConfigT", bound=Config)
-Encoder: TypeAlias = Codebook | Mixture
 
 
 class CandidateIndex(ABC, Generic[Q, ConfigT]):
@@ -62,6 +60,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
     """
 
     kind: str
+    _fixed: tuple[str, ...] = ()  # options that indexed images depend on
     _ready: ClassVar[int] = 64  # queries made ready at a time
 
     def __init__(self, dim: int, layout: Layout, encoder: Encoder | None, config: ConfigT) -> None:
@@ -71,6 +70,18 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         self._collection = Collection(self.kind, layout)
 
     # What a kind brings along.
+
+    @classmethod
+    def _kinds(cls) -> tuple[str, ...]:
+        """Return the kinds of saved indexes that `load` opens."""
+        return (cls.kind,)
+
+    @classmethod
+    def _empty(cls, header: Mapping[str, Any], kind: str, encoder: Any, config: Any) -> Self:
+        """Return an empty index as the manifest describes it."""
+        made: Any = cls
+        index: Self = made(encoder, config)
+        return index
 
     @abstractmethod
     def _images(self, items: Sequence[LocalFeatures], threads: int) -> Sequence[Any]:
@@ -322,64 +333,64 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         self._collection.save(directory, self._header(), overwrite=overwrite)
 
     @classmethod
-    def _opened(
+    def load(
         cls,
         directory: str | os.PathLike[str],
-        kind: str,
-        make: Callable[[Mapping[str, Any]], Self],
-        check: bool | None,
-        damaged: IfDamaged,
+        encoder: Encoder | None = None,
+        config: ConfigT | None = None,
+        *,
+        check: bool | None = None,
+        damaged: IfDamaged = "error",
     ) -> Self:
-        """Open what was saved in `directory`; `make` returns the empty index that its header describes."""
-        header = disk.read_manifest(Path(directory), kind)["header"]
+        """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
+
+        Parameters
+        ----------
+        directory : path
+        encoder : Codebook, Mixture or None
+            The one it was built with; None for KD-trees.
+        config : Config, optional
+            Options for searching, by default those it was saved with.
+        check : bool, optional
+            Whether to compare the checksums of all files, not their sizes only. By default where they are
+            small (64 MiB).
+        damaged : "error" or "skip"
+            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
+
+        Raises
+        ------
+        MismatchError
+            If it was built with another codebook or mixture, or with other options for indexed images.
+        FormatError
+            If it is missing, damaged, cut short, or of another kind or version.
+        """
+        manifest = disk.read_manifest(Path(directory), *cls._kinds())
         try:
-            index = make(header)
+            header, kind = manifest["header"], manifest["kind"]
+            if header["encoder"] != (None if encoder is None else encoder.hash):
+                raise MismatchError(
+                    f"{directory}: the index was built with {_named(header['encoder'])}, not with "
+                    f"{_named(None if encoder is None else encoder.hash)}; give that one, or build the index again"
+                )
+            options: Any = Profile.model_fields[kind].annotation
+            saved = parse_config(options, header["config"], where=str(directory))
+            index = cls._empty(header, kind, encoder, saved)
+            if config is not None:
+                index._check_fixed(config, str(directory))
+                index.config = config
             index._collection.open(directory, header, check=check, damaged=damaged)
         except (KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"{directory}: the manifest of the index is damaged: {error!r}") from error
         return index
 
+    def _check_fixed(self, config: ConfigT, where: str) -> None:
+        for name in self._fixed:
+            if getattr(config, name) != getattr(self.config, name):
+                raise MismatchError(
+                    f"{where}: the index was built with {name} = {getattr(self.config, name)}, asked for "
+                    f"{getattr(config, name)}; build it again"
+                )
 
-def saved_options(
-    header: Mapping[str, Any],
-    encoder: Encoder | None,
-    config: ConfigT | None,
-    kind: type[ConfigT],
-    built_with: Iterable[str],
-    where: str | os.PathLike[str],
-) -> ConfigT:
-    """Return the options to open an index with: those given, or those it was saved with.
 
-    Parameters
-    ----------
-    header : mapping
-        Of the manifest.
-    encoder : Codebook, Mixture or None
-        Which the caller wants to use.
-    config : Config or None
-        Which the caller wants to use.
-    kind : type
-        Of the options.
-    built_with : iterable of str
-        Options that indexed images depend on.
-    where : path
-        Named in errors.
-
-    Raises
-    ------
-    MismatchError
-        If the index was built with another codebook or mixture, or with other such options.
-    """
-    if encoder is not None and header["encoder"] != encoder.hash:
-        raise MismatchError(
-            f"{where}: the index was built with {type(encoder).__name__.lower()} {header['encoder'][:8]}, not "
-            f"with {encoder.hash[:8]}; give that one, or build the index again"
-        )
-    saved = parse_config(kind, header["config"], where=str(where))
-    for name in built_with:
-        if config is not None and getattr(config, name) != getattr(saved, name):
-            raise MismatchError(
-                f"{where}: the index was built with {name} = {getattr(saved, name)}, asked for "
-                f"{getattr(config, name)}; build it again"
-            )
-    return saved if config is None else config
+def _named(encoder: str | None) -> str:
+    return "no words" if encoder is None else f"words {encoder[:8]}"

@@ -60,13 +60,12 @@ def load_index(
 ) -> AnyIndex:
     """Open an index that was saved; `options` as `AsmkIndex.load` takes them: ``check`` and ``damaged``."""
     if kind == "kdtree":
-        return KdTreeIndex.load(directory, profile.kdtree, **options)
+        return KdTreeIndex.load(directory, config=profile.kdtree, **options)
     if kind == "asmk":
         return AsmkIndex.load(directory, _codebook(kind, vocabulary), profile.asmk, **options)
     if kind == "ivf":
         return IvfIndex.load(directory, _codebook(kind, vocabulary), profile.ivf, **options)
-    encoder = _encoder(kind, vocabulary)
-    return DenseIndex.load(directory, kind, encoder, getattr(profile, kind), **options)
+    return DenseIndex.load(directory, _encoder(kind, vocabulary), getattr(profile, kind), **options)
 
 
 def load_vocabulary(kind: IndexKind, path: str | os.PathLike[str]) -> Vocabulary:

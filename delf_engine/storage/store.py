@@ -15,13 +15,7 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from delf_engine.errors import (
-    ConfigError,
-    FeatureError,
-    FormatError,
-    MismatchError,
-    UnknownIdError,
-)
+from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.storage.codec import CODECS, Codec, decode, encode
 from delf_engine.storage.environment import (
@@ -38,6 +32,7 @@ from delf_engine.storage.info import StoreInfo
 from delf_engine.storage.keys import id_bytes, key_of, several
 from delf_engine.storage.revision import Changes, Revision, current_revision, has_been_at, write_revision
 from delf_engine.storage.transactions import Transactions
+from delf_engine.support.files import system_errors
 
 __all__ = ["FeatureStore"]
 
@@ -97,10 +92,8 @@ class FeatureStore(Transactions):
             )
         path = Path(path)
         header = new_header(dim, codec, model)
-        try:
+        with system_errors(f"{path}: a feature store cannot be created here"):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FormatError(f"{path}: a feature store cannot be created here: {error}") from error
         with contextlib.ExitStack() as undo:
             lock = lock_for_writing(path)
             undo.callback(lock.release)

@@ -111,22 +111,27 @@ class ProcessPool(Executor):
             try:
                 return worker.call(function, args, kwargs)
             except (pebble.ProcessExpired, BrokenProcessPool):
-                with self._mutex:
-                    self._all.discard(worker)
-                worker.stop()
-                worker.join()
+                self._drop(worker)
         raise ProcessDiedError(f"the process died {_TRIES} times: a library crashed, or memory ran out")
 
     def _worker(self) -> _Worker:
         """Return the process of this thread, a new one if it died."""
+        worker: _Worker | None = getattr(self._own, "worker", None)
+        if worker is not None and worker.dead:
+            self._drop(worker)
         with self._mutex:
             if self._closed:
                 raise CancelledError
-            worker: _Worker | None = getattr(self._own, "worker", None)
-            if worker is None or worker not in self._all or worker.dead:
+            if worker is None or worker not in self._all:
                 worker = self._own.worker = _Worker(self._begin, self._arguments)
                 self._all.add(worker)
             return worker
+
+    def _drop(self, worker: _Worker) -> None:
+        with self._mutex:
+            self._all.discard(worker)
+        worker.stop()
+        worker.join()
 
 
 class _Worker:
@@ -234,7 +239,7 @@ def process_pool(
         See `ProcessPool`.
     keep_seconds : float
         After a block without an error, keep the processes so long for the next block that asks for the same.
-        Only for blocks that wait for all they submit.
+        Only for blocks that wait for all they submit. `arguments` must be hashable.
     """
     key = (workers, begin, arguments)
     pool = _kept_pool(key) or ProcessPool(workers, begin, arguments)

@@ -124,7 +124,7 @@ def _through(a: Float64, b: Float64, triples: npt.NDArray[np.int64]) -> Float64:
         lengths = np.sqrt((d * d).sum(axis=2))
         sound = np.abs(area) > _MIN_SINE * lengths[:, 0] * lengths[:, 1]
     sound &= np.isfinite(maps).all(axis=(1, 2))
-    sound &= plausible(maps, a[:1])[:, 0]  # an affine map is alike everywhere: one point tells
+    sound &= plausible(maps, a[:1])[:, 0]  # an affine map is alike everywhere: one point is enough
     return np.asarray(maps[sound])
 
 

@@ -1,16 +1,16 @@
 """`Calibration`: from the evidence of a `Verification` to a probability that two photographs show one place.
 
-It is fitted once on labelled pairs (`delf_engine.verification.calibration_fit`, scikit-learn) and kept as a JSON
-file; what it then needs is NumPy's and Python's own arithmetic.
+It is fitted once on labelled pairs (`calibrating`, scikit-learn) and kept as a JSON file, beside the checkpoint if
+it is that checkpoint's own; what it then needs is NumPy's and Python's own arithmetic.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,20 +20,24 @@ from pydantic import Field, model_validator
 
 from delf_engine.config import Config, Profile, parse_config
 from delf_engine.errors import ConfigError, FormatError, MismatchError
-from delf_engine.support.files import replacing
+from delf_engine.support.files import replacing, system_errors
 from delf_engine.verification.calibration_fit import (
     EVIDENCE,
     MINIMUM_PAIRS,
     Evidence,
     Method,
     checked_labels,
-    evidence_matrix,
+    common_options,
+    evidence_of,
+    extraction_sha256,
     fit_isotonic,
     fit_logistic,
+    options_of,
+    verification_sha256,
 )
 from delf_engine.verification.result import Verification
 
-__all__ = ["Calibration", "extraction_sha256", "verification_sha256"]
+__all__ = ["Calibration", "calibration_beside", "load_calibration"]
 
 _FORMAT = "delf-engine calibration"
 _VERSION = 1
@@ -53,16 +57,14 @@ class Calibration(Config):
     Attributes
     ----------
     method : "logistic" or "isotonic"
-    evidence : tuple of str
-        What it looks at, names of `calibration_fit.EVIDENCE`; one only for ``isotonic``.
-    coefficients : tuple of float
-        ``logistic``: slope for each evidence, none negative.
-    intercept : float
-        ``logistic``: log odds without any evidence.
+    evidence : str
+        What it looks at, a name of `calibration_fit.EVIDENCE`.
+    slope, intercept : float
+        ``logistic``: log odds are slope x evidence + intercept.
     knots, levels : tuple of float
         ``isotonic``: probabilities at ascending evidence; linear between, constant beyond.
     prior : float
-        Share of pairs of one place that `coefficients` or `levels` hold for.
+        Share of pairs of one place that the curve holds for.
     positives, negatives : int
         Pairs that it was fitted on.
     trained_on : str
@@ -80,9 +82,9 @@ class Calibration(Config):
     """
 
     method: Method
-    evidence: tuple[Evidence, ...] = Field(min_length=1)
-    coefficients: tuple[Annotated[float, Field(ge=0)], ...] = ()
-    intercept: float = 0.0
+    evidence: Evidence
+    slope: Annotated[float, Field(gt=0)] | None = None
+    intercept: float | None = None
     knots: tuple[float, ...] = ()
     levels: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     prior: Probability
@@ -101,16 +103,13 @@ class Calibration(Config):
 
     @model_validator(mode="after")
     def _is_a_curve(self) -> Calibration:
-        if len(set(self.evidence)) < len(self.evidence):
-            raise ValueError("evidence is named twice")
+        line, steps = (self.slope, self.intercept), (self.knots, self.levels)
         if self.method == "logistic":
-            if len(self.coefficients) != len(self.evidence) or self.knots or self.levels:
-                raise ValueError("logistic: one coefficient for each evidence is needed, and no knots")
-        elif len(self.evidence) != 1 or self.coefficients or not self.knots or len(self.knots) != len(self.levels):
-            raise ValueError("isotonic: one evidence, one level for each knot, and no coefficients are needed")
-        elif any(b <= a for a, b in zip(self.knots, self.knots[1:], strict=False)) or list(self.levels) != sorted(
-            self.levels
-        ):
+            if None in line or any(steps):
+                raise ValueError("logistic: a slope and an intercept are needed, and no knots")
+        elif line != (None, None) or not self.knots or len(self.knots) != len(self.levels):
+            raise ValueError("isotonic: one level for each knot is needed, and no slope")
+        elif any(b <= a for a, b in pairwise(self.knots)) or list(self.levels) != sorted(self.levels):
             raise ValueError("isotonic: knots must ascend, and levels must not descend")
         return self
 
@@ -121,7 +120,7 @@ class Calibration(Config):
         labels: npt.ArrayLike,
         *,
         method: Method = "logistic",
-        evidence: Sequence[Evidence] = ("inlier_similarity",),
+        evidence: Evidence = "inlier_similarity",
         prior: float = 0.5,
         trained_on: str,
         checkpoint: str | None = None,
@@ -139,8 +138,8 @@ class Calibration(Config):
             1: the same place.
         method : "logistic" or "isotonic"
             ``logistic`` needs 10 pairs of either label, ``isotonic`` 50, and is worth it from many hundreds on.
-        evidence : sequence of names
-            Several for ``logistic`` only; those that do not help get the coefficient 0.
+        evidence : str
+            A name of `calibration_fit.EVIDENCE`.
         prior : float
             Share of pairs of one place that probabilities are to hold for, above 0 and below 1. The labels are
             weighted to it; the share among the given pairs does not matter.
@@ -161,20 +160,21 @@ class Calibration(Config):
         ConfigError
             If `method`, `evidence` or `prior` is not one of those above.
         """
-        chosen = _checked_options(method, evidence, prior)
+        for what, known, value in (("method", MINIMUM_PAIRS, method), ("evidence", EVIDENCE, evidence)):
+            if value not in known:
+                raise ConfigError(f"there is no calibration {what} {value!r}; known: {', '.join(known)}")
+        _checked_prior(prior)
         same = checked_labels(labels, len(verifications), method)
-        made_with = _common_options(verifications, profile)
-        matrix = evidence_matrix(verifications, chosen)
-        curve: dict[str, Any]
+        made_with = common_options(verifications, profile)
+        values_of_pairs = evidence_of(verifications, evidence)
+        curve: dict[str, Any] = {}
         if method == "logistic":
-            coefficients, intercept = fit_logistic(matrix, same, prior)
-            curve = {"coefficients": coefficients, "intercept": intercept}
+            curve["slope"], curve["intercept"] = fit_logistic(values_of_pairs, same, prior)
         else:
-            knots, levels = fit_isotonic(matrix[:, 0], same, prior)
-            curve = {"knots": knots, "levels": levels}
+            curve["knots"], curve["levels"] = fit_isotonic(values_of_pairs, same, prior)
         values = {
             "method": method,
-            "evidence": chosen,
+            "evidence": evidence,
             **curve,
             "prior": float(prior),
             "positives": int(same.sum()),
@@ -216,8 +216,8 @@ class Calibration(Config):
         offset = _logit(_checked_prior(self.prior if prior is None else prior))
         for verification in items:
             self.check(verification)
-        rows = evidence_matrix(items, self.evidence).tolist()
-        return np.array([_logistic(self._log_likelihood_ratio(row) + offset) for row in rows], np.float64)
+        values = evidence_of(items, self.evidence).tolist()
+        return np.array([_logistic(self._log_likelihood_ratio(value) + offset) for value in values], np.float64)
 
     def check(self, verification: Verification) -> None:
         """Refuse a verification that was made with other options than the pairs this was fitted on.
@@ -228,7 +228,7 @@ class Calibration(Config):
             If the geometric model, the residual, the reference size or the exponent differs. An exponent that no
             evidence depends on may differ.
         """
-        for what, found in _options_of(verification).items():
+        for what, found in options_of(verification).items():
             fitted = getattr(self, what)
             if found != fitted and not (what == "exponent" and not self._uses_similarity):
                 raise MismatchError(
@@ -286,12 +286,12 @@ class Calibration(Config):
         FormatError
             If the file cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        try:
-            with replacing(Path(path)) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        except (OSError, UnicodeEncodeError) as error:
-            raise FormatError(f"{os.fspath(path)}: cannot be written: {error}") from error
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        with (
+            system_errors(f"{os.fspath(path)}: the calibration cannot be written; choose another folder"),
+            replacing(Path(path)) as temporary,
+        ):
+            temporary.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -310,86 +310,71 @@ class Calibration(Config):
 
     @property
     def _uses_similarity(self) -> bool:
-        return any("similarity" in name for name in self.evidence)
+        return "similarity" in self.evidence
 
-    def _log_likelihood_ratio(self, evidence: Sequence[float]) -> float:
+    def _log_likelihood_ratio(self, evidence: float) -> float:
         """Return ln(P(evidence | same) / P(evidence | different)), within what the pairs support."""
-        if self.method == "logistic":
-            log_odds = self.intercept + sum(c * x for c, x in zip(self.coefficients, evidence, strict=True))
+        if self.slope is not None and self.intercept is not None:
+            log_odds = self.intercept + self.slope * evidence
         else:
-            log_odds = _logit(float(np.interp(evidence[0], self.knots, self.levels)))
+            log_odds = _logit(float(np.interp(evidence, self.knots, self.levels)))
         ratio = log_odds - _logit(self.prior)
         return min(max(ratio, -math.log(self.positives + 2)), math.log(self.negatives + 2))
 
 
-def verification_sha256(profile: Profile) -> str:
-    """Return a hash of the options of verification that evidence depends on: all but `min_inliers`.
+def calibration_beside(checkpoint: str | os.PathLike[str]) -> Path:
+    """Return where the calibration of a checkpoint file lies if it has one: ``NAME.calibration.json``."""
+    path = Path(checkpoint)
+    return path.with_name(f"{path.stem}.calibration.json")
 
-    Options at their defaults do not count, so that one which is new in a later version does not change it.
+
+def load_calibration(
+    checkpoint: str | os.PathLike[str], *, profile: Profile | None = None, identity: str | None = None
+) -> Calibration | None:
+    """Load the calibration that lies beside a checkpoint, if there is one that holds.
+
+    Parameters
+    ----------
+    checkpoint : path
+        Of the checkpoint's file (`delf_engine.model.checkpoint_path`), or of a calibration (``.json``).
+    profile : Profile or None
+        That pairs are extracted and verified with.
+    identity : str or None
+        Of the model (`CheckpointInfo.identity`).
+
+    Returns
+    -------
+    Calibration or None
+        None if there is no file beside the checkpoint, or it was fitted for another model or other options: no
+        probability rather than a wrong one.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, or a calibration that was named outright is missing.
+    MismatchError
+        If a calibration that was named outright does not hold for this model and these options.
     """
-    return _sha256(profile.verification, {"min_inliers"})
-
-
-def extraction_sha256(profile: Profile) -> str:
-    """Return a hash of the options of extraction but for `precision`, which is the machine's; see above."""
-    return _sha256(profile.extraction, {"precision"})
-
-
-def _checked_options(method: str, evidence: Sequence[str], prior: float) -> tuple[str, ...]:
-    if method not in MINIMUM_PAIRS:
-        raise ConfigError(f"there is no calibration method {method!r}; known: {', '.join(MINIMUM_PAIRS)}")
-    chosen = (evidence,) if isinstance(evidence, str) else tuple(evidence)
-    for name in chosen:
-        if name not in EVIDENCE:
-            raise ConfigError(f"there is no evidence {name!r}; known: {', '.join(EVIDENCE)}")
-    if not chosen or len(set(chosen)) < len(chosen) or (method == "isotonic" and len(chosen) > 1):
-        wanted = "exactly one kind of evidence" if method == "isotonic" else "evidence, each kind once"
-        raise ConfigError(f"{method} calibration takes {wanted}, got {', '.join(chosen) or 'none'}")
-    _checked_prior(prior)
-    return chosen
+    named = Path(checkpoint).suffix == ".json"
+    path = Path(checkpoint) if named else calibration_beside(checkpoint)
+    if not named and not path.is_file():
+        return None
+    found = Calibration.load(path)
+    if found.holds_for(profile=profile, checkpoint=identity):
+        return found
+    if named:
+        raise MismatchError(
+            f"{path}: fitted for model {found.checkpoint or '(unknown)'} and profile "
+            f"{found.profile or '(unknown)'}, not for {identity or 'this model'} and "
+            f"{profile.name if profile else 'this profile'}; fit another one (delf-engine calibrate)"
+        )
+    return None
 
 
 def _checked_prior(prior: float) -> float:
     if not 0 < prior < 1:
         raise ConfigError(f"the prior is a share above 0 and below 1, got {prior}")
     return prior
-
-
-def _common_options(verifications: Sequence[Verification], profile: Profile | None) -> dict[str, Any]:
-    first = _options_of(verifications[0])
-    for number, verification in enumerate(verifications):
-        if _options_of(verification) != first:
-            raise MismatchError(
-                f"pair {number} (counted from 0) was verified with other options than the first one: "
-                f"{_options_of(verification)} and {first}; verify all pairs alike"
-            )
-    if profile is not None:
-        config = profile.verification
-        expected = {
-            "geometry": config.model,
-            "estimator": config.estimator,
-            "residual_px": config.residual_px,
-            "reference_size": config.reference_size,
-            "exponent": profile.ranking.exponent,
-        }
-        if expected != first:
-            raise MismatchError(f"the pairs were verified with {first}, profile {profile.name!r} has {expected}")
-    return first
-
-
-def _options_of(verification: Verification) -> dict[str, Any]:
-    return {
-        "geometry": verification.model,
-        "estimator": verification.estimator,
-        "residual_px": verification.residual_px,
-        "reference_size": verification.reference_size,
-        "exponent": verification.exponent,
-    }
-
-
-def _sha256(config: Config, left_out: set[str]) -> str:
-    values = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _logit(p: float) -> float:

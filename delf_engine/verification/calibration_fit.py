@@ -7,16 +7,17 @@ are weighted so that the two labels together weigh as the prior says, whatever t
 
 from __future__ import annotations
 
-import itertools
+import hashlib
+import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import DataError
+from delf_engine.config import Config, Profile
+from delf_engine.errors import DataError, MismatchError
 from delf_engine.verification.result import Verification
 
 __all__ = [
@@ -25,10 +26,13 @@ __all__ = [
     "Evidence",
     "Method",
     "checked_labels",
-    "class_weights",
-    "evidence_matrix",
+    "common_options",
+    "evidence_of",
+    "extraction_sha256",
     "fit_isotonic",
     "fit_logistic",
+    "options_of",
+    "verification_sha256",
 ]
 
 Float64 = npt.NDArray[np.float64]
@@ -47,33 +51,25 @@ EVIDENCE: dict[str, Callable[[Verification], float]] = {
 #: Pairs of either label that a fit needs: ten for each parameter of a line, more for steps anywhere.
 MINIMUM_PAIRS: dict[str, int] = {"logistic": 10, "isotonic": 50}
 
-# A set of evidence must be better by this (mean log loss, nats) to be taken before one with fewer.
-_BETTER = 1e-9
+_BACKWARDS = (
+    "pairs with label 1 do not have more inliers than pairs with label 0; check that 1 means the same place, "
+    "and that the photographs are the ones that were labelled"
+)
 
 
-def evidence_matrix(verifications: Sequence[Verification], evidence: Sequence[str]) -> Float64:
-    """Return the evidence of pairs.
-
-    Parameters
-    ----------
-    verifications : sequence of N Verification
-    evidence : sequence of K names of `EVIDENCE`
-
-    Returns
-    -------
-    (N, K) float64
+def evidence_of(verifications: Sequence[Verification], evidence: str) -> Float64:
+    """Return the evidence of N pairs, (N,) float64, by its name in `EVIDENCE`.
 
     Raises
     ------
     DataError
         If a verification holds similarities that are no numbers.
     """
-    rows = [[EVIDENCE[name](v) for name in evidence] for v in verifications]
-    matrix = np.array(rows, np.float64).reshape(len(rows), len(evidence))
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    values = np.array([EVIDENCE[evidence](v) for v in verifications], np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        raise DataError(f"the evidence of pair {bad[0]} (counted from 0) is not finite: {matrix[bad[0]].tolist()}")
-    return matrix
+        raise DataError(f"the evidence of pair {bad[0]} (counted from 0) is not finite: {values[bad[0]]}")
+    return values
 
 
 def checked_labels(labels: npt.ArrayLike, pairs: int, method: str) -> Labels:
@@ -100,23 +96,73 @@ def checked_labels(labels: npt.ArrayLike, pairs: int, method: str) -> Labels:
     return same
 
 
-def class_weights(labels: Labels, prior: float) -> Float64:
-    """Return weights of pairs, (N,), that sum to `prior` over label 1 and to 1 - `prior` over label 0."""
-    positives = int(np.count_nonzero(labels))
-    return np.where(labels, prior / max(positives, 1), (1 - prior) / max(len(labels) - positives, 1))
+def common_options(verifications: Sequence[Verification], profile: Profile | None) -> dict[str, Any]:
+    """Return the options that verifications were made with, see `options_of`.
+
+    Raises
+    ------
+    MismatchError
+        If they are not the same for all, or not those of the profile.
+    """
+    first = options_of(verifications[0])
+    for number, verification in enumerate(verifications):
+        if options_of(verification) != first:
+            raise MismatchError(
+                f"pair {number} (counted from 0) was verified with other options than the first one: "
+                f"{options_of(verification)} and {first}; verify all pairs alike"
+            )
+    if profile is not None:
+        config = profile.verification
+        expected = {
+            "geometry": config.model,
+            "estimator": config.estimator,
+            "residual_px": config.residual_px,
+            "reference_size": config.reference_size,
+            "exponent": profile.ranking.exponent,
+        }
+        if expected != first:
+            raise MismatchError(f"the pairs were verified with {first}, profile {profile.name!r} has {expected}")
+    return first
 
 
-def fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[list[float], float]:
-    """Fit P(same) = 1 / (1 + exp(-(coefficients . evidence + intercept))) with no negative coefficient.
+def options_of(verification: Verification) -> dict[str, Any]:
+    """Return the options of a verification that its evidence depends on, by their names in a `Calibration`."""
+    return {
+        "geometry": verification.model,
+        "estimator": verification.estimator,
+        "residual_px": verification.residual_px,
+        "reference_size": verification.reference_size,
+        "exponent": verification.exponent,
+    }
+
+
+def verification_sha256(profile: Profile) -> str:
+    """Return a hash of the options of verification that evidence depends on: all but `min_inliers`.
+
+    Options at their defaults do not count, so that one which is new in a later version does not change it.
+    """
+    return _sha256(profile.verification, {"min_inliers"})
+
+
+def extraction_sha256(profile: Profile) -> str:
+    """Return a hash of the options of extraction but for `precision`, which is the machine's; see above."""
+    return _sha256(profile.extraction, {"precision"})
+
+
+def _sha256(config: Config, left_out: set[str]) -> str:
+    values = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[float, float]:
+    """Fit P(same) = 1 / (1 + exp(-(slope evidence + intercept))).
 
     Labels are Platt's targets, (n + 1) / (n + 2) and 1 / (n + 2): even pairs that the evidence separates without
-    an error get a finite slope. Of a loss that is convex the best non-negative coefficients are the free optimum
-    over one of the sets of evidence, the others being zero: all sets are tried, the smallest first.
+    an error get a finite slope. Each pair counts as label 1 with its target's part of its weight.
 
     Parameters
     ----------
-    evidence : (N, K) float64
-        K is small.
+    evidence : (N,) float64
     labels : (N,) bool
         Both occur.
     prior : float
@@ -124,100 +170,61 @@ def fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[list[
 
     Returns
     -------
-    coefficients : list of K float
-    intercept : float
+    slope, intercept : float
 
     Raises
     ------
     DataError
-        If no evidence speaks for label 1.
+        If the evidence does not speak for label 1.
     """
-    # In an order of their own: sums over pairs then have the same bits in whatever order they came.
-    order = np.lexsort((labels, *evidence.T))
-    evidence, labels = evidence[order], labels[order]
-    targets = _platt_targets(labels)
-    weights = class_weights(labels, prior)
-    spread = evidence.std(axis=0)
-    columns = [int(k) for k in np.flatnonzero(spread > 0)]
-    best: tuple[tuple[int, ...], Float64, float] | None = None
-    best_loss = math.inf
-    for size in range(1, len(columns) + 1):
-        for chosen in itertools.combinations(columns, size):
-            scaled = evidence[:, chosen] / spread[list(chosen)]
-            slopes, intercept = _regress(scaled, targets, weights)
-            if not (slopes > 0).all() or not math.isfinite(intercept):
-                continue
-            loss = _log_loss(scaled @ slopes + intercept, targets, weights)
-            if loss < best_loss - _BETTER:
-                best, best_loss = (chosen, slopes / spread[list(chosen)], intercept), loss
-    if best is None:
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    evidence, labels, weights = _sorted(evidence, labels, prior)
+    spread = float(evidence.std())
+    if np.ptp(evidence) == 0:
         raise DataError(_BACKWARDS)
-    coefficients = [0.0] * evidence.shape[1]
-    for k, slope in zip(best[0], best[1].tolist(), strict=True):
-        coefficients[k] = slope
-    return coefficients, best[2]
+    n, positives = len(labels), int(np.count_nonzero(labels))
+    targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (n - positives + 2))
+    parts = np.concatenate([weights * targets, weights * (1 - targets)]) * n
+    column = (evidence / spread)[:, None]
+    curve = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-9, max_iter=200)
+    with threadpool_limits(limits=1):  # how a sum is split must not depend on the machine's cores
+        curve.fit(np.concatenate([column, column]), np.repeat([1, 0], n), sample_weight=parts)
+    slope, intercept = float(curve.coef_[0, 0]) / spread, float(curve.intercept_[0])
+    if not slope > 0 or not math.isfinite(intercept):
+        raise DataError(_BACKWARDS)
+    return slope, intercept
 
 
-def fit_isotonic(score: Float64, labels: Labels, prior: float) -> tuple[list[float], list[float]]:
-    """Fit the non-decreasing function of a score with the least weighted squared error.
+def fit_isotonic(evidence: Float64, labels: Labels, prior: float) -> tuple[list[float], list[float]]:
+    """Fit the non-decreasing function of the evidence with the least weighted squared error.
 
-    Parameters
-    ----------
-    score : (N,) float64
-    labels : (N,) bool
-        Both occur.
-    prior : float
-        Above 0 and below 1.
+    Parameters and errors are those of `fit_logistic`.
 
     Returns
     -------
     knots, levels : list of float
-        P(same) at ascending scores; linear between them, constant beyond the ends.
-
-    Raises
-    ------
-    DataError
-        If the score does not speak for label 1.
+        P(same) at ascending evidence; linear between, constant beyond the ends.
     """
     from sklearn.isotonic import IsotonicRegression
 
-    order = np.lexsort((labels, score))
-    score, labels = score[order], labels[order]
+    evidence, labels, weights = _sorted(evidence, labels, prior)
     curve = IsotonicRegression(y_min=0.0, y_max=1.0, increasing=True, out_of_bounds="clip")
-    curve.fit(score, labels.astype(np.float64), sample_weight=class_weights(labels, prior) * len(labels))
+    curve.fit(evidence, labels.astype(np.float64), sample_weight=weights * len(labels))
     knots, levels = curve.X_thresholds_.tolist(), curve.y_thresholds_.tolist()
     if not levels[-1] > levels[0]:
         raise DataError(_BACKWARDS)
     return knots, levels
 
 
-_BACKWARDS = (
-    "pairs with label 1 do not have more inliers than pairs with label 0; check that 1 stands for the same place, "
-    "and that the photographs are the ones that were labelled"
-)
+def _sorted(evidence: Float64, labels: Labels, prior: float) -> tuple[Float64, Labels, Float64]:
+    """Return pairs in an order of their own, so that sums have the same bits in whatever order they came.
 
-
-def _platt_targets(labels: Labels) -> Float64:
+    With their weights, which sum to `prior` over label 1 and to 1 - `prior` over label 0.
+    """
+    order = np.lexsort((labels, evidence))
+    labels = labels[order]
     positives = int(np.count_nonzero(labels))
-    negatives = len(labels) - positives
-    return np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-
-
-def _regress(scaled: Float64, targets: Float64, weights: Float64) -> tuple[Float64, float]:
-    """Return slopes and intercept; each pair counts as label 1 with its target's part of its weight."""
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    curve = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-9, max_iter=200)
-    n = len(targets)
-    parts = np.concatenate([weights * targets, weights * (1 - targets)]) * n
-    # One thread: how a sum is split must not depend on the machine's cores. Warnings: evidence that is nearly
-    # collinear; the solver then goes another way, and a set with less of it is as good.
-    with threadpool_limits(limits=1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        curve.fit(np.concatenate([scaled, scaled]), np.repeat([1, 0], n), sample_weight=parts)
-    return curve.coef_[0], float(curve.intercept_[0])
-
-
-def _log_loss(logits: Float64, targets: Float64, weights: Float64) -> float:
-    return float((weights * (np.logaddexp(0, logits) - targets * logits)).sum())
+    weights = np.where(labels, prior / max(positives, 1), (1 - prior) / max(len(labels) - positives, 1))
+    return evidence[order], labels, weights

@@ -52,7 +52,7 @@ def exhaustive_affine(
     zooms = np.clip(zooms, 1 / MAX_ZOOM, MAX_ZOOM).astype(np.float32)
     out = np.zeros((3, 3))
     out[2, 2] = 1
-    threshold = float(threshold)  # an integer would have the kernels compiled anew
+    threshold = float(threshold)  # an integer would compile the kernels again
     reach, growth = np.float32((_SLACK * threshold) ** 2), np.float32(_GROWTH**2)
     bounds = (MAX_ZOOM, MAX_STRETCH)
     score = search_affine(a, b, zooms, threshold**2, reach, growth, _TRIES, _ROUNDS**2, bounds, out[:2])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["search_affine", "squared_residuals"]
+__all__ = ["plausible_affine", "search_affine", "squared_residuals"]
 
 _QUICK = {"reassoc", "contract"}
 _MIN_AFFINE = 6  # matches from which on six numbers are fitted, and not four
@@ -119,8 +119,15 @@ def _fit(a: Any, b: Any, inliers: Any, count: Any, out: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _plausible(m: Any, zoom: Any, stretch: Any) -> Any:
-    """Tell whether a map keeps the orientation and does not zoom or squeeze more than photographs do."""
+def plausible_affine(m: Any, zoom: Any, stretch: Any) -> Any:
+    """Do what `geometry.plausible` does, for an affine map, which is alike everywhere.
+
+    Parameters
+    ----------
+    m : (2, 3) float64
+    zoom, stretch : float
+        Largest ones of a pair of photographs.
+    """
     area = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
     squares = m[0, 0] ** 2 + m[0, 1] ** 2 + m[1, 0] ** 2 + m[1, 1] ** 2
     return zoom**-2 < area < zoom**2 and squares < area * (stretch + 1.0 / stretch)
@@ -137,7 +144,7 @@ def _optimise(
     """
     best = 0.0
     for step in range(len(shrinking)):
-        if count < 2 or not _fit(a, b, inliers, count, work) or not _plausible(work, bounds[0], bounds[1]):
+        if count < 2 or not _fit(a, b, inliers, count, work) or not plausible_affine(work, bounds[0], bounds[1]):
             break
         squared_residuals(work, a, b, residuals)
         count, score = _within(residuals, limit, inliers)

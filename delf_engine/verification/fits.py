@@ -8,7 +8,13 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.verification.geometry import fundamental_residuals, planar_residuals, plausible, plausible_affine
+from delf_engine.verification.geometry import (
+    MAX_STRETCH,
+    MAX_ZOOM,
+    fundamental_residuals,
+    planar_residuals,
+    plausible,
+)
 
 __all__ = [
     "EstimatorName",
@@ -16,14 +22,11 @@ __all__ = [
     "Fit",
     "MatchedPoints",
     "ModelName",
-    "affine_fit",
-    "any_fundamental",
-    "fundamental_fit",
-    "homography_fit",
+    "fit_of",
+    "fundamental_of_plane",
 ]
 
 Float64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 ModelName: TypeAlias = Literal["affine", "homography", "fundamental"]
 EstimatorName: TypeAlias = Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"]
 
@@ -42,7 +45,7 @@ class Fit:
     """
 
     transform: Float64
-    inliers: Mask
+    inliers: npt.NDArray[np.bool_]
     residuals: Float64
 
 
@@ -90,46 +93,50 @@ class EstimatorOptions:
     seed: int
 
 
-def affine_fit(A: Float64 | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-    """Return the fit of an affine map, or None if it is none that a camera could have done."""
-    from delf_engine.verification.exhaustive_kernels import squared_residuals
+def fit_of(model: ModelName, transform: Float64 | None, points: MatchedPoints, threshold: float) -> Fit | None:
+    """Return the fit of a transform that an estimator has found.
 
-    if A is None or not _is_model(A) or not plausible_affine(A):
+    Planar transforms count only where a camera could have done what they do.
+
+    Parameters
+    ----------
+    model : "affine", "homography" or "fundamental"
+    transform : (3, 3) float64 or None
+        None, zeros and NaN are an estimator's signs of failure.
+    points : MatchedPoints
+    threshold : float
+        Largest residual of an inlier, in pixels.
+    """
+    if transform is None or not np.isfinite(transform).all() or not transform.any():
+        return None
+    if model == "affine":
+        return _affine_fit(transform, points, threshold)
+    if model == "fundamental":
+        residuals = fundamental_residuals(transform, points.a, points.b)
+        return Fit(transform, residuals <= threshold, residuals)
+    residuals = planar_residuals(transform, points.a, points.b)
+    close = residuals <= threshold
+    # A homography has no sign: turn it so that most of its inliers lie on the near side of the horizon.
+    depths = points.a[close] @ transform[2, :2] + transform[2, 2]
+    H = transform if (depths > 0).sum() >= (depths < 0).sum() else -transform
+    return Fit(H, close & plausible(H, points.a), residuals)
+
+
+def fundamental_of_plane(plane: Fit | None, points: MatchedPoints, threshold: float) -> Fit | None:
+    """Return one of the matrices [e]x H, which all fit the matches of a plane; only these count."""
+    if plane is None:
+        return None
+    F = np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ plane.transform
+    fit = fit_of("fundamental", F, points, threshold)
+    return None if fit is None else Fit(fit.transform, fit.inliers & plane.inliers, fit.residuals)
+
+
+def _affine_fit(A: Float64, points: MatchedPoints, threshold: float) -> Fit | None:
+    from delf_engine.verification.exhaustive_kernels import plausible_affine, squared_residuals
+
+    if not plausible_affine(A[:2], MAX_ZOOM, MAX_STRETCH):
         return None
     residuals = np.empty(len(points.a))
     squared_residuals(A[:2], points.a, points.b, residuals)
     residuals = np.where(np.isfinite(residuals), np.sqrt(np.maximum(residuals, 0)), np.inf)
-    return Fit(A, residuals <= options.threshold, residuals)
-
-
-def homography_fit(H: Float64 | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-    """Return the fit of a homography, which counts only where a camera could have done it."""
-    if H is None or not _is_model(H):
-        return None
-    residuals = planar_residuals(H, points.a, points.b)
-    close = residuals <= options.threshold
-    # A homography has no sign: turn it so that most of its inliers lie on the near side of the horizon.
-    depths = points.a[close] @ H[2, :2] + H[2, 2]
-    H = H if (depths > 0).sum() >= (depths < 0).sum() else -H
-    return Fit(H, close & plausible(H, points.a), residuals)
-
-
-def fundamental_fit(F: Float64 | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-    """Return the fit of a fundamental matrix."""
-    if F is None or not _is_model(F):
-        return None
-    residuals = fundamental_residuals(F, points.a, points.b)
-    return Fit(F, residuals <= options.threshold, residuals)
-
-
-def any_fundamental(plane: Fit | None, points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-    """Return one of the matrices [e]x H, which all fit the matches of a plane; only these count."""
-    if plane is None:
-        return None
-    fit = fundamental_fit(np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ plane.transform, points, options)
-    return None if fit is None else Fit(fit.transform, fit.inliers & plane.inliers, fit.residuals)
-
-
-def _is_model(matrix: Float64) -> bool:
-    """Tell a found transform from an estimator's sign of failure, all zeros, and from NaN."""
-    return bool(np.isfinite(matrix).all() and np.abs(matrix).max() > 0)
+    return Fit(A, residuals <= threshold, residuals)

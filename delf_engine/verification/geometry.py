@@ -17,7 +17,6 @@ __all__ = [
     "pixel_frame",
     "planar_residuals",
     "plausible",
-    "plausible_affine",
 ]
 
 Float64 = npt.NDArray[np.float64]
@@ -146,13 +145,6 @@ def plausible(H: Float64, a: Float64) -> Mask:
             & (area < MAX_ZOOM**2)
             & (squares < area * (MAX_STRETCH + 1 / MAX_STRETCH))
         )
-
-
-def plausible_affine(A: Float64) -> bool:
-    """Do what `plausible` does, for an affine map (3, 3), which is alike everywhere."""
-    (p1, q1, _), (p2, q2, _) = A[:2].tolist()
-    area, squares = p1 * q2 - q1 * p2, p1 * p1 + q1 * q1 + p2 * p2 + q2 * q2
-    return bool(MAX_ZOOM**-2 < area < MAX_ZOOM**2 and squares < area * (MAX_STRETCH + 1 / MAX_STRETCH))
 
 
 def is_degenerate(a: Float64, b: Float64, *, minimum: int) -> bool:

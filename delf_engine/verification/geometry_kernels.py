@@ -1,4 +1,4 @@
-"""Numba kernels that tell degenerate matches. Imported only by functions that run them."""
+"""Numba kernels that recognise degenerate matches. Imported only by functions that run them."""
 
 from __future__ import annotations
 

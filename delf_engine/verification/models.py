@@ -1,4 +1,4 @@
-"""The geometric models, each a small adapter over its estimator: matched points in, a `Fit` or None out.
+"""The geometric models and what fits them: matched points in, a `Fit` or None out.
 
 An estimator's own mask is never taken at its word. Its transform is checked and the inliers are counted again
 with the residual this package states, so the count means the same for every model, estimator and library.
@@ -17,6 +17,7 @@ estimator         affine      homography   fundamental  what it is
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -32,10 +33,8 @@ from delf_engine.verification.fits import (
     Fit,
     MatchedPoints,
     ModelName,
-    affine_fit,
-    any_fundamental,
-    fundamental_fit,
-    homography_fit,
+    fit_of,
+    fundamental_of_plane,
 )
 from delf_engine.verification.geometry import is_degenerate
 from delf_engine.verification.usac import usac_transform
@@ -43,7 +42,8 @@ from delf_engine.verification.usac import usac_transform
 __all__ = ["ESTIMATORS", "MINIMUM_MATCHES", "estimate"]
 
 Float64 = npt.NDArray[np.float64]
-Adapter: TypeAlias = Callable[[MatchedPoints, EstimatorOptions], "Fit | None"]
+#: Returns the transform of a model, (3, 3); None, zeros or NaN if it finds none.
+Solver: TypeAlias = Callable[[ModelName, MatchedPoints, EstimatorOptions], "Float64 | None"]
 
 #: Fewer different matches are no evidence: one match more than fixes the model, which would fit any junk.
 MINIMUM_MATCHES: dict[ModelName, int] = {"affine": 4, "homography": 5, "fundamental": 8}
@@ -102,8 +102,8 @@ def estimate(
     ConfigError
         If there is no such model, or no such estimator of it, or the threshold or the seed is out of range.
     """
-    adapter = ESTIMATORS.get((model, estimator))
-    if adapter is None:
+    solve = ESTIMATORS.get((model, estimator))
+    if solve is None:
         models = sorted({name for name, _ in ESTIMATORS})
         if model not in models:
             raise ConfigError(f"there is no geometric model {model!r}; known: {', '.join(models)}")
@@ -115,10 +115,15 @@ def estimate(
             f"threshold must be from {_THRESHOLDS[0]:g} to {_THRESHOLDS[1]:g} pixels, got {threshold}"
         )
     minimum = MINIMUM_MATCHES[model]
-    if is_degenerate(a, b, minimum=minimum):
+    if is_degenerate(a, b, minimum=minimum):  # estimators must not see such matches
         return None
     points = MatchedPoints.of(a, b, scales, similarities)
-    fit = adapter(points, EstimatorOptions(threshold, max_iterations, confidence, int(seed)))
+    options = EstimatorOptions(threshold, max_iterations, confidence, int(seed))
+    fit = fit_of(model, solve(model, points, options), points, threshold)
+    if fit is None and model == "fundamental":
+        # Nothing is found where matches lie on one plane or the camera only turned, as with identical photographs.
+        plane = fit_of("homography", solve("homography", points, options), points, threshold)
+        fit = fundamental_of_plane(plane, points, threshold)
     if fit is None or is_degenerate(a[fit.inliers], b[fit.inliers], minimum=minimum):
         return None
     return fit
@@ -129,8 +134,12 @@ def known(model: str) -> list[str]:
     return [estimator for name, estimator in ESTIMATORS if name == model]
 
 
-def _affine(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-    transform = ransac_affine(
+def _ransac(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
+    if model == "homography":
+        return degensac_homography(points, options)
+    if model == "fundamental":
+        return degensac_fundamental(points, options)
+    return ransac_affine(
         points.a,
         points.b,
         threshold=options.threshold,
@@ -138,50 +147,20 @@ def _affine(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
         confidence=options.confidence,
         seed=options.seed,
     )
-    return affine_fit(transform, points, options)
 
 
-def _exhaustive(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-    scales_a, scales_b = points.scales
-    transform = exhaustive_affine(points.a, points.b, scales_a, scales_b, threshold=options.threshold)
-    return affine_fit(transform, points, options)
+def _exhaustive(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
+    return exhaustive_affine(points.a, points.b, *points.scales, threshold=options.threshold)
 
 
-def _homography(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-    return homography_fit(degensac_homography(points, options), points, options)
+_MODELS: tuple[ModelName, ...] = ("affine", "homography", "fundamental")
+_USAC: tuple[EstimatorName, ...] = ("magsac", "accurate", "prosac")
 
-
-def _fundamental(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-    fit = fundamental_fit(degensac_fundamental(points, options), points, options)
-    # It finds nothing where matches lie on one plane or the camera only turned, as with identical photographs.
-    return any_fundamental(_homography(points, options), points, options) if fit is None else fit
-
-
-def _usac(model: ModelName, method: EstimatorName) -> Adapter:
-    def adapter(points: MatchedPoints, options: EstimatorOptions) -> Fit | None:
-        transform = usac_transform(model, method, points, options)
-        if model == "affine":
-            return affine_fit(transform, points, options)
-        if model == "homography":
-            return homography_fit(transform, points, options)
-        fit = fundamental_fit(transform, points, options)
-        if fit is not None:
-            return fit
-        plane = homography_fit(usac_transform("homography", method, points, options), points, options)
-        return any_fundamental(plane, points, options)
-
-    return adapter
-
-
-#: Adapters by model and estimator.
-ESTIMATORS: dict[tuple[str, str], Adapter] = {
-    ("affine", "ransac"): _affine,
+#: What solves for the transform, by model and estimator.
+ESTIMATORS: dict[tuple[str, str], Solver] = {
+    ("affine", "ransac"): _ransac,
     ("affine", "exhaustive"): _exhaustive,
-    ("homography", "ransac"): _homography,
-    ("fundamental", "ransac"): _fundamental,
-    **{
-        (model, method): _usac(model, method)
-        for model in ("affine", "homography", "fundamental")
-        for method in ("magsac", "accurate", "prosac")
-    },
+    ("homography", "ransac"): _ransac,
+    ("fundamental", "ransac"): _ransac,
+    **{(model, method): partial(usac_transform, method) for model in _MODELS for method in _USAC},
 }

@@ -203,33 +203,29 @@ class Verification:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Verification:
-        """Return the verification that `to_dict` has written, of this version or an older one.
-
-        Older ones say nothing of the estimator, the effective inliers, the error and the probability: these are
-        what the constructor takes for them.
+        """Return the verification that `to_dict` has written.
 
         Raises
         ------
         FormatError
-            If another field is missing, or one is not a number or out of range or has the wrong shape.
+            If a field is missing, or one is not a number or out of range or has the wrong shape.
         """
         try:
-            probability = _number(values.get("probability"))
+            probability, error_px, size = (values[key] for key in ("probability", "error_px", "reference_size"))
             if probability is not None and not 0 <= probability <= 1:
                 raise ValueError(f"probability must be from 0 to 1, got {probability}")
-            reference_size = values["reference_size"]
             return cls(
                 model=str(values["model"]),
-                estimator=str(values.get("estimator", "ransac")),
+                estimator=str(values["estimator"]),
                 transform=values["transform"],
                 matches=values["matches"],
                 similarities=values["similarities"],
-                effective_inliers=int(values.get("effective_inliers", -1)),
-                error_px=_number(values.get("error_px")),
-                probability=probability,
+                effective_inliers=int(values["effective_inliers"]),
+                error_px=None if error_px is None else float(error_px),
+                probability=None if probability is None else float(probability),
                 putative=int(values["putative"]),
                 residual_px=float(values["residual_px"]),
-                reference_size=None if reference_size is None else int(reference_size),
+                reference_size=None if size is None else int(size),
                 min_inliers=int(values["min_inliers"]),
                 similarity=float(values["similarity"]),
                 exponent=float(values["exponent"]),
@@ -238,11 +234,12 @@ class Verification:
             raise FormatError(f"not a verification: {type(error).__name__}: {error}") from error
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _frozen(value: Any, dtype: type[np.generic], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    array = np.array(value, dtype=dtype).reshape(shape)
+    """Return a read-only array that nobody else can change: a copy, unless `value` is one already."""
+    if isinstance(value, np.ndarray) and value.dtype == dtype and not value.flags.writeable:
+        owner = value if value.base is None else value.base
+        if isinstance(owner, np.ndarray) and not owner.flags.writeable:
+            return value.reshape(shape)
+    array = np.array(value, dtype=dtype)
     array.flags.writeable = False
-    return array
+    return array.reshape(shape)

@@ -15,11 +15,11 @@ Float64 = npt.NDArray[np.float64]
 
 
 def usac_transform(
-    model: ModelName, method: EstimatorName, points: MatchedPoints, options: EstimatorOptions
+    method: EstimatorName, model: ModelName, points: MatchedPoints, options: EstimatorOptions
 ) -> Float64 | None:
     """Return what USAC finds, (3, 3), or None.
 
-    Its own threshold is one of the transfer error in one image; the inliers are counted anew by the caller.
+    Its own threshold is one of the transfer error in one image; the inliers are counted again by the caller.
     """
     import cv2
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from delf_engine.config import Profile, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
+from delf_engine.matching import Matches, PreparedDescriptors, match_prepared
 from delf_engine.verification.fits import Fit, ModelName
 from delf_engine.verification.geometry import occupied_bins, pixel_frame
-from delf_engine.verification.matching import MatchedPair, Prepared, match_prepared
 from delf_engine.verification.models import estimate
 from delf_engine.verification.result import Verification, similarity_sum
 
@@ -99,20 +99,20 @@ class PairVerifier:
             raise ConfigError(f"exponent must be positive and finite, got {exponent}")
         self._seed = seed
         self._features = a
-        self._prepared = Prepared(a.descriptors, "A", self._config.precision)
+        self._prepared = PreparedDescriptors(a.descriptors, "A", self._config.precision)
 
     def __call__(self, b: LocalFeatures) -> Verification:
         """Return the verification of A and an image B."""
         config = self._config
         matched = match_prepared(
             self._prepared,
-            Prepared(b.descriptors, "B", config.precision),
+            PreparedDescriptors(b.descriptors, "B", config.precision),
             mutual=config.mutual,
             ratio=config.ratio,
             max_distance=config.max_distance,
         )
         frames = _frame(self._features, config), _frame(b, config)
-        rows_a, rows_b = matched.putative.pairs.T
+        rows_a, rows_b = matched.pairs.T
         points = (
             _framed(self._features.keypoints[rows_a], frames[0]),
             _framed(b.keypoints[rows_b], frames[1]),
@@ -130,12 +130,12 @@ class PairVerifier:
                 self._features.scales[rows_a].astype(np.float64) * frames[0][0],
                 b.scales[rows_b].astype(np.float64) * frames[1][0],
             ),
-            similarities=matched.putative.similarities,
+            similarities=matched.similarities,
         )
         return self._answer(matched, points, frames, fit)
 
     def _answer(
-        self, matched: MatchedPair, points: tuple[Float64, Float64], frames: tuple[Frame, Frame], fit: Fit | None
+        self, matched: Matches, points: tuple[Float64, Float64], frames: tuple[Frame, Frame], fit: Fit | None
     ) -> Verification:
         config = self._config
         inliers = np.zeros(len(points[0]), bool) if fit is None else fit.inliers
@@ -144,8 +144,8 @@ class PairVerifier:
             model=config.model,
             estimator=config.estimator,
             transform=transform,
-            matches=matched.putative.pairs[inliers],
-            similarities=matched.putative.similarities[inliers],
+            matches=matched.pairs[inliers],
+            similarities=matched.similarities[inliers],
             effective_inliers=min(occupied_bins(side[inliers], config.residual_px) for side in points),
             error_px=None if fit is None else float(np.sqrt(np.mean(fit.residuals[inliers] ** 2))),
             putative=len(points[0]),

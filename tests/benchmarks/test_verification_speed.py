@@ -16,8 +16,9 @@ from benchmarks.verification import speed as verification
 from benchmarks.verification.peers import PEERS, run_all, run_one
 from delf_engine import LocalFeatures, load_profile
 from delf_engine.errors import DataError
+from delf_engine.matching import match_descriptors
 from delf_engine.storage import FeatureStore
-from delf_engine.verification import match_descriptors
+from delf_engine.support.processes import process_pool
 from helpers import random_features, seen_again
 
 SETTINGS = load_profile("accurate").verification
@@ -64,7 +65,8 @@ def test_peers_find_what_is_there(store: Path, peer: str) -> None:
     assert other < 20
     assert few <= 4
     assert (none, nothing) == (0, 0)
-    assert run_all(peer, store, {"a": ["b"], "few": ["none"]}, SETTINGS, 2)[1] == 0
+    with process_pool(2) as pool:
+        assert run_all(pool, peer, store, {"a": ["b"], "few": ["none"]}, SETTINGS) == [seen, 0]
 
 
 def test_the_published_matches_are_ours_of_the_profile_delf(store: Path) -> None:

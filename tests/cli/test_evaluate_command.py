@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
 from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError
-from delf_engine.evaluation import evaluate_setups, load_ground_truth
+from delf_engine.evaluation import PROTOCOLS, evaluate_setups, load_ground_truth
 from helpers import write_lists
 
 NAMES = [f"im[{i}]" for i in range(30)]  # brackets are markup to rich
@@ -78,7 +78,7 @@ def test_rank_matrices(ground_truth: Path, ranks: np.ndarray, tmp_path: Path) ->
     assert values(turned, "--ground-truth", ground_truth, "--columns")["results"] == expected
     np.savez(tmp_path / "ranks.npz", ranks=ranks.T)
     assert values(tmp_path / "ranks.npz", "--ground-truth", ground_truth)["results"] == expected
-    refused(FormatError, "25 rows for 6 queries; is it one column a query", turned, ground_truth)
+    refused(FormatError, "25 rows for 6 queries", turned, ground_truth)
     padded = np.pad(ranks, ((0, 0), (0, 3)), constant_values=-1)
     assert values(saved(tmp_path / "a.npy", padded), "--ground-truth", ground_truth)["results"] == expected
     names, queries = tmp_path / "names.txt", tmp_path / "queries.txt"
@@ -137,7 +137,7 @@ def test_queries_without_a_ranking(ground_truth: Path, ranks: np.ndarray, tmp_pa
     path, whole = tmp_path / "some.jsonl", tmp_path / "whole.jsonl"
     write_lists(whole, by_name(ranks))
     write_lists(path, {query: found for query, found in by_name(ranks).items() if query != "q2"})
-    refused(DataError, "no ranking of 1 of 6 queries, such as 'q2'", path, ground_truth)
+    refused(DataError, "'q2'", path, ground_truth)
     result = run(path, "--ground-truth", ground_truth, "--allow-missing")
     assert "5 of 6 queries (1 LEFT OUT, without a ranking)" in result.output
     assert "without a ranking: q2" in result.output
@@ -145,32 +145,33 @@ def test_queries_without_a_ranking(ground_truth: Path, ranks: np.ndarray, tmp_pa
     assert found["left_out"] == ["q2"]
     assert found["results"] == found["baseline"]
     write_lists(path, {"x": []})
-    refused(DataError, "seems to be of another set", path, ground_truth, "--allow-missing")
+    refused(DataError, "another set", path, ground_truth, "--allow-missing")
 
 
 def test_a_ground_truth_of_another_set(ground_truth: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     write_lists(path, {query: ["a", "b"] for query in QUERIES})
-    refused(DataError, "(2 of 2 are unknown): the ground truth seems to be of another set", path, ground_truth)
+    refused(DataError, "2 of 2", path, ground_truth)
     write_lists(path, {"y": [], "z": []})
-    refused(DataError, "(2 of 2 are unknown): the ground truth seems to be of another set", path, ground_truth)
-    refused(DataError, "index 40 is no image", saved(tmp_path / "x.npy", np.full((6, 1), 40)), ground_truth)
+    refused(DataError, "2 of 2", path, ground_truth)
+    refused(DataError, "index 40", saved(tmp_path / "x.npy", np.full((6, 1), 40)), ground_truth)
 
 
 def test_what_is_refused(ground_truth: Path, ranks: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"query": "q0", "candidates": [NAMES[0], NAMES[0]]}))
-    refused(FormatError, f"{NAMES[0]!r} stands in it a second time", path, ground_truth)
-    refused(DataError, "stands in it 2 times", saved(tmp_path / "x.npy", np.zeros((6, 2), int)), ground_truth)
+    refused(FormatError, repr(NAMES[0]), path, ground_truth)
+    refused(DataError, "2 times", saved(tmp_path / "x.npy", np.zeros((6, 2), int)), ground_truth)
     path.write_text('{"query": "q0", "candidates": [["a", NaN]]}')
     refused(FormatError, "line 1", path, ground_truth)
-    refused(ConfigError, "--columns is for files of arrays", path, ground_truth, "--columns")
-    refused(ConfigError, "no protocol 'x'; choose one of revisited", path, ground_truth, "--protocol", "x")
-    refused(ConfigError, "--query-folder is of", path, ground_truth, "--query-folder", tmp_path)
-    refused(FormatError, "cannot be read", path, tmp_path / "gone.pkl")
+    refused(ConfigError, "--columns", path, ground_truth, "--columns")
+    refused(ConfigError, "'x'", path, ground_truth, "--protocol", "x")
+    refused(ConfigError, "classes", path, ground_truth, "--query-folder", tmp_path)
+    refused(FormatError, "gone.pkl", path, tmp_path / "gone.pkl")
     np.savez(tmp_path / "x.npz", ids=ranks, queries=QUERIES)
-    refused(ConfigError, "row numbers of the ground truth", tmp_path / "x.npz", ground_truth, "--columns")
+    refused(ConfigError, "--columns", tmp_path / "x.npz", ground_truth, "--columns")
     assert run(path).exit_code == 2
+    assert all(name in run("--help").output for name in PROTOCOLS)
 
 
 # ------------------------------------------------------------------------------------------------- landmarks
@@ -198,8 +199,8 @@ def test_landmark_retrieval(tmp_path: Path) -> None:
     assert compared["differences"]["Private"]["verdict"] == "no difference shown"
     assert "mAP@100" in run(submission, *options).output
     other = written(tmp_path / "other.jsonl", '{"query": "9", "candidates": []}')
-    refused(DataError, "'9' is not in the solution (1 of 1 are unknown)", other, *options[1:])
-    refused(ConfigError, "are of other protocols", submission, *options[1:], "--allow-missing")
+    refused(DataError, "'9'", other, *options[1:])
+    refused(ConfigError, "--allow-missing", submission, *options[1:], "--allow-missing")
 
 
 def test_landmark_recognition(tmp_path: Path) -> None:
@@ -215,9 +216,7 @@ def test_landmark_recognition(tmp_path: Path) -> None:
     assert found["differences"]["Private"]["difference"] == pytest.approx(gap)
     assert [row["query"] for row in found["per_query"]["Private"]] == ["1", "3"]
     assert "GAP, landmarks only" in run(submission, *options).output
-    refused(
-        FormatError, "expected the columns id,images,Usage", submission, solution, "--protocol", "gldv2-retrieval"
-    )
+    refused(FormatError, "id,images,Usage", submission, solution, "--protocol", "gldv2-retrieval")
 
 
 # --------------------------------------------------------------------------------------------------- classes
@@ -242,7 +241,7 @@ def test_classes(tmp_path: Path) -> None:
     assert values(tmp_path / "whole.jsonl", *options)["results"] == found["results"]
     array = saved(tmp_path / "x.npy", np.array([[0, 1], [2, 1], [-1, -1]]))
     write_lists(path, {"cat/1.jpg": [], "cat/2.jpg": []})
-    refused(DataError, "no ranking of 1 of 3", path, *options[1:])
+    refused(DataError, "1 of 3", path, *options[1:])
     part = values(path, *options, "--allow-missing")
     assert part["left_out"] == ["dog/1.jpg"]
     assert values(array, *options)["results"]["All"]["queries"] == 2

@@ -15,7 +15,7 @@ from delf_engine.errors import ConfigError
 from delf_engine.model import read_checkpoint_info
 from delf_engine.reranking import RankedCandidate, RerankOptions, expand_query, rerank_graph
 from delf_engine.verification import Calibration
-from delf_engine.verification.calibration_files import calibration_beside
+from delf_engine.verification.calibration import calibration_beside
 from helpers import random_photo, write_image
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation import paired_bootstrap, query_differences
+from delf_engine.evaluation import paired_bootstrap
 
 
 def test_the_interval_is_that_of_the_mean(rng: np.random.Generator) -> None:
@@ -73,21 +73,3 @@ def test_the_verdict_says_only_what_the_interval_shows(rng: np.random.Generator)
     assert better.verdict == "first is better"
     assert paired_bootstrap(noise, noise + 20, samples=50).verdict == "second is better"
     assert paired_bootstrap(noise, noise, samples=50).verdict == "no difference shown"
-
-
-def test_query_by_query() -> None:
-    nan = float("nan")
-    rows = query_differences("dabc", [5.0, 1.0, nan, 4.0], [4.0, 3.0, nan, 3.0], positives=[1, 2, 0, 3])
-    assert [(row.query, row.difference, row.positives) for row in rows] == [("a", -2, 2), ("c", 1, 3), ("d", 1, 1)]
-    assert rows[0].to_dict() == {"query": "a", "positives": 2, "first": 1.0, "second": 3.0, "difference": -2.0}
-    assert query_differences([], [], [], positives=[]) == []
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "positives"),
-    [([1, 2], [1], [1, 1]), ([1], [1], [1]), ([1, 2], [1, 2], [1]), ([1, float("nan")], [1, 2], [1, 1])],
-    ids=str,
-)
-def test_tables_of_different_queries(first: Any, second: Any, positives: Any) -> None:
-    with pytest.raises(DataError, match="figures of 2 queries"):
-        query_differences(["a", "b"], first, second, positives=positives)

@@ -96,26 +96,24 @@ def test_queries_of_their_own(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file or folder"):
+    with pytest.raises(DataError, match="gone"):
         class_truth_of_folder(tmp_path / "gone")
-    with pytest.raises(DataError, match="no image in this folder"):
+    with pytest.raises(DataError, match="no image"):
         class_truth_of_folder(tmp_path)
     folder = folder_of(tmp_path, "cat/1.jpg", "loose.jpg")
-    with pytest.raises(
-        DataError, match=r"loose\.jpg: lies in no folder of a class; .*/CLASS/loose\.jpg was expected"
-    ):
+    with pytest.raises(DataError, match=r"loose\.jpg.*/CLASS/loose\.jpg"):
         class_truth_of_folder(folder)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": ("x",)}, "names and classes must be of one length"),
-        ({"names": ("a", "a")}, "'a' stands twice"),
-        ({"query_images": [2]}, "must be 1 indices of 2 images, or -1"),
-        ({"query_images": [-2]}, "must be 1 indices"),
-        ({"query_images": []}, "must be 1 indices"),
-        ({"query_images": [0.5]}, "must be one-dimensional integer"),
+        ({"classes": ("x",)}, "names and classes"),
+        ({"names": ("a", "a")}, "'a'"),
+        ({"query_images": [2]}, "query_images.*1.*2"),
+        ({"query_images": [-2]}, "query_images"),
+        ({"query_images": []}, "query_images"),
+        ({"query_images": [0.5]}, "query_images"),
     ],
     ids=str,
 )
@@ -130,9 +128,9 @@ def test_what_is_no_truth(changes: dict[str, Any], message: str) -> None:
     truth = ClassTruth(**good)
     with pytest.raises(DataError, match=message):
         ClassTruth(**{**good, **changes})
-    with pytest.raises(DataError, match="'z' is no image"):
+    with pytest.raises(DataError, match="'z'"):
         evaluate_classes([["z"]], truth)
-    with pytest.raises(DataError, match="image 0 stands in it 2 times"):
+    with pytest.raises(DataError, match=r"image 0.*2 times"):
         evaluate_classes([["a", "a"]], truth)
-    with pytest.raises(ConfigError, match="ranks must be at least 1"):
+    with pytest.raises(ConfigError, match="ranks"):
         evaluate_classes([[]], truth, ranks=(0,))

@@ -59,18 +59,18 @@ def test_a_field_of_any_length(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: expected the columns id,images,Usage, got ''"),
-        (RECOGNITION, "line 1: expected the columns id,images,Usage, got 'id,landmarks,Usage'"),
-        ("id,images,Usage\n", "file.csv: holds no query"),
-        ("id,images,Usage\n1,a\n", r"line 2: 2 columns instead of 3 \(id,images,Usage\)"),
+        ("", "line 1.*id,images,Usage"),
+        (RECOGNITION, "line 1.*id,images,Usage.*'id,landmarks,Usage'"),
+        ("id,images,Usage\n", "file.csv"),
+        ("id,images,Usage\n1,a\n", "line 2: 2 columns.*3"),
         ("id,images,Usage\n1,a,Public,\n", "line 2: 4 columns"),
-        ("id,images,Usage\n\n1,a,Secret\n", "line 3: Usage must be Public, Private or Ignored, got 'Secret'"),
-        ("id,images,Usage\n1,a,Public\n1,a,Private\n", "line 3: query '1' stands a second time"),
-        ("id,images,Usage\n1,a,Ignored\n1,a,Ignored\n", "line 3: query '1' stands a second time"),
-        ("id,images,Usage\n1,,Public\n", "line 2: query '1': it has no relevant image"),
-        ("id,images,Usage\n1,a b a,Public\n", "line 2: query '1': a stands in it twice"),
-        ("id,images,Usage\n,a,Public\n", "line 2: the id of the query is empty"),
-        (b"id,images,Usage\n1,\xff,Public\n", "is not UTF-8 text"),
+        ("id,images,Usage\n\n1,a,Secret\n", "line 3.*'Secret'"),
+        ("id,images,Usage\n1,a,Public\n1,a,Private\n", "line 3.*'1'"),
+        ("id,images,Usage\n1,a,Ignored\n1,a,Ignored\n", "line 3.*'1'"),
+        ("id,images,Usage\n1,,Public\n", "line 2.*'1'"),
+        ("id,images,Usage\n1,a b a,Public\n", "line 2.*'1'.* a "),
+        ("id,images,Usage\n,a,Public\n", "line 2.*empty"),
+        (b"id,images,Usage\n1,\xff,Public\n", "file.csv.*UTF-8"),
     ],
     ids=range(12),
 )
@@ -81,21 +81,21 @@ def test_solutions_that_are_refused(tmp_path: Path, text: str | bytes, message: 
 
 @pytest.mark.parametrize("landmark", ["x", "-1", "1.0", "1_0", "²", "9" * 30])
 def test_what_is_no_landmark(tmp_path: Path, landmark: str) -> None:
-    with pytest.raises(FormatError, match="line 2: query '1': a landmark is a whole number, got"):
+    with pytest.raises(FormatError, match=r"line 2.*'1'"):
         read_recognition_solution(saved(tmp_path, f"id,landmarks,Usage\n1,{landmark},Public\n"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,images\n01,1 0.5\n", "expected the columns id,landmarks, got 'id,images'"),
-        ("id,landmarks\n01,1 0.5\n01,2 0.5\n", "line 3: query '01' stands a second time"),
-        ("id,landmarks\n09,1 0.5\n", "line 2: query '09' is not in the solution; is that of another data set"),
-        ("id,landmarks\n01,1\n", "line 2: query '01': expected one 'landmark confidence', got '1'"),
-        ("id,landmarks\n01,1 0.5 2 0.5\n", "expected one 'landmark confidence'"),
-        ("id,landmarks\n01,1 high\n", "line 2: query '01': could not convert string to float: 'high'"),
-        ("id,landmarks\n01,1 nan\n", "line 2: query '01': the confidence is NaN"),
-        ("id,landmarks\n01,a 0.5\n", "a landmark is a whole number, got 'a'"),
+        ("id,images\n01,1 0.5\n", "id,landmarks.*'id,images'"),
+        ("id,landmarks\n01,1 0.5\n01,2 0.5\n", "line 3.*'01'"),
+        ("id,landmarks\n09,1 0.5\n", "line 2.*'09'"),
+        ("id,landmarks\n01,1\n", "line 2.*'01'.*'1'"),
+        ("id,landmarks\n01,1 0.5 2 0.5\n", "line 2.*'01'"),
+        ("id,landmarks\n01,1 high\n", "line 2.*'01'.*'high'"),
+        ("id,landmarks\n01,1 nan\n", "line 2.*'01'.*NaN"),
+        ("id,landmarks\n01,a 0.5\n", "line 2.*'01'.*'a'"),
     ],
     ids=range(8),
 )
@@ -107,7 +107,7 @@ def test_submissions_that_are_refused(tmp_path: Path, text: str, message: str) -
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "gone.csv", tmp_path):
-        with pytest.raises(FormatError, match="cannot be read"):
+        with pytest.raises(FormatError, match=path.name):
             read_retrieval_solution(path)
 
 

@@ -51,7 +51,7 @@ class Kind:
         if self.name == "asmk":
             return AsmkIndex.load(path, CODEBOOK, check=check, **options)
         if self.name in _DENSE:
-            return DenseIndex.load(path, self.name, _DENSE[self.name], check=check, **options)
+            return DenseIndex.load(path, _DENSE[self.name], check=check, **options)
         if self.name == "kdtree":
             return KdTreeIndex.load(path, check=check, **options)
         return IvfIndex.load(path, self._cells, check=check, **options)

@@ -17,8 +17,7 @@ from delf_engine.errors import ConfigError, DataError, MismatchError
 from delf_engine.verification.calibration import Calibration
 from delf_engine.verification.calibration_fit import (
     EVIDENCE,
-    class_weights,
-    evidence_matrix,
+    evidence_of,
     fit_isotonic,
     fit_logistic,
 )
@@ -37,38 +36,34 @@ def fitted(seed: int = 0, **options: Any) -> Calibration:
 # ---------------------------------------------------------------------------------------------------- the fits
 
 
-def platt_oracle(evidence: Float64, labels: npt.NDArray[np.bool_], prior: float) -> tuple[Float64, float]:
-    """Minimise the definition of the loss over non-negative slopes with a general optimiser.
+def weights_at(labels: npt.NDArray[np.bool_], prior: float) -> Float64:
+    return np.where(labels, prior / labels.sum(), (1 - prior) / (~labels).sum())
 
-    Returns the probabilities of the pairs and the loss: with collinear evidence the slopes are not unique.
-    """
+
+def platt_oracle(evidence: Float64, labels: npt.NDArray[np.bool_], prior: float) -> Float64:
+    """Minimise the definition of the loss with a general optimiser; return the probabilities of the pairs."""
     positives, negatives = int(labels.sum()), int((~labels).sum())
     target = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    weight = np.where(labels, prior / positives, (1 - prior) / negatives)
-    scale = np.maximum(evidence.std(axis=0), 1e-12)
-    x = evidence / scale
+    weight = weights_at(labels, prior)
+    x = evidence / evidence.std()
 
     def loss(v: Float64) -> float:
-        z = x @ v[:-1] + v[-1]
+        z = x * v[0] + v[1]
         return float((weight * (target * np.logaddexp(0, -z) + (1 - target) * np.logaddexp(0, z))).sum())
 
-    bounds = [(0, None)] * evidence.shape[1] + [(None, None)]
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 5000}
-    best = minimize(loss, np.zeros(len(bounds)), bounds=bounds, method="L-BFGS-B", options=options)
-    return 1 / (1 + np.exp(-(x @ best.x[:-1] + best.x[-1]))), float(best.fun)
+    best = minimize(loss, np.zeros(2), method="L-BFGS-B", options=options)
+    return np.asarray(1 / (1 + np.exp(-(x * best.x[0] + best.x[1]))))
 
 
-@given(
-    seed=st.integers(0, 300), prior=st.sampled_from([0.01, 0.5, 0.9]), names=st.sets(st.sampled_from([*EVIDENCE]))
-)
-def test_logistic_is_the_best_curve_that_never_falls(seed: int, prior: float, names: set[str]) -> None:
+@given(seed=st.integers(0, 300), prior=st.sampled_from([0.01, 0.5, 0.9]), name=st.sampled_from([*EVIDENCE]))
+def test_logistic_is_the_best_curve(seed: int, prior: float, name: str) -> None:
     found, labels = labelled(seed, 30, 40)
-    evidence = evidence_matrix(found, sorted(names) or ["inliers"])
-    coefficients, intercept = fit_logistic(evidence, labels == 1, prior)
-    assert min(coefficients) >= 0
-    expected, _ = platt_oracle(evidence, labels == 1, prior)
-    p = 1 / (1 + np.exp(-(evidence @ coefficients + intercept)))
-    np.testing.assert_allclose(p, expected, atol=2e-3)
+    evidence = evidence_of(found, name)
+    slope, intercept = fit_logistic(evidence, labels == 1, prior)
+    assert slope > 0
+    p = 1 / (1 + np.exp(-(evidence * slope + intercept)))
+    np.testing.assert_allclose(p, platt_oracle(evidence, labels == 1, prior), atol=2e-3)
 
 
 def pool_adjacent_violators(score: Float64, labels: Float64, weights: Float64) -> dict[float, float]:
@@ -91,9 +86,9 @@ def test_isotonic_pools_adjacent_violators(pairs: list[tuple[float, bool]], prio
     score, labels = np.array([s for s, _ in pairs]), np.array([y for _, y in pairs])
     if labels.all() or not labels.any():
         return
-    expected = pool_adjacent_violators(score, labels.astype(float), class_weights(labels, prior))
+    expected = pool_adjacent_violators(score, labels.astype(float), weights_at(labels, prior))
     if max(expected.values()) - min(expected.values()) < 1e-9:
-        with pytest.raises(DataError, match="do not have more inliers"):
+        with pytest.raises(DataError):
             fit_isotonic(score, labels, prior)
         return
     knots, levels = fit_isotonic(score, labels, prior)
@@ -107,8 +102,7 @@ def test_isotonic_pools_adjacent_violators(pairs: list[tuple[float, bool]], prio
 @given(seed=st.integers(0, 50), order=st.integers(0, 1000))
 def test_order_of_pairs_does_not_change_a_bit(method: Any, seed: int, order: int) -> None:
     found, labels = labelled(seed)
-    evidence: Any = ("inlier_similarity",) if method == "isotonic" else ("inliers", "log_inlier_similarity")
-    options: dict[str, Any] = {"method": method, "evidence": evidence, "trained_on": "made up"}
+    options: dict[str, Any] = {"method": method, "evidence": "log_inlier_similarity", "trained_on": "made up"}
     first = Calibration.fit(found, labels, **options)
     shuffled = np.random.default_rng(order).permutation(len(found))
     assert Calibration.fit([found[i] for i in shuffled], labels[shuffled], **options) == first
@@ -202,13 +196,13 @@ def test_a_verification_of_other_options_is_refused(changes: dict[str, Any], wha
     with pytest.raises(MismatchError, match=what):
         fitted().probability(other)
     found, labels = labelled(0)
-    with pytest.raises(MismatchError, match=r"pair 150 \(counted from 0\)"):
+    with pytest.raises(MismatchError, match="pair 150"):
         Calibration.fit([*found, other], [*labels, 1], trained_on="made up")
-    with pytest.raises(MismatchError, match="profile 'default'"):
+    with pytest.raises(MismatchError, match="'default'"):
         Calibration.fit(
             [answer(v.inliers, **changes) for v in found], labels, trained_on="made up", profile=DEFAULT
         )
-    counted = fitted(evidence=("inliers", "log_inliers"))
+    counted = fitted(evidence="log_inliers")
     if "exponent" in changes:  # counts do not depend on it
         assert counted.probability(other) == counted.probability(answer(40))
     else:
@@ -219,43 +213,40 @@ def test_a_verification_of_other_options_is_refused(changes: dict[str, Any], wha
 def test_pairs_that_cannot_be_fitted() -> None:
     found, labels = labelled(0)
     cases: list[tuple[Any, Any, str]] = [
-        (found, labels[:-1], "one label a pair"),
-        (found, labels[:, None], "one label a pair"),
-        ([], [], "0 pairs with label 1 are too few"),
+        (found, labels[:-1], "150"),
+        (found, labels[:, None], "150"),
+        ([], [], "0 pairs with label 1"),
         (found, np.ones(len(found)), "0 pairs with label 0"),
-        (found, np.where(labels == 1, math.nan, 0), "labels must be 1"),
-        (found, labels * 2, "labels must be 1"),
-        (found, ["same"] * len(found), "labels must be 1"),
-        (found[:12], [1] * 3 + [0] * 9, "3 pairs with label 1 are too few: logistic calibration needs 10"),
-        (found, 1 - labels, "do not have more inliers"),
-        ([answer(7)] * len(found), labels, "do not have more inliers"),
-        ([*found[:-1], answer(1, math.nan)], labels, "pair 149 .* is not finite"),
+        (found, np.where(labels == 1, math.nan, 0), "labels"),
+        (found, labels * 2, "labels"),
+        (found, ["same"] * len(found), "labels"),
+        (found[:12], [1] * 3 + [0] * 9, "3 pairs with label 1.*10"),
+        (found, 1 - labels, "inliers"),
+        ([answer(7)] * len(found), labels, "inliers"),
+        ([*found[:-1], answer(1, math.nan)], labels, "pair 149"),
     ]
-    for verifications, given_labels, message in cases:
-        with pytest.raises(DataError, match=message):
+    for verifications, given_labels, fact in cases:
+        with pytest.raises(DataError, match=fact):
             Calibration.fit(verifications, given_labels, trained_on="made up")
-    with pytest.raises(DataError, match="isotonic calibration needs 50"):
+    with pytest.raises(DataError, match="50"):
         Calibration.fit(found[:60], labels[:60], method="isotonic", trained_on="made up")
-    with pytest.raises(DataError, match="is not finite"):
+    with pytest.raises(DataError, match="pair 0"):
         fitted().probability(answer(1, math.nan))
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "fact"),
     [
-        ({"method": "platt"}, "no calibration method 'platt'; known: logistic, isotonic"),
-        ({"evidence": ("matches",)}, "no evidence 'matches'; known: inliers"),
-        ({"evidence": ()}, "evidence, each kind once, got none"),
-        ({"evidence": ("inliers", "inliers")}, "each kind once"),
-        ({"method": "isotonic", "evidence": ("inliers", "log_inliers")}, "exactly one kind"),
-        ({"prior": 0.0}, "the prior is a share"),
-        ({"prior": 1.0}, "the prior is a share"),
-        ({"prior": math.nan}, "the prior is a share"),
+        ({"method": "platt"}, r"'platt'.*logistic, isotonic"),
+        ({"evidence": "matches"}, r"'matches'.*inliers"),
+        ({"prior": 0.0}, "prior"),
+        ({"prior": 1.0}, "prior"),
+        ({"prior": math.nan}, "prior"),
     ],
 )
-def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_options_out_of_range(options: dict[str, Any], fact: str) -> None:
+    with pytest.raises(ConfigError, match=fact):
         fitted(**options)
     if set(options) == {"prior"}:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=fact):
             fitted().probability(answer(1), prior=options["prior"])

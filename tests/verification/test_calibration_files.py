@@ -14,8 +14,8 @@ import pytest
 from delf_engine.config import load_profile
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.model import checkpoint_names, checkpoint_path, read_checkpoint_info
-from delf_engine.verification.calibration import Calibration, extraction_sha256, verification_sha256
-from delf_engine.verification.calibration_files import calibration_beside, load_calibration
+from delf_engine.verification.calibration import Calibration, calibration_beside, load_calibration
+from delf_engine.verification.calibration_fit import extraction_sha256, verification_sha256
 from verification.answers import answer, labelled
 
 DEFAULT = load_profile("default")
@@ -23,7 +23,12 @@ DEFAULT = load_profile("default")
 
 def fitted(**options: Any) -> Calibration:
     found, labels = labelled(0)
-    values: dict[str, Any] = {"trained_on": "Häuser", "checkpoint": "tiny@0123", "profile": DEFAULT, **options}
+    values: dict[str, Any] = {
+        "trained_on": "Häuser \udcff",
+        "checkpoint": "tiny@0123",
+        "profile": DEFAULT,
+        **options,
+    }
     return Calibration.fit(found, labels, **values)
 
 
@@ -39,37 +44,39 @@ def test_comes_back_from_its_file_with_the_same_bits(method: Any, tmp_path: Path
     back.save(tmp_path / "c.json")
     assert (tmp_path / "c.json").read_bytes() == first
     assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
-    assert json.loads(first)["trained_on"] == "Häuser"
+    assert json.loads(first)["trained_on"] == "Häuser \udcff"  # of a file name that is not UTF-8
 
+
+STEPS = {"method": "isotonic", "slope": None, "intercept": None, "knots": [1.0, 2.0], "levels": [0.1, 0.2]}
 
 DAMAGE: list[tuple[Any, str]] = [
     ({"format": None}, "not a calibration"),
-    ({"format_version": 2}, "format version 2, this version reads 1"),
+    ({"format_version": 2}, "2.*1"),
     ({"prior": 1.5}, "prior"),
     ({"prior": "0.5"}, "prior"),
     ({"intercept": float("nan")}, "intercept"),
-    ({"coefficients": [-1.0]}, "coefficients"),
-    ({"coefficients": [1.0, 2.0]}, "one coefficient for each evidence"),
-    ({"coefficients": []}, "one coefficient for each evidence"),
-    ({"evidence": ["matches"]}, "evidence"),
-    ({"evidence": []}, "evidence"),
-    ({"evidence": ["inliers", "inliers"], "coefficients": [1.0, 1.0]}, "named twice"),
-    ({"knots": [1.0]}, "no knots"),
+    ({"intercept": None}, "logistic"),
+    ({"slope": -1.0}, "slope"),
+    ({"slope": None}, "logistic"),
+    ({"evidence": "matches"}, "evidence"),
+    ({"evidence": ["inliers"]}, "evidence"),
+    ({"knots": [1.0]}, "logistic"),
     ({"positives": 0}, "positives"),
-    ({"surprise": 1}, "unknown key 'surprise'"),
+    ({"surprise": 1}, "'surprise'"),
     ({"verification_sha256": "abc"}, "verification_sha256"),
-    ({"method": "isotonic"}, "isotonic: one evidence"),
-    ({"method": "isotonic", "coefficients": [], "knots": [1.0, 1.0], "levels": [0.1, 0.2]}, "must ascend"),
-    ({"method": "isotonic", "coefficients": [], "knots": [1.0, 2.0], "levels": [0.3, 0.2]}, "not descend"),
-    ({"method": "isotonic", "coefficients": [], "knots": [1.0, 2.0], "levels": [0.3, 1.2]}, "levels"),
+    ({"method": "isotonic"}, "isotonic"),
+    ({**STEPS, "levels": [0.1]}, "isotonic"),
+    ({**STEPS, "knots": [1.0, 1.0]}, "ascend"),
+    ({**STEPS, "levels": [0.3, 0.2]}, "descend"),
+    ({**STEPS, "levels": [0.3, 1.2]}, "levels"),
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), DAMAGE)
-def test_damaged_values_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("changes", "fact"), DAMAGE)
+def test_damaged_values_are_named(changes: dict[str, Any], fact: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text(json.dumps({**fitted().to_dict(), **changes}), encoding="utf-8")
-    with pytest.raises(FormatError, match=message) as caught:
+    with pytest.raises(FormatError, match=fact) as caught:
         Calibration.load(path)
     assert str(path) in str(caught.value)
 
@@ -87,9 +94,9 @@ def test_missing_values_and_files(tmp_path: Path) -> None:
     del values["geometry"]
     with pytest.raises(FormatError, match="geometry"):
         Calibration.from_dict(values)
-    with pytest.raises(FormatError, match="cannot be read"):
+    with pytest.raises(FormatError, match=r"none\.json"):
         Calibration.load(tmp_path / "none.json")
-    with pytest.raises(FormatError, match="cannot be written"):
+    with pytest.raises(FormatError, match=r"c\.json"):
         fitted().save(tmp_path / "no" / "c.json")
 
 
@@ -110,7 +117,7 @@ def test_holds_for_its_model_and_options_only() -> None:
     assert not calibration.holds_for(checkpoint="tiny@4567")
     other = DEFAULT.model_copy(update={"ranking": DEFAULT.ranking.model_copy(update={"exponent": 2.0})})
     assert not calibration.holds_for(profile=other)
-    assert fitted(evidence=("inliers",)).holds_for(profile=other)
+    assert fitted(evidence="inliers").holds_for(profile=other)
     assert fitted(checkpoint=None, profile=None).holds_for(profile=DEFAULT, checkpoint="tiny@0123")
 
 
@@ -141,11 +148,11 @@ def test_found_beside_the_checkpoint(tmp_path: Path) -> None:
 
 def test_named_outright_it_must_be_there_and_hold(tmp_path: Path) -> None:
     path = tmp_path / "own.json"
-    with pytest.raises(FormatError, match="cannot be read"):
+    with pytest.raises(FormatError, match=r"own\.json"):
         load_calibration(path)
     fitted().save(path)
     assert load_calibration(path, profile=DEFAULT) == fitted()
-    with pytest.raises(MismatchError, match="fitted for model tiny@0123 and profile default, not for tiny@4567"):
+    with pytest.raises(MismatchError, match=r"tiny@0123.*default.*tiny@4567"):
         load_calibration(path, identity="tiny@4567")
 
 
@@ -187,4 +194,4 @@ def test_probabilities_need_no_scikit_learn(tmp_path: Path) -> None:
 def test_equality_is_by_value() -> None:
     assert fitted() == fitted()
     assert fitted() != fitted(prior=0.4)
-    assert np.isfinite(fitted().intercept)
+    assert fitted().to_dict() == fitted().to_dict()

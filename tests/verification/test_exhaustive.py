@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine.verification import match_descriptors
+from delf_engine.matching import match_descriptors
 from delf_engine.verification.exhaustive import exhaustive_affine
 from verification import exhaustive_oracle as oracle
 

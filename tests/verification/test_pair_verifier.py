@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from delf_engine.config import VerificationConfig, load_profile
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.verification import PairVerifier, Verification, match_descriptors, verify_features
+from delf_engine.matching import match_descriptors
+from delf_engine.verification import PairVerifier, Verification, verify_features
 from delf_engine.verification.models import ESTIMATORS
 from helpers import random_features
 
@@ -112,7 +113,7 @@ def test_none_is_the_default_profile() -> None:
 def test_descriptors_of_another_dimension_are_refused(precision: str, rng: np.random.Generator) -> None:
     verifier = PairVerifier(random_features(rng, 9, dim=40), config=config(precision=precision))
     for n in (0, 9):
-        with pytest.raises(MismatchError, match="40 and 64 dimensions"):
+        with pytest.raises(MismatchError, match="40 and 64"):
             verifier(random_features(rng, n, dim=64))
 
 
@@ -121,9 +122,9 @@ def test_bad_options_are_refused_at_once(rng: np.random.Generator) -> None:
     for exponent in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ConfigError, match="exponent"):
             PairVerifier(a, exponent=exponent)
-    with pytest.raises(ConfigError, match="1041 dimensions"):
+    with pytest.raises(ConfigError, match="1041"):
         PairVerifier(random_features(rng, 2, dim=1041), config=config(precision="uint8"))
-    with pytest.raises(ConfigError, match="threshold must be from"):
+    with pytest.raises(ConfigError, match="threshold"):
         verify_features(a, a, config=config(residual_px=1e-24))
 
 
@@ -132,7 +133,7 @@ def test_what_is_not_finite_never_gets_here(field: str, rng: np.random.Generator
     a = random_features(rng, 9)
     values = {name: np.array(getattr(a, name)) for name in ("keypoints", "scales", "scores", "descriptors")}
     values[field].flat[3] = np.nan
-    with pytest.raises(FeatureError, match=f"{field} contain NaN"):
+    with pytest.raises(FeatureError, match=field):
         LocalFeatures(**values, image_size=a.image_size)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ Float64 = npt.NDArray[np.float64]
 
 DEFAULT = load_profile("default").verification
 TRUTH = np.array([[0.95, 0.05, 60.0], [-0.04, 1.02, -30.0], [0.0, 0.0, 1.0]])
-NEW = ("estimator", "effective_inliers", "error_px", "probability")
+EVIDENCE = ("estimator", "effective_inliers", "error_px", "probability")
 
 
 def config(model: str, estimator: str, **options: Any) -> VerificationConfig:
@@ -151,13 +152,45 @@ def test_by_hand() -> None:
     inverse = answer(model="fundamental", transform=F).inverse
     assert inverse is not None
     assert inverse.tolist() == F.T.tolist()
+
+
+def test_equality_is_by_value() -> None:
+    found = answer()
+    assert (found.inliers, found.same, answer(min_inliers=3).same) == (2, True, False)
+    assert found == answer()
     for changes in (
+        {"transform": None, "matches": [], "similarities": []},
+        {"similarities": [0.9, 0.7]},
+        {"similarity": 4.25},
+        {"exponent": 3.0},
         {"estimator": "exhaustive"},
         {"effective_inliers": 1},
         {"error_px": 1.0},
         {"probability": 0.5},
     ):
-        assert answer(**changes) != answer()
+        assert answer(**changes) != found
+    assert found.inlier_similarity == pytest.approx(0.9**2 + 0.8**2)
+    assert found != "something else"
+    with pytest.raises(TypeError):
+        hash(found)
+    with pytest.raises(ValueError, match="reshape"):
+        answer(similarities=[0.9])
+
+
+def test_answer_prints_well() -> None:
+    assert repr(answer()) == "Verification(same=True, inliers=2, putative=8, similarity=4.5, model='affine')"
+    assert str(answer(model="homography")) == (
+        "same place: 2 of 8 matches agree on one homography "
+        "(from 2 on it counts as the same; within 24 px at 1024 px)"
+    )
+    assert str(answer(min_inliers=15, reference_size=None)) == (
+        "not the same place: 2 of 8 matches agree on one affine map "
+        "(from 15 on it counts as the same; within 24 px)"
+    )
+    html = answer()._repr_html_()
+    assert html.startswith("<strong")
+    assert html.count("<tr>") == html.count("</tr>") == 8
+    assert "Not the same place" in answer(min_inliers=3)._repr_html_()
 
 
 @given(seed=st.integers(0, 10**6), perspective=st.sampled_from([0.0, 1e-4]))
@@ -227,17 +260,37 @@ def test_all_fields_survive_json(
     values = json.loads(json.dumps(found.to_dict()))
     again = Verification.from_dict(values)
     assert again == found
-    for name in NEW:
+    for name in EVIDENCE:
         assert getattr(again, name) == getattr(found, name) == values[name]
     assert (values["inlier_ratio"], values["same"]) == (0.25, True)
 
 
-def test_answers_of_older_versions_are_read() -> None:
+def test_every_field_must_be_there() -> None:
     values = answer().to_dict()
-    old = {key: value for key, value in values.items() if key not in (*NEW, "inlier_ratio")}
-    assert Verification.from_dict(json.loads(json.dumps(old))) == answer()
-    for name in NEW:  # whichever of them is missing
-        assert Verification.from_dict({k: v for k, v in values.items() if k != name}) == answer()
+    for name in set(values) - {"same", "inliers", "inlier_ratio", "inlier_similarity"}:
+        with pytest.raises(FormatError, match=name):
+            Verification.from_dict({key: value for key, value in values.items() if key != name})
+
+
+def test_arrays_are_copied_once() -> None:
+    matches = np.array([[0, 3], [2, 1]], np.int32)
+    found = answer(matches=matches)
+    matches[0] = 9  # the caller's own
+    assert found.matches.tolist() == [[0, 3], [2, 1]]
+    again = replace(found, probability=0.5)
+    assert np.shares_memory(again.matches, found.matches)
+    assert np.shares_memory(again.similarities, found.similarities)
+    assert again.transform is not None
+    assert found.transform is not None
+    assert np.shares_memory(again.transform, found.transform)
+    for array in (again.matches, again.similarities, again.transform):
+        assert not array.flags.writeable
+    view = np.array([[0, 3], [2, 1]], np.int32)
+    locked = view[:]
+    locked.flags.writeable = False
+    found = answer(matches=locked)  # read-only to us, and not to whoever holds `view`
+    view[0] = 9
+    assert found.matches.tolist() == [[0, 3], [2, 1]]
 
 
 @pytest.mark.parametrize(
@@ -253,8 +306,10 @@ def test_answers_of_older_versions_are_read() -> None:
         {"transform": [[1, 2], [3, 4]]},
         {"transform": "none"},
         {"similarities": [1.0]},
+        {"matches": [[1, 2, 3]]},
+        {"putative": "x"},
     ],
 )
 def test_damaged_fields_are_refused(damage: dict[str, Any]) -> None:
-    with pytest.raises(FormatError, match="not a verification"):
+    with pytest.raises(FormatError):
         Verification.from_dict({**answer().to_dict(), **damage})

@@ -114,7 +114,7 @@ def test_extreme_exponents_keep_their_meaning() -> None:
 
 @pytest.mark.parametrize("exponent", [0.0, -1.0, math.nan, math.inf])
 def test_exponents_out_of_range(exponent: float, rng: np.random.Generator) -> None:
-    with pytest.raises(ConfigError, match="exponent must be positive and finite"):
+    with pytest.raises(ConfigError, match="exponent"):
         verify_features(random_features(rng, 3), random_features(rng, 3), exponent=exponent)
 
 

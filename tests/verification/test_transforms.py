@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from delf_engine.verification.affine import fit_least_squares, ransac_affine
 from delf_engine.verification.geometry import (
     fundamental_residuals,
-    is_degenerate,
     pixel_frame,
     planar_residuals,
     plausible,
@@ -107,23 +104,6 @@ def test_plausibility_is_judged_at_each_point() -> None:
     H = np.array([[1.0, 0, 0], [0, 1, 0], [-0.01, 0, 1]])  # the horizon is x = 100
     x = np.array([[0.0, 0], [20, 0], [99, 0], [150, 0]])
     assert plausible(H, x).tolist() == [True, True, False, False]
-
-
-@given(seed=st.integers(0, 1000), line=st.booleans(), swap=st.booleans())
-def test_points_on_a_line_or_a_spot_are_degenerate(seed: int, line: bool, swap: bool) -> None:
-    rng = np.random.default_rng(seed)
-    free = rng.uniform(0, 500, (20, 2))
-    stuck = rng.uniform(0, 500, 2) + (rng.uniform(0, 300, (20, 1)) * rng.normal(size=2) if line else 0 * free)
-    a, b = (free, stuck) if swap else (stuck, free)
-    assert is_degenerate(a, b, minimum=4)
-    assert not is_degenerate(free, free, minimum=20)
-
-
-def test_repeated_matches_count_once() -> None:
-    a = np.repeat([[0.0, 0], [100, 0], [0, 100]], 50, axis=0)
-    assert is_degenerate(a, a, minimum=4)
-    assert not is_degenerate(a, a, minimum=3)
-    assert is_degenerate(np.empty((0, 2)), np.empty((0, 2)), minimum=4)
 
 
 def test_least_squares_fit_is_exact_on_exact_matches(rng: np.random.Generator) -> None:

@@ -30,9 +30,7 @@ Teichmann, Araujo, Zhu, Sim: Detect-to-Retrieve: Efficient regional aggregation 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,9 +40,8 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index.asmk.aggregation import Aggregate, aggregated, code_length
 from delf_engine.index.asmk.postings import InvertedLayout, count_images
 from delf_engine.index.asmk.scoring import score_segment, selectivity
-from delf_engine.index.base import CandidateIndex, saved_options
+from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
-from delf_engine.index.segments.collection import IfDamaged
 from delf_engine.index.segments.segment import Segment
 
 __all__ = ["AsmkIndex"]
@@ -65,50 +62,12 @@ class AsmkIndex(CandidateIndex[Aggregate, AsmkConfig]):
     """
 
     kind = "asmk"
+    _fixed = ("image_assignments", "regions")
 
     def __init__(self, codebook: Codebook, config: AsmkConfig | None = None) -> None:
         self.codebook = codebook
         layout = InvertedLayout(codebook.words, code_length(codebook.dim))
         super().__init__(codebook.dim, layout, codebook, load_profile().asmk if config is None else config)
-
-    @classmethod
-    def load(
-        cls,
-        directory: str | os.PathLike[str],
-        codebook: Codebook,
-        config: AsmkConfig | None = None,
-        *,
-        check: bool | None = None,
-        damaged: IfDamaged = "error",
-    ) -> AsmkIndex:
-        """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
-
-        Parameters
-        ----------
-        directory : path
-        codebook : Codebook
-            The one it was built with.
-        config : AsmkConfig, optional
-            Options for searching, by default those it was saved with.
-        check : bool, optional
-            Whether to compare the checksums of all files, not their sizes only. By default where they are
-            small (64 MiB).
-        damaged : "error" or "skip"
-            With "skip" a damaged segment is left out with a `DelfEngineWarning`; the next save deletes it.
-
-        Raises
-        ------
-        MismatchError
-            If it was built with another codebook, or with other options for indexed images than `config` has.
-        FormatError
-            If it is missing, damaged, cut short, or of another version.
-        """
-
-        def make(header: Mapping[str, Any]) -> AsmkIndex:
-            fixed = ("image_assignments", "regions")
-            return cls(codebook, saved_options(header, codebook, config, AsmkConfig, fixed, directory))
-
-        return cls._opened(directory, cls.kind, make, check, damaged)
 
     def __repr__(self) -> str:
         return f"AsmkIndex({len(self)} images, {self.codebook!r})"

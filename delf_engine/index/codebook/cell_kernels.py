@@ -1,7 +1,7 @@
 """Numba kernels that find the words nearest to descriptors cell by cell. Imported only by functions that run them.
 
 Words lie in columns, sixteen and more side by side, and every lane of a vector adds up the products of one word in
-the order of the dimensions (see `tiles`): what is found are the same bits for any batch and number of threads.
+the order of the dimensions (see `matching`): what is found are the same bits for any batch and number of threads.
 Four descriptors at a time share the reading of the columns.
 """
 
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from delf_engine.tiles import LANES, ROWS, tile_1, tile_2
+from delf_engine.matching.micro_kernel import LANES, ROWS, njit_tiled, scores_16, scores_32
 
 __all__ = ["group", "nearest_columns", "probe", "scan"]
 
 _HALVINGS = 12
 
 
-@njit(cache=True, nogil=True)
+@njit_tiled
 def _products(data: Any, rows: Any, columns: Any, at: Any, bias: Any, limits: Any, scores: Any) -> Any:
     """Write ``bias + x . column`` of four rows x and the columns of the matrix that begins at `at` of `columns`.
 
@@ -29,10 +29,10 @@ def _products(data: Any, rows: Any, columns: Any, at: Any, bias: Any, limits: An
     i0, i1, i2, i3 = rows
     width, above = len(bias), 0
     for w in range(0, width - LANES, 2 * LANES):
-        above |= tile_2(data, i0, i1, i2, i3, columns, at + w, width, bias, w, limits, scores)
+        above |= scores_32(data, i0, i1, i2, i3, columns, at + w, width, bias, w, limits, scores)
     if width % (2 * LANES):
         w = width - LANES
-        above |= tile_1(data, i0, i1, i2, i3, columns, at + w, width, bias, w, limits, scores)
+        above |= scores_16(data, i0, i1, i2, i3, columns, at + w, width, bias, w, limits, scores)
     return above
 
 
@@ -67,7 +67,7 @@ def _place(values: Any, value: Any) -> Any:
     return place
 
 
-@njit(cache=True, nogil=True)
+@njit_tiled
 def nearest_columns(data: Any, columns: Any, bias: Any, out: Any) -> None:
     """Write the column of the largest ``bias + x . column`` of each row x, of several the first.
 
@@ -113,7 +113,7 @@ def _choose(scores: Any, count: Any, out: Any) -> Any:
     return found
 
 
-@njit(cache=True, nogil=True)
+@njit_tiled
 def probe(data: Any, columns: Any, bias: Any, count: Any, out: Any, found: Any) -> None:
     """Choose the cells that each descriptor looks into.
 
@@ -182,7 +182,7 @@ def _keep(scores: Any, words: Any, begin: Any, end: Any, best: Any, best_words: 
             best_words[at] = words[w]
 
 
-@njit(cache=True, nogil=True)
+@njit_tiled
 def scan(
     data: Any, starts: Any, rows: Any, columns: Any, bias: Any, words: Any, bounds: Any, best: Any, found: Any
 ) -> None:

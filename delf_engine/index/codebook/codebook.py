@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
-from delf_engine.index.codebook import tensors, training
+from delf_engine.errors import ConfigError, FeatureError, MismatchError
+from delf_engine.index.codebook import training
+from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.index.codebook.search import WordSearcher
 from delf_engine.support.arrays import LARGEST, check_array
 from delf_engine.support.threads import check_threads
 
 __all__ = ["Codebook"]
 
-_WHAT = "codebook"
 
-
-class Codebook:
+class Codebook(Encoder):
     """Visual words: centroids that descriptors are assigned to.
 
     Parameters
@@ -34,13 +32,15 @@ class Codebook:
         If they are not a finite matrix with at least one row and one column.
     """
 
+    _what = "codebook"
+    _names = ("centroids",)
+
     def __init__(self, centroids: npt.ArrayLike) -> None:
         rows = check_array("centroids", centroids, np.float32, (None, None), largest=LARGEST).copy()
         if not rows.size:
             raise FeatureError(f"a codebook needs at least one centroid of one dimension, got {rows.shape}")
-        rows.flags.writeable = False
         self.centroids: npt.NDArray[np.float32] = rows
-        self.hash: str = tensors.content_hash(_WHAT, rows)
+        self._seal(rows)
         self._searcher = WordSearcher(rows)
 
     @classmethod
@@ -130,7 +130,7 @@ class Codebook:
             At most W.
         mode : {"exact", "fast"}
             ``exact``: the nearest in float64, found by a flat scan. ``fast``: those in the cells of words that are
-            nearest, most of the time the same (see `delf_engine.index.codebook.cells.CellSearcher`); always the
+            nearest, most of the time the same (see `delf_engine.index.codebook.search.CellSearcher`); always the
             same below 2,048 words, above 1,024 dimensions and where `k` is more than a 64th of W.
         threads : int or None
             None: one a usable core.
@@ -157,43 +157,12 @@ class Codebook:
             raise MismatchError(f"descriptors have {data.shape[1]} dimensions, the codebook has {self.dim}")
         return self._searcher.nearest(data, k, mode, check_threads(threads))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, in half precision where that loses nothing.
-
-        Raises
-        ------
-        FormatError
-            If the file cannot be written.
-        """
+    def _tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the centroids, in half precision where that loses nothing."""
         with np.errstate(over="ignore"):
             half = self.centroids.astype(np.float16)
         lossless = np.array_equal(half.astype(np.float32), self.centroids)
-        metadata = {"words": str(self.words), "dim": str(self.dim), "hash": self.hash}
-        tensors.write_tensors(path, _WHAT, {"centroids": half if lossless else self.centroids}, metadata)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Codebook:
-        """Read a codebook.
-
-        Raises
-        ------
-        FormatError
-            If the file is missing, damaged, not a codebook, or of another version.
-        """
-        (centroids,), metadata = tensors.read_tensors(path, _WHAT, ("centroids",))
-        try:
-            codebook = cls(centroids)
-        except FeatureError as error:
-            raise FormatError(f"{path}: cannot be read as a codebook: {error}") from error
-        if codebook.hash != metadata.get("hash"):
-            raise FormatError(f"{path}: the codebook is damaged: its hash does not match; restore the file")
-        return codebook
-
-    def __eq__(self, other: object) -> bool:
-        return self.hash == other.hash if isinstance(other, Codebook) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.hash)
+        return {"centroids": half if lossless else self.centroids}
 
     def __reduce__(self) -> tuple[type[Codebook], tuple[npt.NDArray[np.float32]]]:
         return Codebook, (self.centroids,)  # the searcher does not travel to other processes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from functools import cached_property
 from typing import Any
@@ -10,18 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, FeatureError, FormatError
-from delf_engine.index.codebook import tensors
+from delf_engine.errors import ConfigError, FeatureError
+from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.support.arrays import LARGEST, check_array
 
 __all__ = ["Mixture"]
 
-_WHAT = "mixture"
-_NAMES = ("weights", "means", "variances")
 _SMALLEST_VARIANCE = 1e-6  # added to each, as scikit-learn does: a component of equal descriptors has none
 
 
-class Mixture:
+class Mixture(Encoder):
     """Gaussians with diagonal covariances, and how much of all descriptors each stands for.
 
     Parameters
@@ -38,6 +35,9 @@ class Mixture:
         If shapes disagree, or a value is not finite, huge, or not positive where it must be.
     """
 
+    _what = "mixture"
+    _names = ("weights", "means", "variances")
+
     def __init__(self, weights: npt.ArrayLike, means: npt.ArrayLike, variances: npt.ArrayLike) -> None:
         means = check_array("means", means, np.float32, (None, None), largest=LARGEST)
         if not means.size:
@@ -47,9 +47,7 @@ class Mixture:
         self.variances = check_array("variances", variances, np.float32, means.shape, largest=LARGEST).copy()
         if not (self.weights > 0).all() or not (self.variances > 0).all():
             raise FeatureError("the weights and variances of a mixture must be positive")
-        for array in (self.weights, self.means, self.variances):
-            array.flags.writeable = False
-        self.hash: str = tensors.content_hash(_WHAT, self.weights, self.means, self.variances)
+        self._seal(self.weights, self.means, self.variances)
 
     @classmethod
     def train(
@@ -128,41 +126,8 @@ class Mixture:
         """Descriptor dimension D."""
         return int(self.means.shape[1])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file.
-
-        Raises
-        ------
-        FormatError
-            If the file cannot be written.
-        """
-        arrays = {"weights": self.weights, "means": self.means, "variances": self.variances}
-        metadata = {"components": str(self.components), "dim": str(self.dim), "hash": self.hash}
-        tensors.write_tensors(path, _WHAT, arrays, metadata)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Mixture:
-        """Read a mixture.
-
-        Raises
-        ------
-        FormatError
-            If the file is missing, damaged, not a mixture, or of another version.
-        """
-        arrays, metadata = tensors.read_tensors(path, _WHAT, _NAMES)
-        try:
-            mixture = cls(*arrays)
-        except FeatureError as error:
-            raise FormatError(f"{path}: cannot be read as a mixture: {error}") from error
-        if mixture.hash != metadata.get("hash"):
-            raise FormatError(f"{path}: the mixture is damaged: its hash does not match; restore the file")
-        return mixture
-
-    def __eq__(self, other: object) -> bool:
-        return self.hash == other.hash if isinstance(other, Mixture) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.hash)
+    def _tensors(self) -> dict[str, npt.NDArray[Any]]:
+        return {"weights": self.weights, "means": self.means, "variances": self.variances}
 
     def __repr__(self) -> str:
         return f"Mixture({self.components} components x {self.dim}-D, {self.hash[:8]})"

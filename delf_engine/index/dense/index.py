@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from delf_engine.config import BowConfig, FisherConfig, VladConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.base import CandidateIndex, saved_options
+from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.dense.encodings import (
@@ -23,7 +22,6 @@ from delf_engine.index.dense.encodings import (
     inverse_document_frequency,
     vlad_vector,
 )
-from delf_engine.index.segments.collection import IfDamaged
 from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment
 from delf_engine.support.threads import in_threads
 
@@ -104,7 +102,7 @@ class DenseIndex(CandidateIndex[Vector, DenseConfig]):
     def __init__(self, kind: DenseKind, encoder: Codebook | Mixture, config: DenseConfig | None = None) -> None:
         if kind not in get_args(DenseKind):
             raise ConfigError(f"a dense index is one of {', '.join(get_args(DenseKind))}, got {kind!r}")
-        self.kind = kind
+        self.kind, self._fixed = kind, _BUILT_WITH[kind]
         self.encoder = encoder
         config = getattr(load_profile(), kind) if config is None else config
         if not isinstance(config, _CONFIGS[kind]) or isinstance(encoder, Mixture) != (kind == "fisher"):
@@ -123,42 +121,12 @@ class DenseIndex(CandidateIndex[Vector, DenseConfig]):
         super().__init__(encoder.dim, DenseLayout(length), encoder, config)
 
     @classmethod
-    def load(
-        cls,
-        directory: str | os.PathLike[str],
-        kind: DenseKind,
-        encoder: Codebook | Mixture,
-        config: DenseConfig | None = None,
-        *,
-        check: bool | None = None,
-        damaged: IfDamaged = "error",
-    ) -> DenseIndex:
-        """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
+    def _kinds(cls) -> tuple[str, ...]:
+        return get_args(DenseKind)
 
-        Parameters
-        ----------
-        directory : path
-        kind, encoder
-            The ones it was built with.
-        config : Config, optional
-            Options for searching, by default those it was saved with.
-        check, damaged
-            As of `AsmkIndex.load`.
-
-        Raises
-        ------
-        MismatchError
-            If it was built with another codebook or mixture, or with other options for indexed images.
-        FormatError
-            If it is missing, damaged, cut short, or of another kind or version.
-        """
-
-        def make(header: Mapping[str, Any]) -> DenseIndex:
-            given = (encoder, config, _CONFIGS[kind], _BUILT_WITH[kind], directory)
-            options: DenseConfig = saved_options(header, *given)
-            return cls(kind, encoder, options)
-
-        return cls._opened(directory, kind, make, check, damaged)
+    @classmethod
+    def _empty(cls, header: Mapping[str, Any], kind: Any, encoder: Any, config: Any) -> DenseIndex:
+        return cls(kind, encoder, config)
 
     def __repr__(self) -> str:
         return f"DenseIndex({self.kind!r}, {len(self)} images, {self.encoder!r})"

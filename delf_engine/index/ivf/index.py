@@ -18,9 +18,8 @@ Jégou, Douze, Schmid: Product quantization for nearest neighbor search. TPAMI 2
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +27,12 @@ import numpy.typing as npt
 from delf_engine.config import IvfConfig, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.index.asmk.aggregation import blocks, by_image
-from delf_engine.index.base import CandidateIndex, saved_options
+from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.ivf.codecs import Codec
 from delf_engine.index.ivf.layout import IvfLayout, Rows
 from delf_engine.index.ivf.search import SegmentSearcher, nearest
 from delf_engine.index.kdtree.votes import gathered
-from delf_engine.index.segments.collection import IfDamaged
 from delf_engine.index.segments.segment import Segment
 
 __all__ = ["IvfIndex"]
@@ -67,6 +65,7 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
     """
 
     kind = "ivf"
+    _fixed = ("codec",)
     _ready = 8  # each has up to a thousand cells for each of its descriptors
 
     def __init__(self, codebook: Codebook, config: IvfConfig | None = None) -> None:
@@ -77,41 +76,6 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
         self._searchers: dict[Segment, SegmentSearcher] = {}
         super().__init__(codebook.dim, self._layout, codebook, config)
 
-    @classmethod
-    def load(
-        cls,
-        directory: str | os.PathLike[str],
-        codebook: Codebook,
-        config: IvfConfig | None = None,
-        *,
-        check: bool | None = None,
-        damaged: IfDamaged = "error",
-    ) -> IvfIndex:
-        """Open an index that was saved. Its arrays are memory-mapped: this takes milliseconds at any size.
-
-        Parameters
-        ----------
-        directory, codebook, check, damaged
-            As of `AsmkIndex.load`.
-        config : IvfConfig, optional
-            Options for searching, by default those it was saved with.
-
-        Raises
-        ------
-        MismatchError
-            If it was built with another codebook or codec.
-        FormatError
-            If it is missing, damaged, cut short, or of another version.
-        """
-
-        def make(header: Mapping[str, Any]) -> IvfIndex:
-            return cls(codebook, saved_options(header, codebook, config, IvfConfig, ("codec",), directory))
-
-        index = cls._opened(directory, cls.kind, make, check, damaged)
-        for segment in index._collection.segments[:1]:
-            index._codec.levels = segment.arrays.get("levels")
-        return index
-
     def __repr__(self) -> str:
         return f"IvfIndex({len(self)} images, {self.codebook!r}, {self.config.codec})"
 
@@ -120,22 +84,29 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
 
     def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Rows]:
         out: list[Rows] = []
+        codec = self._known_codec()
         for block in blocks(items):
             some = items[block]
             descriptors = np.concatenate([item.descriptors for item in some])
             cells = self.codebook.assign(descriptors, mode=self.config.assignment, threads=threads)[:, 0]
-            codes = self._codec.encode(descriptors)
+            codes = codec.encode(descriptors)
             out += [Rows(*arrays) for arrays in zip(by_image(cells, some), by_image(codes, some), strict=True)]
         return out
 
     def _session(self) -> Session:
-        before, self._searchers = self._searchers, {}
+        before, self._searchers, codec = self._searchers, {}, self._known_codec()
         for segment in self._collection.segments:
             searcher = before.get(segment)
             if searcher is None or searcher.dead != segment.dead:
-                searcher = SegmentSearcher(segment, self._layout.lists(segment), self._codec)
+                searcher = SegmentSearcher(segment, self._layout.lists(segment), codec)
             self._searchers[segment] = searcher
         return list(self._searchers.values())
+
+    def _known_codec(self) -> Codec:
+        """Return the codec, with the levels of product quantisation that the segments were made with."""
+        if self._codec.levels is None and self._collection.segments:
+            self._codec.levels = self._collection.segments[0].arrays.get("levels")
+        return self._codec
 
     def _probes(self, session: Session) -> int:
         """Return how many cells each query descriptor visits.

@@ -78,7 +78,8 @@ class IvfLayout(Layout):
         offsets = offsets_of(counts)
         allocate("row_offsets", offsets.shape)[...] = offsets
         if self._codec.is_pq:
-            allocate("levels", self._codec.trained().shape)[...] = self._codec.trained()
+            levels = segments[0].arrays["levels"]  # the same in all
+            allocate("levels", levels.shape)[...] = levels
         sources, first, sizes = [], 0, np.zeros(self._words, np.int64)
         for segment in segments:
             sources.append(_Source(segment, self.lists(segment), offsets[first : first + segment.live]))

@@ -27,7 +27,6 @@ McCann, Lowe: Local naive Bayes nearest neighbor for image classification. CVPR 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +37,10 @@ import numpy.typing as npt
 from delf_engine.config import KdTreeConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.index.base import CandidateIndex, saved_options
+from delf_engine.index.base import CandidateIndex
 from delf_engine.index.kdtree.exact_tree import ExactTree
 from delf_engine.index.kdtree.layout import KdTreeLayout, live_rows
 from delf_engine.index.kdtree.votes import gathered
-from delf_engine.index.segments.collection import IfDamaged
 from delf_engine.index.segments.segment import Segment
 
 __all__ = ["KdTreeIndex"]
@@ -78,35 +76,8 @@ class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32], KdTreeConfig]):
         self._forest: _Forest | None = None
 
     @classmethod
-    def load(
-        cls,
-        directory: str | os.PathLike[str],
-        config: KdTreeConfig | None = None,
-        *,
-        check: bool | None = None,
-        damaged: IfDamaged = "error",
-    ) -> KdTreeIndex:
-        """Open an index that was saved.
-
-        Parameters
-        ----------
-        directory : path
-        config : KdTreeConfig, optional
-            By default that which it was saved with.
-        check, damaged
-            As of `AsmkIndex.load`.
-
-        Raises
-        ------
-        FormatError
-            If it is missing, damaged, cut short, or of another version.
-        """
-
-        def make(header: Mapping[str, Any]) -> KdTreeIndex:
-            options = saved_options(header, None, config, KdTreeConfig, (), directory)
-            return cls(header["dim"], options, seed=header["seed"])
-
-        return cls._opened(directory, cls.kind, make, check, damaged)
+    def _empty(cls, header: Mapping[str, Any], kind: str, encoder: None, config: KdTreeConfig) -> KdTreeIndex:
+        return cls(header["dim"], config, seed=header["seed"])
 
     def __repr__(self) -> str:
         return f"KdTreeIndex({len(self)} images, {self.dim}-D, {self.config.trees} trees)"

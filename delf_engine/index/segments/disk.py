@@ -145,8 +145,8 @@ def has_index(directory: str | os.PathLike[str]) -> bool:
     return False
 
 
-def read_manifest(directory: Path, kind: str | None = None) -> dict[str, Any]:
-    """Return the manifest of an index; without a `kind`, of any kind and version.
+def read_manifest(directory: Path, *kinds: str) -> dict[str, Any]:
+    """Return the manifest of an index; without `kinds`, of any kind and version.
 
     Raises
     ------
@@ -163,9 +163,10 @@ def read_manifest(directory: Path, kind: str | None = None) -> dict[str, Any]:
         raise FormatError(f"{path}: the manifest cannot be read: {error}") from error
     if manifest.get("format") != _FORMAT:
         raise FormatError(f"{path}: not the manifest of an index")
-    if kind is not None and manifest.get("kind") != kind:
-        raise FormatError(f"{path}: an index of kind {manifest.get('kind')!r}, wanted {kind!r}")
-    if kind is not None and manifest.get("version") != VERSION:
+    if kinds and manifest.get("kind") not in kinds:
+        wanted = " or ".join(repr(kind) for kind in kinds)
+        raise FormatError(f"{path}: an index of kind {manifest.get('kind')!r}, wanted {wanted}")
+    if kinds and manifest.get("version") != VERSION:
         raise FormatError(
             f"{path}: the index has format version {manifest.get('version')}, this version reads {VERSION}"
         )

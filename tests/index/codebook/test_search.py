@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.index import AsmkIndex, Codebook
-from delf_engine.index.codebook import cell_kernels, cells
-from delf_engine.index.codebook.cells import CellSearcher
-from delf_engine.index.codebook.search import flat_search
+from delf_engine.index.codebook import cell_kernels, search
+from delf_engine.index.codebook.search import CellSearcher, flat_search
 from helpers import random_features
 from index.oracles import nearest
 
@@ -31,7 +30,7 @@ BOOK = Codebook(like_descriptors(np.random.default_rng(1), 3000))
 @pytest.fixture(autouse=True, scope="module")
 def small_codebooks_too() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "_LEAST_WORDS", 1024)
+        patch.setattr(search, "_LEAST_WORDS", 1024)
         yield
 
 
@@ -60,7 +59,7 @@ def test_fast_does_not_depend_on_batch_or_threads(
     for batch in (1, 2, 3, 5, 7, 11, 64, 200):
         parts = [BOOK.assign(data[i : i + batch], k, mode="fast") for i in range(0, len(data), batch)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
-    monkeypatch.setattr(cells, "_LEAST_PART", 8)
+    monkeypatch.setattr(search, "_LEAST_PART", 8)
     for threads in (1, 2, 3, 7):
         out = np.empty((len(data), k), np.int32)
         assert CellSearcher(BOOK.centroids).search(data, out, threads).all()

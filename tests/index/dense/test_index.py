@@ -186,12 +186,12 @@ def test_results_do_not_depend_on_segments_or_threads(
         some = list(images)[start : start + 5]
         parts.add(some, [images[i] for i in some], threads=1)
         parts.save(tmp_path / "parts")
-    loaded = DenseIndex.load(tmp_path / "parts", kind, words)
+    loaded = DenseIndex.load(tmp_path / "parts", words)
     loaded.search(queries[0], 1)
     for index in (parts, loaded):
         index.remove([i for i in images if i not in kept])
     parts.save(tmp_path / "copy")  # merged
-    for index in (parts, DenseIndex.load(tmp_path / "copy", kind, words), loaded, whole):
+    for index in (parts, DenseIndex.load(tmp_path / "copy", words), loaded, whole):
         for threads in (1, 3):
             found = index.search_many(queries, 100, threads=threads)
             for (ids, scores), (wanted_ids, wanted_scores) in zip(found, wanted, strict=True):
@@ -235,7 +235,7 @@ def test_queries_are_encoded_without_regions(rng: np.random.Generator, tmp_path:
         index.add(list(images), list(images.values()))
     assert regional.info().bytes == plain.info().bytes
     regional.save(tmp_path)
-    ids, scores = DenseIndex.load(tmp_path, "vlad", words).search(images["a"], 5)
+    ids, scores = DenseIndex.load(tmp_path, words).search(images["a"], 5)
     assert (ids[0], 0.5 < scores[0] < 0.999) == ("a", True)
 
 
@@ -258,13 +258,13 @@ def test_load_checks_what_it_was_built_with(
     index = DenseIndex(kind, words)
     index.add(["a"], [random_features(rng, 9)])
     index.save(tmp_path)
-    assert DenseIndex.load(tmp_path, kind, words).config == config
+    assert DenseIndex.load(tmp_path, words).config == config
     other = some_words(rng, kind)
     with pytest.raises(MismatchError, match=rf"{words.hash[:8]}.* {other.hash[:8]}"):
-        DenseIndex.load(tmp_path, kind, other)
+        DenseIndex.load(tmp_path, other)
     ((name, value),) = change.items()
     with pytest.raises(MismatchError, match=f"{name} = .*{value}"):
-        DenseIndex.load(tmp_path, kind, words, changed(config, **change))
+        DenseIndex.load(tmp_path, words, changed(config, **change))
     assert kind in repr(index)
 
 
@@ -272,7 +272,7 @@ def test_options_of_bow_may_change_when_it_is_opened(rng: np.random.Generator, t
     words = some_words(rng, "bow")
     DenseIndex("bow", words).save(tmp_path)
     other = changed(PROFILE.bow, query_assignments=3, idf=False)
-    assert DenseIndex.load(tmp_path, "bow", words, other).config == other
+    assert DenseIndex.load(tmp_path, words, other).config == other
 
 
 def test_codebooks_and_mixtures_that_are_too_large() -> None:

@@ -1,9 +1,7 @@
 """Numba kernels of exact matching: the maxima of rows and columns of a matrix that is never written.
 
 Imported only by functions that run them. Those that take long let go of Python's interpreter lock; short ones
-keep it, since getting it back from another thread takes longer. The columns of B lie in panels of 32, and a block
-of panels stays in the first-level cache while all rows of A pass by. Every sum is taken in the order of the
-dimensions, so the bits depend on the two descriptors and nothing else.
+keep it, since getting it back from another thread takes longer.
 """
 
 from __future__ import annotations
@@ -13,19 +11,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from delf_engine.tiles import LANES, ROWS
-from delf_engine.verification.match_tiles import match_codes, match_floats
-from delf_engine.verification.panel_kernels import PANEL
+from delf_engine.matching.micro_kernel import LANES, PANEL, ROWS, match_tile, njit_tiled
 
-__all__ = [
-    "best_of_codes",
-    "best_of_floats",
-    "chords",
-    "distances_between",
-    "dot",
-    "select",
-    "settle",
-]
+__all__ = ["best_of", "break_ties", "chords", "distances_between", "dot", "select"]
 
 _BLOCK = 4 * PANEL  # columns that all rows pass by at a time
 
@@ -47,104 +35,58 @@ def _reduce(lanes: Any, best: Any, second: Any, place: Any, other: Any) -> None:
         best[i], second[i], place[i], other[i] = top, low, at, under
 
 
-@njit(cache=True, nogil=True)
-def _lanes(n: Any) -> Any:
-    low = np.float32(-np.inf)
-    return (
+@njit_tiled
+def best_of(a: Any, norms_a: Any, columns: Any, m: Any, bias: Any, norms_b: Any) -> Any:
+    """Find the largest and the second largest similarity of every row of A and of every row of B.
+
+    Similarities are inner products of float32 rows, or cosines of codes of 8 bits: a sum of products of codes
+    times one over both lengths, in float32. Such sums are exact, of bytes and of floats, as whole numbers below
+    2^24 are: the bits are the same.
+
+    Parameters
+    ----------
+    a : (N, D) float32; or (N, E) float32 of codes, E at most 1,040; or (N, E / 4) int32 of four codes each
+        A. Four codes, plus 128, are unsigned bytes of a whole number.
+    norms_a : (N,) float32 or None
+        One over the length of each row of codes. None with `norms_b`: products are not scaled.
+    columns : (P D 32,) float32 or (P E / 4 32,) int32
+        B, as `panels` or `byte_panels` makes it.
+    m : int
+        Rows of B, M.
+    bias : (32 P,) float32 or int32
+        What sums begin with. Floats: 0. Bytes: minus 128 times the sum of each row of codes of B. Beyond M: 1 with
+        norms, -inf without.
+    norms_b : (32 P,) float32 or None
+        One over the length of each row of codes, and -inf beyond M.
+
+    Returns
+    -------
+    best, second, place, other : (N,) float32, float32, int32, int32
+        For each row of A: its largest similarity, the second largest (-inf where there is none), and the rows of B
+        of both, of equal ones the first.
+    best, second, place : (M,) float32, float32, int32
+        The same for the rows of B, but for the row of the second.
+    """
+    n, last, width, low = len(a), len(a) - 1, len(bias), np.float32(-np.inf)
+    lanes = (
         np.full((n, LANES), low),
         np.full((n, LANES), low),
         np.zeros((n, LANES), np.int32),
         np.zeros((n, LANES), np.int32),
     )
-
-
-@njit(cache=True, nogil=True)
-def _columns(width: Any) -> Any:
-    low = np.float32(-np.inf)
-    return np.full(width, low), np.full(width, low), np.zeros(width, np.int32)
-
-
-@njit(cache=True, nogil=True)
-def _merged(lanes: Any, columns: Any, m: Any) -> Any:
-    n = len(lanes[0])
+    best_b, second_b, place_b = np.full(width, low), np.full(width, low), np.zeros(width, np.int32)
+    for first in range(0, width, _BLOCK):
+        for i in range(0, n, ROWS):
+            i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+            for column in range(first, min(first + _BLOCK, width), PANEL):
+                match_tile(
+                    a, i, i1, i2, i3, n - i, columns, column, bias, norms_a, norms_b,
+                    lanes[0], lanes[1], lanes[2], lanes[3], best_b, second_b, place_b,
+                )  # fmt: skip
     best, second = np.empty(n, np.float32), np.empty(n, np.float32)
     place, other = np.empty(n, np.int32), np.empty(n, np.int32)
     _reduce(lanes, best, second, place, other)
-    return best, second, place, other, columns[0][:m], columns[1][:m], columns[2][:m]
-
-
-@njit(cache=True, nogil=True)
-def best_of_floats(a: Any, columns: Any, m: Any, bias: Any) -> Any:
-    """Find the largest and the second largest inner product of every row of A and of every row of B.
-
-    Parameters
-    ----------
-    a : (N, D) float32
-    columns : (P D 32,) float32
-        B, as `panels` makes it.
-    m : int
-        Rows of B, M.
-    bias : (32 P,) float32
-        0, and -inf beyond M.
-
-    Returns
-    -------
-    best, second, place, other : (N,) float32, float32, int32, int32
-        For each row of A: its largest product, the second largest (-inf where there is none), and the rows of B
-        of both, of equal ones the first.
-    best, second, place : (M,) float32, float32, int32
-        The same for the rows of B, but for the row of the second.
-    """
-    n, last, width = len(a), len(a) - 1, len(bias)
-    lanes, ends = _lanes(n), _columns(width)
-    for first in range(0, width, _BLOCK):
-        for i in range(0, n, ROWS):
-            i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-            for column in range(first, min(first + _BLOCK, width), PANEL):
-                match_floats(
-                    a, i, i1, i2, i3, n - i, columns, column, bias,
-                    lanes[0], lanes[1], lanes[2], lanes[3], ends[0], ends[1], ends[2],
-                )  # fmt: skip
-    return _merged(lanes, ends, m)
-
-
-@njit(cache=True, nogil=True)
-def best_of_codes(a: Any, norms_a: Any, columns: Any, m: Any, bias: Any, norms_b: Any) -> Any:
-    """Do what `best_of_floats` does for cosines of codes of 8 bits.
-
-    Sums of products are exact, of bytes (where the processor multiplies these) and of floats, as whole numbers
-    below 2^24 are: the bits are the same. A cosine is such a sum times one over both lengths, in float32.
-
-    Parameters
-    ----------
-    a : (N, E / 4) int32 or (N, E) float32
-        Codes of A: four unsigned bytes each, codes plus 128; or one code each, E being at most 1,040.
-    norms_a : (N,) float32
-        One over the length of each row of codes.
-    columns : (P E / 4 32,) int32 or (P E 32,) float32
-        Codes of B, as `byte_panels` makes them of four signed bytes each, or `panels`.
-    m : int
-        Rows of B, M.
-    bias : (32 P,) int32 or float32
-        1 beyond M. Up to M minus 128 times the sum of each row of codes of B; or 0.
-    norms_b : (32 P,) float32
-        One over the length of each row of codes of B, and -inf beyond M.
-
-    Returns
-    -------
-    As `best_of_floats`.
-    """
-    n, last, width = len(a), len(a) - 1, len(bias)
-    lanes, ends = _lanes(n), _columns(width)
-    for first in range(0, width, _BLOCK):
-        for i in range(0, n, ROWS):
-            i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-            for column in range(first, min(first + _BLOCK, width), PANEL):
-                match_codes(
-                    a, i, i1, i2, i3, n - i, columns, column, bias, norms_a, norms_b,
-                    lanes[0], lanes[1], lanes[2], lanes[3], ends[0], ends[1], ends[2],
-                )  # fmt: skip
-    return _merged(lanes, ends, m)
+    return best, second, place, other, best_b[:m], second_b[:m], place_b[:m]
 
 
 @njit(cache=True, nogil=True)
@@ -193,7 +135,7 @@ def distances_between(a: Any, b: Any, rows: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def settle(a: Any, b: Any, found: Any, margin: Any) -> Any:
+def break_ties(a: Any, b: Any, found: Any, margin: Any) -> Any:
     """Decide again in float64 where two candidates are closer than rounding can explain.
 
     Parameters
@@ -201,7 +143,7 @@ def settle(a: Any, b: Any, found: Any, margin: Any) -> Any:
     a, b : (N, D), (M, D) float32
         Unit rows.
     found : tuple
-        As `best_of_floats` returns it. Places are corrected: both of each row of A, and that of each row of B that
+        As `best_of` returns it. Places are corrected: both of each row of A, and that of each row of B that
         A has chosen.
     margin : float32
         Twice the worst rounding of a sum.
@@ -245,7 +187,7 @@ def select(
     Parameters
     ----------
     place, place_b : (N,), (M,) int32
-        Nearest neighbours of A in B, and of B in A; below 0: none.
+        Nearest neighbours of A in B, and of B in A.
     similarities, distances : (N,) float32, float64
         To the nearest of B.
     mutual : bool
@@ -268,7 +210,7 @@ def select(
     pairs, of_pairs, of_mutual = np.empty((n, 2), np.int32), np.empty(n, np.float32), np.empty(n, np.float32)
     kept, both = 0, 0
     for i in range(n):
-        both_ways = place[i] >= 0 and place_b[place[i]] == i
+        both_ways = place_b[place[i]] == i
         if both_ways:
             of_mutual[both] = similarities[i]
             both += 1

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine import tiles
-from delf_engine.verification import Prepared, match_prepared
-from delf_engine.verification.match_kernels import best_of_codes, best_of_floats
-from delf_engine.verification.panel_kernels import PANEL, are_unit, byte_codes, byte_panels, panels, unit_rows
+from delf_engine.matching import PreparedDescriptors, micro_kernel
+from delf_engine.matching.kernels import best_of
+from delf_engine.matching.micro_kernel import PANEL
+from delf_engine.matching.panels import are_unit, byte_codes, byte_panels, panels, unit_rows
 
 Float32 = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -26,7 +26,7 @@ SEEDS = st.integers(0, 10**6)
 
 
 def maxima(products: Array) -> tuple[Array, ...]:
-    """What `best_of_floats` returns, of a whole matrix: of equal products the first counts as the best."""
+    """What `best_of` returns, of a whole matrix: of equal products the first counts as the best."""
     order = np.argsort(-products, axis=1, kind="stable")
     second = np.full(len(products), -np.inf, np.float32)
     rows = np.arange(len(products))
@@ -67,18 +67,18 @@ def whole_rows(seed: int, n: int, dim: int, *, ties: bool) -> Float32:
 
 def floats(a: Float32, b: Float32) -> tuple[Array, ...]:
     columns, bias = panels(b, np.float32(-np.inf))
-    return tuple(best_of_floats(a, columns, len(b), bias))
+    return tuple(best_of(a, None, columns, len(b), bias, None))
 
 
 @given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS, ties=st.booleans())
-def test_best_of_floats_equals_the_matrix(seed: int, n: int, m: int, dim: int, ties: bool) -> None:
+def test_best_of_equals_the_matrix(seed: int, n: int, m: int, dim: int, ties: bool) -> None:
     a, b = whole_rows(seed, n, dim, ties=ties), whole_rows(seed + 1, m, dim, ties=ties)
     assert_equals(floats(a, b), a @ b.T)
 
 
 @pytest.mark.parametrize("n", EDGES)
 @pytest.mark.parametrize("m", EDGES)
-def test_best_of_floats_at_every_edge(n: int, m: int) -> None:
+def test_best_of_at_every_edge(n: int, m: int) -> None:
     a, b = whole_rows(n, n, 3, ties=n % 2 == 0), whole_rows(m, m, 3, ties=m % 2 == 0)
     assert_equals(floats(a, b), a @ b.T)
 
@@ -98,7 +98,7 @@ def test_equal_rows_go_to_the_first(n: int, m: int) -> None:
 
 
 @given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS)
-def test_best_of_floats_of_unit_rows_is_within_rounding(seed: int, n: int, m: int, dim: int) -> None:
+def test_best_of_of_unit_rows_is_within_rounding(seed: int, n: int, m: int, dim: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = (units(rng.normal(size=(k, dim))) for k in (n, m))
     best, second, place, _, best_b, second_b, place_b = floats(a, b)
@@ -128,35 +128,35 @@ def units(rows: Array) -> Float32:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def prepared(seed: int, n: int, dim: int, *, ties: bool) -> Prepared:
+def prepared(seed: int, n: int, dim: int, *, ties: bool) -> PreparedDescriptors:
     rng = np.random.default_rng(seed)
     rows = rng.integers(-1, 2, (n, dim)).astype(np.float64) if ties else rng.normal(size=(n, dim))
     rows[~rows.any(axis=1), 0] = 1
-    return Prepared(units(rows), "A", "uint8")
+    return PreparedDescriptors(units(rows), "A", "uint8")
 
 
-def cosines(a: Prepared, b: Prepared) -> Float32:
+def cosines(a: PreparedDescriptors, b: PreparedDescriptors) -> Float32:
     """Whole sums times one over both lengths, in the order and precision that the kernels state."""
     sums = a.codes[0].astype(np.int64) @ b.codes[0].astype(np.int64).T
     return np.asarray(sums.astype(np.float32) * b.codes[1] * a.codes[1][:, None])
 
 
-def by_codes(a: Prepared, b: Prepared) -> tuple[Array, ...]:
-    return tuple(best_of_codes(a.codes[0].astype(np.float32), a.codes[1], *b.code_columns))
-
-
-def by_bytes(a: Prepared, b: Prepared) -> tuple[Array, ...]:
-    unsigned = (a.codes[0].view(np.uint8) ^ np.uint8(128)).view(np.int32)
-    return tuple(best_of_codes(unsigned, a.codes[1], *b.byte_columns))
+def by_codes(a: PreparedDescriptors, b: PreparedDescriptors, *, of_bytes: bool) -> tuple[Array, ...]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(micro_kernel, "has_byte_products", of_bytes)
+        for side in (a, b):  # whichever way they were made ready before
+            side.__dict__.pop("as_rows", None)
+            side.__dict__.pop("as_columns", None)
+        return tuple(best_of(*a.as_rows, *b.as_columns))
 
 
 @given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS, ties=st.booleans())
-def test_best_of_codes_and_of_bytes_equal_the_matrix(seed: int, n: int, m: int, dim: int, ties: bool) -> None:
+def test_cosines_of_codes_equal_the_matrix(seed: int, n: int, m: int, dim: int, ties: bool) -> None:
     a, b = prepared(seed, n, dim, ties=ties), prepared(seed + 1, m, dim, ties=ties)
-    found = by_codes(a, b)
+    found = by_codes(a, b, of_bytes=False)
     assert_equals(found, cosines(a, b))
-    if tiles.has_byte_products():  # elsewhere there is no such instruction
-        for of_bytes, of_codes in zip(by_bytes(a, b), found, strict=True):
+    if micro_kernel.has_byte_products:  # elsewhere there is no such instruction
+        for of_bytes, of_codes in zip(by_codes(a, b, of_bytes=True), found, strict=True):
             assert of_bytes.tobytes() == of_codes.tobytes()
 
 
@@ -165,25 +165,10 @@ def test_sums_of_codes_are_exact_up_to_the_largest_dimension(dim: int) -> None:
     rows = np.full((5, dim), 1 / np.sqrt(dim))  # all codes are 127: the largest sum there is
     rows[1:3] *= -1
     rows[3, ::2] *= -1
-    a = Prepared(rows, "A", "uint8")
+    a = PreparedDescriptors(rows, "A", "uint8")
     assert np.abs(a.codes[0].astype(np.int64) @ a.codes[0].T).max() == 127 * 127 * dim
-    assert_equals(by_codes(a, a), cosines(a, a))
-    if tiles.has_byte_products():
-        assert_equals(by_bytes(a, a), cosines(a, a))
-
-
-@given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS, ties=st.booleans(), ratio=st.sampled_from([None, 0.9]))
-def test_processors_without_products_of_bytes_find_the_same_bits(
-    seed: int, n: int, m: int, dim: int, ties: bool, ratio: float | None
-) -> None:
-    a, b = prepared(seed, n, dim, ties=ties), prepared(seed + 1, m, dim, ties=ties)
-    here = match_prepared(a, b, ratio=ratio, max_distance=1.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "has_byte_products", lambda: False)
-        there = match_prepared(a, b, ratio=ratio, max_distance=1.0)
-    assert here.putative.pairs.tobytes() == there.putative.pairs.tobytes()
-    assert here.putative.similarities.tobytes() == there.putative.similarities.tobytes()
-    assert here.mutual_similarities.tobytes() == there.mutual_similarities.tobytes()
+    for of_bytes in {False, micro_kernel.has_byte_products}:
+        assert_equals(by_codes(a, a, of_bytes=of_bytes), cosines(a, a))
 
 
 @pytest.mark.parametrize("dim", [1, 3, 40])

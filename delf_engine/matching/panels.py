@@ -1,6 +1,6 @@
-"""Numba kernels that make descriptors ready to be matched: unit rows, codes of 8 bits, panels of columns.
+"""Numba kernels that prepare descriptors for matching: unit rows, codes of 8 bits, panels of columns.
 
-Imported only by functions that run them. They are short and keep Python's interpreter lock, see `match_kernels`.
+Imported only by functions that run them. They are short and keep Python's interpreter lock, see `kernels`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from delf_engine.tiles import LANES
-from delf_engine.verification.match_tiles import VECTORS
+from delf_engine.matching.plain_tiles import PANEL
 
-__all__ = ["PANEL", "are_unit", "byte_codes", "byte_panels", "panels", "unit_rows"]
-
-#: Columns side by side.
-PANEL = VECTORS * LANES
+__all__ = ["are_unit", "byte_codes", "byte_panels", "panels", "unit_rows"]
 
 
 @njit(cache=True, nogil=True)

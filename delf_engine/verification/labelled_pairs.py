@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from delf_engine.errors import FormatError
+from delf_engine.support.files import system_errors
 
 __all__ = ["LabelledPair", "read_labelled_pairs"]
 
@@ -41,16 +42,16 @@ def read_labelled_pairs(path: Path) -> list[LabelledPair]:
         raise FormatError(f"{path}: the ending must be .csv or .jsonl")
     found: dict[tuple[str, str], tuple[LabelledPair, int]] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
+        with system_errors(f"{path}: cannot be read"), path.open(encoding="utf-8-sig", newline="") as lines:
             for number, values in rows(path, lines):
-                pair = _parsed(path, number, values)
+                pair = _parsed(f"{path}, line {number}", values)
                 first, line = found.setdefault((min(pair[:2]), max(pair[:2])), (pair, number))
                 if first.label != pair.label:
                     raise FormatError(
                         f"{path}, line {number}: {pair.a!r} and {pair.b!r} have label {pair.label} here and "
                         f"{first.label} in line {line}; keep one of them"
                     )
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise FormatError(f"{path}: cannot be read: {error}") from error
     if not found:
         raise FormatError(f"{path}: holds no pair; one a line is needed, with the columns a, b and label")
@@ -59,19 +60,16 @@ def read_labelled_pairs(path: Path) -> list[LabelledPair]:
 
 def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.reader(lines, strict=True)
-    columns: list[str] = []
     try:
+        header: list[str] = next(filter(None, reader), [])
+        columns = [name.strip() for name in header]
+        if columns and not {"a", "b", "label"} <= set(columns):
+            raise FormatError(f"{path}, line 1: expected the columns a,b,label, got {','.join(columns)}")
         for row in reader:
-            if not row:
-                continue
-            if not columns:
-                columns = [name.strip() for name in row]
-                if not {"a", "b", "label"} <= set(columns):
-                    raise FormatError(f"{path}, line 1: expected the columns a,b,label, got {','.join(row)}")
-                continue
-            if len(row) != len(columns):
+            if row and len(row) != len(columns):
                 raise FormatError(f"{path}, line {reader.line_num}: {len(row)} columns instead of {len(columns)}")
-            yield reader.line_num, dict(zip(columns, row, strict=True))
+            if row:
+                yield reader.line_num, dict(zip(columns, row, strict=True))
     except csv.Error as error:
         raise FormatError(f"{path}, line {reader.line_num}: {error}") from error
 
@@ -89,15 +87,13 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str
         yield number, values
 
 
-def _parsed(path: Path, number: int, values: dict[str, Any]) -> LabelledPair:
+def _parsed(where: str, values: dict[str, Any]) -> LabelledPair:
     a, b, label = values["a"], values["b"], values["label"]
     if not all(isinstance(name, str) and name for name in (a, b)):
-        raise FormatError(f"{path}, line {number}: a and b must be ids or paths of images, got {a!r} and {b!r}")
+        raise FormatError(f"{where}: a and b must be ids or paths of images, got {a!r} and {b!r}")
     text = label.strip() if isinstance(label, str) else label
     if text not in ("0", "1", 0, 1):
-        raise FormatError(
-            f"{path}, line {number}: the label must be 1 (the same place) or 0 (different places), got {label!r}"
-        )
+        raise FormatError(f"{where}: the label must be 1 (the same place) or 0 (different places), got {label!r}")
     if a == b:
-        raise FormatError(f"{path}, line {number}: pairs {a!r} with itself; leave that line out")
+        raise FormatError(f"{where}: pairs {a!r} with itself; leave that line out")
     return LabelledPair(a, b, int(text))

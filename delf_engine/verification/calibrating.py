@@ -1,0 +1,260 @@
+"""Calibration from labelled pairs of photographs: their list, the fit, and whether it is right for unseen places.
+
+Pairs are no independent samples: photographs of one landmark are alike in how many inliers they have, and each
+photograph is in many pairs. Places are therefore dealt into folds, and a pair between folds f and g is judged by a
+calibration of the pairs that touch neither.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.config import Profile
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
+from delf_engine.features import LocalFeatures
+from delf_engine.verification.calibration import Calibration
+from delf_engine.verification.calibration_fit import MINIMUM_PAIRS, Evidence, Method, checked_labels
+from delf_engine.verification.labelled_pairs import LabelledPair
+from delf_engine.verification.result import Verification
+from delf_engine.verification.verify import PairVerifier
+
+__all__ = ["CrossValidation", "calibrate", "connected_places", "cross_validated", "fold_of_places"]
+
+Names = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """How pairs are judged by calibrations that have seen neither of their places.
+
+    Attributes
+    ----------
+    probabilities : (N,) float64
+        Of the pairs that could be judged; the others' places left too few pairs to fit.
+    labels : (N,) int64
+        Of these pairs.
+    places : int
+        Places that pairs with label 1 show.
+    prior : float
+        What the probabilities hold for.
+    """
+
+    probabilities: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    places: int
+    prior: float
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether pairs of both labels could be judged: without them there are no figures."""
+        return len(set(self.labels.tolist())) == 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, ready for JSON; None where there are none."""
+        p, labels = self.probabilities, self.labels
+        error = expected_calibration_error(p, labels, prior=self.prior) if self.conclusive else None
+        return {
+            "places": self.places,
+            "judged": len(p),
+            "expected_calibration_error": error,
+            "roc_auc": roc_auc(p, labels) if self.conclusive else None,
+        }
+
+
+def calibrate(
+    pairs: Sequence[LabelledPair],
+    features: Mapping[str, LocalFeatures],
+    profile: Profile,
+    *,
+    method: Method = "logistic",
+    evidence: Evidence = "inlier_similarity",
+    prior: float = 0.5,
+    folds: int = 5,
+    seed: int = 0,
+    trained_on: str,
+    checkpoint: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Calibration, CrossValidation]:
+    """Verify labelled pairs, fit a calibration to all of them, and check it by cross-validation between places.
+
+    Parameters
+    ----------
+    pairs : sequence of LabelledPair
+        As `read_labelled_pairs` returns them.
+    features : mapping of image to LocalFeatures
+        Of both images of every pair.
+    profile : Profile
+        That they were extracted with, and are verified with.
+    method, evidence, prior, trained_on, checkpoint
+        See `Calibration.fit`.
+    folds : int
+        Of places, at least 3.
+    seed : int
+        Of estimators that draw samples.
+    progress : callable or None
+        Called with the number of pairs verified, and of all.
+
+    Raises
+    ------
+    DataError, MismatchError, ConfigError
+        As `Calibration.fit` and `cross_validated`.
+    """
+    config, exponent = profile.verification, profile.ranking.exponent
+    verifications = []
+    for number, (a, b, _) in enumerate(pairs, start=1):
+        verify = PairVerifier(features[a], config=config, exponent=exponent, seed=seed)
+        verifications.append(verify(features[b]))
+        if progress is not None:
+            progress(number, len(pairs))
+    labels = np.array([pair.label for pair in pairs])
+    calibration = Calibration.fit(
+        verifications,
+        labels,
+        method=method,
+        evidence=evidence,
+        prior=prior,
+        trained_on=trained_on,
+        checkpoint=checkpoint,
+        profile=profile,
+    )
+    places = connected_places([(pair.a, pair.b) for pair in pairs], labels)
+    p = cross_validated(verifications, labels, places, method=method, evidence=evidence, prior=prior, folds=folds)
+    judged = ~np.isnan(p)
+    shown = {place for both, label in zip(places, labels, strict=True) if label for place in both}
+    return calibration, CrossValidation(p[judged], labels[judged], len(shown), prior)
+
+
+def connected_places(pairs: Names, labels: npt.ArrayLike) -> list[tuple[str, str]]:
+    """Return the places of both images of each pair, where pairs with label 1 say which images share one.
+
+    A chain of such pairs joins images to one place; it is named after its first image in alphabetical order. An
+    image in no such pair is a place of its own.
+
+    Parameters
+    ----------
+    pairs : sequence of (image, image)
+    labels : (N,) of 0 and 1
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    images = sorted({image for pair in pairs for image in pair})
+    number = {image: i for i, image in enumerate(images)}
+    ends = np.array([[number[a], number[b]] for a, b in pairs], np.int64).reshape(-1, 2)
+    joined = ends[np.asarray(labels, bool)]
+    size = len(images)
+    if not size:
+        return []
+    _, place_of = connected_components(coo_array((np.ones(len(joined)), joined.T), (size, size)), directed=False)
+    first: dict[int, str] = {}
+    names = {image: first.setdefault(place, image) for image, place in zip(images, place_of.tolist(), strict=True)}
+    return [(names[a], names[b]) for a, b in pairs]
+
+
+def fold_of_places(places: Names, labels: npt.ArrayLike, folds: int) -> dict[str, int]:
+    """Deal places into folds: those with pairs of label 1, then, from empty folds again, those without.
+
+    The largest places go first, each to the fold that holds least; ties go by name and by number, so that the
+    order of pairs does not matter. scikit-learn's GroupKFold deals alike, but knows one group a sample: a pair has
+    two.
+
+    Parameters
+    ----------
+    places : sequence of (place, place)
+        Of both images of each pair.
+    labels : (N,) of 0 and 1
+    folds : int
+        At least 1; some stay empty if there are fewer places.
+
+    Returns
+    -------
+    dict of place to number of its fold
+    """
+    positives: Counter[str] = Counter()
+    pairs: Counter[str] = Counter()
+    for both, label in zip(places, np.asarray(labels).tolist(), strict=True):
+        for place in set(both):
+            pairs[place] += 1
+            positives[place] += int(label)
+    paired = {place: positives[place] for place in pairs if positives[place]}
+    others = {place: pairs[place] for place in pairs if not positives[place]}
+    return {**_dealt(paired, folds), **_dealt(others, folds)}
+
+
+def _dealt(sizes: Mapping[str, int], folds: int) -> dict[str, int]:
+    loads = [(0, fold) for fold in range(folds)]
+    out = {}
+    for place in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        load, fold = min(loads)
+        loads[fold] = (load + sizes[place], fold)
+        out[place] = fold
+    return out
+
+
+def cross_validated(
+    verifications: Sequence[Verification],
+    labels: npt.ArrayLike,
+    places: Names,
+    *,
+    method: Method = "logistic",
+    evidence: Evidence = "inlier_similarity",
+    prior: float = 0.5,
+    folds: int = 5,
+) -> npt.NDArray[np.float64]:
+    """Return for each pair the probability that a calibration gives it which has seen neither of its places.
+
+    Parameters
+    ----------
+    verifications : sequence of N Verification
+    labels : (N,) of 0 and 1
+    places : sequence of N (place, place)
+        Of both images of each pair.
+    method, evidence, prior
+        See `Calibration.fit`.
+    folds : int
+        Of places, at least 3: two hold the pair's places, the others are learnt from.
+
+    Returns
+    -------
+    (N,) float64
+        NaN where the pairs of the other places are too few to fit: such pairs stay unjudged.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than 3 folds.
+    DataError, MismatchError
+        As `Calibration.fit`.
+    """
+    if folds < 3:
+        raise ConfigError(f"cross-validation between places needs 3 folds at least, got {folds}")
+    if len(places) != len(verifications):
+        raise DataError(f"two places a pair are needed, got {len(places)} for {len(verifications)} pairs")
+    same = checked_labels(labels, len(verifications), method)
+    fold = fold_of_places(places, same, folds)
+    ends = np.array([sorted((fold[a], fold[b])) for a, b in places], np.int64)
+    out = np.full(len(verifications), np.nan)
+    for f, g in itertools.combinations_with_replacement(range(folds), 2):
+        judged = np.flatnonzero((ends[:, 0] == f) & (ends[:, 1] == g))
+        learnt = np.flatnonzero(~np.isin(ends, (f, g)).any(axis=1))
+        positives = int(same[learnt].sum())
+        if not len(judged) or min(positives, len(learnt) - positives) < MINIMUM_PAIRS[method]:
+            continue
+        calibration = Calibration.fit(
+            [verifications[i] for i in learnt.tolist()],
+            same[learnt],
+            method=method,
+            evidence=evidence,
+            prior=prior,
+            trained_on="the other places",
+        )
+        out[judged] = calibration.probabilities([verifications[i] for i in judged.tolist()])
+    return out
