@@ -14,7 +14,7 @@ import pytest
 import delf_engine as de
 
 PACKAGE = Path(de.__file__).parent
-CHAPTER = PACKAGE.parent / "docs" / "architecture.md"
+CHAPTER = Path(__file__).parents[2] / "docs" / "architecture.md"
 MOST = 12
 
 
