@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from delf_engine.config import (
     read_toml,
 )
 from delf_engine.errors import ConfigError
+from helpers import raises
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -69,34 +69,34 @@ def test_extends_another_file_relative_to_its_own(tmp_path: Path, monkeypatch: p
 
 
 def test_profiles_are_immutable() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
+    with raises(ValidationError, "frozen"):
         load_profile().reranking.top_n = 3  # type: ignore[misc]
 
 
 def test_unknown_profile_names_the_nearest_and_all() -> None:
-    with pytest.raises(ConfigError, match=r"no profile 'defualt'; did you mean 'default'\? .*default, delf"):
+    with raises(ConfigError, "'defualt'", "'default'"):
         load_profile("defualt")
-    with pytest.raises(ConfigError, match=r"no profile 'zzz'\. Shipped profiles: .*default"):
+    with raises(ConfigError, "'zzz'", "default"):
         load_profile("zzz")
 
 
 @pytest.mark.parametrize("name", ["../configs/default", "", ".", "default.tom", "DEFAULT/"])
 def test_what_is_no_profile_name(name: str) -> None:
-    with pytest.raises(ConfigError, match="there is no profile"):
+    with raises(ConfigError, repr(name)):
         load_profile(name)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "facts"),
     [
-        ("[verification]\nresidual = 3", r"unknown key 'verification\.residual'; .* 'residual_px'"),
-        ("[asmk]\nalhpa = 3", r"unknown key 'asmk\.alhpa'; .* 'alpha'"),
-        ("[verifcation]\nresidual_px = 3", r"unknown key 'verifcation'; .* 'verification'"),
-        ("indx = 'asmk'", r"unknown key 'indx'; .* 'index'"),
+        ("[verification]\nresidual = 3", ("'verification.residual'", "'residual_px'")),
+        ("[asmk]\nalhpa = 3", ("'asmk.alhpa'", "'alpha'")),
+        ("[verifcation]\nresidual_px = 3", ("'verifcation'", "'verification'")),
+        ("indx = 'asmk'", ("'indx'", "'index'")),
     ],
 )
-def test_unknown_keys_name_the_nearest(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=r"mine\.toml: " + message):
+def test_unknown_keys_name_the_nearest(tmp_path: Path, text: str, facts: tuple[str, str]) -> None:
+    with raises(ConfigError, "mine.toml", *facts):
         load_profile(derived(tmp_path, text))
 
 
@@ -118,6 +118,11 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path, text: str, message: str) 
         ("asmk", "idf", "1"),
         ("asmk", "threshold", "1.5"),
         ("asmk", "alpha", '"none"'),
+        ("asmk", "divisor", "40"),
+        ("asmk", "regions", '"all"'),
+        ("vlad", "power", "1.5"),
+        ("fisher", "power", "-1.0"),
+        ("bow", "query_assignments", "0"),
         ("verification", "residual_px", "inf"),
         ("verification", "ratio", "1.2"),
         ("verification", "confidence", "1.0"),
@@ -126,7 +131,7 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path, text: str, message: str) 
     ],
 )
 def test_bad_values_name_the_file_and_the_key(tmp_path: Path, table: str, key: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf"mine\.toml: {table}\.{key}"):
+    with raises(ConfigError, f"mine.toml: {table}.{key}"):
         load_profile(derived(tmp_path, f"[{table}]\n{key} = {value}"))
 
 
@@ -137,13 +142,13 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_number_where_a_table_belongs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"mine\.toml: extraction: "):
+    with raises(ConfigError, "mine.toml", "extraction"):
         load_profile(derived(tmp_path, "extraction = 3"))
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "bare.toml", 'index = "asmk"\n[reranking]\ntop_n = 3\n')
-    with pytest.raises(ConfigError, match=r"bare\.toml: .*extraction: Field required"):
+    with raises(ConfigError, "bare.toml", "extraction"):
         load_profile(path)
 
 
@@ -156,13 +161,13 @@ def test_the_word_none_stands_for_no_limit(tmp_path: Path) -> None:
 def test_extends_round_in_a_circle(tmp_path: Path, length: int) -> None:
     for i in range(length):
         write(tmp_path, f"p{i}.toml", f'extends = "p{(i + 1) % length}.toml"\n')
-    with pytest.raises(ConfigError, match=r"p0\.toml: 'extends' goes round in a circle"):
+    with raises(ConfigError, "'extends'", "p0.toml"):
         load_profile(tmp_path / "p0.toml")
 
 
 @pytest.mark.parametrize("base", ['"gone.toml"', '"gone"', "3"])
 def test_extends_what_is_not_there(tmp_path: Path, base: str) -> None:
-    with pytest.raises(ConfigError, match=r"gone|'3'"):
+    with raises(ConfigError, base.strip('"')):
         load_profile(write(tmp_path, "mine.toml", f"extends = {base}\n"))
 
 
@@ -176,7 +181,7 @@ def test_files_that_are_no_toml(tmp_path: Path) -> None:
         write(tmp_path, "broken.toml", "[extraction\n"),
         write(tmp_path, "twice.toml", "a = 1\na = 2\n"),
     ):
-        with pytest.raises(ConfigError, match=re.escape(f"{path}: cannot be read as TOML")):
+        with raises(ConfigError, str(path)):
             read_toml(path)
         with pytest.raises(ConfigError):
             load_profile(path)
@@ -184,7 +189,7 @@ def test_files_that_are_no_toml(tmp_path: Path) -> None:
 
 def test_parse_config_says_where(tmp_path: Path) -> None:
     values: dict[str, Any] = {"top_n": 0}
-    with pytest.raises(ConfigError, match=r"^manifest\.json: top_n: "):
+    with raises(ConfigError, "manifest.json", "top_n"):
         parse_config(config.RerankingConfig, values, where="manifest.json")
     assert values == {"top_n": 0}
     assert parse_config(config.RerankingConfig, {"top_n": 5}, where="x").top_n == 5

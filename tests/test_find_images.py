@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 
 from delf_engine.errors import DataError, DelfEngineWarning, ImageError
 from delf_engine.images import find_images, load_image
+from helpers import raises
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -44,20 +44,20 @@ def test_find_images_does_not_follow_links_round_in_circles(tmp_path: Path) -> N
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     found = find_images([tmp_path])
     assert [os.path.relpath(f, tmp_path) for f in found] == ["loop.jpg", "sub/a.jpg"]
-    with pytest.raises(ImageError, match=r"loop\.jpg"):
+    with raises(ImageError, "loop.jpg"):
         load_image(found[0])
 
 
 @pytest.mark.parametrize("names", [(), ("readme.txt",), (".hidden/a.jpg",)])
 def test_find_images_in_a_folder_without(tmp_path: Path, names: tuple[str, ...]) -> None:
     touch(tmp_path, *names)
-    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
+    with raises(DataError, str(tmp_path)):
         find_images([tmp_path])
 
 
 def test_find_images_missing(tmp_path: Path) -> None:
     for name in ("gone", "gone.jpg", "x" * 300):
-        with pytest.raises(DataError, match="no such file or folder"):
+        with raises(DataError, name):
             find_images([tmp_path / name])
     assert find_images([]) == []
 
@@ -78,5 +78,5 @@ def test_find_images_warns_of_a_folder_it_cannot_read(tmp_path: Path, monkeypatc
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    with pytest.warns(DelfEngineWarning, match="locked.*Permission denied"):
+    with pytest.warns(DelfEngineWarning, match="locked"):
         assert find_images([tmp_path]) == [str(tmp_path / "a.jpg")]

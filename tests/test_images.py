@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import warnings
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image, ImageOps
 from delf_engine import images
 from delf_engine.errors import ImageError
 from delf_engine.images import crop, find_images, load_image, load_reduced, source_name
-from helpers import exif_with_orientation, image_bytes, random_photo, write_image
+from helpers import exif_with_orientation, image_bytes, raises, random_photo, write_image
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ def test_32_bit_integers_are_taken_as_16_bit_values() -> None:
 
 def test_float_pixels_are_refused(tmp_path: Path) -> None:
     path = write_image(tmp_path / "f.tif", np.zeros((4, 4), np.float32))
-    with pytest.raises(ImageError, match=r"f\.tif"):
+    with raises(ImageError, "f.tif"):
         load_image(path)
 
 
@@ -178,37 +177,37 @@ def test_the_callers_image_is_left_alone(photo: np.ndarray) -> None:
 
 
 def test_missing_file_names_itself(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"gone\.jpg") as caught:
+    with raises(ImageError, "gone.jpg") as caught:
         load_image(tmp_path / "gone.jpg")
     assert caught.value.source.endswith("gone.jpg")
     assert caught.value.reason == "no such file"
 
 
 def test_directory(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=re.escape(str(tmp_path))):
+    with raises(ImageError, str(tmp_path)):
         load_image(tmp_path)
 
 
 def test_zero_bytes(tmp_path: Path) -> None:
     path = tmp_path / "empty.jpg"
     path.touch()
-    with pytest.raises(ImageError, match=r"empty\.jpg"):
+    with raises(ImageError, "empty.jpg"):
         load_image(path)
-    with pytest.raises(ImageError, match="<bytes>"):
+    with raises(ImageError, "<bytes>"):
         load_image(b"")
 
 
 def test_text_named_jpg(tmp_path: Path) -> None:
     path = tmp_path / "note.jpg"
     path.write_text("this is not a photograph\n" * 50)
-    with pytest.raises(ImageError, match=r"note\.jpg"):
+    with raises(ImageError, "note.jpg"):
         load_image(path)
 
 
 def test_broken_link_and_name_too_long(tmp_path: Path) -> None:
     (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
     for path in (tmp_path / "link.jpg", tmp_path / ("x" * 300 + ".jpg")):
-        with pytest.raises(ImageError, match=re.escape(path.name)):
+        with raises(ImageError, path.name):
             load_image(path)
 
 
@@ -218,7 +217,7 @@ def test_truncated(tmp_path: Path, rng: np.random.Generator, kind: str, kept: fl
     data = image_bytes(random_photo(rng, 200, 150), kind)
     path = tmp_path / f"cut.{kind.lower()}"
     path.write_bytes(data[: max(1, int(kept * len(data)))])
-    with pytest.raises(ImageError, match=r"cut\."):
+    with raises(ImageError, "cut."):
         load_image(path)
 
 
@@ -249,7 +248,7 @@ def test_whatever_a_decoder_raises_names_the_file(
 
     path = write_image(tmp_path / "odd.png", photo)
     monkeypatch.setattr(images, "_to_rgb", fail)
-    with pytest.raises(ImageError, match=r"odd\.png"):
+    with raises(ImageError, "odd.png"):
         load_image(path)
 
 
@@ -262,7 +261,7 @@ def test_pixel_limit(tmp_path: Path, photo: np.ndarray, source: str) -> None:
         "path": write_image(tmp_path / "big.png", photo),
     }[source]
     assert load_image(given, max_pixels=64 * 48).shape == photo.shape
-    with pytest.raises(ImageError, match=r"64 x 48 .*3071 .*max_pixels"):
+    with raises(ImageError, "64 x 48", "3071", "max_pixels"):
         load_image(given, max_pixels=64 * 48 - 1)
 
 
@@ -272,18 +271,18 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch)
 
     data = image_bytes(Image.new("1", (20_000, 5_000)))
     monkeypatch.setattr(Image.Image, "load", refuse)
-    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(ImageError, match="max_pixels"):
+    with pytest.warns(Image.DecompressionBombWarning), raises(ImageError, "max_pixels"):
         load_image(data)
 
 
 def test_pillows_own_limit_is_explained(photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ImageError, match="MAX_IMAGE_PIXELS"):
+    with raises(ImageError, "MAX_IMAGE_PIXELS"):
         load_image(image_bytes(photo))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)  # a warning at this size, here turned into an error
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ImageError, match="MAX_IMAGE_PIXELS"):
+        with raises(ImageError, "MAX_IMAGE_PIXELS"):
             load_image(image_bytes(photo))
 
 
@@ -300,13 +299,13 @@ def test_pillows_own_limit_is_explained(photo: np.ndarray, monkeypatch: pytest.M
     ids=lambda a: f"{a.shape}-{a.dtype}",
 )
 def test_arrays_that_are_no_image(array: np.ndarray) -> None:
-    with pytest.raises(ImageError, match="<ndarray>"):
+    with raises(ImageError, "<ndarray>"):
         load_image(array)
 
 
 @pytest.mark.parametrize("source", [None, 3, [1, 2], bytearray(b"x")], ids=repr)
 def test_other_types_are_an_image_error(source: Any) -> None:
-    with pytest.raises(ImageError, match="<"):
+    with raises(ImageError, "<"):
         load_image(source)
 
 
@@ -346,7 +345,7 @@ def test_crop(photo: np.ndarray, box: Any, offset: tuple[int, int], size: tuple[
     "box", [(5, 5, 5, 9), (9, 5, 5, 9), (64, 0, 70, 10), (-9, -9, 0, 0), (0, 48, 9, 99), (3, 3, 3.4, 9)]
 )
 def test_crop_without_a_pixel(photo: np.ndarray, box: Any) -> None:
-    with pytest.raises(ImageError, match=r"q\.jpg: box .*64 x 48"):
+    with raises(ImageError, "q.jpg", "box", "64 x 48"):
         crop(photo, box, name="q.jpg")
 
 
@@ -354,7 +353,7 @@ def test_crop_without_a_pixel(photo: np.ndarray, box: Any) -> None:
     "box", [(1, 2, 3), (1, 2, 3, 4, 5), (0, 0, float("nan"), 9), (0, 0, float("inf"), 9), "none", None, 3]
 )
 def test_crop_by_what_is_no_box(photo: np.ndarray, box: Any) -> None:
-    with pytest.raises(ImageError, match="box"):
+    with raises(ImageError, "box"):
         crop(photo, box)
 
 

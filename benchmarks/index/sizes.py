@@ -127,7 +127,7 @@ def _rows(count: int, cells: int, seed: int) -> list[Rows]:
     rng = np.random.default_rng([seed, 2])
     where = rng.integers(cells, size=(count, _EACH), dtype=np.int32)
     data = rng.integers(100, 157, size=(count, _EACH, DIM), dtype=np.uint8)
-    return [Rows(a, b) for a, b in zip(where, data, strict=True)]
+    return list(zip(where, data, strict=True))
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:

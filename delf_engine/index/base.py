@@ -21,12 +21,13 @@ from delf_engine.index.contract import (
     check_batch,
     check_features,
     check_ids,
+    check_min_score,
     check_queries,
     check_top_k,
 )
 from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection, IfDamaged
-from delf_engine.index.segments.limits import Limits, best
+from delf_engine.index.segments.limits import allowed_rows, best
 from delf_engine.index.segments.segment import Layout, Segment
 from delf_engine.support.threads import check_threads, in_threads
 
@@ -191,9 +192,13 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             Of the query.
         top_k : int
             Images returned at most. Only images with a score above 0 are.
-        among, exclude, min_score
-            Which images may be returned, see `Limits`: they are left out of a ranking of the whole collection, and
-            scores stay the same.
+        among : iterable of str or None
+            These images only; None: any. Others are left out of a ranking of the whole collection, and scores stay
+            the same; so it is with those that the next two leave out.
+        exclude : iterable of str
+            All but these, such as the query itself. Ids that the index does not hold are ignored.
+        min_score : float or None
+            Leave out images with a lower score, compared in float64. None: any above 0.
 
         Returns
         -------
@@ -204,7 +209,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         Raises
         ------
         ConfigError
-            If `top_k` is below 1, or limits are none.
+            If `top_k` is below 1, ids are a single string, empty or no strings, or `min_score` is not finite.
         UnknownIdError
             If an id of `among` is not in the index.
         MismatchError
@@ -213,8 +218,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             If a memory-mapped segment turns out to be damaged.
         """
         check_features(features, self.dim, "query")
-        limits = Limits(among, exclude, min_score)
-        return self._search([features], check_top_k(top_k), limits, check_threads(None))[0]
+        return self.search_many([features], top_k, among=among, exclude=exclude, min_score=min_score)[0]
 
     def search_many(
         self,
@@ -246,25 +250,24 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         ConfigError
             If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
         """
-        several, limits = check_queries(queries, self.dim), Limits(among, exclude, min_score)
-        return self._search(several, check_top_k(top_k), limits, check_threads(threads))
-
-    def _search(self, queries: Sequence[LocalFeatures], top_k: int, limits: Limits, threads: int) -> list[Found]:
+        several, threads = check_queries(queries, self.dim), check_threads(threads)
+        top_k, lowest = check_top_k(top_k), check_min_score(min_score)
+        wanted, left_out = None if among is None else check_ids(among), check_ids(exclude)
         self._collection.flush()
-        allowed = limits.allowed(self._collection)
+        allowed = allowed_rows(self._collection, wanted, left_out)
         out: list[Found] = []
-        if not queries:  # nothing to make a session for, which may take long
+        if not several:  # nothing to make a session for, which may take long
             return out
         session = self._session()
-        for start in range(0, len(queries), self._ready):
-            ready = self._queries(queries[start : start + self._ready], threads, session)
+        for start in range(0, len(several), self._ready):
+            ready = self._queries(several[start : start + self._ready], threads, session)
             inner = threads if len(ready) == 1 else 1
 
             def found(i: int, ready: Sequence[Q] = ready, inner: int = inner) -> Found:
                 if not self._collection.segments:
                     return [], np.empty(0, np.float32)
                 scores = self._score(ready[i], inner, session)
-                rows = best(scores, top_k, allowed=allowed, min_score=limits.min_score)
+                rows = best(scores, top_k, allowed=allowed, min_score=lowest)
                 return self._collection.names_of(rows), scores[rows]
 
             out += in_threads(found, len(ready), threads)
@@ -363,6 +366,8 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             If it was built with another codebook or mixture, or with other options for indexed images.
         FormatError
             If it is missing, damaged, cut short, or of another kind or version.
+        ConfigError
+            If `damaged` is neither of the two.
         """
         manifest = disk.read_manifest(Path(directory), *cls._kinds())
         try:
@@ -376,20 +381,17 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             saved = parse_config(options, header["config"], where=str(directory))
             index = cls._empty(header, kind, encoder, saved)
             if config is not None:
-                index._check_fixed(config, str(directory))
+                for name in index._fixed:
+                    if getattr(config, name) != getattr(saved, name):
+                        raise MismatchError(
+                            f"{directory}: the index was built with {name} = {getattr(saved, name)}, asked for "
+                            f"{getattr(config, name)}; build it again"
+                        )
                 index.config = config
             index._collection.open(directory, header, check=check, damaged=damaged)
         except (KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"{directory}: the manifest of the index is damaged: {error!r}") from error
         return index
-
-    def _check_fixed(self, config: ConfigT, where: str) -> None:
-        for name in self._fixed:
-            if getattr(config, name) != getattr(self.config, name):
-                raise MismatchError(
-                    f"{where}: the index was built with {name} = {getattr(self.config, name)}, asked for "
-                    f"{getattr(config, name)}; build it again"
-                )
 
 
 def _named(encoder: str | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -19,6 +21,7 @@ __all__ = [
     "check_batch",
     "check_features",
     "check_ids",
+    "check_min_score",
     "check_queries",
     "check_top_k",
 ]
@@ -79,13 +82,7 @@ class IndexInfo:
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
-    """Return `ids` as a list.
-
-    Raises
-    ------
-    ConfigError
-        If it is a single string, or one of the ids is empty or not a string.
-    """
+    """Return `ids` as a list; a `ConfigError` if it is a single string, or one of them is empty or no string."""
     if isinstance(ids, str):
         raise ConfigError(f"expected several ids, got the single string {ids!r}; put it into a list")
     ids = list(ids)
@@ -96,17 +93,7 @@ def check_ids(ids: Iterable[str]) -> list[str]:
 
 
 def check_batch(ids: Iterable[str], features: Iterable[LocalFeatures], dim: int) -> dict[str, LocalFeatures]:
-    """Return a batch by image id; of an id that occurs twice the first counts.
-
-    Raises
-    ------
-    ConfigError
-        If the lengths differ or an id is empty or not a string.
-    FeatureError
-        If an item is no `LocalFeatures`.
-    MismatchError
-        If descriptors do not have `dim` dimensions.
-    """
+    """Return a batch by image id; of an id that occurs twice the first counts. Errors as `CandidateIndex.add`."""
     ids, features = check_ids(ids), list(features)
     if len(ids) != len(features):
         raise ConfigError(f"got {len(ids)} ids for the features of {len(features)} images")
@@ -118,13 +105,7 @@ def check_batch(ids: Iterable[str], features: Iterable[LocalFeatures], dim: int)
 
 
 def check_queries(queries: Iterable[LocalFeatures], dim: int) -> list[LocalFeatures]:
-    """Return several queries as a list; errors as of `check_features` name the query.
-
-    Raises
-    ------
-    ConfigError
-        If they are the features of one.
-    """
+    """Return several queries as a list; a `ConfigError` if they are one, and `check_features` names its number."""
     if isinstance(queries, LocalFeatures):
         raise ConfigError("expected several queries, got the features of one; put them into a list")
     several = list(queries)
@@ -134,15 +115,7 @@ def check_queries(queries: Iterable[LocalFeatures], dim: int) -> list[LocalFeatu
 
 
 def check_features(features: LocalFeatures, dim: int, name: str) -> None:
-    """Raise unless features fit an index; the error calls them `name`.
-
-    Raises
-    ------
-    FeatureError
-        If they are no `LocalFeatures`.
-    MismatchError
-        If descriptors do not have `dim` dimensions.
-    """
+    """Raise a `FeatureError` or `MismatchError`, which calls them `name`, unless features fit an index."""
     if not isinstance(features, LocalFeatures):
         raise FeatureError(f"{name}: expected LocalFeatures, got {type(features).__name__}")
     if features.dim != dim:
@@ -150,13 +123,7 @@ def check_features(features: LocalFeatures, dim: int, name: str) -> None:
 
 
 def check_top_k(top_k: int) -> int:
-    """Return `top_k` as an int.
-
-    Raises
-    ------
-    ConfigError
-        If it is not a whole number of at least 1.
-    """
+    """Return `top_k` as an int; a `ConfigError` if it is not a whole number of at least 1."""
     try:
         count = operator.index(top_k)
     except TypeError as error:
@@ -164,3 +131,12 @@ def check_top_k(top_k: int) -> int:
     if count < 1:
         raise ConfigError(f"top_k must be at least 1, got {count}")
     return count
+
+
+def check_min_score(value: float | None) -> float | None:
+    """Return a lowest score as a float; a `ConfigError` if it is not a finite number."""
+    if value is None:
+        return None
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ConfigError(f"min_score must be a finite number, got {value!r}")
+    return float(value)

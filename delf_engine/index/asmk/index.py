@@ -30,7 +30,8 @@ Teichmann, Araujo, Zhu, Sim: Detect-to-Retrieve: Efficient regional aggregation 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,15 +39,74 @@ import numpy.typing as npt
 from delf_engine.config import AsmkConfig, load_profile
 from delf_engine.features import LocalFeatures
 from delf_engine.index.asmk.aggregation import Aggregate, aggregated, code_length
-from delf_engine.index.asmk.postings import InvertedLayout, count_images, damaged
 from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
-from delf_engine.index.segments.segment import Segment
+from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment, offsets_of
 from delf_engine.support.threads import in_threads
 
 __all__ = ["AsmkIndex", "score_segment", "selectivity"]
 
 _LEAST_PART = 32768  # rows that are worth a thread
+
+
+class InvertedLayout(Layout):
+    """The arrays of a segment.
+
+    Parameters
+    ----------
+    words : int
+        Of the codebook, W.
+    length : int
+        64-bit numbers of the code of a word, L.
+    """
+
+    def __init__(self, words: int, length: int) -> None:
+        self._words, self._length = words, length
+        self.dtypes: Mapping[str, tuple[str, int]] = {
+            "word_offsets": ("<i8", 1),  # (W + 1,) where the postings of each word begin
+            "image_ids": ("<i4", 1),  # (P,) row of each posting's image, ascending within a word
+            "codes": ("<u8", 2),  # (P, L) the code of the word
+            "word_counts": ("<i4", 1),  # (n,) words of each image
+        }
+
+    def build(self, payloads: Sequence[Aggregate]) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays of a segment of these images."""
+        counts = np.array([len(words) for words, _ in payloads], "<i4")
+        words = np.concatenate([words for words, _ in payloads])
+        order = np.argsort(words, kind="stable")
+        return {
+            "word_offsets": offsets_of(np.bincount(words, minlength=self._words)),
+            "image_ids": np.repeat(np.arange(len(payloads), dtype="<i4"), counts)[order],
+            "codes": np.concatenate([codes for _, codes in payloads])[order],
+            "word_counts": counts,
+        }
+
+    def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
+        """Write the live rows of several segments into new arrays."""
+        from delf_engine.index.asmk import kernels
+
+        counts = _count_images(segments, np.arange(self._words, dtype=np.int32), checked=True)
+        offsets = offsets_of(counts)
+        allocate("word_offsets", offsets.shape)[...] = offsets
+        ids, codes = allocate("image_ids", (offsets[-1],)), allocate("codes", (offsets[-1], self._length))
+        cursor, first = offsets[:-1].copy(), 0
+        for segment in segments:
+            a = segment.arrays
+            rows = np.where(segment.alive, first + np.cumsum(segment.alive) - 1, -1).astype(np.int32)
+            postings = (a["word_offsets"], a["image_ids"], a["codes"])
+            kernels.copy_postings(*postings, rows, cursor, np.asarray(ids), np.asarray(codes))
+            first += segment.live
+        word_counts = [segment.arrays["word_counts"][segment.alive] for segment in segments]
+        allocate("word_counts", (first,))[...] = np.concatenate(word_counts)
+
+    def problem(self, arrays: Arrays, images: int) -> str | None:
+        """Say what is wrong with the arrays of a segment, at no cost that grows with the images."""
+        offsets, postings = arrays["word_offsets"], len(arrays["image_ids"])
+        if len(offsets) != self._words + 1 or int(offsets[0]) != 0 or int(offsets[-1]) != postings:
+            return "word_offsets do not fit the postings or the codebook"
+        if arrays["codes"].shape != (postings, self._length):
+            return f"codes have shape {arrays['codes'].shape}, wanted {(postings, self._length)}"
+        return None if len(arrays["word_counts"]) == images else "word_counts do not fit the images"
 
 
 class AsmkIndex(CandidateIndex[Aggregate, AsmkConfig]):
@@ -92,7 +152,7 @@ class AsmkIndex(CandidateIndex[Aggregate, AsmkConfig]):
             return np.zeros(sum(len(segment.ids) for segment in segments), np.float32)
         weights, rule = np.ones(len(words)), selectivity(self.dim, self.config)
         if self.config.idf:
-            weights = np.log(len(self) / np.maximum(count_images(segments, words), 1)) ** 2
+            weights = np.log(len(self) / np.maximum(_count_images(segments, words), 1)) ** 2
         return np.concatenate([score_segment(segment, query, weights, rule, threads) for segment in segments])
 
 
@@ -105,21 +165,8 @@ def score_segment(
 ) -> npt.NDArray[np.float32]:
     """Return the similarity of a query to each image, (n,) float32; 0 for those that were removed.
 
-    Parameters
-    ----------
-    segment : Segment
-    query : (words, signs)
-        At least one word.
-    weights : (w,) float64
-        Of each word.
-    rule : (D + 1,) float64
-        What a word scores by Hamming distance: `selectivity`.
-    threads : int
-
-    Raises
-    ------
-    FormatError
-        If the segment turns out to be damaged.
+    `query` has at least one word, `weights` are (w,) float64, and `rule`, (D + 1,) float64, is what a word scores
+    by Hamming distance: `selectivity`. Raises `FormatError` if the segment turns out to be damaged.
     """
     from delf_engine.index.asmk import kernels
 
@@ -133,12 +180,30 @@ def score_segment(
         first, last = int(bounds[part]), int(bounds[part + 1])
         postings = (a["word_offsets"], a["image_ids"], a["codes"], sums)
         if not kernels.score_signs(first, last, words, signs, weights, rule, *postings):
-            raise damaged(segment)
+            raise segment.damaged("postings")
         rows = slice(first, last)
         kernels.normalise(sums[rows], len(words), a["word_counts"][rows], segment.alive[rows], out[rows])
 
     in_threads(score, parts, threads)
     return out
+
+
+def _count_images(
+    segments: Sequence[Segment], words: npt.NDArray[np.int32], *, checked: bool = False
+) -> npt.NDArray[np.int64]:
+    """Return how many live images have each of some words, (M,) int64.
+
+    If `checked`, the postings of segments without a removed image are read, too, where the offsets alone would
+    tell. Raises `FormatError` if they turn out to be damaged.
+    """
+    from delf_engine.index.asmk import kernels
+
+    counts = np.zeros(len(words), np.int64)
+    for segment in segments:
+        a, whole = segment.arrays, segment.dead == 0 and not checked
+        if not kernels.count_postings(words, a["word_offsets"], a["image_ids"], segment.alive, whole, counts):
+            raise segment.damaged("postings")
+    return counts
 
 
 def selectivity(dim: int, config: AsmkConfig) -> npt.NDArray[np.float64]:

@@ -78,12 +78,10 @@ class Mixture(Encoder):
         if components < 1 or iterations < 1:
             raise ConfigError(f"components and iterations must be at least 1, got {components} and {iterations}")
         data = check_array("descriptors", descriptors, np.float32, (None, None), largest=LARGEST)
-        if len(data) < 2:
-            raise FeatureError(f"a mixture needs at least 2 descriptors, got {len(data)}; give more photographs")
-        if len(data) < components:
+        if len(data) < max(components, 2):
             raise FeatureError(
-                f"{components} components need at least as many descriptors, got {len(data)}; give more "
-                f"photographs, or ask for at most {len(data)} components"
+                f"{components} components need at least as many descriptors, and 2, got {len(data)}; give more "
+                "photographs, or ask for fewer components"
             )
         if not data.shape[1]:
             raise FeatureError("descriptors of a mixture need at least one dimension")

@@ -44,23 +44,7 @@ class WordSearcher:
         self._cells: CellSearcher | None = None
 
     def nearest(self, data: Matrix, k: int, mode: Mode, threads: int) -> npt.NDArray[np.int32]:
-        """Return the `k` nearest words of each descriptor, nearest first, of equally near ones the lowest first.
-
-        Parameters
-        ----------
-        data : (N, D) float32
-            Finite, C-contiguous.
-        k : int
-            From 1 to W.
-        mode : "exact" or "fast"
-            See `Codebook.assign`.
-        threads : int
-            The result has the same bits with any number.
-
-        Returns
-        -------
-        (N, k) int32
-        """
+        """Return the words that `Codebook.assign` describes, (N, k) int32; `data` is finite, C-contiguous."""
         words, dim = self.centroids.shape
         fast = mode == "fast" and CellSearcher.pays(words, dim, k)
         search = self._nearest_fast if fast else self._nearest

@@ -29,8 +29,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index.asmk.aggregation import blocks, by_image
 from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
-from delf_engine.index.ivf.codecs import Codec
-from delf_engine.index.ivf.layout import IvfLayout, Rows
+from delf_engine.index.ivf.layout import Codec, IvfLayout, Rows
 from delf_engine.index.ivf.search import SegmentSearcher, nearest
 from delf_engine.index.kdtree.votes import gathered
 from delf_engine.index.segments.segment import Segment
@@ -89,8 +88,7 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
             some = items[block]
             descriptors = np.concatenate([item.descriptors for item in some])
             cells = self.codebook.assign(descriptors, mode=self.config.assignment, threads=threads)[:, 0]
-            codes = codec.encode(descriptors)
-            out += [Rows(*arrays) for arrays in zip(by_image(cells, some), by_image(codes, some), strict=True)]
+            out += zip(by_image(cells, some), by_image(codec.encode(descriptors), some), strict=True)
         return out
 
     def _session(self) -> Session:

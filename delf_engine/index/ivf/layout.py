@@ -1,41 +1,126 @@
-"""What an `IvfIndex` keeps of its images: codes of single descriptors, as the inverted lists of a faiss index."""
+"""What an `IvfIndex` keeps of its images: codes of single descriptors, as the inverted lists of a faiss index.
+
+A code has 8 bits a component, or is one of product quantisation.
+"""
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import FormatError
-from delf_engine.index.ivf.codecs import Codec, Codes
-from delf_engine.index.kdtree.layout import offsets_of, row_counts
-from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment
+from delf_engine.errors import ConfigError
+from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment, offsets_of, row_counts
+from delf_engine.support.threads import faiss_in_one_thread
 
-__all__ = ["IvfLayout", "Lists", "Rows", "damaged"]
+__all__ = ["Codec", "IvfLayout", "Lists", "Rows"]
 
-Ids = npt.NDArray[np.int64]
+Ids: TypeAlias = npt.NDArray[np.int64]
+Matrix: TypeAlias = npt.NDArray[np.float32]
+Codes: TypeAlias = npt.NDArray[np.uint8]
+#: What is kept of one image: the cell of each of its descriptors, (N,) int32, and its code, (N, B).
+Rows: TypeAlias = tuple[npt.NDArray[np.int32], Codes]
 
 # Inverted lists as faiss writes, and maps, them: this, the size of each list, then the codes and ids of each.
 _HEADER = struct.Struct("<4sQQ4sQ")
 _ID = 8  # bytes
+_LEVELS = 256  # of a part: its code is a byte
+_PART = 4  # dimensions of a part, or fewer where these do not divide the dimension
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What is kept of one image: the cell and the code of each of its descriptors.
+class Codec:
+    """Codes of descriptors, made and compared by faiss.
+
+    With "uint8", components are kept in units of 1 / 127, rounded, each off by at most 1 / 254; what lies beyond
+    [-1, 1] is cut off. With "pq", a byte for each part of a few dimensions says which of 256 levels is nearest:
+    levels are found by k-means among the words of the codebook at unit length, which are spread as the descriptors
+    that they were trained on, when they are first needed.
+
+    Parameters
+    ----------
+    name : "uint8" or "pq"
+    centroids : (W, D) float32
+        Words of the codebook.
 
     Attributes
     ----------
-    cells : (N,) int32
-    codes : (N, B) uint8
+    code_bytes : int
+        Of a descriptor.
+    unit : float
+        Length that distances of the faiss index are in.
+    shape : (M, 256, D / M)
+        Of levels.
+    levels : (M, 256, D / M) float32 or None
+        Of "pq", once they are known: those that a saved index was made with are set before it is used.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than 256 words for "pq".
+
+    References
+    ----------
+    Jégou, Douze, Schmid: Product quantization for nearest neighbor search. TPAMI 2011.
     """
 
-    cells: npt.NDArray[np.int32]
-    codes: Codes
+    def __init__(self, name: Literal["uint8", "pq"], centroids: Matrix) -> None:
+        words, dim = centroids.shape
+        self.is_pq = name == "pq"
+        if self.is_pq and words < _LEVELS:
+            raise ConfigError(f'codec = "pq" needs a codebook of at least {_LEVELS} words, got {words}')
+        self.code_bytes = dim // math.gcd(dim, _PART) if self.is_pq else dim
+        self.shape = (self.code_bytes, _LEVELS, dim // self.code_bytes)
+        self.unit = 1.0 if self.is_pq else 1 / 127
+        self.levels: Matrix | None = None
+        self._centroids = centroids
+
+    def scaled(self, descriptors: Matrix) -> Matrix:
+        """Return query descriptors as the faiss index takes them, (N, D)."""
+        return np.ascontiguousarray(descriptors / np.float32(self.unit))
+
+    def encode(self, descriptors: Matrix) -> Codes:
+        """Return the codes of (N, D) descriptors, (N, code_bytes)."""
+        if not self.is_pq:  # 128 means 0
+            return (np.clip(np.rint(self.scaled(descriptors)), -127, 127) + 128).astype(np.uint8)
+        index = self.index()  # which its quantiser is a part of
+        with faiss_in_one_thread():
+            codes: Codes = index.pq.compute_codes(self.scaled(descriptors))
+        return codes
+
+    def index(self) -> Any:
+        """Return an empty `faiss.IndexIVF` of these codes, with a list a word; words are assigned by others."""
+        import faiss
+
+        words, dim = self._centroids.shape
+        coarse = faiss.IndexFlatL2(dim)
+        index: Any
+        if self.is_pq:
+            index = faiss.IndexIVFPQ(coarse, dim, words, self.code_bytes, 8)
+            index.by_residual = False
+            faiss.copy_array_to_vector(self.trained().ravel(), index.pq.centroids)
+        else:
+            kind = faiss.ScalarQuantizer.QT_8bit_direct_signed
+            index = faiss.IndexIVFScalarQuantizer(coarse, dim, words, kind, faiss.METRIC_L2, False)
+        index.is_trained = True
+        return index
+
+    def trained(self) -> Matrix:
+        """Return the levels of product quantisation."""
+        import faiss
+
+        if self.levels is None:
+            norms = np.linalg.norm(self._centroids, axis=1, keepdims=True)
+            unit = (self._centroids / np.where(norms > 0, norms, 1)).astype(np.float32)
+            quantizer = faiss.ProductQuantizer(unit.shape[1], self.code_bytes, 8)
+            with faiss_in_one_thread():
+                quantizer.train(unit)
+            levels = faiss.vector_to_array(quantizer.centroids)
+            self.levels = levels.reshape(self.shape)
+        return self.levels
 
 
 class IvfLayout(Layout):
@@ -58,8 +143,8 @@ class IvfLayout(Layout):
 
     def build(self, payloads: Sequence[Rows]) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays of a segment of these images."""
-        cells = np.concatenate([payload.cells for payload in payloads])
-        codes = np.concatenate([payload.codes for payload in payloads])
+        cells = np.concatenate([cells for cells, _ in payloads])
+        codes = np.concatenate([codes for _, codes in payloads])
         order = np.argsort(cells, kind="stable")
         sizes = np.bincount(cells, minlength=self._words)
         lists = self._new_lists(sizes, lambda _, shape: np.empty(shape, np.uint8))
@@ -68,7 +153,7 @@ class IvfLayout(Layout):
             rows = slice(begin, begin + sizes[cell])
             lists.codes(cell)[:], lists.ids(cell)[:] = codes[rows], order[rows]
             begin = rows.stop
-        offsets = offsets_of([len(payload.cells) for payload in payloads])
+        offsets = offsets_of([len(cells) for cells, _ in payloads])
         levels = {"levels": self._codec.trained()} if self._codec.is_pq else {}
         return {"row_offsets": offsets, "lists": lists.data, **levels}
 
@@ -151,15 +236,9 @@ class Lists:
 
 
 class _Source:
-    """A segment that is merged into a larger one.
+    """A segment, with its lists, that is merged into a larger one.
 
-    Parameters
-    ----------
-    segment : Segment
-    lists : Lists
-        Of it.
-    first : (m,) int64
-        New id of the first descriptor of each of its live images.
+    `first`, (m,) int64, is the new id of the first descriptor of each of its live images.
     """
 
     def __init__(self, segment: Segment, lists: Lists, first: Ids) -> None:
@@ -179,14 +258,7 @@ class _Source:
         """Return the new ids and the codes of the descriptors of live images in a list."""
         ids, codes = self._lists.ids(cell), self._lists.codes(cell)
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < int(self._offsets[-1]):
-            raise damaged(self._segment)
+            raise self._segment.damaged("the inverted lists")
         images = np.searchsorted(self._offsets, ids, side="right") - 1
         keep = self._segment.alive[images]
         return ids[keep] + self._shifts[images[keep]], codes[keep]
-
-
-def damaged(segment: Segment) -> FormatError:
-    """Return the error of a segment whose lists name descriptors that it does not have."""
-    return FormatError(
-        f"{segment.name or 'segment'}: the inverted lists are damaged: they point outside; build the index again"
-    )

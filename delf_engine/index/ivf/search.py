@@ -13,16 +13,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.index.ivf.codecs import Codec
-from delf_engine.index.ivf.layout import Lists, damaged
-from delf_engine.index.kdtree.layout import row_counts
-from delf_engine.index.segments.segment import Segment
+from delf_engine.index.ivf.layout import Codec, Ids, Lists, Matrix
+from delf_engine.index.segments.segment import Segment, row_counts
 from delf_engine.support.threads import faiss_in_one_thread, in_threads
 
 __all__ = ["Neighbours", "SegmentSearcher", "nearest"]
 
-Matrix: TypeAlias = npt.NDArray[np.float32]
-Ids: TypeAlias = npt.NDArray[np.int64]
 Neighbours: TypeAlias = tuple[Ids, Matrix, Ids]  # rows, squared distances, images
 
 _LEAST_PART = 32  # query descriptors that are worth a thread
@@ -58,23 +54,8 @@ class SegmentSearcher:
     def nearest(self, queries: Matrix, cells: Ids, count: int) -> tuple[Ids, Matrix]:
         """Return the nearest rows that the visited cells hold, and their squared distances.
 
-        Parameters
-        ----------
-        queries : (Q, D) float32
-        cells : (Q, P) int64
-        count : int
-
-        Returns
-        -------
-        rows : (Q, count) int64
-            -1 for none.
-        squared : (Q, count) float32
-            In units of the codec.
-
-        Raises
-        ------
-        FormatError
-            If lists name descriptors that the segment does not have.
+        Of (Q, D) queries and the (Q, P) cells that each visits: both (Q, count), row -1 for none, distances in
+        units of the codec. Raises `FormatError` if lists name descriptors that the segment does not have.
         """
         pointer = _faiss().swig_ptr
         rows = np.empty((len(queries), count + 1), np.int64)
@@ -105,7 +86,7 @@ class SegmentSearcher:
 
     def _check(self, rows: Ids) -> None:
         if rows.size and not -1 <= int(rows.min()) <= int(rows.max()) < self.rows:
-            raise damaged(self._segment)
+            raise self._segment.damaged("the inverted lists")
 
     def _parameters(self, cells: Ids) -> Any:
         return _faiss().SearchParametersIVF(nprobe=cells.shape[1], sel=self._selector)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["ExactTree"]
+
+Found: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 _BLOCK = 256  # query descriptors whose neighbours are compared at a time
 _SLACK = 1e-9  # relative; sums of squares in another order differ by far less
@@ -33,9 +37,7 @@ class ExactTree:
         self._rows = descriptors.astype(np.float64)
         self._tree = cKDTree(self._rows)
 
-    def nearest(
-        self, queries: npt.NDArray[np.float32], k: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def nearest(self, queries: npt.NDArray[np.float32], k: int) -> Found:
         """Return the `k` nearest rows of each query, by (distance, row), and their squared distances.
 
         Parameters
@@ -56,9 +58,7 @@ class ExactTree:
             rows[block], squared[block] = self._block(queries[block].astype(np.float64), k)
         return rows, squared
 
-    def _block(
-        self, queries: npt.NDArray[np.float64], k: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def _block(self, queries: npt.NDArray[np.float64], k: int) -> Found:
         wanted = min(k + 1, len(self._rows))
         far, found = self._tree.query(queries, np.arange(1, wanted + 1))
         rows = found[:, :k].astype(np.int64)

@@ -39,14 +39,53 @@ from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.base import CandidateIndex
 from delf_engine.index.kdtree.exact_tree import ExactTree
-from delf_engine.index.kdtree.layout import KdTreeLayout, live_rows
 from delf_engine.index.kdtree.votes import gathered
-from delf_engine.index.segments.segment import Segment
+from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment, offsets_of, row_counts
 
-__all__ = ["KdTreeIndex"]
+__all__ = ["KdTreeIndex", "KdTreeLayout"]
 
 _KDTREE = 1  # FLANN_INDEX_KDTREE
 _FEW = 8  # times the neighbours asked for
+
+
+class KdTreeLayout(Layout):
+    """The arrays of a segment.
+
+    Parameters
+    ----------
+    dim : int
+        Descriptor dimension D.
+    """
+
+    dtypes: Mapping[str, tuple[str, int]] = {
+        "descriptors": ("<f4", 2),  # (R, D) of all images, one after the other
+        "row_offsets": ("<i8", 1),  # (n + 1,) where those of each image begin
+    }
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+
+    def build(self, payloads: Sequence[npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays of a segment of these images."""
+        return {"descriptors": np.concatenate(payloads), "row_offsets": offsets_of([len(p) for p in payloads])}
+
+    def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
+        """Write the live rows of several segments into new arrays."""
+        counts = np.concatenate([row_counts(segment)[segment.alive] for segment in segments])
+        offsets = offsets_of(counts)
+        allocate("row_offsets", offsets.shape)[...] = offsets
+        descriptors, first = allocate("descriptors", (int(offsets[-1]), self._dim)), 0
+        for segment in segments:
+            rows = segment.arrays["descriptors"][np.repeat(segment.alive, row_counts(segment))]
+            descriptors[first : first + len(rows)] = rows
+            first += len(rows)
+
+    def problem(self, arrays: Arrays, images: int) -> str | None:
+        """Say what is wrong with the arrays of a segment, at no cost that grows with the images."""
+        offsets, descriptors = arrays["row_offsets"], arrays["descriptors"]
+        if len(offsets) != images + 1 or int(offsets[0]) != 0 or int(offsets[-1]) != len(descriptors):
+            return "row_offsets do not fit the descriptors or the images"
+        return None if descriptors.shape[1] == self._dim else f"descriptors do not have {self._dim} dimensions"
 
 
 class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32], KdTreeConfig]):
@@ -113,7 +152,7 @@ class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32], KdTreeConfig]):
         """Return the trees over the images that are there, or None if these have no descriptor at all."""
         if self._forest is None:
             self._collection.flush()
-            descriptors, images = live_rows(self._collection.segments, self.dim)
+            descriptors, images = _live_rows(self._collection.segments, self.dim)
             if len(descriptors):
                 self._forest = _Forest(_grown(descriptors, self.config, self.seed), descriptors, images)
         return self._forest
@@ -145,3 +184,17 @@ def _grown(descriptors: npt.NDArray[np.float32], config: KdTreeConfig, seed: int
         return ExactTree(descriptors)
     cv2.setRNGSeed(seed)  # the only way to seed FLANN: the generator of this thread
     return cv2.flann.Index(descriptors, {"algorithm": _KDTREE, "trees": config.trees})
+
+
+def _live_rows(segments: Sequence[Segment], dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return the descriptors of all live images, and for each of them the image, counted among the live ones."""
+    parts = [np.empty((0, dim), np.float32)]
+    counts = [np.empty(0, np.int64)]
+    for segment in segments:
+        rows, descriptors = row_counts(segment), segment.arrays["descriptors"]
+        parts.append(descriptors[np.repeat(segment.alive, rows)] if segment.dead else descriptors)
+        counts.append(rows[segment.alive])
+    # The usual case, one segment, is used as it is mapped.
+    descriptors = parts[1] if len(parts) == 2 else np.concatenate(parts)
+    every = np.concatenate(counts)
+    return descriptors, np.repeat(np.arange(len(every)), every)

@@ -37,9 +37,13 @@ def gathered(
     -------
     (count,) float32
     """
-    rows, squared, images = _by_distance_and_row(
-        rows.astype(np.int64), squared.astype(np.float64), images.astype(np.int64)
-    )
+    rows, squared, images = rows.astype(np.int64), squared.astype(np.float64), images.astype(np.int64)
+    tied = ((squared[:, 1:] == squared[:, :-1]) & (rows[:, 1:] < rows[:, :-1]) & (rows[:, 1:] >= 0)).any(1)
+    if tied.any():  # bring neighbours that are equally near into the order of their rows
+        order = np.broadcast_to(np.arange(rows.shape[1]), rows.shape).copy()
+        order[tied] = np.lexsort((rows[tied], np.where(rows[tied] >= 0, squared[tied], np.inf)))
+        rows, squared = np.take_along_axis(rows, order, 1), np.take_along_axis(squared, order, 1)
+        images = np.take_along_axis(images, order, 1)
     there = rows.ravel() >= 0
     # Cosines, since descriptors have unit length.
     similarity = np.where(rows >= 0, np.clip(1 - squared / 2, 0, 1), 0)
@@ -52,23 +56,6 @@ def gathered(
     chosen = chosen[np.argsort(distance[chosen], kind="stable")]  # of equally near ones the first query descriptor
     chosen = chosen[_firsts(row[chosen])]
     return np.bincount(image[chosen], votes[chosen], minlength=count).astype(np.float32)
-
-
-def _by_distance_and_row(
-    rows: npt.NDArray[np.int64], squared: npt.NDArray[np.float64], images: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Bring neighbours that are equally near into the order of their rows."""
-    tied = ((squared[:, 1:] == squared[:, :-1]) & (rows[:, 1:] < rows[:, :-1]) & (rows[:, 1:] >= 0)).any(1)
-    if not tied.any():
-        return rows, squared, images
-    some = [array[tied] for array in (rows, squared, images)]
-    order = np.lexsort((some[0], np.where(some[0] >= 0, some[1], np.inf)))
-    out: list[Any] = []
-    for array, part in zip((rows, squared, images), some, strict=True):
-        array = array.copy()
-        array[tied] = np.take_along_axis(part, order, 1)
-        out.append(array)
-    return out[0], out[1], out[2]
 
 
 def _firsts(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

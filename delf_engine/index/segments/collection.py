@@ -26,9 +26,9 @@ from delf_engine.errors import (
     UnknownIdError,
 )
 from delf_engine.index.segments import disk
-from delf_engine.index.segments.ids import IdTable
 from delf_engine.index.segments.segment import (
     MAX_SEGMENTS,
+    IdTable,
     Layout,
     Segment,
     built,
@@ -158,25 +158,10 @@ class Collection:
     def save(
         self, directory: str | os.PathLike[str], header: Mapping[str, Any], *, overwrite: bool = False
     ) -> None:
-        """Write what is new; the collection then lives in `directory`.
+        """Write what is new, as `CandidateIndex.save` says; the collection then lives in `directory`.
 
-        Parameters
-        ----------
-        directory : path
-            Made if need be.
-        header : mapping
-            What the index wants to find in the manifest.
-        overwrite : bool
-            Replace an index that this collection was not opened from, or whose manifest is damaged.
-
-        Raises
-        ------
-        MismatchError
-            If `directory` holds another index and `overwrite` is not set.
-        LockedError
-            If another process is saving to it, or has since this collection was opened.
-        FormatError
-            If it cannot be written. What was saved before is still there.
+        `header` is what the index wants to find in the manifest. With `overwrite` an index that this collection
+        was not opened from is replaced, or one whose manifest is damaged.
         """
         self.flush()
         path = Path(directory)
@@ -194,24 +179,9 @@ class Collection:
         check: bool | None = None,
         damaged: IfDamaged = "error",
     ) -> None:
-        """Fill this new collection with what was saved.
+        """Fill this new collection with what was saved, as `CandidateIndex.load` says.
 
-        Parameters
-        ----------
-        directory : path
-        header : mapping
-            Of the manifest.
-        check : bool, optional
-            Whether to compare the checksums of all files; by default where they are small (64 MiB).
-        damaged : "error" or "skip"
-            With "skip" a damaged segment is left out with a `DelfEngineWarning`, and the next save drops it.
-
-        Raises
-        ------
-        FormatError
-            If it is missing, damaged, cut short, of another kind or version, or not the index of `header`.
-        ConfigError
-            If `damaged` is anything else.
+        There is a `FormatError`, too, if the manifest meanwhile has another header than `header`.
         """
         if damaged not in ("error", "skip"):
             raise ConfigError(f'damaged must be "error" or "skip", got {damaged!r}')

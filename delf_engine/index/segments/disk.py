@@ -55,13 +55,7 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[
 
 
 def open_array(path: Path, dtype: str, ndim: int) -> npt.NDArray[Any]:
-    """Map an .npy file for reading.
-
-    Raises
-    ------
-    FormatError
-        If it is damaged, or its contents are of another kind.
-    """
+    """Map an .npy file for reading; a `FormatError` if it is damaged, or its contents are of another kind."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -89,12 +83,7 @@ def seal(path: Path) -> dict[str, int]:
 def check_file(path: Path, entry: Mapping[str, int], *, contents: bool) -> None:
     """Compare a file with its size in the manifest, and with its checksum where `contents` is asked for.
 
-    Raises
-    ------
-    FormatError
-        If it differs.
-    FileNotFoundError
-        If it is missing.
+    Raises `FormatError` if it differs, `FileNotFoundError` if it is missing.
     """
     size = path.stat().st_size
     if size != entry["bytes"]:

@@ -1,9 +1,10 @@
-"""Segments: the immutable parts of a collection, their files, and which of them become one."""
+"""Segments: the immutable parts of a collection, the ids in them, their files, and which of them become one."""
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,18 +13,20 @@ import numpy.typing as npt
 
 from delf_engine.errors import FormatError
 from delf_engine.index.segments import disk
-from delf_engine.index.segments.ids import IdTable
 
 __all__ = [
     "MAX_SEGMENTS",
     "Allocate",
     "Arrays",
+    "IdTable",
     "Layout",
     "Segment",
     "built",
     "merged",
+    "offsets_of",
     "open_segment",
     "plan",
+    "row_counts",
     "write_dead",
     "write_segment",
 ]
@@ -32,6 +35,80 @@ MAX_SEGMENTS = 8
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Allocate: TypeAlias = Callable[[str, tuple[int, ...]], npt.NDArray[Any]]  # makes the named array of a new segment
+
+
+class IdTable:
+    """Image ids by row, and rows by image id, without a dictionary: opening costs nothing at any size.
+
+    Parameters
+    ----------
+    arrays : mapping
+        ``id_text`` (T,) uint8, the ids in UTF-8 one after the other; ``id_offsets`` (N + 1,) int64, where each
+        begins; ``id_hashes`` (N,) uint64, ascending; ``id_rows`` (N,) int32, the row that has each hash.
+    """
+
+    DTYPES: Mapping[str, str] = {"id_text": "|u1", "id_offsets": "<i8", "id_hashes": "<u8", "id_rows": "<i4"}
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        self._text, self._offsets, self._hashes, self._rows = (arrays[name] for name in self.DTYPES)
+
+    @staticmethod
+    def build(ids: Sequence[str]) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the arrays of a table of `ids`, which must differ from each other."""
+        texts = [_encoded(image_id) for image_id in ids]
+        offsets = np.zeros(len(texts) + 1, "<i8")
+        np.cumsum(np.array([len(text) for text in texts], "<i8"), out=offsets[1:])
+        hashes = np.array([_hash(text) for text in texts], "<u8")
+        rows = np.argsort(hashes, kind="stable").astype("<i4")
+        return {
+            "id_text": np.frombuffer(b"".join(texts), np.uint8),
+            "id_offsets": offsets,
+            "id_hashes": hashes[rows],
+            "id_rows": rows,
+        }
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> str:
+        return bytes(self._text[int(self._offsets[row]) : int(self._offsets[row + 1])]).decode(
+            "utf-8", "surrogatepass"
+        )
+
+    def many(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """Return the id of each row, several times faster than one by one; rows are (M,), all of them there."""
+        text = self._text.data
+        begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+        return [str(text[a:b], "utf-8", "surrogatepass") for a, b in zip(begins, ends, strict=True)]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
+
+    def find(self, image_id: str) -> int | None:
+        """Return the row of an id, or None."""
+        value = np.uint64(_hash(_encoded(image_id)))
+        at = int(np.searchsorted(self._hashes, value))
+        while at < len(self) and self._hashes[at] == value:
+            row = int(self._rows[at])
+            if self[row] == image_id:
+                return row
+            at += 1
+        return None
+
+    @staticmethod
+    def hashes(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
+        """Return the hash of each id, (M,) uint64, for `find_many`."""
+        return np.array([_hash(_encoded(image_id)) for image_id in ids], np.uint64)
+
+    def find_many(self, ids: Sequence[str], hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Return the row of each id, (M,) int64, -1 where there is none; faster than to `find` one by one."""
+        rows = np.full(len(ids), -1, np.int64)
+        if len(self):
+            at = np.minimum(np.searchsorted(self._hashes, hashes), len(self) - 1)
+            for i in np.flatnonzero(self._hashes[at] == hashes):
+                row = self.find(ids[int(i)])
+                rows[i] = -1 if row is None else row
+        return rows
 
 
 class Segment:
@@ -55,6 +132,12 @@ class Segment:
     def live(self) -> int:
         """Number of rows that are there."""
         return int(np.count_nonzero(self.alive))
+
+    def damaged(self, what: str) -> FormatError:
+        """Return the error of a segment that turns out to be damaged when it is searched or merged."""
+        return FormatError(
+            f"{self.name or 'segment'}: {what} are damaged: they point outside; build the index again"
+        )
 
 
 class Layout(ABC):
@@ -132,12 +215,7 @@ def write_dead(path: Path, segment: Segment, entry: dict[str, Any], generation: 
 def open_segment(path: Path, entry: Mapping[str, Any], layout: Layout, *, contents: bool) -> Segment:
     """Map a segment; its files are compared with their sizes, and with their checksums if `contents`.
 
-    Raises
-    ------
-    FormatError
-        If it is damaged.
-    FileNotFoundError
-        If a file is missing.
+    Raises `FormatError` if it is damaged, `FileNotFoundError` if a file is missing.
     """
     folder = path / entry["name"]
     for file, seal in entry["files"].items():
@@ -197,3 +275,21 @@ def _problem(layout: Layout, arrays: Arrays, dead: npt.NDArray[Any], images: int
     if len(dead) and not 0 <= int(dead.min()) <= int(dead.max()) < images:
         return "removed images are out of range"
     return layout.problem(arrays, images)
+
+
+def row_counts(segment: Segment) -> npt.NDArray[np.int64]:
+    """Return the descriptors of each image of a segment, (n,) int64."""
+    return np.diff(segment.arrays["row_offsets"])
+
+
+def offsets_of(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return where each of several runs begins, and where the last ends, (n + 1,) int64."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def _encoded(image_id: str) -> bytes:
+    return image_id.encode("utf-8", "surrogatepass")  # undecodable file names hold lone surrogates
+
+
+def _hash(text: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

@@ -18,7 +18,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index import AsmkIndex, Codebook
 from delf_engine.index.asmk.index import selectivity
 from delf_engine.index.asmk.kernels import score_signs
-from helpers import random_features
+from helpers import raises, random_features
 from index.asmk.test_aggregation import lattice
 from index.oracles import asmk_score, bag
 
@@ -181,7 +181,7 @@ def test_postings_that_point_outside_are_found_when_searched(
     with pytest.raises(FormatError, match=rf"{name}\.npy"):
         AsmkIndex.load(tmp_path, codebook)
     for config in (None, DEFAULT):
-        with pytest.raises(FormatError, match="segment-00000001"):
+        with raises(FormatError, "segment-00000001"):
             AsmkIndex.load(tmp_path, codebook, config, check=False).search(image, 5)
     with pytest.raises(FormatError):
         AsmkIndex.load(tmp_path, codebook, check=False).save(tmp_path / "copy")

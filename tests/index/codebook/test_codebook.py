@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError
 from delf_engine.index import Codebook
+from helpers import raises
 from index.oracles import nearest
 
 DATA = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
@@ -53,7 +54,7 @@ def test_degenerate_training_data(data: np.ndarray, words: int) -> None:
 
 
 def test_a_codebook_has_a_word() -> None:
-    with pytest.raises(FeatureError, match="centroid"):
+    with raises(FeatureError, "centroid"):
         Codebook(np.zeros((0, 3)))
 
 
@@ -88,11 +89,11 @@ def test_assignment_does_not_depend_on_the_batch(rng: np.random.Generator) -> No
 def test_assign_refuses() -> None:
     book = Codebook(np.eye(4))
     for k in (0, 5):
-        with pytest.raises(ConfigError, match="4"):
+        with raises(ConfigError, "4"):
             book.assign(np.eye(4), k)
-    with pytest.raises(MismatchError, match=r"3 .* 4"):
+    with raises(MismatchError, "3", "4"):
         book.assign(np.eye(3))
-    with pytest.raises(FeatureError, match="NaN"):
+    with raises(FeatureError, "NaN"):
         book.assign(np.full((2, 4), np.nan))
 
 
@@ -127,9 +128,9 @@ def test_a_codebook_travels_to_other_processes() -> None:
 
 def test_load_refuses(tmp_path: Path) -> None:
     path = tmp_path / "words.safetensors"
-    with pytest.raises(FormatError, match=r"words\.safetensors"):
+    with raises(FormatError, "words.safetensors"):
         Codebook.load(path)
-    with pytest.raises(FormatError, match="nowhere"):
+    with raises(FormatError, "nowhere"):
         Codebook(np.eye(2)).save(tmp_path / "nowhere" / "words.safetensors")
     Codebook(DATA).save(path)
     good = path.read_bytes()
@@ -140,13 +141,13 @@ def test_load_refuses(tmp_path: Path) -> None:
     damaged = bytearray(good)
     damaged[-9] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(FormatError, match="damaged"):
+    with raises(FormatError, "damaged"):
         Codebook.load(path)
     save_file({"centroids": DATA}, path)
     with pytest.raises(FormatError, match=str(path)):
         Codebook.load(path)
     save_file({"centroids": DATA}, path, {"format": "delf-engine codebook", "version": "9"})
-    with pytest.raises(FormatError, match=r"version 9, .* 1"):
+    with raises(FormatError, "9", "1"):
         Codebook.load(path)
     save_file({"words": DATA}, path, {"format": "delf-engine codebook", "version": "1"})
     with pytest.raises(FormatError, match=str(path)):

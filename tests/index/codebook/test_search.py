@@ -13,7 +13,7 @@ from delf_engine.errors import ConfigError
 from delf_engine.index import AsmkIndex, Codebook
 from delf_engine.index.codebook import kernels, search
 from delf_engine.index.codebook.search import CellSearcher, flat_search
-from helpers import random_features
+from helpers import raises, random_features
 from index.oracles import nearest
 
 
@@ -111,9 +111,9 @@ def test_small_codebooks_are_scanned(rng: np.random.Generator) -> None:
     book = Codebook(rng.normal(size=(30, 40)))
     data = rng.normal(size=(50, 40))
     np.testing.assert_array_equal(book.assign(data, 30, mode="fast"), book.assign(data, 30))
-    with pytest.raises(ConfigError, match="threads"):
+    with raises(ConfigError, "threads"):
         book.assign(data, threads=0)
-    with pytest.raises(ConfigError, match="quick"):
+    with raises(ConfigError, "quick"):
         book.assign(data, mode="quick")
 
 

@@ -13,6 +13,7 @@ from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchE
 from delf_engine.index import Codebook
 from delf_engine.index.codebook import training
 from delf_engine.index.codebook.training import Blocks
+from helpers import raises
 from index.oracles import nearest
 
 DATA = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
@@ -108,30 +109,30 @@ class Changing:
 
 
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FeatureError, match=r"601 .* 600"):
+    with raises(FeatureError, "601", "600"):
         Codebook.train(DATA, 601)
-    with pytest.raises(FeatureError, match="got 0"):
+    with raises(FeatureError, "0"):
         Codebook.train(iter([]), 1)
-    with pytest.raises(FeatureError, match="dimension"):
+    with raises(FeatureError, "dimension"):
         Codebook.train([np.zeros((9, 0))], 2)
-    with pytest.raises(FeatureError, match=r"499.*498"):
+    with raises(FeatureError, "499", "498"):
         Codebook.train(Changing(), 2)
     for source in ([DATA, DATA[:, :3]], iter([DATA, DATA[:, :3]])):
-        with pytest.raises(FeatureError, match=r"8 .* 3"):
+        with raises(FeatureError, "8", "3"):
             Codebook.train(source, 2)
     for bad in (np.full((9, 2), np.nan), np.full((9, 2), 1e30), np.zeros((2, 2, 2)), np.zeros(9), [["a"]]):
         for source in (bad, [np.zeros((9, 2)), bad], iter([np.zeros((9, 2)), bad])):
-            with pytest.raises(FeatureError, match="descriptors"):
+            with raises(FeatureError, "descriptors"):
                 Codebook.train(source, 2)
     for options in ({"words": 0}, {"words": 3, "iterations": 0}):
         with pytest.raises(ConfigError):
             Codebook.train(DATA, **options)
-    with pytest.raises(FeatureError, match="centroids"):
+    with raises(FeatureError, "centroids"):
         Codebook.train(DATA * 1e6, 5, half=True)  # beyond half precision
-    with pytest.raises(MismatchError, match=r"8 words.* 2 of 8"):
+    with raises(MismatchError, "8", "2"):
         Codebook.train(DATA, 2, init=Codebook(np.eye(8)))
     monkeypatch.setattr(training.tempfile, "TemporaryFile", lambda: (tmp_path / "none" / "x").open("wb"))
-    with pytest.raises(FormatError, match="temporary"):
+    with raises(FormatError, "temporary"):
         Codebook.train(iter([DATA]), 2)
 
 

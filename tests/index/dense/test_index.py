@@ -17,7 +17,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook, DenseIndex, Mixture
 from delf_engine.index.dense.encodings import bow_vector, fisher_vector, vlad_vector
 from delf_engine.index.dense.index import LARGEST, DenseKind
-from helpers import random_features
+from helpers import raises, random_features
 from index.asmk.test_aggregation import lattice
 from index.dense.oracles import bow_scores, fisher, vlad, word_counts
 from index.oracles import regional_sums, sums
@@ -278,10 +278,10 @@ def test_options_of_bow_may_change_when_it_is_opened(rng: np.random.Generator, t
 def test_codebooks_and_mixtures_that_are_too_large() -> None:
     dim = 512
     DenseIndex("vlad", Codebook(np.zeros((LARGEST // dim, dim))))
-    with pytest.raises(ConfigError, match="262,656 components"):
+    with raises(ConfigError, "262,656"):
         DenseIndex("vlad", Codebook(np.zeros((LARGEST // dim + 1, dim))))
     shape = (LARGEST // dim // 2 + 1, dim)
-    with pytest.raises(ConfigError, match="263,168 components"):
+    with raises(ConfigError, "263,168"):
         DenseIndex("fisher", Mixture(np.ones(shape[0]), np.zeros(shape), np.ones(shape)))
 
 

@@ -16,7 +16,7 @@ from delf_engine.index.ivf import search
 from delf_engine.index.ivf.layout import Lists
 from delf_engine.index.ivf.search import Neighbours, nearest
 from delf_engine.index.segments import disk
-from helpers import random_features
+from helpers import raises, random_features
 from index.oracles import ivf_distances, voted
 
 DEFAULT = load_profile().ivf
@@ -295,16 +295,16 @@ def test_a_damaged_map(rng: np.random.Generator, tmp_path: Path, codec: str) -> 
         lists.ids(cell)[:] = 2**31
     array.flush()
     index = IvfIndex.load(tmp_path, CODEBOOK, check=False)
-    with pytest.raises(FormatError, match="segment-00000001"):
+    with raises(FormatError, "segment-00000001"):
         index.search(query, 5)
     index.remove(["0", "1"])
-    with pytest.raises(FormatError, match="segment-00000001"):
+    with raises(FormatError, "segment-00000001"):
         index.save(tmp_path)  # writes what is left of the segment
     array[:] = good
     sizes = Lists(array, 300, code_bytes).sizes
     sizes[0] += 1
     array.flush()
-    with pytest.raises(FormatError, match="segment-00000001"):
+    with raises(FormatError, "segment-00000001"):
         IvfIndex.load(tmp_path, CODEBOOK, check=False)
 
 
@@ -313,7 +313,7 @@ def test_levels_that_do_not_fit(rng: np.random.Generator, tmp_path: Path) -> Non
     file = tmp_path / "segment-00000001" / "levels.npy"
     levels = np.load(file)
     np.save(file, levels.reshape(20, 256, 2))
-    with pytest.raises(FormatError, match="segment-00000001"):
+    with raises(FormatError, "segment-00000001"):
         IvfIndex.load(tmp_path, CODEBOOK, check=False)
 
 
@@ -323,11 +323,11 @@ def test_what_does_not_belong_together(rng: np.random.Generator, tmp_path: Path)
     other = Codebook(random_features(rng, 300).descriptors)
     with pytest.raises(MismatchError, match=f"{CODEBOOK.hash[:8]}.*{other.hash[:8]}"):
         IvfIndex.load(tmp_path, other)
-    with pytest.raises(MismatchError, match=r"codec = pq.*uint8"):
+    with raises(MismatchError, "=", "uint8"):
         IvfIndex.load(tmp_path, CODEBOOK, DEFAULT.model_copy(update={"codec": "uint8"}))
     more = index.config.model_copy(update={"probes": 9})
     assert IvfIndex.load(tmp_path, CODEBOOK, more).config.probes == 9
-    with pytest.raises(ConfigError, match="256 words, got 30"):
+    with raises(ConfigError, "256", "30"):
         IvfIndex(Codebook(other.centroids[:30]), index.config)
     header = disk.read_manifest(tmp_path, "ivf")["header"]
     assert (header["encoder"], header["dim"]) == (CODEBOOK.hash, 40)

@@ -13,7 +13,7 @@ from delf_engine.errors import ConfigError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import KdTreeIndex
 from delf_engine.index.segments import disk
-from helpers import random_features
+from helpers import raises, random_features
 from index.oracles import kdtree_score
 
 DEFAULT = load_profile().kdtree
@@ -134,7 +134,7 @@ def test_auto_is_exact_below_a_number_of_descriptors(tmp_path: Path, rng: np.ran
 
 
 def test_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="dim"):
+    with raises(ConfigError, "dim"):
         KdTreeIndex(0)
     KdTreeIndex(8).save(tmp_path)
     manifest = disk.read_manifest(tmp_path, "kdtree")

@@ -19,9 +19,9 @@ from delf_engine.errors import (
     UnknownIdError,
 )
 from delf_engine.features import LocalFeatures
-from delf_engine.index.segments.ids import IdTable
 from delf_engine.index.segments.limits import best
-from helpers import random_features
+from delf_engine.index.segments.segment import IdTable
+from helpers import raises, random_features
 from index.kinds import IMAGES, NAMES, QUERY, VARIANTS, Kind, assert_same
 
 
@@ -35,7 +35,7 @@ def test_add_and_remove(kind: Kind) -> None:
     assert NAMES[0] in index
     assert "nobody" not in index
     assert None not in index
-    with pytest.raises(UnknownIdError, match="nobody"):
+    with raises(UnknownIdError, "nobody"):
         index.remove([NAMES[0], "nobody"])
     assert len(index) == 3
     index.search(QUERY, 1)
@@ -72,23 +72,23 @@ def test_empty_cases(kind: Kind, tmp_path: Path) -> None:
 def test_bad_arguments(kind: Kind, rng: np.random.Generator) -> None:
     index = kind.of(NAMES)
     for top_k in (0, -1, 1.5, None):
-        with pytest.raises(ConfigError, match="top_k"):
+        with raises(ConfigError, "top_k"):
             index.search(QUERY, top_k)
-    with pytest.raises(MismatchError, match=r"query: .* 9 .* 8"):
+    with raises(MismatchError, "query", "9", "8"):
         index.search(random_features(rng, 2, 9), 5)
-    with pytest.raises(FeatureError, match=r"query: .*ndarray"):
+    with raises(FeatureError, "query", "ndarray"):
         index.search(QUERY.descriptors, 5)
-    with pytest.raises(ConfigError, match=r"2 .* 1"):
+    with raises(ConfigError, "2", "1"):
         index.add(["x", "y"], [QUERY])
-    with pytest.raises(ConfigError, match="''"):
+    with raises(ConfigError, "''"):
         index.add(["x", ""], [QUERY, QUERY])
-    with pytest.raises(ConfigError, match="'x'"):
+    with raises(ConfigError, "'x'"):
         index.add("x", [QUERY])
-    with pytest.raises(ConfigError, match="'x'"):
+    with raises(ConfigError, "'x'"):
         index.remove("x")
-    with pytest.raises(MismatchError, match=r"y: .* 9 "):
+    with raises(MismatchError, "y", "9"):
         index.add(["x", "y"], [QUERY, random_features(rng, 2, 9)])
-    with pytest.raises(FeatureError, match=r"x: .*NoneType"):
+    with raises(FeatureError, "x", "NoneType"):
         index.add(["x"], [None])
     assert index.ids() == NAMES
 
