@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from delf_engine.errors import FormatError, LockedError
+from delf_engine.errors import FormatError, LockedError, UnknownIdError
 from delf_engine.support.arrays import LARGEST, check_array
 from delf_engine.support.files import replacing, system_errors
 from delf_engine.support.locks import acquired, locked
-from delf_engine.support.threads import usable_cores
+from delf_engine.support.threads import in_threads, usable_cores
+from helpers import raises
 
 
 def _half_done(path: Path) -> None:
@@ -103,3 +104,17 @@ def test_errors_of_the_system_become_ours(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught, system_errors("x: cannot be read"):
         (tmp_path / "none").read_bytes()
     assert str(caught.value) == "x: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_in_a_thread_is_raised(threads: int) -> None:
+    def call(i: int) -> int:
+        if i == 5:
+            raise UnknownIdError("five")
+        return i
+
+    seen: list[int] = []
+    with raises(UnknownIdError, "five"):
+        in_threads(call, 100, threads, seen.append)
+    assert seen == [1, 2, 3, 4, 5]
+    assert in_threads(call, 5, threads) == [0, 1, 2, 3, 4]

@@ -8,53 +8,51 @@ from typing import Any
 import numpy as np
 
 from delf_engine.config import load_profile
-from delf_engine.index import AsmkIndex, CandidateIndex, Codebook, DenseIndex, IvfIndex, KdTreeIndex, Mixture
+from delf_engine.index import CandidateIndex, Codebook, Mixture
+from delf_engine.index.kinds import new_index
 from helpers import random_features
 
-_RNG = np.random.default_rng(0)
-CODEBOOK = Codebook(random_features(_RNG, 12, 8).descriptors)
-MANY_WORDS = Codebook(random_features(_RNG, 300, 8).descriptors)
-MIXTURE = Mixture(np.ones(12), CODEBOOK.centroids, np.full((12, 8), 0.1))
-IMAGES = {f"image {i}": random_features(_RNG, n, 8) for i, n in enumerate([20, 0, 1, 7, 50, 3, 30, 11])}
+
+def _drawn(seed: int, n: int) -> Any:
+    return random_features(np.random.default_rng(seed), n, 8)
+
+
+IMAGES = {f"image {i}": _drawn(i, n) for i, n in enumerate([20, 0, 1, 7, 50, 3, 30, 11])}
 NAMES = list(IMAGES)
-QUERY = random_features(_RNG, 25, 8)
+QUERY = _drawn(100, 25)
+CODEBOOK, OTHER_CODEBOOK, MANY_WORDS = (Codebook(_drawn(n, n).descriptors) for n in (12, 13, 300))
+MIXTURE, OTHER_MIXTURE = (Mixture(np.ones(12), CODEBOOK.centroids, np.full((12, 8), v)) for v in (0.1, 0.2))
 
 #: Those that differ in what they keep.
 KINDS = ["asmk", "bow", "kdtree", "ivf"]
+_CHANGES: dict[str, dict[str, Any]] = {
+    "asmk idf": {"idf": True},
+    "kdtree randomised": {"search": "randomised", "neighbours": 5},
+    "ivf": {"neighbours": 9},
+    "ivf pq": {"codec": "pq", "neighbours": 9},
+}
 #: And the rest, for tests that draw one of them.
-VARIANTS = [*KINDS, "vlad", "fisher", "kdtree randomised", "ivf pq"]
-
-_DENSE: dict[str, Any] = {"bow": CODEBOOK, "vlad": CODEBOOK, "fisher": MIXTURE}
-_RANDOMISED = load_profile().kdtree.model_copy(update={"search": "randomised", "neighbours": 5})
+VARIANTS = ["asmk", "asmk idf", "bow", "vlad", "fisher", "kdtree", "kdtree randomised", "ivf", "ivf pq"]
 
 
 class Kind:
     """How to make and load one of the indexes."""
 
     def __init__(self, name: str) -> None:
-        self.full_name = name
-        self.name: Any
-        self.name, _, self.variant = name.partition(" ")
-        self._cells = MANY_WORDS if self.variant == "pq" else CODEBOOK
+        self.full_name, self.name = name, name.partition(" ")[0]
+        self.config: Any = self.changed(**_CHANGES.get(name, {}))
+        others = {"kdtree": None, "fisher": MIXTURE, "ivf": MANY_WORDS if name == "ivf pq" else CODEBOOK}
+        self.encoder: Any = others.get(self.name, CODEBOOK)
+
+    def changed(self, **changes: Any) -> Any:
+        return getattr(load_profile(), self.name).model_copy(update=changes)
 
     def new(self) -> Any:
-        if self.name == "asmk":
-            return AsmkIndex(CODEBOOK)
-        if self.name in _DENSE:
-            return DenseIndex(self.name, _DENSE[self.name])
-        if self.name == "kdtree":
-            return KdTreeIndex(8, _RANDOMISED if self.variant else None)
-        config = load_profile().ivf.model_copy(update={"codec": self.variant or "uint8", "neighbours": 9})
-        return IvfIndex(self._cells, config)
+        profile: Any = load_profile().model_copy(update={self.name: self.config})
+        return new_index(self.name, 8, profile, self.encoder)  # type: ignore[arg-type]
 
-    def load(self, path: Path, check: bool | None = None, **options: Any) -> Any:
-        if self.name == "asmk":
-            return AsmkIndex.load(path, CODEBOOK, check=check, **options)
-        if self.name in _DENSE:
-            return DenseIndex.load(path, _DENSE[self.name], check=check, **options)
-        if self.name == "kdtree":
-            return KdTreeIndex.load(path, check=check, **options)
-        return IvfIndex.load(path, self._cells, check=check, **options)
+    def load(self, path: Path, **options: Any) -> Any:
+        return type(self.new()).load(path, self.encoder, **options)
 
     def of(self, names: list[str]) -> Any:
         index = self.new()

@@ -58,7 +58,7 @@ def gathered(
     return np.bincount(image[chosen], votes[chosen], minlength=count).astype(np.float32)
 
 
-def _firsts(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _firsts(keys: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """Return where each key, none of them negative, occurs first, in the order of the keys."""
     count = len(keys)
     if not count or int(keys.max()) >= (1 << 62) // count:

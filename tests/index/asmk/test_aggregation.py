@@ -55,7 +55,7 @@ def assert_is(found: aggregation.Aggregate, wanted: Bags, dim: int, exact: bool)
     block=st.sampled_from([1, 20, 10**6]),
     threads=st.sampled_from([1, 2, 5]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_codes_equal_the_oracle(
     seed: int,
     dim: int,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import faiss
 import numpy as np
@@ -9,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_engine.config import load_profile
-from delf_engine.errors import ConfigError
-from delf_engine.index import AsmkIndex, Codebook
+from delf_engine.errors import ConfigError, FeatureError, MismatchError
+from delf_engine.index import AsmkIndex, Codebook, IvfIndex
 from delf_engine.index.codebook import kernels, search
-from delf_engine.index.codebook.search import CellSearcher, flat_search
+from delf_engine.index.codebook.search import CellSearcher, WordSearcher, flat_search
 from helpers import raises, random_features
 from index.oracles import nearest
 
@@ -50,20 +51,32 @@ def test_fast_finds_what_exact_finds(rng: np.random.Generator) -> None:
     assert BOOK.assign(data[:0], 5, mode="fast").shape == (0, 5)
 
 
-@pytest.mark.parametrize("k", [1, 5])
-def test_fast_does_not_depend_on_batch_or_threads(
-    k: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+@pytest.mark.parametrize(("mode", "k"), [("exact", 5), ("fast", 1), ("fast", 5)])
+def test_words_do_not_depend_on_batch_or_threads(
+    mode: Literal["exact", "fast"], k: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    data = like_descriptors(rng, 200)
-    whole = BOOK.assign(data, k, mode="fast")
-    for batch in (1, 2, 3, 5, 7, 11, 64, 200):
-        parts = [BOOK.assign(data[i : i + batch], k, mode="fast") for i in range(0, len(data), batch)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    data = like_descriptors(rng, 600)
+    whole = BOOK.assign(data, k, mode=mode)
     monkeypatch.setattr(search, "_LEAST_PART", 8)
-    for threads in (1, 2, 3, 7):
-        out = np.empty((len(data), k), np.int32)
-        assert CellSearcher(BOOK.centroids).search(data, out, threads).all()
-        np.testing.assert_array_equal(out, whole)
+    for batch, threads in ((1, 1), (2, 1), (3, 1), (7, 2), (19, 1), (20, 2), (64, 3), (129, 7), (600, 3)):
+        parts = [
+            BOOK.assign(data[i : i + batch], k, mode=mode, threads=threads) for i in range(0, len(data), batch)
+        ]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    monkeypatch.setattr(search, "_BLOCK", 101)
+    np.testing.assert_array_equal(BOOK.assign(data, k, mode=mode), whole)
+
+
+def test_an_index_assigns_as_its_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(WordSearcher, "nearest", lambda self, data, k, mode, threads: modes.append(mode) or 1 / 0)
+    for kind in ("asmk", "ivf"):
+        for mode in ("exact", "fast"):
+            options = getattr(load_profile(), kind).model_copy(update={"assignment": mode})
+            index = (AsmkIndex if kind == "asmk" else IvfIndex)(BOOK, options)
+            with pytest.raises(ZeroDivisionError):
+                index.add(["a"], [random_features(np.random.default_rng(0), 5)])
+    assert modes == ["exact", "fast"] * 2
 
 
 def test_of_equal_words_the_lowest(rng: np.random.Generator) -> None:
@@ -78,7 +91,7 @@ def test_of_equal_words_the_lowest(rng: np.random.Generator) -> None:
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 40, 65, 256]), st.integers(0, 6), st.integers(1, 6))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_words_are_distinct_sorted_and_no_nearer_than_exact(seed: int, dim: int, n: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     centroids = rng.normal(size=(1024, dim)).astype(np.float32) * np.float32(10.0 ** rng.integers(-10, 14))
@@ -111,35 +124,10 @@ def test_small_codebooks_are_scanned(rng: np.random.Generator) -> None:
     book = Codebook(rng.normal(size=(30, 40)))
     data = rng.normal(size=(50, 40))
     np.testing.assert_array_equal(book.assign(data, 30, mode="fast"), book.assign(data, 30))
-    with raises(ConfigError, "threads"):
-        book.assign(data, threads=0)
-    with raises(ConfigError, "quick"):
-        book.assign(data, mode="quick")
-
-
-def test_an_index_assigns_as_its_options_say(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    modes: list[str] = []
-    assign = Codebook.assign
-
-    def spy(self: Codebook, data: np.ndarray, k: int, *, mode: str, threads: int) -> np.ndarray:
-        modes.append(mode)
-        return assign(self, data, k, mode=mode)
-
-    monkeypatch.setattr(Codebook, "assign", spy)
-    options = load_profile().asmk.model_copy(update={"assignment": "exact", "query_assignments": 1})
-    images = [random_features(rng, 20) for _ in range(3)]
-    book = Codebook(rng.normal(size=(2000, images[0].descriptors.shape[1])))
-    found = []
-    for config in (options, options.model_copy(update={"assignment": "fast"})):
-        index = AsmkIndex(book, config)
-        index.add(["a", "b", "c"], images)
-        found.append(index.search(images[1], 3))
-    assert modes == ["exact"] * 2 + ["fast"] * 2
-    assert found[0][0][0] == found[1][0][0] == "b"
 
 
 @given(st.integers(0, 2**32), st.integers(1, 70), st.integers(1, 70), st.sampled_from([0, 0.5, 1]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_probe_chooses_the_nearest_cells(seed: int, count: int, wanted: int, tied: float) -> None:
     rng = np.random.default_rng(seed)
     wanted, width = min(wanted, count), -(-count // 16) * 16
@@ -164,7 +152,7 @@ def test_probe_chooses_the_nearest_cells(seed: int, count: int, wanted: int, tie
 
 
 @given(st.integers(0, 2**32), st.integers(0, 9), st.integers(1, 8))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_group_lists_the_descriptors_of_each_cell(seed: int, n: int, probes: int) -> None:
     rng = np.random.default_rng(seed)
     cells = np.array([rng.permutation(10)[:probes] for _ in range(n)], np.int32).reshape(n, probes)
@@ -222,18 +210,8 @@ def test_flat_search_leaves_faiss_as_it_was(threads: int, rng: np.random.Generat
     assert faiss.omp_get_max_threads() == threads
 
 
-def test_exact_does_not_depend_on_batch_or_threads(rng: np.random.Generator) -> None:
-    data = like_descriptors(rng, 600)
-    whole = BOOK.assign(data, 5)
-    for threads in (1, 2, 3):
-        for batch in (1, 19, 20, 129, 600):
-            starts = range(0, len(data), batch)
-            parts = [BOOK.assign(data[i : i + batch], 5, threads=threads) for i in starts]
-            np.testing.assert_array_equal(np.concatenate(parts), whole)
-
-
 @given(st.integers(0, 2**32), st.integers(1, 70), st.integers(1, 9), st.integers(1, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_products_are_those_of_numpy_and_of_single_rows(seed: int, dim: int, groups: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     data, width = rng.normal(size=(n, dim)).astype(np.float32), 16 * groups
@@ -252,3 +230,44 @@ def test_products_are_those_of_numpy_and_of_single_rows(seed: int, dim: int, gro
         alone = np.empty((4, width), np.float32)
         kernels._products(data[row : row + 1], (0, 0, 0, 0), columns, before, bias, limits, alone)
         np.testing.assert_array_equal(alone[2], scores[i, :width])
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    dim=st.sampled_from([1, 40, 64, 65, 128]),
+    words=st.integers(1, 40),
+    n=st.integers(0, 12),
+    k=st.integers(1, 6),
+    ties=st.booleans(),
+)
+def test_assign_equals_the_oracle(seed: int, dim: int, words: int, n: int, k: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    draw = (lambda size: rng.integers(-1, 2, size)) if ties else (lambda size: rng.normal(size=size))
+    book = Codebook(draw((words, dim)))
+    data = draw((n, dim)).astype(np.float32)
+    k = min(k, words)
+    assigned = book.assign(data, k)
+    assert assigned.shape == (n, k)
+    assert assigned.dtype == np.int32
+    np.testing.assert_array_equal(assigned, nearest(data, book.centroids, k))
+
+
+def test_ties_beyond_the_proposed_words_go_to_the_lowest(rng: np.random.Generator) -> None:
+    book = Codebook(np.concatenate([rng.normal(size=(50, 40)) + 9, np.ones((300, 40))]))
+    assigned = book.assign(np.ones((40, 40)) * 1.1, 3)
+    np.testing.assert_array_equal(assigned, np.tile([50, 51, 52], (40, 1)))
+
+
+def test_assign_refuses() -> None:
+    book = Codebook(np.eye(4))
+    for k in (0, 5):
+        with raises(ConfigError, "4"):
+            book.assign(np.eye(4), k)
+    with raises(ConfigError, "threads"):
+        book.assign(np.eye(4), threads=0)
+    with raises(ConfigError, "quick"):
+        book.assign(np.eye(4), mode="quick")
+    with raises(MismatchError, "3", "4"):
+        book.assign(np.eye(3))
+    with raises(FeatureError, "NaN"):
+        book.assign(np.full((2, 4), np.nan))

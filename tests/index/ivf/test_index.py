@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_engine.config import load_profile
-from delf_engine.errors import ConfigError, FormatError, MismatchError
+from delf_engine.errors import ConfigError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook, IvfIndex
 from delf_engine.index.ivf import search
 from delf_engine.index.ivf.layout import Lists
 from delf_engine.index.ivf.search import Neighbours, nearest
-from delf_engine.index.segments import disk
 from helpers import raises, random_features
 from index.oracles import ivf_distances, voted
 
@@ -60,7 +59,6 @@ def drawn(rng: np.random.Generator, n: int, dim: int, values: str) -> LocalFeatu
     values=st.sampled_from(["normal", "ties"]),
     probes=st.integers(1, 9),
 )
-@settings(deadline=None)
 def test_neighbours_equal_the_oracle(
     seed: int, dim: int, words: int, sizes: list[int], asked: int, values: str, probes: int
 ) -> None:
@@ -69,10 +67,12 @@ def test_neighbours_equal_the_oracle(
     images = [drawn(rng, n, dim, values) for n in sizes]
     query = drawn(rng, asked, dim, values)
     index = index_of(images, codebook, probes=probes)
+    index.add(["gone"], [query])
+    index.info()  # makes a segment of it
+    index.remove(["gone"])  # what it visits depends on what is there
     if not sum(sizes):
         assert index.search(query, 9)[0] == []
         return
-    index.info()
     visited = index._probes(index._session())
     assert visited == min(words, max(probes, -(-words * 4 * 5 // sum(sizes))))
     rows, squared, owners = neighbours_of(index, query)
@@ -96,7 +96,7 @@ def test_neighbours_equal_the_oracle(
 
 
 @given(seed=st.integers(0, 2**32), sizes=st.lists(st.sampled_from([1, 5, 40]), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_scores_equal_the_oracle(seed: int, sizes: list[int]) -> None:
     rng = np.random.default_rng(seed)
     codebook = Codebook(rng.normal(size=(4, 40)))
@@ -120,7 +120,6 @@ def test_scores_equal_the_oracle(seed: int, sizes: list[int]) -> None:
     values=st.sampled_from(["normal", "ties"]),
     block=st.sampled_from([1, 30, 65536]),
 )
-@settings(deadline=None)
 def test_the_same_bits_in_any_segments_threads_and_blocks(
     seed: int, sizes: list[int], codec: str, values: str, block: int
 ) -> None:
@@ -149,16 +148,6 @@ def test_the_same_bits_in_any_segments_threads_and_blocks(
         np.testing.assert_array_equal(found_scores, wanted)
 
 
-@CODECS
-def test_removed_images_take_no_neighbours_from_the_rest(rng: np.random.Generator, codec: str) -> None:
-    image = random_features(rng, 20)
-    names = [str(i) for i in range(30)]
-    index = index_of([image] * 30, codec=codec)
-    assert len(index.search(image, 50)[0]) == 5  # as many as a descriptor has neighbours
-    index.remove(names[:28])
-    assert set(index.search(image, 50)[0]) == {"28", "29"}
-
-
 def test_descriptors_in_bytes(rng: np.random.Generator) -> None:
     codec = index_of([])._codec
     values = np.concatenate([random_features(rng, 1000).descriptors, np.eye(40), -np.eye(40)]).astype(np.float32)
@@ -180,75 +169,6 @@ def test_codes_of_product_quantisation_are_the_nearest_levels(rng: np.random.Gen
     wanted = ((parts - levels) ** 2).sum(-1).argmin(-1)
     np.testing.assert_array_equal(index._codec.encode(descriptors), wanted)
     assert np.array_equal(levels, index_of([], codec="pq")._codec.trained())  # of the words alone
-
-
-@CODECS
-def test_an_image_finds_itself_first(rng: np.random.Generator, codec: str) -> None:
-    images = [random_features(rng, 100) for _ in range(20)]
-    index = index_of(images, codec=codec, probes=40, neighbours=60)
-    for i, image in enumerate(images):
-        ids, scores = index.search(image, 3)
-        assert ids[0] == str(i)
-        assert scores[0] > 2 * scores[1]
-
-
-def test_one_vote_for_a_repeated_structure() -> None:
-    a, b = np.eye(40)[:2]
-    index = index_of([unit(np.array([a] * 6)), unit(np.array([a, b]))], Codebook(np.zeros((1, 40))), neighbours=7)
-    ids, scores = index.search(unit(np.array([a, b])), 9)
-    assert ids == ["1", "0"]
-    np.testing.assert_allclose(scores, [1.01, 0.01], rtol=1e-5)
-    np.testing.assert_allclose(index.search(unit(np.array([a] * 5)), 9)[1], [0.01, 0.01], rtol=1e-5)
-
-
-def test_more_cells_are_visited_where_there_are_few_descriptors(rng: np.random.Generator) -> None:
-    image, codebook = random_features(rng, 100), Codebook(random_features(rng, 30).descriptors)
-
-    def probes(index: IvfIndex) -> int:
-        index.info()
-        return index._probes(index._session())
-
-    index = index_of([image, image], codebook, neighbours=20)
-    assert probes(index) == 12  # of 30, to hold 80 of 200 descriptors
-    index.remove(["0"])
-    assert probes(index) == 24
-    assert probes(index_of([image] * 50, codebook, neighbours=20)) == 2
-    assert probes(index_of([image], codebook, neighbours=10_000)) == 30
-
-
-def test_huge_centroids(rng: np.random.Generator) -> None:
-    centroids = np.zeros((3, 40), np.float32)
-    centroids[:, 0] = [-1e15, 0, 1e15]
-    image = random_features(rng, 40)
-    assert index_of([image], Codebook(centroids)).search(image, 5)[0] == ["0"]
-
-
-@CODECS
-def test_an_index_on_disk(rng: np.random.Generator, tmp_path: Path, codec: str) -> None:
-    images = {str(i): random_features(rng, int(rng.integers(0, 60))) for i in range(30)}
-    query = random_features(rng, 40)
-    whole, parts = index_of([], codec=codec), index_of([], codec=codec)
-    whole.add([i for i in images if int(i) % 7], [images[i] for i in images if int(i) % 7])
-    for i, image in images.items():
-        parts.add([i], [image])
-        parts.save(tmp_path)
-    parts.remove([i for i in images if int(i) % 7 == 0])
-    parts.save(tmp_path)
-    loaded = IvfIndex.load(tmp_path, CODEBOOK)
-    assert loaded.config == whole.config
-    for index in (parts, loaded):
-        ids, scores = index.search(query, 99)
-        assert ids == whole.search(query, 99)[0]
-        np.testing.assert_array_equal(scores, whole.search(query, 99)[1])
-    info = loaded.info()
-    assert info.entries == sum(int(s.arrays["row_offsets"][-1]) for s in loaded._collection.segments)
-    lists = loaded._layout.lists(loaded._collection.segments[0])
-    code_bytes = 40 if codec == "uint8" else 10
-    assert len(lists.data) == 32 + 8 * 300 + int(lists.sizes.sum()) * (code_bytes + 8)
-    levels = [s.arrays.get("levels") for s in loaded._collection.segments]
-    assert all((array is None) == (codec == "uint8") for array in levels)
-    loaded.add(["more"], [query])  # by the levels that it was made with
-    assert loaded.search(query, 1)[0] == ["more"]
 
 
 @CODECS
@@ -308,27 +228,11 @@ def test_a_damaged_map(rng: np.random.Generator, tmp_path: Path, codec: str) -> 
         IvfIndex.load(tmp_path, CODEBOOK, check=False)
 
 
-def test_levels_that_do_not_fit(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_levels_of_product_quantisation(rng: np.random.Generator, tmp_path: Path) -> None:
+    with raises(ConfigError, "256", "30"):
+        index_of([], Codebook(CODEBOOK.centroids[:30]), codec="pq")
     index_of([random_features(rng, 9)], codec="pq").save(tmp_path)
     file = tmp_path / "segment-00000001" / "levels.npy"
-    levels = np.load(file)
-    np.save(file, levels.reshape(20, 256, 2))
+    np.save(file, np.load(file).reshape(20, 256, 2))
     with raises(FormatError, "segment-00000001"):
         IvfIndex.load(tmp_path, CODEBOOK, check=False)
-
-
-def test_what_does_not_belong_together(rng: np.random.Generator, tmp_path: Path) -> None:
-    index = index_of([random_features(rng, 9)], codec="pq")
-    index.save(tmp_path)
-    other = Codebook(random_features(rng, 300).descriptors)
-    with pytest.raises(MismatchError, match=f"{CODEBOOK.hash[:8]}.*{other.hash[:8]}"):
-        IvfIndex.load(tmp_path, other)
-    with raises(MismatchError, "=", "uint8"):
-        IvfIndex.load(tmp_path, CODEBOOK, DEFAULT.model_copy(update={"codec": "uint8"}))
-    more = index.config.model_copy(update={"probes": 9})
-    assert IvfIndex.load(tmp_path, CODEBOOK, more).config.probes == 9
-    with raises(ConfigError, "256", "30"):
-        IvfIndex(Codebook(other.centroids[:30]), index.config)
-    header = disk.read_manifest(tmp_path, "ivf")["header"]
-    assert (header["encoder"], header["dim"]) == (CODEBOOK.hash, 40)
-    assert repr(index) == f"IvfIndex(1 images, {CODEBOOK!r}, pq)"

@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
+from delf_engine.errors import UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.index.kdtree.index import KdTreeLayout
 from delf_engine.index.segments.collection import Collection
 from delf_engine.index.segments.limits import best
 from delf_engine.index.segments.segment import IdTable, Segment
-from delf_engine.support.threads import in_threads
 from helpers import raises, random_features
 from index.kinds import IMAGES, NAMES, QUERY, VARIANTS, Kind
 
@@ -62,7 +61,7 @@ EVERY = [*NAMES, "same 1", "same 2"]
     min_score=st.none() | st.sampled_from([-1e300, -1.0, 0.0, 1e300, 5e-324]) | st.integers(0, 9),
     top_k=st.sampled_from([1, 2, 5, 99]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_limited_search_is_a_filtered_full_one(
     name: str, among: list[str] | None, exclude: list[str], min_score: float | None, top_k: int
 ) -> None:
@@ -81,7 +80,7 @@ def test_a_limited_search_is_a_filtered_full_one(
 def test_ids_that_are_not_there(kind: Kind, tmp_path: Path) -> None:
     index = in_pieces(kind, tmp_path)
     for gone in ("nobody", "gone", "removed"):
-        with pytest.raises(UnknownIdError, match=f"among.*'{gone}'"):
+        with raises(UnknownIdError, "among", repr(gone)):
             index.search(QUERY, 5, among=[NAMES[0], gone])
         with pytest.raises(UnknownIdError):
             index.search_many([], 5, among=[gone])
@@ -92,19 +91,6 @@ def test_ids_that_are_not_there(kind: Kind, tmp_path: Path) -> None:
     with pytest.raises(UnknownIdError):
         kind.new().search(QUERY, 5, among=["a"])
     assert kind.new().search(QUERY, 5, among=[], exclude=["a"], min_score=0.1)[0] == []
-
-
-def test_bad_limits(kind: Kind) -> None:
-    index = kind.of(NAMES)
-    for value in (float("nan"), float("inf"), "1", True, 1j):
-        with raises(ConfigError, "min_score"):
-            index.search(QUERY, 5, min_score=value)
-    assert index.search(QUERY, 5, min_score=np.float32(0))[0] == index.search(QUERY, 5)[0]
-    for option in ("among", "exclude"):
-        with pytest.raises(ConfigError, match=NAMES[0]):
-            index.search(QUERY, 5, **{option: NAMES[0]})
-        with raises(ConfigError, "None"):
-            index.search(QUERY, 5, **{option: [None]})
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, None])
@@ -120,22 +106,6 @@ def test_many_queries_in_threads(
         wanted_ids, wanted = index.search(query, 6, **limits)
         assert ids == wanted_ids
         np.testing.assert_array_equal(scores, wanted)
-
-
-def test_many_queries_empty_and_bad(kind: Kind, rng: np.random.Generator) -> None:
-    index = kind.of(NAMES)
-    assert index.search_many([], 5) == []
-    assert index.search_many([LocalFeatures.empty((5, 5), 8)], 5)[0][0] == []
-    assert kind.new().search_many([QUERY], 5)[0][0] == []
-    with raises(ConfigError):
-        index.search_many(QUERY, 5)
-    with raises(MismatchError, "1", "9"):
-        index.search_many([QUERY, random_features(rng, 2, 9)], 5)
-    for threads in (0, -1, 1.5, True, "2"):
-        with raises(ConfigError, "threads"):
-            index.search_many([QUERY], 5, threads=threads)
-    with raises(ConfigError, "top_k"):
-        index.search_many([], 0)
 
 
 @given(
@@ -154,16 +124,21 @@ def test_best_is_a_filtered_sort(scores: list[float], seed: int, top_k: int, min
     assert best(values, top_k, allowed=allowed, min_score=min_score).tolist() == wanted[:top_k]
 
 
-def test_many_ids_are_found_at_once() -> None:
+def test_id_table() -> None:
     ids = ["a", "é" * 3000, "\udce9.jpg", "b", "日本"]
     asked = ["b", "nobody", "a", "b", *ids]
-    for arrays in (IdTable.build(ids), {**IdTable.build(ids), "id_hashes": np.zeros(5, np.uint64)}):
-        table = IdTable(arrays)
-        wanted = [-1 if (row := table.find(i)) is None else row for i in asked]
-        assert table.find_many(asked, IdTable.hashes(asked)).tolist() == wanted
-    empty = IdTable(IdTable.build([]))
-    assert empty.find_many(asked, IdTable.hashes(asked)).tolist() == [-1] * len(asked)
-    assert empty.find_many([], IdTable.hashes([])).tolist() == []
+    arrays = IdTable.build(ids)
+    clash = {"id_hashes": np.repeat(IdTable.hashes(["b"]), 5), "id_rows": np.arange(5, dtype=np.int32)}
+    for table, held in (
+        (IdTable(arrays), dict(zip(ids, range(5), strict=True))),
+        (IdTable({**arrays, **clash}), {"b": 3}),
+        (IdTable(IdTable.build([])), {}),
+    ):
+        rows = [held.get(image_id, -1) for image_id in asked]
+        assert [table.find(image_id) for image_id in asked] == [None if row < 0 else row for row in rows]
+        assert table.find_many(asked, IdTable.hashes(asked)).tolist() == rows
+        assert table.find_many([], IdTable.hashes([])).tolist() == []
+    assert list(IdTable(arrays)) == ids
 
 
 @given(st.lists(st.lists(st.text(st.characters(), min_size=1), max_size=5), max_size=4), st.randoms())
@@ -180,20 +155,6 @@ def test_names_of_many_rows_are_those_of_each(parts: list[list[str]], random: Ra
     if len(parts) == 1:
         table = collection.segments[0].ids
         assert table.many(np.arange(len(table))) == list(table)
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_an_error_in_a_thread_is_raised(threads: int) -> None:
-    def call(i: int) -> int:
-        if i == 5:
-            raise UnknownIdError("five")
-        return i
-
-    seen: list[int] = []
-    with raises(UnknownIdError, "five"):
-        in_threads(call, 100, threads, seen.append)
-    assert seen == [1, 2, 3, 4, 5]
-    assert in_threads(call, 5, threads) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("top_k", [1, 10, 1000, 200_000, 2**61, 2**63 - 1, 2**70])

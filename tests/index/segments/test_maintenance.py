@@ -30,11 +30,6 @@ def test_any_number_of_threads_makes_the_same_index(kind: Kind) -> None:
     index = kind.new()
     assert index.add(NAMES, list(IMAGES.values()), threads=3) == NAMES
     assert_same(index, kind.of(NAMES))
-    with raises(ConfigError, "threads"):
-        index.add([], [], threads=0)
-
-
-# --------------------------------------------------------------------------------------------------- merging
 
 
 def test_compact_leaves_one_segment(kind: Kind, tmp_path: Path) -> None:
@@ -54,10 +49,6 @@ def test_compact_leaves_one_segment(kind: Kind, tmp_path: Path) -> None:
     index.compact()
     index.save(tmp_path)  # there is nothing to merge
     assert sorted(tmp_path.rglob("*")) == before
-    index.remove([NAMES[0]])
-    index.compact()
-    index.save(tmp_path)
-    assert (index.info().segments, index.info().removed) == (1, 0)
     index.remove(index.ids())
     index.compact()
     index.save(tmp_path)
@@ -75,15 +66,12 @@ def test_a_merge_that_fails_is_not_tried_again(
     index.compact()
     with monkeypatch.context() as patch:
         patch.setattr("os.posix_fallocate", full)
-        with raises(FormatError):
+        with raises(FormatError, "No space left"):
             index.save(tmp_path)
     assert_same(kind.load(tmp_path), kind.of(NAMES[:6]))
     index.remove([NAMES[0]])
     index.save(tmp_path)  # smaller than the merge
     assert kind.load(tmp_path).info().segments == 2
-
-
-# ---------------------------------------------------------------------------------------- damaged segments
 
 
 @pytest.mark.parametrize(("message", "damage"), damages())
@@ -105,10 +93,11 @@ def test_the_other_segments_stay_readable(
         (found,) = [entry for entry in check_index(folder) if entry[1] is not None]
         assert found[0] == file
         assert message in str(found[1])
-        with pytest.raises(FormatError, match=rf"segment-00000002.*{message}"):
+        with raises(FormatError, str(file), message):
             kind.load(folder)
-        with pytest.warns(DelfEngineWarning, match=rf"{name}.*{message}.* 3 images of segment-00000002"):
-            index = kind.load(folder, damaged="skip")
+        with pytest.warns(DelfEngineWarning, match=rf"{name}.*{message}.* 3 .*segment-00000002") as caught:
+            index = type(index).load(folder, kind.encoder, damaged="skip")
+        assert caught[0].filename == __file__  # whoever loads it
         assert index.damaged == ("segment-00000002",)
         assert_same(index, kind.of(left))
         index.add([NAMES[4]], [IMAGES[NAMES[4]]])
@@ -116,38 +105,15 @@ def test_the_other_segments_stay_readable(
         assert index.damaged == ()
         assert not file.parent.exists()
         assert_same(kind.load(folder, damaged="skip"), kind.of([*left, NAMES[4]]))
-
-
-def test_saving_without_a_damaged_segment_drops_it(kind: Kind, tmp_path: Path) -> None:
-    in_segments(kind, tmp_path, [NAMES[:3], NAMES[3:6]])
-    (tmp_path / "segment-00000001" / "id_rows.npy").unlink()
-    with pytest.warns(DelfEngineWarning, match="segment-00000001") as caught:
-        index = kind.load(tmp_path, damaged="skip")
-    assert Path(caught[0].filename).name == "kinds.py"  # whoever loads it
-    index.save(tmp_path)
-    assert_same(kind.load(tmp_path), kind.of(NAMES[3:6]))
     with raises(ConfigError, "ignore"):
-        kind.load(tmp_path, damaged="ignore")
-
-
-def test_a_scrub_of_what_is_no_index(kind: Kind, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=str(tmp_path)):
-        list(check_index(tmp_path))
-    kind.of(NAMES).save(tmp_path)
-    manifest = tmp_path / "index.json"
-    manifest.write_text(manifest.read_text().replace('"generation": 1', '"generation": 2'))
-    with raises(FormatError, "checksum"):
-        list(check_index(tmp_path))
+        kind.load(folder, damaged="ignore")
 
 
 def test_an_index_that_takes_the_place_of_another_meanwhile(kind: Kind, tmp_path: Path) -> None:
     kind.of(NAMES).save(tmp_path)
     index = kind.new()
-    with pytest.raises(FormatError, match=str(tmp_path)):
+    with raises(FormatError, str(tmp_path)):
         index._collection.open(tmp_path, {"another": "header"})
-
-
-# ------------------------------------------------------------------------------------------ marks and advice
 
 
 def test_a_mark_is_saved_with_the_index(kind: Kind, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from delf_engine.errors import LockedError
 from delf_engine.index import check_index
 from delf_engine.index.segments import disk
 from forkserver import Child
+from helpers import raises
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 from index.steps import Contents, contents_after
 
@@ -90,7 +91,7 @@ def test_a_reader_keeps_its_state_while_another_process_writes(kind: Kind, tmp_p
     assert not any(file.exists() for file in files)  # what the reader has mapped is gone from the directory
     assert reader is not None
     reader.add(["more"], [QUERY])
-    with pytest.raises(LockedError, match=str(tmp_path)):
+    with raises(LockedError, str(tmp_path)):
         reader.save(tmp_path)
 
 
