@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError, FormatError
-from delf_engine.evaluation.names import Indices, check_listed, distinct_names, index_array, places_of
+from delf_engine.evaluation.rankings import Indices, check_listed, distinct_names, index_array
 from delf_engine.support.files import replacing, system_errors
 
 __all__ = ["SETUPS", "GroundTruth", "Setup", "load_ground_truth", "restrict", "save_ground_truth", "setup_fields"]
@@ -38,10 +38,12 @@ Setup: TypeAlias = Literal["easy", "medium", "hard"]
 
 SETUPS: tuple[Setup, ...] = get_args(Setup)
 
-_POSITIVE: dict[Setup, tuple[str, ...]] = {"easy": ("easy",), "medium": ("easy", "hard"), "hard": ("hard",)}
-_JUNK: dict[Setup, tuple[str, ...]] = {"easy": ("junk", "hard"), "medium": ("junk",), "hard": ("junk", "easy")}
-
-
+#: Lists that each set-up counts as positives, and those that it takes out.
+_FIELDS: dict[Setup, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "easy": (("easy",), ("junk", "hard")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("junk", "easy")),
+}
 _PROTOCOL = 2  # of pickle: what the published evaluation code reads in any version of Python
 
 
@@ -123,7 +125,7 @@ def setup_fields(setup: Setup) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     if setup not in SETUPS:
         raise ConfigError(f"there is no set-up {setup!r}; choose one of {', '.join(SETUPS)}")
-    return _POSITIVE[setup], _JUNK[setup]
+    return _FIELDS[setup]
 
 
 def load_ground_truth(path: str | os.PathLike[str]) -> GroundTruth:
@@ -201,8 +203,8 @@ def restrict(ground_truth: GroundTruth, names: Sequence[str], query_names: Seque
     DataError
         If a name is doubled or not in `ground_truth`.
     """
-    kept = places_of(ground_truth.names, distinct_names(names, "names"), "gallery")
-    chosen = places_of(ground_truth.query_names, distinct_names(query_names, "query_names"), "queries")
+    kept = _places(ground_truth.names, distinct_names(names, "names"), "gallery")
+    chosen = _places(ground_truth.query_names, distinct_names(query_names, "query_names"), "queries")
     place = np.full(len(ground_truth.names), -1, np.int64)
     place[kept] = np.arange(len(kept))
 
@@ -215,6 +217,14 @@ def restrict(ground_truth: GroundTruth, names: Sequence[str], query_names: Seque
         ground_truth.boxes[chosen],
         *(moved(lists) for lists in (ground_truth.easy, ground_truth.hard, ground_truth.junk)),
     )
+
+
+def _places(all_names: tuple[str, ...], wanted: tuple[str, ...], what: str) -> list[int]:
+    place = {name: i for i, name in enumerate(all_names)}
+    unknown = [name for name in wanted if name not in place]
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is not among the {what} of this ground truth")
+    return [place[name] for name in wanted]
 
 
 def _plain_values(data: bytes) -> Any:

@@ -15,22 +15,29 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import DataError
-from delf_engine.evaluation.names import Indices, check_listed, index_array, unknown_hint
 
 __all__ = [
     "Gallery",
+    "Indices",
     "Ranking",
     "Rankings",
     "check_complete",
+    "check_listed",
+    "distinct_names",
     "in_query_order",
+    "index_array",
     "rankings_from_ranks",
+    "unknown_hint",
 ]
+
+Indices: TypeAlias = npt.NDArray[np.int64]
 
 #: Images of one query, best first: ids, (id, score), or indices into the gallery.
 Ranking: TypeAlias = "Sequence[str] | Sequence[tuple[str, float]] | Sequence[int] | npt.NDArray[Any]"
 #: A ranking for each query, in their order or by name.
 Rankings: TypeAlias = "Sequence[Ranking] | Mapping[str, Ranking] | npt.NDArray[Any]"
 
+_LARGEST = np.iinfo(np.int64).max
 _FEW = 100  # so many first images may be somebody's results by chance
 _BLOCK = 1024  # ranks of all queries, transposed together while they are in the cache
 
@@ -194,7 +201,7 @@ def rankings_from_ranks(ranks: npt.ArrayLike, *, queries: int | None = None) -> 
     if queries is not None and matrix.shape[1] != queries:
         hint = "; one row a query needs no call of this" if matrix.shape[0] == queries else ""
         raise DataError(f"ranks have {matrix.shape[1]} columns for {queries} queries{hint}")
-    if matrix.dtype.kind == "u" and matrix.size and matrix.max() > np.iinfo(np.int64).max:
+    if matrix.dtype.kind == "u" and matrix.size and matrix.max() > _LARGEST:
         raise DataError(f"ranks: {matrix.max()} is no index of an image")
     out = np.empty(matrix.shape[::-1], matrix.dtype if matrix.dtype == np.int32 else np.int64)
     for first in range(0, len(matrix), _BLOCK):
@@ -212,3 +219,70 @@ def _without_scores(items: list[Any], what: str) -> list[Any]:
         if not isinstance(score, (int, float, np.integer, np.floating)) or math.isnan(score):
             raise DataError(f"{what}: the score of {image_id!r} is {score!r}: a number was expected")
     return [image_id for image_id, _ in items]
+
+
+def index_array(values: Any, what: str) -> Indices:
+    """Return integers as a read-only (N,) int64 array.
+
+    Raises
+    ------
+    DataError
+        If they are no integers of one dimension, or beyond int64.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of unequal lengths
+        array = np.empty(0, object)
+    if array.size == 0 and array.dtype != object:
+        array = array.astype(np.int64).reshape(-1)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise DataError(f"{what} must be one-dimensional integer indices, got {array.shape} {array.dtype}")
+    if array.dtype.kind == "u" and array.size and array.max() > _LARGEST:
+        raise DataError(f"{what}: {array.max()} is no index of an image")
+    array = array.astype(np.int64)
+    array.flags.writeable = False
+    return array
+
+
+def check_listed(order: Indices, size: int, what: str) -> None:
+    """Refuse indices that are not of `size` images, or stand twice.
+
+    Raises
+    ------
+    DataError
+        It says how many are unknown, and whether the list looks like one of another set.
+    """
+    outside = order[(order < 0) | (order >= size)]
+    if len(outside):
+        hint = unknown_hint(len(outside), len(order), size)
+        raise DataError(f"{what}: index {outside[0]} is no image of a gallery of {size}{hint}")
+    counts = np.bincount(order, minlength=1)
+    if counts.max() > 1:
+        raise DataError(f"{what}: image {int(counts.argmax())} occurs {int(counts.max())} times")
+
+
+def unknown_hint(unknown: int, listed: int, size: int) -> str:
+    """Return what to add to a complaint about an unknown image: how many there are, and what that may mean."""
+    if unknown == 1 and listed > 2:
+        return ""
+    if 2 * unknown > listed or listed > size:
+        return f" ({unknown} of {listed} are unknown): the ground truth seems to be of another set"
+    return f" ({unknown} of {listed} are unknown)"
+
+
+def distinct_names(names: Any, what: str) -> tuple[str, ...]:
+    """Return names as a tuple.
+
+    Raises
+    ------
+    DataError
+        If they are no strings, or one occurs twice.
+    """
+    given = tuple(names)
+    if isinstance(names, str) or not all(isinstance(name, str) for name in given):
+        raise DataError(f"{what} must be a list of names")
+    if len(set(given)) < len(given):
+        seen: set[str] = set()
+        doubled = next(name for name in given if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise DataError(f"{what}: {doubled!r} occurs twice")
+    return given

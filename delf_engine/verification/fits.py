@@ -132,7 +132,7 @@ def fundamental_of_plane(plane: Fit | None, points: MatchedPoints, threshold: fl
 
 
 def _affine_fit(A: Float64, points: MatchedPoints, threshold: float) -> Fit | None:
-    from delf_engine.verification.exhaustive_kernels import plausible_affine, squared_residuals
+    from delf_engine.verification.kernels import plausible_affine, squared_residuals
 
     if not plausible_affine(A[:2], MAX_ZOOM, MAX_STRETCH):
         return None

@@ -159,7 +159,7 @@ def is_degenerate(a: Float64, b: Float64, *, minimum: int) -> bool:
     """
     if len(a) < minimum:
         return True
-    from delf_engine.verification.geometry_kernels import different_matches, on_a_line
+    from delf_engine.verification.kernels import different_matches, on_a_line
 
     a, b = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
     return bool(different_matches(a, b, minimum) < minimum or on_a_line(a, _COLLINEAR) or on_a_line(b, _COLLINEAR))

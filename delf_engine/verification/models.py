@@ -24,9 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError
-from delf_engine.verification.affine import ransac_affine
-from delf_engine.verification.degensac import degensac_fundamental, degensac_homography
-from delf_engine.verification.exhaustive import exhaustive_affine
+from delf_engine.verification.affine import exhaustive_affine, ransac_affine
 from delf_engine.verification.fits import (
     EstimatorName,
     EstimatorOptions,
@@ -37,7 +35,7 @@ from delf_engine.verification.fits import (
     fundamental_of_plane,
 )
 from delf_engine.verification.geometry import is_degenerate
-from delf_engine.verification.usac import usac_transform
+from delf_engine.verification.libraries import degensac_transform, usac_transform
 
 __all__ = ["ESTIMATORS", "MINIMUM_MATCHES", "estimate"]
 
@@ -134,19 +132,8 @@ def known(model: str) -> list[str]:
     return [estimator for name, estimator in ESTIMATORS if name == model]
 
 
-def _ransac(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
-    if model == "homography":
-        return degensac_homography(points, options)
-    if model == "fundamental":
-        return degensac_fundamental(points, options)
-    return ransac_affine(
-        points.a,
-        points.b,
-        threshold=options.threshold,
-        max_iterations=options.max_iterations,
-        confidence=options.confidence,
-        seed=options.seed,
-    )
+def _ransac_affine(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
+    return ransac_affine(points.a, points.b, **vars(options))
 
 
 def _exhaustive(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
@@ -158,9 +145,9 @@ _USAC: tuple[EstimatorName, ...] = ("magsac", "accurate", "prosac")
 
 #: What solves for the transform, by model and estimator.
 ESTIMATORS: dict[tuple[str, str], Solver] = {
-    ("affine", "ransac"): _ransac,
+    ("affine", "ransac"): _ransac_affine,
     ("affine", "exhaustive"): _exhaustive,
-    ("homography", "ransac"): _ransac,
-    ("fundamental", "ransac"): _ransac,
+    ("homography", "ransac"): degensac_transform,
+    ("fundamental", "ransac"): degensac_transform,
     **{(model, method): partial(usac_transform, method) for model in _MODELS for method in _USAC},
 }

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation import expected_calibration_error, reliability, roc_auc, roc_curve
+from delf_engine.evaluation.calibration_figures import expected_calibration_error, reliability, roc_auc, roc_curve
 
 Pairs = list[tuple[float, bool]]
 

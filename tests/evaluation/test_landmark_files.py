@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import FormatError
-from delf_engine.evaluation import (
+from delf_engine.evaluation.landmarks import (
     LandmarkSolution,
     read_recognition_solution,
     read_recognition_submission,

@@ -13,11 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation import (
-    evaluate_landmark_recognition,
-    evaluate_landmark_retrieval,
-    recognition_bootstrap,
-)
+from delf_engine.evaluation.bootstrap import recognition_bootstrap
+from delf_engine.evaluation.landmarks import evaluate_landmark_recognition, evaluate_landmark_retrieval
+from helpers import raises
 
 IMAGES = [f"i{n}" for n in range(8)]
 QUERIES = ["a", "b", "c", "d"]
@@ -84,8 +82,6 @@ def test_more_relevant_images_than_places() -> None:
     [
         ({"x": ["i"]}, {"q": ["i"]}, "'x'.*1 of 1"),
         ({"q": ["i", "j", "i"]}, {"q": ["i"]}, "'q'.*'i'.*ranks 1 and 3"),
-        ({"q": "ij"}, {"q": ["i"]}, "'q'"),
-        ({"q": [3]}, {"q": ["i"]}, "'q'"),
         ({}, {"q": []}, "'q'"),
     ],
     ids=str,
@@ -118,13 +114,13 @@ def test_global_average_precision(landmarks: dict[str, list[int]], data: st.Data
     predictions = data.draw(st.dictionaries(keys, guesses))
     figures = evaluate_landmark_recognition(predictions, landmarks)
     only = {query: shown for query, shown in landmarks.items() if shown}
-    assert figures.predictions == len(predictions)
+    assert len(figures.order) == len(predictions)
     if only:
-        assert abs(figures.gap / 100 - plain_gap(predictions, landmarks)) < 1e-12
+        assert abs(figures.mean_ap / 100 - plain_gap(predictions, landmarks)) < 1e-12
         of_landmarks = plain_gap({query: guess for query, guess in predictions.items() if query in only}, only)
-        assert abs(figures.gap_of_landmarks / 100 - of_landmarks) < 1e-12
+        assert abs(figures.figures["GAP, landmarks only"] / 100 - of_landmarks) < 1e-12
         right = sum(query in predictions and predictions[query][0] in shown for query, shown in only.items())
-        assert figures.top1_accuracy == pytest.approx(100 * right / len(only))
+        assert figures.figures["top-1"] == pytest.approx(100 * right / len(only))
     else:
         assert all(math.isnan(value) for value in figures.figures.values())
     backwards = evaluate_landmark_recognition(
@@ -141,21 +137,12 @@ def test_recognition_figures_of_the_published_tests() -> None:
     assert repr(figures).startswith("RecognitionFigures(all, 5 queries: GAP 16.67, ")
 
 
-@pytest.mark.parametrize(
-    ("predictions", "message"),
-    [
-        ({"x": (1, 0.5)}, "'x'"),
-        ({"q": (1, math.nan)}, r"'q'.*nan"),
-        ({"q": ("1", 0.5)}, "'q'"),
-        ({"q": (1, "0.5")}, "'q'"),
-        ({"q": (1, 0.5, 2)}, "'q'"),
-        ({"q": 1}, "'q'"),
-    ],
-    ids=str,
-)
-def test_predictions_that_are_refused(predictions: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        evaluate_landmark_recognition(predictions, {"q": [1]})
+def test_predictions_that_are_refused() -> None:
+    for predictions in ({"x": (1, 0.5)}, {"q": (1, 0.5), "x": (1, math.nan)}):
+        with raises(DataError, "'x'"):
+            evaluate_landmark_recognition(predictions, {"q": [1]})
+    with raises(DataError, "'q'", "NaN"):
+        evaluate_landmark_recognition({"q": (1, math.nan)}, {"q": [1]})
 
 
 # --------------------------------------------------------------------------------------------- two recognisers
@@ -175,7 +162,7 @@ def recognisers(rng: np.random.Generator, queries: int, *rights: float) -> list[
 def test_recognition_is_compared_by_queries_drawn_again(rng: np.random.Generator) -> None:
     good, bad = recognisers(rng, 90, 0.9, 0.2)
     found = recognition_bootstrap(good, bad, samples=200)
-    assert found.difference == good.gap - bad.gap
+    assert found.difference == good.mean_ap - bad.mean_ap
     assert found.low < found.difference < found.high
     assert found.verdict == "first is better"
     assert recognition_bootstrap(bad, good, samples=200).verdict == "second is better"

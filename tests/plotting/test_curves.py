@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation import expected_calibration_error, roc_auc
+from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.plotting import draw_reliability, draw_roc, figure_pixels
 
 

@@ -78,12 +78,6 @@ def test_what_others_do_not_tell_stays_unjudged() -> None:
     assert np.isnan(cross_validated(found, labels, across)).all()  # no negative without the place itself
 
 
-def test_isotonic_is_validated_too() -> None:
-    found, labels, ends = world(3)
-    p = cross_validated(found, labels, ends, method="isotonic", evidence="inliers", prior=0.2, folds=8)
-    assert ((p > 0) & (p < 1)).all()
-
-
 def test_refusals() -> None:
     found, labels, ends = world(0)
     with pytest.raises(ConfigError, match="got 2"):

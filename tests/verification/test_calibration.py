@@ -14,18 +14,11 @@ from scipy.optimize import minimize
 
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError, DataError, MismatchError
-from delf_engine.verification.calibration import Calibration
-from delf_engine.verification.calibration_fit import (
-    EVIDENCE,
-    evidence_of,
-    fit_isotonic,
-    fit_logistic,
-)
+from delf_engine.verification.calibration import EVIDENCE, Calibration
 from verification.answers import answer, labelled
 
 Float64 = npt.NDArray[np.float64]
 DEFAULT = load_profile("default")
-METHODS = ("logistic", "isotonic")
 
 
 def fitted(seed: int = 0, **options: Any) -> Calibration:
@@ -59,50 +52,17 @@ def platt_oracle(evidence: Float64, labels: npt.NDArray[np.bool_], prior: float)
 @given(seed=st.integers(0, 300), prior=st.sampled_from([0.01, 0.5, 0.9]), name=st.sampled_from([*EVIDENCE]))
 def test_logistic_is_the_best_curve(seed: int, prior: float, name: str) -> None:
     found, labels = labelled(seed, 30, 40)
-    evidence = evidence_of(found, name)
-    slope, intercept = fit_logistic(evidence, labels == 1, prior)
-    assert slope > 0
-    p = 1 / (1 + np.exp(-(evidence * slope + intercept)))
+    evidence = np.array([EVIDENCE[name](v) for v in found])
+    fit = Calibration.fit(found, labels, evidence=name, prior=prior, trained_on="made up")  # type: ignore[arg-type]
+    assert fit.slope > 0
+    p = 1 / (1 + np.exp(-(evidence * fit.slope + fit.intercept)))
     np.testing.assert_allclose(p, platt_oracle(evidence, labels == 1, prior), atol=2e-3)
 
 
-def pool_adjacent_violators(score: Float64, labels: Float64, weights: Float64) -> dict[float, float]:
-    """Isotonic regression by its definition: merge neighbouring blocks as long as their means descend."""
-    blocks: list[list[Any]] = []
-    for value in np.unique(score):
-        at = score == value
-        blocks.append([[value], (weights[at] * labels[at]).sum(), weights[at].sum()])
-        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:
-            values, total, weight = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + values, blocks[-1][1] + total, blocks[-1][2] + weight]
-    return {value: total / weight for values, total, weight in blocks for value in values}
-
-
-@given(
-    pairs=st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.5, 7.0, 1e9]), st.booleans()), min_size=2, max_size=40),
-    prior=st.floats(0.01, 0.99),
-)
-def test_isotonic_pools_adjacent_violators(pairs: list[tuple[float, bool]], prior: float) -> None:
-    score, labels = np.array([s for s, _ in pairs]), np.array([y for _, y in pairs])
-    if labels.all() or not labels.any():
-        return
-    expected = pool_adjacent_violators(score, labels.astype(float), weights_at(labels, prior))
-    if max(expected.values()) - min(expected.values()) < 1e-9:
-        with pytest.raises(DataError):
-            fit_isotonic(score, labels, prior)
-        return
-    knots, levels = fit_isotonic(score, labels, prior)
-    assert (np.diff(knots) > 0).all()
-    assert (np.diff(levels) >= 0).all()
-    for value, level in expected.items():
-        assert np.interp(value, knots, levels) == pytest.approx(level, abs=1e-6)
-
-
-@pytest.mark.parametrize("method", METHODS)
 @given(seed=st.integers(0, 50), order=st.integers(0, 1000))
-def test_order_of_pairs_does_not_change_a_bit(method: Any, seed: int, order: int) -> None:
+def test_order_of_pairs_does_not_change_a_bit(seed: int, order: int) -> None:
     found, labels = labelled(seed)
-    options: dict[str, Any] = {"method": method, "evidence": "log_inlier_similarity", "trained_on": "made up"}
+    options: dict[str, Any] = {"evidence": "log_inlier_similarity", "trained_on": "made up"}
     first = Calibration.fit(found, labels, **options)
     shuffled = np.random.default_rng(order).permutation(len(found))
     assert Calibration.fit([found[i] for i in shuffled], labels[shuffled], **options) == first
@@ -116,14 +76,13 @@ def test_pairs_without_an_overlap_get_a_finite_slope() -> None:
     np.testing.assert_allclose(p, [1 / 23, 21 / 22], atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_prior_is_the_stated_one_whatever_the_numbers_of_pairs(method: Any) -> None:
+def test_the_prior_is_the_stated_one_whatever_the_numbers_of_pairs() -> None:
     """As many inliers on both sides tell nothing: what is left there is the prior."""
     counts = [10] * 60 + [50] * 60
     for repeat in (1, 7):
         found = [answer(n) for n in counts] + [answer(n) for n in [5, *counts, 90]] * repeat
         labels = [0] * 120 + [0, *[1] * 120, 1] * repeat
-        calibration = Calibration.fit(found, labels, method=method, prior=0.2, trained_on="made up")
+        calibration = Calibration.fit(found, labels, prior=0.2, trained_on="made up")
         assert calibration.probability(answer(10)) == pytest.approx(0.2, abs=0.03)
         assert (calibration.positives, calibration.negatives) == (121 * repeat, 120 + repeat)
 
@@ -131,20 +90,18 @@ def test_the_prior_is_the_stated_one_whatever_the_numbers_of_pairs(method: Any) 
 # --------------------------------------------------------------------------------------------- probabilities
 
 
-@pytest.mark.parametrize("method", METHODS)
 @given(seed=st.integers(0, 20), counts=st.lists(st.integers(0, 3000), min_size=2, max_size=6))
-def test_more_inliers_never_make_it_less_probable(method: Any, seed: int, counts: list[int]) -> None:
-    calibration = fitted(seed, method=method)
+def test_more_inliers_never_make_it_less_probable(seed: int, counts: list[int]) -> None:
+    calibration = fitted(seed)
     p = calibration.probabilities([answer(n) for n in sorted(counts)])
     assert (np.diff(p) >= 0).all()
     assert p.tolist() == [calibration.probability(answer(n)) for n in sorted(counts)]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_no_probability_goes_beyond_what_the_pairs_support(method: Any) -> None:
+def test_no_probability_goes_beyond_what_the_pairs_support() -> None:
     for positives, negatives in ((50, 50), (60, 400)):
         found, labels = labelled(1, positives, negatives)
-        calibration = Calibration.fit(found, labels, method=method, trained_on="made up")
+        calibration = Calibration.fit(found, labels, trained_on="made up")
         p = calibration.probabilities([answer(0), answer(100_000)])
         assert p[0] >= 1 / (positives + 3) * (1 - 1e-12)
         assert p[1] == pytest.approx(1 - 1 / (negatives + 3), abs=1e-12)
@@ -170,12 +127,11 @@ def test_calibrated_on_pairs_of_its_own_kind() -> None:
     """Of many new pairs that get about the same probability, about that share shows one place."""
     found, labels = labelled(1, 500, 500)
     new, truth = labelled(2, 3000, 3000)
-    for method in METHODS:
-        p = Calibration.fit(found, labels, method=method, trained_on="made up").probabilities(new)  # type: ignore[arg-type]
-        for low in np.arange(0, 1, 0.2):
-            inside = (p >= low) & (p < low + 0.2)
-            if inside.sum() > 200:
-                assert p[inside].mean() == pytest.approx(truth[inside].mean(), abs=0.12)
+    p = Calibration.fit(found, labels, trained_on="made up").probabilities(new)
+    for low in np.arange(0, 1, 0.2):
+        inside = (p >= low) & (p < low + 0.2)
+        if inside.sum() > 200:
+            assert p[inside].mean() == pytest.approx(truth[inside].mean(), abs=0.12)
 
 
 # ----------------------------------------------------------------------------------------------------- refusals
@@ -228,8 +184,6 @@ def test_pairs_that_cannot_be_fitted() -> None:
     for verifications, given_labels, fact in cases:
         with pytest.raises(DataError, match=fact):
             Calibration.fit(verifications, given_labels, trained_on="made up")
-    with pytest.raises(DataError, match="50"):
-        Calibration.fit(found[:60], labels[:60], method="isotonic", trained_on="made up")
     with pytest.raises(DataError, match="pair 0"):
         fitted().probability(answer(1, math.nan))
 
@@ -237,7 +191,6 @@ def test_pairs_that_cannot_be_fitted() -> None:
 @pytest.mark.parametrize(
     ("options", "fact"),
     [
-        ({"method": "platt"}, r"'platt'.*logistic, isotonic"),
         ({"evidence": "matches"}, r"'matches'.*inliers"),
         ({"prior": 0.0}, "prior"),
         ({"prior": 1.0}, "prior"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.verification.geometry import is_degenerate, occupied_bins
-from delf_engine.verification.geometry_kernels import different_matches, on_a_line
+from delf_engine.verification.kernels import different_matches, on_a_line
 
 Float64 = npt.NDArray[np.float64]
 

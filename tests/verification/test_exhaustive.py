@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.matching import match_descriptors
-from delf_engine.verification.exhaustive import exhaustive_affine
+from delf_engine.verification.affine import exhaustive_affine
 from verification import exhaustive_oracle as oracle
 
 Float64 = npt.NDArray[np.float64]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import FormatError
-from delf_engine.verification.labelled_pairs import LabelledPair, read_labelled_pairs
+from delf_engine.verification.calibrating import LabelledPair, read_labelled_pairs
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 

@@ -1,6 +1,7 @@
-"""Numba kernels of the exhaustive affine verifier (see `exhaustive`). Imported only by functions that run them.
+"""Numba kernels: degenerate matches, affine residuals, the exhaustive affine verifier (see `affine`).
 
-Squared residuals are those of `geometry.planar_residuals`: Sampson distances, exact for affine maps.
+Imported only by functions that run them. Squared residuals are those of `geometry.planar_residuals`: Sampson
+distances, exact for affine maps.
 """
 
 from __future__ import annotations
@@ -10,11 +11,60 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["plausible_affine", "search_affine", "squared_residuals"]
+__all__ = ["different_matches", "on_a_line", "plausible_affine", "search_affine", "squared_residuals"]
 
 _QUICK = {"reassoc", "contract"}
 _MIN_AFFINE = 6  # matches from which on six numbers are fitted, and not four
 _FLAT = 1e-4  # matches that spread less off a line fix four numbers at most
+
+
+@njit(cache=True)
+def different_matches(a: Any, b: Any, enough: Any) -> Any:
+    """Count matches that differ from all before them, up to `enough`.
+
+    Parameters
+    ----------
+    a, b : (N, 2) float64
+    enough : int
+    """
+    first = np.empty(enough, np.int64)
+    found = 0
+    for i in range(len(a)):
+        known = False
+        for k in range(found):
+            j = first[k]
+            known |= a[i, 0] == a[j, 0] and a[i, 1] == a[j, 1] and b[i, 0] == b[j, 0] and b[i, 1] == b[j, 1]
+        if not known:
+            first[found] = i
+            found += 1
+            if found == enough:
+                break
+    return found
+
+
+@njit(cache=True)
+def on_a_line(points: Any, tolerance: Any) -> Any:
+    """Tell whether the spread of points off their best line is at most `tolerance` of that along it.
+
+    Parameters
+    ----------
+    points : (N, 2) float64
+    tolerance : float
+    """
+    x, y = 0.0, 0.0
+    for i in range(len(points)):
+        x += points[i, 0]
+        y += points[i, 1]
+    x, y = x / len(points), y / len(points)
+    xx, yy, xy = 0.0, 0.0, 0.0
+    for i in range(len(points)):
+        dx, dy = points[i, 0] - x, points[i, 1] - y
+        xx += dx * dx
+        yy += dy * dy
+        xy += dx * dy
+    total = xx + yy
+    # Eigenvalues of the 2x2 scatter: their product over the square of their sum.
+    return not (total > 0.0 and (xx * yy - xy * xy) / total / total > tolerance**2)  # true for NaN, too
 
 
 # Python's check of every divisor would keep the loop from running in vectors; `reach` is above 0.
