@@ -223,7 +223,9 @@ def verified(
 # ----------------------------------------------------------------------------------------------------- figures
 
 
-def choose(found: Sequence[Verification], pairs: LabelledPairs) -> tuple[Evidence, dict[str, dict[str, float]]]:
+def choose(
+    found: Sequence[Verification], pairs: LabelledPairs
+) -> tuple[Evidence, dict[Evidence, dict[str, float]]]:
     """Return the candidate with the lowest log loss between scenes, and the figures of all."""
     scenes = {a for a, _ in pairs.places}
     rows = {}
@@ -307,7 +309,7 @@ def _log_loss(p: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> floa
 
 
 def _cross_table(
-    rows: Mapping[str, Mapping[str, float]], pairs: LabelledPairs
+    rows: Mapping[Any, Mapping[str, float]], pairs: LabelledPairs
 ) -> tuple[list[str], list[list[str]]]:
     columns = [f"of {len(pairs.labels):,} pairs, {pairs.labels.sum():,} same", "judged", "log loss", "ECE", "AUC"]
     return columns, [
@@ -316,7 +318,7 @@ def _cross_table(
     ]
 
 
-def _paris_table(rows: Mapping[str, Mapping[str, float]], chosen: str) -> tuple[list[str], list[list[str]]]:
+def _paris_table(rows: Mapping[Any, Mapping[str, float]], chosen: str) -> tuple[list[str], list[list[str]]]:
     columns = ["", "ECE", "as they are", "own share", "log loss", "AUC", "same >= 0.5", "other >= 0.5"]
     keys = ("ece", "ece_unweighted", "ece_own_share", "log_loss", "auc")
     return columns, [

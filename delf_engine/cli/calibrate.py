@@ -68,7 +68,8 @@ def calibrate(
     calibration error at the prior, 0 is best; AUC the area under the ROC curve, 1 is best. The file is fitted to
     all pairs.
     """
-    from delf_engine.verification.calibrating import calibrate as fit, read_labelled_pairs
+    from delf_engine.verification.calibrating import calibrate as fit
+    from delf_engine.verification.calibrating import read_labelled_pairs
 
     listed = read_labelled_pairs(pairs)
     names = list(dict.fromkeys(name for pair in listed for name in (pair.a, pair.b)))

@@ -5,7 +5,6 @@ Pairs are labelled: true where the two photographs show the same place.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,16 +22,9 @@ Labels = npt.NDArray[np.bool_]
 class Reliability(NamedTuple):
     """Probabilities in bins of equal width, beside how often they came true.
 
-    Attributes
-    ----------
-    edges : (B + 1,) float64
-        From 0 to 1; a bin holds its upper edge, and the first one its lower edge too.
-    counts : (B,) int64
-        Pairs in each bin.
-    mean_probability, share : (B,) float64
-        Mean over the pairs of each bin, and how many of them have a true label; NaN for an empty bin.
-    error : float
-        See `expected_calibration_error`.
+    `edges`, (B + 1,), go from 0 to 1; a bin holds its upper edge, and the first one its lower edge too. `counts`,
+    (B,) int64, are pairs; `mean_probability` is the mean over the pairs of each bin and `share` how many of them
+    have a true label, (B,) float64, NaN for an empty bin. `error` is the `expected_calibration_error`.
     """
 
     edges: Float64
@@ -45,14 +37,9 @@ class Reliability(NamedTuple):
 class RocCurve(NamedTuple):
     """Corners of a receiver operating characteristic, from (0, 0) to (1, 1).
 
-    Attributes
-    ----------
-    false_positive_rate, true_positive_rate : (K,) float64
-        Shares of the false and of the true pairs whose score is at least the threshold.
-    thresholds : (K,) float64
-        Descending; the first is infinite, the others are the different scores.
-    auc : float
-        Area under the curve: the chance that a true pair scores above a false one, equal scores counting half.
+    The rates, (K,) float64, are the shares of the false and of the true pairs whose score is at least the
+    threshold. Thresholds, (K,), descend: the first is infinite, the others are the different scores. `auc` is the
+    area under the curve: the chance that a true pair scores above a false one, equal scores counting half.
     """
 
     false_positive_rate: Float64
@@ -70,15 +57,13 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: in
         Of the label being true, 0 to 1.
     labels : (N,) bool, or 0 and 1
     bins : int
-        At least 1.
+        At least 1, which else is a `ConfigError`.
 
     Raises
     ------
     DataError
         If there is no pair, the lengths disagree, a probability lies outside 0 to 1, or a label is neither true
         nor false.
-    ConfigError
-        If `bins` is below 1.
     """
     values, truth, of_bin = _binned(probabilities, labels, bins)
     counts = np.bincount(of_bin, minlength=bins)

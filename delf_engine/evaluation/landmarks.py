@@ -74,12 +74,12 @@ class LandmarkSolution(Generic[Label]):
     ignored: frozenset[str]
 
     def __contains__(self, query: object) -> bool:
-        return query in self.public or query in self.private or query in self.ignored
+        return any(query in part for part in (self.public, self.private, self.ignored))
 
     @property
     def parts(self) -> dict[str, Mapping[str, tuple[Label, ...]]]:
         """The parts that hold a query, by name."""
-        return {name: part for name, part in (("public", self.public), ("private", self.private)) if len(part) > 0}
+        return {name: part for name, part in (("public", self.public), ("private", self.private)) if part}
 
 
 def read_retrieval_solution(path: str | os.PathLike[str]) -> LandmarkSolution[str]:
@@ -324,14 +324,8 @@ def evaluate_landmark_recognition(
     over the places that hold a right prediction, of the share of right ones up to there, divided by the number
     of queries that show a landmark. A confident prediction for a query that shows none thus costs.
 
-    Parameters
-    ----------
-    predictions : mapping of query id to (landmark id, confidence)
-        At most one a query.
-    landmarks : mapping of query id to landmark ids
-        Empty for a query that shows none, such as `LandmarkSolution.private`.
-    name : str
-        Of what is measured.
+    `predictions` are one at most a query, `landmarks` empty for a query that shows none, as in
+    `LandmarkSolution.private`; `name` is that of what is measured.
 
     Raises
     ------

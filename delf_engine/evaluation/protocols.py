@@ -42,12 +42,7 @@ Lists: TypeAlias = Mapping[str, Any]
 class Protocol:
     """A ground truth, ready to measure rankings of it.
 
-    Parameters
-    ----------
-    path : path
-        Of the ground truth.
-    query_folder : path or None
-        Of queries that are no images of the gallery; for ``classes``.
+    Made from its path, and for ``classes`` from a folder of queries that are no images of the gallery.
     """
 
     #: Whether rankings are of one gallery, every query has one, and rows can stand for images and queries.

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import DataError
+from delf_engine.support.arrays import check_array
 
 __all__ = [
     "Gallery",
@@ -37,19 +38,12 @@ Ranking: TypeAlias = "Sequence[str] | Sequence[tuple[str, float]] | Sequence[int
 #: A ranking for each query, in their order or by name.
 Rankings: TypeAlias = "Sequence[Ranking] | Mapping[str, Ranking] | npt.NDArray[Any]"
 
-_LARGEST = np.iinfo(np.int64).max
 _FEW = 100  # so many first images may be somebody's results by chance
 _BLOCK = 1024  # ranks of all queries, transposed together while they are in the cache
 
 
 class Gallery:
-    """The images that rankings are of, ready to find labelled ones among them.
-
-    Parameters
-    ----------
-    names : sequence of N str
-        Different from each other; an index is a place in it.
-    """
+    """The images that rankings are of, by N different names, ready to find labelled ones among them."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -74,10 +68,9 @@ class Gallery:
 
         Returns
         -------
-        places : (F,) int64
-            Where the ranking holds an image of any list, from 0, ascending.
-        labels : (F,) uint8
-            Of which list it is: 1, 2, 4 for the first, the second and the third.
+        places, labels : (F,) int64, (F,) uint8
+            Where the ranking holds an image of any list, from 0, ascending; and of which: 1, 2, 4 for the first,
+            the second and the third.
 
         Raises
         ------
@@ -117,13 +110,7 @@ class Gallery:
 
 
 def in_query_order(rankings: Rankings, query_names: Sequence[str]) -> list[Any]:
-    """Return one ranking a query, in the order of the queries.
-
-    Raises
-    ------
-    DataError
-        If there is not one ranking for each query, or one of a query that is not among them.
-    """
+    """Return one ranking a query, in their order; `DataError` if one is missing, or of no query."""
     if not isinstance(rankings, Mapping):
         if len(rankings) != len(query_names):
             turned = getattr(rankings, "shape", ())[1:] == (len(query_names),)
@@ -148,17 +135,8 @@ def in_query_order(rankings: Rankings, query_names: Sequence[str]) -> list[Any]:
 def check_complete(rankings: Sequence[Any], size: int) -> None:
     """Refuse arrays of indices that are all complete orders of a smaller gallery: they fit, and mean other images.
 
-    Parameters
-    ----------
-    rankings : sequence of rankings
-        Without unknown and doubled images.
-    size : int
-        Images of the gallery.
-
-    Raises
-    ------
-    DataError
-        If there are several and each holds exactly the images 0 to K - 1, for one K from 100 on and below `size`.
+    `DataError` if there are several rankings and each holds exactly the images 0 to K - 1, for one K from 100 on
+    and below `size`, the images of the gallery. Rankings are without unknown and doubled images.
     """
     if len(rankings) < 2 or not all(isinstance(each, np.ndarray) and each.dtype.kind in "iu" for each in rankings):
         return
@@ -201,7 +179,7 @@ def rankings_from_ranks(ranks: npt.ArrayLike, *, queries: int | None = None) -> 
     if queries is not None and matrix.shape[1] != queries:
         hint = "; one row a query needs no call of this" if matrix.shape[0] == queries else ""
         raise DataError(f"ranks have {matrix.shape[1]} columns for {queries} queries{hint}")
-    if matrix.dtype.kind == "u" and matrix.size and matrix.max() > _LARGEST:
+    if matrix.dtype.kind == "u" and matrix.size and matrix.max() > np.iinfo(np.int64).max:
         raise DataError(f"ranks: {matrix.max()} is no index of an image")
     out = np.empty(matrix.shape[::-1], matrix.dtype if matrix.dtype == np.int32 else np.int64)
     for first in range(0, len(matrix), _BLOCK):
@@ -222,36 +200,16 @@ def _without_scores(items: list[Any], what: str) -> list[Any]:
 
 
 def index_array(values: Any, what: str) -> Indices:
-    """Return integers as a read-only (N,) int64 array.
-
-    Raises
-    ------
-    DataError
-        If they are no integers of one dimension, or beyond int64.
-    """
-    try:
-        array = np.asarray(values)
-    except ValueError:  # lists of unequal lengths
-        array = np.empty(0, object)
-    if array.size == 0 and array.dtype != object:
-        array = array.astype(np.int64).reshape(-1)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise DataError(f"{what} must be one-dimensional integer indices, got {array.shape} {array.dtype}")
-    if array.dtype.kind == "u" and array.size and array.max() > _LARGEST:
-        raise DataError(f"{what}: {array.max()} is no index of an image")
-    array = array.astype(np.int64)
+    """Return integers as a read-only (N,) int64 array of its own; `DataError` if they are not such."""
+    array = check_array(what, values, np.int64, (None,), error=DataError).copy()
+    if array.size and np.asarray(values).dtype.kind not in "iu":
+        raise DataError(f"{what} must be integer indices, got {np.asarray(values).dtype}")
     array.flags.writeable = False
     return array
 
 
 def check_listed(order: Indices, size: int, what: str) -> None:
-    """Refuse indices that are not of `size` images, or stand twice.
-
-    Raises
-    ------
-    DataError
-        It says how many are unknown, and whether the list looks like one of another set.
-    """
+    """Refuse, by a `DataError`, indices that are not of `size` images, or stand twice."""
     outside = order[(order < 0) | (order >= size)]
     if len(outside):
         hint = unknown_hint(len(outside), len(order), size)
@@ -271,13 +229,7 @@ def unknown_hint(unknown: int, listed: int, size: int) -> str:
 
 
 def distinct_names(names: Any, what: str) -> tuple[str, ...]:
-    """Return names as a tuple.
-
-    Raises
-    ------
-    DataError
-        If they are no strings, or one occurs twice.
-    """
+    """Return names as a tuple; `DataError` if they are no strings, or one occurs twice."""
     given = tuple(names)
     if isinstance(names, str) or not all(isinstance(name, str) for name in given):
         raise DataError(f"{what} must be a list of names")

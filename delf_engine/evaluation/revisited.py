@@ -21,17 +21,7 @@ _LISTS = ("easy", "hard", "junk")  # of a ground truth; the bit of a label is th
 
 
 def evaluate(rankings: Rankings, ground_truth: GroundTruth, *, setup: Setup = "medium") -> Evaluation:
-    """Measure rankings by the revisited protocol, in one set-up.
-
-    Parameters
-    ----------
-    rankings, ground_truth
-        See `evaluate_setups`.
-    setup : "easy", "medium" or "hard"
-
-    Returns
-    -------
-    Evaluation
+    """Measure rankings by the revisited protocol, in one set-up: see `evaluate_setups`.
 
     Raises
     ------

@@ -168,10 +168,8 @@ def match_descriptors(
 
     Raises
     ------
-    MismatchError, ConfigError
-        As `match_prepared`.
-    FeatureError, ConfigError
-        As `PreparedDescriptors`.
+    MismatchError, ConfigError, FeatureError
+        As `match_prepared` and `PreparedDescriptors`.
     """
     sides = PreparedDescriptors(a, "A", precision), PreparedDescriptors(b, "B", precision)
     return match_prepared(*sides, mutual=mutual, ratio=ratio, max_distance=max_distance)

@@ -113,18 +113,10 @@ def exhaustive_affine(
 
 
 def fit_least_squares(a: Float64, b: Float64) -> Float64 | None:
-    """Return the affine map that minimises the sum of squared Sampson distances, or None if there is none.
+    """Return the affine map, (3, 3), with the least squared Sampson distances of matches, (N, 2) each, or None.
 
     The matches as points of four dimensions lie near a plane; its normals are the two weakest principal axes
     (Hartley and Zisserman, algorithm 4.7).
-
-    Parameters
-    ----------
-    a, b : (N, 2) float64
-
-    Returns
-    -------
-    (3, 3) float64 or None
     """
     points = np.hstack([a, b])
     centre = points.mean(axis=0)

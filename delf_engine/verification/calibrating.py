@@ -57,10 +57,8 @@ class CrossValidation:
 
     Attributes
     ----------
-    probabilities : (N,) float64
+    probabilities, labels : (N,) float64, (N,) int64
         Of the pairs that could be judged; the others' places left too few pairs to fit.
-    labels : (N,) int64
-        Of these pairs.
     places : int
         Places that pairs with label 1 show.
     prior : float
@@ -184,24 +182,18 @@ def calibrate(
     Parameters
     ----------
     pairs : sequence of LabelledPair
-        As `read_labelled_pairs` returns them.
     features : mapping of image to LocalFeatures
         Of both images of every pair.
     profile : Profile
         That they were extracted with, and are verified with.
     evidence, prior, trained_on, checkpoint
-        See `Calibration.fit`.
+        See `Calibration.fit`, which tells the errors too.
     folds : int
-        Of places, at least 3.
+        See `cross_validated`.
     seed : int
         Of estimators that draw samples.
     progress : callable or None
         Called with the number of pairs verified, and of all.
-
-    Raises
-    ------
-    DataError, MismatchError, ConfigError
-        As `Calibration.fit` and `cross_validated`.
     """
     config, exponent = profile.verification, profile.ranking.exponent
     verifications = []
@@ -232,11 +224,6 @@ def connected_places(pairs: Names, labels: npt.ArrayLike) -> list[tuple[str, str
 
     A chain of such pairs joins images to one place; it is named after its first image in alphabetical order. An
     image in no such pair is a place of its own.
-
-    Parameters
-    ----------
-    pairs : sequence of (image, image)
-    labels : (N,) of 0 and 1
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -255,23 +242,12 @@ def connected_places(pairs: Names, labels: npt.ArrayLike) -> list[tuple[str, str
 
 
 def fold_of_places(places: Names, labels: npt.ArrayLike, folds: int) -> dict[str, int]:
-    """Deal places into folds: those with pairs of label 1, then, from empty folds again, those without.
+    """Deal places into folds, and return the fold of each.
 
-    The largest places go first, each to the fold that holds least; ties go by name and by number, so that the
-    order of pairs does not matter. scikit-learn's GroupKFold deals alike, but knows one group a sample: a pair has
-    two.
-
-    Parameters
-    ----------
-    places : sequence of (place, place)
-        Of both images of each pair.
-    labels : (N,) of 0 and 1
-    folds : int
-        At least 1; some stay empty if there are fewer places.
-
-    Returns
-    -------
-    dict of place to number of its fold
+    Those with pairs of label 1 come first; then, from empty folds again, the rest. The largest places go first,
+    each to the fold that holds least; ties go by name and by number, so that the order of pairs does not matter.
+    scikit-learn's GroupKFold deals alike, but knows one group a sample: a pair has two. Some folds stay empty if
+    there are fewer places.
     """
     positives: Counter[str] = Counter()
     pairs: Counter[str] = Counter()
@@ -312,7 +288,7 @@ def cross_validated(
     places : sequence of N (place, place)
         Of both images of each pair.
     evidence, prior
-        See `Calibration.fit`.
+        See `Calibration.fit`, which tells the errors too.
     folds : int
         Of places, at least 3: two hold the pair's places, the others are learnt from.
 
@@ -325,8 +301,6 @@ def cross_validated(
     ------
     ConfigError
         If there are fewer than 3 folds.
-    DataError, MismatchError
-        As `Calibration.fit`.
     """
     if folds < 3:
         raise ConfigError(f"cross-validation between places needs 3 folds at least, got {folds}")

@@ -137,12 +137,10 @@ class Calibration(Config):
         prior : float
             Share of pairs of one place that probabilities are to hold for, above 0 and below 1. The labels are
             weighted to it; the share among the given pairs does not matter.
-        trained_on : str
-            What the pairs are, in words.
-        checkpoint : str or None
-            Identity of the model that made the features.
+        trained_on, checkpoint
+            As the attributes.
         profile : Profile or None
-            With which they were made and verified.
+            With which the pairs were extracted and verified.
 
         Raises
         ------
@@ -178,16 +176,13 @@ class Calibration(Config):
     def probability(self, verification: Verification, *, prior: float | None = None) -> float:
         """Return the probability that two photographs show the same place.
 
-        Parameters
-        ----------
-        verification : Verification
-        prior : float or None
-            Share of pairs of one place among those that are asked about, above 0 and below 1; None: `self.prior`.
+        `prior` is the share of pairs of one place among those that are asked about, above 0 and below 1; None:
+        that of the calibration.
 
         Raises
         ------
         MismatchError
-            If it was made with another geometric model, residual, size or exponent than the calibration's pairs.
+            As `check`.
         DataError
             If its evidence is not finite.
         ConfigError
@@ -301,7 +296,9 @@ def calibration_beside(checkpoint: str | os.PathLike[str]) -> Path:
 def load_calibration(
     checkpoint: str | os.PathLike[str], *, profile: Profile | None = None, identity: str | None = None
 ) -> Calibration | None:
-    """Load the calibration that lies beside a checkpoint, if there is one that holds.
+    """Load the calibration that lies beside a checkpoint; None if there is none, or it does not hold.
+
+    No probability rather than a wrong one: it must have been fitted for this model and these options.
 
     Parameters
     ----------
@@ -311,12 +308,6 @@ def load_calibration(
         That pairs are extracted and verified with.
     identity : str or None
         Of the model (`CheckpointInfo.identity`).
-
-    Returns
-    -------
-    Calibration or None
-        None if there is no file beside the checkpoint, or it was fitted for another model or other options: no
-        probability rather than a wrong one.
 
     Raises
     ------
@@ -342,14 +333,7 @@ def load_calibration(
 
 
 def checked_labels(labels: npt.ArrayLike, pairs: int) -> Labels:
-    """Return the labels of `pairs` pairs as booleans.
-
-    Raises
-    ------
-    DataError
-        If there is not one label a pair, one is neither 0 nor 1, or there are fewer than `MINIMUM_PAIRS` of a
-        label.
-    """
+    """Return the labels of `pairs` pairs as booleans; `DataError` if they are no such, or too few of either."""
     values = np.asarray(labels)
     if values.shape != (pairs,):
         raise DataError(f"one label a pair is needed, got labels of shape {values.shape} for {pairs} pairs")

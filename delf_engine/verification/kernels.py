@@ -20,13 +20,7 @@ _FLAT = 1e-4  # matches that spread less off a line fix four numbers at most
 
 @njit(cache=True)
 def different_matches(a: Any, b: Any, enough: Any) -> Any:
-    """Count matches that differ from all before them, up to `enough`.
-
-    Parameters
-    ----------
-    a, b : (N, 2) float64
-    enough : int
-    """
+    """Count matches, (N, 2) and (N, 2) float64, that differ from all before them, up to `enough`."""
     first = np.empty(enough, np.int64)
     found = 0
     for i in range(len(a)):
@@ -44,13 +38,7 @@ def different_matches(a: Any, b: Any, enough: Any) -> Any:
 
 @njit(cache=True)
 def on_a_line(points: Any, tolerance: Any) -> Any:
-    """Tell whether the spread of points off their best line is at most `tolerance` of that along it.
-
-    Parameters
-    ----------
-    points : (N, 2) float64
-    tolerance : float
-    """
+    """Tell whether points, (N, 2) float64, spread off their best line by at most `tolerance` of that along it."""
     x, y = 0.0, 0.0
     for i in range(len(points)):
         x += points[i, 0]
@@ -101,15 +89,7 @@ def _explained(a: Any, b: Any, h: Any, zoom: Any, reach: Any, growth: Any, inlie
 
 @njit(cache=True)
 def squared_residuals(m: Any, a: Any, b: Any, out: Any) -> None:
-    """Write the squared Sampson distances of matches from an affine map.
-
-    Parameters
-    ----------
-    m : (2, 3) float64
-    a, b : (N, 2) float64
-    out : (N,) float64
-        Overwritten.
-    """
+    """Write the squared Sampson distances, (N,), of matches, (N, 2) float64 each, from an affine map, (2, 3)."""
     m11 = m[0, 0] * m[0, 0] + m[0, 1] * m[0, 1] + 1.0
     m22 = m[1, 0] * m[1, 0] + m[1, 1] * m[1, 1] + 1.0
     m12 = m[0, 0] * m[1, 0] + m[0, 1] * m[1, 1]
@@ -170,14 +150,7 @@ def _fit(a: Any, b: Any, inliers: Any, count: Any, out: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def plausible_affine(m: Any, zoom: Any, stretch: Any) -> Any:
-    """Do what `geometry.plausible` does, for an affine map, which is alike everywhere.
-
-    Parameters
-    ----------
-    m : (2, 3) float64
-    zoom, stretch : float
-        Largest ones of a pair of photographs.
-    """
+    """Do what `geometry.plausible` does, for an affine map, (2, 3), which is alike everywhere."""
     area = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
     squares = m[0, 0] ** 2 + m[0, 1] ** 2 + m[1, 0] ** 2 + m[1, 1] ** 2
     return zoom**-2 < area < zoom**2 and squares < area * (stretch + 1.0 / stretch)
@@ -213,7 +186,7 @@ def search_affine(
     a: Any, b: Any, zooms: Any, limit: Any, reach: Any, growth: Any, tries: Any, shrinking: Any, bounds: Any,
     out: Any,
 ) -> Any:  # fmt: skip
-    """Try every match as a hypothesis, refine the best, and write the map that explains most.
+    """Try every match as a hypothesis, refine the best, write the map that explains most; return its score, or 0.
 
     Parameters
     ----------
@@ -233,11 +206,6 @@ def search_affine(
         Largest zoom and stretch of a map.
     out : (2, 3) float64
         Overwritten.
-
-    Returns
-    -------
-    float
-        Score of the map; 0 if none was found.
     """
     n = len(a)
     ax, ay = a[:, 0].astype(np.float32), a[:, 1].astype(np.float32)

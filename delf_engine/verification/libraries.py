@@ -19,7 +19,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 def degensac_transform(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
-    """Return a homography, (3, 3), or None; or a fundamental matrix, or zeros. It holds Python's interpreter lock."""
+    """Return a homography or None, or a fundamental matrix or zeros, (3, 3). It holds the interpreter lock."""
     import pydegensac
 
     find = pydegensac.findHomography if model == "homography" else pydegensac.findFundamentalMatrix

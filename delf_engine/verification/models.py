@@ -115,13 +115,16 @@ def estimate(
     minimum = MINIMUM_MATCHES[model]
     if is_degenerate(a, b, minimum=minimum):  # estimators must not see such matches
         return None
-    points = MatchedPoints.of(a, b, scales, similarities)
+    a, b = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
+    ones = np.ones(len(a))
+    sizes = (ones, ones) if scales is None else (np.asarray(scales[0]), np.asarray(scales[1]))
+    points = MatchedPoints(a, b, sizes, ones if similarities is None else np.asarray(similarities))
     options = EstimatorOptions(threshold, max_iterations, confidence, int(seed))
-    fit = fit_of(model, solve(model, points, options), points, threshold)
+    fit = fit_of(model, solve(model, points, options), a, b, threshold)
     if fit is None and model == "fundamental":
         # Nothing is found where matches lie on one plane or the camera only turned, as with identical photographs.
-        plane = fit_of("homography", solve("homography", points, options), points, threshold)
-        fit = fundamental_of_plane(plane, points, threshold)
+        plane = fit_of("homography", solve("homography", points, options), a, b, threshold)
+        fit = fundamental_of_plane(plane, a, b, threshold)
     if fit is None or is_degenerate(a[fit.inliers], b[fit.inliers], minimum=minimum):
         return None
     return fit
@@ -133,7 +136,7 @@ def known(model: str) -> list[str]:
 
 
 def _ransac_affine(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
-    return ransac_affine(points.a, points.b, **vars(options))
+    return ransac_affine(points.a, points.b, **options._asdict())
 
 
 def _exhaustive(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:

@@ -65,7 +65,7 @@ def test_matrices_that_are_refused(ranks: Any, message: str) -> None:
         ([["a", "b", "x"], []], "'x'[^(]*$"),
         ([list(range(9)), []], r"index 8 .*8$"),
         ([list(range(12)), []], r"8.*4 of 12.*another set"),
-        ([np.array([2**63], np.uint64), []], "9223372036854775808"),
+        ([np.array([2**63], np.uint64), []], "q0"),
         ([np.array([0, 1, 0], np.int32), []], "image 0.*2 times"),
         ([np.array([0, -1], np.int64), []], "index -1"),
         ([[("a", 0.5), ("b", float("nan"))], []], "q0.*'b'.*nan"),

@@ -19,7 +19,6 @@ from delf_engine.errors import ConfigError
 from delf_engine.verification.fits import (
     EstimatorName,
     Fit,
-    MatchedPoints,
     ModelName,
     fit_of,
     fundamental_of_plane,
@@ -345,24 +344,16 @@ def test_a_config_refuses_an_estimator_that_its_model_has_not(model: str) -> Non
         VerificationConfig(**{**values, "estimator": "lmeds"})
 
 
-def test_matched_points_without_scales_are_all_alike() -> None:
-    a = np.arange(12.0).reshape(6, 2)
-    matched = MatchedPoints.of(a[::-1], a.astype(np.float32))
-    assert matched.a.flags.c_contiguous
-    assert matched.b.dtype == np.float64
-    assert all(values.tolist() == [1] * 6 for values in (*matched.scales, matched.similarities))
-
-
 def test_of_the_matrices_that_fit_a_plane_one_is_taken_and_counts_on_the_plane_only(
     rng: np.random.Generator,
 ) -> None:
     a = rng.uniform(0, SIZE, (60, 2))
     b = apply(TRUTHS["homography"], a)
     b[40:, 0] += 200  # off the plane, but on the epipolar lines of the matrix that is taken
-    plane = fit_of("homography", TRUTHS["homography"], MatchedPoints.of(a, b), 4.0)
-    found = fundamental_of_plane(plane, MatchedPoints.of(a, b), 4.0)
+    plane = fit_of("homography", TRUTHS["homography"], a, b, 4.0)
+    found = fundamental_of_plane(plane, a, b, 4.0)
     assert found is not None
     assert found.inliers.tolist() == [True] * 40 + [False] * 20
     assert found.residuals.max() < 1e-6
     assert np.linalg.matrix_rank(found.transform) == 2
-    assert fundamental_of_plane(None, MatchedPoints.of(a, b), 4.0) is None
+    assert fundamental_of_plane(None, a, b, 4.0) is None
