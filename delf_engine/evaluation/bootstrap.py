@@ -24,18 +24,9 @@ _BATCH = 64  # resamples drawn at a time: with all queries of a large benchmark 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean difference of two systems over the same queries, and its bootstrap interval.
+    """Mean difference (first - second) of two systems over the same queries, in the unit of the figures.
 
-    Attributes
-    ----------
-    difference : float
-        Mean of (first - second), in the unit of the figures.
-    low, high : float
-        Ends of the percentile interval.
-    confidence : float
-        Of the interval: 0.95.
-    queries : int
-        Number of queries compared.
+    `low` and `high` are the ends of its percentile interval, of the confidence 0.95.
     """
 
     difference: float
@@ -62,15 +53,9 @@ class Comparison:
 def paired_bootstrap(
     first: npt.ArrayLike, second: npt.ArrayLike, *, samples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Compare two systems by their figures for the same queries.
+    """Compare two systems by their figures for the same queries, by so many resamples of these.
 
-    Parameters
-    ----------
-    first, second : (Q,) float
-        One figure a query, such as `Evaluation.average_precision`. NaN, in both, leaves the query out.
-    samples : int
-        Resamples drawn.
-    seed : int
+    Figures are (Q,), such as `Evaluation.average_precision`. NaN, in both, leaves the query out.
 
     Raises
     ------

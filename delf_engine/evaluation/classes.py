@@ -85,22 +85,11 @@ def class_truth_of_folder(
 
 
 def evaluate_classes(rankings: Rankings, truth: ClassTruth) -> Evaluation:
-    """Measure rankings by the classes of their images.
+    """Measure rankings by the classes of their images: average precision, recall and precision at 1, 5 and 10.
 
     The average precision is the mean, over all positives, of the precision at the rank of each, 0 for one that is
-    not in the ranking; it is not the trapezoidal area of the revisited benchmarks.
-
-    Parameters
-    ----------
-    rankings : sequence of Q rankings, (Q, K) integers, or mapping of query name to ranking
-        As `evaluate_setups` takes them. The query's own image may be in its ranking or not.
-    truth : ClassTruth
-
-    Raises
-    ------
-    DataError
-        If there is not one ranking a query, or one holds an unknown or doubled image, or a score that is NaN; or
-        if rankings of indices are complete orders of a smaller gallery.
+    not in the ranking; it is not the trapezoidal area of the revisited benchmarks. Rankings are those that
+    `evaluate_setups` takes, with the same errors; the query's own image may be in its ranking or not.
     """
     positives = truth.positives_of()
     ap = np.full(len(positives), math.nan)

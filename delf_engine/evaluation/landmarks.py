@@ -53,9 +53,6 @@ Prediction = TypeVar("Prediction")
 _RANKS = (1, 5, 10)  # of the mean precision mP@k
 
 
-# ------------------------------------------------------------------------------------------------------- files
-
-
 @dataclass(frozen=True)
 class LandmarkSolution(Generic[Label]):
     """Answers to the test queries, in the two parts that are scored apart.
@@ -210,9 +207,6 @@ def _distinct(answers: tuple[Label, ...]) -> tuple[Label, ...]:
     return answers
 
 
-# ----------------------------------------------------------------------------------------------------- figures
-
-
 def evaluate_landmark_retrieval(
     predictions: Mapping[str, Sequence[str]],
     relevant: Mapping[str, Collection[str]],
@@ -227,16 +221,9 @@ def evaluate_landmark_retrieval(
     all queries of `relevant`; those without a prediction count 0. Precision counts a place without a prediction as
     one without a relevant image.
 
-    Parameters
-    ----------
-    predictions : mapping of query id to sequence of image ids
-        Best first; what is beyond the first `k` does not matter.
-    relevant : mapping of query id to image ids
-        One at least for each query, such as `LandmarkSolution.private`.
-    k : int
-        100 in the published figures.
-    name : str
-        Of what is measured.
+    `predictions` are image ids, best first; what is beyond the first `k`, 100 in the published figures, does not
+    matter. `relevant` is one image at least for each query, as in `LandmarkSolution.private`; `name` is that of
+    what is measured.
 
     Raises
     ------

@@ -40,10 +40,7 @@ Lists: TypeAlias = Mapping[str, Any]
 
 
 class Protocol:
-    """A ground truth, ready to measure rankings of it.
-
-    Made from its path, and for ``classes`` from a folder of queries that are no images of the gallery.
-    """
+    """A ground truth at a path, ready to measure rankings of it; a folder of queries is for ``classes``."""
 
     #: Whether rankings are of one gallery, every query has one, and rows can stand for images and queries.
     of_a_gallery: ClassVar[bool] = True
@@ -206,14 +203,9 @@ class Measured(NamedTuple):
 
 
 def measure(protocol: Protocol, systems: Sequence[Lists], *, allow_missing: bool = False) -> Measured:
-    """Measure the rankings of systems, on the same queries.
+    """Measure the rankings of systems, mappings of query to ranking each, on the same queries.
 
-    Parameters
-    ----------
-    protocol : Protocol
-    systems : sequence of mappings of query to ranking
-    allow_missing : bool
-        Leave out queries that a system has no ranking of; for protocols of a gallery.
+    With `allow_missing`, for protocols of a gallery, queries are left out that a system has no ranking of.
 
     Raises
     ------

@@ -163,7 +163,7 @@ def rankings_from_ranks(ranks: npt.ArrayLike, *, queries: int | None = None) -> 
     Returns
     -------
     (Q, K) int32 or int64
-        One row a query. A copy with each row in one piece, which is read many times faster than a column.
+        A copy with the row of each query in one piece, which is read many times faster than a column.
 
     Raises
     ------

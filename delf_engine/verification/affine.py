@@ -40,7 +40,7 @@ _TRIES, _ROUNDS = 8, np.array([2.0, 1.5, 1.25, 1.0, 1.0, 1.0, 1.0, 1.0])
 def ransac_affine(
     a: Float64, b: Float64, *, threshold: float, max_iterations: int, confidence: float, seed: int
 ) -> Float64 | None:
-    """Return the affine map from A to B that most matches agree with.
+    """Return the affine map from A to B, (3, 3), that most matches agree with; None without a plausible sample.
 
     Hypotheses are ranked by the truncated squared residual (MSAC; Torr and Zisserman 2000).
 
@@ -55,11 +55,6 @@ def ransac_affine(
     confidence : float
         Sampling stops once a better map is this unlikely to have been missed.
     seed : int
-
-    Returns
-    -------
-    (3, 3) float64 or None
-        None if no sample gave a plausible map.
     """
     rng = np.random.default_rng(seed)
     best: Float64 | None = None
@@ -82,7 +77,9 @@ def ransac_affine(
 def exhaustive_affine(
     a: Float64, b: Float64, scales_a: npt.ArrayLike, scales_b: npt.ArrayLike, *, threshold: float
 ) -> Float64 | None:
-    """Return the affine map from A to B that matches agree with.
+    """Return the affine map from A to B, (3, 3), that matches agree with; None if no hypothesis leads to one.
+
+    The same bits for the same matches in the same order, on one kind of processor.
 
     Parameters
     ----------
@@ -92,12 +89,6 @@ def exhaustive_affine(
         Scales of the matched features, in the same unit as the points: their ratio is the zoom of a hypothesis.
     threshold : float
         Largest residual of an inlier, in pixels (Sampson distance, which is exact here), 1e-9 to 1e9.
-
-    Returns
-    -------
-    (3, 3) float64 or None
-        None if no hypothesis leads to a plausible map. The same bits for the same matches in the same order, on
-        one kind of processor.
     """
     from delf_engine.verification.kernels import search_affine
 

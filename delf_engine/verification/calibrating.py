@@ -77,13 +77,14 @@ class CrossValidation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, ready for JSON; None where there are none."""
-        p, labels = self.probabilities, self.labels
-        error = expected_calibration_error(p, labels, prior=self.prior) if self.conclusive else None
+        p, labels, sure = self.probabilities, self.labels, self.conclusive
         return {
             "places": self.places,
             "judged": len(p),
-            "expected_calibration_error": error,
-            "roc_auc": roc_auc(p, labels) if self.conclusive else None,
+            "expected_calibration_error": expected_calibration_error(p, labels, prior=self.prior)
+            if sure
+            else None,
+            "roc_auc": roc_auc(p, labels) if sure else None,
         }
 
 

@@ -80,17 +80,13 @@ class Calibration(Config):
         Pairs that it was fitted on.
     trained_on : str
         What they were, in words.
-    checkpoint : str or None
-        Identity of the model that made the features, if known.
-    profile : str or None
-        Name of their profile, if known.
+    checkpoint, profile : str or None
+        Identity of the model that made the features, and name of their profile, if known.
     verification_sha256, extraction_sha256 : str or None
         Of that profile's options: all of verification but `min_inliers`, all of extraction but `precision`, which
         is the machine's. Those at their defaults do not count, so that a new option does not change the hash.
-    geometry : str
-        `Verification.model` of the pairs.
-    estimator, residual_px, reference_size, exponent
-        As in `Verification`.
+    geometry, estimator, residual_px, reference_size, exponent
+        As in `Verification`, whose `model` is `geometry`.
     """
 
     evidence: Evidence
@@ -202,13 +198,9 @@ class Calibration(Config):
         return np.array([_logistic(self._log_likelihood_ratio(value) + offset) for value in values], np.float64)
 
     def check(self, verification: Verification) -> None:
-        """Refuse a verification that was made with other options than the pairs this was fitted on.
+        """Refuse, by a `MismatchError`, a verification that was made with other options than the pairs of the fit.
 
-        Raises
-        ------
-        MismatchError
-            If the geometric model, the residual, the reference size or the exponent differs. An exponent that no
-            evidence depends on may differ.
+        An exponent that no evidence depends on may differ.
         """
         for what, found in _options_of(verification).items():
             fitted = getattr(self, what)
@@ -236,13 +228,7 @@ class Calibration(Config):
         return {"format": _FORMAT, "format_version": _VERSION, **self.model_dump(mode="json")}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON; replaces the file at once or not at all.
-
-        Raises
-        ------
-        FormatError
-            If the file cannot be written.
-        """
+        """Write it as JSON, at once or not at all; `FormatError` if that cannot be."""
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
         with (
             system_errors(f"{os.fspath(path)}: the calibration cannot be written; choose another folder"),

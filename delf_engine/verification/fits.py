@@ -66,19 +66,10 @@ class EstimatorOptions(NamedTuple):
 
 
 def fit_of(model: ModelName, transform: Float64 | None, a: Float64, b: Float64, threshold: float) -> Fit | None:
-    """Return the fit of a transform that an estimator has found.
+    """Return the fit of a transform, (3, 3), that an estimator has found for matches a, b, (N, 2) C-contiguous.
 
-    Planar transforms count only where a camera could have done what they do.
-
-    Parameters
-    ----------
-    model : "affine", "homography" or "fundamental"
-    transform : (3, 3) float64 or None
-        None, zeros and NaN are an estimator's signs of failure.
-    a, b : (N, 2) float64
-        C-contiguous.
-    threshold : float
-        Largest residual of an inlier, in pixels.
+    None, zeros and NaN are an estimator's signs of failure. Planar transforms count only where a camera could have
+    done what they do. `threshold` is the largest residual of an inlier, in pixels.
     """
     if transform is None or not np.isfinite(transform).all() or not transform.any():
         return None

@@ -135,22 +135,15 @@ def known(model: str) -> list[str]:
     return [estimator for name, estimator in ESTIMATORS if name == model]
 
 
-def _ransac_affine(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
-    return ransac_affine(points.a, points.b, **options._asdict())
-
-
-def _exhaustive(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
-    return exhaustive_affine(points.a, points.b, *points.scales, threshold=options.threshold)
-
-
-_MODELS: tuple[ModelName, ...] = ("affine", "homography", "fundamental")
 _USAC: tuple[EstimatorName, ...] = ("magsac", "accurate", "prosac")
 
 #: What solves for the transform, by model and estimator.
 ESTIMATORS: dict[tuple[str, str], Solver] = {
-    ("affine", "ransac"): _ransac_affine,
-    ("affine", "exhaustive"): _exhaustive,
+    ("affine", "ransac"): lambda _, points, options: ransac_affine(points.a, points.b, **options._asdict()),
+    ("affine", "exhaustive"): lambda _, points, options: exhaustive_affine(
+        points.a, points.b, *points.scales, threshold=options.threshold
+    ),
     ("homography", "ransac"): degensac_transform,
     ("fundamental", "ransac"): degensac_transform,
-    **{(model, method): partial(usac_transform, method) for model in _MODELS for method in _USAC},
+    **{(model, method): partial(usac_transform, method) for model in MINIMUM_MATCHES for method in _USAC},
 }
