@@ -61,14 +61,6 @@ def test_error_is_that_of_plain_counting(found: Pairs, bins: int) -> None:
         assert np.isnan(mean) or low - 1e-12 <= mean <= high + 1e-12
 
 
-def test_error_of_known_cases() -> None:
-    assert expected_calibration_error([1, 0, 1], [True, False, True]) == 0
-    assert expected_calibration_error([1.0, 0.0], [0, 1]) == 1
-    assert expected_calibration_error([0.75] * 4, [1, 1, 1, 0]) == 0
-    assert expected_calibration_error([0.75] * 4, [1, 1, 0, 0]) == 0.25
-    assert reliability([0.0, 0.25, 0.7, 1.0], [0, 1, 1, 1], bins=4).counts.tolist() == [2, 0, 1, 1]
-
-
 def test_error_at_a_prior_is_that_of_as_many_pairs() -> None:
     p, labels = np.array([0.1, 0.4, 0.6, 0.95, 0.3]), np.array([0, 0, 1, 1, 0])
     # Three true pairs to one false one: each true pair stands nine times, each false one twice.

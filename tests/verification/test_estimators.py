@@ -135,22 +135,11 @@ def test_too_few_or_degenerate_matches_are_a_defined_failure(
         assert fit(model, estimator, one, other) is None
 
 
-@pytest.mark.parametrize(("model", "estimator"), ALL)
-def test_just_enough_matches_are_taken_or_refused_but_never_an_error(model: str, estimator: str) -> None:
-    minimum = MINIMUM_MATCHES[model]  # type: ignore[index]
-    for n in range(minimum, minimum + 4):
-        for seed in range(5):
-            a, b, _ = scene(seed, model, n=n, inliers=n)
-            found = fit(model, estimator, a, b, seed=seed)
-            assert found is None or found.inliers.sum() >= minimum
-
-
 @pytest.mark.parametrize(("model", "estimator"), [pair for pair in ALL if pair[0] != "fundamental"])
-def test_mirrored_and_collapsed_images_agree_on_little(
-    model: str, estimator: str, rng: np.random.Generator
-) -> None:
+def test_what_no_camera_does_agrees_on_little(model: str, estimator: str, rng: np.random.Generator) -> None:
     a = rng.uniform(0, SIZE, (60, 2))
-    for b in (SIZE[:1] + a * [-1, 1], a * 0.01, a * 100):
+    squeezed, sheared = a * [3.0, 0.3], a @ np.array([[1.0, 0], [4, 1]])
+    for b in (SIZE[:1] + a * [-1, 1], a * 0.01, a * 100, squeezed, sheared):
         found = fit(model, estimator, a, b, threshold=1.0)
         assert found is None or found.inliers.sum() < 12
 

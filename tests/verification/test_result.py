@@ -107,16 +107,6 @@ def test_effective_inliers_are_places(model: str, estimator: str) -> None:
     assert found.inlier_ratio == found.inliers / found.putative
 
 
-def test_many_matches_of_one_spot_are_few_places(rng: np.random.Generator) -> None:
-    a = random_features(rng, 60, image_size=(1000, 800))
-    close = a.keypoints.copy()
-    close[:50] = rng.uniform([500, 400], [520, 420], (50, 2))
-    a = LocalFeatures(close, a.scales, a.scores, a.descriptors, a.image_size)
-    found = verify_features(a, a)
-    assert found.inliers == 60
-    assert 2 <= found.effective_inliers <= 14
-
-
 def test_without_a_fit_there_is_no_error(rng: np.random.Generator) -> None:
     for n in (0, 1, 3):
         a = random_features(rng, n)
