@@ -1,3 +1,5 @@
+"""Two systems compared: the bootstrap, and what the command that uses it cannot ask."""
+
 from __future__ import annotations
 
 import json
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation import paired_bootstrap
+from delf_engine.evaluation import GroundTruth, compare, evaluate, paired_bootstrap
+from delf_engine.evaluation.protocols import query_rows
 from helpers import raises
 
 
@@ -67,3 +70,17 @@ def test_the_verdict_says_only_what_the_interval_shows(rng: np.random.Generator)
     assert better.verdict == "first is better"
     assert paired_bootstrap(noise, noise + 20, samples=50).verdict == "second is better"
     assert paired_bootstrap(noise, noise, samples=50).verdict == "no difference shown"
+
+
+def truth_of(*easy: int) -> GroundTruth:
+    nothing = (np.array([], int),)
+    return GroundTruth(("a",), ("q",), np.zeros((1, 4)), (np.array(easy, int),), nothing, nothing)
+
+
+def test_figures_without_a_positive_or_of_other_queries(truth: GroundTruth) -> None:
+    nothing = evaluate([["a"]], truth_of())
+    assert compare(nothing, nothing) is None
+    assert query_rows(nothing) == []
+    for function in (query_rows, compare):
+        with pytest.raises(DataError):
+            function(evaluate([[], []], truth), evaluate([[]], truth_of(0)))

@@ -151,12 +151,6 @@ def test_names_and_indices_give_the_same(truth: GroundTruth) -> None:
     assert evaluate(whole, truth).evaluated == 2  # type: ignore[arg-type]
 
 
-def test_truncated_rankings(truth: GroundTruth) -> None:
-    figures = evaluate([["f", "d", "a"], []], truth)
-    np.testing.assert_allclose(figures.average_precision, [100 * (0 + 1 / 2) / 6, 0])
-    np.testing.assert_allclose(figures.precision, [[0, 50, 50], [0, 0, 0]])
-
-
 def test_no_query_has_a_positive() -> None:
     nothing = (np.array([], int),)
     truth = GroundTruth(("a",), ("q",), np.zeros((1, 4)), nothing, nothing, nothing)

@@ -74,20 +74,6 @@ def test_best_of_at_every_edge(n: int, m: int) -> None:
     assert_equals(floats(a, b), a @ b.T)
 
 
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 40), (40, 1), (7, 129), (130, 33)])
-def test_equal_rows_go_to_the_first(n: int, m: int) -> None:
-    best, second, place, other, best_b, second_b, place_b = floats(
-        np.ones((n, 3), np.float32), np.ones((m, 3), np.float32)
-    )
-    assert best.tolist() == [3] * n
-    assert best_b.tolist() == [3] * m
-    assert second.tolist() == [3 if m > 1 else -np.inf] * n
-    assert second_b.tolist() == [3 if n > 1 else -np.inf] * m
-    assert place.tolist() == [0] * n
-    assert place_b.tolist() == [0] * m
-    assert other.tolist() == [min(m - 1, 1)] * n
-
-
 @given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS)
 def test_best_of_of_unit_rows_is_within_rounding(seed: int, n: int, m: int, dim: int) -> None:
     rng = np.random.default_rng(seed)

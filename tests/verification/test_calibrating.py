@@ -6,7 +6,6 @@ import csv
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -165,10 +164,7 @@ def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
         read_labelled_pairs(tmp_path / "latin.csv")
 
 
-def values_of(label: Any, tmp_path: Path) -> int:
-    (tmp_path / "p.jsonl").write_text(json.dumps({"a": "x", "b": "y", "label": label}))
-    return read_labelled_pairs(tmp_path / "p.jsonl")[0].label
-
-
 def test_labels_may_be_numbers_words_or_truths(tmp_path: Path) -> None:
-    assert [values_of(label, tmp_path) for label in (1, 0, " 1", "0 ", True, False, 1.0)] == [1, 0, 1, 0, 1, 0, 1]
+    for label, expected in ((1, 1), (0, 0), (" 1", 1), ("0 ", 0), (True, 1), (False, 0), (1.0, 1)):
+        (tmp_path / "p.jsonl").write_text(json.dumps({"a": "x", "b": "y", "label": label}))
+        assert read_labelled_pairs(tmp_path / "p.jsonl")[0].label == expected

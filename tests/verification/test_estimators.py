@@ -282,14 +282,6 @@ def test_prosac_draws_from_the_most_similar_and_others_as_they_come(
         assert found.inliers[:80].sum() >= 76  # in the order of the matches, whatever that of the draws
 
 
-def test_prosac_needs_few_draws_where_similar_matches_are_right() -> None:
-    a, b, _ = scene(0, "homography", n=400, inliers=40)
-    similarities = np.r_[np.ones(40), np.zeros(360)]
-    found = fit("homography", "prosac", a, b, similarities=similarities, max_iterations=20)
-    assert found is not None
-    assert found.inliers[:40].sum() >= 38
-
-
 def test_the_table_names_every_estimator_and_no_other() -> None:
     assert {model for model, _ in ALL} == set(get_args(ModelName)) == set(MINIMUM_MATCHES)
     assert {estimator for _, estimator in ALL} == set(get_args(EstimatorName))

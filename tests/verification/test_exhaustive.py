@@ -214,14 +214,6 @@ def test_matches_on_a_line_fix_a_similarity(seed: int, n: int, angle: float) -> 
     np.testing.assert_allclose(M, s.truth, atol=1e-6)
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 40])
-def test_matches_on_one_point_fix_nothing(n: int, rng: np.random.Generator) -> None:
-    spot, free, ones = np.full((n, 2), 123.0), rng.uniform(0, SIZE, (n, 2)), np.ones(n)
-    for a, b in ((spot, spot), (spot, free), (free, spot)):
-        M = exhaustive_affine(a, b, ones, ones, threshold=THRESHOLD)
-        assert M is None or (a is free and oracle.camera_could(M))
-
-
 @pytest.mark.filterwarnings("error")
 @given(
     seed=SEEDS,
