@@ -133,14 +133,6 @@ def test_answers_carry_the_probability_of_the_models_calibration(
     assert given.probability == calibration.probability(given)
 
 
-@pytest.mark.parametrize("model", ["delf-r18", "delf-r50"])
-def test_calibrations_of_shipped_models_hold_for_their_profiles(model: str) -> None:
-    info = read_checkpoint_info(model)
-    found = calibration_of(model, load_profile(info.profile), info.identity)
-    assert found is not None
-    assert found.checkpoint == info.identity
-
-
 def test_no_calibration_no_probability(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
     assert calibration_of(tiny_model, load_profile("default"), "x") is None
     assert calibration_of(tmp_path / "gone.safetensors", load_profile("default"), "x") is None
