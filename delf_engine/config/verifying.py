@@ -50,8 +50,9 @@ class VerificationConfig(Config):
     max_iterations: Count
     confidence: Annotated[float, Field(gt=0, lt=1)]
     min_inliers: Count
-    estimator: Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"]
-    precision: Literal["float32", "uint8"]
+    # Their defaults stay: the shipped calibrations know their options by a hash of what is not at its default.
+    estimator: Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"] = "ransac"
+    precision: Literal["float32", "uint8"] = "float32"
 
     @model_validator(mode="after")
     def _estimator_of_model(self) -> VerificationConfig:
