@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from delf_engine.training import Reports, RunOptions, TrainingConfig
+from delf_engine.training.finish import Trained, train_network
 from delf_engine.training.photographs import Photographs
-from delf_engine.training.recipe import Trained, train_network
 
 __all__ = ["Trained", "train"]
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError, DataError, ImageError
-from delf_engine.training.datasets import LabelledImages, read_class_folders
-from delf_engine.training.datasets.crops import CropConfig, CropReader, centre_crop, draw_side, random_crop
+from delf_engine.training.labelled import LabelledImages
+from delf_engine.training.layouts import read_class_folders
+from delf_engine.training.sources.classes import CropConfig, CropReader, centre_crop, draw_side, random_crop
 from helpers import raises, random_photo, write_image
 
 SMALL = CropConfig(square=40, window=32, smallest=0.5)

@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import DataError, DelfEngineWarning, FormatError
-from delf_engine.training.datasets import (
-    LabelledImages,
-    hold_out,
-    read_class_folders,
-    read_landmarks,
-    select_classes,
-)
-from delf_engine.training.datasets.labelled import draw_balanced
-from delf_engine.training.photographs import open_labelled
+from delf_engine.training.labelled import LabelledImages, draw_balanced, hold_out, select_classes
+from delf_engine.training.layouts import open_labelled, read_class_folders, read_landmarks
 from helpers import raises, write_image
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)

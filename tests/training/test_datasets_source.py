@@ -12,7 +12,7 @@ from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
 from delf_engine.training.config import load_training_config
 from delf_engine.training.contract import SourceContext
-from delf_engine.training.datasets import hold_out
+from delf_engine.training.labelled import hold_out
 from delf_engine.training.photographs import labelled_photographs
 from delf_engine.training.registry import SOURCES
 from delf_engine.training.sources.classes import ClassesOptions, ClassesSource

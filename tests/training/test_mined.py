@@ -16,7 +16,13 @@ from delf_engine.training import TrainingConfig, load_training_config, views
 from delf_engine.training.config import GradientStage
 from delf_engine.training.contract import SourceContext
 from delf_engine.training.correspondence import project
-from delf_engine.training.sources.mined import MinedItems, MinedOptions, MinedPair, MinedSource, places, read_pairs
+from delf_engine.training.sources.mined import (
+    MinedOptions,
+    MinedPair,
+    MinedSource,
+    places,
+    read_pairs,
+)
 from delf_engine.training.stores import Encoder, Stores
 from helpers import raises, random_photo, write_image
 from training_helpers import train
@@ -127,7 +133,7 @@ def test_pairs_for_a_recipe_that_draws_none_are_an_error(folder: Path, tiny: Any
 
 def test_pairs_of_held_out_photographs_are_left_out(folder: Path) -> None:
     source = MinedSource(MinedOptions(kind="mined"), _context(folder, held_out=[str(folder / "b1.png")]))
-    assert [Path(pair.a).name for pair in source.items.pairs] == ["a0.png", "a2.png", "a3.png"]
+    assert [Path(pair.a).name for pair in source.pairs] == ["a0.png", "a2.png", "a3.png"]
     with raises(DataError):
         MinedSource(
             MinedOptions(kind="mined"), _context(folder, held_out=[str(folder / f"a{i}.png") for i in "012"])
@@ -161,8 +167,6 @@ def test_chains_of_pairs_are_one_place() -> None:
 
 
 def test_matches_at_one_point_still_give_views() -> None:
-    items = MinedItems([MinedPair("", "", np.eye(3), np.full((1, 4), 50.0))], VIEWS, 0)
-    assert (items.of_first, items.views) == (2, 3)
     photo = random_photo(np.random.default_rng(0))
     view, h = views.random_view(photo, VIEWS, np.random.default_rng(0), region=(50.0, 50.0, 50.0, 50.0))
     assert view.shape == (96, 96, 3)

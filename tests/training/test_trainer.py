@@ -17,10 +17,9 @@ from torch import Tensor
 from delf_engine.errors import DataError, FormatError
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training import TrainingConfig, registry
-from delf_engine.training.batches import Batch, StageFacts, Step
+from delf_engine.training.batches import Batch, Forward, StageFacts, Step
 from delf_engine.training.config import GradientStage, parse_training_config
 from delf_engine.training.contract import Loss, LossOptions, SourceContext, SourceOptions
-from delf_engine.training.forward import Forward
 from delf_engine.training.options import Reports
 from delf_engine.training.run import build_losses
 from delf_engine.training.trainer import GradientRun, learning_rate
