@@ -186,18 +186,9 @@ def train_network(
 
     `work` may be None here: nothing is kept then. A change of a later stage leaves earlier ones as they are.
     """
-    options, reports = options or RunOptions(), reports or Reports()
-    seen: set[str] = set()
-
-    def report(path: str, error: ImageError) -> None:
-        """Report each photograph the first time only: later stages read it again."""
-        if path not in seen:
-            seen.add(path)
-            tell(path, error)
-
-    tell, reports = reports.error, dataclasses.replace(reports, error=report)
+    options = options or RunOptions()
     with Work(work) as folder:
-        run = Run(config, photographs, options, reports, folder)
+        run = Run(config, photographs, options, reports or Reports(), folder)
         figures = run.run(trunk)
     network = run.network.to("cpu").eval().requires_grad_(False)
     unlabelled = " without labels" if photographs.labelled is None else ""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from delf_engine.errors import ConfigError
+from delf_engine.errors import ConfigError, ImageError
 from delf_engine.model.network import AttentionHead, DelfNetwork
 from delf_engine.training.batches import START, Forward, StageFacts, Teacher, TeacherContext
 from delf_engine.training.config import GradientStage, Stage, TrainingConfig, teacher_names, with_teacher
@@ -66,13 +66,13 @@ class Run:
                 "take one that does, such as delf_self"
             )
         self.config, self.photographs, self.options, self.work = config, photographs, options, work
-        self.reports, self.seed = reports, options.seed
+        self.reports, self.seed = replace(reports, error=_once(reports.error)), options.seed
         self.device = choose_device(options.device)
         self.stores = Stores(
             limit=int(options.cache_gb * 1e9),
             folder=work.cache,
             workers=options.workers,
-            on_error=reports.error,
+            on_error=self.reports.error,
             progress=lambda name, done, total: reports.progress(name, done, total, None),
             sample=sample,
         )
@@ -208,12 +208,10 @@ class Run:
         )
 
     def _teachers(self, stage: GradientStage, dtype: torch.dtype) -> dict[str, Teacher]:
-        context = TeacherContext(
-            self.photographs.held_in,
-            self.device,
-            dtype,
-            lambda done, total: self.reports.progress("PCA of the teacher", done, total, None),
-        )
+        def progress(done: int, total: int) -> None:
+            self.reports.progress("PCA of the teacher", done, total, None)
+
+        context = TeacherContext(self.photographs.held_in, self.device, dtype, progress)
         return {name: build_teacher(name, context) for name in teacher_names([stage])}
 
     def _source_context(self, stage: GradientStage, seed: int) -> SourceContext:
@@ -275,6 +273,18 @@ def build_losses(stage: GradientStage, network: DelfNetwork, facts: StageFacts, 
             return [find(LOSSES, "loss", options.kind)(options, network, facts) for options in stage.losses]
     except ConfigError as error:
         raise ConfigError(f"stage {stage.name}: {error}") from error
+
+
+def _once(report: Callable[[str, ImageError], None]) -> Callable[[str, ImageError], None]:
+    """Report each photograph the first time only: later batches and stages read it again."""
+    seen: set[str] = set()
+
+    def first(path: str, error: ImageError) -> None:
+        if path not in seen:
+            seen.add(path)
+            report(path, error)
+
+    return first
 
 
 def _match_options(config: TrainingConfig) -> MatchOptions:

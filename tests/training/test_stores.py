@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from delf_engine.errors import DataError, ImageError
+from delf_engine.errors import DataError
 from delf_engine.model.backbones import Trunk, build_trunk
 from delf_engine.training import load_training_config
-from delf_engine.training.batches import START
+from delf_engine.training.batches import START, Level
 from delf_engine.training.sources.views import draw_rows, gather_pairs, photo_items
-from delf_engine.training.stores import Cache, Encoder, Level, Stores, ViewStore
+from delf_engine.training.stores import Encoder, Stores, ViewStore
 from helpers import raises
+from training_helpers import fail
 
 VIEWS = load_training_config("delf_contrast").views.model_copy(update={"count": 2, "size": 64})
 CPU = torch.device("cpu")
@@ -41,11 +43,8 @@ def _encoder(trunk: Trunk, level: Level, *, teacher: bool = False) -> Encoder:
     return Encoder(trunk, level, {"means": _Means()} if teacher else {}, CPU, torch.float32)
 
 
-def _stores(limit: int, folder: Path | None = None, workers: int = 1, sample: int | None = None) -> Stores:
-    def fail(path: str, error: ImageError) -> None:
-        raise AssertionError(error)
-
-    return Stores(limit=limit, folder=folder, workers=workers, on_error=fail, sample=sample)
+def _stores(limit: int, folder: Path | None = None, **options: Any) -> Stores:
+    return Stores(limit=limit, folder=folder, **{"on_error": fail, **options})
 
 
 def _all(store: ViewStore) -> list[dict[str, torch.Tensor]]:
@@ -173,7 +172,7 @@ def test_unreadable_photographs_leave_the_others_as_they_are(
     photos: list[str], network: Trunk, tmp_path: Path
 ) -> None:
     seen: list[str] = []
-    stores = Stores(limit=10**9, on_error=lambda path, _: seen.append(path))
+    stores = _stores(10**9, on_error=lambda path, _: seen.append(path))
     stores.begin(_encoder(network, "conv4"))
     missing = str(tmp_path / "none.png")
     store = stores.open("views", photo_items([photos[0], missing, photos[2]], VIEWS, 0))
@@ -185,15 +184,6 @@ def test_unreadable_photographs_leave_the_others_as_they_are(
     assert torch.equal(store.maps(2)["conv4"], others.maps(2)["conv4"])
     with raises(DataError):
         stores.open("views", photo_items([photos[0], missing], VIEWS, 0))
-
-
-def test_cache_counts_what_it_replaces() -> None:
-    cache = Cache(100, None)
-    assert cache.put(0, {"a": torch.zeros(80, dtype=torch.uint8)})
-    assert not cache.put(1, {"a": torch.zeros(30, dtype=torch.uint8)})
-    assert cache.put(0, {"a": torch.zeros(60, dtype=torch.uint8)})
-    assert cache.put(1, {"a": torch.zeros(40, dtype=torch.uint8)})
-    assert (len(cache), cache.used, 1 in cache, 2 in cache) == (2, 100, True, False)
 
 
 def test_draws_are_a_function_of_the_index_and_use_all_before_one_comes_again() -> None:

@@ -13,7 +13,7 @@ from delf_engine.training import TrainingConfig
 from delf_engine.training.batches import Teacher, TeacherContext
 from delf_engine.training.config import teacher_names, with_teacher
 from delf_engine.training.losses.distillation import DistillationOptions
-from delf_engine.training.registry import teacher_file
+from delf_engine.training.registry import build_teacher, teacher_file
 from helpers import raises, write_tiny_model
 from training_helpers import train
 
@@ -91,7 +91,6 @@ def test_a_checkpoint_teaches_a_stage(photos: list[str], trunk: Path, tiny: Tiny
         photos,
         config,
         trunk,
-        error=lambda *_: None,
         teacher=teacher,
         precision="fp32",
         cache_gb=2e-4,  # some photographs are rendered, and taught, when they are drawn

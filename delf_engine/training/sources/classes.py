@@ -6,7 +6,6 @@ of 900 and shrinks the window by a random factor, so that the attention sees lan
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, ClassVar, Literal
@@ -105,7 +104,7 @@ def _window(photo: Rgb, config: CropConfig, side: int, x: int, y: int) -> Rgb:
 
 
 class CropReader:
-    """Reads crops; a photograph that cannot be read is reported once and the next of its class takes its place.
+    """Reads crops; a photograph that cannot be read is reported, and the next of its class takes its place.
 
     Parameters
     ----------
@@ -115,7 +114,7 @@ class CropReader:
     workers : int
         Threads that decode and crop.
     on_error : callable
-        Called once for each photograph that cannot be read, from the thread that asked for the batch.
+        Called with each photograph that cannot be read, by the thread that asked for the batch.
     """
 
     def __init__(
@@ -130,8 +129,6 @@ class CropReader:
         self.data, self.crops, self.seed = data, crops, seed
         self._workers = workers
         self._on_error = on_error
-        self._reported: set[int] = set()
-        self._lock = threading.Lock()  # batches may be asked for by several threads
 
     def training_batch(self, step: int, count: int) -> tuple[Rgb, Labels]:
         """Draw the crops of one step, classes uniformly and photographs uniformly within.
@@ -196,11 +193,7 @@ class CropReader:
         with ThreadPoolExecutor(min(self._workers, len(indices))) as pool:
             jobs = list(pool.map(self._read_one, indices.tolist(), labels.tolist(), cuts))
         for index, error in (failure for _, failed in jobs for failure in failed):
-            with self._lock:
-                new = index not in self._reported
-                self._reported.add(index)
-            if new:
-                self._on_error(self.data.path(index), error)
+            self._on_error(self.data.path(index), error)
         return [crop for crop, _ in jobs]
 
     def _read_one(self, index: int, label: int, cut: Cut) -> tuple[Rgb | None, list[tuple[int, ImageError]]]:
