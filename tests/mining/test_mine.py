@@ -12,7 +12,6 @@ from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.mining.mine import Mined, mine_pairs, strongest
-from delf_engine.training.sources.mined import MinedPair
 from delf_engine.verification import verify_features
 from helpers import raises, random_features
 from mining.moving import TURNED, moved
@@ -121,18 +120,7 @@ def test_what_cannot_be_mined(engine_of: Make, folder: dict[str, LocalFeatures])
 def test_photographs_without_features_have_no_pairs(engine_of: Make) -> None:
     empty = {name: random_features(np.random.default_rng(0), 0) for name in "abc"}
     found = mine_pairs(engine_of(empty), list(empty))
-    assert found.pairs == ()
-    assert found.most_inliers == 0
-
-
-def test_groups_are_connected_parts() -> None:
-    def pair(a: str, b: str) -> MinedPair:
-        return MinedPair(a, b, np.eye(3), np.zeros((1, 4)))
-
-    pairs = (pair("a", "b"), pair("d", "e"), pair("c", "b"), pair("f", "e"), pair("d", "f"), pair("g", "f"))
-    found = Mined(pairs, tuple("abcdefgh"), 9, 45, 99, 0, 0, 0)
-    assert found.groups == (4, 3)
-    assert found.alone == ("h",)
+    assert (found.pairs, found.most_inliers) == ((), 0)
 
 
 @given(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from delf_engine.errors import ConfigError, DataError
 from delf_engine.mining.mine import Mined
 from delf_engine.training import TrainingConfig, run
 from delf_engine.training.config import GradientStage
-from helpers import raises
 from training_helpers import Trained, shrunk, train
 
 
@@ -48,16 +45,3 @@ def test_the_recipe_learns_from_mined_pairs_and_goes_on_when_interrupted(
     assert all(np.array_equal(resumed.state[key], whole.state[key]) for key in whole.state)
     assert resumed.info.attention == "head"
     assert "held-out retrieval mAP" in resumed.info.figures
-
-
-def test_pairs_that_are_missing_or_held_out_are_said_to_be(
-    photos: Path, mined: Mined, tiny: TrainingConfig, tmp_path: Path
-) -> None:
-    files, one = sorted(map(str, photos.iterdir())), tmp_path / "one.jsonl"
-    with raises(ConfigError, "--pairs", "FILE"):
-        train(files, tiny, workers=1)
-    first = mined.pairs[0]
-    values = {"a": first.a, "b": first.b, "homography": np.eye(3).tolist(), "points": [[1, 2, 1, 2]]}
-    one.write_text(json.dumps(values))
-    with raises(DataError):
-        train(files, tiny, pairs=one, workers=1)

@@ -15,7 +15,7 @@ from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.batches import Batch, StageFacts, Step
-from delf_engine.training.losses.classification import ClassificationLoss, add_margin, pool_attention
+from delf_engine.training.losses.classification import ClassificationLoss, add_margin
 from delf_engine.training.registry import LOSSES
 from helpers import raises
 
@@ -68,15 +68,6 @@ def _arcface(pooled: Floats, weight: Floats, labels: list[int], margin: float, s
     return scale * np.cos(angle)
 
 
-def test_pooling_equals_plain_loops() -> None:
-    x, scores = _features(2), torch.rand(2, 3, 2)
-    for b in range(2):
-        cells = [x[b, :, i, j].double() for i in range(3) for j in range(2)]
-        weights = [float(scores[b, i, j]) for i in range(3) for j in range(2)]
-        expected = sum(c * w for c, w in zip(cells, weights, strict=True)) / 6
-        torch.testing.assert_close(pool_attention(x, scores)[b].double(), expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 def test_softmax_equals_numpy(network: DelfNetwork, pooling: str) -> None:
     loss = _loss(network, "softmax", pooling=pooling)
@@ -85,11 +76,9 @@ def test_softmax_equals_numpy(network: DelfNetwork, pooling: str) -> None:
         loss.bias.copy_(torch.linspace(-1, 1, 5))
     labels = [0, 4, 2, 2]
     step = _step(network, _features(), labels)
-    pooled = {
-        "mean": step.features.mean((2, 3)),
-        "attention": pool_attention(step.features, network.attention(step.features)),
-    }[pooling]
-    logits = pooled.detach().double().numpy() @ loss.weight.detach().double().numpy().T
+    cells = torch.ones(4, 3, 2) if pooling == "mean" else network.attention(step.features).detach()
+    pooled = np.einsum("bcij,bij->bc", step.features.double().numpy(), cells.double().numpy()) / 6
+    logits = pooled @ loss.weight.detach().double().numpy().T
     logits += np.linspace(-1, 1, 5)
     assert float(loss(step).detach()) == pytest.approx(_cross_entropy(logits, labels), rel=1e-5)
     accuracy = np.mean(logits.argmax(1) == labels)

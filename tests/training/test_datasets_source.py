@@ -64,6 +64,9 @@ def test_the_source_keeps_to_the_split(folder: Path) -> None:
     (measured,) = source.held_out()
     assert measured.labels.tolist() == [0, 1, 2]
     assert measured.maps["images"].shape == (3, 32, 32, 3)
+    few = ClassesSource(_options(measure_images=2), _context(folder, photos, held_out))
+    assert sum(len(batch) for batch in few.held_out()) == 2
+    assert list(ClassesSource(_options(), _context(folder, photos, [])).held_out()) == []
 
 
 def test_a_class_without_a_photograph_to_train_on_is_no_class(folder: Path) -> None:
@@ -93,11 +96,3 @@ def test_options_reach_the_data_set(folder: Path) -> None:
     with pytest.warns(DelfEngineWarning, match="left out: bbbd"):
         photos, _ = _split(folder / "train.csv", every=2, missing="drop")
     assert len(photos) == 2
-
-
-def test_measuring_stops_at_its_limit(folder: Path) -> None:
-    photos, held_out = _split(folder, every=2)
-    source = ClassesSource(_options(measure_images=2), _context(folder, photos, held_out))
-    assert sum(len(batch) for batch in source.held_out()) == 2
-    none = ClassesSource(_options(), _context(folder, photos, []))
-    assert list(none.held_out()) == []

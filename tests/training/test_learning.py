@@ -169,13 +169,6 @@ def test_losses_of_pairs_without_overlap_are_zero(network: DelfNetwork) -> None:
         value.backward()
 
 
-def test_match_refuses_a_stage_it_cannot_work_in(network: DelfNetwork) -> None:
-    with raises(ConfigError, "'attention'"):
-        Match(MatchOptions(kind="match"), network, _facts("layer3"))
-    with raises(ConfigError):
-        Match(MatchOptions(kind="match"), network, _facts("attention", fitted=False))
-
-
 def test_match_teaches_the_head_and_not_the_trunk(network: DelfNetwork) -> None:
     features = torch.randn(4, 256, 4, 4, requires_grad=True)
     network.zero_grad()
@@ -270,8 +263,6 @@ def test_pca_equals_scikit_learn() -> None:
 
 def test_spread_takes_first_and_last() -> None:
     names = [str(i) for i in range(10)]
-    assert spread(names, None) == names
-    assert spread(names, 20) == names
-    assert spread(names, 2) == ["0", "9"]
-    assert spread(names, 1) == ["0"]
+    assert spread(names, None) == spread(names, 20) == names
+    assert (spread(names, 1), spread(names, 2)) == (["0"], ["0", "9"])
     assert len(set(spread(names, 7))) == 7

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from delf_engine.errors import CheckpointError, ConfigError, DataError, LockedError
+from delf_engine.errors import CheckpointError, ConfigError, LockedError
 from delf_engine.model import load_checkpoint, save_checkpoint
 from delf_engine.model.backbones import build_trunk
 from delf_engine.training import TrainingConfig, run
@@ -120,20 +120,14 @@ def test_bad_photographs_are_reported_once_and_passed_over(
     assert trained.network.dim == 8
 
 
-def test_too_few_photographs(photos: list[str], trunk: Path, tiny: Tiny, tmp_path: Path) -> None:
-    with raises(DataError):
-        train(photos[:2], tiny(), trunk)
-    bad = [str(tmp_path / f"{i}.jpg") for i in range(6)]
-    with raises(DataError):
-        train(bad, tiny(), trunk, error=lambda *_: None)
-
-
 def test_stages_in_an_order_that_cannot_work(photos: list[str], trunk: Path, tiny: Tiny) -> None:
     stages = tiny().stages
     head_only = tiny().with_stage("conv4", train=("attention",))
     for config in (tiny(stages=stages[3:]), tiny(stages=stages[4:]), head_only):
         with raises(ConfigError):
             train(photos, config, trunk)
+    with raises(ConfigError, "pairs.jsonl"):  # no stage draws them
+        train(photos, tiny(), trunk, pairs="pairs.jsonl")
 
 
 def test_bad_trunks(photos: list[str], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,11 +24,9 @@ from helpers import checkpoint_info, raises, write_tiny_model
 def test_trunk_of_a_checkpoint_by_name_and_by_path(named: bool) -> None:
     trunk = load_trunk("resnet18", "delf-r18" if named else packaged_folder() / "delf-r18.safetensors")
     expected, _ = load_checkpoint("delf-r18")
-    got = trunk.state_dict()
-    assert got.keys() == expected.trunk.state_dict().keys()
-    for key, value in expected.trunk.state_dict().items():
-        assert got[key].dtype == torch.float32
-        assert torch.equal(got[key], value)
+    got, state = trunk.state_dict(), expected.trunk.state_dict()
+    assert got.keys() == state.keys()
+    assert all(got[key].dtype == torch.float32 and torch.equal(got[key], state[key]) for key in state)
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
