@@ -259,7 +259,11 @@ def _parse_named(known: Mapping[str, Any], what: str, table: Any, where: str) ->
     if not isinstance(table, Mapping) or not isinstance(table.get("kind"), str):
         raise ConfigError(f'{where}: {what} needs a kind, such as kind = "...", got {table!r}')
     kind = table["kind"]
-    return parse_config(find(known, what, kind).Options, table, where=f"{where}, {what} {kind}")
+    try:
+        options = find(known, what, kind).Options
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return parse_config(options, table, where=f"{where}, {what} {kind}")
 
 
 def teacher_names(stages: Iterable[Stage]) -> list[str]:
