@@ -4,6 +4,7 @@ import struct
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,11 @@ from hypothesis.extra import numpy as hnp
 from delf_engine.errors import DataError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange import export_features, read_delf
-from delf_engine.interchange.delf_file import parse_delf, serialise_delf
-from helpers import random_features
+from delf_engine.interchange.delf_file import serialise_delf
+from delf_engine.interchange.export import relative_name
+from helpers import raises, random_features
 from interchange.protobuf_bytes import field as block
-from interchange.protobuf_bytes import number, real, serialise_datum
+from interchange.protobuf_bytes import number, parsed, real, serialise_datum
 
 # Two features of two dimensions, written by hand after feature.proto and datum.proto.
 GOLDEN = bytes.fromhex(
@@ -114,6 +116,10 @@ def many_features(draw: st.DrawFn) -> LocalFeatures:
     )
 
 
+def parse_delf(data: bytes, **options: Any) -> LocalFeatures:
+    return parsed(read_delf, data, **options)
+
+
 def bits(array: npt.NDArray[np.float32]) -> bytes:
     return np.ascontiguousarray(array).tobytes()
 
@@ -202,7 +208,7 @@ def test_any_order_not_packed_in_pieces_and_unknown_fields() -> None:
 def test_numbers_left_out_are_zero() -> None:
     back = parse_delf(block(1, block(1, datum([1.0])) + real(4, 1.0)))
     assert (back.keypoints.tolist(), back.scores.tolist()) == ([[0, 0]], [0])
-    with pytest.raises(FormatError, match="scales"):
+    with raises(FormatError, "scales"):
         parse_delf(block(1, block(1, datum([1.0]))))
 
 
@@ -213,11 +219,11 @@ def test_a_field_too_many_changes_nothing(rng: np.random.Generator) -> None:
 
 def test_descriptors_that_are_not_of_unit_length() -> None:
     data = feature([1.01, 0], 0, 0, 1, 2) + feature([0, 3], 0, 0, 1, 1)
-    with pytest.raises(FormatError, match=r"x\.delf: .*row 1"):
-        parse_delf(data, where="x.delf")
+    with raises(FormatError, "here: ", "row 1"):
+        parse_delf(data)
     np.testing.assert_array_equal(parse_delf(data, normalise=True).descriptors, [[1, 0], [0, 1]])
     np.testing.assert_array_equal(parse_delf(data[: len(data) // 2]).descriptors, np.float32([[1.01, 0]]))
-    with pytest.raises(FormatError, match="descriptor 0"):
+    with raises(FormatError, "descriptor 0"):
         parse_delf(feature([0, 0], 0, 0, 1, 1), normalise=True)
 
 
@@ -229,7 +235,7 @@ def test_every_cut_is_a_shorter_file_or_a_clear_error(tmp_path: Path) -> None:
         if end == size:
             assert len(read_delf(path)) == 1
             continue
-        with pytest.raises(FormatError, match=r"cut\.delf: "):
+        with raises(FormatError, "cut.delf:"):
             read_delf(path)
 
 
@@ -264,17 +270,17 @@ def test_any_bytes_are_features_or_a_clear_error(data: bytes) -> None:
     ],
 )
 def test_hostile_bytes(data: bytes) -> None:
-    with pytest.raises(FormatError, match=r"^here: "):
-        parse_delf(data, where="here")
+    with raises(FormatError, "here: "):
+        parse_delf(data)
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"no\.delf"):
+    with raises(FormatError, "no.delf"):
         read_delf(tmp_path / "no.delf")
     (tmp_path / "file").write_text("x")
     (tmp_path / "out" / "b.delf").mkdir(parents=True)
     for folder, name in (("file/out", "a"), ("out", "b"), ("out", "x" * 300)):
-        with pytest.raises(FormatError, match=str(tmp_path / folder)):
+        with raises(FormatError, str(tmp_path / folder)):
             export_features("delf", tmp_path / folder, [(name, FEATURES)], replace=True)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.delf"]
 
@@ -297,14 +303,14 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
 
 def test_a_folder_is_not_overwritten_unasked(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(FormatError, match=str(tmp_path)):
+    with raises(FormatError, str(tmp_path)):
         export_features("delf", tmp_path, [("a", FEATURES)])
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
     assert export_features("delf", tmp_path, [("a", FEATURES)], replace=True) == 1
     assert export_features("delf", tmp_path, [("a", LocalFeatures.empty((1, 1)))], replace=True) == 1
     assert (tmp_path / "a.delf").read_bytes() == b""
     assert (tmp_path / "mine.txt").read_text() == "x"
-    with pytest.raises(FormatError, match=r"mine\.txt"):
+    with raises(FormatError, "mine.txt"):
         export_features("delf", tmp_path / "mine.txt", [], replace=True)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -316,21 +322,19 @@ def test_a_folder_is_not_overwritten_unasked(tmp_path: Path) -> None:
     [
         (["a", "x/../a"], "'x/../a'"),
         (["a", "a"], "'a'"),
-        ([".."], r"'\.\.'"),
+        ([".."], "'..'"),
         ([""], "''"),
         (["/"], "'/'"),
         (["a\0b"], "x00"),
     ],
 )
 def test_names_that_do_not_fit(tmp_path: Path, names: list[str], fact: str) -> None:
-    with pytest.raises(DataError, match=fact):
+    with raises(DataError, fact):
         export_features("delf", tmp_path / "out", [(name, FEATURES) for name in names])
 
 
 @given(st.text(min_size=1, max_size=30) | st.text("./a", min_size=1, max_size=12))
 def test_no_name_leaves_the_folder(name: str) -> None:
-    from delf_engine.interchange.files import relative_name
-
     with suppress(DataError):
         path = relative_name(name)
         assert not path.startswith("/")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from delf_engine.errors import CheckpointError
 from delf_engine.model import load_checkpoint, save_checkpoint
 from delf_engine.model.backbones import Trunk
-from delf_engine.model.names import packaged_folder
+from delf_engine.model.checkpoint import packaged_folder
 from delf_engine.training import Reports, RunOptions, TrainingConfig, load_training_config, run
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.weights import load_trunk

@@ -15,9 +15,9 @@ from delf_engine.cli import app
 from delf_engine.config import load_profile
 from delf_engine.errors import CheckpointError, ConfigError, DelfEngineError, FormatError
 from delf_engine.extraction import Extractor
-from delf_engine.interchange.published import KINDS, import_model
+from delf_engine.interchange.published.convert import KINDS, import_model
 from delf_engine.model import load_checkpoint, read_checkpoint_info
-from helpers import random_photo, restate
+from helpers import raises, random_photo, restate
 from interchange.protobuf_bytes import write_datum
 from interchange.published.forging import write_bundle
 from interchange.published.weights import slim_weights
@@ -100,7 +100,7 @@ def test_same_source_same_bits(resnet18: Path, tmp_path: Path) -> None:
 def test_nothing_is_replaced_unasked(resnet18: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     out.write_bytes(b"mine")
-    with pytest.raises(ConfigError, match="--replace"):
+    with raises(ConfigError, "--replace"):
         raise _run("torchvision", str(resnet18), "--out", str(out)).exception or AssertionError
     assert out.read_bytes() == b"mine"
     assert _run("torchvision", str(resnet18), "--out", str(out), "--replace").exit_code == 0
@@ -111,10 +111,10 @@ def test_nothing_is_replaced_unasked(resnet18: Path, tmp_path: Path) -> None:
     ("args", "kind", "fact"),
     [
         (("keras", "x", "--out", "x.safetensors"), ConfigError, "'keras'"),
-        (("delf", "x", "--out", "x.bin"), ConfigError, r"x\.bin"),
+        (("delf", "x", "--out", "x.bin"), ConfigError, "x.bin"),
         (("delf", "x", "--out", "no/x.safetensors"), ConfigError, "no: "),
-        (("delf", "x", "--out", "x.safetensors"), FormatError, "^x: "),
-        (("how", "x", "--out", "x.safetensors"), CheckpointError, "^x: "),
+        (("delf", "x", "--out", "x.safetensors"), FormatError, "x: "),
+        (("how", "x", "--out", "x.safetensors"), CheckpointError, "x: "),
         (("how", "x", "--out", "x.safetensors", "--stride", "16"), ConfigError, "how"),
         (("delf", "x", "--out", "x.safetensors", "--dim", "40"), ConfigError, "PCA"),
         (("delf", "x", "--out", "x.safetensors", "--profile", "delff"), ConfigError, "'delf'"),
@@ -124,13 +124,13 @@ def test_wrong_usage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], kind: type[Exception], fact: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(kind, match=fact):
+    with raises(kind, fact):
         raise _run(*args).exception or AssertionError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pca_of_another_width(resnet18: Path, delf: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"\(1024,\), \(256,\)"):
+    with raises(CheckpointError, "(1024,), (256,)"):
         import_model("torchvision", resnet18, name="x", pca=delf / "pca", dim=40)
 
 

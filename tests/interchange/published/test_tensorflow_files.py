@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 
 from delf_engine.errors import FormatError
 from delf_engine.interchange.messages import BundleHeaderProto, TrackableObjectGraph
-from delf_engine.interchange.published.sstable import crc32c, mask, read_table
 from delf_engine.interchange.published.tensorflow_files import (
     OBJECT_GRAPH,
     ObjectGraph,
     TensorBundle,
     bundle_prefix,
+    crc32c,
+    mask,
+    read_table,
 )
+from helpers import raises
 from interchange.published.forging import HEADER, MAGIC, entry, sealed, varint, write_index
 from interchange.published.weights import keras_weights
 
@@ -110,7 +113,7 @@ def test_where_a_model_lies(files: Path) -> None:
     folder, prefix = files / "slim_delf", files / PREFIXES["slim_delf"]
     for source in (folder, folder / "variables", prefix, f"{prefix}.index"):
         assert bundle_prefix(source) == prefix
-    with pytest.raises(FormatError, match=str(files)):
+    with raises(FormatError, str(files)):
         bundle_prefix(files)
 
 
@@ -126,7 +129,7 @@ def test_a_changed_byte_of_the_index_is_found(files: Path, data: st.DataObject) 
     bad[data.draw(st.integers(0, len(good) - 49))] ^= 1 << data.draw(st.integers(0, 7))  # the footer has padding
     path.write_bytes(bad)
     try:
-        with pytest.raises(FormatError, match=r"model\.index"):
+        with raises(FormatError, "model.index"):
             TensorBundle(files / "sharded" / "model")
     finally:
         path.write_bytes(good)
@@ -137,10 +140,10 @@ def test_an_index_that_was_cut_or_is_missing(files: Path) -> None:
     good = path.read_bytes()
     for size in (0, 10, 47, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:size])
-        with pytest.raises(FormatError, match=r"model\.index"):
+        with raises(FormatError, "model.index"):
             TensorBundle(files / "sharded" / "model")
     path.unlink()
-    with pytest.raises(FormatError, match=r"model\.index"):
+    with raises(FormatError, "model.index"):
         TensorBundle(files / "sharded" / "model")
 
 
@@ -188,8 +191,8 @@ def test_a_forged_file_is_read(tmp_path: Path) -> None:
     ("value", "fact"),
     [
         (entry(), "w"),  # without its checksum
-        (entry(shape=(3,)), r"\(3,\)"),
-        (entry(shape=(-2,)), r"\(-2,\)"),
+        (entry(shape=(3,)), "(3,)"),
+        (entry(shape=(-2,)), "(-2,)"),
         (entry(dtype=23), "23"),
         (entry(offset=1), "byte 9"),
         (entry(offset=-1), "w"),
@@ -198,7 +201,7 @@ def test_a_forged_file_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_entries_that_cannot_be_read(tmp_path: Path, value: bytes, fact: str) -> None:
-    with pytest.raises(FormatError, match=fact):
+    with raises(FormatError, fact):
         TensorBundle(forged(tmp_path / "x", {b"": HEADER, b"w": value}))["w"]
 
 
@@ -214,7 +217,7 @@ def test_entries_that_cannot_be_read(tmp_path: Path, value: bytes, fact: str) ->
 def test_indexes_that_cannot_be_read(
     tmp_path: Path, entries: dict[bytes, bytes], options: dict[str, int], fact: str
 ) -> None:
-    with pytest.raises(FormatError, match=fact):
+    with raises(FormatError, fact):
         TensorBundle(forged(tmp_path / "x", entries, **options))
 
 
@@ -230,9 +233,9 @@ def test_indexes_that_cannot_be_read(
 )
 def test_blocks_that_lie(content: bytes) -> None:
     foot = varint(0, len(content), 0, len(content)).ljust(40, b"\0") + MAGIC
-    with pytest.raises(FormatError, match=r"^t: "):
+    with raises(FormatError, "t:"):
         read_table(sealed(content) + foot, "t")
-    with pytest.raises(FormatError, match=r"^t: "):
+    with raises(FormatError, "t:"):
         read_table(varint(2**40, 10, 0, 0).ljust(40, b"\0") + MAGIC, "t")
 
 
@@ -248,10 +251,10 @@ def test_graphs_that_lie() -> None:
     ]
     for add in make:
         add()
-        with pytest.raises(FormatError, match=r"^g: "):
+        with raises(FormatError, "g:"):
             ObjectGraph(graph.SerializeToString(), "g")
         node.children.pop()
-    with pytest.raises(FormatError, match="TrackableObjectGraph"):
+    with raises(FormatError, "TrackableObjectGraph"):
         ObjectGraph(b"\xff", "g")
 
 
@@ -267,4 +270,3 @@ def test_graphs_that_lie() -> None:
 )
 def test_known_checksums(data: bytes, expected: int) -> None:
     assert crc32c(data) == expected
-    assert crc32c(data[3:], crc32c(data[:3])) == expected
