@@ -106,7 +106,7 @@ def _named(items: Iterable[tuple[str, LocalFeatures]]) -> Iterator[tuple[str, Lo
 
 def _check_target(target: Path, *, folder: bool, replace: bool) -> None:
     """Refuse a target that is of the wrong kind, or holds something that was not meant to be replaced."""
-    with system_errors(_unwritable(target)):
+    with system_errors(f"{target}: cannot be written"):
         if not target.exists():
             return
         if target.is_dir() != folder:
@@ -119,14 +119,14 @@ def _check_target(target: Path, *, folder: bool, replace: bool) -> None:
 
 
 def _write_folder(folder: Path, items: Iterable[tuple[str, LocalFeatures]], format: str) -> int:  # noqa: A002
-    with system_errors(_unwritable(folder)):
+    with system_errors(f"{folder}: cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for name, features in _named(items):
         colmap = format == "colmap"
         data = serialise_colmap(name, features) if colmap else serialise_delf(features)
         path = folder / f"{name}{'.txt' if colmap else '.delf'}"
-        with system_errors(_unwritable(path)):
+        with system_errors(f"{path}: cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path, durable=False) as temporary:  # a million small files should not wait for the disk
                 temporary.write_bytes(data)
@@ -136,14 +136,10 @@ def _write_folder(folder: Path, items: Iterable[tuple[str, LocalFeatures]], form
 
 def _write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], half: bool) -> int:
     with ExitStack() as stack:
-        with system_errors(_unwritable(path)):
+        with system_errors(f"{path}: cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = stack.enter_context(replacing(path, durable=False))
         count = write_hloc(temporary, _named(items), half=half, where=str(path))
-        with system_errors(_unwritable(path)):
+        with system_errors(f"{path}: cannot be written"):
             stack.close()
     return count
-
-
-def _unwritable(path: Path) -> str:
-    return f"{path}: cannot be written"

@@ -6,6 +6,7 @@ there is one layout of weights instead of two. Names are torchvision's (``layer3
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -164,7 +165,8 @@ def _load(trunk: Trunk, state: Mapping[str, Tensor]) -> None:
     try:
         trunk.load_state_dict({key: value for key, value in state.items() if key in wanted})
     except RuntimeError as error:
-        raise CheckpointError(f"weights do not fit a {trunk.architecture} trunk: {error}") from error
+        first = textwrap.shorten(str(error), 250, placeholder=" ...")  # of a line for each of its layers
+        raise CheckpointError(f"weights do not fit a {trunk.architecture} trunk: {first}") from error
 
 
 @torch.no_grad()

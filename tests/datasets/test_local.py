@@ -7,8 +7,8 @@ import pytest
 
 from datasets.toys import TRUTH, jpeg, truth_file
 from delf_engine.datasets import KNOWN, Dataset, Definition, data_folder, definition, get, locate
-from delf_engine.datasets.local import place
 from delf_engine.errors import DataError, FormatError
+from delf_engine.support.files import file_sha256
 from helpers import raises
 
 
@@ -29,14 +29,6 @@ def test_the_table() -> None:
     assert len(definition("rparis6k").corrupt) == 20
     with raises(DataError, "rparis6k"):
         definition("rparis")
-
-
-def test_the_hashes_are_those_of_the_files_at_hand(data: Path) -> None:
-    from delf_engine.support.files import file_sha256
-
-    for name in ("roxford5k", "rparis6k"):
-        truth = f"gnd_{name}.pkl"
-        assert file_sha256(data / "revisited" / truth) == KNOWN[name].hashes[truth]
 
 
 def test_where_data_sets_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -84,6 +76,8 @@ def test_the_official_ground_truths_are_told_apart(data: Path, tmp_path: Path) -
         locate("roxford5k", tmp_path).missing()
     shutil.copyfile(data / "revisited" / "gnd_roxford5k.pkl", place_of_truth)
     assert len(locate("roxford5k", tmp_path).missing()) == 5063
+    for name in ("roxford5k", "rparis6k"):
+        assert file_sha256(data / "revisited" / f"gnd_{name}.pkl") == KNOWN[name].hashes[f"gnd_{name}.pkl"]
 
 
 def test_open_a_folder_of_ones_own(tmp_path: Path) -> None:
@@ -113,16 +107,3 @@ def test_lists_that_are_none(letters: Definition, tmp_path: Path, content: str |
         (found.folder / "metadata" / "index.csv").write_text(content)
     with raises(FormatError, "index.csv"):
         found.missing()
-
-
-@pytest.mark.parametrize(
-    ("inside", "layout", "expected"),
-    [
-        ("a/b/c.jpg", "flat", "c.jpg"),
-        ("a/b/c.jpg", "tree", "a/b/c.jpg"),
-        ("jpg/b/c.jpg", "tree", "b/c.jpg"),
-        ("index/0/1/2/0123456789abcdef.jpg", "letters", "0/1/2/0123456789abcdef.jpg"),
-    ],
-)
-def test_places(inside: str, layout: str, expected: str) -> None:
-    assert place(inside, layout) == expected

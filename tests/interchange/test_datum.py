@@ -1,6 +1,6 @@
-import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from delf_engine.errors import ConfigError, FormatError
 from delf_engine.interchange.messages import read_datum
 from delf_engine.interchange.published.network import read_pca
 from helpers import raises
-from interchange.protobuf_bytes import field, number, parsed, real, serialise_datum, write_datum
+from interchange.protobuf_bytes import field, number, parsed, serialise_datum, write_datum
 
 # What protobuf's own serialiser writes for DatumProto, shape (2, 150): dims packed, then 300 floats packed.
 GOLDEN_HEAD = bytes.fromhex("0a05 0a03 02 9601 12b3090a b009")
@@ -20,6 +20,8 @@ GOLDEN_HEAD = bytes.fromhex("0a05 0a03 02 9601 12b3090a b009")
 
 def test_bytes_that_protobuf_writes(tmp_path: Path) -> None:
     array = np.arange(300, dtype=np.float32).reshape(2, 150)
+    with raises(FormatError, "x.datum"):
+        read_datum(tmp_path / "x.datum")
     (tmp_path / "x.datum").write_bytes(GOLDEN_HEAD + array.tobytes())
     assert serialise_datum(array) == GOLDEN_HEAD + array.tobytes()
     np.testing.assert_array_equal(read_datum(tmp_path / "x.datum"), array)
@@ -33,30 +35,18 @@ def test_bytes_that_protobuf_writes(tmp_path: Path) -> None:
     )
 )
 def test_round_trip_keeps_every_bit(array: np.ndarray) -> None:
-    back = parsed(read_datum, serialise_datum(array))
-    assert back.shape == array.shape
-    assert back.tobytes() == array.tobytes()
-
-
-def test_values_that_are_not_packed_and_messages_in_pieces() -> None:
-    floats = real(1, 1.5) + real(1, -2.0)
-    split = (
-        field(2, floats) + field(1, field(1, 3)) + field(2, field(1, struct.pack("<f", 7.0))) + field(9, b"new")
-    )
-    np.testing.assert_array_equal(parsed(read_datum, split), [1.5, -2.0, 7.0])
+    data = serialise_datum(array)
+    back = parsed(read_datum, data)
+    assert (back.shape, back.tobytes()) == (array.shape, array.tobytes())
+    for end in range(0, len(data), 97) if array.size else ():
+        with raises(FormatError, "here: "):
+            parsed(read_datum, data[:end])
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_array_or_a_clear_error(data: bytes) -> None:
     with suppress(FormatError):
         assert parsed(read_datum, data).dtype == np.float32
-
-
-def test_every_cut_is_found() -> None:
-    data = serialise_datum(np.ones((3, 5)))
-    for end in range(len(data)):
-        with raises(FormatError):
-            parsed(read_datum, data[:end])
 
 
 @pytest.mark.parametrize(
@@ -77,11 +67,6 @@ def test_every_cut_is_found() -> None:
 def test_hostile_bytes(data: bytes) -> None:
     with raises(FormatError, "here:"):
         parsed(read_datum, data)
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    with raises(FormatError, "no.datum"):
-        read_datum(tmp_path / "no.datum")
 
 
 # --------------------------------------------------------------------------------------------------------- PCA
@@ -123,7 +108,7 @@ def test_pca_that_does_not_fit(pca_files: tuple[Path, dict[str, np.ndarray]]) ->
     with raises(FormatError, "nowhere"):
         read_pca(folder / "nowhere")
     write_datum(folder / "pca_vars.datum", np.zeros(6))
-    with raises(FormatError, "variance"):
+    with raises(FormatError, "variances"):
         read_pca(folder, whiten=True)
     write_datum(folder / "mean.datum", arrays["mean"][:5])
     with raises(FormatError, "(6, 6)", "5"):
@@ -135,14 +120,16 @@ def test_pca_that_does_not_fit(pca_files: tuple[Path, dict[str, np.ndarray]]) ->
 
 def test_npz_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
-    with raises(FormatError, "x.npz"):
-        read_pca(path)
-    path.write_bytes(b"junk")
-    with raises(FormatError, "x.npz"):
-        read_pca(path)
-    np.savez(path, mean=np.zeros(3))
-    with raises(FormatError, "components"):
-        read_pca(path)
-    np.savez(path, mean=np.zeros(3), components=np.array([{}], object))
-    with raises(FormatError, "x.npz"):
-        read_pca(path)
+    contents: list[dict[str, Any] | bytes | None] = [
+        None,
+        b"junk",
+        {"mean": np.zeros(3)},
+        {"mean": np.zeros(3), "components": np.array([{}], object)},
+    ]
+    for content in contents:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            np.savez(path, **content)
+        with raises(FormatError, "x.npz", "components"):
+            read_pca(path)

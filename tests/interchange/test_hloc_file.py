@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delf_engine.errors import ConfigError, DataError, FormatError, UnknownIdError
+from delf_engine.errors import ConfigError, FormatError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange import export_features, read_hloc
 from helpers import raises, random_features
@@ -115,19 +115,10 @@ def test_a_name_that_is_a_folder_of_others(file: Path, rng: np.random.Generator)
     items = {"a/b": random_features(rng, 2), "a": random_features(rng, 3), "a/b/c": random_features(rng, 1)}
     export_features("hloc", file, items.items())
     assert dict(read_hloc(file)) == items
-    with raises(FormatError, str(file.parent)):
-        export_features("hloc", file, [("a", items["a"]), ("a/keypoints", items["a"])], replace=True)
-
-
-def test_names_cannot_leave_the_file(file: Path, rng: np.random.Generator) -> None:
-    one = random_features(rng, 1)
-    export_features("hloc", file, [("/abs/./a.jpg", one), ("../b.jpg", one)])
-    assert [name for name, _ in read_hloc(file)] == ["abs/a.jpg", "b.jpg"]
-    with raises(DataError, "'b'"):
-        export_features("hloc", file, [("b", one), ("/b", one)], replace=True)
-    with raises(FormatError, str(file.parent)):  # a file name that is no Unicode
-        export_features("hloc", file, [("x\udc80", one)], replace=True)
-    assert len(list(read_hloc(file))) == 2
+    for names in (("a", "a/keypoints"), ("x\udc80",)):  # a file name that is no Unicode
+        with raises(FormatError, str(file)):
+            export_features("hloc", file, [(name, items["a"]) for name in names], replace=True)
+    assert len(list(read_hloc(file))) == 3
 
 
 def test_one_image_at_a_time_and_all_or_none(file: Path, rng: np.random.Generator) -> None:
@@ -154,20 +145,9 @@ def test_one_image_at_a_time_and_all_or_none(file: Path, rng: np.random.Generato
     reader = read_hloc(file)
     assert next(reader) == ("0", one)
     reader.close()  # type: ignore[attr-defined]
-    assert export_features("hloc", file, [("new", one)], replace=True) == 1
-    assert [name for name, _ in read_hloc(file)] == ["new"]
+    assert export_features("hloc", file, [("/abs/./a.jpg", one), ("../b.jpg", one)], replace=True) == 2
+    assert [name for name, _ in read_hloc(file)] == ["abs/a.jpg", "b.jpg"]
     assert sorted(p.name for p in file.parent.iterdir()) == ["features.h5", "plain"]
-
-
-def test_through_the_common_function(tmp_path: Path, rng: np.random.Generator) -> None:
-    target = tmp_path / "made" / "x.h5"
-    assert export_features("hloc", target, [("a", random_features(rng, 2))], half=True) == 1
-    with h5py.File(target) as handle:
-        assert (handle["a/descriptors"].dtype, handle["a/keypoints"].dtype) == (np.float16, np.float32)
-    with raises(ConfigError, "delf"):
-        export_features("delf", tmp_path / "d", [], half=True)
-    with raises(ConfigError, "'csv'"):
-        export_features("csv", tmp_path / "d", [])
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -191,20 +171,13 @@ def test_a_file_of_another_extractor(file: Path) -> None:
         read_hloc(file, "x/a.jpg")
 
 
-def test_descriptors_that_are_not_of_unit_length(file: Path) -> None:
-    other_extractor(file, descriptors=np.diag([1.0, 2.0, 3.0]))
-    with raises(FormatError, "features.h5: 'a.jpg'"):
-        list(read_hloc(file))
-    ((_, features),) = read_hloc(file, normalise=True)
-    np.testing.assert_array_equal(features.descriptors, np.eye(3)[[1, 2, 0]])
-
-
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"descriptors": None}, "descriptors"),
+        ({"descriptors": np.diag([1.0, 2.0, 3.0])}, "descriptors"),
         ({"descriptors": np.eye(3, 4)}, "transposed"),
-        ({"descriptors": np.eye(5, 4)}, r"\(5, 4\)"),
+        ({"descriptors": np.eye(5, 4)}, "(5, 4)"),
         ({"descriptors": np.empty((0, 3))}, "descriptors"),
         ({"keypoints": np.zeros(3)}, "keypoints"),
         ({"keypoints": np.zeros((3, 3))}, "keypoints"),
@@ -221,22 +194,14 @@ def test_descriptors_that_are_not_of_unit_length(file: Path) -> None:
     ],
 )
 def test_images_that_are_not_as_described(file: Path, changes: dict[str, Any], field: str) -> None:
+    other_extractor(file, "stretched", descriptors=np.diag([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(next(read_hloc(file, normalise=True))[1].descriptors, np.eye(3)[[1, 2, 0]])
     other_extractor(file, **changes)
-    with pytest.raises(FormatError, match=rf"features\.h5: 'a\.jpg': .*{field}"):
-        list(read_hloc(file))
-
-
-def test_a_group_where_an_array_belongs(file: Path) -> None:
-    other_extractor(file, scores=None)
-    with h5py.File(file, "a") as handle:
-        handle.create_group("a.jpg/scores")
-    with raises(FormatError, "scores"):
-        list(read_hloc(file))
+    with raises(FormatError, f"{file}: 'a.jpg': ", field):
+        list(read_hloc(file, ["a.jpg"]))
 
 
 def test_files_of_another_kind(file: Path) -> None:
-    with raises(FormatError, str(file)):
-        read_hloc(file)
     file.write_bytes(b"no HDF5")
     with raises(FormatError, str(file)):
         read_hloc(file)
@@ -263,6 +228,8 @@ def test_cut_and_changed_files_raise_nothing_else(tmp_path: Path, rng: np.random
 
 def test_without_h5py(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
+    with raises(ConfigError, "delf"):
+        export_features("delf", file, [], half=True)
     for action in (lambda: read_hloc(file), lambda: export_features("hloc", file, [])):
         with raises(ConfigError, "delf-engine[hdf5]"):
             action()

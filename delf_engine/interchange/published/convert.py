@@ -106,7 +106,8 @@ def import_model(
         with system_errors(f"{path}: cannot be read"), path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    origin = {"kind": kind, "source": Path(source).name, "source_sha256": digest.hexdigest(), **network.about}
+    origin = {"kind": kind, "source": Path(source).name, "source_sha256": digest.hexdigest()}
+    origin["library"] = network.library
     return assemble(
         network,
         name,

@@ -164,7 +164,7 @@ def _network(
         reduction,
         normalisation=HALF_RANGE,
         profile="delf" if reduction is None else "delg",  # of the two, only DELG learns its reduction
-        about={"library": library},
+        library=library,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ Rgb = tuple[float, float, float]
 
 #: Mean and standard deviation of RGB in [0, 1].
 IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-#: (pixel - 128) / 128, as DELF has it.
-HALF_RANGE: tuple[Rgb, Rgb] = ((128 / 255,) * 3, (128 / 255,) * 3)
+HALF_RANGE: tuple[Rgb, Rgb] = ((128 / 255,) * 3, (128 / 255,) * 3)  # (pixel - 128) / 128, as DELF has it
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class PublishedNetwork:
         Of RGB in [0, 1].
     profile : str
         The profile that comes nearest to how it was published.
-    about : dict
-        What is worth keeping of its origin.
+    library : str
+        What it was made with.
     """
 
     architecture: str
@@ -70,7 +69,7 @@ class PublishedNetwork:
     smoothing: int = 1
     normalisation: tuple[Rgb, Rgb] = IMAGENET
     profile: str = "default"
-    about: Mapping[str, str] = field(default_factory=dict)
+    library: str = "torchvision"
 
 
 def from_affine(weight: npt.NDArray[Any], bias: npt.NDArray[Any], where: str) -> Reduction:
@@ -115,23 +114,19 @@ def read_pca(source: str | os.PathLike[str], *, dim: int | None = None, whiten: 
         If there are fewer components than `dim`.
     """
     path = Path(source)
-    mean, components, *variances = _arrays(path, whiten)
-    mean = mean.reshape(-1)
-    if components.ndim != 2 or components.shape[1] != len(mean) or len(components) > len(mean):
-        raise FormatError(f"{path}: components {components.shape} do not fit a mean of {len(mean)} values")
+    given, components, *variances = _arrays(path, whiten)
+    mean = check_array(f"{path}: mean", given.reshape(-1), np.float32, (None,), error=FormatError)
+    fitting = (None, len(mean))
+    components = check_array(f"{path}: components", components, np.float32, fitting, error=FormatError)
     if dim is not None and not 1 <= dim <= len(components):
         raise ConfigError(f"{path}: has {len(components)} components, {dim} were asked for")
     components = components[:dim]
     if variances:
         spread = variances[0].reshape(-1)[: len(components)]
-        if len(spread) < len(components) or not (spread > 0).all():
-            raise FormatError(
-                f"{path}: whitening needs a variance above 0 for each of {len(components)} components"
-            )
+        if len(spread) < len(components) or not ((spread > 0) & np.isfinite(spread)).all():
+            raise FormatError(f"{path}: whitening needs {len(components)} variances, each above 0")
         components = (components / np.sqrt(spread)[:, None]).astype(np.float32)
-    if not (np.isfinite(mean).all() and np.isfinite(components).all()):
-        raise FormatError(f"{path}: its values are not finite")
-    return Reduction(mean.astype(np.float32), np.ascontiguousarray(components, np.float32))
+    return Reduction(mean, np.ascontiguousarray(components))
 
 
 def _arrays(path: Path, whiten: bool) -> list[Floats]:

@@ -96,7 +96,7 @@ def read_torchvision(path: str | os.PathLike[str]) -> PublishedNetwork:
     content = read_torch_file(path)
     state = _arrays(content.get("state_dict", content), path)
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    return PublishedNetwork(_architecture(state, path), state, None, None, about={"library": "torchvision"})
+    return PublishedNetwork(_architecture(state, path), state, None, None)
 
 
 def read_how(path: str | os.PathLike[str]) -> PublishedNetwork:
@@ -137,7 +137,7 @@ def read_how(path: str | os.PathLike[str]) -> PublishedNetwork:
         smoothing=kernel,
         normalisation=(mean, std),
         profile="how",
-        about={"library": "how"},
+        library="how",
     )
 
 

@@ -141,10 +141,8 @@ def test_how_of_the_older_format(resnet18: State, tmp_path: Path) -> None:
         "architecture": "resnet18", "skip_layer": 0, "dim": 16, "feat_pool_k": 3, "mean": MEAN, "std": STD,
     }  # fmt: skip
     state = content["state_dict"]
-    state["whiten.weight"], state["whiten.bias"] = (
-        state.pop("dim_reduction.weight"),
-        state.pop("dim_reduction.bias"),
-    )
+    for part in ("weight", "bias"):
+        state[f"whiten.{part}"] = state.pop(f"dim_reduction.{part}")
     torch.save(content, tmp_path / "old.pth")
     old, expected = (assemble(read_how(tmp_path / f"{name}.pth"), "how") for name in ("old", "new"))
     assert old[1] == expected[1]
@@ -178,22 +176,17 @@ def test_how_that_cannot_be_expressed(resnet18: State, tmp_path: Path, changes: 
         assemble(read_how(how_file(tmp_path / "how.pth", resnet18, **changes)), "how")
 
 
-def test_how_without_smoothing(resnet18: State, tmp_path: Path) -> None:
-    assert read_how(how_file(tmp_path / "how.pth", resnet18, smoothing=None)).smoothing == 1
-
-
 def test_files_that_are_not_how(resnet18: State, tmp_path: Path) -> None:
-    path = tmp_path / "x.pth"
-    torch.save(resnet18, path)
-    with raises(CheckpointError, "x.pth"):
-        read_how(path)
-    torch.save({"net_params": {"architecture": "resnet18"}, "state_dict": {"features.0.weight": 3}}, path)
-    with raises(CheckpointError, "x.pth"):
-        read_how(path)
-    content = {"net_params": {"architecture": "resnet18"}, "state_dict": {"features.11.weight": torch.zeros(1)}}
-    torch.save(content, path)
-    with raises(CheckpointError, "features.11.weight"):
-        read_how(path)
+    path, params = tmp_path / "x.pth", {"architecture": "resnet18"}
+    contents: list[tuple[Any, str]] = [
+        (resnet18, "x.pth"),
+        ({"net_params": params, "state_dict": {"features.0.weight": 3}}, "x.pth"),
+        ({"net_params": params, "state_dict": {"features.11.weight": torch.zeros(1)}}, "features.11.weight"),
+    ]
+    for content, fact in contents:
+        torch.save(content, path)
+        with raises(CheckpointError, fact):
+            read_how(path)
 
 
 # ----------------------------------------------------------------------------------------------------- torchvision
@@ -246,20 +239,19 @@ def test_files_that_are_not_weights(resnet18: State, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     with raises(CheckpointError, "x.pth"):
         read_torchvision(path)
-    for content in (b"", b"junk", b"PK\x03\x04junk"):
-        path.write_bytes(content)
-        with raises(CheckpointError, "x.pth"):
+    for name, junk in (
+        ("x.pth", b""),
+        ("x.pth", b"junk"),
+        ("x.pth", b"PK\x03\x04junk"),
+        ("x.safetensors", b"junk"),
+    ):
+        (tmp_path / name).write_bytes(junk)
+        with raises(CheckpointError, name):
+            read_torchvision(tmp_path / name)
+    for content, fact in (([1, 2], "list"), ({"a": torch.zeros(1)}, "resnet101")):
+        torch.save(content, path)
+        with raises(CheckpointError, fact):
             read_torchvision(path)
-    torch.save([1, 2], path)
-    with raises(CheckpointError, "list"):
-        read_torchvision(path)
-    torch.save({"a": torch.zeros(1)}, path)
-    with raises(CheckpointError, "resnet101"):
-        read_torchvision(path)
-    broken = tmp_path / "x.safetensors"
-    broken.write_bytes(b"junk")
-    with raises(CheckpointError, "x.safetensors"):
-        read_torchvision(broken)
     torch.save({name: value for name, value in resnet18.items() if name != "layer2.1.bn2.weight"}, path)
     with raises(CheckpointError, "layer2.1.bn2.weight"):
         assemble(read_torchvision(path), "x")
