@@ -263,6 +263,7 @@ class VerificationConfig(Config):
     max_iterations: Count
     confidence: Annotated[float, Field(gt=0, lt=1)]
     min_inliers: Count
+    # Their defaults stay: the shipped calibrations know their options by a hash of what is not at its default.
     estimator: Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"] = "ransac"
     precision: Literal["float32", "uint8"] = "float32"
 

@@ -141,9 +141,9 @@ class _Worker:
         self._context = _Context()
         self._pool = pebble.ProcessPool(max_workers=1, initializer=_use_one_thread, context=self._context)
         self._begin, self._arguments = begin, arguments
-        self._mutex = threading.Lock()
+        self._mutex, self._joining = threading.Lock(), threading.Lock()
         self._at_work: Future[Any] | None = None
-        self._stopped = False
+        self._stopped = self._joined = False
 
     def call(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         if self._begin is not None:  # not pebble's initializer: what it imports would be loaded before that runs
@@ -166,7 +166,10 @@ class _Worker:
                 self._at_work.cancel()
 
     def join(self) -> None:
-        self._pool.join()
+        with self._joining:  # once: the thread that waits for it may drop it while the pool ends
+            if not self._joined:
+                self._joined = True
+                self._pool.join()
 
     def _result(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         with self._mutex:
