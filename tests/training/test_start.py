@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from delf_engine.errors import CheckpointError
 from delf_engine.model import load_checkpoint, save_checkpoint
-from delf_engine.model.names import packaged_folder
+from delf_engine.model.checkpoint import packaged_folder
 from delf_engine.training import Reports, RunOptions, TrainingConfig
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.run import Run
