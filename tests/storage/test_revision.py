@@ -30,12 +30,11 @@ def test_a_revision_is_of_one_state(store: FeatureStore) -> None:
     for change in (
         lambda: store.put("a", A),
         lambda: store.put("a", B, replace=True),
-        lambda: store.put_many([("a", A)], replace="last"),
         lambda: store.remove(["a"]),
     ):
         change()
         revisions.append(store.revision())
-    assert len({revision.token for revision in revisions}) == len({revision.commit for revision in revisions}) == 5
+    assert len({revision.token for revision in revisions}) == len({revision.commit for revision in revisions}) == 4
     store.put("b", B)
     before = store.revision()
     assert store.put_many([("b", A)]) == store.put_many([]) == []
@@ -53,7 +52,7 @@ def test_a_revision_is_of_one_state(store: FeatureStore) -> None:
 def test_replaced_images_become_the_last(store: FeatureStore) -> None:
     store.put_many([("a", A), ("b", A), ("c", A)])
     since = store.revision()
-    assert store.put_many([("b", B), ("d", B), ("a", A), ("b", A)], replace="last") == ["d", "a", "b"]
+    assert store.put_many([("b", B), ("d", B), ("a", A), ("b", A)], replace=True) == ["d", "a", "b"]
     assert store.ids() == ["c", "d", "a", "b"]
     assert store.get_many(["a", "b", "c", "d"]) == [A, A, A, B]
     changes = store.changes(since)
@@ -106,7 +105,7 @@ def test_a_damaged_revision_is_named(store: FeatureStore) -> None:
 
 
 names = st.sampled_from(["a", "b", "c", "d" * 600, "é"])
-steps = st.lists(st.tuples(st.sampled_from(["put", "last", "remove", "look"]), st.lists(names, max_size=3)))
+steps = st.lists(st.tuples(st.sampled_from(["put", "replace", "remove", "look"]), st.lists(names, max_size=3)))
 
 
 @given(steps)
@@ -123,9 +122,9 @@ def test_changes_against_a_list_of_events(script: list[tuple[str, list[str]]]) -
                 for name in ids:
                     del put_at[name]
             else:
-                store.put_many([(name, A) for name in ids], replace="last" if step == "last" else False)
+                store.put_many([(name, A) for name in ids], replace=step == "replace")
                 for name in ids:
-                    if step == "last":
+                    if step == "replace":
                         put_at.pop(name, None)
                     put_at.setdefault(name, time)
         assert store.ids() == list(put_at)

@@ -243,12 +243,15 @@ class StoreAgainstDictionary(RuleBasedStateMachine):
 
     @rule(items=st.lists(st.tuples(names, values), max_size=4), replace=st.booleans())
     def put(self, items: list[tuple[str, LocalFeatures]], replace: bool) -> None:
-        written = []
+        written: dict[str, None] = {}
         for name, value in items:
-            if replace or name not in self.wanted:
+            if replace:
+                self.wanted.pop(name, None)
+                written.pop(name, None)
+            if name not in self.wanted:
                 self.wanted[name] = value
-                written.append(name)
-        assert self.store.put_many(items, replace=replace) == list(dict.fromkeys(written))
+                written[name] = None
+        assert self.store.put_many(items, replace=replace) == list(written)
 
     @rule(ids=st.lists(names, max_size=3))
     def remove(self, ids: list[str]) -> None:
