@@ -11,6 +11,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -62,7 +63,7 @@ def decoded(
         until_closed.callback(here.shutdown, cancel_futures=True)
         there = here
         if workers:
-            there = until_closed.enter_context(process_pool(workers, _begin, (_pillow_limit(),)))
+            there = until_closed.enter_context(process_pool(workers, partial(_begin, _pillow_limit())))
 
         def submit(source: ImageSource) -> Future[Pyramid | str]:
             if isinstance(source, (str, os.PathLike)):

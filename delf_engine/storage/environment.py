@@ -18,7 +18,7 @@ from filelock import FileLock
 from delf_engine.errors import DelfEngineError, FormatError, LockedError
 from delf_engine.storage.codec import CODECS
 from delf_engine.storage.revision import write_revision
-from delf_engine.support.locks import acquired
+from delf_engine.support.files import acquired
 
 __all__ = [
     "DATA",
@@ -62,7 +62,7 @@ def write_header(path: Path, environment: Any, dim: int, codec: str, model: str)
 
 
 def lock_for_writing(path: Path) -> FileLock:
-    """Take the store's lock; see `delf_engine.support.locks.acquired` for the errors."""
+    """Take the store's lock; see `delf_engine.support.files.acquired` for the errors."""
     return acquired(path / _LOCK, f"{path}: another process is writing to this feature store; try again later")
 
 

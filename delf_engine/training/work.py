@@ -20,8 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from delf_engine.errors import FormatError
-from delf_engine.support.files import replacing
-from delf_engine.support.locks import acquired
+from delf_engine.support.files import acquired, replacing
 
 __all__ = [
     "Snapshot",

@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from delf_engine.demo import scenes
-from delf_engine.demo.clutter import OBSTACLES, SCENES, add_obstacle, draw_scene
+from delf_engine.demo.clutter import OBSTACLES, SCENES, add_obstacle
 from delf_engine.demo.scenes import Collection, Photo, render_collection
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning
 from delf_engine.images import load_image
@@ -206,7 +206,7 @@ def test_a_photo_is_compared_by_identity() -> None:
 
 @pytest.mark.parametrize("kind", SCENES)
 def test_each_scene_is_another_picture(kind: str) -> None:
-    one, two, again = (draw_scene(np.random.default_rng(seed), 200, 150, kind) for seed in (0, 1, 0))
+    one, two, again = (SCENES[kind](np.random.default_rng(seed), 150, 200) for seed in (0, 1, 0))
     assert one.shape == (150, 200, 3)
     assert one.dtype == np.float32
     assert np.isfinite(one).all()
