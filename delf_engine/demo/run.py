@@ -168,6 +168,6 @@ def _search(engine: Engine, query: Photo, collection: Collection, folder: Path, 
     )
     save_figure(sheet, pictures[1])
     score_map = engine.extractor.attention_map(query.path)
-    save_figure(draw_attention(query.path, score_map=score_map, title="attention"), pictures[2])
+    save_figure(draw_attention(query.path, score_map, title="attention"), pictures[2])
     written = tuple(path for path in pictures if path != pictures[0] or right)
     return DemoSearch(query, result, shows, written)

@@ -49,29 +49,6 @@ def test_a_revision_is_of_one_state(store: FeatureStore) -> None:
             assert Revision.from_dict(before.to_dict()) == before
 
 
-def test_replaced_images_become_the_last(store: FeatureStore) -> None:
-    store.put_many([("a", A), ("b", A), ("c", A)])
-    since = store.revision()
-    assert store.put_many([("b", B), ("d", B), ("a", A), ("b", A)], replace=True) == ["d", "a", "b"]
-    assert store.ids() == ["c", "d", "a", "b"]
-    assert store.get_many(["a", "b", "c", "d"]) == [A, A, A, B]
-    changes = store.changes(since)
-    assert (changes.put, changes.images, changes.foreign) == (["d", "a", "b"], 4, False)
-    assert changes.revision == store.revision()
-
-
-def test_a_number_is_never_used_twice(store: FeatureStore) -> None:
-    store.put_many([("a", A), ("b", A)])
-    since = store.revision()
-    store.remove(["b"])
-    store.put("b", B)
-    assert store.changes(since).put == ["b"]
-    store.remove(["a", "b"])
-    between = store.revision()
-    store.put("a", B)
-    assert store.changes(since).put == store.changes(between).put == ["a"]
-
-
 def test_a_history_that_the_store_never_had(store: FeatureStore, tmp_path: Path) -> None:
     store.put("a", A)
     common = store.revision()
