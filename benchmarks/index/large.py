@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.common import measured_apart, memory, own_process, print_table, write_json
 from benchmarks.index.synthetic import descriptors, images, postings
 from delf_engine import AsmkIndex, Codebook, load_profile
-from delf_engine.index.asmk.posting_kernels import count_postings
+from delf_engine.index.asmk.kernels import count_postings
 
 _CHUNK = 25_000  # images of a segment as it is generated
 _PER_IMAGE = 700  # words

@@ -101,7 +101,7 @@ def codebook_of(
     begun = sorted(folder.glob(f"{key}.after-*.safetensors"))[-1:]
     done = _ITERATIONS if path.is_file() else sum(int(p.stem[-2:]) for p in begun)
     with stages.stage(title, key, _ITERATIONS, cached=done) as clock:
-        codebook: Any = Codebook.load(begun[0]) if begun else "sample"
+        codebook: Any = Codebook.load(begun[0]) if begun else None
         for iteration in range(done + 1, _ITERATIONS + 1):
             # One at a time gives the same words as all at once, if they are rounded at the end only.
             codebook = Codebook.train(

@@ -50,9 +50,8 @@ class VerificationConfig(Config):
     max_iterations: Count
     confidence: Annotated[float, Field(gt=0, lt=1)]
     min_inliers: Count
-    # With defaults: profiles saved before they could be chosen say nothing of them.
-    estimator: Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"] = "ransac"
-    precision: Literal["float32", "uint8"] = "float32"
+    estimator: Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"]
+    precision: Literal["float32", "uint8"]
 
     @model_validator(mode="after")
     def _estimator_of_model(self) -> VerificationConfig:

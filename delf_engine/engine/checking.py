@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from delf_engine.engine.directory import FEATURES, open_vocabulary
+from delf_engine.engine.directory import FEATURES, open_encoder
 from delf_engine.engine.manifest import Manifest, read_manifest
 from delf_engine.engine.results import CheckReport
 from delf_engine.errors import FormatError, MismatchError
@@ -33,7 +33,7 @@ def check_parts(directory: Path, manifest: Manifest, store: FeatureStore) -> Che
     if manifest.codebook is not None:
         report.files.append(str(words))
         try:
-            open_vocabulary(directory, manifest)
+            open_encoder(directory, manifest)
         except (FormatError, MismatchError) as error:
             report.damaged_files.append((str(words), str(error)))
     try:

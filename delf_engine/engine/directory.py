@@ -13,8 +13,8 @@ from typing import TypeAlias
 from delf_engine.config import Profile, load_profile
 from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
-from delf_engine.index import KINDS, AnyIndex, Codebook, IndexKind, Mixture, Vocabulary, has_index
-from delf_engine.index.kinds import load_index, load_vocabulary, new_index
+from delf_engine.index import KINDS, AnyIndex, Encoder, IndexKind, has_index
+from delf_engine.index.kinds import load_encoder, load_index, new_index
 from delf_engine.model import codebook_path, model_reference, read_checkpoint_info
 from delf_engine.storage import FeatureStore
 from delf_engine.support.files import system_errors
@@ -23,18 +23,18 @@ __all__ = [
     "FEATURES",
     "Words",
     "check_kind",
-    "choose_vocabulary",
+    "choose_encoder",
     "create_directory",
     "empty_index",
+    "open_encoder",
     "open_index",
-    "open_vocabulary",
     "remove_unused",
 ]
 
 FEATURES = "features"
 
 #: The words of an index, or the file that holds them.
-Words: TypeAlias = Vocabulary | str | os.PathLike[str]
+Words: TypeAlias = Encoder | str | os.PathLike[str]
 
 _ATTEMPTS = 5
 
@@ -55,7 +55,7 @@ def create_directory(
     info = read_checkpoint_info(model)
     chosen = profile if isinstance(profile, Profile) else load_profile(profile or info.profile)
     kind = index or chosen.index
-    words = choose_vocabulary(kind, codebook, model, info.dim)
+    words = choose_encoder(kind, codebook, model, info.dim)
     manifest = Manifest(
         model=model_reference(model),
         model_identity=info.identity,
@@ -84,9 +84,9 @@ def create_directory(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def choose_vocabulary(
+def choose_encoder(
     kind: IndexKind, given: Words | None, model: str | os.PathLike[str], dim: int
-) -> Vocabulary | None:
+) -> Encoder | None:
     """Return the words given, or the codebook that comes with the checkpoint, if they are `dim`-D.
 
     Raises
@@ -116,7 +116,7 @@ def choose_vocabulary(
             raise ConfigError(
                 f"checkpoint {str(model)!r} comes without a codebook; give codebook=..., or use index='kdtree'"
             )
-    words = given if isinstance(given, (Codebook, Mixture)) else load_vocabulary(kind, given)
+    words = given if isinstance(given, Encoder) else load_encoder(kind, given)
     if words.dim != dim:
         raise MismatchError(
             f"the {type(words).__name__.lower()} is {words.dim}-D, the model's descriptors {dim}-D"
@@ -130,9 +130,9 @@ def check_kind(kind: str) -> None:
         raise ConfigError(f"there is no index of kind {kind!r}; choose from {', '.join(KINDS)}")
 
 
-def empty_index(manifest: Manifest, vocabulary: Vocabulary | None) -> AnyIndex:
+def empty_index(manifest: Manifest, encoder: Encoder | None) -> AnyIndex:
     """Return an empty index of the kind that the manifest names."""
-    return new_index(manifest.index, manifest.dim, manifest.profile, vocabulary)
+    return new_index(manifest.index, manifest.dim, manifest.profile, encoder)
 
 
 def open_index(directory: Path, manifest: Manifest, check: bool | None) -> tuple[Manifest, AnyIndex]:
@@ -143,8 +143,8 @@ def open_index(directory: Path, manifest: Manifest, check: bool | None) -> tuple
     """
     for _ in range(_ATTEMPTS):
         try:
-            path, vocabulary = directory / manifest.index_folder, open_vocabulary(directory, manifest)
-            return manifest, load_index(path, manifest.index, manifest.profile, vocabulary, check=check)
+            path, encoder = directory / manifest.index_folder, open_encoder(directory, manifest)
+            return manifest, load_index(path, manifest.index, manifest.profile, encoder, check=check)
         except (FormatError, MismatchError):
             before, manifest = manifest, read_manifest(directory)
             if manifest == before:
@@ -153,18 +153,18 @@ def open_index(directory: Path, manifest: Manifest, check: bool | None) -> tuple
 
 
 def _open_damaged(directory: Path, manifest: Manifest, check: bool | None) -> AnyIndex:
-    path, vocabulary = directory / manifest.index_folder, open_vocabulary(directory, manifest)
+    path, encoder = directory / manifest.index_folder, open_encoder(directory, manifest)
     try:
-        return load_index(path, manifest.index, manifest.profile, vocabulary, check=check, damaged="skip")
+        return load_index(path, manifest.index, manifest.profile, encoder, check=check, damaged="skip")
     except FormatError as error:
         if has_index(path):
             raise
         message = f"{error}; it is made again from the stored features"
         warnings.warn(message, DelfEngineWarning, stacklevel=4)
-        return empty_index(manifest, vocabulary)
+        return empty_index(manifest, encoder)
 
 
-def open_vocabulary(directory: Path, manifest: Manifest) -> Vocabulary | None:
+def open_encoder(directory: Path, manifest: Manifest) -> Encoder | None:
     """Return the words of an engine's directory, None if its index has none.
 
     Raises
@@ -177,7 +177,7 @@ def open_vocabulary(directory: Path, manifest: Manifest) -> Vocabulary | None:
     if manifest.codebook is None:
         return None
     path = directory / manifest.codebook_file
-    words = load_vocabulary(manifest.index, path)
+    words = load_encoder(manifest.index, path)
     if words.hash != manifest.codebook:
         raise MismatchError(f"{path}: not the words that this engine was made with")
     return words

@@ -17,14 +17,14 @@ from delf_engine.engine.catch_up import catch_up
 from delf_engine.engine.directory import (
     Words,
     check_kind,
-    choose_vocabulary,
+    choose_encoder,
     empty_index,
-    open_vocabulary,
+    open_encoder,
     remove_unused,
 )
 from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
 from delf_engine.engine.state import EngineState
-from delf_engine.index import KINDS, IndexKind, Vocabulary
+from delf_engine.index import KINDS, Encoder, IndexKind
 from delf_engine.support.files import sync_directory
 
 __all__ = ["reindex"]
@@ -74,13 +74,13 @@ def reindex(
     remove_unused(directory, manifest)
 
 
-def _words(state: EngineState, kind: IndexKind, given: Words | None) -> Vocabulary | None:
+def _words(state: EngineState, kind: IndexKind, given: Words | None) -> Encoder | None:
     """Return the words given, those that the engine has if they fit, or those of the checkpoint."""
     old = state.manifest
     fits = old.codebook is not None and kind != "kdtree" and (kind == "fisher") == (old.index == "fisher")
     if given is None and fits and (kind != "vlad" or old.index == "vlad"):
-        return open_vocabulary(state.directory, old)
-    return choose_vocabulary(kind, given, old.model, old.dim)
+        return open_encoder(state.directory, old)
+    return choose_encoder(kind, given, old.model, old.dim)
 
 
 def _free_name(directory: Path) -> str:
@@ -90,7 +90,7 @@ def _free_name(directory: Path) -> str:
     return f"index-{number}"
 
 
-def _file_of(old: Manifest, words: Vocabulary | None) -> str:
+def _file_of(old: Manifest, words: Encoder | None) -> str:
     if words is None:
         return Manifest.model_fields["codebook_file"].default
     if words.hash == old.codebook:

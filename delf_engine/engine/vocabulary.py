@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from delf_engine.config import load_profile
 from delf_engine.engine.directory import FEATURES
 from delf_engine.engine.manifest import MANIFEST, read_manifest
 from delf_engine.errors import ConfigError, DataError
@@ -18,6 +20,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource, find_images
 from delf_engine.index import Codebook, Mixture
 from delf_engine.index.codebook.training import Blocks
+from delf_engine.model import read_checkpoint_info
 from delf_engine.storage import FeatureStore
 
 __all__ = ["train_codebook", "train_mixture"]
@@ -73,11 +76,8 @@ def train_codebook(
     FeatureError
         If there are fewer descriptors than words.
     """
-    if per_image < 1:
-        raise ConfigError(f"per_image must be at least 1, got {per_image}")
     report = progress or (lambda stage, done, total: None)
-
-    def trained(descriptors: Descriptors) -> Codebook:
+    with _descriptors(source, per_image, model, on_error, report) as descriptors:
         return Codebook.train(
             descriptors,
             words,
@@ -86,9 +86,6 @@ def train_codebook(
             half=True,
             progress=lambda done, total: report("codebook", done, total),
         )
-
-    with _descriptors(source, per_image, model, on_error, report) as descriptors:
-        return trained(descriptors)
 
 
 def train_mixture(
@@ -118,8 +115,6 @@ def train_mixture(
     ConfigError, DataError, FeatureError
         As `train_codebook`.
     """
-    if per_image < 1:
-        raise ConfigError(f"per_image must be at least 1, got {per_image}")
     report = progress or (lambda stage, done, total: None)
     with _descriptors(source, per_image, model, on_error, report) as descriptors:
         blocks = Blocks(descriptors)
@@ -137,6 +132,8 @@ def _descriptors(
     on_error: OnError,
     report: Report,
 ) -> Iterator[Descriptors]:
+    if per_image < 1:
+        raise ConfigError(f"per_image must be at least 1, got {per_image}")
     folder = Path(source)
     if not (folder / MANIFEST).is_file():
         yield _extracted(find_images([folder]), per_image, model, on_error, report)
@@ -155,13 +152,8 @@ class _Stored:
         self._store, self._per_image = store, per_image
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        batch: list[npt.NDArray[np.float32]] = []
-        for _, features in self._store.items():
-            batch.append(features.top(self._per_image).descriptors)
-            if len(batch) == 128:  # images are small: fewer and larger blocks
-                yield np.concatenate(batch)
-                batch = []
-        if batch:
+        best = (features.top(self._per_image).descriptors for _, features in self._store.items())
+        while batch := list(islice(best, 128)):  # images are small: fewer and larger blocks
             yield np.concatenate(batch)
 
 
@@ -174,8 +166,8 @@ def _extracted(
 ) -> Iterator[npt.NDArray[np.float32]]:
     from delf_engine.extraction import Extractor
 
-    extractor = Extractor.from_pretrained(model)
-    extractor = Extractor.from_pretrained(model, config=extractor.config.for_codebook())
+    profile = load_profile(read_checkpoint_info(model).profile)
+    extractor = Extractor.from_pretrained(model, config=profile.extraction.for_codebook())
     found: Iterable[tuple[ImageSource, LocalFeatures]] = extractor.extract_many(photos, on_error=on_error)
     for done, (_, features) in enumerate(found, 1):
         report("features", done, len(photos))

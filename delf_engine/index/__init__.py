@@ -5,12 +5,13 @@ from __future__ import annotations
 from delf_engine.index.asmk.index import AsmkIndex
 from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.contract import IndexInfo
 from delf_engine.index.dense.index import DenseIndex
 from delf_engine.index.ivf.index import IvfIndex
 from delf_engine.index.kdtree.index import KdTreeIndex
-from delf_engine.index.kinds import KINDS, AnyIndex, IndexKind, Vocabulary
+from delf_engine.index.kinds import KINDS, AnyIndex, IndexKind
 from delf_engine.index.segments.disk import check_index, has_index
 
 __all__ = [
@@ -20,12 +21,12 @@ __all__ = [
     "CandidateIndex",
     "Codebook",
     "DenseIndex",
+    "Encoder",
     "IndexInfo",
     "IndexKind",
     "IvfIndex",
     "KdTreeIndex",
     "Mixture",
-    "Vocabulary",
     "check_index",
     "has_index",
 ]

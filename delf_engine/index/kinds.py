@@ -10,20 +10,22 @@ from delf_engine.errors import ConfigError
 from delf_engine.index.asmk.index import AsmkIndex
 from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.dense.index import DenseIndex
 from delf_engine.index.ivf.index import IvfIndex
 from delf_engine.index.kdtree.index import KdTreeIndex
 
-__all__ = ["KINDS", "AnyIndex", "IndexKind", "Vocabulary", "load_index", "load_vocabulary", "new_index"]
+__all__ = ["KINDS", "AnyIndex", "IndexKind", "load_encoder", "load_index", "new_index"]
 
 IndexKind: TypeAlias = Literal["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
 KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 AnyIndex: TypeAlias = CandidateIndex[Any, Any]
-Vocabulary: TypeAlias = Codebook | Mixture
+
+_CLASSES: dict[str, Any] = {"asmk": AsmkIndex, "ivf": IvfIndex, "kdtree": KdTreeIndex}
 
 
-def new_index(kind: IndexKind, dim: int, profile: Profile, vocabulary: Vocabulary | None) -> AnyIndex:
+def new_index(kind: IndexKind, dim: int, profile: Profile, encoder: Encoder | None) -> AnyIndex:
     """Return an empty index.
 
     Parameters
@@ -34,7 +36,7 @@ def new_index(kind: IndexKind, dim: int, profile: Profile, vocabulary: Vocabular
         Descriptor dimension.
     profile : Profile
         Its section of the same name holds the options.
-    vocabulary : Codebook, Mixture or None
+    encoder : Codebook, Mixture or None
         A mixture for "fisher", None for "kdtree", a codebook for all others.
 
     Raises
@@ -42,33 +44,29 @@ def new_index(kind: IndexKind, dim: int, profile: Profile, vocabulary: Vocabular
     ConfigError
         If these do not go with the kind.
     """
+    fitting, config = _fitting(kind, encoder), getattr(profile, kind)
     if kind == "kdtree":
-        return KdTreeIndex(dim, profile.kdtree)
+        return KdTreeIndex(dim, config)
     if kind == "asmk":
-        return AsmkIndex(_codebook(kind, vocabulary), profile.asmk)
-    if kind == "ivf":
-        return IvfIndex(_codebook(kind, vocabulary), profile.ivf)
-    return DenseIndex(kind, _encoder(kind, vocabulary), getattr(profile, kind))
+        return AsmkIndex(fitting, config)
+    return IvfIndex(fitting, config) if kind == "ivf" else DenseIndex(kind, fitting, config)
 
 
 def load_index(
     directory: str | os.PathLike[str],
     kind: IndexKind,
     profile: Profile,
-    vocabulary: Vocabulary | None,
+    encoder: Encoder | None,
     **options: Any,
 ) -> AnyIndex:
     """Open an index that was saved; `options` as `AsmkIndex.load` takes them: ``check`` and ``damaged``."""
-    if kind == "kdtree":
-        return KdTreeIndex.load(directory, config=profile.kdtree, **options)
-    if kind == "asmk":
-        return AsmkIndex.load(directory, _codebook(kind, vocabulary), profile.asmk, **options)
-    if kind == "ivf":
-        return IvfIndex.load(directory, _codebook(kind, vocabulary), profile.ivf, **options)
-    return DenseIndex.load(directory, _encoder(kind, vocabulary), getattr(profile, kind), **options)
+    index: AnyIndex = _CLASSES.get(kind, DenseIndex).load(
+        directory, _fitting(kind, encoder), getattr(profile, kind), **options
+    )
+    return index
 
 
-def load_vocabulary(kind: IndexKind, path: str | os.PathLike[str]) -> Vocabulary:
+def load_encoder(kind: IndexKind, path: str | os.PathLike[str]) -> Encoder:
     """Read what encodes the images of an index: a codebook, or a mixture for "fisher".
 
     Raises
@@ -79,15 +77,11 @@ def load_vocabulary(kind: IndexKind, path: str | os.PathLike[str]) -> Vocabulary
     return Mixture.load(path) if kind == "fisher" else Codebook.load(path)
 
 
-def _codebook(kind: str, given: Vocabulary | None) -> Codebook:
-    if not isinstance(given, Codebook):
-        raise ConfigError(f"an index of kind {kind!r} needs a codebook, got {type(given).__name__}")
-    return given
-
-
-def _encoder(kind: str, given: Vocabulary | None) -> Vocabulary:
-    if kind != "fisher":
-        return _codebook(kind, given)
-    if not isinstance(given, Mixture):
-        raise ConfigError(f"an index of kind {kind!r} needs a mixture, got {type(given).__name__}")
+def _fitting(kind: str, given: Encoder | None) -> Any:
+    others: dict[str, type] = {"kdtree": type(None), "fisher": Mixture}
+    wanted = others.get(kind, Codebook)
+    if not isinstance(given, wanted):
+        raise ConfigError(
+            f"an index of kind {kind!r} needs a {wanted.__name__.lower()}, got {type(given).__name__}"
+        )
     return given

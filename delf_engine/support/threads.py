@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from delf_engine.errors import ConfigError
 
-__all__ = ["check_threads", "in_threads", "usable_cores"]
+__all__ = ["check_threads", "faiss_in_one_thread", "in_threads", "usable_cores"]
 
 T = TypeVar("T")
 
@@ -69,3 +70,16 @@ def in_threads(
     finally:  # also on Ctrl-C: what runs is short, what waits is dropped
         pool.shutdown(cancel_futures=True)
     return out
+
+
+@contextmanager
+def faiss_in_one_thread() -> Iterator[None]:
+    """Let faiss work in the calling thread only: work is shared out by `in_threads`, and not by OpenMP."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

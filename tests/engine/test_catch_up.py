@@ -16,7 +16,7 @@ import pytest
 import delf_engine as de
 from delf_engine.engine import catch_up as catching_up
 from delf_engine.engine.checking import check_directory
-from delf_engine.engine.directory import empty_index, open_vocabulary
+from delf_engine.engine.directory import empty_index, open_encoder
 from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
 from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection
@@ -48,7 +48,7 @@ def create(directory: Path, model: Path, kind: str, *groups: list[str]) -> Path:
 
 def assert_caught_up(engine: de.Engine, names: list[str] | None = None) -> None:
     """The index equals one made anew from the store, in ids, their order, and every bit of the scores."""
-    words = open_vocabulary(engine.directory, engine.manifest)
+    words = open_encoder(engine.directory, engine.manifest)
     wanted = empty_index(engine.manifest, words)
     stored = engine.ids()
     wanted.add(stored, engine.store.get_many(stored))

@@ -14,7 +14,7 @@ import pytest
 import delf_engine as de
 
 PACKAGE = Path(de.__file__).parent
-CHAPTER = PACKAGE.parent / "docs" / "architecture.md"
+CHAPTER = Path(__file__).parents[2] / "docs" / "architecture.md"
 MOST = 12
 
 
@@ -64,7 +64,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, photos: l
 def test_from_search_to_the_verification(engine: de.Engine, photos: list[str]) -> None:
     hops = walked(lambda: engine.search(photos[0]), {"verification", "matching"})
     assert hops[0] == "engine/engine.py:search"
-    assert "verification/verify.py:__call__" in hops
+    assert any(hop.startswith("verification/verify.py:") for hop in hops)
     assert len(hops) - 1 <= MOST, hops
 
 

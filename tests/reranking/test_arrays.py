@@ -83,11 +83,6 @@ def test_distances_are_never_guessed() -> None:
     assert str(found) == "[('i3', 0.0), ('i1', -2.0)]"  # no negative zero
 
 
-def test_places_without_a_result_have_no_score() -> None:
-    found = shortlists_from_arrays([[3, -1, 1]], [[1.0, -9.0, 0.5]], queries=["q"], names=NAMES)
-    assert found == {"q": [("i3", 1.0), ("i1", 0.5)]}
-
-
 def test_ids_as_strings() -> None:
     found = shortlists_from_arrays([["b", "a", ""], ["c", "", ""]], queries=["q", "r"])
     assert found == {"q": ["b", "a"], "r": ["c"]}

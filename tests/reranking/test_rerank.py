@@ -126,28 +126,6 @@ def test_missing_images_are_reported_and_the_rest_goes_on(kind: int, world: Any)
         run(queries["q0"], shortlist, source, on_missing="raise")
 
 
-def test_a_missing_query_keeps_its_shortlist(world: Any) -> None:
-    queries, images = world
-    shortlists = {"nobody": ["i3", "i2"], "q0": ["i3", "i2"]}
-    with pytest.warns(DelfEngineWarning, match="query 'nobody'"):
-        out = rerank_batch(queries, shortlists, images, OPTIONS)
-    assert list(out) == ["nobody", "q0"]
-    assert [(c.id, c.inliers) for c in out["nobody"]] == [("i3", None), ("i2", None)]
-    assert out["q0"][0].inliers is not None
-
-
-def test_batch_is_the_same_with_any_number_of_workers(world: Any) -> None:
-    queries, images = world
-    shortlists = {q: [(f"i{i}", 0.5) for i in order] for q, order in (("q0", range(10)), ("q1", range(9, -1, -1)))}
-    one, two = (replace(OPTIONS, seed=3, workers=workers) for workers in (1, 2))
-    alone = rerank_batch(queries, shortlists, images, one)
-    assert [c.id for c in alone["q1"][:8]] == [f"i{i}" for i in range(8)]
-    assert rerank_batch(queries, shortlists, images, two) == alone
-    reordered = rerank_batch(queries, dict(reversed(shortlists.items())), images, one)
-    assert reordered == alone
-    assert list(reordered) == ["q1", "q0"]
-
-
 def test_each_image_is_read_once(world: Any) -> None:
     queries, images = world
     store = Store(images)

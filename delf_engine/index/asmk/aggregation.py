@@ -89,7 +89,7 @@ def _aggregate(
     codebook: Codebook,
     image: int,
 ) -> Aggregate:
-    from delf_engine.index.asmk.aggregation_kernels import word_sums
+    from delf_engine.index.asmk.kernels import word_sums
 
     assigned, descriptors, weights = images[image]
     keys = assigned.ravel().astype(np.int64) << 32 | np.arange(assigned.size)

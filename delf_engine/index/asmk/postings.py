@@ -51,7 +51,7 @@ class InvertedLayout(Layout):
 
     def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
         """Write the live rows of several segments into new arrays."""
-        from delf_engine.index.asmk import posting_kernels as kernels
+        from delf_engine.index.asmk import kernels
 
         counts = count_images(segments, np.arange(self._words, dtype=np.int32), checked=True)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
@@ -94,7 +94,7 @@ def count_images(
     FormatError
         If postings turn out to be damaged.
     """
-    from delf_engine.index.asmk import posting_kernels as kernels
+    from delf_engine.index.asmk import kernels
 
     counts = np.zeros(len(words), np.int64)
     for segment in segments:

@@ -9,8 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.index.openmp import one_thread
-from delf_engine.support.threads import in_threads, usable_cores
+from delf_engine.support.threads import faiss_in_one_thread, in_threads, usable_cores
 
 __all__ = ["CellSearcher", "Mode", "WordSearcher", "flat_search"]
 
@@ -73,7 +72,7 @@ class WordSearcher:
     def _nearest(self, data: Matrix, out: npt.NDArray[np.int32], threads: int) -> None:
         import faiss
 
-        from delf_engine.index.codebook.nearest_kernels import nearest_words
+        from delf_engine.index.codebook.kernels import nearest_words
 
         words, dim = self.centroids.shape
         if self._flat is None:
@@ -108,7 +107,7 @@ class CellSearcher:
     every cell and with the words of the nearest of them (128 of 1,024 cells, 91 of 512), all descriptors of a
     batch together, cell after cell: a cell's words are read once and meet every descriptor that looks into it.
 
-    Whether a word is found does not depend on the batch or the number of threads: see `cell_kernels`. Words with
+    Whether a word is found does not depend on the batch or the number of threads: see `kernels`. Words with
     the same centroid lie in the same cell, and of them the lowest are found.
 
     Parameters
@@ -179,32 +178,29 @@ class CellSearcher:
         return near
 
     def _part(self, data: Matrix, out: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        from delf_engine.index.codebook import cell_kernels
-        from delf_engine.index.codebook.nearest_kernels import nearest_words
+        from delf_engine.index.codebook import kernels
 
         if not len(data):
             return np.ones(0, bool)
         cells = np.empty((len(data), self._probes), np.int32)
         found = np.empty(len(data), np.int32)
-        cell_kernels.probe(data, *self._cells, self._count, cells, found)
+        kernels.probe(data, *self._cells, self._count, cells, found)
         best = np.full((len(data), out.shape[1] + _MARGIN), -np.inf, np.float32)
         words = np.zeros(best.shape, np.int32)
         starts, members = np.empty(self._count + 1, np.int64), np.empty(cells.size, np.int32)
         # Each descriptor's nearest cell first: few words of the others are better then than what it has.
         none, one = np.zeros_like(found), np.ones_like(found)
         for first, last in ((none, one), (one, found)):
-            cell_kernels.group(cells, first, last, starts, members)
-            cell_kernels.scan(
-                data, starts, members, self._columns, self._bias, self._words, self._bounds, best, words
-            )
+            kernels.group(cells, first, last, starts, members)
+            kernels.scan(data, starts, members, self._columns, self._bias, self._words, self._bounds, best, words)
         enough = best[:, -1] > -np.inf
-        nearest_words(data, self._centroids, words, np.full(len(data), -1.0), out)
+        kernels.nearest_words(data, self._centroids, words, np.full(len(data), -1.0), out)
         return enough
 
 
 def _clustered(words: Matrix, count: int) -> tuple[tuple[Matrix, Matrix], npt.NDArray[np.int32]]:
     """Return the centres of `count` cells as columns with their bias, and the cell of each word."""
-    from delf_engine.index.codebook import cell_kernels
+    from delf_engine.index.codebook import kernels
 
     rng = np.random.default_rng(0)
     sample = words[np.sort(rng.permutation(len(words))[: _SAMPLE * count])]
@@ -219,7 +215,7 @@ def _clustered(words: Matrix, count: int) -> tuple[tuple[Matrix, Matrix], npt.ND
 
         def work(i: int) -> None:
             part = slice(parts[i], parts[i + 1])
-            cell_kernels.nearest_columns(rows[part], columns, bias, out[part])
+            kernels.nearest_columns(rows[part], columns, bias, out[part])
 
         in_threads(work, len(parts) - 1, len(parts) - 1)
         return out
@@ -262,7 +258,7 @@ def flat_search(index: Any, data: npt.NDArray[np.float32], count: int, threads: 
     parts = np.array_split(data, max(1, min(threads, len(data) // _LEAST_PART)))
 
     def search(i: int) -> npt.NDArray[np.int64]:
-        with one_thread():
+        with faiss_in_one_thread():
             return index.search(parts[i], count)[1]
 
     with _by_matrix_product():

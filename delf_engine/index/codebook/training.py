@@ -32,7 +32,7 @@ def centroids_of(
     progress: Progress | None,
 ) -> Matrix:
     """Return the centroids that `Codebook.train` describes, (words, D) float32."""
-    from delf_engine.index.codebook.training_kernels import accumulate
+    from delf_engine.index.codebook.kernels import accumulate
 
     if words < 1 or iterations < 1:
         raise ConfigError(f"words and iterations must be at least 1, got {words} and {iterations}")

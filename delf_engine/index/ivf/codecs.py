@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError
-from delf_engine.index.openmp import one_thread
+from delf_engine.support.threads import faiss_in_one_thread
 
 __all__ = ["Codec"]
 
@@ -40,6 +40,8 @@ class Codec:
         Of a descriptor.
     unit : float
         Length that distances of the faiss index are in.
+    shape : (M, 256, D / M)
+        Of levels.
     levels : (M, 256, D / M) float32 or None
         Of "pq", once they are known: those that a saved index was made with are set before it is used.
 
@@ -59,6 +61,7 @@ class Codec:
         if self.is_pq and words < _LEVELS:
             raise ConfigError(f'codec = "pq" needs a codebook of at least {_LEVELS} words, got {words}')
         self.code_bytes = dim // math.gcd(dim, _PART) if self.is_pq else dim
+        self.shape = (self.code_bytes, _LEVELS, dim // self.code_bytes)
         self.unit = 1.0 if self.is_pq else 1 / 127
         self.levels: Matrix | None = None
         self._centroids = centroids
@@ -72,7 +75,7 @@ class Codec:
         if not self.is_pq:  # 128 means 0
             return (np.clip(np.rint(self.scaled(descriptors)), -127, 127) + 128).astype(np.uint8)
         index = self.index()  # which its quantiser is a part of
-        with one_thread():
+        with faiss_in_one_thread():
             codes: Codes = index.pq.compute_codes(self.scaled(descriptors))
         return codes
 
@@ -101,8 +104,8 @@ class Codec:
             norms = np.linalg.norm(self._centroids, axis=1, keepdims=True)
             unit = (self._centroids / np.where(norms > 0, norms, 1)).astype(np.float32)
             quantizer = faiss.ProductQuantizer(unit.shape[1], self.code_bytes, 8)
-            with one_thread():
+            with faiss_in_one_thread():
                 quantizer.train(unit)
             levels = faiss.vector_to_array(quantizer.centroids)
-            self.levels = levels.reshape(self.code_bytes, _LEVELS, -1)
+            self.levels = levels.reshape(self.shape)
         return self.levels

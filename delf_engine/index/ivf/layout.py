@@ -119,8 +119,8 @@ class IvfLayout(Layout):
             return "the inverted lists do not hold the descriptors of the images"
         if len(data) != begin + int(sizes.sum()) * (self._codec.code_bytes + _ID):
             return f"the inverted lists take {len(data)} bytes"
-        if self._codec.is_pq and arrays["levels"].shape[:2] != (self._codec.code_bytes, 256):
-            return f"levels have shape {arrays['levels'].shape}"
+        if self._codec.is_pq and arrays["levels"].shape != self._codec.shape:
+            return f"levels have shape {arrays['levels'].shape}, wanted {self._codec.shape}"
         return None
 
 

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from delf_engine.index.ivf.codecs import Codec
 from delf_engine.index.ivf.layout import Lists, damaged
 from delf_engine.index.kdtree.layout import row_counts
-from delf_engine.index.openmp import one_thread
 from delf_engine.index.segments.segment import Segment
-from delf_engine.support.threads import in_threads
+from delf_engine.support.threads import faiss_in_one_thread, in_threads
 
 __all__ = ["Neighbours", "SegmentSearcher", "nearest"]
 
@@ -153,7 +152,7 @@ def nearest(
 
     def part(i: int) -> Neighbours:
         some = slice(bounds[i], bounds[i + 1])
-        with one_thread():
+        with faiss_in_one_thread():
             return _nearest(segments, queries[some], visited[some], count)
 
     rows, squared, images = zip(*in_threads(part, parts, threads), strict=True)

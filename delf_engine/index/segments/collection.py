@@ -232,7 +232,7 @@ class Collection:
             warnings.warn(
                 f"{reason}; opened without the {entry['images']} images of {entry['name']}",
                 DelfEngineWarning,
-                stacklevel=4,  # the caller of `load` of an index
+                stacklevel=3,  # the caller of `load` of an index
             )
 
     def _open_all(

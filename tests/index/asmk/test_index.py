@@ -16,8 +16,8 @@ from delf_engine.config import AsmkConfig, load_profile
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import AsmkIndex, Codebook
-from delf_engine.index.asmk.score_kernels import score_signs
-from delf_engine.index.asmk.scoring import selectivity
+from delf_engine.index.asmk.index import selectivity
+from delf_engine.index.asmk.kernels import score_signs
 from helpers import random_features
 from index.asmk.test_aggregation import lattice
 from index.oracles import asmk_score, bag

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delf_engine.index.asmk.score_kernels import RANGE, normalise, score_signs
+from delf_engine.index.asmk.kernels import RANGE, normalise, score_signs
 
 WORDS = 12
 

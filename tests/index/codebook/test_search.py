@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.index import AsmkIndex, Codebook
-from delf_engine.index.codebook import cell_kernels, search
+from delf_engine.index.codebook import kernels, search
 from delf_engine.index.codebook.search import CellSearcher, flat_search
 from helpers import random_features
 from index.oracles import nearest
@@ -149,7 +149,7 @@ def test_probe_chooses_the_nearest_cells(seed: int, count: int, wanted: int, tie
     bias[:count] = -0.5 * (columns[:, :count] ** 2).sum(0)
     data = rng.normal(size=(5, 4)).astype(np.float32)
     cells, found = np.full((5, wanted), -1, np.int32), np.empty(5, np.int32)
-    cell_kernels.probe(data, columns.ravel(), bias, count, cells, found)
+    kernels.probe(data, columns.ravel(), bias, count, cells, found)
     scores = (data.astype(np.float64) @ columns + bias)[:, :count]
     for i in range(5):
         chosen = cells[i, : found[i]]
@@ -171,7 +171,7 @@ def test_group_lists_the_descriptors_of_each_cell(seed: int, n: int, probes: int
     found = rng.integers(0, probes + 1, n).astype(np.int32)
     first = np.minimum(rng.integers(0, probes + 1, n), found).astype(np.int32)
     starts, rows = np.empty(11, np.int64), np.empty(cells.size, np.int32)
-    cell_kernels.group(cells, first, found, starts, rows)
+    kernels.group(cells, first, found, starts, rows)
     for cell in range(10):
         wanted = [i for i in range(n) if cell in cells[i, first[i] : found[i]]]
         assert rows[starts[cell] : starts[cell + 1]].tolist() == wanted
@@ -186,7 +186,7 @@ def test_the_words_found_are_the_nearest_of_the_cells_looked_into(rng: np.random
         every[there] += 1
     assert (every == 1).all()
     cells, found = np.empty((50, searcher._probes), np.int32), np.empty(50, np.int32)
-    cell_kernels.probe(data, *searcher._cells, searcher._count, cells, found)
+    kernels.probe(data, *searcher._cells, searcher._count, cells, found)
     out = np.empty((50, 5), np.int32)
     assert searcher.search(data, out, 1).all()
     for i, x in enumerate(data):
@@ -243,12 +243,12 @@ def test_products_are_those_of_numpy_and_of_single_rows(seed: int, dim: int, gro
     scores = np.full((4, width + 3), np.nan, np.float32)
     four = tuple(int(i) for i in rng.integers(0, n, 4))
     limits = rng.normal(size=4).astype(np.float32) * 10
-    above = cell_kernels._products(data, four, columns, before, bias, limits, scores)
+    above = kernels._products(data, four, columns, before, bias, limits, scores)
     wanted = data[list(four)].astype(np.float64) @ matrix + bias
     np.testing.assert_allclose(scores[:, :width], wanted, atol=1e-4)
     assert np.isnan(scores[:, width:]).all()
     assert above == sum(1 << i for i in range(4) if (scores[i, :width] > limits[i]).any())
     for i, row in enumerate(four):
         alone = np.empty((4, width), np.float32)
-        cell_kernels._products(data[row : row + 1], (0, 0, 0, 0), columns, before, bias, limits, alone)
+        kernels._products(data[row : row + 1], (0, 0, 0, 0), columns, before, bias, limits, alone)
         np.testing.assert_array_equal(alone[2], scores[i, :width])

@@ -308,6 +308,15 @@ def test_a_damaged_map(rng: np.random.Generator, tmp_path: Path, codec: str) -> 
         IvfIndex.load(tmp_path, CODEBOOK, check=False)
 
 
+def test_levels_that_do_not_fit(rng: np.random.Generator, tmp_path: Path) -> None:
+    index_of([random_features(rng, 9)], codec="pq").save(tmp_path)
+    file = tmp_path / "segment-00000001" / "levels.npy"
+    levels = np.load(file)
+    np.save(file, levels.reshape(20, 256, 2))
+    with pytest.raises(FormatError, match="segment-00000001"):
+        IvfIndex.load(tmp_path, CODEBOOK, check=False)
+
+
 def test_what_does_not_belong_together(rng: np.random.Generator, tmp_path: Path) -> None:
     index = index_of([random_features(rng, 9)], codec="pq")
     index.save(tmp_path)

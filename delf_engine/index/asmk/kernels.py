@@ -1,8 +1,11 @@
-"""Numba kernels that score the postings of an ASMK index. Imported only by functions that run them.
+"""Numba kernels of an ASMK index: they aggregate descriptors, count, merge and score postings.
+
+Imported only by functions that run them: numba takes a while to load. Arrays that come
+from a segment or a codebook are read-only and C-contiguous; sums are in float64 and in a fixed order.
 
 The rows of a segment are scored range by range, small enough for the sums of a range to stay in the cache, and
-ranges are shared out among threads. Each row's sum is in float64 and in the order of the query's words: the same
-bits for any ranges, threads and segments. Arrays of a segment are read-only and C-contiguous.
+ranges are shared out among threads. Each row's sum is in the order of the query's words: the same bits for any
+ranges, threads and segments.
 """
 
 from __future__ import annotations
@@ -12,11 +15,96 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["RANGE", "normalise", "score_signs"]
+__all__ = ["RANGE", "copy_postings", "count_postings", "normalise", "score_signs", "word_sums"]
 
 RANGE = 262_144  # rows: two megabytes of sums stay in the cache, and runs of postings are read in one go
 _CHUNK = 1024  # postings whose similarities are computed together
 _FEW = 64  # that are not worth it
+
+
+@njit(cache=True, nogil=True)
+def word_sums(keys: Any, assignments: Any, descriptors: Any, centroids: Any, weights: Any) -> Any:
+    """Sum the residuals of an image's descriptors in each of its visual words.
+
+    Sums are in float64 and in the order of the descriptors: the same bits whatever else is aggregated.
+
+    Parameters
+    ----------
+    keys : (N k,) int64
+        Ascending: word << 32 | k descriptor + rank, a key for each of the k words of each descriptor.
+    assignments : int
+        k.
+    descriptors : (N, D) float32
+    centroids : (W, D) float32
+    weights : (N,) float64
+        How often each descriptor counts.
+
+    Returns
+    -------
+    words : (w,) int32
+        Distinct, ascending.
+    sums : (w, D) float64
+    """
+    dim, count = descriptors.shape[1], 0
+    for at in range(len(keys)):
+        count += at == 0 or keys[at] >> 32 != keys[at - 1] >> 32
+    words, sums = np.empty(count, np.int32), np.zeros((count, dim))
+    row = -1
+    for at in range(len(keys)):
+        word = keys[at] >> 32
+        if at == 0 or word != keys[at - 1] >> 32:
+            row += 1
+            words[row] = word
+        i = (keys[at] & 0xFFFFFFFF) // assignments
+        for d in range(dim):
+            sums[row, d] += weights[i] * (np.float64(descriptors[i, d]) - np.float64(centroids[word, d]))
+    return words, sums
+
+
+@njit(cache=True, nogil=True)
+def count_postings(words: Any, word_offsets: Any, image_ids: Any, alive: Any, all_alive: Any, counts: Any) -> Any:
+    """Add the number of live images that have each of `words` to `counts`; False if arrays are damaged.
+
+    With `all_alive` the postings themselves are not read, only where they begin.
+    """
+    for w in range(len(words)):
+        begin, end = word_offsets[words[w]], word_offsets[words[w] + 1]
+        if begin < 0 or end < begin or end > len(image_ids):
+            return False
+        if all_alive:
+            counts[w] += end - begin
+            continue
+        for p in range(begin, end):
+            if image_ids[p] < 0 or image_ids[p] >= len(alive):
+                return False
+            counts[w] += alive[image_ids[p]]
+    return True
+
+
+@njit(cache=True, nogil=True)
+def copy_postings(
+    word_offsets: Any, image_ids: Any, codes: Any, new_rows: Any, cursor: Any, out_ids: Any, out_codes: Any
+) -> None:
+    """Append the live postings of one segment, already checked by `count_postings`, to those of a larger one.
+
+    Parameters
+    ----------
+    word_offsets, image_ids, codes
+        Of the segment.
+    new_rows : (n,) int32
+        New row of each image, -1 if it was removed.
+    cursor : (W,) int64
+        Where the next posting of each word goes; advanced.
+    out_ids : (P,) int32
+    out_codes : (P, L) uint64
+    """
+    for word in range(len(cursor)):
+        for p in range(word_offsets[word], word_offsets[word + 1]):
+            row = new_rows[image_ids[p]]
+            if row >= 0:
+                out_ids[cursor[word]] = row
+                out_codes[cursor[word]] = codes[p]
+                cursor[word] += 1
 
 
 @njit(cache=True, nogil=True)

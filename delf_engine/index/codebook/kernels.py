@@ -1,8 +1,11 @@
-"""Numba kernels that find the words nearest to descriptors cell by cell. Imported only by functions that run them.
+"""Numba kernels of codebooks: they find the words nearest to descriptors, and add up what k-means needs.
 
-Words lie in columns, sixteen and more side by side, and every lane of a vector adds up the products of one word in
-the order of the dimensions (see `matching`): what is found are the same bits for any batch and number of threads.
-Four descriptors at a time share the reading of the columns.
+Imported only by functions that run them: numba takes a while to load. Arrays that come from a codebook are
+read-only and C-contiguous.
+
+Cell by cell, words lie in columns, sixteen and more side by side, and every lane of a vector adds up the products
+of one word in the order of the dimensions (see `matching`): what is found are the same bits for any batch and
+number of threads. Four descriptors at a time share the reading of the columns.
 """
 
 from __future__ import annotations
@@ -14,9 +17,66 @@ from numba import njit
 
 from delf_engine.matching.micro_kernel import LANES, ROWS, njit_tiled, scores_16, scores_32
 
-__all__ = ["group", "nearest_columns", "probe", "scan"]
+__all__ = ["accumulate", "group", "nearest_columns", "nearest_words", "probe", "scan"]
 
 _HALVINGS = 12
+
+
+@njit(cache=True, nogil=True)
+def _distance(x: Any, y: Any) -> Any:
+    total = 0.0
+    for d in range(len(x)):
+        difference = np.float64(x[d]) - np.float64(y[d])
+        total += difference * difference
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _insert(word: Any, distance: Any, words: Any, distances: Any, found: Any) -> Any:
+    """Insert into a list of at most len(words) sorted by (distance, word); return how many it holds."""
+    k = len(words)
+    if found == k and (distance, word) >= (distances[k - 1], words[k - 1]):
+        return found
+    at = min(found, k - 1)
+    while at > 0 and (distance, word) < (distances[at - 1], words[at - 1]):
+        distances[at] = distances[at - 1]
+        words[at] = words[at - 1]
+        at -= 1
+    distances[at] = distance
+    words[at] = word
+    return min(found + 1, k)
+
+
+@njit(cache=True, nogil=True)
+def nearest_words(descriptors: Any, centroids: Any, proposed: Any, tolerance: Any, out: Any) -> None:
+    """Pick each descriptor's nearest words from those proposed, or from all where these may not suffice.
+
+    Parameters
+    ----------
+    descriptors : (N, D) float32
+    centroids : (W, D) float32
+    proposed : (N, C) int32
+        Words with the C smallest inexact distances.
+    tolerance : (N,) float64
+        By how much the inexact squared distances may mislead; negative where all words are proposed.
+    out : (N, k) int32
+        Overwritten.
+    """
+    n, k = out.shape
+    distances = np.empty(k, np.float64)
+    for i in range(n):
+        found = 0
+        farthest = 0.0
+        for c in range(proposed.shape[1]):
+            distance = _distance(descriptors[i], centroids[proposed[i, c]])
+            farthest = max(farthest, distance)
+            found = _insert(proposed[i, c], distance, out[i], distances, found)
+        if farthest - distances[k - 1] <= tolerance[i]:
+            found = 0
+            for word in range(len(centroids)):
+                found = _insert(
+                    np.int32(word), _distance(descriptors[i], centroids[word]), out[i], distances, found
+                )
 
 
 @njit_tiled
@@ -224,3 +284,39 @@ def scan(
                 if above >> i & 1:
                     row = group_rows[i]
                     _keep(scores[i], words, begin, end, best[row], found[row])
+
+
+@njit(cache=True, nogil=True)
+def accumulate(
+    descriptors: Any, centroids: Any, words: Any, sums: Any, counts: Any, errors: Any, farthest: Any, rows: Any
+) -> None:
+    """Add descriptors to what one pass of k-means keeps of each word.
+
+    Parameters
+    ----------
+    descriptors : (N, D) float32
+    centroids : (W, D) float32
+    words : (N,) int32
+        Of each descriptor.
+    sums : (W, D) float64
+    counts : (W,) int64
+    errors : (W,) float64
+        Sums of squared distances to the word.
+    farthest : (W,) float64
+        The largest of them, and
+    rows : (W, D) float32
+        the descriptor that has it, of several the first.
+    """
+    for i in range(len(descriptors)):
+        word = words[i]
+        counts[word] += 1
+        error = 0.0
+        for d in range(descriptors.shape[1]):
+            value = np.float64(descriptors[i, d])
+            sums[word, d] += value
+            difference = value - np.float64(centroids[word, d])
+            error += difference * difference
+        errors[word] += error
+        if error > farthest[word]:
+            farthest[word] = error
+            rows[word] = descriptors[i]
