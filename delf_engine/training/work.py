@@ -20,8 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from delf_engine.errors import FormatError
-from delf_engine.support.files import file_sha256, replacing
-from delf_engine.support.locks import acquired
+from delf_engine.support.files import acquired, file_sha256, replacing
 
 __all__ = [
     "Snapshot",

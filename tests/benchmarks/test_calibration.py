@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -13,27 +11,11 @@ from benchmarks.verification.calibration import (
     fit,
     own_landmarks,
     paris_row,
-    random_boxes,
 )
 from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.verification import Verification
 from delf_engine.verification.calibration import Calibration
 from verification.answers import labelled
-
-
-def test_boxes_lie_inside_and_have_the_stated_sides() -> None:
-    sizes = {f"{i}": (1024 - i, 700 + i) for i in range(200)}
-    boxes = random_boxes(sizes, seed=0)
-    assert boxes == random_boxes(sizes, seed=0)
-    shares = []
-    for name, (x0, y0, x1, y1) in boxes.items():
-        width, height = sizes[name]
-        assert 0 <= x0 < x1 <= width + 0.1
-        assert 0 <= y0 < y1 <= height + 0.1
-        shares += [(x1 - x0) / width, (y1 - y0) / height]
-    assert min(shares) == pytest.approx(0.25, abs=0.02)
-    assert max(shares) == pytest.approx(0.8, abs=0.02)
-    assert np.median(shares) == pytest.approx(math.sqrt(0.25 * 0.8), abs=0.05)
 
 
 def world(places: int) -> tuple[list[Verification], LabelledPairs]:
