@@ -13,25 +13,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from delf_engine.errors import (
-    ConfigError,
-    FeatureError,
-    FormatError,
-    MismatchError,
-    UnknownIdError,
-)
+from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from helpers import raises, random_features
-from index.kinds import (
-    IMAGES,
-    NAMES,
-    OTHER_CODEBOOK,
-    OTHER_MIXTURE,
-    QUERY,
-    VARIANTS,
-    Kind,
-    assert_same,
-)
+from index.kinds import IMAGES, NAMES, OTHER_CODEBOOK, OTHER_MIXTURE, QUERY, VARIANTS, Kind, assert_same
 
 
 def test_add_and_remove(kind: Kind) -> None:

@@ -13,7 +13,7 @@ import pytest
 from delf_engine.errors import FormatError, LockedError
 from delf_engine.index import check_index
 from delf_engine.index.segments import disk
-from delf_engine.support.locks import locked
+from delf_engine.support.files import locked
 from helpers import raises
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 
