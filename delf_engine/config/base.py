@@ -73,7 +73,7 @@ def _explain(kind: type[Config], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] != "extra_forbidden":
-        return f"{key}: {problem['msg']}"
+        return f"{key}: {problem['msg']}" if key else str(problem["msg"])
     model: Any = kind
     for part in location[:-1]:
         model = model.model_fields[part].annotation

@@ -22,8 +22,7 @@ import requests
 
 from delf_engine.datasets.local import Dataset, Definition, definition, place
 from delf_engine.errors import DataError
-from delf_engine.support.files import file_sha256, replacing, system_errors
-from delf_engine.support.locks import locked
+from delf_engine.support.files import file_sha256, locked, replacing, system_errors
 
 __all__ = ["Report", "get"]
 

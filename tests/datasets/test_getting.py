@@ -16,7 +16,7 @@ import pytest
 from datasets.toys import IMAGES, TRUTH, jpeg, tar_of
 from delf_engine.datasets import KNOWN, Dataset, Definition, check, get, getting
 from delf_engine.errors import DataError, LockedError
-from delf_engine.support.locks import locked
+from delf_engine.support.files import locked
 from file_server import FileServer
 from helpers import raises
 
