@@ -62,12 +62,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-    """Turn lists into tuples, which TOML and JSON do not know."""
+    """Turn lists into tuples, which TOML and JSON do not know.
+
+    Not by way of JSON text: names of files that are not UTF-8 cannot be in it for pydantic.
+    """
     if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return tuple(_tuples(item) for item in value)
-    return value
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _nulls(value: Any) -> Any:
