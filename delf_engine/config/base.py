@@ -62,10 +62,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-    """Turn lists into tuples, which TOML and JSON do not know.
-
-    Not by way of JSON text: names of files that are not UTF-8 cannot be in it for pydantic.
-    """
+    """Turn lists into tuples, which TOML and JSON do not know; what is validated already stays as it is."""
     if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
