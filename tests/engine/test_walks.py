@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from traceback import walk_stack
 from types import FrameType
 from typing import Any
 
@@ -25,24 +27,16 @@ def walked(call: Callable[[], Any], rooms: set[str]) -> list[str]:
     """
     longest: list[str] = []
 
-    def entered(frame: FrameType | None, event: str, _: object) -> None:
+    def entered(frame: FrameType, event: str, _: object) -> None:
         nonlocal longest
-        if event != "call" or frame is None or not frame.f_code.co_filename.startswith(str(PACKAGE)):
+        if event != "call" or not frame.f_code.co_filename.startswith(f"{PACKAGE}/"):
             return
+        codes = [each.f_code for each, _ in walk_stack(frame) if each.f_code.co_filename.startswith(f"{PACKAGE}/")]
         hops: list[str] = []
-        last = None
-        stack = []
-        while frame is not None:
-            stack.append(frame.f_code)
-            frame = frame.f_back
-        for code in reversed(stack):
-            path = Path(code.co_filename)
-            if PACKAGE not in path.parents or path == last:
-                continue
-            last = path
-            hops.append(f"{path.relative_to(PACKAGE).as_posix()}:{code.co_name}")
-        inside = last is not None and last.relative_to(PACKAGE).parts[0].removesuffix(".py") in rooms
-        if inside and len(hops) > len(longest):
+        for before, code in pairwise([None, *reversed(codes)]):
+            if before is None or before.co_filename != code.co_filename:
+                hops.append(f"{Path(code.co_filename).relative_to(PACKAGE).as_posix()}:{code.co_name}")
+        if re.split("[/.]", hops[-1])[0] in rooms and len(hops) > len(longest):
             longest = hops
 
     sys.setprofile(entered)

@@ -10,63 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.reranking import RankedCandidate, read_shortlists, write_rankings
-from delf_engine.verification import Verification
-from helpers import write_lists
+from helpers import raises, write_lists
+from verification.answers import answer
 
 h5py = pytest.importorskip("h5py")
 
 ENDINGS = [".npy", ".npz", ".h5", ".hdf5"]
 TABLES = [".npz", ".h5"]
-# Zero bytes cannot be kept at the end of a NumPy string: a DataError, nothing to round-trip.
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
-SCORES = st.floats(allow_nan=False, allow_infinity=False)
-EVIDENCE = Verification("affine", None, [], [], 5, 24.0, None, 15, 3.5, 3.0)  # type: ignore[arg-type]
-
-
-def lists(scored: bool) -> st.SearchStrategy[Any]:
-    entry = st.tuples(TEXT, SCORES) if scored else TEXT
-    unique = st.lists(entry, max_size=6, unique_by=(lambda e: e[0]) if scored else (lambda e: e))
-    return st.dictionaries(TEXT, unique, max_size=4)
-
-
-def names_of(shortlists: Any) -> list[str]:
-    """All ids, in reverse order of the alphabet."""
-    return sorted(
-        {e if isinstance(e, str) else e[0] for found in shortlists.values() for e in found}, reverse=True
-    )
-
-
-@pytest.mark.parametrize("scored", [True, False])
-@pytest.mark.parametrize("ending", TABLES)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_round_trip(data: st.DataObject, ending: str, scored: bool, tmp_path: Path) -> None:
-    shortlists = data.draw(lists(scored))
-    path = tmp_path / f"list{ending}"
-    write_lists(path, shortlists)
-    first = path.read_bytes()
-    assert read_shortlists(path) == shortlists
-    assert list(read_shortlists(path)) == list(shortlists)
-    write_lists(path, shortlists)
-    assert path.read_bytes() == first
-    write_lists(path, shortlists, names=names_of(shortlists))
-    assert read_shortlists(path) == shortlists
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(shortlists=lists(False))
-def test_npy_round_trip(shortlists: Any, tmp_path: Path) -> None:
-    path, names = tmp_path / "list.npy", names_of(shortlists)
-    write_lists(path, shortlists, names=names)
-    matrix = np.load(path)
-    assert matrix.shape == (len(shortlists), max(map(len, shortlists.values()), default=0))
-    assert read_shortlists(path, names=names, queries=list(shortlists)) == shortlists
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", *ENDINGS])
@@ -79,17 +32,17 @@ def test_what_is_of_something_else_is_refused(ending: str, tmp_path: Path) -> No
         ["c"],
     ]
     if ending != ".npy":
-        with pytest.raises(FormatError, match=rf"{path}.*'c'"):
+        with raises(FormatError, str(path), "'c'"):
             read_shortlists(path, names=["a", "b"])
-        with pytest.raises(FormatError, match=rf"{path}.*'r'"):
+        with raises(FormatError, str(path), "'r'"):
             read_shortlists(path, queries=["q"])
-    with pytest.raises(DataError, match="names"):
+    with raises(DataError, "names"):
         read_shortlists(path, names="abc")
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_rankings(ending: str, tmp_path: Path) -> None:
-    ranking = [RankedCandidate("b", 1, 2, 0.25, EVIDENCE, 1.75), RankedCandidate("a", 2, 1, 0.5, None, None)]
+    ranking = [RankedCandidate("b", 1, 2, 0.25, answer(0), 1.75), RankedCandidate("a", 2, 1, 0.5, None, None)]
     path, names = tmp_path / f"out{ending}", ["a", "b"]
     write_rankings(path, {"q": ranking, "r": []}, names=names)
     found = read_shortlists(path, names=names, queries=["q", "r"])
@@ -103,18 +56,6 @@ def test_rankings(ending: str, tmp_path: Path) -> None:
     assert arrays["first_rank"].tolist() == [[2, 1], [-1, -1]]
     assert arrays["inliers"].tolist() == [[0, -1], [-1, -1]]
     np.testing.assert_array_equal(arrays["ranking_score"], [[1.75, np.nan], [np.nan, np.nan]])
-
-
-def test_rankings_that_cannot_be_written(tmp_path: Path) -> None:
-    twice = [RankedCandidate("b", k, k, None, None, None) for k in (1, 2)]
-    with pytest.raises(DataError, match=r"'q'.*twice"):
-        write_rankings(tmp_path / "out.npz", {"q": twice})
-    with pytest.raises(DataError, match=r"'q'.*'b'"):
-        write_rankings(tmp_path / "out.npz", {"q": twice[:1]}, names=["a"])
-    assert not list(tmp_path.iterdir())
-
-
-# ------------------------------------------------------------------------------------------- what others write
 
 
 def save(path: Path, **arrays: Any) -> Path:
@@ -154,40 +95,35 @@ def test_files_of_others(ending: str, tmp_path: Path) -> None:
         ({"ranks": [[0]], "scores": [[1.0]]}, FormatError, "'scores' beside 'ranks'"),
         ({"ids": [[0]], "queries": ["q"]}, ConfigError, "names="),
         ({"ranks": [[0]], "queries": ["q"]}, ConfigError, "names="),
-        ({"ids": [["a"]]}, ConfigError, "queries="),
-        ({"ids": [[0, 2]], "queries": ["q"], "names": ["a"]}, FormatError, "'q': row 2"),
-        ({"ids": [["a"]], "queries": ["q"], "names": ["b"]}, FormatError, "'a'"),
-        ({"ids": [["a"]], "queries": ["q"], "scores": [[np.nan]]}, FormatError, "'q', candidate 1"),
-        ({"ids": [["a"]], "queries": ["q"], "scores": [1.0]}, FormatError, r"scores .*\(1, 1\)"),
+        ({"ids": [[0]], "names": ["a"]}, ConfigError, "queries="),
         ({"ids": [["a"]], "queries": [["q"]]}, FormatError, "queries"),
         ({"ids": [["a"]], "queries": [7]}, FormatError, "queries"),
-        ({"ids": [["a"], ["b"]], "queries": ["q", "q"]}, FormatError, "'q'"),
-        ({"ids": ["a"], "queries": ["q"]}, FormatError, "ids"),
-        ({"ids": [[0.5]], "queries": ["q"], "names": ["a"]}, FormatError, "ids"),
+        # What `shortlists_from_arrays` and `shortlists_from_ranks` refuse, see their tests.
+        ({"ids": [[0, 2]], "queries": ["q"], "names": ["a"]}, FormatError, "'q': row 2"),
+        ({"ids": [["a"]], "queries": ["q"], "scores": [[np.nan]]}, FormatError, "'q', candidate 1"),
+        ({"ids": 0, "queries": ["q"], "names": ["a"]}, FormatError, "ids"),
         ({"ranks": [[0], [0]], "queries": ["q"], "names": ["a"]}, FormatError, "'q': row 0"),
     ],
 )
 def test_bad_files_are_named(arrays: Any, kind: Any, what: str, ending: str, tmp_path: Path) -> None:
     path = save(tmp_path / f"bad{ending}", **arrays)
-    with pytest.raises(kind, match=what) as error:
+    with raises(kind, str(path), what):
         read_shortlists(path)
-    assert str(path) in str(error.value)
 
 
-def test_bad_npy_files_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "bad.npy"
-    for array, names, queries, kind, what in (
-        ([[0]], None, ["q"], ConfigError, "names="),
-        ([[0]], ["a"], None, ConfigError, "queries="),
-        ([[3]], ["a"], ["q"], FormatError, "row 3"),
-        ([[0], [1], [2]], ["a", "b", "c"], ["q"], FormatError, "3 rows for 1 queries"),
-        ([[0.0]], ["a"], ["q"], FormatError, "ids"),
-        (0, ["a"], ["q"], FormatError, "ids"),
-    ):
-        np.save(path, np.array(array))
-        with pytest.raises(kind, match=what) as error:  # type: ignore[call-overload]
-            read_shortlists(path, names=names, queries=queries)
-        assert str(path) in str(error.value)
+@pytest.mark.parametrize(
+    ("array", "names", "kind", "what"),
+    [
+        ([[0]], None, ConfigError, "names="),
+        ([[3]], ["a"], FormatError, "row 3"),
+        ([[0], [1]], ["a", "b"], FormatError, "2 rows for 1 queries"),
+        (0, ["a"], FormatError, "ids"),
+    ],
+)
+def test_bad_npy_files_are_named(array: Any, names: Any, kind: Any, what: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "bad.npy", np.array(array))
+    with raises(kind, "bad.npy", what):
+        read_shortlists(tmp_path / "bad.npy", names=names, queries=["q"])
 
 
 class _Trap:
@@ -206,7 +142,7 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", ids=trap, queries=["q"])
     (tmp_path / "y.npz").write_bytes((tmp_path / "x.npy").read_bytes())
     for name in ("x.npy", "x.npz", "y.npz"):
-        with pytest.raises(FormatError, match=f"{name}.*allow_pickle"):
+        with raises(FormatError, name, "allow_pickle"):
             read_shortlists(tmp_path / name, names=["a"], queries=["q"])
     assert not (tmp_path / "sprung").exists()
 
@@ -216,16 +152,11 @@ def test_files_under_a_wrong_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", ids=[[0]])
     (tmp_path / "a.npz").write_bytes((tmp_path / "x.npy").read_bytes())
     (tmp_path / "a.npy").write_bytes((tmp_path / "x.npz").read_bytes())
-    for name, what in (("a.npz", r"\.npy"), ("a.npy", "archive")):
-        with pytest.raises(FormatError, match=what):
-            read_shortlists(tmp_path / name, names=["a"], queries=["q"])
     for ending in ENDINGS:
-        with pytest.raises(FormatError, match=f"none{ending}"):
-            read_shortlists(tmp_path / f"none{ending}", names=["a"], queries=["q"])
-        folder = tmp_path / f"folder{ending}"
-        folder.mkdir()
-        with pytest.raises(FormatError, match=f"folder{ending}"):
-            read_shortlists(folder, names=["a"], queries=["q"])
+        (tmp_path / f"folder{ending}").mkdir()
+    for name in ("a.npz", "a.npy", *(f"none{e}" for e in ENDINGS), *(f"folder{e}" for e in ENDINGS)):
+        with raises(FormatError, name):
+            read_shortlists(tmp_path / name, names=["a"], queries=["q"])
 
 
 def test_hdf5_of_other_things(tmp_path: Path) -> None:
@@ -237,7 +168,7 @@ def test_hdf5_of_other_things(tmp_path: Path) -> None:
     ):
         with h5py.File(path, "w") as file:
             make(file)
-        with pytest.raises(FormatError, match=r"x\.h5: ids must"):
+        with raises(FormatError, "x.h5: ids must"):
             read_shortlists(path, names=["a"], queries=["q"])
 
 
@@ -245,7 +176,7 @@ def test_hdf5_of_other_things(tmp_path: Path) -> None:
 def test_cut_and_damaged_files(ending: str, tmp_path: Path, rng: np.random.Generator) -> None:
     path = tmp_path / f"bad{ending}"
     shortlists: Any = {f"q{k}": [f"i{j}" for j in range(k + 3)] for k in range(4)}
-    names = names_of(shortlists)
+    names = [f"i{j}" for j in range(6)]
     write_lists(path, shortlists, names=names)
     data = path.read_bytes()
 
@@ -254,7 +185,7 @@ def test_cut_and_damaged_files(ending: str, tmp_path: Path, rng: np.random.Gener
 
     for end in {0, 1, 7, 60, len(data) // 2, len(data) - 1}:
         path.write_bytes(data[:end])
-        with pytest.raises(FormatError, match=r"bad\."):
+        with raises(FormatError, path.name):
             read()
     for at in rng.integers(0, len(data), 200).tolist():
         path.write_bytes(data[:at] + bytes([data[at] ^ int(rng.integers(1, 256))]) + data[at + 1 :])
@@ -269,11 +200,8 @@ def test_a_header_of_a_size_that_is_not_there(tmp_path: Path) -> None:
     )
     path = tmp_path / "x.npy"
     path.write_bytes(buffer.getvalue() + bytes(64))
-    with pytest.raises(FormatError, match=r"x\.npy"):
+    with raises(FormatError, "x.npy"):
         read_shortlists(path, names=["a"], queries=["q"])
-
-
-# ----------------------------------------------------------------------------------------------------- writing
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -285,24 +213,25 @@ def test_what_cannot_be_written_leaves_the_old_file(ending: str, tmp_path: Path)
         ({"q": ["b"]}, ["a"], "'b'"),
         ({"q": ["a"], "r": [("a", 1.0)]}, ["a"], "scores"),
         ({"q": ["a"]}, ["a", "a"], "'a'"),
+        ({"q": ["a", "a"]}, ["a"], "'q'"),
     ]
     if ending != ".npy":
         wrong += [({"q": ["a\0"]}, None, "zero byte"), ({"q\0r": ["a"]}, None, "zero byte")]
     for shortlists, names, what in wrong:
-        with pytest.raises(DataError, match=what):
+        with raises(DataError, what):
             write_lists(path, shortlists, names=names)
     if ending == ".npy":
-        with pytest.raises(ConfigError, match="names="):
+        with raises(ConfigError, "names="):
             write_lists(path, {"q": ["a"]})
     assert path.read_bytes() == before
-    with pytest.raises(FormatError, match=f"list{ending}"):
+    with raises(FormatError, f"list{ending}"):
         write_lists(tmp_path / "no" / f"list{ending}", {"q": ["a"]}, names=["a"])
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_lone_surrogates(tmp_path: Path) -> None:
     shortlists = {"q": ["\udc80"]}
-    with pytest.raises(DataError, match=r"\.npz"):
+    with raises(DataError, ".npz"):
         write_lists(tmp_path / "x.h5", shortlists)
     write_lists(tmp_path / "x.npz", shortlists)
     assert read_shortlists(tmp_path / "x.npz") == shortlists
@@ -313,7 +242,7 @@ def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     path = tmp_path / "x.h5"
     for action in (lambda: read_shortlists(path), lambda: write_lists(path, {})):
-        with pytest.raises(ConfigError, match=r"delf-engine\[hdf5\]"):
+        with raises(ConfigError, "delf-engine[hdf5]"):
             action()
     write_lists(tmp_path / "x.npz", {"q": ["a"]})
     assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]

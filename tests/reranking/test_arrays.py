@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.reranking import shortlists_from_arrays, shortlists_from_ranks
+from helpers import raises
 
 NAMES = [f"i{k}" for k in range(5)]
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -69,43 +70,38 @@ def test_what_faiss_returns(metric: str, rng: np.random.Generator) -> None:
     for q, query in enumerate(("q", "r")):
         assert [entry[0] for entry in found[query]] == [NAMES[row] for row in ids[q, :5]]
         assert [entry[1] for entry in found[query]] == sorted((e[1] for e in found[query]), reverse=True)
-    with pytest.raises(DataError, match="'q'"):
+    with raises(DataError, "'q'", "at place 2", "distances=True"):  # never guessed
         shortlists_from_arrays(ids, scores, distances=metric != "L2", **options)
-
-
-def test_distances_are_never_guessed() -> None:
-    options: Any = {"queries": ["q"], "names": NAMES}
-    with pytest.raises(DataError, match=r"from 0.5 to 2 at place 2; .*distances=True"):
-        shortlists_from_arrays([[3, 1]], [[0.5, 2.0]], **options)
-    with pytest.raises(DataError, match=r"from 2 to 0.5 at place 2; .*distances=True"):
-        shortlists_from_arrays([[3, 1]], [[2.0, 0.5]], distances=True, **options)
-    (found,) = shortlists_from_arrays([[3, 1]], [[0.0, 2.0]], distances=True, **options).values()
-    assert str(found) == "[('i3', 0.0), ('i1', -2.0)]"  # no negative zero
 
 
 def test_ids_as_strings() -> None:
     found = shortlists_from_arrays([["b", "a", ""], ["c", "", ""]], queries=["q", "r"])
     assert found == {"q": ["b", "a"], "r": ["c"]}
     assert shortlists_from_arrays(np.array([["b", "b"]], object), queries=["q"], names=["b"]) == {"q": ["b"]}
-    with pytest.raises(DataError, match="'c'"):
+    with raises(DataError, "'c'"):
         shortlists_from_arrays([["b", "c"]], queries=["q"], names=["a", "b"])
+    (scored,) = shortlists_from_arrays([["b", "a"]], [[0.0, 2.0]], queries=["q"], distances=True).values()
+    assert str(scored) == "[('b', 0.0), ('a', -2.0)]"  # no negative zero
+    with raises(ConfigError, "names="):
+        shortlists_from_arrays([[0]], queries=["q"])
+    assert shortlists_from_arrays([[-1]], queries=["q"]) == {"q": []}
+    assert shortlists_from_arrays(np.empty((0, 9)), queries=[]) == {}
 
 
 @pytest.mark.parametrize(
     ("ids", "scores", "options", "what"),
     [
-        ([1, 2], None, {}, r"ids .*\(2,\)"),
+        ([1, 2], None, {}, "ids .. (2,)"),
         ([[1], [1, 2]], None, {}, "ids"),
         ([[1.0, 2.0]], None, {}, "ids"),
         ([[True, False]], None, {}, "ids"),
         ([[None, 1]], None, {}, "ids"),
-        ([[2**64 - 1]], None, {}, "ids"),
         ([[2**70]], None, {}, "ids"),
         ([[0], [1]], None, {}, "2 rows for 1 queries"),
-        ([[0], [1], [2]], None, {"queries": ["q"]}, "3 rows for 1 queries.*shortlists_from_ranks"),
+        ([[0], [1], [2]], None, {"queries": ["q"]}, "3 rows for 1 queries .. shortlists_from_ranks"),
         ([[0, 5]], None, {}, "'q': row 5, number 2,"),
         ([[0, -2]], None, {}, "'q': row -2, number 2,"),
-        ([[0, 1]], [[1.0]], {}, r"scores .*\(1, 2\)"),
+        ([[0, 1]], [[1.0]], {}, "scores .. (1, 2)"),
         ([[0, 1]], [["a", "b"]], {}, "scores"),
         ([[0, 1]], [[1.0], [1.0, 2.0]], {}, "scores"),
         ([[0, 1]], [[1.0, np.nan]], {}, "'q', candidate 2"),
@@ -117,18 +113,8 @@ def test_ids_as_strings() -> None:
     ],
 )
 def test_bad_arrays_are_refused(ids: Any, scores: Any, options: Any, what: str) -> None:
-    with pytest.raises(DataError, match=what):
+    with raises(DataError, *what.split(" .. ")):
         shortlists_from_arrays(ids, scores, **{"queries": ["q"], "names": NAMES, **options})
-
-
-def test_row_numbers_need_names() -> None:
-    with pytest.raises(ConfigError, match="names="):
-        shortlists_from_arrays([[0]], queries=["q"])
-    assert shortlists_from_arrays([[-1]], queries=["q"]) == {"q": []}
-    assert shortlists_from_arrays(np.empty((0, 9)), queries=[]) == {}
-
-
-# -------------------------------------------------------------------------------------------------- rank matrices
 
 
 @given(st.data())
@@ -151,29 +137,10 @@ def test_rank_matrices_are_read_by_column(data: st.DataObject) -> None:
         ([[0.0, 1.0]], "ranks"),
         ([["a", "b"]], "ranks"),
         ([0, 1], "ranks"),
-        ([[0], [1], [2]], "1 columns for 2 queries$"),
+        ([[0], [1], [2]], "1 columns for 2 queries"),
         ([[0, 1, 2], [1, 2, 0]], "shortlists_from_arrays"),
     ],
 )
 def test_bad_rank_matrices_are_refused(ranks: Any, what: str) -> None:
-    with pytest.raises(DataError, match=what):
+    with raises(DataError, what):
         shortlists_from_ranks(ranks, names=["a", "b", "c"], query_names=["q", "r"])
-
-
-def test_the_benchmark_measures_what_the_matrix_holds(rng: np.random.Generator) -> None:
-    """The evaluation gives the same figure for the columns as for the names."""
-    from delf_engine.evaluation import GroundTruth, evaluate
-
-    lists = [np.array(v, np.int64) for v in ([0, 2], [3], [1], [])]
-    truth = GroundTruth(
-        tuple(NAMES),
-        ("q", "r"),
-        np.zeros((2, 4)),
-        (lists[0], lists[1]),
-        (lists[1], lists[2]),
-        (lists[3], lists[3]),
-    )
-    ranks = np.stack([rng.permutation(5) for _ in range(2)], axis=1)
-    found = shortlists_from_ranks(ranks, names=truth.names, query_names=truth.query_names)
-    by_name = evaluate(list(found.values()), truth)  # type: ignore[arg-type]
-    assert by_name.to_dict() == evaluate(list(ranks.T), truth).to_dict()

@@ -16,9 +16,10 @@ import pytest
 from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch, rerank_shortlist, sources
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank, rerank_batch, rerank_shortlist
+from delf_engine.storage import FeatureStore
 from delf_engine.verification import verify_features
-from helpers import random_features, seen_again
+from helpers import raises, random_features, seen_again
 
 VERIFICATION = load_profile("default").verification
 TOP = RerankingConfig(top_n=100)
@@ -78,22 +79,13 @@ def test_equal_inliers_are_ordered_by_score_then_place(rng: np.random.Generator)
     ranking = run(query, shortlist, lambda _: image)
     assert [c.id for c in ranking] == ["d", "b", "c", "a"]
     assert [c.inliers for c in ranking] == [0] * 4
-    assert [c.id for c in run(query, ["x", "a", "m"], lambda _: image)] == ["x", "a", "m"]
-
-
-def test_an_id_that_occurs_again_keeps_its_first_place(rng: np.random.Generator) -> None:
-    image = random_features(rng, 0)
-    ranking = run(image, [("a", 3.0), ("b", 2.0), ("a", 1.0)], lambda _: image)
-    assert [(c.id, c.score) for c in ranking] == [("a", 3.0), ("b", 2.0)]
-
-
-def test_an_empty_shortlist_is_an_empty_ranking(rng: np.random.Generator) -> None:
-    assert run(random_features(rng, 5), [], {}) == []
+    assert [c.id for c in run(query, ["x", "a", "m", "a"], lambda _: image)] == ["x", "a", "m"]
+    assert run(query, [], {}) == []
     assert rerank_batch({}, {}, {}, OPTIONS) == {}
 
 
 class Store:
-    """Like a feature store: `get` raises for an unknown id. Counts what is read."""
+    """Like a feature store; counts what is read."""
 
     def __init__(self, images: Mapping[str, LocalFeatures]) -> None:
         self.images = images
@@ -101,19 +93,15 @@ class Store:
 
     def get(self, image_id: str, /) -> LocalFeatures:
         self.reads[image_id] += 1
-        if image_id not in self.images:
-            raise UnknownIdError(image_id)
         return self.images[image_id]
 
 
-def missing_sources(images: Mapping[str, LocalFeatures]) -> list[Any]:
-    return [Store(images), images, images.get, images.__getitem__]
-
-
 @pytest.mark.parametrize("kind", range(4))
-def test_missing_images_are_reported_and_the_rest_goes_on(kind: int, world: Any) -> None:
+def test_missing_images_are_reported_and_the_rest_goes_on(kind: int, world: Any, tmp_path: Path) -> None:
     queries, images = world
-    source = missing_sources(images)[kind]
+    store = FeatureStore.create(tmp_path / "store", dim=40, codec="float32")
+    store.put_many(images.items())
+    source = [store, images, images.get, images.__getitem__][kind]
     shortlist = ["gone", "i0", "lost", "i9", "i5"]
     with pytest.warns(DelfEngineWarning, match=r"2 \('gone', 'lost'\)"):
         ranking = run(queries["q0"], shortlist, source)
@@ -126,21 +114,15 @@ def test_missing_images_are_reported_and_the_rest_goes_on(kind: int, world: Any)
         run(queries["q0"], shortlist, source, on_missing="raise")
 
 
-def test_each_image_is_read_once(world: Any) -> None:
+@pytest.mark.parametrize(("room", "reads"), [(10, [1] * 10), (3, [1] * 3 + [2] * 7)])
+def test_images_are_read_once_as_far_as_there_is_room(
+    room: int, reads: list[int], world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queries, images = world
+    monkeypatch.setattr(rerank, "_CACHE_BYTES", room * 4 * 240 * 44)
     store = Store(images)
-    shortlists = {q: [f"i{i}" for i in range(10)] for q in queries}
-    rerank_batch(queries, shortlists, store, OPTIONS)
-    assert set(store.reads.values()) == {1}
-
-
-def test_what_does_not_fit_in_memory_is_read_again(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    queries, images = world
-    monkeypatch.setattr(sources, "_CACHE_BYTES", 3 * 4 * 240 * 44)
-    store = Store(images)
-    shortlists = {q: [f"i{i}" for i in range(10)] for q in queries}
-    rerank_batch(queries, shortlists, store, OPTIONS)
-    assert sorted(store.reads.values()) == [1] * 3 + [2] * 7
+    rerank_batch(queries, {q: [f"i{i}" for i in range(10)] for q in queries}, store, OPTIONS)
+    assert sorted(store.reads.values()) == reads
 
 
 def test_progress_counts_pairs_to_the_end(world: Any) -> None:
@@ -158,25 +140,11 @@ def test_progress_counts_pairs_to_the_end(world: Any) -> None:
     assert {total for _, total in seen} == {62}
 
 
-@pytest.mark.parametrize(
-    "shortlist",
-    [
-        "i0",
-        b"i0",
-        {"i0": 1.0},
-        7,
-        [("i0", 1.0, 2.0)],
-        [("i0", float("nan"))],
-        [("i0", float("inf"))],
-        [("i0", None)],
-        [("i0", "1.0")],
-        [("i0", True)],
-        [3],
-        [None],
-        [("i0", 1.0), "i1"],
-        np.array([[1.0, 2.0]]),
-    ],
-)
+_BAD = ["i0", b"i0", {"i0": 1.0}, 7, [("i0", 1.0, 2.0)], [("i0", float("nan"))], [("i0", float("inf"))]]
+_BAD += [[("i0", None)], [("i0", "1.0")], [("i0", True)], [3], [("i0", 1.0), "i1"], np.array([[1.0, 2.0]])]
+
+
+@pytest.mark.parametrize("shortlist", _BAD)
 def test_shortlists_of_the_wrong_shape_are_refused(shortlist: Any, world: Any) -> None:
     queries, images = world
     with pytest.raises(DataError, match="shortlist of 'query'"):
@@ -193,12 +161,9 @@ def test_numpy_ids_and_scores_are_taken(world: Any) -> None:
 
 def test_bad_options(world: Any) -> None:
     queries, images = world
-    with pytest.raises(ConfigError, match="workers"):
-        run(queries["q0"], ["i0"], images, workers=0)
-    with pytest.raises(ConfigError, match="on_missing"):
-        run(queries["q0"], ["i0"], images, on_missing="stop")
-    with pytest.raises(ConfigError, match="seed"):
-        run(queries["q0"], ["i9"], images, seed=-1)
+    for option, value in (("workers", 0), ("on_missing", "stop"), ("seed", -1)):
+        with raises(ConfigError, option):
+            run(queries["q0"], ["i9"], images, **{option: value})
     with pytest.raises(ConfigError, match="list"):
         run(queries["q0"], ["i0"], ["i0"])
     with pytest.raises(ConfigError, match="ndarray"):
@@ -223,14 +188,3 @@ def test_candidates_print_and_go_to_json(world: Any) -> None:
     assert first.verification is not None
     assert json.loads(json.dumps(first.to_dict()))["verification"] == first.verification.to_dict()
     assert "verification" not in first.to_dict(with_verification=False)
-
-
-def test_a_real_store_serves(tmp_path: Path, world: Any) -> None:
-    from delf_engine.storage import FeatureStore
-
-    queries, images = world
-    with FeatureStore.create(tmp_path / "store", dim=40, codec="float32") as store:
-        store.put_many(images.items())
-        with pytest.warns(DelfEngineWarning, match="'gone'"):
-            ranking = run(queries["q0"], ["i1", "gone", "i9"], store, workers=2)
-    assert [c.id for c in ranking] == ["i9", "i1", "gone"]
