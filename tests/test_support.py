@@ -11,8 +11,7 @@ import pytest
 
 from delf_engine.errors import FormatError, LockedError
 from delf_engine.support.arrays import LARGEST, check_array
-from delf_engine.support.files import replacing, system_errors
-from delf_engine.support.locks import acquired, locked
+from delf_engine.support.files import acquired, locked, replacing, system_errors
 from delf_engine.support.threads import usable_cores
 
 

@@ -33,8 +33,8 @@ from benchmarks.common import options_parser, print_rows, write_json
 from benchmarks.extraction.plain import PlainExtractor
 from delf_engine import Extractor, LocalFeatures
 from delf_engine.errors import DelfEngineWarning
+from delf_engine.extraction.decoding import read_pyramid
 from delf_engine.extraction.precision import Precision, has_native_bf16
-from delf_engine.extraction.preparation import read_pyramid
 from delf_engine.images import find_images, load_image
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")

@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.demo.clutter import SCENES, draw_scene
+from delf_engine.demo.clutter import SCENES
 from delf_engine.errors import ConfigError, DataError, FormatError, ImageError, MismatchError
 from delf_engine.evaluation import GroundTruth, save_ground_truth
 from delf_engine.images import load_image
@@ -54,7 +54,7 @@ Level: TypeAlias = Literal["mild", "strong", "anywhere"]
 GEOMETRY = "geometry.jsonl"  #: One record a picture: its photograph, and the homography.
 SUMMARY = "synthetic.json"  #: What the set was made from, and whether it is whole.
 
-_FORMAT = 1  # another number: other pixels for the same options, or other files
+_FORMAT = 2  # another number: other pixels for the same options, or other files
 _PICTURES, _PARTS = "jpg", "parts"
 _LANDMARKS, _QUARTERS = 14, ((0, 0), (1, 1), (1, 0), (0, 1))
 _SMALLEST = 64  # pixels, of photographs and pictures
@@ -343,9 +343,9 @@ def _views(side: int, level: Level) -> ViewsConfig:
 
 
 def _scene(number: int, options: Options) -> npt.NDArray[np.uint8]:
-    kinds = list(SCENES)
     rng = np.random.default_rng([options.seed, _SCENE, number])
-    drawn = draw_scene(rng, 2 * options.side, 3 * options.side // 2, kinds[number % len(kinds)])
+    draw = list(SCENES.values())[number % len(SCENES)]
+    drawn = draw(rng, 3 * options.side // 2, 2 * options.side)
     return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
 
 

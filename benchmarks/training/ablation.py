@@ -35,7 +35,7 @@ from delf_engine.config import Profile
 from delf_engine.evaluation import SETUPS, Setup
 from delf_engine.images import find_images
 from delf_engine.training import TrainingConfig, load_training_config
-from delf_engine.training.teaching import teacher_names, with_teacher
+from delf_engine.training.config import teacher_names, with_teacher
 
 #: The setups that are printed; results hold Easy as well.
 _SHOWN: tuple[Setup, ...] = ("medium", "hard")

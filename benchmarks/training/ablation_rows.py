@@ -15,12 +15,11 @@ from typing import Any
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError
 from delf_engine.training.batches import START
-from delf_engine.training.config import GradientStage, PcaStage, Stage, TrainingConfig
+from delf_engine.training.config import GradientStage, PcaStage, Stage, TrainingConfig, teacher_names, with_teacher
 from delf_engine.training.contract import LossOptions
 from delf_engine.training.losses.contrast import ContrastOptions
 from delf_engine.training.losses.distillation import DistillationOptions
 from delf_engine.training.registry import SOURCES
-from delf_engine.training.teaching import teacher_names, with_teacher
 
 __all__ = ["FULL", "AblationRow", "ablation_rows", "chosen_rows", "shortened"]
 

@@ -31,14 +31,12 @@ from delf_engine.errors import DataError, ImageError
 from delf_engine.evaluation import GroundTruth
 from delf_engine.model import CheckpointInfo, load_checkpoint, save_checkpoint
 from delf_engine.model.network import DelfNetwork, Projection
-from delf_engine.training.config import PcaStage, TrainingConfig
-from delf_engine.training.device import autocast_dtype, choose_device
-from delf_engine.training.finish import train_codebook
-from delf_engine.training.options import Reports, RunOptions
+from delf_engine.training.config import PcaStage, TrainingConfig, teacher_names
+from delf_engine.training.finish import train_codebook, train_network
+from delf_engine.training.options import Reports, RunOptions, autocast_dtype, choose_device
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import best_vectors, fit_pca, photo_levels, spread
-from delf_engine.training.recipe import train_network
-from delf_engine.training.teaching import teacher_file, teacher_names
+from delf_engine.training.registry import teacher_file
 from delf_engine.training.work import file_digest, photographs_key
 
 __all__ = ["COLUMNS", "Bench"]
@@ -139,7 +137,7 @@ class Bench:
         }
 
     def _training_facts(self, recipe: TrainingConfig, seed: int) -> dict[str, Any]:
-        teachers = {name: teacher_file(name) for name in teacher_names(recipe.gradient_stages)}
+        teachers = {name: file_digest(teacher_file(name)) for name in teacher_names(recipe.gradient_stages)}
         return {
             "version": __version__,
             "torch": torch.__version__,
@@ -147,10 +145,10 @@ class Bench:
             "arithmetic": str(autocast_dtype("auto", choose_device(self.device))),
             "recipe": recipe.model_dump(mode="json", exclude={"name", "codebook"}),
             "seed": seed,
-            "trunk": file_digest({"": self.trunk})[""],
+            "trunk": file_digest(self.trunk),
             "photographs": photographs_key(self.photos),
-            "teachers": file_digest(teachers),
-            "pairs": file_digest({"": self.pairs})[""],
+            "teachers": teachers,
+            "pairs": file_digest(self.pairs),
         }
 
     # ------------------------------------------------------------------------------------------ networks

@@ -31,16 +31,13 @@ from delf_engine.errors import ConfigError
 from delf_engine.images import find_images
 from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.batches import Batch
-from delf_engine.training.config import GradientStage
-from delf_engine.training.datasets.crops import CropConfig
-from delf_engine.training.device import autocast_dtype, choose_device, deterministic
+from delf_engine.training.config import GradientStage, with_teacher
 from delf_engine.training.losses.classification import Softmax
-from delf_engine.training.options import Reports, RunOptions
+from delf_engine.training.options import Reports, RunOptions, autocast_dtype, choose_device, deterministic
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import spread
 from delf_engine.training.run import Run
-from delf_engine.training.sources.classes import ClassesOptions
-from delf_engine.training.teaching import with_teacher
+from delf_engine.training.sources.classes import ClassesOptions, CropConfig
 from delf_engine.training.trainer import GradientRun
 from delf_engine.training.work import Work
 

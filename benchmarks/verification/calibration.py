@@ -10,7 +10,7 @@ counts three times: as a whole, and with a random box cut out of either one, as 
 photograph too. The sides of a box are 25 to 80 % of the photograph's, log-uniform; this was written down before
 Paris was looked at, and not changed afterwards.
 
-Method and evidence are chosen by cross-validation over scenes (log loss at prior 0.5). Paris (queries cut out,
+The evidence is chosen by cross-validation over scenes (log loss at prior 0.5). Paris (queries cut out,
 easy and hard against other landmarks and distractors, junk left out) is used for nothing but the last tables.
 """
 
@@ -40,20 +40,12 @@ from delf_engine.evaluation.calibration_figures import expected_calibration_erro
 from delf_engine.images import find_images
 from delf_engine.model import read_checkpoint_info
 from delf_engine.verification.calibrating import cross_validated
-from delf_engine.verification.calibration import Calibration
-from delf_engine.verification.calibration_fit import Evidence, Method
+from delf_engine.verification.calibration import Calibration, Evidence
 
 _PRIOR = 0.5
 _SHARE = (0.25, 0.8)
 _EVERY = 5  # unrelated photographs: every fifth of the folder
-_CANDIDATES: tuple[tuple[Method, Evidence], ...] = (
-    ("logistic", "inliers"),
-    ("logistic", "log_inliers"),
-    ("logistic", "inlier_similarity"),
-    ("logistic", "log_inlier_similarity"),
-    ("isotonic", "inliers"),
-    ("isotonic", "inlier_similarity"),
-)
+_CANDIDATES: tuple[Evidence, ...] = ("inliers", "log_inliers", "inlier_similarity", "log_inlier_similarity")
 
 Features = Mapping[str, LocalFeatures]
 
@@ -73,7 +65,7 @@ def main() -> None:
     parser.add_argument("--profile", help="default: the checkpoint's own")
     parser.add_argument("--seed", type=int, default=0, help="of the boxes that are cut out of the views")
     parser.add_argument("--write", type=Path, help="write the chosen calibration here")
-    parser.add_argument("--candidate", choices=list(map(_words, _CANDIDATES)), help="take this one, whatever wins")
+    parser.add_argument("--candidate", choices=_CANDIDATES, help="take this one, whatever wins")
     args = parser.parse_args()
     data = data_folder(args.data)
     profile = load_profile(args.profile or read_checkpoint_info(args.model).profile)
@@ -81,7 +73,7 @@ def main() -> None:
     pairs, features = training_pairs(system, data, args.cache, args.seed)
     found = verified(pairs.names, features, profile, args.cache, system.identity)
     best, cross = choose(found, pairs)
-    chosen = next((c for c in _CANDIDATES if _words(c) == args.candidate), best)
+    chosen = args.candidate or best
     name = f"{args.model}, profile {profile.name}"
     print_table(f"Cross-validation over Strecha's scenes ({name})", *_cross_table(cross, pairs))
 
@@ -94,8 +86,8 @@ def main() -> None:
     fits = {c: fit(found, pairs, c, described) for c in _CANDIDATES}
     paris, names = paris_pairs(system, data, args.cache)
     there = verified(paris.names, names, profile, args.cache, system.identity)
-    rows = {_words(c): paris_row(fitted, there, paris) for c, fitted in fits.items()}
-    print_table(f"On Paris and distractors, never seen ({name})", *_paris_table(rows, _words(chosen)))
+    rows = {c: paris_row(fitted, there, paris) for c, fitted in fits.items()}
+    print_table(f"On Paris and distractors, never seen ({name})", *_paris_table(rows, chosen))
 
     whole = ~pairs.cropped
     without = fit(
@@ -108,7 +100,7 @@ def main() -> None:
         "fitted without the crops": paris_row(without, there, paris),
         "fitted on Paris's other landmarks": own_landmarks(there, paris, chosen),
     }
-    print_table(f"For comparison: {_words(chosen)} on Paris", *_paris_table(extra, ""))
+    print_table(f"For comparison: {chosen} on Paris", *_paris_table(extra, ""))
     calibration = fits[chosen]
     print_table("The chosen calibration", *_curve_table(calibration))
     if args.write:
@@ -121,7 +113,7 @@ def main() -> None:
     report = {
         "model": args.model,
         "profile": profile.name,
-        "chosen": _words(chosen),
+        "chosen": chosen,
         "pairs": {"same": calibration.positives, "different": calibration.negatives},
         "cross_validation": cross,
         "paris": rows,
@@ -213,7 +205,7 @@ def verified(
     digest = hashlib.sha256(f"{identity} {profile.verification.model_dump_json()} {_SHARE} {names}".encode())
     for room in (delf_engine.matching, delf_engine.verification):
         for source in sorted(Path(str(room.__file__)).parent.glob("*.py")):
-            if not source.name.startswith(("calibrat", "labelled")):
+            if not source.name.startswith("calibrat"):
                 digest.update(source.read_bytes())
     path = cache / f"verifications-{digest.hexdigest()[:16]}.jsonl.gz"
     if path.is_file():
@@ -233,36 +225,33 @@ def verified(
 
 def choose(
     found: Sequence[Verification], pairs: LabelledPairs
-) -> tuple[tuple[Method, Evidence], dict[str, dict[str, float]]]:
+) -> tuple[Evidence, dict[Evidence, dict[str, float]]]:
     """Return the candidate with the lowest log loss between scenes, and the figures of all."""
     scenes = {a for a, _ in pairs.places}
     rows = {}
-    for method, evidence in _CANDIDATES:
-        p = cross_validated(
-            found, pairs.labels, pairs.places, method=method, evidence=evidence, prior=_PRIOR, folds=len(scenes)
-        )
+    for evidence in _CANDIDATES:
+        p = cross_validated(found, pairs.labels, pairs.places, evidence=evidence, prior=_PRIOR, folds=len(scenes))
         judged = ~np.isnan(p)
         p, labels = p[judged], pairs.labels[judged]
-        rows[_words((method, evidence))] = {
+        rows[evidence] = {
             "pairs": int(judged.sum()),
             "log_loss": _log_loss(p, labels),
             "ece": expected_calibration_error(p, labels, prior=_PRIOR),
             "auc": roc_auc(p, labels),
         }
     # A candidate is better by what can be seen: equal to a ten-thousandth goes to the earlier, simpler one.
-    best = min(_CANDIDATES, key=lambda c: round(rows[_words(c)]["log_loss"], 4))
+    best = min(_CANDIDATES, key=lambda c: round(rows[c]["log_loss"], 4))
     return best, rows
 
 
 def fit(
     found: Sequence[Verification],
     pairs: LabelledPairs,
-    candidate: tuple[Method, Evidence],
+    candidate: Evidence,
     described: Mapping[str, Any],
 ) -> Calibration:
     """Fit one candidate to all pairs."""
-    method, evidence = candidate
-    return Calibration.fit(found, pairs.labels, method=method, evidence=evidence, prior=_PRIOR, **described)
+    return Calibration.fit(found, pairs.labels, evidence=candidate, prior=_PRIOR, **described)
 
 
 def paris_row(calibration: Calibration, found: Sequence[Verification], pairs: LabelledPairs) -> dict[str, float]:
@@ -271,9 +260,7 @@ def paris_row(calibration: Calibration, found: Sequence[Verification], pairs: La
     return _figures(calibration.probabilities(found), calibration.probabilities(found, prior=share), pairs.labels)
 
 
-def own_landmarks(
-    found: Sequence[Verification], pairs: LabelledPairs, candidate: tuple[Method, Evidence]
-) -> dict[str, float]:
+def own_landmarks(found: Sequence[Verification], pairs: LabelledPairs, candidate: Evidence) -> dict[str, float]:
     """Return the figures where each landmark's queries are judged by a calibration of the other four.
 
     Pairs that touch the landmark with any image are left out of the fit; distractors are in both.
@@ -288,8 +275,7 @@ def own_landmarks(
         calibration = Calibration.fit(
             [found[i] for i in learnt],
             pairs.labels[learnt],
-            method=candidate[0],
-            evidence=candidate[1],
+            evidence=candidate,
             prior=_PRIOR,
             trained_on="Paris",
         )
@@ -322,12 +308,8 @@ def _log_loss(p: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> floa
     return float(log_loss(labels, p, sample_weight=weights))
 
 
-def _words(candidate: tuple[Method, Evidence]) -> str:
-    return ": ".join(candidate)
-
-
 def _cross_table(
-    rows: Mapping[str, Mapping[str, float]], pairs: LabelledPairs
+    rows: Mapping[Any, Mapping[str, float]], pairs: LabelledPairs
 ) -> tuple[list[str], list[list[str]]]:
     columns = [f"of {len(pairs.labels):,} pairs, {pairs.labels.sum():,} same", "judged", "log loss", "ECE", "AUC"]
     return columns, [
@@ -336,7 +318,7 @@ def _cross_table(
     ]
 
 
-def _paris_table(rows: Mapping[str, Mapping[str, float]], chosen: str) -> tuple[list[str], list[list[str]]]:
+def _paris_table(rows: Mapping[Any, Mapping[str, float]], chosen: str) -> tuple[list[str], list[list[str]]]:
     columns = ["", "ECE", "as they are", "own share", "log loss", "AUC", "same >= 0.5", "other >= 0.5"]
     keys = ("ece", "ece_unweighted", "ece_own_share", "log_loss", "auc")
     return columns, [
@@ -350,9 +332,6 @@ def _paris_table(rows: Mapping[str, Mapping[str, float]], chosen: str) -> tuple[
 
 
 def _curve_table(calibration: Calibration) -> tuple[list[str], list[list[str]]]:
-    if calibration.method == "isotonic":
-        values = zip(calibration.knots, calibration.levels, strict=True)
-        return [calibration.evidence, "P(same)"], [[f"{x:.3f}", f"{p:.4f}"] for x, p in values]
     rows = ((calibration.evidence, calibration.slope), ("(intercept)", calibration.intercept))
     return ["evidence", "coefficient"], [[name, f"{value:.5f}"] for name, value in rows]
 

@@ -44,16 +44,16 @@ app = typer.Typer(
 )
 
 collection.register(app)
-export.register(app)
+app.command()(export.export)
 pair.register(app)
 rerank.register(app)
 evaluate.register(app)
 calibrate.register(app)
 mining.register(app)
 training.register(app)
-codebook.register(app)
-model.register(app)
-data.register(app)
+app.command()(codebook.codebook)
+app.add_typer(model.commands)
+app.add_typer(data.data_app)
 demo.register(app)
 
 

@@ -42,7 +42,6 @@ def calibrate(
     ] = None,
     model: ModelOption = "delf-r18",
     profile: ProfileOption = None,
-    method: Annotated[str, typer.Option(help="logistic or isotonic (for many hundreds of pairs).")] = "logistic",
     evidence: Annotated[
         str, typer.Option(help="inliers, inlier_similarity, log_inliers or log_inlier_similarity.")
     ] = "inlier_similarity",
@@ -70,7 +69,7 @@ def calibrate(
     all pairs.
     """
     from delf_engine.verification.calibrating import calibrate as fit
-    from delf_engine.verification.labelled_pairs import read_labelled_pairs
+    from delf_engine.verification.calibrating import read_labelled_pairs
 
     listed = read_labelled_pairs(pairs)
     names = list(dict.fromkeys(name for pair in listed for name in (pair.a, pair.b)))
@@ -82,8 +81,7 @@ def calibrate(
             kept,
             source.features,
             source.profile,
-            method=method,  # type: ignore[arg-type]  # checked there
-            evidence=evidence,  # type: ignore[arg-type]
+            evidence=evidence,  # type: ignore[arg-type]  # checked there
             prior=prior,
             folds=folds,
             seed=seed,

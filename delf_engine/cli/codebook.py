@@ -7,15 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import console, print_failures, print_json, staged_progress
+from delf_engine.cli.console import print_failures, print_json, say, staged_progress
 from delf_engine.cli.options import JsonOption
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(codebook)
+__all__ = ["codebook"]
 
 
 def codebook(
@@ -64,11 +59,6 @@ def codebook(
     if as_json:
         print_json({"codebook": str(out), "words": words, "dim": trained.dim, "hash": trained.hash})
     else:
-        console().print(
-            f"{words:,} {what} of {trained.dim} dimensions written to {out}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"{words:,} {what} of {trained.dim} dimensions written to {out}")
     if failed:
         raise typer.Exit(1)

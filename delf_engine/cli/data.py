@@ -2,64 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import console, error_console, print_json, say
+from delf_engine.cli.console import error_console, print_json, say
 from delf_engine.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from delf_engine.datasets import Definition
-    from delf_engine.datasets.getting import Report
 
-__all__ = ["data_app", "register"]
+__all__ = ["data_app"]
 
-_HELP = """Get and check the data sets of the published benchmarks.
-
-They are kept in --root, else in $DELF_ENGINE_DATA, else in $DELF_ENGINE_HOME/data, else in
-~/.local/share/delf-engine/data (under $XDG_DATA_HOME if that is set; on macOS ~/Library/Application
-Support/delf-engine/data), each in a folder of its own: images in jpg/, the ground truth gnd_NAME.pkl beside it.
-"""
-_REFLOWED = "\n\n".join(" ".join(paragraph.split()) for paragraph in _HELP.split("\n\n"))
 _SHOWN = 10  # names of a finding in text; --json has all
 
 RootOption = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder that holds the data sets.")]
 
-data_app = typer.Typer(name="data", help=_REFLOWED, no_args_is_help=True, rich_markup_mode="rich")
-
-
-def register(app: typer.Typer) -> None:
-    """Add this group of commands to the application."""
-    app.add_typer(data_app, rich_help_panel=None)
+data_app = typer.Typer(
+    name="data",
+    help="Get and check the data sets of the published benchmarks.\n\n"
+    "They are kept in --root, else in $DELF_ENGINE_DATA, else in $DELF_ENGINE_HOME/data, else where the system "
+    "keeps data (`data list` says where): images in jpg/ of a folder of their own, the ground truth beside it.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
 
 
 @data_app.command("list")
 def list_sets(root: RootOption = None, as_json: JsonOption = False) -> None:
     """List the data sets that are known: images, size, and what of them is here."""
-    from rich import box
     from rich.filesize import decimal
-    from rich.table import Table
 
     from delf_engine.datasets import KNOWN, data_folder
 
-    rows = [_summary(known, root) for known in KNOWN.values()]
+    folder, rows = str(data_folder(root)), [_summary(known, root) for known in KNOWN.values()]
     if as_json:
-        return print_json({"datasets": rows, "root": str(data_folder(root))})
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("set", "what", "images", "about", "parts", "here"):
-        table.add_column(column, justify="right" if column in ("images", "about", "parts") else "left")
+        return print_json({"datasets": rows, "root": folder})
     for row in rows:
         first, last = row["parts"]
-        parts = f"{first}-{last}" if first < last else str(first)
-        size = decimal(row["download_bytes_about"])
-        table.add_row(row["name"], row["title"], f"{row['images']:,}", size, parts, row["here"])
-    console().print(table)
-    say(f"Root: {data_folder(root)}")
+        size = f"{row['images']:,} images, {decimal(row['download_bytes_about'])} in parts {first} to {last}"
+        say(f"{row['name']:<11} {row['title']}: {size}; here: {row['here']}")
+    say(f"Root: {folder}")
     return None
 
 
@@ -78,29 +63,34 @@ def get(
     Without the network: put the files where the error says, and give the same command.
     """
     from rich.filesize import decimal
+    from rich.progress import DownloadColumn, Progress
 
-    from delf_engine.datasets import Dataset, definition
-    from delf_engine.datasets import get as get_set
+    from delf_engine import datasets
 
-    known = definition(name)
+    known = datasets.definition(name)
     wanted = known.parts if parts is None else range(parts[0], parts[1] + 1)
-    waiting = [part for part in Dataset.of(known, root).missing_parts() if part in wanted]
+    waiting = [part for part in datasets.Dataset.of(known, root).missing_parts() if part in wanted]
     say(f"{known.name}: {known.title}, {known.count:,} images\nLicence: {known.licence}", error=True)
     say(f"Please cite: {known.citation}\nSee {known.homepage}", error=True)
     if waiting:
+        archives = f"{len(waiting)} of {len(known.parts)} archives"
         size = decimal(len(waiting) * known.archive_bytes)
-        say(
-            f"To come: {len(waiting)} of {len(known.parts)} archives, about {size}, and as much unpacked",
-            error=True,
-        )
+        say(f"To come: {archives}, about {size}, and as much unpacked", error=True)
         if not yes:
             typer.confirm("Go on?", abort=True, err=True)
-    with _transfers(quiet=as_json) as report:
-        dataset = get_set(name, root, parts=wanted, report=report)
+    columns = (*Progress.get_default_columns(), DownloadColumn())
+    with Progress(*columns, console=error_console(), disable=as_json) as progress:
+        task = progress.add_task("", total=None)  # one bar for all: a hundred parts need no hundred lines
+
+        def report(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total or None)
+
+        datasets.get(name, root, parts=wanted, report=report)
+    found = _summary(known, root)
     if as_json:
-        return print_json(_summary(known, root))
-    say(f"{known.name}: {_summary(known, root)['here']}\n{dataset.folder}")
-    return None
+        print_json(found)
+    else:
+        say(f"{known.name}: {found['here']}\n{found['folder']}")
 
 
 @data_app.command()
@@ -142,17 +132,3 @@ def _summary(known: Definition, root: Path | None) -> dict[str, Any]:
         "parts_here": list(dataset.parts),
         "here": here,
     }
-
-
-@contextmanager
-def _transfers(*, quiet: bool) -> Iterator[Report]:
-    """Show a bar for what is downloaded or unpacked; yields what is to be called with its state."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    name = TextColumn("{task.description}", markup=False)
-    columns = (name, BarColumn(bar_width=20), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=error_console(), disable=quiet) as progress:
-        task = progress.add_task("", total=None)  # one bar for all: a hundred parts need no hundred lines
-        yield lambda what, done, total: progress.update(
-            task, description=what, completed=done, total=total or None
-        )

@@ -60,7 +60,7 @@ def mine(
     failed: list[tuple[str, str]] = []
     try:
         with staged_progress(quiet=as_json) as progress:
-            report = mine_folder(
+            found = mine_folder(
                 photos,
                 out,
                 engine=engine,
@@ -79,8 +79,14 @@ def mine(
         if failed:
             error_console().print(f"{len(failed)} photographs could not be read", highlight=False)
     if as_json:
-        print_json({**report.to_dict(), "failed": [{"id": name, "reason": reason} for name, reason in failed]})
+        print_json(
+            {
+                "out": str(out),
+                **found.to_dict(),
+                "failed": [{"id": name, "reason": reason} for name, reason in failed],
+            }
+        )
     else:
-        say(str(report))
+        say(f"{found}\nwrote {out}")
     if failed:
         raise typer.Exit(1)

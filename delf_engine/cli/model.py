@@ -1,25 +1,20 @@
-"""The commands on checkpoints: which there are, what they say of themselves, copies, checks."""
+"""The commands on checkpoints: which there are, what they say of themselves, copies, checks, published models."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from delf_engine.cli import importing
 from delf_engine.cli.console import console, print_json, say
 from delf_engine.cli.options import JsonOption
-from delf_engine.errors import CheckpointError
+from delf_engine.errors import CheckpointError, ConfigError
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-__all__ = ["register"]
+__all__ = ["commands"]
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name (`model list`) or a path.")]
 
@@ -32,34 +27,23 @@ commands = typer.Typer(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add this group of commands to the application."""
-    importing.register(commands)
-    app.add_typer(commands, rich_help_panel=None)
-
-
 @commands.command("list")
 def list_models(as_json: JsonOption = False) -> None:
     """List the checkpoints of the package."""
     from rich.filesize import decimal
-    from rich.markup import escape
 
     from delf_engine.model import checkpoint_names
 
     rows = [_summary(name) for name in checkpoint_names()]
     if as_json:
         return print_json({"models": rows})
-    table = _table("model", "trunk", "dim", "size", "codebook", "hash")
+    table = [("model", "trunk", "dim", "size", "codebook", "hash")]
     for row in rows:
-        table.add_row(
-            f"{escape(row['name'])}{' *' if row['default'] else ''}",
-            "[red]unreadable[/]" if row["error"] else row["architecture"],
-            "" if row["dim"] is None else str(row["dim"]),
-            decimal(row["size"]),
-            "" if row["codebook_size"] is None else decimal(row["codebook_size"]),
-            (row["sha256"] or "")[:8],
-        )
-    console().print(table)
+        kind = ("unreadable", "") if row["error"] else (row["architecture"], str(row["dim"]))
+        book = "" if row["codebook_size"] is None else decimal(row["codebook_size"])
+        name = f"{row['name']}{' *' if row['default'] else ''}"
+        table.append((name, *kind, decimal(row["size"]), book, (row["sha256"] or "")[:8]))
+    _print_table(table)
     say("* the default. Hash: of the weights, as engines keep it.")
     return None
 
@@ -69,9 +53,17 @@ def info(name: NameArgument, as_json: JsonOption = False) -> None:
     """Say everything that a checkpoint says of itself: preprocessing, data, recipe, figures."""
     described = _described(name)
     if as_json:
-        print_json(described)
-    else:
-        _print_info(described)
+        return print_json(described)
+    told = described | described.pop("metadata")
+    for key in ("recipe", "figures"):
+        if isinstance(told[key], dict):
+            told |= {f"{key}: {part}": value for part, value in told.pop(key).items()}
+    _print_table(
+        (key.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for key, value in told.items()
+        if value not in (None, "")
+    )
+    return None
 
 
 @commands.command()
@@ -88,7 +80,7 @@ def export(
     from delf_engine.index import Codebook
     from delf_engine.model.check import copy_checkpoint
 
-    written = copy_checkpoint(name, out, codebook=codebook, replace=replace, read_codebook=Codebook.load)
+    written = copy_checkpoint(name, out, Codebook.load, codebook=codebook, replace=replace)
     for path in written:
         say(f"wrote {path}")
 
@@ -100,8 +92,6 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check hashes, values and shapes of checkpoints and their codebooks. Exit code 1 if one is damaged."""
-    from rich.markup import escape
-
     from delf_engine.index import Codebook
     from delf_engine.model import checkpoint_names
     from delf_engine.model.check import check_checkpoint
@@ -113,17 +103,84 @@ def verify(
     if as_json:
         print_json({"ok": sound, "models": {name: [asdict(check) for check in c] for name, c in results.items()}})
     else:
-        table = _table("model", "check", "", "found")
-        for name, checks in results.items():
-            for i, check in enumerate(checks):
-                mark = "[green]ok[/]" if check.ok else "[bold red]FAILED[/]"
-                table.add_row("" if i else escape(name), escape(check.what), mark, escape(check.found))
-        console().print(table)
+        _print_table(
+            ("" if i else name, check.what, "ok" if check.ok else "FAILED", check.found)
+            for name, checks in results.items()
+            for i, check in enumerate(checks)
+        )
     if not sound:
         raise typer.Exit(1)
 
 
-# ------------------------------------------------------------------------------------------------ what there is
+@commands.command("import")
+def import_command(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="delf, delg, how or torchvision.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="delf, delg: folder of a TensorFlow SavedModel, or prefix of a checkpoint. how: .pth. "
+            "torchvision: .pth or .safetensors.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Checkpoint to write, .safetensors.")],
+    pca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="PCA of the descriptors: folder with mean.datum and pca_proj_mat.datum, or .npz with mean and "
+            "components. Without one, a model that has no reduction of its own keeps all channels.",
+        ),
+    ] = None,
+    dim: Annotated[int | None, typer.Option(min=1, help="Components of the PCA to keep (DELF: 40).")] = None,
+    whiten: Annotated[
+        bool, typer.Option("--whiten", help="Whiten by pca_vars.datum or the .npz's variances.")
+    ] = False,
+    stride: Annotated[
+        int | None, typer.Option(help="Of DELF's feature map, 16 or 32. Default: as saved, else 32.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Profile it is meant for. Default: delf, delg, how or default, as the model is."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Published attention threshold, for the metadata (DELF: 100).")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the model. Default: the name of FILE.")] = None,
+    data: Annotated[str, typer.Option(help="What it was trained on, for the metadata.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the weights, for the metadata.")] = "",
+    half: Annotated[
+        bool, typer.Option("--half", help="Half precision: half the size, not the same bits.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace FILE.")] = False,
+) -> None:
+    """Make a checkpoint from a published model: DELF and DELG (without TensorFlow), HOW, torchvision's ResNets."""
+    from delf_engine.interchange.published.convert import import_model
+    from delf_engine.model import save_checkpoint
+
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"{out}: a checkpoint's name ends in .safetensors")
+    if out.exists() and not replace:
+        raise ConfigError(f"{out}: is there already; --replace replaces it")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out.parent}: no such folder to write the checkpoint into")
+    state, told = import_model(
+        kind,
+        source,
+        name=name or out.stem,
+        pca=pca,
+        dim=dim,
+        whiten=whiten,
+        stride=stride,
+        profile=profile,
+        threshold=threshold,
+        data=data,
+        licence=licence,
+    )
+    written = save_checkpoint(out, state, told, half=half)
+    score = "attention head" if written.attention == "head" else "L2 norm of the feature"
+    say(f"wrote {out}: {written.architecture}, score by {score}, {written.dim}-D, profile {written.profile}")
+    say(f"SHA-256 of its weights {written.sha256}; all that it says: delf-engine model info {out}")
 
 
 def _summary(name: str) -> dict[str, Any]:
@@ -171,68 +228,12 @@ def _described(name: str) -> dict[str, Any]:
     }
 
 
-# --------------------------------------------------------------------------- tables, readable at 80 columns
-
-
-def _table(*columns: str) -> Table:
-    from rich import box
+def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    """Print lines of cells, below each other; long ones are folded to the width of the terminal."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        right = column in ("dim", "size")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    return table
-
-
-def _print_info(described: Mapping[str, Any]) -> None:
-    """Print everything that is known of a checkpoint."""
-    from rich.filesize import decimal
-    from rich.markup import escape
-
-    metadata = dict(described["metadata"])
-    recipe, figures = metadata.pop("recipe"), metadata.pop("figures")
-    values = {
-        "file": described["path"],
-        "size": decimal(described["size"]),
-        "SHA-256 of the file": described["file_sha256"],
-        **{key.replace("_", " "): value for key, value in metadata.items() if key != "sha256"},
-        "SHA-256 of the weights": metadata["sha256"],
-    }
-    if isinstance(recipe, dict):
-        values |= {f"recipe: {key.replace('_', ' ')}": value for key, value in recipe.items()}
-    else:
-        values["recipe"] = recipe
-    book = described["codebook"]
-    values["codebook"] = (
-        "none" if book is None else f"{book['words']:,} words, {book['dim']}-D, hash {book['hash']}"
-    )
-    table = _table("", "")
-    table.show_header = False
-    table.columns[0].no_wrap = True
-    for key, value in values.items():
-        if value is not None and value != "":
-            table.add_row(key, escape(_text(value)))
-    console().print(table, highlight=False)
-    if figures:
-        table = _table("measured", "value")
-        for name, value in figures.items():
-            table.add_row(escape(name), f"{value:.4f}")
-        console().print(table)
-
-
-def _text(value: Any) -> str:
-    """Return a value in words: ``count 4, crop (0.4, 1.0)``."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_nested(item)}" for key, item in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if value and all(isinstance(item, dict) for item in value):
-            return "\n".join(_text(item) for item in value)
-        return ", ".join(_nested(item) for item in value)
-    return str(value)
-
-
-def _nested(value: Any) -> str:
-    return f"({' | '.join(_text(value).splitlines())})" if isinstance(value, (dict, list, tuple)) else _text(value)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console().print(table)

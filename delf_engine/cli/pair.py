@@ -101,5 +101,5 @@ def attention(
     from delf_engine.plotting import draw_attention, save_figure
 
     extractor = Extractor.from_pretrained(model, profile=profile)
-    save_figure(draw_attention(photo, score_map=extractor.attention_map(photo), title=photo.name), plot)
+    save_figure(draw_attention(photo, extractor.attention_map(photo), title=photo.name), plot)
     say(f"{len(extractor(photo))} features; wrote {plot}")

@@ -13,7 +13,6 @@ from delf_engine.cli.console import print_failures, say, staged_progress
 if TYPE_CHECKING:
     from delf_engine.training import RunOptions, TrainingConfig
     from delf_engine.training.finish import CheckpointFiles
-    from delf_engine.training.plan import Plan
 
 __all__ = ["register"]
 
@@ -125,27 +124,20 @@ def _print_plan(
 
     photographs = Photographs.find(photos, config, seed=options.seed, at_most=max_photos)
     plan = make_plan(photographs, config, trunk, options)
-    say(f"recipe      {plan.recipe} ({plan.architecture}, {config.dim}-D), seed {options.seed}")
-    say(f"photographs {plan.photographs}: {plan.held_in} to train on, {plan.held_out} to measure on")
+    held_in, held_out = len(photographs.held_in), len(photographs.held_out)
+    say(f"recipe      {config.name} ({config.architecture}, {config.dim}-D), seed {options.seed}")
+    say(f"photographs {len(photographs.files)}: {held_in} to train on, {held_out} to measure on")
     say(f"readable    {plan.read - len(plan.unreadable)} of {plan.read} tried")
     say(f"trunk       {trunk or config.trunk or 'torchvision, IMAGENET1K_V1'}")
     say(f"device      {plan.device}")
     say(f"writes      {files.names}; state in {work or files.work}")
-    _print_stages(plan)
-    print_failures(plan.unreadable)
-    say("dry run: nothing was written")
-
-
-def _print_stages(plan: Plan) -> None:
     for number, stage in enumerate(plan.stages, 1):
-        unit = "photographs" if stage.kind == "pca" else "steps"
-        facts = [f"{stage.steps} {unit}", stage.precision]
-        if stage.kind == "gradient":
-            facts += [f"{stage.parameters:,} parameters", f"cache {stage.cache_bytes / 1e9:.2f} GB"]
-        say(f"stage {number}     {stage.name}: {stage.what}")
-        say(f"            {', '.join(facts)}, about {_duration(stage.seconds)}")
+        say(f"stage {number}     {stage.what}")
+        say(f"            {stage.facts}, about {_duration(stage.seconds)}")
     seconds = sum(stage.seconds for stage in plan.stages)
     say(f"in all      about {_duration(seconds)}, without the codebook")
+    print_failures(plan.unreadable.items())
+    say("dry run: nothing was written")
 
 
 def _duration(seconds: float) -> str:

@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, model_validator
 
-from delf_engine.config.base import Config, Count, Positive
-from delf_engine.config.encodings import BowConfig, FisherConfig, VladConfig
-from delf_engine.config.neighbours import IvfConfig, KdTreeConfig
-from delf_engine.config.verifying import RankingConfig, RerankingConfig, VerificationConfig
+from delf_engine.config.base import Config, Count, Positive, parse_config, read_toml
 from delf_engine.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "AsmkConfig",
@@ -48,6 +39,8 @@ __all__ = [
     "read_toml",
 ]
 
+Power = Annotated[float, Field(gt=0, le=1)]
+
 
 class ExtractionConfig(Config):
     """How features are extracted.
@@ -68,7 +61,6 @@ class ExtractionConfig(Config):
         Pyramid levels whose shorter side has fewer pixels are left out; images smaller than that are refused.
     precision : "auto", "fp32" or "bf16"
         Arithmetic of the network's trunk. ``auto``: bfloat16 where the hardware multiplies it, else float32.
-        Where nothing is said it is float32, as it was before it could be chosen.
     fill_scales : tuple of float
         Finer scales for small images and crops: taken in order, each only while the pyramid so far has fewer
         than `max_features` cells.
@@ -124,10 +116,6 @@ class AsmkConfig(Config):
     regions : "grid" or None
         Count the descriptors of indexed images once more in each region that they lie in (R-ASMK), those of
         `delf_engine.index.grid`.
-
-    Notes
-    -----
-    What published variants set is written down in `delf_engine.index.asmk.index`.
     """
 
     image_assignments: Count
@@ -138,6 +126,196 @@ class AsmkConfig(Config):
     assignment: Literal["exact", "fast"]
     divisor: Literal["bits", "padded"]
     regions: Literal["grid"] | None
+
+
+class KdTreeConfig(Config):
+    """Options of the KD-tree index.
+
+    Attributes
+    ----------
+    trees : int
+        Randomised trees built over all descriptors (FLANN; Muja and Lowe 2009).
+    checks : int
+        Leaves of them visited for each query descriptor: more is more exact and slower.
+    neighbours : int
+        Nearest descriptors taken for each query descriptor (60 in DELF, ICCV 2017).
+    search : "auto", "exact" or "randomised"
+        ``exact``: the nearest descriptors by one KD-tree that is searched to the end (SciPy). ``randomised``: most
+        of them, by the randomised trees. ``auto``: exact below `exact_below` descriptors. Fewer than 8 times
+        `neighbours` descriptors are always searched exactly.
+    exact_below : int
+        Descriptors of the collection from which on ``auto`` takes the randomised trees.
+    """
+
+    trees: Count
+    checks: Count
+    neighbours: Count
+    search: Literal["auto", "exact", "randomised"]
+    exact_below: Count
+
+
+class IvfConfig(Config):
+    """Options of the index of single descriptors at scale: cells of a codebook, scanned one by one.
+
+    Attributes
+    ----------
+    codec : "uint8" or "pq"
+        How a descriptor is kept: in D bytes, or by a code of product quantisation, one byte for every 4
+        dimensions, which takes a quarter of that and finds fewer of the nearest descriptors.
+    probes : int
+        Nearest cells visited by each query descriptor: more is more exact and slower. What each costs and finds is
+        printed by ``benchmarks/index/kdtree.py``; time grows with the descriptors in these cells.
+    neighbours : int
+        Nearest descriptors taken for each query descriptor (60 in DELF).
+    assignment : "exact" or "fast"
+        How nearest cells are found, see `Codebook.assign`.
+    """
+
+    codec: Literal["uint8", "pq"]
+    probes: Count
+    neighbours: Count
+    assignment: Literal["exact", "fast"]
+
+
+class BowConfig(Config):
+    """Options of the bag of visual words (Sivic and Zisserman, ICCV 2003).
+
+    Attributes
+    ----------
+    query_assignments : int
+        Visual words each descriptor of a query is assigned to; one in indexed images.
+    idf : bool
+        Weight each word by ln(N / n_w), with N images of which n_w have it; else all alike.
+    """
+
+    query_assignments: Count
+    idf: bool
+
+
+class VladConfig(Config):
+    """Options of VLAD (Jégou et al., CVPR 2010) and of R-VLAD (Teichmann et al., CVPR 2019).
+
+    Attributes
+    ----------
+    intra : bool
+        Scale the sum of each word to unit length (Arandjelović and Zisserman, CVPR 2013): a repeated structure
+        then counts no more than what is seen once.
+    power : float
+        Exponent p of sign(x) |x|^p, applied to each component after that; 1 changes nothing, 0.5 is usual.
+    regions : "grid" or None
+        Add the sums of the regions of `delf_engine.index.grid` to those of indexed images, all at unit length over
+        all words: regions with few descriptors count as much as the image.
+    """
+
+    intra: bool
+    power: Power
+    regions: Literal["grid"] | None
+
+
+class FisherConfig(Config):
+    """Options of Fisher vectors (Perronnin, Sánchez and Mensink, ECCV 2010).
+
+    Attributes
+    ----------
+    power : float
+        Exponent p of sign(x) |x|^p, applied to each component; 0.5 as published, 1 changes nothing.
+    """
+
+    power: Power
+
+
+class VerificationConfig(Config):
+    """How two images are matched and verified.
+
+    Attributes
+    ----------
+    model : "affine", "homography" or "fundamental"
+        Geometric model fitted to the matches.
+    estimator : "ransac", "exhaustive", "magsac", "accurate" or "prosac"
+        What fits it (`delf_engine.verification.models` says which there are for which model).
+    precision : "float32" or "uint8"
+        Compare descriptors as they are, or rounded to 8 bits: faster where the processor multiplies bytes.
+    residual_px : float
+        Inlier threshold in pixels (for ``fundamental`` the distance to the epipolar line).
+    reference_size : int or None
+        If given, `residual_px` holds for images whose longer side has this many pixels and grows with
+        larger images; if None, it is in pixels of the original images.
+    mutual : bool
+        Keep matches that are nearest neighbours both ways only.
+    max_distance : float or None
+        Upper limit of the Euclidean descriptor distance.
+    ratio : float or None
+        Lowe's ratio test: nearest distance over second nearest, at most this.
+    max_iterations : int
+        Samples drawn at most; ``exhaustive`` draws none.
+    confidence : float
+        Sampling stops once a better model is this unlikely to have been missed.
+    min_inliers : int
+        Inliers from which on the two images are said to show the same place.
+    """
+
+    model: Literal["affine", "homography", "fundamental"]
+    residual_px: Positive
+    reference_size: Count | None
+    mutual: bool
+    max_distance: Positive | None
+    ratio: Annotated[float, Field(gt=0, le=1)] | None
+    max_iterations: Count
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    min_inliers: Count
+    # Their defaults stay: the shipped calibrations know their options by a hash of what is not at its default.
+    estimator: Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"] = "ransac"
+    precision: Literal["float32", "uint8"] = "float32"
+
+    @model_validator(mode="after")
+    def _estimator_of_model(self) -> VerificationConfig:
+        if self.estimator == "exhaustive" and self.model != "affine":
+            raise ValueError('estimator = "exhaustive" fits affine maps: it goes with model = "affine"')
+        return self
+
+
+class RerankingConfig(Config):
+    """How many candidates of a shortlist are verified; the rest keep their order behind them.
+
+    Attributes
+    ----------
+    top_n : int
+        Candidates verified for each query, at most.
+    top_k : int or None
+        If given, only the first so many of a ranking matter: a query is done once the candidates that are left
+        cannot change them. That can be known only where the ranking score has a limit (`RankingConfig.cap`).
+    seconds : float or None
+        Time for each query: candidates that are not begun by then stay unverified, behind the verified ones. How
+        many that are depends on the machine.
+    """
+
+    top_n: Count
+    top_k: Count | None = None
+    seconds: Positive | None = None
+
+
+class RankingConfig(Config):
+    """By what verified candidates are ordered; equal ones by their first score, then by their first place.
+
+    Attributes
+    ----------
+    score : "inliers", "effective", "weighted" or "similarity"
+        ``inliers``: the number of inliers, the published rule. ``effective``: of those that lie apart.
+        ``weighted``: the sum of similarity^exponent over the inliers. ``similarity``: the same sum over all mutual
+        nearest neighbours, without geometry.
+    exponent : float
+        Of the cosine similarity of a match; negative similarities count as 0.
+    blend : float
+        What is added to the first three: so many times the sum over all mutual nearest neighbours.
+    cap : float or None
+        More than this counts as this: two images that surely show the same place are then ranked by their first
+        scores, and with a `top_k` the search for better ones can stop.
+    """
+
+    score: Literal["inliers", "effective", "weighted", "similarity"]
+    exponent: Positive
+    blend: Annotated[float, Field(ge=0, le=1e6)]
+    cap: Positive | None = None
 
 
 class Profile(Config):
@@ -156,9 +334,6 @@ class Profile(Config):
     verification: VerificationConfig
     reranking: RerankingConfig
     ranking: RankingConfig
-
-
-ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def config_directory() -> Path:
@@ -183,35 +358,6 @@ def load_profile(name: str | os.PathLike[str] = "default") -> Profile:
     """
     path = _profile_path(name)
     return parse_config(Profile, {"name": path.stem, **read_extended(path)}, where=str(path))
-
-
-def parse_config(kind: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
-    """Validate `values` as a `kind`; errors name `where`, the key, and the nearest known key.
-
-    Raises
-    ------
-    ConfigError
-        With one line for each problem.
-    """
-    try:
-        return kind.model_validate(_tuples(values))
-    except ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; the value ``"none"`` is None.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be read or is not valid TOML.
-    """
-    try:
-        return dict(_nulls(tomllib.loads(path.read_text(encoding="utf-8"))))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
 
 
 def read_extended(path: Path, *, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -257,31 +403,3 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(out.get(key), dict)
         out[key] = _merged(out[key], value) if both else value
     return out
-
-
-def _tuples(value: Any) -> Any:
-    """Turn lists into tuples, which TOML and JSON do not know."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return tuple(_tuples(item) for item in value)
-    return value
-
-
-def _nulls(value: Any) -> Any:
-    """Turn the word "none" into None, for which TOML has no value."""
-    if isinstance(value, Mapping):
-        return {key: _nulls(item) for key, item in value.items()}
-    return None if value == "none" else value
-
-
-def _explain(kind: type[Config], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] != "extra_forbidden":
-        return f"{key}: {problem['msg']}"
-    model: Any = kind
-    for part in location[:-1]:
-        model = model.model_fields[part].annotation
-    hint = difflib.get_close_matches(location[-1], model.model_fields, n=1, cutoff=0)
-    return f"unknown key {key!r}; the nearest known one is {hint[0]!r}"

@@ -1,12 +1,24 @@
-"""What all configuration objects have in common."""
+"""What all configuration objects have in common, and how they are read."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["Config", "Count", "Positive"]
+from delf_engine.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Config", "Count", "Positive", "parse_config", "read_toml"]
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -16,3 +28,54 @@ class Config(BaseModel):
     """Base of all configuration objects: immutable, no unknown keys, no silent conversions, finite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def parse_config(kind: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
+    """Validate `values` as a `kind`; errors name `where`, the key, and the nearest known key.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each problem.
+    """
+    try:
+        return kind.model_validate_json(json.dumps(values, default=str))  # of which lists become tuples
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; the value ``"none"`` is None.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read or is not valid TOML.
+    """
+    try:
+        return dict(_nulls(tomllib.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+
+
+def _nulls(value: Any) -> Any:
+    """Turn the word "none" into None, for which TOML has no value."""
+    if isinstance(value, Mapping):
+        return {key: _nulls(item) for key, item in value.items()}
+    return None if value == "none" else value
+
+
+def _explain(kind: type[Config], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] != "extra_forbidden":
+        return f"{key}: {problem['msg']}" if key else str(problem["msg"])
+    model: Any = kind
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation
+    hint = difflib.get_close_matches(location[-1], model.model_fields, n=1, cutoff=0)
+    return f"unknown key {key!r}; the nearest known one is {hint[0]!r}"

@@ -20,11 +20,9 @@ from typing import Any
 import pooch
 import requests
 
-from delf_engine.datasets.local import Dataset, place
-from delf_engine.datasets.table import Definition, definition
+from delf_engine.datasets.local import Dataset, Definition, definition, place
 from delf_engine.errors import DataError
-from delf_engine.support.files import file_sha256, replacing, system_errors
-from delf_engine.support.locks import locked
+from delf_engine.support.files import file_sha256, locked, replacing, system_errors
 
 __all__ = ["Report", "get"]
 
@@ -43,16 +41,9 @@ def get(
     parts: Iterable[int] | None = None,
     report: Report | None = None,
 ) -> Dataset:
-    """Download and unpack a data set, or what is missing of it.
+    """Download and unpack a known data set below `data_folder`, or what is missing of it.
 
-    Parameters
-    ----------
-    name : str
-    root : path, optional
-        The folder that holds the sets; see `data_folder`.
-    parts : iterable of int, optional
-        Numbers of the archives wanted, as `Definition.parts` has them. Default: all.
-    report : callable, optional
+    `parts` are the numbers of the archives wanted, as `Definition.parts` has them; by default, all.
 
     Raises
     ------
@@ -73,9 +64,7 @@ def get(
         for file, url in known.files.items():
             path, sha256 = dataset.folder / file, known.hashes.get(file)
             if path.is_file() and sha256 not in (None, file_sha256(path)):
-                raise DataError(
-                    f"{path}: is not the official file, SHA-256 {sha256}; move it away to get that one"
-                )
+                raise DataError(f"{path}: is not the official file, SHA-256 {sha256}; move it away to get it")
             _download(url, path, sha256, report)
         for part in sorted(wanted.intersection(dataset.missing_parts())):
             _part(dataset, known, part, report)
@@ -98,9 +87,7 @@ def _part(dataset: Dataset, known: Definition, part: int, report: Report | None)
         _download(known.md5.format(part), note, None, report)
         found = re.findall(r"\b[0-9a-f]{32}\b", note.read_text(encoding="utf-8", errors="replace").lower())
         if len(found) != 1:
-            raise DataError(
-                f"{note}: one MD5 was expected in this file, found {len(found)}; delete it and try again"
-            )
+            raise DataError(f"{note}: has {len(found)} MD5 sums instead of one; delete it and try again")
         published = f"md5:{found[0]}"
     _download(known.archive.format(part), archive, published, report)
     record = dataset.record(part)
@@ -112,9 +99,7 @@ def _part(dataset: Dataset, known: Definition, part: int, report: Report | None)
             raise DataError(f"{archive}: damaged, or no tar file: {error}; removed, try again") from error
         record.parent.mkdir(parents=True, exist_ok=True)
         with replacing(record) as temporary:
-            temporary.write_text(
-                "".join(f"{image}\n" for image in images), encoding="utf-8", errors="surrogateescape"
-            )
+            temporary.write_text("\n".join(images), encoding="utf-8", errors="surrogateescape")
         archive.unlink()
         note.unlink(missing_ok=True)
 
@@ -122,19 +107,16 @@ def _part(dataset: Dataset, known: Definition, part: int, report: Report | None)
 def _download(url: str, path: Path, known_hash: str | None, report: Report | None) -> None:
     """Download a file unless it is there as it should be."""
     bar = _Bar(f"downloading {path.name}", report)
-    get_http = pooch.HTTPDownloader(
-        progressbar=bar, chunk_size=_BLOCK, timeout=30, headers={"Accept-Encoding": "identity"}
-    )
+    plain = {"Accept-Encoding": "identity"}
 
     def download(url: str, target: str, store: Any) -> None:
-        get_http(url, target, store)
+        pooch.HTTPDownloader(progressbar=bar, chunk_size=_BLOCK, timeout=30, headers=plain)(url, target, store)
         if bar.total and os.path.getsize(target) != bar.total:
             raise ValueError(f"the connection closed after {os.path.getsize(target)} of {bar.total} bytes")
 
     pooch.get_logger().setLevel(logging.WARNING)
-    store = pooch.create(
-        path.parent, "", registry={path.name: known_hash}, urls={path.name: url}, retry_if_failed=_RETRIES
-    )
+    names = {"registry": {path.name: known_hash}, "urls": {path.name: url}}
+    store = pooch.create(path.parent, "", **names, retry_if_failed=_RETRIES)
     with system_errors(_unwritable(path), DataError):
         try:
             store.fetch(path.name, downloader=download)
@@ -170,10 +152,7 @@ def _unpack(archive: Path, dataset: Dataset, known: Definition, report: Report |
 
 
 def _unwritable(path: Path) -> str:
-    return (
-        f"{path}: cannot be written (make room, or choose another folder with --root or DELF_ENGINE_DATA; what is "
-        "finished stays)"
-    )
+    return f"{path}: cannot be written (make room, or choose another folder with --root or DELF_ENGINE_DATA)"
 
 
 class _Bar:

@@ -1,4 +1,4 @@
-"""Data sets on this machine: where they lie, which images they should have, and which of them are there."""
+"""The data sets that are known (``sets.toml``), where they lie on this machine, and what of them is there."""
 
 from __future__ import annotations
 
@@ -6,16 +6,74 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
+from pydantic import Field
 
-from delf_engine.datasets.table import KNOWN, Definition, definition
+from delf_engine.config import Config, parse_config, read_toml
 from delf_engine.errors import DataError, DelfEngineError, FormatError
 from delf_engine.evaluation import load_ground_truth
 from delf_engine.images import IMAGE_SUFFIXES
-from delf_engine.support.files import system_errors
+from delf_engine.support.files import file_sha256, system_errors
 
-__all__ = ["Dataset", "data_folder", "locate", "place"]
+__all__ = ["KNOWN", "Dataset", "Definition", "Finding", "check", "data_folder", "definition", "locate", "place"]
+
+
+class Definition(Config):
+    """A data set as it is published; ``sets.toml`` tells what each field is."""
+
+    name: str
+    title: str
+    homepage: str
+    licence: str
+    citation: str
+    folder: str
+    images: str
+    layout: Literal["flat", "tree", "letters"]
+    count: int
+    queries: int = 0
+    files: dict[str, str]
+    hashes: dict[str, str] = Field(default_factory=dict)
+    ground_truth: str | None = None
+    listing: str | None = None
+    archive: str
+    md5: str | None = None
+    archive_bytes: int
+    first_part: int = 1
+    last_part: int = 1
+    corrupt: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> range:
+        """The numbers of its parts."""
+        return range(self.first_part, self.last_part + 1)
+
+    def archive_name(self, part: int) -> str:
+        """Return the file name of a part."""
+        return self.archive.format(part).rpartition("/")[2]
+
+
+_PATH = Path(__file__).with_name("sets.toml")
+
+#: All known data sets by name.
+KNOWN = {
+    name: parse_config(Definition, {"name": name, **values}, where=f"{_PATH}: {name}")
+    for name, values in read_toml(_PATH).items()
+}
+
+
+def definition(name: str) -> Definition:
+    """Return what is known of a data set.
+
+    Raises
+    ------
+    DataError
+        If there is none of this name.
+    """
+    if name not in KNOWN:
+        raise DataError(f"there is no data set {name!r}; known are {', '.join(KNOWN)}")
+    return KNOWN[name]
 
 
 def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
@@ -47,9 +105,7 @@ def locate(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     DataError
         If there is no such set, or it is not there.
     """
-    if name not in KNOWN and os.path.isdir(name):
-        return Dataset.open(name)
-    found = Dataset.of(definition(name), root)
+    found = _dataset(name, root)
     for path in (found.images, found.ground_truth_file, found.listing):
         if path is not None and not path.exists():
             raise DataError(
@@ -59,19 +115,16 @@ def locate(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     return found
 
 
+def _dataset(name: str, root: str | os.PathLike[str] | None) -> Dataset:
+    own = name not in KNOWN and os.path.isdir(name)
+    return Dataset.open(name) if own else Dataset.of(definition(name), root)
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in a folder of this machine.
+    """A data set in a folder of this machine: its folder, and the one of its images.
 
-    Attributes
-    ----------
-    name : str
-    folder, images : Path
-        Its folder, and the one of its images.
-    definition : Definition or None
-        What is known of it; None for a set of one's own.
-    ground_truth_file, listing : Path or None
-        The files that name its images; it has one of them.
+    `definition` is what is known of it, None for a set of one's own. A ground truth or a list names its images.
     """
 
     name: str
@@ -137,8 +190,8 @@ class Dataset:
             names = [*truth.names, *truth.query_names]
             if known is not None and (len(names), len(truth)) != (known.count, known.queries):
                 raise DataError(
-                    f"{self.ground_truth_file}: has {len(names)} images and {len(truth)} queries, {known.name} "
-                    f"has {known.count} and {known.queries}; it is of another set, or of a part of it"
+                    f"{self.ground_truth_file}: is of another set: it has {len(names)} images and {len(truth)} "
+                    f"queries, {known.name} has {known.count} and {known.queries}"
                 )
         else:
             assert self.listing is not None
@@ -183,3 +236,41 @@ def _read_lines(path: Path) -> list[str]:
     with system_errors(f"{path}: the list of images cannot be read"):
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, whether it is in order, a few words on it, and the names concerned."""
+
+    what: str
+    ok: bool
+    found: str
+    names: tuple[str, ...] = ()
+
+
+def check(name: str, root: str | os.PathLike[str] | None = None) -> list[Finding]:
+    """Check a data set on this machine: its files, and which of its images are there.
+
+    Every check is made, also after one has failed; `name` and `root` are those of `locate`.
+
+    Raises
+    ------
+    DataError
+        If there is no such set, or nothing of it is here.
+    """
+    dataset, findings = _dataset(name, root), []
+    if not dataset.folder.is_dir():
+        raise DataError(f"{name} is not there: no {dataset.folder}; get it with: delf-engine data get {name}")
+    known = dataset.definition
+    if known is not None:
+        for file in known.files:
+            published, path = known.hashes.get(file), dataset.folder / file
+            own = file_sha256(path) if path.is_file() else None
+            told = "missing" if own is None else f"SHA-256 {own}, published {published or 'is none'}"
+            findings.append(Finding(file, own is not None and published in (None, own), told))
+    try:
+        expected, missing = dataset.expected, dataset.missing()
+    except DelfEngineError as error:  # of the ground truth, or the list
+        return [*findings, Finding("names", False, str(error))]
+    found = f"{len(missing):,} of {len(expected):,} are not there"
+    return [*findings, Finding("images", not missing, found, tuple(missing))]

@@ -18,24 +18,13 @@ from delf_engine.plotting import draw_attention, draw_ranking, save_figure, save
 
 __all__ = ["DemoReport", "DemoSearch", "run_demo"]
 
-Progress = Callable[[str, int, int, float | None], None]
-
+_HITS = 10
 _MOST_PLACES = 8  # of a user's own folder: enough to see, and still a minute
 
 
 @dataclass(frozen=True)
 class DemoSearch:
-    """One query of the demo with its truth.
-
-    Attributes
-    ----------
-    query : Photo
-    result : SearchResult
-    shows : dict of id to place or None
-        The truth of every photograph of the collection.
-    pictures : tuple of Path
-        Written for this query: matches, ranking, attention.
-    """
+    """One query of the demo, the place that each photograph of the collection shows in truth, what was drawn."""
 
     query: Photo
     result: SearchResult
@@ -50,10 +39,8 @@ class DemoSearch:
     @property
     def found_first(self) -> int:
         """Right hits before the first wrong one."""
-        for count, hit in enumerate(self.result):
-            if self.shows[hit.id] != self.query.place:
-                return count
-        return len(self.result)
+        wrong = (count for count, hit in enumerate(self.result) if self.shows[hit.id] != self.query.place)
+        return next(wrong, len(self.result))
 
     @property
     def correct(self) -> bool:
@@ -70,9 +57,8 @@ class DemoSearch:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo did: its collection's folder, the engine's directory, and a search for each place."""
+    """What the demo did: the engine's directory, and a search for each place."""
 
-    folder: Path
     engine: Path
     images: int
     searches: tuple[DemoSearch, ...]
@@ -85,7 +71,6 @@ class DemoReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
         return {
-            "folder": str(self.folder),
             "engine": str(self.engine),
             "images": self.images,
             "correct": self.correct,
@@ -111,8 +96,7 @@ def run_demo(
     *,
     photos: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    top_k: int = 10,
-    progress: Progress | None = None,
+    progress: Callable[[str, int, int, float | None], None] | None = None,
 ) -> DemoReport:
     """Render views of photographs among clutter, index them, and search with one more view of each.
 
@@ -124,8 +108,6 @@ def run_demo(
         Folder of photographs to take instead of the two that scikit-learn ships.
     seed : int
         Of the rendering and of RANSAC.
-    top_k : int
-        Hits of each search.
     progress : callable or None
 
     Raises
@@ -147,9 +129,9 @@ def run_demo(
         engine.add(paths, progress=lambda done, total: report("indexing", done, total, None))
         searches = []
         for number, query in enumerate(collection.queries):
-            searches.append(_search(engine, query, collection, folder, seed, top_k))
+            searches.append(_search(engine, query, collection, folder, seed))
             report("searching and drawing", number + 1, len(collection.queries), None)
-    return DemoReport(folder, folder / "engine", len(paths), tuple(searches))
+    return DemoReport(folder / "engine", len(paths), tuple(searches))
 
 
 def _clear(folder: Path) -> None:
@@ -164,40 +146,28 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _search(
-    engine: Engine, query: Photo, collection: Collection, folder: Path, seed: int, top_k: int
-) -> DemoSearch:
+def _search(engine: Engine, query: Photo, collection: Collection, folder: Path, seed: int) -> DemoSearch:
     shows = {str(photo.path): photo.place for photo in collection.gallery}
     features = engine.extractor(query.path)
-    result = engine.search(features, top_k=top_k, seed=seed)
+    result = engine.search(features, top_k=_HITS, seed=seed)
     result = SearchResult(str(query.path), result.hits)
     pictures = [folder / f"{kind}_{query.place}.png" for kind in ("matches", "ranking", "attention")]
     right = [hit for hit in result if shows[hit.id] == query.place and hit.verification is not None]
     if right:
         hit = right[len(right) // 2]  # neither the easiest nor the hardest
         assert hit.verification is not None
-        save_matches(
-            pictures[0],
-            query.path,
-            hit.id,
-            features,
-            engine.get(hit.id),
-            hit.verification,
-            labels=("query", Path(hit.id).name),
-        )
+        found = features, engine.get(hit.id), hit.verification
+        save_matches(pictures[0], query.path, hit.id, *found, labels=("query", Path(hit.id).name))
+    counts = ["not verified" if hit.inliers is None else f"{hit.inliers} inliers" for hit in result]
     sheet = draw_ranking(
         query.path,
         [hit.id for hit in result],
-        [f"{hit.rank}. {Path(hit.id).stem}\n{_inliers(hit.inliers)}" for hit in result],
+        [f"{hit.rank}. {Path(hit.id).stem}\n{count}" for hit, count in zip(result, counts, strict=True)],
         same=[hit.verification.same if hit.verification else None for hit in result],
         query_caption=f"query: {query.place}",
     )
     save_figure(sheet, pictures[1])
     score_map = engine.extractor.attention_map(query.path)
-    save_figure(draw_attention(query.path, score_map=score_map, title="attention"), pictures[2])
+    save_figure(draw_attention(query.path, score_map, title="attention"), pictures[2])
     written = tuple(path for path in pictures if path != pictures[0] or right)
     return DemoSearch(query, result, shows, written)
-
-
-def _inliers(count: int | None) -> str:
-    return "not verified" if count is None else f"{count} inliers"

@@ -20,8 +20,10 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from scipy.spatial.transform import Rotation
 
-from delf_engine.demo.clutter import SCENES, add_obstacle, draw_scene, smooth_noise
+from delf_engine.demo.clutter import SCENES, add_obstacle, smooth_noise
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
 from delf_engine.images import load_image
 from delf_engine.pyramid import resize
@@ -41,13 +43,8 @@ _RELIEF = 0.22  # shift of the far background at 90 degrees, in radii of the sub
 class Photo:
     """One rendered photograph.
 
-    Attributes
-    ----------
-    path : Path
-    place : str or None
-        What it shows; None for a scene that is no place.
-    homography : (3, 3) float64 or None
-        Maps pixels of the place's source photograph to this one, on the plane of the subject.
+    `place` is None for a scene that is none. `homography`, (3, 3) float64, maps pixels of the place's source
+    photograph to this one, on the plane of the subject.
     """
 
     path: Path
@@ -57,18 +54,10 @@ class Photo:
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """What `render_collection` wrote.
+    """What `render_collection` wrote."""
 
-    Attributes
-    ----------
-    gallery : tuple of Photo
-        To be indexed: the views of all places, then the scenes that are none.
-    queries : tuple of Photo
-        One more view of each place, not in the gallery.
-    """
-
-    gallery: tuple[Photo, ...]
-    queries: tuple[Photo, ...]
+    gallery: tuple[Photo, ...]  #: to be indexed: the views of all places, then the scenes that are none
+    queries: tuple[Photo, ...]  #: one more view of each place, not in the gallery
 
 
 @dataclass(frozen=True)
@@ -88,35 +77,21 @@ _SHOTS = (
     _Shot(-30, 5, -2, 1.15, "evening", "branches"),
     _Shot(27, -6, 3, 1.2, "overcast", "people"),
     _Shot(9, 12, -5, 0.75, "shadow", None),
-    _Shot(-13, -5, 2, 1.6, "haze", "archway"),
-    _Shot(36, 4, 1, 1.1, "dusk", "lamp post"),
+    _Shot(-13, -5, 2, 1.6, "haze", "people"),
+    _Shot(36, 4, 1, 1.1, "dusk", "branches"),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """A photograph made ready to be seen from elsewhere.
-
-    Attributes
-    ----------
-    world : (2 H, 2 W, 3) float32
-        The photograph in the middle of a blurred continuation of itself.
-    depth : (2 H, 2 W) float32
-        0 on the plane of the subject, 1 in the far background.
-    aim : (x, y)
-        Where cameras point to, in pixels of `world`.
-    radius : float
-        Of the subject, in pixels.
-    placed : (3, 3) float64
-        Maps pixels of the source photograph to those of `world`.
-    """
+    """A photograph made ready to be seen from elsewhere."""
 
     name: str
-    world: Picture
-    depth: Picture
-    aim: tuple[float, float]
-    radius: float
-    placed: Matrix
+    world: Picture  # (2 H, 2 W, 3): the photograph in the middle of a blurred continuation of itself
+    depth: Picture  # (2 H, 2 W): 0 on the plane of the subject, 1 in the far background
+    aim: tuple[float, float]  # x, y in pixels of `world`: where cameras point to
+    radius: float  # of the subject, in pixels
+    placed: Matrix  # from pixels of the source photograph to those of `world`
 
 
 def render_collection(
@@ -135,13 +110,11 @@ def render_collection(
     ----------
     folder : path
         Made if it is missing.
-    views_per_place : int
-        Views of each place in the gallery; one more is its query.
-    distractors : int
-        Drawn scenes that show none of the places.
+    views_per_place, distractors : int
+        Views of each place in the gallery, one more is its query; and drawn scenes that show none of the places.
     seed : int
     photos : sequence of paths or None
-        Photographs to be used as places, one each; None takes the two that scikit-learn ships.
+        One photograph a place; None: the two that scikit-learn ships.
 
     Raises
     ------
@@ -160,8 +133,8 @@ def render_collection(
             "needs views_per_place >= 1, distractors >= 0 and seed >= 0, got "
             f"{views_per_place}, {distractors} and {seed}"
         )
-    gallery_folder, query_folder = Path(folder, "photos"), Path(folder, "queries")
-    for each in (gallery_folder, query_folder):
+    folders = Path(folder, "queries"), Path(folder, "photos")
+    for each in folders:
         each.mkdir(parents=True, exist_ok=True)
 
     gallery: list[Photo] = []
@@ -170,22 +143,21 @@ def render_collection(
         for view in range(views_per_place + 1):
             rng = np.random.default_rng([seed, 1, number, view])
             shot = _jittered(_SHOTS[(view - 1) % len(_SHOTS)] if view else _QUERY, rng)
-            size = _SIZES[view % len(_SIZES)]
-            name = f"{place.name}_{view}.jpg" if view else f"{place.name}.jpg"
-            path = (gallery_folder if view else query_folder) / name
-            picture, homography = _view(place, shot, size)
-            _write(path, _photographed(picture, shot, rng), rng)
+            path = folders[view > 0] / (f"{place.name}_{view}.jpg" if view else f"{place.name}.jpg")
+            picture, homography = _view(place, shot, _SIZES[view % len(_SIZES)])
+            _photograph(path, picture, shot, rng)
             (gallery if view else queries).append(Photo(path, place.name, homography @ place.placed))
     if not queries:
         raise DataError("none of the photographs can be used as a place")
-    kinds, lights = list(SCENES), list(_LIGHTS)
+    scenes, lights = list(SCENES.values()), list(_LIGHTS)
     for number in range(distractors):
         rng = np.random.default_rng([seed, 2, number])
-        scene = draw_scene(rng, *_SIZES[number % len(_SIZES)], kinds[number % len(kinds)])
+        width, height = _SIZES[number % len(_SIZES)]
+        scene = scenes[number % len(scenes)](rng, height, width)
         obstacle = _SHOTS[number % len(_SHOTS)].obstacle if number % 3 == 1 else None
         shot = _Shot(0, 0, 0, 1, lights[rng.integers(len(lights))], obstacle)
-        path = gallery_folder / f"clutter_{number + 1:02d}.jpg"
-        _write(path, _photographed(scene, shot, rng), rng)
+        path = folders[1] / f"clutter_{number + 1:02d}.jpg"
+        _photograph(path, scene, shot, rng)
         gallery.append(Photo(path, None, None))
     return Collection(tuple(gallery), tuple(queries))
 
@@ -194,15 +166,12 @@ def render_collection(
 
 
 def _shipped_places(seed: int) -> Iterator[_Place]:
-    from sklearn.datasets import (
-        load_sample_images,
-    )  # slow to import, and not needed for the user's own photographs
+    from sklearn.datasets import load_sample_image  # slow to import, and not needed for one's own photographs
 
     subjects = {"china": ((207.0, 215.0), 190.0), "flower": ((308.0, 222.0), 165.0)}  # x, y and radius in pixels
-    sample = load_sample_images()
-    found = {Path(name).stem: image for name, image in zip(sample.filenames, sample.images, strict=True)}
     for number, (name, (focus, radius)) in enumerate(subjects.items()):
-        yield _place(name, found[name], np.random.default_rng([seed, 0, number]), focus, radius)
+        rng = np.random.default_rng([seed, 0, number])
+        yield _place(name, load_sample_image(f"{name}.jpg"), rng, focus, radius)
 
 
 def _places_of(photos: Sequence[str | os.PathLike[str]], seed: int) -> Iterator[_Place]:
@@ -285,11 +254,7 @@ def _view(place: _Place, shot: _Shot, size: tuple[int, int]) -> tuple[Picture, M
 
 
 def _homography(place: _Place, shot: _Shot, size: tuple[int, int]) -> Matrix:
-    yaw, pitch, roll = np.radians([shot.yaw, shot.pitch, shot.roll])
-    turn_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
-    turn_x = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
-    turn_z = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
-    turn = turn_z @ turn_x @ turn_y
+    turn = Rotation.from_euler("yxz", [shot.yaw, shot.pitch, shot.roll], degrees=True).as_matrix()
     focal = 1.25 * max(size)
     distance = focal * 2 * place.radius * shot.span / min(size)
     camera = np.array([[focal, 0, (size[0] - 1) / 2], [0, focal, (size[1] - 1) / 2], [0, 0, 1]])
@@ -338,38 +303,28 @@ def _shade(picture: Picture, rng: np.random.Generator, depth: float, softness: f
     return np.asarray(picture * (1 - depth * ramp), np.float32)
 
 
-def _lit(picture: Picture, light: str, rng: np.random.Generator) -> Picture:
-    return np.asarray(_LIGHTS[light](np.clip(picture, 0, 255), rng) * rng.uniform(0.92, 1.08), np.float32)
-
-
 _LIGHTS: dict[str, Callable[[Picture, np.random.Generator], npt.NDArray[np.floating]]] = {
     "clear": lambda p, rng: _faded(p, 1.05, 1.05),
     "evening": lambda p, rng: _shade(_tinted(p, 1.12, 0.92, 0.66, 1.1), rng, 0.35, 1.0),
     "overcast": lambda p, rng: _tinted(_faded(p, 0.55, 0.8), 0.95, 0.98, 1.03) + 6,
     "haze": lambda p, rng: 0.68 * p + 0.32 * np.array([205, 214, 222]),
-    "grey": lambda p, rng: _faded(p, 0.0, 1.1),
     "shadow": lambda p, rng: _shade(_tinted(p, 1.08, 1.03, 0.95), rng, 0.5, 0.04),
     "dusk": lambda p, rng: _tinted(p, 0.72, 0.75, 0.98, 1.35),
 }
 
 
-def _photographed(picture: Picture, shot: _Shot, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Return the picture in its light, with what stands in the way, as a lens and a sensor give it."""
-    stages: list[Callable[[Picture], Picture]] = [lambda p: _lit(p, shot.light, rng)]
-    if shot.obstacle is not None:
-        near = shot.obstacle
-        # Haze lies behind what is near, all other light falls on it too.
-        stages.insert(1 if shot.light == "haze" else 0, lambda p: add_obstacle(rng, p, near))
-    for stage in stages:
-        picture = stage(picture)
+def _photograph(path: Path, picture: Picture, shot: _Shot, rng: np.random.Generator) -> None:
+    """Write the picture in its light, with what stands in the way, as a lens and a sensor give it."""
+    # Haze lies behind what is near, all other light falls on it too.
+    for stage in ("light", "obstacle") if shot.light == "haze" else ("obstacle", "light"):
+        if stage == "light":
+            lit = _LIGHTS[shot.light](np.clip(picture, 0, 255), rng) * rng.uniform(0.92, 1.08)
+            picture = np.asarray(lit, np.float32)
+        elif shot.obstacle is not None:
+            picture = add_obstacle(rng, picture, shot.obstacle)
     rows, columns = _frame(picture)
     darker_corners = picture * (1 - 0.09 * (rows**2 + columns**2))[:, :, None]
     blurred = cv2.GaussianBlur(darker_corners, (0, 0), rng.uniform(0.4, 0.9))
     noise = rng.normal(0, rng.uniform(1.5, 5 if shot.light != "dusk" else 9), picture.shape)
-    return np.clip(np.rint(blurred + noise), 0, 255).astype(np.uint8)
-
-
-def _write(path: Path, picture: npt.NDArray[np.uint8], rng: np.random.Generator) -> None:
-    from PIL import Image
-
-    Image.fromarray(picture).save(path, quality=int(rng.integers(55, 92)))
+    pixels = np.clip(np.rint(blurred + noise), 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path, quality=int(rng.integers(55, 92)))

@@ -133,7 +133,7 @@ class EngineState:
                 batch.pop(image_id, None)
             batch.setdefault(image_id, features)
         self.catch_up()
-        written = self.store.put_many(batch.items(), replace="last" if replace else False)
+        written = self.store.put_many(batch.items(), replace=replace)
         if known := [image_id for image_id in written if replace and image_id in self.index]:
             self.index.remove(known)
         # As stored, not as given: an index rebuilt from the store must be the same to the bit.

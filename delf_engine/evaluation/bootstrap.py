@@ -18,23 +18,15 @@ from delf_engine.evaluation.landmarks import RecognitionFigures
 
 __all__ = ["Comparison", "paired_bootstrap", "recognition_bootstrap"]
 
+_CONFIDENCE = 0.95
 _BATCH = 64  # resamples drawn at a time: with all queries of a large benchmark in memory
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean difference of two systems over the same queries, and its bootstrap interval.
+    """Mean difference (first - second) of two systems over the same queries, in the unit of the figures.
 
-    Attributes
-    ----------
-    difference : float
-        Mean of (first - second), in the unit of the figures.
-    low, high : float
-        Ends of the percentile interval.
-    confidence : float
-        Of the interval, 0 to 1.
-    queries : int
-        Number of queries compared.
+    `low` and `high` are the ends of its percentile interval, of the confidence 0.95.
     """
 
     difference: float
@@ -59,26 +51,18 @@ class Comparison:
 
 
 def paired_bootstrap(
-    first: npt.ArrayLike, second: npt.ArrayLike, *, samples: int = 10_000, confidence: float = 0.95, seed: int = 0
+    first: npt.ArrayLike, second: npt.ArrayLike, *, samples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Compare two systems by their figures for the same queries.
+    """Compare two systems by their figures for the same queries, by so many resamples of these.
 
-    Parameters
-    ----------
-    first, second : (Q,) float
-        One figure a query, such as `Evaluation.average_precision`. NaN, in both, leaves the query out.
-    samples : int
-        Resamples drawn.
-    confidence : float
-        Of the interval, above 0 and below 1.
-    seed : int
+    Figures are (Q,), such as `Evaluation.average_precision`. NaN, in both, leaves the query out.
 
     Raises
     ------
     DataError
         If the figures are not of the same queries, or of none.
     ConfigError
-        If `samples` or `confidence` is out of range.
+        If `samples` is below 1.
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.ndim != 1 or a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
@@ -86,19 +70,13 @@ def paired_bootstrap(
     differences = (a - b)[~np.isnan(a)]
     if len(differences) == 0:
         raise DataError("no query to compare the two systems on")
-    difference = float(differences.mean())
     return _compared(
-        difference, len(differences), lambda drawn: float(differences[drawn].mean()), samples, confidence, seed
+        float(differences.mean()), len(differences), lambda drawn: float(differences[drawn].mean()), samples, seed
     )
 
 
 def recognition_bootstrap(
-    first: RecognitionFigures,
-    second: RecognitionFigures,
-    *,
-    samples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    first: RecognitionFigures, second: RecognitionFigures, *, samples: int = 1000, seed: int = 0
 ) -> Comparison:
     """Compare two systems by their global average precision, in per cent.
 
@@ -106,19 +84,12 @@ def recognition_bootstrap(
     into one list. It is computed again from the queries of each sample; a query drawn twice predicts twice. A
     sample in which no query shows a landmark shows no difference.
 
-    Parameters
-    ----------
-    first, second : RecognitionFigures
-        Of the same queries.
-    samples, confidence, seed
-        As `paired_bootstrap` takes them.
-
     Raises
     ------
     DataError
         If the figures are not of the same queries, or no query shows a landmark.
     ConfigError
-        If `samples` or `confidence` is out of range.
+        If `samples` is below 1.
     """
     shown = first.shows_landmark
     if first.query_names != second.query_names or not np.array_equal(shown, second.shows_landmark):
@@ -131,21 +102,16 @@ def recognition_bootstrap(
         landmarks = int(times[shown].sum())
         return 100 * (_area(first, times) - _area(second, times)) / landmarks if landmarks else 0.0
 
-    return _compared(first.gap - second.gap, len(shown), difference, samples, confidence, seed)
+    return _compared(first.mean_ap - second.mean_ap, len(shown), difference, samples, seed)
 
 
 def _compared(
-    difference: float,
-    queries: int,
-    of_drawn: Callable[[npt.NDArray[np.int64]], float],
-    samples: int,
-    confidence: float,
-    seed: int,
+    difference: float, queries: int, of_drawn: Callable[[npt.NDArray[np.int64]], float], samples: int, seed: int
 ) -> Comparison:
-    if samples < 1 or not 0 < confidence < 1:
-        raise ConfigError(f"needs samples >= 1 and 0 < confidence < 1, got {samples} and {confidence}")
+    if samples < 1:
+        raise ConfigError(f"needs 1 sample at least, got {samples}")
     if queries == 1:  # drawn again and again, it is the same
-        return Comparison(difference, difference, difference, confidence, queries)
+        return Comparison(difference, difference, difference, _CONFIDENCE, queries)
     from scipy.stats import bootstrap
 
     found = bootstrap(
@@ -154,12 +120,12 @@ def _compared(
         n_resamples=samples,
         batch=_BATCH,
         vectorized=False,
-        confidence_level=confidence,
+        confidence_level=_CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
     low, high = found.confidence_interval
-    return Comparison(difference, float(low), float(high), confidence, queries)
+    return Comparison(difference, float(low), float(high), _CONFIDENCE, queries)
 
 
 def _area(figures: RecognitionFigures, times: npt.NDArray[np.int64]) -> float:

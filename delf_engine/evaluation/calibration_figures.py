@@ -1,12 +1,10 @@
 """How far a probability can be trusted, and how well a score tells pairs apart: calibration error, ROC, AUC.
 
-Pairs are labelled: true where the two photographs show the same place. The curves are scikit-learn's; here is
-what they take and refuse.
+Pairs are labelled: true where the two photographs show the same place.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,16 +22,9 @@ Labels = npt.NDArray[np.bool_]
 class Reliability(NamedTuple):
     """Probabilities in bins of equal width, beside how often they came true.
 
-    Attributes
-    ----------
-    edges : (B + 1,) float64
-        From 0 to 1; a bin holds its upper edge, and the first one its lower edge too.
-    counts : (B,) int64
-        Pairs in each bin.
-    mean_probability, share : (B,) float64
-        Mean over the pairs of each bin, and how many of them have a true label; NaN for an empty bin.
-    error : float
-        See `expected_calibration_error`.
+    `edges`, (B + 1,), go from 0 to 1; a bin holds its upper edge, and the first one its lower edge too. `counts`,
+    (B,) int64, are pairs; `mean_probability` is the mean over the pairs of each bin and `share` how many of them
+    have a true label, (B,) float64, NaN for an empty bin. `error` is the `expected_calibration_error`.
     """
 
     edges: Float64
@@ -46,14 +37,9 @@ class Reliability(NamedTuple):
 class RocCurve(NamedTuple):
     """Corners of a receiver operating characteristic, from (0, 0) to (1, 1).
 
-    Attributes
-    ----------
-    false_positive_rate, true_positive_rate : (K,) float64
-        Shares of the false and of the true pairs whose score is at least the threshold.
-    thresholds : (K,) float64
-        Descending; the first is infinite, the others are the different scores.
-    auc : float
-        Area under the curve: the chance that a true pair scores above a false one, equal scores counting half.
+    The rates, (K,) float64, are the shares of the false and of the true pairs whose score is at least the
+    threshold. Thresholds, (K,), descend: the first is infinite, the others are the different scores. `auc` is the
+    area under the curve: the chance that a true pair scores above a false one, equal scores counting half.
     """
 
     false_positive_rate: Float64
@@ -71,24 +57,20 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: in
         Of the label being true, 0 to 1.
     labels : (N,) bool, or 0 and 1
     bins : int
-        At least 1.
+        At least 1, which else is a `ConfigError`.
 
     Raises
     ------
     DataError
         If there is no pair, the lengths disagree, a probability lies outside 0 to 1, or a label is neither true
         nor false.
-    ConfigError
-        If `bins` is below 1.
     """
-    from sklearn.calibration import calibration_curve
-
-    values, truth, edges, of_bin = _binned(probabilities, labels, bins)
+    values, truth, of_bin = _binned(probabilities, labels, bins)
     counts = np.bincount(of_bin, minlength=bins)
-    mean_probability, share = np.full(bins, math.nan), np.full(bins, math.nan)
-    share[counts > 0], mean_probability[counts > 0] = calibration_curve(truth, values, n_bins=bins)
+    with np.errstate(invalid="ignore"):  # an empty bin has NaN
+        mean_probability, share = (np.bincount(of_bin, weights, bins) / counts for weights in (values, truth))
     error = expected_calibration_error(values, truth, bins=bins)
-    return Reliability(edges, counts, mean_probability, share, error)
+    return Reliability(np.linspace(0, 1, bins + 1), counts, mean_probability, share, error)
 
 
 def expected_calibration_error(
@@ -113,7 +95,7 @@ def expected_calibration_error(
     DataError, ConfigError
         As `reliability` does, and if there is a prior that is no share, or a label does not occur.
     """
-    values, truth, _, of_bin = _binned(probabilities, labels, bins)
+    values, truth, of_bin = _binned(probabilities, labels, bins)
     weights = np.full(len(truth), 1 / len(truth))
     if prior is not None:
         if not 0 < prior < 1:
@@ -158,17 +140,13 @@ def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 def _binned(
     probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int
-) -> tuple[Float64, Labels, Float64, npt.NDArray[np.int64]]:
-    """Return probabilities, labels, the edges of the bins, and the bin of each pair: those of scikit-learn."""
+) -> tuple[Float64, Labels, npt.NDArray[np.int64]]:
+    """Return probabilities, labels, and the bin of each pair as scikit-learn's calibration_curve has it."""
     if bins < 1:
         raise ConfigError(f"bins must be at least 1, got {bins}")
     values, truth = _checked(probabilities, labels, "probabilities")
-    outside = (values < 0) | (values > 1)
-    if outside.any():
-        place = int(outside.argmax())
-        raise DataError(f"probabilities must lie from 0 to 1, number {place} is {values[place]}")
-    edges = np.linspace(0, 1, bins + 1)
-    return values, truth, edges, np.searchsorted(edges[1:-1], values)
+    _refuse((values < 0) | (values > 1), values, "probabilities must lie from 0 to 1")
+    return values, truth, np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], values)
 
 
 def _checked(values: npt.ArrayLike, labels: npt.ArrayLike, name: str) -> tuple[Float64, Labels]:
@@ -176,8 +154,11 @@ def _checked(values: npt.ArrayLike, labels: npt.ArrayLike, name: str) -> tuple[F
     answers = check_array("labels", labels, np.float64, (len(numbers),), error=DataError)
     if not len(numbers):
         raise DataError(f"{name} are empty: there is no pair to count")
-    wrong = (answers != 0) & (answers != 1)
+    _refuse((answers != 0) & (answers != 1), answers, "labels must be true or false (1 or 0)")
+    return numbers, answers == 1
+
+
+def _refuse(wrong: Labels, values: Float64, rule: str) -> None:
     if wrong.any():
         place = int(wrong.argmax())
-        raise DataError(f"labels must be true or false (1 or 0), number {place} is {answers[place]:g}")
-    return numbers, answers == 1
+        raise DataError(f"{rule}, number {place} is {values[place]:g}")

@@ -8,42 +8,34 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, DataError
+from delf_engine.errors import DataError
 from delf_engine.evaluation.figures import Evaluation
-from delf_engine.evaluation.names import Indices, distinct_names, index_array
-from delf_engine.evaluation.rankings import Gallery, Rankings, check_complete, in_query_order
+from delf_engine.evaluation.rankings import Gallery, Indices, Rankings, check_complete, in_query_order
 from delf_engine.images import find_images
 
 __all__ = ["ClassTruth", "class_truth_of_folder", "evaluate_classes"]
 
-Float64 = npt.NDArray[np.float64]
+_RANKS = (1, 5, 10)  # of recall@k and of the mean precision mP@k
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False)
 class ClassTruth:
-    """Classes of the images of a gallery and of queries.
+    """Classes of the images of a gallery and of queries, as `class_truth_of_folder` finds them.
 
-    Parameters
+    Attributes
     ----------
-    names : sequence of N str
+    names : tuple of N str
         Of the gallery's images. An index is a place in it.
-    classes : sequence of N str
-    query_names : sequence of Q str
-    query_classes : sequence of Q str
-    query_images : (Q,) integers
+    classes : tuple of N str
+    query_names : tuple of Q str
+    query_classes : tuple of Q str
+    query_images : (Q,) int64
         Index of the image that each query is itself, which is taken out of its ranking; -1 for none.
-
-    Raises
-    ------
-    DataError
-        If lengths disagree, a name occurs twice, or an index is none of `names`.
     """
 
     names: tuple[str, ...]
@@ -51,20 +43,6 @@ class ClassTruth:
     query_names: tuple[str, ...]
     query_classes: tuple[str, ...]
     query_images: Indices
-
-    def __post_init__(self) -> None:
-        for names, classes in (("names", "classes"), ("query_names", "query_classes")):
-            object.__setattr__(self, names, distinct_names(getattr(self, names), names))
-            object.__setattr__(self, classes, tuple(getattr(self, classes)))
-            if len(getattr(self, names)) != len(getattr(self, classes)):
-                raise DataError(f"{names} and {classes} must be of one length")
-        images = index_array(self.query_images, "query_images")
-        if len(images) != len(self) or ((images < -1) | (images >= len(self.names))).any():
-            raise DataError(f"query_images must be {len(self)} indices of {len(self.names)} images, or -1")
-        object.__setattr__(self, "query_images", images)
-
-    def __len__(self) -> int:
-        return len(self.query_names)
 
     def positives_of(self) -> tuple[Indices, ...]:
         """Return the indices of the images that each query should find: of its class, without itself."""
@@ -74,9 +52,6 @@ class ClassTruth:
             members[name][members[name] != image]
             for name, image in zip(self.query_classes, self.query_images, strict=True)
         )
-
-    def __repr__(self) -> str:
-        return f"ClassTruth({len(self)} queries, {len(self.names)} images of {len(set(self.classes))} classes)"
 
 
 def class_truth_of_folder(
@@ -109,34 +84,16 @@ def class_truth_of_folder(
     return ClassTruth(names, classes, query_names, query_classes, np.full(len(query_names), -1))
 
 
-def evaluate_classes(rankings: Rankings, truth: ClassTruth, *, ranks: Sequence[int] = (1, 5, 10)) -> Evaluation:
-    """Measure rankings by the classes of their images.
+def evaluate_classes(rankings: Rankings, truth: ClassTruth) -> Evaluation:
+    """Measure rankings by the classes of their images: average precision, recall and precision at 1, 5 and 10.
 
     The average precision is the mean, over all positives, of the precision at the rank of each, 0 for one that is
-    not in the ranking; it is not the trapezoidal area of the revisited benchmarks.
-
-    Parameters
-    ----------
-    rankings : sequence of Q rankings, (Q, K) integers, or mapping of query name to ranking
-        As `evaluate_setups` takes them. The query's own image may be in its ranking or not.
-    truth : ClassTruth
-    ranks : sequence of int
-        The k of recall@k and mP@k.
-
-    Raises
-    ------
-    DataError
-        If there is not one ranking a query, or one holds an unknown or doubled image, or a score that is NaN; or
-        if rankings of indices are complete orders of a smaller gallery.
-    ConfigError
-        If a rank is below 1.
+    not in the ranking; it is not the trapezoidal area of the revisited benchmarks. Rankings are those that
+    `evaluate_setups` takes, with the same errors; the query's own image may be in its ranking or not.
     """
-    cuts = tuple(ranks)
-    if any(k < 1 for k in cuts):
-        raise ConfigError(f"ranks must be at least 1, got {cuts}")
     positives = truth.positives_of()
-    ap = np.full(len(truth), math.nan)
-    recall, precision = (np.full((len(truth), len(cuts)), math.nan) for _ in range(2))
+    ap = np.full(len(positives), math.nan)
+    recall, precision = (np.full((len(positives), len(_RANKS)), math.nan) for _ in range(2))
     gallery = Gallery(truth.names)
     ordered = in_query_order(rankings, truth.query_names)
     for q, ranking in enumerate(ordered):
@@ -147,12 +104,12 @@ def evaluate_classes(rankings: Rankings, truth: ClassTruth, *, ranks: Sequence[i
             continue
         found = (places + 1 - np.cumsum(labels == 2))[labels == 1]  # ranks, from 1
         ap[q] = 100 * math.fsum((np.arange(1, len(found) + 1) / found).tolist()) / len(positives[q])
-        for i, k in enumerate(cuts):
+        for i, k in enumerate(_RANKS):
             hits = int((found <= k).sum())
             recall[q, i], precision[q, i] = 100 * min(hits, 1), 100 * hits / k
     check_complete(ordered, len(truth.names))
     counts = np.array([len(each) for each in positives], np.int64)
-    return Evaluation("all", truth.query_names, counts, ap, cuts, precision, recall)
+    return Evaluation("all", truth.query_names, counts, ap, _RANKS, precision, recall)
 
 
 def _listed(folder: Path, paths: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:

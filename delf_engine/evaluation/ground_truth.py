@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError, FormatError
-from delf_engine.evaluation.names import Indices, check_listed, distinct_names, index_array, places_of
+from delf_engine.evaluation.rankings import Indices, check_listed, distinct_names, index_array
+from delf_engine.support.arrays import check_array
 from delf_engine.support.files import replacing, system_errors
 
 __all__ = ["SETUPS", "GroundTruth", "Setup", "load_ground_truth", "restrict", "save_ground_truth", "setup_fields"]
@@ -38,10 +39,12 @@ Setup: TypeAlias = Literal["easy", "medium", "hard"]
 
 SETUPS: tuple[Setup, ...] = get_args(Setup)
 
-_POSITIVE: dict[Setup, tuple[str, ...]] = {"easy": ("easy",), "medium": ("easy", "hard"), "hard": ("hard",)}
-_JUNK: dict[Setup, tuple[str, ...]] = {"easy": ("junk", "hard"), "medium": ("junk",), "hard": ("junk", "easy")}
-
-
+#: Lists that each set-up counts as positives, and those that it takes out.
+_FIELDS: dict[Setup, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "easy": (("easy",), ("junk", "hard")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("junk", "easy")),
+}
 _PROTOCOL = 2  # of pickle: what the published evaluation code reads in any version of Python
 
 
@@ -77,12 +80,7 @@ class GroundTruth:
         for field in ("names", "query_names"):
             object.__setattr__(self, field, distinct_names(getattr(self, field), field))
         queries = len(self.query_names)
-        try:
-            boxes = np.array(self.boxes, np.float64).reshape(queries, 4)
-        except (TypeError, ValueError):
-            raise DataError(f"boxes must be four numbers for each of the {queries} queries") from None
-        if not np.isfinite(boxes).all():
-            raise DataError("boxes contain NaN or infinite values")
+        boxes = check_array("boxes", self.boxes, np.float64, (queries, 4), error=DataError).copy()
         boxes.flags.writeable = False
         object.__setattr__(self, "boxes", boxes)
         for field in ("easy", "hard", "junk"):
@@ -114,16 +112,10 @@ class GroundTruth:
 
 
 def setup_fields(setup: Setup) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return which lists of a ground truth a set-up counts as positives, and which it takes out.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such set-up.
-    """
+    """Return which lists of a ground truth a set-up counts as positives, and which it takes out."""
     if setup not in SETUPS:
         raise ConfigError(f"there is no set-up {setup!r}; choose one of {', '.join(SETUPS)}")
-    return _POSITIVE[setup], _JUNK[setup]
+    return _FIELDS[setup]
 
 
 def load_ground_truth(path: str | os.PathLike[str]) -> GroundTruth:
@@ -146,7 +138,7 @@ def load_ground_truth(path: str | os.PathLike[str]) -> GroundTruth:
         raise FormatError(f"{path}: cannot be read as a ground truth: {error}") from error
     try:
         queries = content["gnd"]
-        boxes = np.array([query["bbx"] for query in queries], np.float64)
+        boxes = np.array([query["bbx"] for query in queries], np.float64).reshape(-1, 4)
         easy, hard, junk = (
             tuple(index_array(query[field], field) for query in queries) for field in ("easy", "hard", "junk")
         )
@@ -161,12 +153,6 @@ def save_ground_truth(path: str | os.PathLike[str], truth: GroundTruth) -> None:
     The file is a pickle of plain lists, dictionaries, strings and numbers, ``{"imlist", "qimlist", "gnd"}`` with
     ``{"bbx", "easy", "hard", "junk"}`` for each query (Radenović et al., CVPR 2018). `load_ground_truth` reads
     it, and so does ``pickle.load`` in the published code. Equal ground truths give equal bytes.
-
-    Parameters
-    ----------
-    path : path
-        Its folder exists; a file of that name is replaced.
-    truth : GroundTruth
 
     Raises
     ------
@@ -188,21 +174,15 @@ def save_ground_truth(path: str | os.PathLike[str], truth: GroundTruth) -> None:
 
 
 def restrict(ground_truth: GroundTruth, names: Sequence[str], query_names: Sequence[str]) -> GroundTruth:
-    """Return the ground truth of some of the queries on a part of the gallery.
-
-    Parameters
-    ----------
-    ground_truth : GroundTruth
-    names, query_names : sequence of str
-        The images and queries kept, in the order that they get.
+    """Return the ground truth of some of the queries on a part of the gallery, in the order that they are given.
 
     Raises
     ------
     DataError
         If a name is doubled or not in `ground_truth`.
     """
-    kept = places_of(ground_truth.names, distinct_names(names, "names"), "gallery")
-    chosen = places_of(ground_truth.query_names, distinct_names(query_names, "query_names"), "queries")
+    kept = _places(ground_truth.names, distinct_names(names, "names"), "gallery")
+    chosen = _places(ground_truth.query_names, distinct_names(query_names, "query_names"), "queries")
     place = np.full(len(ground_truth.names), -1, np.int64)
     place[kept] = np.arange(len(kept))
 
@@ -215,6 +195,14 @@ def restrict(ground_truth: GroundTruth, names: Sequence[str], query_names: Seque
         ground_truth.boxes[chosen],
         *(moved(lists) for lists in (ground_truth.easy, ground_truth.hard, ground_truth.junk)),
     )
+
+
+def _places(all_names: tuple[str, ...], wanted: tuple[str, ...], what: str) -> list[int]:
+    place = {name: i for i, name in enumerate(all_names)}
+    unknown = [name for name in wanted if name not in place]
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is not among the {what} of this ground truth")
+    return [place[name] for name in wanted]
 
 
 def _plain_values(data: bytes) -> Any:

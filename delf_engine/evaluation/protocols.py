@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -21,17 +21,15 @@ from delf_engine.evaluation.bootstrap import Comparison, paired_bootstrap, recog
 from delf_engine.evaluation.classes import class_truth_of_folder, evaluate_classes
 from delf_engine.evaluation.figures import Evaluation
 from delf_engine.evaluation.ground_truth import load_ground_truth, restrict
-from delf_engine.evaluation.landmark_files import (
+from delf_engine.evaluation.landmarks import (
+    RecognitionFigures,
+    evaluate_landmark_recognition,
+    evaluate_landmark_retrieval,
     is_retrieval_submission,
     read_recognition_solution,
     read_recognition_submission,
     read_retrieval_solution,
     read_retrieval_submission,
-)
-from delf_engine.evaluation.landmarks import (
-    RecognitionFigures,
-    evaluate_landmark_recognition,
-    evaluate_landmark_retrieval,
 )
 from delf_engine.evaluation.revisited import evaluate_setups
 
@@ -42,15 +40,7 @@ Lists: TypeAlias = Mapping[str, Any]
 
 
 class Protocol:
-    """A ground truth, ready to measure rankings of it.
-
-    Parameters
-    ----------
-    path : path
-        Of the ground truth.
-    query_folder : path or None
-        Of queries that are no images of the gallery, where the protocol has such.
-    """
+    """A ground truth at a path, ready to measure rankings of it; a folder of queries is for ``classes``."""
 
     #: Whether rankings are of one gallery, every query has one, and rows can stand for images and queries.
     of_a_gallery: ClassVar[bool] = True
@@ -58,9 +48,7 @@ class Protocol:
     query_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path, query_folder: Path | None) -> None:
-        self.path = path
-        if query_folder is not None:
-            raise ConfigError("a folder of queries is of the protocol classes")
+        raise NotImplementedError
 
     def read_submission(self, path: Path) -> Lists | None:
         """Return the rankings of a file of the benchmark's own; None if it is no such file."""
@@ -72,13 +60,9 @@ class Protocol:
 
     def title(self, left_out: int) -> str:
         """Return what was measured, in words."""
-        kept = len(self.query_names) - left_out
-        part = (
-            f" of {kept + left_out:,} queries ({left_out:,} LEFT OUT, without a ranking)"
-            if left_out
-            else " queries"
-        )
-        return f"{kept:,}{part}, {len(self.names):,} images"
+        whole = len(self.query_names)
+        part = f" of {whole:,} queries ({left_out:,} LEFT OUT, without a ranking)" if left_out else " queries"
+        return f"{whole - left_out:,}{part}, {len(self.names):,} images"
 
     def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         """Measure one system on some of the queries."""
@@ -87,12 +71,11 @@ class Protocol:
 
 class _Revisited(Protocol):
     def __init__(self, path: Path, query_folder: Path | None) -> None:
-        super().__init__(path, query_folder)
-        self._truth = load_ground_truth(path)
+        self._name, self._truth = path.name, load_ground_truth(path)
         self.names, self.query_names = self._truth.names, self._truth.query_names
 
     def title(self, left_out: int) -> str:
-        return f"Revisited protocol, {self.path.name}: {super().title(left_out)}"
+        return f"Revisited protocol, {self._name}: {super().title(left_out)}"
 
     def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         whole = len(queries) == len(self.query_names)
@@ -102,18 +85,19 @@ class _Revisited(Protocol):
 
 class _Classes(Protocol):
     def __init__(self, path: Path, query_folder: Path | None, paths: bool = False) -> None:
-        super().__init__(path, None)
-        self._query_folder = query_folder
+        self._folders = path, query_folder
         self._truth = class_truth_of_folder(path, queries=query_folder, paths=paths)
         self.names, self.query_names = self._truth.names, self._truth.query_names
 
     def named_as(self, lists: Sequence[Lists]) -> Protocol:
-        inside = os.path.join(self._query_folder or self.path, "")
+        path, query_folder = self._folders
+        inside = os.path.join(query_folder or path, "")
         paths = any(query.startswith(inside) for found in lists for query in found)
-        return _Classes(self.path, self._query_folder, paths=True) if paths else self
+        return _Classes(*self._folders, paths=True) if paths else self
 
     def title(self, left_out: int) -> str:
-        return f"Classes of {self.path}: {super().title(left_out)}, {len(set(self._truth.classes))} classes"
+        classes = len(set(self._truth.classes))
+        return f"Classes of {self._folders[0]}: {super().title(left_out)}, {classes} classes"
 
     def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         asked = set(queries)
@@ -131,14 +115,13 @@ class _LandmarkRetrieval(Protocol):
     of_a_gallery = False
 
     def __init__(self, path: Path, query_folder: Path | None) -> None:
-        super().__init__(path, query_folder)
-        self._solution = read_retrieval_solution(path)
+        self._name, self._solution = path.name, read_retrieval_solution(path)
 
     def read_submission(self, path: Path) -> Lists | None:
         return read_retrieval_submission(path, self._solution) if is_retrieval_submission(path) else None
 
     def title(self, left_out: int) -> str:
-        return f"Google Landmarks v2 retrieval, {self.path.name}"
+        return f"Google Landmarks v2 retrieval, {self._name}"
 
     def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         unknown = [query for query in rankings if query not in self._solution]
@@ -159,14 +142,13 @@ class _LandmarkRecognition(Protocol):
     of_a_gallery = False
 
     def __init__(self, path: Path, query_folder: Path | None) -> None:
-        super().__init__(path, query_folder)
-        self._solution = read_recognition_solution(path)
+        self._name, self._solution = path.name, read_recognition_solution(path)
 
     def read_submission(self, path: Path) -> Lists | None:
         return read_recognition_submission(path, self._solution)
 
     def title(self, left_out: int) -> str:
-        return f"Google Landmarks v2 recognition, {self.path.name}"
+        return f"Google Landmarks v2 recognition, {self._name}"
 
     def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         return [
@@ -182,15 +164,6 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "gldv2-recognition": _LandmarkRecognition,
     "classes": _Classes,
 }
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What `measure` found: the protocol in words, figures of each system, queries without a ranking."""
-
-    title: str
-    systems: list[list[Evaluation]]
-    left_out: list[str]
 
 
 def load_protocol(
@@ -216,18 +189,23 @@ def load_protocol(
     """
     if name not in PROTOCOLS:
         raise ConfigError(f"there is no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
+    if query_folder is not None and name != "classes":
+        raise ConfigError("a folder of queries is of the protocol classes")
     return PROTOCOLS[name](Path(ground_truth), None if query_folder is None else Path(query_folder))
 
 
-def measure(protocol: Protocol, systems: Sequence[Lists], *, allow_missing: bool = False) -> Measured:
-    """Measure the rankings of systems, on the same queries.
+class Measured(NamedTuple):
+    """What `measure` found: the protocol in words, figures of each system, queries without a ranking."""
 
-    Parameters
-    ----------
-    protocol : Protocol
-    systems : sequence of mappings of query to ranking
-    allow_missing : bool
-        Leave out queries that a system has no ranking of; for protocols of a gallery.
+    title: str
+    systems: list[list[Evaluation]]
+    left_out: list[str]
+
+
+def measure(protocol: Protocol, systems: Sequence[Lists], *, allow_missing: bool = False) -> Measured:
+    """Measure the rankings of systems, mappings of query to ranking each, on the same queries.
+
+    With `allow_missing`, for protocols of a gallery, queries are left out that a system has no ranking of.
 
     Raises
     ------
@@ -257,7 +235,7 @@ def compare(first: Evaluation, second: Evaluation, *, samples: int = 2000) -> Co
     DataError
         If the figures are not of the same queries.
     """
-    if first.evaluated == 0 or math.isnan(next(iter(first.figures.values()))):
+    if math.isnan(first.mean_ap):
         return None
     if isinstance(first, RecognitionFigures) and isinstance(second, RecognitionFigures):
         return recognition_bootstrap(first, second, samples=samples)

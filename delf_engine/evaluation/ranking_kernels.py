@@ -38,10 +38,8 @@ def labelled_places(order: Any, table: Any, places: Any, labels: Any) -> Any:
         Indices of images, best first.
     table : (N,) uint8
         Label of each image, below 128; 0 for none. Images that were met get the bit `SEEN`.
-    places : (L,) int64
-        Written: places from 0, ascending. L is the number of labelled images at least.
-    labels : (L,) uint8
-        Written: their labels.
+    places, labels : (L,) int64, (L,) uint8
+        Written: places from 0, ascending, and their labels. L is the number of labelled images at least.
     """
     count = 0
     for place in range(len(order)):

@@ -15,16 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import DataError
-from delf_engine.evaluation.names import Indices, check_listed, index_array, unknown_hint
+from delf_engine.support.arrays import check_array
 
 __all__ = [
     "Gallery",
+    "Indices",
     "Ranking",
     "Rankings",
     "check_complete",
+    "check_listed",
+    "distinct_names",
     "in_query_order",
+    "index_array",
     "rankings_from_ranks",
+    "unknown_hint",
 ]
+
+Indices: TypeAlias = npt.NDArray[np.int64]
 
 #: Images of one query, best first: ids, (id, score), or indices into the gallery.
 Ranking: TypeAlias = "Sequence[str] | Sequence[tuple[str, float]] | Sequence[int] | npt.NDArray[Any]"
@@ -36,13 +43,7 @@ _BLOCK = 1024  # ranks of all queries, transposed together while they are in the
 
 
 class Gallery:
-    """The images that rankings are of, ready to find labelled ones among them.
-
-    Parameters
-    ----------
-    names : sequence of N str
-        Different from each other; an index is a place in it.
-    """
+    """The images that rankings are of, by N different names, ready to find labelled ones among them."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -67,10 +68,9 @@ class Gallery:
 
         Returns
         -------
-        places : (F,) int64
-            Where the ranking holds an image of any list, from 0, ascending.
-        labels : (F,) uint8
-            Of which list it is: 1, 2, 4 for the first, the second and the third.
+        places, labels : (F,) int64, (F,) uint8
+            Where the ranking holds an image of any list, from 0, ascending; and of which: 1, 2, 4 for the first,
+            the second and the third.
 
         Raises
         ------
@@ -110,13 +110,7 @@ class Gallery:
 
 
 def in_query_order(rankings: Rankings, query_names: Sequence[str]) -> list[Any]:
-    """Return one ranking a query, in the order of the queries.
-
-    Raises
-    ------
-    DataError
-        If there is not one ranking for each query, or one of a query that is not among them.
-    """
+    """Return one ranking a query, in their order; `DataError` if one is missing, or of no query."""
     if not isinstance(rankings, Mapping):
         if len(rankings) != len(query_names):
             turned = getattr(rankings, "shape", ())[1:] == (len(query_names),)
@@ -141,17 +135,8 @@ def in_query_order(rankings: Rankings, query_names: Sequence[str]) -> list[Any]:
 def check_complete(rankings: Sequence[Any], size: int) -> None:
     """Refuse arrays of indices that are all complete orders of a smaller gallery: they fit, and mean other images.
 
-    Parameters
-    ----------
-    rankings : sequence of rankings
-        Without unknown and doubled images.
-    size : int
-        Images of the gallery.
-
-    Raises
-    ------
-    DataError
-        If there are several and each holds exactly the images 0 to K - 1, for one K from 100 on and below `size`.
+    `DataError` if there are several rankings and each holds exactly the images 0 to K - 1, for one K from 100 on
+    and below `size`, the images of the gallery. Rankings are without unknown and doubled images.
     """
     if len(rankings) < 2 or not all(isinstance(each, np.ndarray) and each.dtype.kind in "iu" for each in rankings):
         return
@@ -178,7 +163,7 @@ def rankings_from_ranks(ranks: npt.ArrayLike, *, queries: int | None = None) -> 
     Returns
     -------
     (Q, K) int32 or int64
-        One row a query. A copy with each row in one piece, which is read many times faster than a column.
+        A copy with the row of each query in one piece, which is read many times faster than a column.
 
     Raises
     ------
@@ -212,3 +197,44 @@ def _without_scores(items: list[Any], what: str) -> list[Any]:
         if not isinstance(score, (int, float, np.integer, np.floating)) or math.isnan(score):
             raise DataError(f"{what}: the score of {image_id!r} is {score!r}: a number was expected")
     return [image_id for image_id, _ in items]
+
+
+def index_array(values: Any, what: str) -> Indices:
+    """Return integers as a read-only (N,) int64 array of its own; `DataError` if they are not such."""
+    array = check_array(what, values, np.int64, (None,), error=DataError).copy()
+    if array.size and np.asarray(values).dtype.kind not in "iu":
+        raise DataError(f"{what} must be integer indices, got {np.asarray(values).dtype}")
+    array.flags.writeable = False
+    return array
+
+
+def check_listed(order: Indices, size: int, what: str) -> None:
+    """Refuse, by a `DataError`, indices that are not of `size` images, or stand twice."""
+    outside = order[(order < 0) | (order >= size)]
+    if len(outside):
+        hint = unknown_hint(len(outside), len(order), size)
+        raise DataError(f"{what}: index {outside[0]} is no image of a gallery of {size}{hint}")
+    counts = np.bincount(order, minlength=1)
+    if counts.max() > 1:
+        raise DataError(f"{what}: image {int(counts.argmax())} occurs {int(counts.max())} times")
+
+
+def unknown_hint(unknown: int, listed: int, size: int) -> str:
+    """Return what to add to a complaint about an unknown image: how many there are, and what that may mean."""
+    if unknown == 1 and listed > 2:
+        return ""
+    if 2 * unknown > listed or listed > size:
+        return f" ({unknown} of {listed} are unknown): the ground truth seems to be of another set"
+    return f" ({unknown} of {listed} are unknown)"
+
+
+def distinct_names(names: Any, what: str) -> tuple[str, ...]:
+    """Return names as a tuple; `DataError` if they are no strings, or one occurs twice."""
+    given = tuple(names)
+    if isinstance(names, str) or not all(isinstance(name, str) for name in given):
+        raise DataError(f"{what} must be a list of names")
+    if len(set(given)) < len(given):
+        seen: set[str] = set()
+        doubled = next(name for name in given if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise DataError(f"{what}: {doubled!r} occurs twice")
+    return given

@@ -21,24 +21,9 @@ _LISTS = ("easy", "hard", "junk")  # of a ground truth; the bit of a label is th
 
 
 def evaluate(rankings: Rankings, ground_truth: GroundTruth, *, setup: Setup = "medium") -> Evaluation:
-    """Measure rankings by the revisited protocol, in one set-up.
+    """Measure rankings by the revisited protocol in one set-up; see `evaluate_setups`.
 
-    Parameters
-    ----------
-    rankings, ground_truth
-        See `evaluate_setups`.
-    setup : "easy", "medium" or "hard"
-
-    Returns
-    -------
-    Evaluation
-
-    Raises
-    ------
-    DataError
-        As `evaluate_setups` does.
-    ConfigError
-        If there is no such set-up.
+    `ConfigError` if there is no such set-up.
     """
     setup_fields(setup)
     return evaluate_setups(rankings, ground_truth)[setup]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import ExtractionConfig
-from delf_engine.extraction.preparation import Pyramid
+from delf_engine.extraction.decoding import Pyramid
 from delf_engine.extraction.runtime import CellMap, Runtime
 from delf_engine.features import LocalFeatures
 from delf_engine.pyramid import cell_centres
@@ -19,19 +19,7 @@ __all__ = ["assemble", "joined_attention", "select_top"]
 def assemble(
     pyramid: Pyramid, maps: Sequence[CellMap], config: ExtractionConfig, runtime: Runtime
 ) -> LocalFeatures:
-    """Choose cells, place them in the image, describe them.
-
-    Parameters
-    ----------
-    pyramid : Pyramid
-        The pyramid.
-    maps : sequence of CellMap
-        One for each of its levels.
-    config : ExtractionConfig
-        How many, and from which score on.
-    runtime : Runtime
-        That made the maps.
-    """
+    """Choose cells of the maps, one a level, place them in the image, and describe them with the maps' runtime."""
     if not maps:
         return LocalFeatures.empty(pyramid.image_size, runtime.dim)
     scores = np.concatenate([one.scores.reshape(-1) for one in maps])
@@ -43,7 +31,8 @@ def assemble(
     for i, (one, level) in enumerate(zip(maps, pyramid.levels, strict=True)):
         mine = np.flatnonzero((chosen >= starts[i]) & (chosen < starts[i + 1]))
         cells = chosen[mine] - starts[i]
-        keypoints[mine] = _centres(pyramid, i, one, cells, runtime.stride)
+        at = np.stack(np.divmod(cells, one.scores.shape[1])[::-1], axis=1)  # x, y
+        keypoints[mine] = cell_centres(at, level, pyramid.region_size, stride=runtime.stride)
         scales[mine] = 1 / level.scale
         parts.append((one, cells))
         places.append(mine)
@@ -88,11 +77,3 @@ def select_top(scores: npt.NDArray[np.float32], max_features: int, min_score: fl
     eligible = np.flatnonzero(scores >= min_score)
     order = np.argsort(-scores[eligible], kind="stable")[:max_features]
     return eligible[order]
-
-
-def _centres(
-    pyramid: Pyramid, level: int, cells: CellMap, indices: npt.NDArray[np.int64], stride: int
-) -> npt.NDArray[np.float32]:
-    rows, columns = np.divmod(indices, cells.scores.shape[1])
-    at = np.stack([columns, rows], 1)
-    return cell_centres(at, pyramid.levels[level], pyramid.region_size, stride=stride)

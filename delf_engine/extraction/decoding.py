@@ -1,4 +1,4 @@
-"""Decoding ahead of the network, in worker processes.
+"""From a photograph to the pixels of its pyramid, ahead of the network, in worker processes; needs no torch.
 
 Processes, because a decoder that crashes on a damaged file must not take a batch of a million with it, and
 because Python's lock is never waited for.
@@ -11,18 +11,23 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError, ProcessDiedError
-from delf_engine.extraction.preparation import Pyramid, read_pyramid
-from delf_engine.images import MAX_PIXELS, ImageSource, source_name
+from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name
+from delf_engine.pyramid import Level, plan_levels, resize
 from delf_engine.support.processes import can_start_processes, map_ordered, process_pool
 from delf_engine.support.threads import usable_cores
 
-__all__ = ["decoded", "windows", "worker_count"]
+__all__ = ["Pyramid", "decoded", "read_pyramid", "windows", "worker_count"]
 
 Source = TypeVar("Source", bound=ImageSource)
 Item = TypeVar("Item")
@@ -30,6 +35,92 @@ Item = TypeVar("Item")
 _MOST = 16  # a GPU waits for about this many
 _CORES_A_WORKER = 8  # on a CPU: decoding takes a few per cent of extraction, and more would be in its way
 _FEW = 8  # images that are decoded sooner than a process starts
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The pyramid of an image, or of a region of it.
+
+    Attributes
+    ----------
+    image_size, region_size : (width, height)
+        In pixels of the original image; the region is the whole of it unless a box was given.
+    offset : (x, y)
+        Top left corner of the region.
+    levels : tuple of Level
+    pixels : tuple of (h, w, 3) uint8
+        Of each level.
+    """
+
+    image_size: tuple[int, int]
+    region_size: tuple[int, int]
+    offset: tuple[int, int]
+    levels: tuple[Level, ...]
+    pixels: tuple[npt.NDArray[np.uint8], ...]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Sizes of the levels: images that agree in them can share a batch."""
+        return tuple((level.width, level.height) for level in self.levels)
+
+
+def read_pyramid(
+    source: ImageSource,
+    config: ExtractionConfig,
+    *,
+    stride: int,
+    box: Box | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Pyramid:
+    """Read an image and make its pyramid.
+
+    Parameters
+    ----------
+    source : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
+    config : ExtractionConfig
+    stride : int
+        Of the network's feature map, in pixels of a level.
+    box : x0, y0, x1, y1 or None
+        Region of interest, in pixels: it keeps the scale that the whole image would have had.
+    max_pixels : int
+        Larger images are refused before decoding.
+
+    Raises
+    ------
+    ImageError
+        If the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
+    """
+    name = source_name(source)
+
+    def planned(region: tuple[int, int], whole: tuple[int, int]) -> list[Level]:
+        return plan_levels(
+            region,
+            config.scales,
+            max_image_size=config.max_image_size,
+            min_side=config.min_side,
+            whole_size=whole,
+            fill_scales=config.fill_scales,
+            fill_to=config.max_features,
+            stride=stride,
+        )
+
+    def needed(size: tuple[int, int]) -> int:
+        return max((max(level.width, level.height) for level in planned(size, size)), default=1)
+
+    reduces = config.reduced_decoding and box is None
+    image, image_size = load_reduced(source, needed if reduces else None, max_pixels=max_pixels)
+    region_size, offset = image_size, (0, 0)
+    if box is not None:
+        image, offset = crop(image, box, name=name)
+        region_size = (image.shape[1], image.shape[0])
+    if min(region_size) < config.min_side:
+        raise ImageError(
+            name,
+            f"{region_size[0]} x {region_size[1]} pixels are too few; each side needs at least {config.min_side}",
+        )
+    levels = planned(region_size, image_size)
+    pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
+    return Pyramid(image_size, region_size, offset, tuple(levels), pixels)
 
 
 def decoded(
@@ -62,7 +153,7 @@ def decoded(
         until_closed.callback(here.shutdown, cancel_futures=True)
         there = here
         if workers:
-            there = until_closed.enter_context(process_pool(workers, _begin, (_pillow_limit(),)))
+            there = until_closed.enter_context(process_pool(workers, partial(_begin, _pillow_limit())))
 
         def submit(source: ImageSource) -> Future[Pyramid | str]:
             if isinstance(source, (str, os.PathLike)):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from delf_engine.config import ExtractionConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.extraction.assembly import assemble, joined_attention
-from delf_engine.extraction.decoding import decoded, windows, worker_count
+from delf_engine.extraction.decoding import Pyramid, decoded, read_pyramid, windows, worker_count
 from delf_engine.extraction.precision import (
     Precision,
     has_native_bf16,
@@ -22,7 +22,6 @@ from delf_engine.extraction.precision import (
     warn_emulated,
     with_bf16_trunk,
 )
-from delf_engine.extraction.preparation import Pyramid, read_pyramid
 from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource

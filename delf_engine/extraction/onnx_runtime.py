@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +17,6 @@ from delf_engine.support.files import system_errors
 
 __all__ = ["OnnxRuntime"]
 
-Provider = str | tuple[str, dict[str, Any]]
-
-_CPU = "CPUExecutionProvider"
 _EPSILON = 1e-12  # torch's, below which a vector has no direction
 
 
@@ -32,8 +28,6 @@ class OnnxRuntime:
     path : str or path
     threads : int or None
         Of ONNX Runtime, at least 1; None: as many as it chooses, one a core.
-    providers : sequence of str or (str, options), or None
-        ONNX Runtime's execution providers, the preferred one first; None: the CPU.
 
     Attributes
     ----------
@@ -47,31 +41,20 @@ class OnnxRuntime:
     Raises
     ------
     ConfigError
-        If onnxruntime is not installed, or has no such provider.
+        If onnxruntime is not installed.
     CheckpointError
         If the file is missing, damaged, not ours, or of another version.
     """
 
     info: CheckpointInfo
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        threads: int | None = None,
-        providers: Sequence[Provider] | None = None,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise ConfigError("ONNX files need onnxruntime: pip install 'delf-engine[onnx]'") from error
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
-        chosen = list(providers) if providers is not None else [_CPU]
-        known = onnxruntime.get_available_providers()
-        for provider in chosen:
-            if (provider if isinstance(provider, str) else provider[0]) not in known:
-                raise ConfigError(f"onnxruntime has no provider {provider!r} here; it has {', '.join(known)}")
         path = Path(path)
         with system_errors(f"{path}: cannot be read", CheckpointError):
             data = path.read_bytes()
@@ -79,7 +62,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads or 0
         options.enable_mem_pattern = False  # it keeps a plan for every size of image that it has seen
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=chosen)
+            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             # ONNX Runtime has a type for each kind of failure, all of them private and without a common base.
             raise CheckpointError(
@@ -89,7 +72,7 @@ class OnnxRuntime:
         record = read_onnx_record(path, data, self._session.get_modelmeta().custom_metadata_map)
         self.info = record.checkpoint
         self.dim, self.stride = record.checkpoint.dim, record.stride
-        self.name = f"onnxruntime, {self._session.get_providers()[0].removesuffix('ExecutionProvider')}"
+        self.name = "onnxruntime, CPU"
         constants = ["projection_mean", "projection_components"]
         smallest = np.zeros((1, self.stride, self.stride, 3), np.uint8)
         self._mean, self._components = self._session.run(constants, {"images": smallest})

@@ -18,12 +18,11 @@ import numpy.typing as npt
 
 from delf_engine.errors import FormatError
 from delf_engine.features import LocalFeatures
-from delf_engine.interchange.datum import array_of
-from delf_engine.interchange.messages import DelfFeatures, parse_message
+from delf_engine.interchange.messages import DelfFeatures, array_of, parse_message
 from delf_engine.interchange.records import local_features
 from delf_engine.support.files import system_errors
 
-__all__ = ["parse_delf", "read_delf", "serialise_delf"]
+__all__ = ["read_delf", "serialise_delf"]
 
 _NUMBERS = ("x", "y", "scale", "orientation", "strength")  # of a feature, in their order
 
@@ -61,20 +60,9 @@ def read_delf(
     """
     with system_errors(f"{path}: cannot be read"):
         data = Path(path).read_bytes()
-    return parse_delf(data, image_size=image_size, normalise=normalise, dim=dim, where=str(path))
-
-
-def parse_delf(
-    data: bytes,
-    *,
-    image_size: tuple[int, int] | None = None,
-    normalise: bool = False,
-    dim: int = 40,
-    where: str = "features",
-) -> LocalFeatures:
-    """Parse the bytes of a ``.delf`` file, as `read_delf`; `where` names them in errors."""
     if not data:
         return LocalFeatures.empty(image_size or (1, 1), dim)
+    where = str(path)
     found = parse_message(DelfFeatures, data, where).feature
     if not found:
         raise FormatError(f"{where}: holds no feature; it is no file of DELF features, or damaged: fetch it again")

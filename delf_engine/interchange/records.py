@@ -10,7 +10,7 @@ import numpy.typing as npt
 from delf_engine.errors import FeatureError, FormatError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["local_features", "smallest_size"]
+__all__ = ["local_features"]
 
 
 def local_features(
@@ -30,9 +30,9 @@ def local_features(
     where : str
         Names the file, or the part of it, in errors.
     keypoints, scales, scores, descriptors : arrays
-        As in `LocalFeatures`, in any order.
+        (N, 2), (N,), (N,) and (N, D), as in `LocalFeatures` but in any order.
     image_size : (width, height) or None
-        None: `smallest_size`.
+        None: that of the smallest image that holds all keypoints.
     normalise : bool
         Divide every descriptor by its L2 norm.
 
@@ -42,14 +42,18 @@ def local_features(
         If they are not valid features, or a descriptor that is to be normalised is zero.
     """
     if normalise:
-        descriptors = _unit(descriptors, where)
-    with np.errstate(invalid="ignore"):
-        unsorted = scores.ndim == 1 and bool((np.diff(scores) > 0).any())
-    if unsorted and len(keypoints) == len(scales) == len(descriptors) == len(scores):
-        order = np.argsort(-scores.astype(np.float64), kind="stable")
-        keypoints, scales, scores, descriptors = (a[order] for a in (keypoints, scales, scores, descriptors))
+        wide = np.asarray(descriptors, np.float64)
+        norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+        if (norms == 0).any():
+            raise FormatError(
+                f"{where}: descriptor {int(np.argmin(norms))} is zero and has no direction; leave it out"
+            )
+        with np.errstate(invalid="ignore"):  # infinite values become NaN, which are refused as such
+            descriptors = (wide / norms[:, None]).astype(np.float32)
+    order = np.argsort(-scores, kind="stable")
+    keypoints, scales, scores, descriptors = (a[order] for a in (keypoints, scales, scores, descriptors))
     try:
-        return LocalFeatures(keypoints, scales, scores, descriptors, image_size or smallest_size(keypoints))
+        return LocalFeatures(keypoints, scales, scores, descriptors, image_size or _smallest_size(keypoints))
     except FeatureError as error:
         raise FormatError(
             f"{where}: {error}; write the file again, or read it with normalise=True if only the length of its "
@@ -57,24 +61,12 @@ def local_features(
         ) from error
 
 
-def smallest_size(keypoints: npt.NDArray[Any]) -> tuple[int, int]:
-    """Return width and height of the smallest image that holds all keypoints, for files that state none.
+def _smallest_size(keypoints: npt.NDArray[Any]) -> tuple[int, int]:
+    """Return width and height of the smallest image that holds all keypoints.
 
     A pixel reaches half a pixel beyond its centre, and the centre of the top left one is (0, 0).
     """
-    if keypoints.ndim != 2 or keypoints.size == 0 or not np.isfinite(keypoints).all():
+    if not len(keypoints) or not np.isfinite(keypoints).all():
         return 1, 1  # nothing to hold, or no valid keypoints, which the caller finds out
-    width, height = (max(1, int(np.ceil(float(x) + 0.5))) for x in keypoints.max(axis=0)[:2])
+    width, height = (max(1, int(np.ceil(float(x) + 0.5))) for x in keypoints.max(axis=0))
     return width, height
-
-
-def _unit(descriptors: npt.NDArray[Any], where: str) -> npt.NDArray[np.float32]:
-    wide = np.asarray(descriptors, np.float64)
-    norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    if (norms == 0).any():
-        raise FormatError(
-            f"{where}: descriptor {int(np.argmin(norms))} is zero and has no direction; leave it out"
-        )
-    with np.errstate(invalid="ignore"):  # infinite values become NaN, which are refused as such
-        unit: npt.NDArray[np.float32] = (wide / norms[:, None]).astype(np.float32)
-    return unit

@@ -36,8 +36,7 @@ class Matches(NamedTuple):
     similarities : (M,) float32
         Cosine similarity of each pair.
     mutual_similarities : (K,) float32
-        Cosine similarity of every pair of mutual nearest neighbours, near or far and whatever the options, in
-        ascending order of the row in A.
+        The same of every pair of mutual nearest neighbours, near or far and whatever the options.
     """
 
     pairs: Int32
@@ -46,16 +45,9 @@ class Matches(NamedTuple):
 
 
 class PreparedDescriptors:
-    """Descriptors prepared for matching, once for many partners.
+    """Descriptors, (N, D) float32 and L2-normalised, prepared for matching, once for many partners.
 
-    Parameters
-    ----------
-    descriptors : (N, D) float32
-        L2-normalised.
-    name : str
-        Named in errors.
-    precision : "float32" or "uint8"
-        Compare descriptors as they are, or rounded to 8 bits.
+    `name` is that in errors; `precision` compares descriptors as they are, "float32", or at 8 bits, "uint8".
 
     Raises
     ------
@@ -168,10 +160,8 @@ def match_descriptors(
 
     Raises
     ------
-    MismatchError, ConfigError
-        As `match_prepared`.
-    FeatureError, ConfigError
-        As `PreparedDescriptors`.
+    MismatchError, ConfigError, FeatureError
+        As `match_prepared` and `PreparedDescriptors`.
     """
     sides = PreparedDescriptors(a, "A", precision), PreparedDescriptors(b, "B", precision)
     return match_prepared(*sides, mutual=mutual, ratio=ratio, max_distance=max_distance)

@@ -119,14 +119,7 @@ def _nearest(x: Any, rows: Any) -> Any:
 
 @njit(cache=True)
 def distances_between(a: Any, b: Any, rows: Any) -> Any:
-    """Return the distance of each row of A to a row of B; 0 if B has but one.
-
-    Parameters
-    ----------
-    a, b : (N, D), (M, D) float32
-    rows : (N,) int32
-        Of B.
-    """
+    """Return the distance, (N,), of each row of A, (N, D), to that row of B, (M, D); 0 if B has but one."""
     out = np.zeros(len(a))
     if len(b) > 1:
         for i in range(len(a)):
@@ -138,20 +131,9 @@ def distances_between(a: Any, b: Any, rows: Any) -> Any:
 def break_ties(a: Any, b: Any, found: Any, margin: Any) -> Any:
     """Decide again in float64 where two candidates are closer than rounding can explain.
 
-    Parameters
-    ----------
-    a, b : (N, D), (M, D) float32
-        Unit rows.
-    found : tuple
-        As `best_of` returns it. Places are corrected: both of each row of A, and that of each row of B that
-        A has chosen.
-    margin : float32
-        Twice the worst rounding of a sum.
-
-    Returns
-    -------
-    similarities, distances : (N,) float32, float64
-        Of each row of A and its nearest of B.
+    `a` and `b`, (N, D) and (M, D) float32, are unit rows, `found` is what `best_of` returns: its places are
+    corrected, both of each row of A, and that of each row of B that A has chosen. `margin` is twice the worst
+    rounding of a sum. Returns similarity, (N,) float32, and distance, (N,) float64, of each row and its nearest.
     """
     best, second, place, other, best_b, second_b, place_b = found
     similarities, distances = np.empty(len(a), np.float32), np.empty(len(a))
@@ -182,7 +164,7 @@ def chords(cosines: Any) -> Any:
 def select(
     place: Any, place_b: Any, similarities: Any, distances: Any, mutual: Any, limit: Any, ratio: Any, others: Any
 ) -> Any:
-    """Return which nearest neighbours are matches.
+    """Return pairs, (K, 2) int32, their similarities, and those of all mutual nearest neighbours, (L,) float32.
 
     Parameters
     ----------
@@ -197,14 +179,6 @@ def select(
         Largest share of the distance to the second nearest; 0: no such test.
     others : (N,) float64
         That distance, 0 where there is none. Empty without the test.
-
-    Returns
-    -------
-    pairs : (M, 2) int32
-    similarities : (M,) float32
-        Of these pairs.
-    mutual_similarities : (K,) float32
-        Of all that are each other's nearest.
     """
     n = len(place)
     pairs, of_pairs, of_mutual = np.empty((n, 2), np.int32), np.empty(n, np.float32), np.empty(n, np.float32)

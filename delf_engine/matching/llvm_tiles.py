@@ -49,14 +49,9 @@ class _Array(NamedTuple):
 
 
 class _Writer:
-    """Writes the loads, stores and sums of a tile, from what an intrinsic's `generate` is given.
+    """Writes the loads, stores and sums of a tile, from what numba gives an intrinsic's `generate`.
 
-    Parameters
-    ----------
-    tile : callable
-        The intrinsic's own function, whose parameters name the arguments.
-    context, builder, sig, args
-        As numba gives them.
+    The parameters of `tile`, the intrinsic's own function, name the arguments.
     """
 
     def __init__(self, tile: Callable[..., Any], context: Any, builder: Any, sig: Any, args: Any) -> None:
@@ -114,16 +109,10 @@ class _Writer:
         return access
 
     def sums(self, vectors: int, first: Any, at: Any, width: Any) -> list[list[Any]]:
-        """Return ``bias + x . column`` of the four rows x and some columns, as vectors [row][vector].
+        """Return ``bias + x . column`` of the four rows x and some columns, as vectors [row][vector] of 16.
 
-        Parameters
-        ----------
-        vectors : int
-            Of 16 columns each.
-        first : index
-            Of the first column's bias.
-        at, width : index
-            Where the first column begins in `columns`, and how far the rows of that matrix are apart.
+        `first` is the index of the first column's bias, `at` where that column begins in `columns`, and `width`
+        how far the rows of that matrix are apart.
         """
         builder, data, columns, bias = self.builder, *map(self.array, ("data", "columns", "bias"))
         add = self._add_fused if data.element == ir.FloatType() else self._add_byte_products
@@ -298,15 +287,8 @@ def _try_match(data: Any, columns: Any, bias: Any, norms: Any, of_rows: Any, of_
 def check_support(*, of_bytes: bool) -> None:
     """Compile and run tiles, to see whether the installed numba and llvmlite still are what this is written for.
 
-    Parameters
-    ----------
-    of_bytes : bool
-        Tiles of bytes, which `has_byte_products` must say yes of; else those of floats.
-
-    Raises
-    ------
-    Exception
-        Whatever numba says if they are not; `RuntimeError` if a tile computes something else.
+    `of_bytes` are tiles of bytes, which `has_byte_products` must say yes of; else those of floats. Raises whatever
+    numba says if they are not, and `RuntimeError` if a tile computes something else.
     """
     width = LANES * VECTORS
     data = np.full((1, 1), 0x01010101, np.int32) if of_bytes else np.ones((1, 1), np.float32)

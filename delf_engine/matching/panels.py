@@ -25,13 +25,7 @@ def _squared_norm(row: Any) -> Any:
 
 @njit(cache=True)
 def are_unit(rows: Any, tolerance: Any) -> Any:
-    """Tell whether rows are finite and within `tolerance` of unit length.
-
-    Parameters
-    ----------
-    rows : (N, D) float32
-    tolerance : float
-    """
+    """Tell whether rows, (N, D) float32, are finite and within `tolerance` of unit length."""
     for i in range(len(rows)):
         good = abs(np.sqrt(_squared_norm(rows[i])) - 1.0) <= tolerance  # false for NaN as well
         if not good:
@@ -41,13 +35,7 @@ def are_unit(rows: Any, tolerance: Any) -> Any:
 
 @njit(cache=True)
 def unit_rows(rows: Any) -> Any:
-    """Return rows at unit length, as the float64 quotient is rounded.
-
-    Parameters
-    ----------
-    rows : (N, D) float32
-        None of them zero.
-    """
+    """Return rows, (N, D) float32 and none of them zero, at unit length, as the float64 quotient is rounded."""
     out = np.empty_like(rows)
     for i in range(len(rows)):
         norm = np.sqrt(_squared_norm(rows[i]))
@@ -63,20 +51,9 @@ def _width(count: Any) -> Any:
 
 @njit(cache=True)
 def panels(rows: Any, low: Any) -> Any:
-    """Return rows as the columns of panels.
+    """Return rows, (N, D) float32, as the columns of panels, (P D 32,) float32, and their bias, (32 P,) float32.
 
-    Parameters
-    ----------
-    rows : (N, D) float32
-    low : float32
-        The bias of columns beyond N.
-
-    Returns
-    -------
-    panels : (P D 32,) float32
-        One (D, 32) matrix a panel, P = N / 32 rounded up; zeros beyond N.
-    bias : (32 P,) float32
-        0, and `low` beyond N.
+    One (D, 32) matrix a panel, P = N / 32 rounded up. Columns beyond N hold zeros, with bias `low`; others have 0.
     """
     n, dim = rows.shape
     out, bias = np.zeros(_width(n) * dim, np.float32), np.full(_width(n), low)
@@ -92,17 +69,8 @@ def panels(rows: Any, low: Any) -> Any:
 def byte_codes(rows: Any) -> Any:
     """Quantise rows to whole numbers from -127 to 127, as the ``uint8`` codec of a store does.
 
-    Parameters
-    ----------
-    rows : (N, D) float32
-        None of them zero.
-
-    Returns
-    -------
-    codes : (N, E) int8
-        E is D rounded up to a multiple of 4; zeros beyond D.
-    norms : (N,) float32
-        One over the length of each row of codes.
+    Of (N, D) float32, none of them zero, come codes, (N, E) int8 with E the next multiple of 4 and zeros beyond D,
+    and one over the length of each row of codes, (N,) float32.
     """
     n, dim = rows.shape
     codes, norms = np.zeros((n, (dim + 3) // 4 * 4), np.int8), np.empty(n, np.float32)

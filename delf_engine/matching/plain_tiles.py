@@ -46,7 +46,7 @@ def scores_16(
     data: Any, i0: Any, i1: Any, i2: Any, i3: Any, columns: Any, at: Any, width: Any,
     bias: Any, first: Any, limits: Any, scores: Any,
 ) -> Any:  # fmt: skip
-    """Write ``bias + x . column`` of four rows x and 16 columns; say which are high.
+    """Write ``bias + x . column`` of four rows x and 16 columns; return a number with bit r set where one is high.
 
     Parameters
     ----------
@@ -61,13 +61,9 @@ def scores_16(
     first : int64
         The bias of the first column, and the column of `scores` to begin at.
     limits : (4,) float32
+        Higher scores of each row are high.
     scores : (4, w) float32
         Overwritten.
-
-    Returns
-    -------
-    int64
-        Bit r is set where a score of row r is above its limit.
     """
     return _scores(data, (i0, i1, i2, i3), columns, at, width, bias, first, limits, scores, LANES)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,7 @@ from delf_engine.verification.fits import Fit
 from delf_engine.verification.geometry import pixel_frame, planar_residuals, plausible
 from delf_engine.verification.models import estimate
 
-__all__ = ["PairGeometry", "fit_pair", "near_duplicate"]
+__all__ = ["fit_pair", "near_duplicate"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,25 +26,9 @@ _LEAST_SHARE = 0.8
 _MARGIN = 1e-3
 
 
-@dataclass(frozen=True, eq=False)
-class PairGeometry:
-    """How one photograph of a pair lies on the other.
-
-    Attributes
-    ----------
-    homography : (3, 3) float64
-        Pixels of a to pixels of b; positive third coordinates all over both photographs.
-    points : (M, 4) float64
-        The matches that agree with it, xa, ya, xb, yb, pixels.
-    """
-
-    homography: Floats
-    points: Floats
-
-
 def fit_pair(
     a: LocalFeatures, b: LocalFeatures, found: Verification, config: VerificationConfig, *, seed: int = 0
-) -> PairGeometry | None:
+) -> tuple[Floats, Floats] | None:
     """Fit a homography to the inliers of a verification, at half of its residual.
 
     RANSAC finds the plane that most inliers lie on, least squares over these smooths it (Hartley and Zisserman,
@@ -64,8 +46,12 @@ def fit_pair(
 
     Returns
     -------
-    PairGeometry or None
-        None if there is no homography, or its horizon crosses one of the photographs.
+    homography : (3, 3) float64
+        Pixels of a to pixels of b; positive third coordinates all over both photographs.
+    points : (M, 4) float64
+        The matches that agree with it, xa, ya, xb, yb, pixels.
+
+    None if there is no homography, or its horizon crosses one of the photographs.
     """
     frame_a, frame_b = (pixel_frame(f.image_size, config.reference_size) for f in (a, b))
     points_a = a.keypoints[found.matches[:, 0]].astype(np.float64)
@@ -91,10 +77,10 @@ def fit_pair(
     if not _near_side(np.asarray(np.linalg.inv(homography), np.float64), b.image_size, points[:, 2:]):
         return None
     # The corner (0, 0) lies on the near side, so that this gives all others a positive third coordinate too.
-    return PairGeometry(homography / homography[2, 2], points)
+    return homography / homography[2, 2], points
 
 
-def near_duplicate(geometry: PairGeometry, found: Verification, a: LocalFeatures, b: LocalFeatures) -> bool:
+def near_duplicate(homography: Floats, found: Verification, a: LocalFeatures, b: LocalFeatures) -> bool:
     """Tell whether b is a itself, resized or recompressed: nothing moves, and nearly all matches agree.
 
     Such a pair teaches nothing that an augmented view of one photograph does not. A photograph from the same
@@ -102,7 +88,8 @@ def near_duplicate(geometry: PairGeometry, found: Verification, a: LocalFeatures
 
     Parameters
     ----------
-    geometry : PairGeometry
+    homography : (3, 3) float64
+        Pixels of a to pixels of b.
     found : Verification
         Of `a` and `b`, in this order.
     a, b : LocalFeatures
@@ -110,7 +97,7 @@ def near_duplicate(geometry: PairGeometry, found: Verification, a: LocalFeatures
     if found.inliers < _LEAST_SHARE * found.putative:
         return False
     corners = _corners(a.image_size)
-    moved = _homogeneous(corners) @ geometry.homography.T
+    moved = _homogeneous(corners) @ homography.T
     shift = moved[:, :2] / moved[:, 2:] / np.array(b.image_size) - corners / np.array(a.image_size)
     return bool(np.abs(shift).max() <= _MOST_SHIFT)
 

@@ -6,21 +6,21 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.mining.geometry import fit_pair, near_duplicate
 from delf_engine.reranking import RerankOptions, rerank_batch
 from delf_engine.training.sources.mined import MinedPair, places
+from delf_engine.verification import Verification
 
-if TYPE_CHECKING:
-    from delf_engine.engine import Engine
-    from delf_engine.verification import Verification
+__all__ = ["FEW_PAIRS", "Mined", "Progress", "mine_pairs", "strongest"]
 
-__all__ = ["Mined", "candidates", "default_threshold", "mine_pairs", "strongest"]
-
+#: Fewer pairs than this are less than a batch of ``configs/train_delf_self.toml`` draws.
+FEW_PAIRS = 12
 #: Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
@@ -33,7 +33,7 @@ _KEPT = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Mined:
-    """Pairs that were found.
+    """Pairs that were found; as text, a summary for people.
 
     Attributes
     ----------
@@ -75,10 +75,43 @@ class Mined:
         """How many photographs each connected group has, the largest first."""
         return tuple(sorted(Counter(places(self.pairs).values()).values(), reverse=True))
 
+    @property
+    def left_out(self) -> str:
+        """How many pairs were left out and why, in words; empty if none was."""
+        counts = (self.duplicates, self.uneven, self.surplus)
+        reasons = zip(counts, ("near-duplicates", "not on one plane", "more than wanted"), strict=True)
+        said = ", ".join(f"{count} {reason}" for count, reason in reasons if count)
+        return f"; left out: {said}" if said else ""
 
-def default_threshold(min_inliers: int) -> int:
-    """Return the inliers a mined pair needs, from those of the decision: half as many again."""
-    return math.ceil(_STRICTER * min_inliers)
+    def __str__(self) -> str:
+        largest = ", ".join(map(str, self.groups[:8])) + (", ..." if len(self.groups) > 8 else "")
+        lines = [
+            f"{len(self.photographs)} photographs, {self.compared} pairs verified",
+            f"{len(self.pairs)} pairs of at least {self.min_inliers} inliers{self.left_out}",
+            f"{len(self.groups)} connected groups, photographs in each: {largest}",
+            f"{len(self.alone)} photographs without a partner",
+        ]
+        if len(self.pairs) < FEW_PAIRS:
+            lines.append(
+                f"too few to train on: recipe delf_self draws {FEW_PAIRS} pairs a batch; add photographs of the "
+                "same places, or ask for fewer inliers (min_inliers) and look at the pairs"
+            )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {
+            "photographs": len(self.photographs),
+            "compared": self.compared,
+            "min_inliers": self.min_inliers,
+            "pairs": len(self.pairs),
+            "near_duplicates": self.duplicates,
+            "not_on_one_plane": self.uneven,
+            "surplus": self.surplus,
+            "groups": list(self.groups),
+            "alone": list(self.alone),
+            "few": len(self.pairs) < FEW_PAIRS,
+        }
 
 
 def mine_pairs(
@@ -91,7 +124,7 @@ def mine_pairs(
     keep_duplicates: bool = False,
     seed: int = 0,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Mined:
     """Find pairs of photographs that show the same place.
 
@@ -116,7 +149,8 @@ def mine_pairs(
         Of RANSAC, 0 to 2^31 - 1.
     workers : int or None
         Processes that verify; None: this one alone for few pairs, all cores for many.
-    progress : callable or None
+    progress : callable
+        See `Progress`.
 
     Raises
     ------
@@ -136,15 +170,14 @@ def mine_pairs(
     if len(names) < 2:
         raise DataError(f"pairs need 2 photographs at least, got {len(names)}")
     profile = engine.manifest.profile
-    least = default_threshold(profile.verification.min_inliers) if min_inliers is None else min_inliers
-    report: Progress = progress or (lambda *_: None)
-    shortlists = candidates(engine, names, per_photo, report)
+    least = min_inliers or math.ceil(_STRICTER * profile.verification.min_inliers)
+    shortlists = _candidates(engine, names, per_photo, progress)
     rankings = rerank_batch(
         engine.store,
         shortlists,
         engine.store,
         RerankOptions.of(profile, top_n=max(1, *map(len, shortlists.values())), seed=seed, workers=workers),
-        progress=lambda done, total: report("verifying", done, total),
+        progress=lambda done, total: progress("verifying", done, total),
     )
     verified = {(a, hit.id): hit.verification for a, hits in rankings.items() for hit in hits if hit.verification}
     good = {pair: found for pair, found in verified.items() if found.inliers >= least}
@@ -164,7 +197,7 @@ def mine_pairs(
     )
 
 
-def candidates(engine: Engine, names: Sequence[str], per_photo: int, report: Progress) -> dict[str, list[str]]:
+def _candidates(engine: Engine, names: Sequence[str], per_photo: int, progress: Progress) -> dict[str, list[str]]:
     """Return for each photograph those behind it in `names` that it, or they, found among the best `per_photo`.
 
     So each pair stands once, from the earlier photograph to the later one, whichever of them found the other.
@@ -177,7 +210,7 @@ def candidates(engine: Engine, names: Sequence[str], per_photo: int, report: Pro
         for other in [hit.id for hit in hits if hit.id != name and hit.id in place][:per_photo]:
             first, second = sorted((name, other), key=place.__getitem__)
             found[first].add(second)
-        report("searching", done, len(names))
+        progress("searching", done, len(names))
     return {name: sorted(partners, key=place.__getitem__) for name, partners in found.items()}
 
 
@@ -211,10 +244,11 @@ def _fitted(
     for (a, b), found in good.items():
         features = engine.get(a), engine.get(b)
         fit = fit_pair(*features, found, config, seed=seed)
-        if fit is None or len(fit.points) < _KEPT * least:
+        if fit is None or len(fit[1]) < _KEPT * least:
             continue
-        if not keep_duplicates and near_duplicate(fit, found, *features):
+        homography, points = fit
+        if not keep_duplicates and near_duplicate(homography, found, *features):
             duplicates += 1
         else:
-            pairs[a, b] = MinedPair(a, b, fit.homography, np.round(fit.points, 3))
+            pairs[a, b] = MinedPair(a, b, homography, np.round(points, 3))
     return pairs, duplicates

@@ -5,17 +5,15 @@
 """
 
 from delf_engine.model.checkpoint import (
-    CheckpointInfo,
-    load_checkpoint,
-    read_checkpoint_info,
-    save_checkpoint,
-)
-from delf_engine.model.names import (
     DEFAULT_MODEL,
+    CheckpointInfo,
     checkpoint_names,
     checkpoint_path,
     codebook_path,
+    load_checkpoint,
     model_reference,
+    read_checkpoint_info,
+    save_checkpoint,
 )
 
 __all__ = [

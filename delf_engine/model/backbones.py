@@ -6,9 +6,10 @@ there is one layout of weights instead of two. Names are torchvision's (``layer3
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -113,31 +114,6 @@ class Trunk(nn.Module):
             for stage in (self.layer2, self.layer3):
                 stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
 
-    @property
-    def receptive_field(self) -> int:
-        """Side of the square that a cell of the output sees, in pixels of the input (of a pyramid level).
-
-        Each window of k pixels widens it by (k - 1) steps of its own input. The widest path counts: shortcuts are
-        1x1, and dropping every second cell widens nothing.
-        """
-        side, step = 1, 1
-        for kernel, stride in self._windows():
-            side += (kernel - 1) * step
-            step *= stride
-        return side
-
-    def _windows(self) -> Iterator[tuple[int, int]]:
-        """Yield size and stride of each window on the way from the input to the output."""
-        for part in (self.conv1, self.maxpool, self.layer1, self.layer2, self.layer3, self.layer4):
-            for name, module in part.named_modules():
-                if "downsample" in name or not isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
-                    continue
-                kernel, stride = module.kernel_size, module.stride
-                yield (
-                    kernel if isinstance(kernel, int) else kernel[0],
-                    stride if isinstance(stride, int) else stride[0],
-                )
-
     def stem(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to conv3, (B, C', H / 8, W / 8)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(self.pad(images)))))
@@ -186,37 +162,24 @@ def build_trunk(architecture: str, state: Mapping[str, Tensor] | None = None) ->
 
 def _load(trunk: Trunk, state: Mapping[str, Tensor]) -> None:
     wanted = trunk.state_dict()
-    optional = {key for key in wanted if key.endswith("num_batches_tracked")}
-    missing = sorted(set(wanted) - set(state) - optional)
-    if missing:
-        raise CheckpointError(
-            f"weights do not fit a {trunk.architecture} trunk: {missing[0]} is missing"
-            + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
-        )
-    for key, value in wanted.items():
-        if key in state and state[key].shape != value.shape:
-            raise CheckpointError(
-                f"weights do not fit a {trunk.architecture} trunk: {key} has shape {tuple(state[key].shape)}, "
-                f"{tuple(value.shape)} is needed"
-            )
-    trunk.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+    try:
+        trunk.load_state_dict({key: value for key, value in state.items() if key in wanted})
+    except RuntimeError as error:
+        first = textwrap.shorten(str(error), 250, placeholder=" ...")  # of a line for each of its layers
+        raise CheckpointError(f"weights do not fit a {trunk.architecture} trunk: {first}") from error
 
 
+@torch.no_grad()
 def _fold_batch_norm(module: nn.Module) -> None:
     """Replace each pair of convolution and batch norm, found by torchvision's naming, by one convolution."""
+    fused: Any = fuse_conv_bn_eval  # whose types are narrower than what modules() gives
+    parent: Any
     for parent in module.modules():
         if isinstance(parent, nn.Sequential) and len(parent) == 2 and isinstance(parent[1], nn.BatchNorm2d):
-            parent[0], parent[1] = _fused(parent[0], parent[1]), nn.Identity()
+            parent[0], parent[1] = fused(parent[0].eval(), parent[1].eval()), nn.Identity()
             continue
-        for name, child in list(parent.named_children()):
+        for name, conv in list(parent.named_children()):
             if name.startswith("conv"):
                 norm = getattr(parent, f"bn{name[4:]}")
-                setattr(parent, name, _fused(child, norm))
+                setattr(parent, name, fused(conv.eval(), norm.eval()))
                 setattr(parent, f"bn{name[4:]}", nn.Identity())
-
-
-def _fused(conv: nn.Module, norm: nn.Module) -> nn.Module:
-    assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    with torch.no_grad():
-        return fuse_conv_bn_eval(conv.eval(), norm.eval())

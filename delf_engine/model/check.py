@@ -12,8 +12,14 @@ from typing import Any
 import numpy as np
 
 from delf_engine.errors import CheckpointError, FormatError
-from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint, read_tensors, tensors_sha256
-from delf_engine.model.names import checkpoint_path, codebook_beside
+from delf_engine.model.checkpoint import (
+    CheckpointInfo,
+    checkpoint_path,
+    codebook_beside,
+    load_checkpoint,
+    read_tensors,
+    tensors_sha256,
+)
 from delf_engine.model.onnx_export import export_onnx, require_onnx
 from delf_engine.support.files import replacing, system_errors
 
@@ -32,16 +38,10 @@ class Check:
     found: str
 
 
-def check_checkpoint(
-    name_or_path: str | os.PathLike[str], read_codebook: ReadCodebook | None = None
-) -> list[Check]:
-    """Check metadata, hash, values and shapes of a checkpoint; every check is made, also after one has failed.
+def check_checkpoint(name_or_path: str | os.PathLike[str], read_codebook: ReadCodebook) -> list[Check]:
+    """Check metadata, hash, values and shapes of a checkpoint, and the codebook beside it.
 
-    Parameters
-    ----------
-    name_or_path : str or path
-    read_codebook : callable, optional
-        `delf_engine.index.Codebook.load`, to check the codebook beside the checkpoint, too.
+    Every check is made, also after one has failed.
 
     Raises
     ------
@@ -63,33 +63,34 @@ def check_checkpoint(
     told = f"not finite: {', '.join(wrong)}" if wrong else f"{count:,} numbers, all finite"
     checks.append(Check("values", not wrong, told))
     if intact:  # shapes of a damaged file say nothing
-        checks.append(_check_shapes(path, info))
-    if read_codebook is not None:
-        checks.append(_check_codebook(codebook_beside(path), info, read_codebook))
-    return checks
+        try:
+            load_checkpoint(path)
+            checks.append(Check("shapes", True, f"fit {info.architecture}, {info.dim}-D"))
+        except CheckpointError as error:
+            checks.append(Check("shapes", False, " ".join(str(error).split())))
+    return [*checks, _check_codebook(codebook_beside(path), info, read_codebook)]
 
 
 def copy_checkpoint(
     name_or_path: str | os.PathLike[str],
     target: str | os.PathLike[str],
+    read_codebook: ReadCodebook,
     *,
     codebook: bool = True,
     replace: bool = False,
-    read_codebook: ReadCodebook | None = None,
 ) -> list[Path]:
     """Copy a checkpoint with its codebook and its card, or write its network for ONNX Runtime; check it before.
 
     Parameters
     ----------
-    name_or_path : str or path
+    name_or_path, read_codebook
+        As of `check_checkpoint`.
     target : path
         ``NAME.safetensors``, ``NAME.onnx``, or a folder, which gets a safetensors file of the same name.
     codebook : bool
         Copy the codebook, too.
     replace : bool
         Replace what is there. A codebook there that would not fit the new checkpoint is removed.
-    read_codebook : callable, optional
-        As in `check_checkpoint`: a checkpoint with a damaged codebook is then refused.
 
     Returns
     -------
@@ -126,18 +127,16 @@ def copy_checkpoint(
     if there and not replace:
         raise CheckpointError(f"{there[0]}: exists; choose another name, or replace it (replace=True, --replace)")
     for old, new in copies:
-        (_write_onnx if new.suffix == ".onnx" else _copy)(old, new)
+        if new.suffix == ".onnx":
+            export_onnx(new, *load_checkpoint(old))
+            continue
+        with system_errors(f"{new}: cannot be written", CheckpointError):
+            new.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(new) as temporary:
+                shutil.copyfile(old, temporary)
     if stale not in (new for _, new in copies):
         stale.unlink(missing_ok=True)
     return [new for _, new in reversed(copies)]
-
-
-def _check_shapes(path: Path, info: CheckpointInfo) -> Check:
-    try:
-        load_checkpoint(path)
-    except CheckpointError as error:
-        return Check("shapes", False, " ".join(str(error).split()))
-    return Check("shapes", True, f"fit {info.architecture}, {info.dim}-D")
 
 
 def _check_codebook(path: Path, info: CheckpointInfo, read_codebook: ReadCodebook) -> Check:
@@ -152,14 +151,3 @@ def _check_codebook(path: Path, info: CheckpointInfo, read_codebook: ReadCodeboo
     if info.codebook_sha256 not in (None, book.hash):
         return Check("codebook", False, f"hash {book.hash[:12]}..., made with {str(info.codebook_sha256)[:12]}...")
     return Check("codebook", True, f"{book.words:,} words, {book.dim}-D, hash as stated")
-
-
-def _write_onnx(source: Path, goal: Path) -> None:
-    export_onnx(goal, *load_checkpoint(source))
-
-
-def _copy(source: Path, goal: Path) -> None:
-    with system_errors(f"{goal}: cannot be written", CheckpointError):
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(goal) as temporary:
-            shutil.copyfile(source, temporary)

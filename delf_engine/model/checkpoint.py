@@ -1,10 +1,15 @@
-"""Checkpoints: safetensors files that say what they are, and are checked against their own hash."""
+"""Checkpoints: safetensors files that say what they are, and are checked against their own hash.
+
+They are found by their path, or by their name if they come with the package.
+"""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,20 +21,30 @@ from pydantic import Field
 from delf_engine import __version__
 from delf_engine.config import Config, parse_config
 from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.model.names import checkpoint_path
 from delf_engine.support.files import replacing
 
 __all__ = [
+    "DEFAULT_MODEL",
     "CheckpointInfo",
+    "checkpoint_names",
+    "checkpoint_path",
+    "codebook_beside",
+    "codebook_path",
     "load_checkpoint",
+    "model_reference",
+    "packaged_folder",
     "read_checkpoint_info",
     "read_tensors",
     "save_checkpoint",
     "tensors_sha256",
 ]
 
+DEFAULT_MODEL = "delf-r18"
+
 _KEY = "delf_engine"
 _VERSION = 2
+_SUFFIX = ".safetensors"
+_CODEBOOK = ".codebook.safetensors"
 
 Rgb = tuple[float, float, float]
 RgbScale = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -72,10 +87,6 @@ class CheckpointInfo(Config):
         Features are L2-normalised before projection.
     attention_threshold : float or None
         Score below which a feature is not worth keeping; None: no limit is known.
-    decision_inliers : int or None
-        Inliers from which on two photographs were found to show the same place; None: never measured.
-    ranking : str or None
-        Ranking rule that was best for it; None: never compared.
     package_version : str or None
         Of the package that wrote it.
     training_data_sha256 : str or None
@@ -105,8 +116,6 @@ class CheckpointInfo(Config):
     smoothing: int = Field(default=1, ge=1)
     projection_unit_input: bool = True
     attention_threshold: float | None = None
-    decision_inliers: int | None = Field(default=None, ge=1)
-    ranking: str | None = None
     package_version: str | None = None
     training_data_sha256: str | None = None
     codebook_sha256: str | None = None
@@ -117,6 +126,67 @@ class CheckpointInfo(Config):
         return f"{self.name}@{self.sha256[:16]}"
 
 
+def checkpoint_path(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the file of a checkpoint, given its path or the name of one that comes with the package.
+
+    A file goes before a name.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    text = os.fspath(name_or_path)
+    if os.path.isfile(text):
+        return Path(text)
+    names = checkpoint_names()
+    if text in names:
+        return packaged_folder() / f"{text}{_SUFFIX}"
+    if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
+        raise CheckpointError(
+            f"{text}: checkpoints are not downloaded; fetch this file yourself and give its path"
+        )
+    hint = difflib.get_close_matches(text, names, n=1, cutoff=0.75)
+    raise CheckpointError(
+        f"there is no checkpoint {text!r}: neither a file nor one of those that come with the package "
+        f"({', '.join(names)})" + (f". Did you mean {hint[0]!r}?" if hint else "")
+    )
+
+
+def model_reference(name_or_path: str | os.PathLike[str]) -> str:
+    """Return what to write down to find the same checkpoint again: a name as it is, a path in full.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such checkpoint.
+    """
+    path = checkpoint_path(name_or_path)
+    return str(path.resolve()) if os.path.isfile(name_or_path) else os.fspath(name_or_path)
+
+
+def checkpoint_names() -> list[str]:
+    """Return the names of the checkpoints that come with the package."""
+    found = packaged_folder().glob(f"*{_SUFFIX}")
+    return sorted(path.stem for path in found if not path.name.endswith(_CODEBOOK))
+
+
+def packaged_folder() -> Path:
+    """Return the folder of the checkpoints that come with the package."""
+    return Path(__file__).parent.parent / "checkpoints"
+
+
+def codebook_path(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """Return the codebook that lies beside a checkpoint (``NAME.codebook.safetensors``), or None."""
+    beside = codebook_beside(checkpoint_path(name_or_path))
+    return beside if beside.is_file() else None
+
+
+def codebook_beside(path: Path) -> Path:
+    """Return where the codebook of a checkpoint lies if it has one: ``NAME.codebook.safetensors``."""
+    return path.with_name(f"{path.stem}{_CODEBOOK}")
+
+
 def read_checkpoint_info(name_or_path: str | os.PathLike[str]) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without its weights and without torch.
 
@@ -125,11 +195,11 @@ def read_checkpoint_info(name_or_path: str | os.PathLike[str]) -> CheckpointInfo
     CheckpointError
         If it is missing, damaged, not a checkpoint of this package, or of another format version.
     """
-    return _open(checkpoint_path(name_or_path))[0]
+    return read_tensors(name_or_path, weights=False)[0]
 
 
 def read_tensors(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str], *, weights: bool = True
 ) -> tuple[CheckpointInfo, dict[str, npt.NDArray[Any]]]:
     """Read a checkpoint as arrays, in the precision of the file and without torch; the hash is not checked.
 
@@ -138,7 +208,26 @@ def read_tensors(
     CheckpointError
         As `read_checkpoint_info`.
     """
-    return _open(checkpoint_path(name_or_path), weights=True)
+    from safetensors import SafetensorError, safe_open
+
+    path = checkpoint_path(name_or_path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()} if weights else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+    if _KEY not in metadata:
+        raise CheckpointError(f"{path}: safetensors, but not a checkpoint of this package (no {_KEY!r} metadata)")
+    try:
+        values = json.loads(metadata[_KEY])
+        found = values.get("format_version")
+        if found != _VERSION:
+            raise CheckpointError(f"{path}: checkpoint format version {found}, this version reads {_VERSION}")
+        said = {key: value for key, value in values.items() if value is not None}
+        return parse_config(CheckpointInfo, said, where=str(path)), tensors
+    except (json.JSONDecodeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: damaged metadata: {error}") from error
 
 
 def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, CheckpointInfo]:
@@ -160,8 +249,13 @@ def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, Checkpoi
     from delf_engine.model.network import DelfNetwork
 
     path = checkpoint_path(name_or_path)
-    info, tensors = _open(path, weights=True)
-    _check_hash(path, info, tensors)
+    info, tensors = read_tensors(path)
+    found = tensors_sha256(tensors)
+    if found != info.sha256:
+        raise CheckpointError(
+            f"{path}: damaged: its weights have SHA-256 {found[:16]}..., it states {info.sha256[:16]}...; "
+            "get the file again"
+        )
     try:
         network = DelfNetwork(
             info.architecture,
@@ -198,6 +292,8 @@ def save_checkpoint(
     CheckpointError
         If a weight is NaN, or too large for half precision.
     """
+    from safetensors.numpy import save
+
     with np.errstate(over="ignore"):  # what overflows is refused below
         tensors = {k: np.ascontiguousarray(v.astype(np.float16 if half else v.dtype)) for k, v in state.items()}
     for key, value in tensors.items():
@@ -205,48 +301,12 @@ def save_checkpoint(
             raise CheckpointError(
                 f"{key} is not finite{' in half precision' if half else ''}; nothing was written"
             )
-    return _write(Path(path), tensors, info)
-
-
-def _write(path: Path, tensors: Mapping[str, npt.NDArray[Any]], info: CheckpointInfo) -> CheckpointInfo:
-    from safetensors.numpy import save
-
     stamps = {"sha256": tensors_sha256(tensors), "format_version": _VERSION, "package_version": __version__}
     stamped = info.model_copy(update=stamps)
-    data = save(dict(tensors), metadata={_KEY: stamped.model_dump_json()})
-    with replacing(path) as temporary:
+    data = save(tensors, metadata={_KEY: stamped.model_dump_json()})
+    with replacing(Path(path)) as temporary:
         temporary.write_bytes(data)
     return stamped
-
-
-def _check_hash(path: Path, info: CheckpointInfo, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-    found = tensors_sha256(tensors)
-    if found != info.sha256:
-        raise CheckpointError(
-            f"{path}: damaged: its weights have SHA-256 {found[:16]}..., it states {info.sha256[:16]}...; "
-            "get the file again"
-        )
-
-
-def _open(path: Path, *, weights: bool = False) -> tuple[CheckpointInfo, dict[str, npt.NDArray[Any]]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()} if weights else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
-    if _KEY not in metadata:
-        raise CheckpointError(f"{path}: safetensors, but not a checkpoint of this package (no {_KEY!r} metadata)")
-    try:
-        values = json.loads(metadata[_KEY])
-        found = values.get("format_version")
-        if found != _VERSION:
-            raise CheckpointError(f"{path}: checkpoint format version {found}, this version reads {_VERSION}")
-        return parse_config(CheckpointInfo, values, where=str(path)), tensors
-    except (json.JSONDecodeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"{path}: damaged metadata: {error}") from error
 
 
 def tensors_sha256(tensors: Mapping[str, npt.NDArray[Any]]) -> str:

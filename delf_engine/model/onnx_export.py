@@ -25,9 +25,9 @@ from pydantic import Field
 
 from delf_engine import __version__
 from delf_engine.config import Config, parse_config
-from delf_engine.errors import CheckpointError, ConfigError, MismatchError
+from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.model.checkpoint import CheckpointInfo
-from delf_engine.support.files import replacing
+from delf_engine.support.files import replacing, system_errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +58,6 @@ class OnnxRecord(Config):
         Of the checkpoint that was exported, with the hash of its weights.
     stride : int
         Of the feature map, in pixels of the network's input.
-    opset : int
     package_version, torch_version : str
         That wrote the file.
     """
@@ -66,7 +65,6 @@ class OnnxRecord(Config):
     format_version: int
     checkpoint: CheckpointInfo
     stride: int = Field(ge=1)
-    opset: int
     package_version: str
     torch_version: str
 
@@ -95,8 +93,6 @@ def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: Checkp
     ------
     ConfigError
         If a package is missing, or this torch cannot export this network.
-    MismatchError
-        If `info` is of another network.
     CheckpointError
         If the file cannot be written.
     """
@@ -104,13 +100,6 @@ def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: Checkp
     import onnx
     import torch
 
-    ours = (network.trunk.architecture, network.dim, network.projection.unit_input)
-    told = (info.architecture, info.dim, info.projection_unit_input)
-    if ours != told:
-        raise MismatchError(
-            f"{info.name} is not the checkpoint of this network: trunk, dimension and unit input of the "
-            f"projection are {told} and {ours}"
-        )
     graph = _graph(network)
     model = _traced(graph, info)
     for output in model.graph.output:  # torch writes long formulas there
@@ -121,7 +110,6 @@ def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: Checkp
         format_version=_VERSION,
         checkpoint=info,
         stride=network.stride,
-        opset=_OPSET,
         package_version=__version__,
         torch_version=str(torch.__version__),
     )
@@ -129,21 +117,16 @@ def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: Checkp
     onnx.checker.check_model(model, full_check=True)
     data = _sealed(model.SerializeToString())
     _compare(data, graph, info)
-    _write(Path(path), data)
+    path = Path(path)
+    with system_errors(f"{path}: cannot be written", CheckpointError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
     return record
 
 
 def read_onnx_record(path: Path, data: bytes, metadata: Mapping[str, str]) -> OnnxRecord:
-    """Validate the metadata of a file that `export_onnx` wrote.
-
-    Parameters
-    ----------
-    path : path
-        Of the file, for messages.
-    data : bytes
-        The whole file.
-    metadata : mapping
-        Its ``metadata_props``.
+    """Validate the ``metadata_props`` of a file that `export_onnx` wrote, `path` with the bytes `data`.
 
     Raises
     ------
@@ -263,12 +246,3 @@ def _compare(data: bytes, graph: nn.Module, info: CheckpointInfo) -> None:
                     f"{info.name} ({info.architecture}) is exported wrongly by torch {torch.__version__}: at "
                     f"{size[2]} x {size[1]} pixels the graph differs; nothing was written. Try another torch"
                 )
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error

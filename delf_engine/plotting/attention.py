@@ -9,16 +9,13 @@ import numpy.typing as npt
 
 from delf_engine.errors import ConfigError
 from delf_engine.images import ImageSource, load_image
-from delf_engine.plotting.canvas import CELL_PX, GAP, QUIET, canvas, photo_of, place_photo, shrunk, write
+from delf_engine.plotting.canvas import GAP, QUIET, canvas, place_photo, shrunk, write
+from delf_engine.support.arrays import check_array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from delf_engine.features import LocalFeatures
-
 __all__ = ["draw_attention"]
-
-Heat = npt.NDArray[np.float64]
 
 _PHOTO_HEIGHT, _PHOTO_WIDTH = 560, 1100
 _BAR_WIDTH, _BAR_MARGIN = 16, 88
@@ -26,43 +23,28 @@ _BAR_WIDTH, _BAR_MARGIN = 16, 88
 _TOP_PERCENTILE = 99.5
 
 
-def draw_attention(
-    image: ImageSource,
-    features: LocalFeatures | None = None,
-    *,
-    score_map: npt.ArrayLike | None = None,
-    title: str | None = None,
-) -> Figure:
+def draw_attention(image: ImageSource, score_map: npt.ArrayLike, *, title: str | None = None) -> Figure:
     """Draw where the attention lies on a photograph, as a heat map with its scale.
 
     Parameters
     ----------
     image : path, bytes, PIL image or array
-    features : LocalFeatures or None
-        Their scores are spread over the size of each feature and summed.
-    score_map : (h, w) float or None
-        A map of scores over the image, of any size, instead of `features`.
+    score_map : (h, w) float
+        A map of scores over the image, of any size.
     title : str or None
 
     Raises
     ------
     ImageError
         If the image cannot be read.
-    MismatchError
-        If the features belong to an image of another size.
     ConfigError
-        If not exactly one of `features` and `score_map` is given, or the map is no finite (h, w) array.
+        If the map is no finite (h, w) array.
     """
     import matplotlib
 
-    if (features is None) == (score_map is None):
-        raise ConfigError("give either features or score_map")
-    photo = load_image(image) if features is None else photo_of(image, features)
-    shown = shrunk(photo, height=_PHOTO_HEIGHT, width=_PHOTO_WIDTH)
+    shown = shrunk(load_image(image), height=_PHOTO_HEIGHT, width=_PHOTO_WIDTH)
     height, width = shown.shape[:2]
-    heat = (
-        _heat_of_map(score_map, width, height) if features is None else _heat_of_features(features, width, height)
-    )
+    heat = _heat(score_map, width, height)
     figure, axes, top = canvas(width + GAP + _BAR_MARGIN, height + GAP, title)
 
     colours = matplotlib.colormaps["turbo"]
@@ -81,32 +63,14 @@ def draw_attention(
     return figure
 
 
-def _heat_of_features(features: LocalFeatures, width: int, height: int) -> Heat:
-    """Return an (height, width) map from 0 to 1: each score spread as a Gaussian of its feature's size."""
+def _heat(score_map: npt.ArrayLike, width: int, height: int) -> npt.NDArray[np.float64]:
+    """Return an (height, width) map from 0 to 1."""
     import cv2
 
-    ratio = np.array([width, height]) / features.image_size
-    cells = ((features.keypoints + 0.5) * ratio).clip(0, (width - 1, height - 1)).astype(int)
-    heat = np.zeros((height, width))
-    for scale in np.unique(features.scales):
-        found = features.scales == scale
-        spots = np.zeros((height, width))
-        np.add.at(spots, (cells[found, 1], cells[found, 0]), np.maximum(features.scores[found], 0))
-        sigma = float(np.clip(scale * CELL_PX * ratio.mean() / 2, 1, max(width, height)))
-        heat += cv2.GaussianBlur(spots, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-    return _from_zero_to_one(heat)
-
-
-def _heat_of_map(score_map: npt.ArrayLike | None, width: int, height: int) -> Heat:
-    import cv2
-
-    scores = np.asarray(score_map, dtype=np.float64)
-    if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
-        raise ConfigError(f"score_map must be a finite (h, w) array, got shape {scores.shape}")
-    return _from_zero_to_one(np.asarray(cv2.resize(scores, (width, height), interpolation=cv2.INTER_LINEAR)))
-
-
-def _from_zero_to_one(heat: Heat) -> Heat:
+    scores = check_array("scores", score_map, np.float64, (None, None), error=ConfigError)
+    if not scores.size:
+        raise ConfigError(f"the map of scores is empty: its shape is {scores.shape}")
+    heat = np.asarray(cv2.resize(scores, (width, height), interpolation=cv2.INTER_LINEAR))
     heat = heat - min(0.0, float(heat.min()))
     top = float(np.percentile(heat, _TOP_PERCENTILE)) or float(heat.max())
-    return np.clip(heat / top, 0, 1) if top > 0 else heat
+    return np.asarray(np.clip(heat / top, 0, 1) if top > 0 else heat, np.float64)

@@ -29,21 +29,15 @@ INK, QUIET, RULE = "#1f2328", "#656d76", "#d0d7de"
 YES, NO = "#1a7f37", "#b35900"
 #: Least width of a canvas with a `verdict`.
 VERDICT_WIDTH = 1000
-#: Side of one cell of the finest feature map, in pixels of the image: what a feature of scale 1 stands for.
-CELL_PX = 16.0
 
 _DPI = 100
 _TITLE_HEIGHT = 52
 
 
-def canvas(width: int, height: int, title: str | None) -> tuple[Figure, Axes, int]:
+def canvas(width: int, height: int, title: str | None = None) -> tuple[Figure, Axes, int]:
     """Return a white figure, axes that fill it in pixels from its upper left corner, and where content begins.
 
-    Parameters
-    ----------
-    width, height : int
-        In pixels; the title's height is added.
-    title : str or None
+    `width` and `height` are in pixels; the title's height is added.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError
 from delf_engine.images import ImageSource
 from delf_engine.plotting.canvas import (
-    CELL_PX,
     GAP,
     QUIET,
     VERDICT_WIDTH,
@@ -39,6 +38,8 @@ Floats = npt.NDArray[np.floating]
 
 _PHOTO_HEIGHT, _MAX_WIDTH = 560, 2000
 _CAPTION_HEIGHT = 62
+_MOST_LINES = 120
+_CELL_PX = 16  # side of a cell of the finest feature map, in pixels: the size of a feature of scale 1
 
 
 def draw_matches(
@@ -48,8 +49,6 @@ def draw_matches(
     features_b: LocalFeatures,
     verification: Verification,
     *,
-    max_lines: int = 120,
-    title: str | None = None,
     labels: tuple[str, str] | None = None,
     height: int = _PHOTO_HEIGHT,
     caption: bool = True,
@@ -57,7 +56,8 @@ def draw_matches(
     """Draw two photographs side by side with lines between the features that agree.
 
     A line takes its colour from where it starts in A, so neighbouring features have neighbouring colours and a
-    right answer shows as a rainbow that keeps its order. Circles have the size of their features.
+    right answer shows as a rainbow that keeps its order. Circles have the size of their features. Of more than 120
+    inliers so many are drawn, spread evenly over them; the caption counts all.
 
     Parameters
     ----------
@@ -66,9 +66,6 @@ def draw_matches(
         Of these images.
     verification : Verification
         Of these features, in this order.
-    max_lines : int
-        Of more inliers so many are drawn, spread evenly over them; the caption counts all.
-    title : str or None
     labels : (str, str) or None
         Names under the photographs.
     height : int
@@ -83,10 +80,8 @@ def draw_matches(
     MismatchError
         If features or verification do not belong to these images.
     ConfigError
-        If `max_lines` is negative or `height` below 1.
+        If `height` is below 1.
     """
-    if max_lines < 0:
-        raise ConfigError(f"max_lines must not be negative, got {max_lines}")
     if height < 1:
         raise ConfigError(f"height must be at least 1, got {height}")
     photos = photo_of(image_a, features_a), photo_of(image_b, features_b)
@@ -99,10 +94,10 @@ def draw_matches(
     label_height = 28 if labels else 0
     below = label_height + (_CAPTION_HEIGHT if caption else 0 if labels else GAP)
     width = max(used, VERDICT_WIDTH) if caption else used
-    figure, axes, top = canvas(width, round(tall) + below, title)
+    figure, axes, top = canvas(width, round(tall) + below)
     foot = top + round(tall)
 
-    shown = np.linspace(0, verification.inliers - 1, min(max_lines, verification.inliers)).round().astype(int)
+    shown = np.linspace(0, verification.inliers - 1, min(_MOST_LINES, verification.inliers)).round().astype(int)
     colours = _colours(keypoints[0][shown])
     left = GAP + (width - used) / 2
     ends = []
@@ -110,7 +105,7 @@ def draw_matches(
         outline = place_photo(axes, side, left, top)
         ratio = np.array([side.shape[1] / photo.shape[1], side.shape[0] / photo.shape[0]])
         ends.append((keypoints[column][shown] + 0.5) * ratio + (left, top))
-        radii = features.scales[verification.matches[shown, column]] * (CELL_PX / 2 * ratio.mean())
+        radii = features.scales[verification.matches[shown, column]] * (_CELL_PX / 2 * ratio.mean())
         _circles(axes, ends[-1], radii, colours, outline)
         if labels:
             write(axes, left + side.shape[1] / 2, foot + 16, labels[column], size=10, color=QUIET)

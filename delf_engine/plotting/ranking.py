@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from delf_engine.errors import ConfigError, DataError
+from delf_engine.errors import DataError
 from delf_engine.images import ImageSource, load_image
 from delf_engine.plotting.canvas import INK, RULE, YES, canvas, place_photo, shrunk
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_ranking"]
 
+_COLUMNS = 5  # the query's not counted
 _CELL, _CELL_GAP, _CAPTION_HEIGHT = 220, 18, 44
 _CAPTION_LETTERS = 32
 _OTHER = "#afb8c1"
@@ -27,8 +28,6 @@ def draw_ranking(
     *,
     same: Sequence[bool | None] | None = None,
     query_caption: str = "query",
-    columns: int = 5,
-    title: str | None = None,
 ) -> Figure:
     """Draw a contact sheet: the query, and the images of a ranking in order.
 
@@ -42,9 +41,6 @@ def draw_ranking(
     same : sequence of bool or None, optional
         The decision on each image: a green frame for True, a grey one for False, none for None.
     query_caption : str
-    columns : int
-        Images in a row, the query's column not counted.
-    title : str or None
 
     Raises
     ------
@@ -52,25 +48,21 @@ def draw_ranking(
         If an image cannot be read.
     DataError
         If captions or decisions are not as many as images.
-    ConfigError
-        If `columns` is below 1.
     """
     decisions = [None] * len(images) if same is None else list(same)
     if not len(images) == len(captions) == len(decisions):
         raise DataError(
             f"{len(images)} images, {len(captions)} captions and {len(decisions)} decisions do not fit"
         )
-    if columns < 1:
-        raise ConfigError(f"columns must be at least 1, got {columns}")
-    rows = max(1, -(-len(images) // columns))
-    used = max(1, min(columns, len(images)))
+    rows = max(1, -(-len(images) // _COLUMNS))
+    used = max(1, min(_COLUMNS, len(images)))
     split = _CELL + 3 * _CELL_GAP  # left edge of the ranking, after the query and a rule
     row_height = _CELL + _CAPTION_HEIGHT + _CELL_GAP
-    figure, axes, top = canvas(split + used * (_CELL + _CELL_GAP), rows * row_height, title)
+    figure, axes, top = canvas(split + used * (_CELL + _CELL_GAP), rows * row_height)
     _thumbnail(axes, query, query_caption, _CELL_GAP, top, INK)
     axes.plot([split - _CELL_GAP] * 2, [top, top + rows * row_height - _CELL_GAP], color=RULE, linewidth=1)
     for place, (image, caption, decision) in enumerate(zip(images, captions, decisions, strict=True)):
-        row, column = divmod(place, columns)
+        row, column = divmod(place, _COLUMNS)
         frame = {True: YES, False: _OTHER, None: None}[decision]
         _thumbnail(axes, image, caption, split + column * (_CELL + _CELL_GAP), top + row * row_height, frame)
     return figure

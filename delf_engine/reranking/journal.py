@@ -19,8 +19,7 @@ from typing import Any
 from delf_engine.config import VerificationConfig
 from delf_engine.errors import FormatError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.support.files import system_errors
-from delf_engine.support.locks import locked
+from delf_engine.support.files import locked, system_errors
 from delf_engine.verification import Verification
 
 __all__ = ["Journal", "opened_journal", "query_key"]

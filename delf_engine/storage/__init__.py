@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from delf_engine.storage.info import StoreInfo
 from delf_engine.storage.revision import Changes, Revision
-from delf_engine.storage.store import FeatureStore
+from delf_engine.storage.store import FeatureStore, StoreInfo
 
 __all__ = ["Changes", "FeatureStore", "Revision", "StoreInfo"]

@@ -1,4 +1,4 @@
-"""How the features of one image become bytes and back.
+"""How the features of one image, and its id, become bytes and back.
 
 A value is a header, the keypoints, scales and scores as exact float32, and the descriptors in one of three codecs:
 
@@ -16,17 +16,19 @@ so the direction is all there is. Both lossy codecs give back rows of unit lengt
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import FeatureError, FormatError
+from delf_engine.errors import ConfigError, FeatureError, FormatError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["CODECS", "Codec", "as_stored", "decode", "encode"]
+__all__ = ["CODECS", "Codec", "as_stored", "decode", "encode", "id_bytes", "key_of", "several"]
 
 Codec = Literal["float32", "float16", "uint8"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
@@ -35,6 +37,7 @@ _MAGIC = b"DELF"
 _VERSION = 1
 _HEADER = struct.Struct("<4sBBHIIQQ")  # magic, version, codec, reserved, n, dim, width, height
 _CHECKSUM = struct.Struct("<I4x")  # padded, so that the arrays behind it are aligned
+_LONGEST_KEY = 480  # LMDB's limit is 511 bytes
 _DTYPES: dict[Codec, str] = {"float32": "<f4", "float16": "<f2", "uint8": "u1"}
 
 
@@ -114,3 +117,24 @@ def _decoded(stored: npt.NDArray[np.generic], codec: Codec) -> npt.NDArray[np.fl
         values = values - np.float32(128)
     norms = np.sqrt(np.einsum("nd,nd->n", values, values, dtype=np.float64))
     return (values / norms[:, None]).astype(np.float32)
+
+
+def several(ids: Iterable[str]) -> Iterable[str]:
+    """Return `ids`; a single string, which is iterable too, is refused."""
+    if isinstance(ids, str):
+        raise ConfigError(f"expected several ids, got the single string {ids!r}; put it into a list")
+    return ids
+
+
+def id_bytes(image_id: str) -> bytes:
+    """Return an image id as bytes, or raise `ConfigError` if it is empty or not a string."""
+    if not isinstance(image_id, str) or not image_id:
+        raise ConfigError(f"an image id must be a non-empty string, got {image_id!r}")
+    return image_id.encode("utf-8", "surrogatepass")  # undecodable file names hold lone surrogates
+
+
+def key_of(name: bytes) -> bytes:
+    """Return the LMDB key of an id: itself, or its hash where it is too long for a key."""
+    if len(name) <= _LONGEST_KEY:
+        return b"\x00" + name
+    return b"\x01" + hashlib.blake2b(name, digest_size=32).digest()

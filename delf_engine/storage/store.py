@@ -10,34 +10,64 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock
 
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.storage.codec import CODECS, Codec, decode, encode
+from delf_engine.storage.codec import CODECS, Codec, decode, encode, id_bytes, key_of, several
 from delf_engine.storage.environment import (
     DATA,
     VERSION,
+    Transactions,
     lock_for_writing,
-    new_header,
     open_environment,
     read_header,
     translated,
     write_header,
 )
-from delf_engine.storage.info import StoreInfo
-from delf_engine.storage.keys import id_bytes, key_of, several
 from delf_engine.storage.revision import Changes, Revision, current_revision, has_been_at, write_revision
-from delf_engine.storage.transactions import Transactions
 from delf_engine.support.files import system_errors
 
-__all__ = ["FeatureStore"]
+__all__ = ["FeatureStore", "StoreInfo"]
 
 _MAP_SIZE = 1 << 30  # address space only: the file stays as small as its contents
 _SMALLEST_MAP = 1 << 16
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store holds.
+
+    Attributes
+    ----------
+    count : int
+        Images.
+    bytes : int
+        Size of the store's file.
+    dim : int
+        Descriptor dimension D.
+    codec : "float32", "float16" or "uint8"
+        How descriptors are kept.
+    model : str
+        Name and hash of the model that made the features, as given on creation.
+    version : int
+        Of the format on disk.
+    """
+
+    count: int
+    bytes: int
+    dim: int
+    codec: Codec
+    model: str
+    version: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return asdict(self)
 
 
 class FeatureStore(Transactions):
@@ -91,7 +121,6 @@ class FeatureStore(Transactions):
                 f"got dim = {dim}, map_size = {map_size}, codec = {codec!r}"
             )
         path = Path(path)
-        header = new_header(dim, codec, model)
         with system_errors(f"{path}: a feature store cannot be created here"):
             path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as undo:
@@ -100,8 +129,7 @@ class FeatureStore(Transactions):
             environment = open_environment(path, readonly=False, map_size=max(map_size, _SMALLEST_MAP))
             undo.callback(environment.close)
             with translated(path, "cannot be created"):
-                write_header(path, environment, header)
-                store = cls(path, environment, header, lock)
+                store = cls(path, environment, write_header(path, environment, dim, codec, model), lock)
             undo.pop_all()
         return store
 
@@ -165,23 +193,20 @@ class FeatureStore(Transactions):
         """Store the features of one image; see `put_many`. Returns whether they were written."""
         return bool(self.put_many([(image_id, features)], replace=replace))
 
-    def put_many(
-        self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool | Literal["last"] = False
-    ) -> list[str]:
+    def put_many(self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False) -> list[str]:
         """Store the features of a batch of images in one transaction: all of them, or on any error none.
 
         Parameters
         ----------
         items : iterable of (image id, LocalFeatures)
-        replace : bool or "last"
-            True: overwrite ids that are there already, which keep their place in the order; `changes` does not
-            tell of them. "last": overwrite them, and make them the last in the order, as if they had been
+        replace : bool
+            Ids that are there already are overwritten and become the last in the order, as if they had been
             removed and put again. False: leave them alone, so that adding a batch again is harmless.
 
         Returns
         -------
         list of str
-            The ids that were written, in order: with "last" that of the store.
+            The ids that were written, in the order of the store.
 
         Raises
         ------
@@ -210,16 +235,14 @@ class FeatureStore(Transactions):
             following = current_revision(txn, self._tables[b"meta"]).sequence
             for image_id, name, features in batch:
                 sequence = txn.get(key_of(name), db=self._tables[b"keys"])
-                if sequence is not None and not replace:
-                    continue
-                if sequence is not None and replace == "last":
+                if sequence is not None:
+                    if not replace:
+                        continue
                     self._delete(txn, sequence)
                     written.pop(image_id, None)
-                    sequence = None
-                if sequence is None:
-                    sequence, following = following.to_bytes(8, "big"), following + 1
-                    txn.put(key_of(name), sequence, db=self._tables[b"keys"])
-                    txn.put(sequence, name, db=self._tables[b"names"], append=True)
+                sequence, following = following.to_bytes(8, "big"), following + 1
+                txn.put(key_of(name), sequence, db=self._tables[b"keys"])
+                txn.put(sequence, name, db=self._tables[b"names"], append=True)
                 txn.put(sequence, encode(features, self.codec, name), db=self._tables[b"values"])
                 written[image_id] = None
             if written:

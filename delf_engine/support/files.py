@@ -1,4 +1,4 @@
-"""Files written whole or not at all, their hashes, errors of the system in types of ours."""
+"""Files written whole or not at all, hashes, locks between processes, errors of the system in types of ours."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from delf_engine.errors import DelfEngineError, FormatError
+from filelock import FileLock, Timeout
 
-__all__ = ["file_sha256", "replacing", "sync_directory", "system_errors"]
+from delf_engine.errors import DelfEngineError, FormatError, LockedError
+
+__all__ = ["acquired", "file_sha256", "locked", "replacing", "sync_directory", "system_errors"]
 
 
 @contextlib.contextmanager
@@ -77,3 +79,37 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def acquired(path: str | os.PathLike[str], busy: str, error: type[DelfEngineError] = FormatError) -> FileLock:
+    """Take the lock file `path` without waiting; whoever calls releases it, from any thread.
+
+    The system lets go of it when the process ends, however it ends.
+
+    Raises
+    ------
+    LockedError
+        With the text `busy`, if another process (or another object of this one) holds it.
+    DelfEngineError
+        Of the type `error`, if the lock file cannot be written.
+    """
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as failure:
+        raise LockedError(busy) from failure
+    except OSError as failure:
+        raise error(
+            f"{os.fspath(path)}: the lock file cannot be written: {failure.strerror or failure}"
+        ) from failure
+    return lock
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], busy: str, error: type[DelfEngineError] = FormatError) -> Iterator[None]:
+    """Hold the lock file `path` during the block; errors as of `acquired`."""
+    lock = acquired(path, busy, error)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,8 +1,8 @@
 """The one process pool: for decoders, which may crash on a damaged file, and for code that holds Python's lock.
 
-Processes are started anew, not forked: torch's threads do not survive a fork. Each is a pebble pool of its own: in
-a pool of several they share a pipe and its lock, so that one that is killed while it writes its answer would take
-the others along; and their answers, which are large, would come one after the other.
+Processes are started anew, not forked: torch's threads do not survive a fork. Each has a pipe of its own: in the
+standard library's pools they share one and its lock, so that one that is killed while it writes its answer takes
+the others along; and their answers, which are large, come one after the other.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from itertools import islice
-from multiprocessing import current_process
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing import current_process, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
-
-import pebble
 
 from delf_engine.errors import ConfigError, ProcessDiedError
 
@@ -31,7 +30,6 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 
 _TRIES = 2
-_LOOK_SECONDS = 1.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _starting = threading.Lock()
 
@@ -49,8 +47,6 @@ class ProcessPool(Executor):
         Processes, at least 1.
     begin : callable or None
         Called in each process before anything else.
-    arguments : tuple
-        Of `begin`.
 
     Raises
     ------
@@ -59,37 +55,23 @@ class ProcessPool(Executor):
         its `Pool`.
     """
 
-    def __init__(
-        self, workers: int, begin: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
-    ) -> None:
+    def __init__(self, workers: int, begin: Callable[[], object] | None = None) -> None:
         if not can_start_processes():
             raise ConfigError("a daemonic process of multiprocessing cannot start processes; give workers=0 or 1")
-        self._begin, self._arguments = begin, arguments
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="process")  # each waits for one process
-        self._own = threading.local()
+        self._begin = begin
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="process")  # each has one process
         self._mutex = threading.Lock()
-        self._all: set[_Worker] = set()
+        self._workers: dict[int, _Worker] = {}  # by thread
         self._closed = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Call `fn` in a process.
-
-        Returns
-        -------
-        Future
-            Of the result, or of the error that `fn` raised; of a `ProcessDiedError` if the process died, twice.
-        """
+        """Call `fn` in a process; the future is of a `ProcessDiedError` if the process died, twice."""
         return self._threads.submit(self._call, fn, args, kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the processes; once more is harmless.
+        """End the processes, after what was asked for or, with `cancel_futures`, at once; none outlives this call.
 
-        Parameters
-        ----------
-        wait : bool
-            Ignored: a process never outlives this call.
-        cancel_futures : bool
-            Drop what waits and what is at work, at once. False: finish it first.
+        Once more is harmless.
         """
         if cancel_futures:
             self._stop()
@@ -99,123 +81,82 @@ class ProcessPool(Executor):
     def _stop(self) -> None:
         with self._mutex:
             self._closed = True
-            workers, self._all = self._all, set()
-        for worker in workers:  # all are told before one is waited for
-            worker.stop()
-        for worker in workers:
-            worker.join()
+        for worker in self._workers.values():  # all are told before one is waited for
+            worker.process.kill()
+        for worker in self._workers.values():
+            worker.process.join()
 
     def _call(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         for _ in range(_TRIES):
             worker = self._worker()
             try:
+                if self._begin is not None and not worker.has_begun:
+                    worker.call(self._begin, (), {})
+                    worker.has_begun = True
                 return worker.call(function, args, kwargs)
-            except (pebble.ProcessExpired, BrokenProcessPool):
-                self._drop(worker)
+            except _DiedError:
+                worker.process.kill()  # where only its pipe is broken
+                worker.process.join()
+        if self._closed:
+            raise CancelledError
         raise ProcessDiedError(f"the process died {_TRIES} times: a library crashed, or memory ran out")
 
     def _worker(self) -> _Worker:
         """Return the process of this thread, a new one if it died."""
-        worker: _Worker | None = getattr(self._own, "worker", None)
-        if worker is not None and worker.dead:
-            self._drop(worker)
         with self._mutex:
             if self._closed:
                 raise CancelledError
-            if worker is None or worker not in self._all:
-                worker = self._own.worker = _Worker(self._begin, self._arguments)
-                self._all.add(worker)
+            worker = self._workers.get(threading.get_ident())
+            if worker is None or not worker.process.is_alive():
+                worker = self._workers[threading.get_ident()] = _Worker()
             return worker
 
-    def _drop(self, worker: _Worker) -> None:
-        with self._mutex:
-            self._all.discard(worker)
-        worker.stop()
-        worker.join()
+
+class _DiedError(Exception):
+    """The process has ended before it answered."""
 
 
 class _Worker:
-    """One process. One thread makes its calls, any thread may stop it."""
-
-    def __init__(self, begin: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
-        self._context = _Context()
-        self._pool = pebble.ProcessPool(max_workers=1, initializer=_use_one_thread, context=self._context)
-        self._begin, self._arguments = begin, arguments
-        self._mutex = threading.Lock()
-        self._at_work: Future[Any] | None = None
-        self._stopped = False
-
-    def call(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        if self._begin is not None:  # not pebble's initializer: what it imports would be loaded before that runs
-            self._result(self._begin, self._arguments, {})
-            self._begin = None
-        return self._result(function, args, kwargs)
-
-    @property
-    def dead(self) -> bool:
-        """Whether the process has ended; pebble may have started another then, but this object is done with."""
-        return any(not process.is_alive() for process in self._context.started())
-
-    def stop(self) -> None:
-        with self._mutex:
-            self._stopped = True
-            self._pool.stop()
-            for process in self._context.started():  # before `join` closes the pipe that it may be writing to
-                process.kill()
-            if self._at_work is not None:  # pebble leaves it as it is, and whoever waits would wait on
-                self._at_work.cancel()
-
-    def join(self) -> None:
-        self._pool.join()
-
-    def _result(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        with self._mutex:
-            if self._stopped:
-                raise CancelledError
-            try:
-                future = self._at_work = self._pool.schedule(function, args, kwargs)
-            except RuntimeError as error:  # it died while it had nothing to do
-                raise BrokenProcessPool from error
-        try:
-            # pebble forgets a call that is made just when it finds out that the process has died, and one that
-            # ends its process with status 0.
-            while not wait([future], _LOOK_SECONDS).done:
-                if self.dead and not wait([future], _LOOK_SECONDS).done:
-                    raise BrokenProcessPool
-            return future.result()
-        finally:
-            self._at_work = None
-
-
-class _Process(SpawnProcess):
-    """A process that does not know the caller's main module, and that Ctrl-C does not reach."""
-
-    def start(self) -> None:
-        with _starting, _without_main():
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started inherits it
-            try:
-                super().start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def terminate(self) -> None:
-        """End it at once, also in the middle of a library's code: it holds nothing that others use."""
-        self.kill()
-
-
-class _Context(SpawnContext):
-    """Makes processes of ours, and knows them."""
+    """One process and the pipe to it. One thread makes its calls, any thread may kill it."""
 
     def __init__(self) -> None:
-        self._made: list[_Process] = []
+        self.has_begun = False
+        self._pipe, theirs = get_context("spawn").Pipe()
+        self.process = get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+        with _starting, _without_main():
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which it inherits
+            try:
+                self.process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()  # only the process has it now, so that its end is the end of the pipe
 
-    def Process(self, *args: Any, **kwargs: Any) -> _Process:  # type: ignore[override]  # noqa: N802
-        process = _Process(*args, **kwargs)
-        self._made.append(process)
-        return process
+    def call(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        request = ForkingPickler.dumps((function, args, kwargs))
+        try:
+            self._pipe.send_bytes(request)
+            answer = self._pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise _DiedError from error
+        returned, found = ForkingPickler.loads(answer)
+        if not returned:
+            raise found
+        return found
 
-    def started(self) -> list[_Process]:
-        return [process for process in self._made if process.pid is not None]
+
+def _serve(pipe: Connection) -> None:
+    """Answer calls until the pipe ends. As many processes as cores are at work, so each has one thread."""
+    os.environ.update(dict.fromkeys(_THREADS, "1"))  # nothing that has threads is loaded yet
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            request = pipe.recv_bytes()
+            try:
+                function, args, kwargs = ForkingPickler.loads(request)
+                answer = ForkingPickler.dumps((True, function(*args, **kwargs)))
+            except Exception as error:  # noqa: BLE001 - the caller's, whatever it is
+                answer = ForkingPickler.dumps((False, ExceptionWithTraceback(error, error.__traceback__)))
+            pipe.send_bytes(answer)
+            del request, answer
 
 
 def can_start_processes() -> bool:
@@ -223,62 +164,46 @@ def can_start_processes() -> bool:
     return not current_process().daemon
 
 
+_kept: dict[int, tuple[ProcessPool, threading.Timer]] = {}  # by the number of their workers
+_keeping = threading.Lock()
+
+
 @contextlib.contextmanager
 def process_pool(
-    workers: int,
-    begin: Callable[..., object] | None = None,
-    arguments: tuple[Any, ...] = (),
-    *,
-    keep_seconds: float = 0.0,
+    workers: int, begin: Callable[[], object] | None = None, *, keep_seconds: float = 0.0
 ) -> Iterator[ProcessPool]:
     """Yield a `ProcessPool` whose processes end with the block, and at once: after an error or Ctrl-C too.
 
     Parameters
     ----------
-    workers, begin, arguments
+    workers, begin
         See `ProcessPool`.
     keep_seconds : float
-        After a block without an error, keep the processes so long for the next block that asks for the same.
-        Only for blocks that wait for all they submit. `arguments` must be hashable.
+        After a block without an error, keep the processes so long for the next block that asks for as many. Only
+        without `begin`, and for blocks that wait for all they submit.
     """
-    key = (workers, begin, arguments)
-    pool = _kept_pool(key) or ProcessPool(workers, begin, arguments)
+    with _keeping:
+        pool, timer = _kept.pop(workers, (None, None)) if keep_seconds else (None, None)
+    if timer is not None:
+        timer.cancel()
+    pool = pool or ProcessPool(workers, begin)
     with contextlib.ExitStack() as at_once:
         at_once.callback(pool.shutdown, cancel_futures=True)
         yield pool
-        if keep_seconds > 0:
-            at_once.pop_all()
-            _keep(key, pool, keep_seconds)
+        if keep_seconds:
+            timer = threading.Timer(keep_seconds, _end, (workers, pool))
+            timer.daemon = True
+            with _keeping:
+                if _kept.setdefault(workers, (pool, timer))[0] is pool:  # there is none yet
+                    timer.start()
+                    at_once.pop_all()
 
 
-_kept: dict[Hashable, tuple[ProcessPool, threading.Timer]] = {}
-_keeping = threading.Lock()
-
-
-def _keep(key: Hashable, pool: ProcessPool, seconds: float) -> None:
-    """Put a pool away; it ends after some time, or if there is one already."""
-    timer = threading.Timer(seconds, _end, (key, pool))
-    timer.daemon = True
+def _end(workers: int, pool: ProcessPool) -> None:
     with _keeping:
-        if _kept.setdefault(key, (pool, timer))[0] is pool:
-            timer.start()
+        if workers not in _kept or _kept[workers][0] is not pool:  # taken again just now
             return
-    pool.shutdown()
-
-
-def _kept_pool(key: Hashable) -> ProcessPool | None:
-    with _keeping:
-        pool, timer = _kept.pop(key, (None, None))
-    if timer is not None:
-        timer.cancel()
-    return pool
-
-
-def _end(key: Hashable, pool: ProcessPool) -> None:
-    with _keeping:
-        if key not in _kept or _kept[key][0] is not pool:  # taken again just now
-            return
-        del _kept[key]
+        del _kept[workers]
     pool.shutdown()
 
 
@@ -287,14 +212,8 @@ def map_ordered(
 ) -> Generator[tuple[Item, Future[T]], None, None]:
     """Yield each item with the future of its result, in order, while the next ones are at work.
 
-    Parameters
-    ----------
-    submit : callable
-        From an item to the future of its result, of any executor.
-    items : iterable
-        Read lazily.
-    in_flight : int
-        Items submitted and not yet taken, at most: memory does not grow with their number.
+    `items` is read lazily: at most `in_flight` of them are submitted, to any executor, and not yet taken, so that
+    memory does not grow with their number.
     """
     remaining = iter(items)
     ahead: deque[tuple[Item, Future[T]]] = deque()
@@ -307,11 +226,6 @@ def map_ordered(
     finally:
         for _, waiting in ahead:
             waiting.cancel()
-
-
-def _use_one_thread() -> None:
-    """Begin a process: there are as many as cores to use. Nothing that has threads is loaded yet."""
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""Batches, the steps that losses see of them, and the teachers whose maps they hold."""
+"""Batches, the steps that losses see of them, what computes these, and the teachers whose maps they hold."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -13,12 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from delf_engine.errors import ConfigError
+from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import DelfNetwork
+from delf_engine.training.options import autocast
 
-__all__ = ["START", "Batch", "Kind", "StageFacts", "Step", "Teacher", "TeacherContext"]
+__all__ = ["START", "Batch", "Forward", "Kind", "Level", "StageFacts", "Step", "Teacher", "TeacherContext"]
 
 #: What a batch relates: pairs of views by homographies, or images by class labels.
 Kind = Literal["pairs", "labels"]
+#: Maps of the trunk, from the first to the deepest.
+Level = Literal["images", "conv3", "conv4"]
 #: Name of the conv4 maps of the trunk as it was when the stage began.
 START = "start"
 
@@ -142,3 +147,68 @@ class Teacher(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map (N, H, W, 3) uint8 RGB to (N, channels, ceil(H / 16), ceil(W / 16)) unit descriptors of cells."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Computes the part of the network above what a batch holds, and the maps of teachers that it lacks.
+
+    Attributes
+    ----------
+    network : DelfNetwork
+    fitted : bool
+        Whether its projection is fitted.
+    seed : int
+        Of the steps' random numbers.
+    device : torch.device
+    dtype : torch.dtype
+        Of the trunk's arithmetic.
+    trains : collection of str
+        Parts under training; what lies below them gets no gradient.
+    teachers : mapping of str to Teacher
+    start : Trunk or None
+        The trunk as the stage begins, if losses want its maps.
+    """
+
+    network: DelfNetwork
+    fitted: bool
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    trains: Collection[str] = ()
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
+    start: Trunk | None = None
+
+    def __call__(self, batch: Batch, index: int) -> Step:
+        """Return the step of micro-batch number `index`."""
+        batch = batch.to(self.device)
+        features = self._conv4(self.network.trunk, batch.maps)
+        maps = dict(batch.maps)
+        with torch.no_grad():
+            for name, teacher in self.teachers.items():
+                if name not in maps:
+                    if "images" not in maps:
+                        raise ConfigError(f"the source gives neither images nor the maps of teacher {name}")
+                    maps[name] = teacher(maps["images"])
+            if self.start is not None and START not in maps:
+                maps[START] = self._conv4(self.start, batch.maps)
+        rng = np.random.default_rng((self.seed, 5, index))
+        return Step(dataclasses.replace(batch, maps=maps), features, self.network, self.fitted, rng)
+
+    def _conv4(self, trunk: Trunk, maps: Mapping[str, Tensor]) -> Tensor:
+        all_of_it = "trunk" in self.trains
+        last = all_of_it or "layer3" in self.trains
+        level: Level = "conv4" if "conv4" in maps else "conv3" if "conv3" in maps else "images"
+        if (level == "conv4" and last) or (level == "conv3" and all_of_it):
+            raise ConfigError(f"the source gives {level}, which the stage trains: it must give an earlier map")
+        if level == "conv4":
+            return maps["conv4"].float()
+        grad = torch.is_grad_enabled()
+        with autocast(self.device, self.dtype):
+            if level == "conv3":
+                conv3 = maps["conv3"].float().contiguous(memory_format=torch.channels_last)
+            else:
+                with torch.set_grad_enabled(grad and all_of_it):
+                    conv3 = trunk.stem(self.network.normalise(maps["images"]))
+            with torch.set_grad_enabled(grad and last):
+                return trunk.last(conv3).float()

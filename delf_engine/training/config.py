@@ -8,16 +8,18 @@ beside it and overrides the tables and values that the file names (the list of s
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from delf_engine.config import Config, Count, Positive, config_directory, parse_config, read_extended
 from delf_engine.errors import ConfigError
+from delf_engine.training.batches import START, Level
 from delf_engine.training.contract import LossOptions, SourceOptions
-from delf_engine.training.device import Arithmetic
+from delf_engine.training.losses.distillation import DistillationOptions
+from delf_engine.training.options import Arithmetic
 from delf_engine.training.projection import PcaStage, StageName
 from delf_engine.training.registry import LOSSES, SOURCES, find
 from delf_engine.training.views import ViewsConfig
@@ -31,6 +33,8 @@ __all__ = [
     "TrainingConfig",
     "load_training_config",
     "parse_training_config",
+    "teacher_names",
+    "with_teacher",
 ]
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -111,8 +115,20 @@ class GradientStage(Config):
     precision: Arithmetic = "auto"
     evaluate_every: NotNegativeInt = 0
 
+    @model_validator(mode="after")
+    def _losses_fit(self) -> GradientStage:
+        gives = SOURCES[self.source.kind].kind
+        for loss in self.losses:
+            needs = LOSSES[loss.kind].needs
+            if needs not in (None, gives):
+                raise ValueError(
+                    f"loss {loss.kind} needs {needs}, source {self.source.kind} gives {gives}; choose a source "
+                    f"that gives {needs}"
+                )
+        return self
+
     @property
-    def level(self) -> Literal["images", "conv3", "conv4"]:
+    def level(self) -> Level:
         """The deepest map that this stage leaves as it is."""
         if "trunk" in self.train:
             return "images"
@@ -156,8 +172,16 @@ class TrainingConfig(Config):
     trunk: str | None = None
     views: ViewsConfig
     attention: AttentionConfig
-    stages: tuple[GradientStage | PcaStage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(min_length=1)
     codebook: CodebookConfig
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> TrainingConfig:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are called {name!r}; names must differ")
+        return self
 
     @property
     def gradient_stages(self) -> tuple[GradientStage, ...]:
@@ -202,21 +226,10 @@ def parse_training_config(values: Mapping[str, Any], *, where: str) -> TrainingC
     ConfigError
         With one line for each problem.
     """
-    given = dict(values)
-    stages = given.get("stages", [])
-    if (
-        not isinstance(stages, Sequence)
-        or isinstance(stages, str)
-        or not all(isinstance(s, Mapping) for s in stages)
-    ):
-        raise ConfigError(f"{where}: stages must be tables, [[stages]]")
-    if stages:
-        given["stages"] = [_parse_stage(stage, f"{where}: stage {n}") for n, stage in enumerate(stages, 1)]
-        names = [stage.name for stage in given["stages"]]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ConfigError(f"{where}: two stages are called {twice[0]!r}; names must differ")
-    return parse_config(TrainingConfig, given, where=where)
+    stages = [
+        _parse_stage(stage, f"{where}: stage {n}") for n, stage in enumerate(_tables(values, "stages", where), 1)
+    ]
+    return parse_config(TrainingConfig, {**values, "stages": stages}, where=where)
 
 
 def _parse_stage(values: Mapping[str, Any], where: str) -> Stage:
@@ -227,42 +240,54 @@ def _parse_stage(values: Mapping[str, Any], where: str) -> Stage:
         raise ConfigError(f"{where}: kind must be 'gradient' or 'pca', got {values.get('kind')!r}")
     given = dict(values)
     if "source" in given:
-        given["source"] = _parse_source(given["source"], where)
+        source = {"kind": given["source"]} if isinstance(given["source"], str) else given["source"]
+        given["source"] = _parse_named(SOURCES, "source", source, where)
     if isinstance(given.get("train"), str):
         given["train"] = (given["train"],)
-    losses = given.get("losses", ())
-    if not isinstance(losses, Sequence) or isinstance(losses, str):
-        raise ConfigError(f"{where}: losses must be tables, [[stages.losses]]")
-    given["losses"] = [_parse_loss(loss, where) for loss in losses]
-    stage = parse_config(GradientStage, given, where=where)
-    _check_pairing(stage, where)
-    return stage
+    given["losses"] = [_parse_named(LOSSES, "loss", loss, where) for loss in _tables(given, "losses", where)]
+    return parse_config(GradientStage, given, where=where)
 
 
-def _parse_source(value: Any, where: str) -> SourceOptions:
-    table = {"kind": value} if isinstance(value, str) else value
-    kind = _kind_of(table, f"{where}: source")
-    options: type[SourceOptions] = find(SOURCES, "source", kind).Options
-    return parse_config(options, table, where=f"{where}, source {kind}")
+def _tables(values: Mapping[str, Any], key: str, where: str) -> Sequence[Mapping[str, Any]]:
+    tables = values.get(key, ())
+    if not isinstance(tables, (list, tuple)) or not all(isinstance(table, Mapping) for table in tables):
+        raise ConfigError(f"{where}: {key} must be tables, [[{key}]]")
+    return tables
 
 
-def _parse_loss(table: Any, where: str) -> LossOptions:
-    kind = _kind_of(table, f"{where}: loss")
-    return parse_config(find(LOSSES, "loss", kind).Options, table, where=f"{where}, loss {kind}")
-
-
-def _kind_of(table: Any, where: str) -> str:
+def _parse_named(known: Mapping[str, Any], what: str, table: Any, where: str) -> Any:
     if not isinstance(table, Mapping) or not isinstance(table.get("kind"), str):
-        raise ConfigError(f'{where} needs a kind, such as kind = "...", got {table!r}')
-    return str(table["kind"])
+        raise ConfigError(f'{where}: {what} needs a kind, such as kind = "...", got {table!r}')
+    kind = table["kind"]
+    try:
+        options = find(known, what, kind).Options
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return parse_config(options, table, where=f"{where}, {what} {kind}")
 
 
-def _check_pairing(stage: GradientStage, where: str) -> None:
-    gives = SOURCES[stage.source.kind].kind
-    for loss in stage.losses:
-        needs = LOSSES[loss.kind].needs
-        if needs not in (None, gives):
-            raise ConfigError(
-                f"{where}: loss {loss.kind} needs {needs}, source {stage.source.kind} gives {gives}; choose a "
-                f"source that gives {needs}"
-            )
+def teacher_names(stages: Iterable[Stage]) -> list[str]:
+    """Return the teachers that the losses of some stages need, but for `batches.START`."""
+    gradient = [stage for stage in stages if isinstance(stage, GradientStage)]
+    return sorted({name for stage in gradient for loss in stage.losses for name in loss.teachers} - {START})
+
+
+def with_teacher(config: TrainingConfig, teacher: str) -> TrainingConfig:
+    """Return a recipe whose distillation losses, those from the start apart, learn from another teacher.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe has no such loss.
+    """
+    if not teacher_names(config.gradient_stages):
+        raise ConfigError(f"recipe {config.name} has no teacher to replace by {teacher}: add a distillation loss")
+
+    def replaced(loss: LossOptions) -> LossOptions:
+        other = isinstance(loss, DistillationOptions) and loss.teacher != START
+        return loss.model_copy(update={"teacher": teacher}) if other else loss
+
+    for stage in config.stages:
+        if isinstance(stage, GradientStage):
+            config = config.with_stage(stage.name, losses=tuple(map(replaced, stage.losses)))
+    return config

@@ -1,8 +1,8 @@
 """What sources and losses are to the trainer.
 
 A gradient stage is composed by configuration: one *source* gives batches, some *losses* turn them into one scalar,
-the trainer does the rest. Each source, loss and teacher is one small file under ``sources/``, ``losses/`` or
-``teachers/``, named in `delf_engine.training.registry`. A new loss needs no change of the trainer:
+the trainer does the rest. Each source, loss and teacher is one class, named in `delf_engine.training.registry`. A
+new loss needs no change of the trainer:
 
 >>> class Mine(Loss):
 ...     class Options(LossOptions):
@@ -16,10 +16,10 @@ the trainer does the rest. Each source, loss and teacher is one small file under
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, Protocol
 
 from pydantic import Field
@@ -29,7 +29,7 @@ from delf_engine.config import Config
 from delf_engine.errors import ImageError
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.batches import Batch, Kind, StageFacts, Step
-from delf_engine.training.datasets.labelled import LabelledImages
+from delf_engine.training.labelled import LabelledImages
 from delf_engine.training.stores import Stores
 from delf_engine.training.views import ViewsConfig
 
@@ -105,9 +105,6 @@ class Source(Protocol):
     kind: Kind
     n_classes: int | None
 
-    def describe(self) -> str:
-        """Say in a few words what it draws from."""
-
     def batch(self, index: int) -> Batch:
         """Return micro-batch number `index`, from 0."""
 
@@ -152,5 +149,5 @@ class SourceContext:
     batch: int
     workers: int
     stores: Stores
-    pairs: Path | None
+    pairs: str | os.PathLike[str] | None
     on_error: Callable[[str, ImageError], None]

@@ -68,6 +68,19 @@ class Direction:
     supports: Supports | None
     groups: Tensor | None
 
+    def sample(self, step: Step, count: int, support_px: float) -> CellSample:
+        """Draw up to `count` cells of each first view; see `sample_cells`."""
+        return sample_cells(
+            self.homographies,
+            (self.first.shape[2], self.first.shape[3]),
+            size=step.batch.size,
+            stride=step.network.stride,
+            count=count,
+            rng=step.rng,
+            supports=self.supports,
+            support_px=support_px,
+        )
+
 
 def directions(step: Step, features: Tensor | None = None) -> Iterator[Direction]:
     """Yield the pairs of a step from first to second views, then from second to first.

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +17,16 @@ from delf_engine.errors import CheckpointError, ImageError
 from delf_engine.extraction import Extractor
 from delf_engine.index import Codebook
 from delf_engine.model import CheckpointInfo, save_checkpoint
+from delf_engine.model.network import DelfNetwork
 from delf_engine.support.files import system_errors
 from delf_engine.training.config import CodebookConfig, TrainingConfig, load_training_config
 from delf_engine.training.options import Progress, Reports, RunOptions
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import spread
-from delf_engine.training.recipe import Trained, train_network
+from delf_engine.training.run import Run
+from delf_engine.training.work import Work, photographs_key
 
-__all__ = ["CheckpointFiles", "TrainingReport", "train", "train_codebook"]
+__all__ = ["CheckpointFiles", "Trained", "TrainingReport", "train", "train_codebook", "train_network"]
 
 
 @dataclass(frozen=True)
@@ -95,21 +98,30 @@ def train(
     out : path or None
         Checkpoint to write; the others lie beside it. None: the recipe's name, in the current folder.
     trunk : path or None
-        Weights to start from, see `recipe.train_network`.
+        Weights to start from: safetensors or a torch state dict with torchvision's names, with batch norm or
+        folded; or a checkpoint of this package by name or path. None: what the recipe names, else torchvision's
+        ImageNet weights.
     options : RunOptions or None
     reports : Reports or None
     at_most : int or None
         Take only the first so many photographs.
     work : path or None
-        Folder of the run's state, from which an interrupted or killed call goes on when it is repeated. None:
-        `out` with the ending ``.work``.
+        Folder of finished stages and the state of the one that runs: an interrupted or killed call goes on from
+        there when it is repeated with the same photographs, recipe, weights and seed. None: `out` with the ending
+        ``.work``.
     data, licence : str
         Words for the model card.
 
     Raises
     ------
-    DataError, CheckpointError, ConfigError, FormatError, LockedError
-        As `recipe.train_network`; or if a file cannot be written.
+    DataError
+        If there are too few readable photographs, or training diverges.
+    CheckpointError
+        If the trunk's weights are missing or do not fit, or a file cannot be written.
+    ConfigError, FormatError
+        If the recipe cannot work with the data or the machine.
+    LockedError
+        If another training runs in `work`.
     """
     config = recipe if isinstance(recipe, TrainingConfig) else load_training_config(recipe)
     options, reports = options or RunOptions(), reports or Reports()
@@ -137,6 +149,66 @@ def train(
     with system_errors(f"{files.card}: the model card cannot be written", CheckpointError):
         files.card.write_text(_card(info, trained), encoding="utf-8")
     return TrainingReport(files, info, failed)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, what to say of it, and what was measured on the way.
+
+    `history` holds for each gradient stage the steps and the figures measured after them.
+    """
+
+    network: DelfNetwork
+    info: CheckpointInfo
+    history: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Weights to save, by name, as NumPy arrays."""
+        weights = self.network.state_dict()
+        if self.info.attention == "norm":  # no stage trained the head, and it is no part of the checkpoint
+            weights = {key: value for key, value in weights.items() if not key.startswith("attention.")}
+        return {key: value.detach().contiguous().numpy() for key, value in weights.items()}
+
+
+def train_network(
+    photographs: Photographs,
+    config: TrainingConfig,
+    trunk: str | os.PathLike[str] | None = None,
+    options: RunOptions | None = None,
+    reports: Reports | None = None,
+    *,
+    work: str | os.PathLike[str] | None = None,
+    data: str = "",
+    licence: str = "Apache-2.0",
+) -> Trained:
+    """Train a network and write nothing but the state of the run; parameters and errors are those of `train`.
+
+    `work` may be None here: nothing is kept then. A change of a later stage leaves earlier ones as they are.
+    """
+    options = options or RunOptions()
+    with Work(work) as folder:
+        run = Run(config, photographs, options, reports or Reports(), folder)
+        figures = run.run(trunk)
+    network = run.network.to("cpu").eval().requires_grad_(False)
+    unlabelled = " without labels" if photographs.labelled is None else ""
+    info = CheckpointInfo(
+        name=config.name,
+        architecture=config.architecture,
+        dim=config.dim,
+        attention_hidden=config.attention.hidden,
+        attention_norm_weighted=config.attention.norm_weighted,
+        attention="head" if run.attends else "norm",
+        profile=config.profile,
+        preprocessing="RGB in [0, 1], minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225)",
+        data=data or f"{len(photographs.files)} photographs{unlabelled}",
+        training_data_sha256=photographs_key(photographs.files),
+        recipe=config.model_dump_json(),
+        licence=licence,
+        seed=options.seed,
+        figures=figures,
+    )
+    return Trained(network, info, run.history)
 
 
 def train_codebook(

@@ -1,4 +1,4 @@
-"""Options of a run that are not the recipe's, and what a run reports."""
+"""What a run is told beside its recipe, what it reports, and where and in what arithmetic it computes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,29 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol, get_args
+from typing import Literal, Protocol, get_args
+
+import torch
 
 from delf_engine.errors import ConfigError, ImageError
+from delf_engine.extraction.precision import has_native_bf16
 from delf_engine.support.threads import usable_cores
-from delf_engine.training.device import Arithmetic
 
-__all__ = ["Log", "Progress", "Reports", "RunOptions", "tensorboard_log"]
+__all__ = [
+    "Arithmetic",
+    "Log",
+    "Progress",
+    "Reports",
+    "RunOptions",
+    "autocast",
+    "autocast_dtype",
+    "choose_device",
+    "deterministic",
+    "tensorboard_log",
+]
 
+#: Of the network while it is trained; weights, losses and optimiser stay float32.
+Arithmetic = Literal["auto", "fp32", "bf16", "fp16"]
 #: Called with the stage's name, steps done, steps in all, and the loss where there is one.
 Progress = Callable[[str, int, int, float | None], None]
 
@@ -57,16 +71,6 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.precision is not None and self.precision not in get_args(Arithmetic):
             raise ConfigError(f"precision {self.precision!r}: choose one of {', '.join(get_args(Arithmetic))}")
-
-    @property
-    def cache_bytes(self) -> int:
-        """The limit of the cache."""
-        return int(self.cache_gb * 1e9)
-
-    @property
-    def pairs_file(self) -> Path | None:
-        """The file of mined pairs."""
-        return None if self.pairs is None else Path(self.pairs)
 
 
 class Log(Protocol):
@@ -118,3 +122,67 @@ def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[Log | Non
         yield writer
     finally:
         writer.close()
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called "cpu", "cuda", "cuda:1" or "auto" (a GPU if there is one).
+
+    Raises
+    ------
+    ConfigError
+        If this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}: give auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported: give auto, cpu or cuda")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device {name!r} is not there: torch sees {count} CUDA devices; give --device cpu")
+    return device
+
+
+def autocast_dtype(precision: Arithmetic, device: torch.device) -> torch.dtype:
+    """Return the type that the network computes in.
+
+    Raises
+    ------
+    ConfigError
+        If fp16 is asked for on a CPU.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if has_native_bf16(device) else torch.float32
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision fp16 needs a GPU; give bf16 or fp32 on a CPU")
+    return _DTYPES[precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which networks compute in `dtype`."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Make torch's operations give equal bits for equal input; what it was set to comes back afterwards."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = benchmark

@@ -6,22 +6,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from delf_engine.errors import DataError
 from delf_engine.images import find_images
 from delf_engine.training.config import TrainingConfig
-from delf_engine.training.datasets import (
-    LabelledImages,
-    hold_out,
-    is_landmarks_layout,
-    read_class_folders,
-    read_landmarks,
-    select_classes,
-)
+from delf_engine.training.labelled import LabelledImages, hold_out, select_classes
+from delf_engine.training.layouts import open_labelled
 from delf_engine.training.sources.classes import ClassesOptions
 
-__all__ = ["Photographs", "labelled_photographs", "open_labelled"]
+__all__ = ["Photographs", "labelled_photographs"]
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -103,22 +96,3 @@ def labelled_photographs(options: ClassesOptions, paths: Paths, seed: int) -> La
         )
     data = open_labelled(Path(paths[0]), missing=options.missing)
     return select_classes(data, min_images=options.min_images, max_images=options.max_images, seed=seed)
-
-
-def open_labelled(path: Path, *, missing: Literal["error", "drop"] = "error") -> LabelledImages:
-    """List labelled photographs: of Google Landmarks v2 if its lists are there, else of a folder of class folders.
-
-    Raises
-    ------
-    DataError, FormatError
-        As `read_landmarks` and `read_class_folders`.
-    """
-    if is_landmarks_layout(path):
-        return read_landmarks(path, missing=missing)
-    whole = path.resolve()
-    if whole.name == "train" and is_landmarks_layout(whole.parent):
-        # Its folders 0 to f would pass for sixteen classes.
-        raise DataError(
-            f"{path}: the photographs of a Google Landmarks list; give the folder of the list, {whole.parent}"
-        )
-    return read_class_folders(path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,7 +19,8 @@ from delf_engine.errors import DataError, ImageError
 from delf_engine.images import load_image
 from delf_engine.model.network import DelfNetwork, Projection
 from delf_engine.pyramid import plan_levels, resize
-from delf_engine.training.device import Arithmetic
+from delf_engine.support.processes import map_ordered
+from delf_engine.training.options import Arithmetic, autocast
 
 __all__ = ["PcaStage", "best_vectors", "fit_pca", "fit_projection", "photo_levels", "spread"]
 
@@ -69,10 +71,11 @@ def fit_projection(
     """
     chosen = spread(photos, stage.photographs)
     vectors = []
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for done, levels in enumerate(_decoded(chosen, stage, workers), 1):
-            if levels is not None:
-                vectors.append(best_vectors(levels, network, stage, device))
+    with autocast(device, dtype), ThreadPoolExecutor(workers) as pool:
+        jobs = map_ordered(lambda path: pool.submit(photo_levels, path, stage), chosen, 2 * workers)
+        for done, (_, job) in enumerate(jobs, 1):
+            with suppress(ImageError):
+                vectors.append(best_vectors(job.result(), network, stage, device))
             if progress:
                 progress(done, len(chosen))
     if not vectors:
@@ -135,21 +138,3 @@ def spread(photos: Sequence[str], count: int | None) -> list[str]:
     if count is None or len(photos) <= count:
         return list(photos)
     return [photos[i] for i in np.linspace(0, len(photos) - 1, count).round().astype(int)]
-
-
-def _decoded(photos: Sequence[str], stage: PcaStage, workers: int) -> Iterator[list[Rgb] | None]:
-    """Yield the pyramid levels of each photograph in order, decoded a few ahead; None for an unreadable one."""
-
-    def decode(path: str) -> list[Rgb] | None:
-        try:
-            return photo_levels(path, stage)
-        except ImageError:
-            return None
-
-    ahead = 2 * workers
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(decode, path) for path in photos[:ahead]]
-        for index in range(len(photos)):
-            yield jobs.pop(0).result()
-            if index + ahead < len(photos):
-                jobs.append(pool.submit(decode, photos[index + ahead]))

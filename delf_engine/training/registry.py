@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from delf_engine.errors import ConfigError
-from delf_engine.training.batches import Teacher
+from delf_engine.training.batches import Teacher, TeacherContext
 from delf_engine.training.contract import Loss
 from delf_engine.training.losses.classification import ArcFace, Softmax
 from delf_engine.training.losses.contrast import Contrast
@@ -18,7 +18,7 @@ from delf_engine.training.sources.mined import MinedSource
 from delf_engine.training.sources.views import ViewsSource
 from delf_engine.training.teachers import AlikedTeacher, CheckpointTeacher, TrunkTeacher
 
-__all__ = ["LOSSES", "SOURCES", "TEACHERS", "find"]
+__all__ = ["LOSSES", "SOURCES", "TEACHERS", "build_teacher", "find", "teacher_file"]
 
 T = TypeVar("T")
 
@@ -54,3 +54,28 @@ def find(known: Mapping[str, T], what: str, name: str) -> T:
             + f" (known: {', '.join(sorted(known))})"
         )
     return known[name]
+
+
+def build_teacher(name: str, context: TeacherContext) -> Teacher:
+    """Build a teacher: ``KIND:ARGUMENT`` for a registered kind, anything else is a checkpoint by name or path.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        If it cannot be built.
+    """
+    kind, argument = _split(name)
+    return find(TEACHERS, "teacher", kind)(argument, context)
+
+
+def teacher_file(name: str) -> str:
+    """Return what stands behind the last colon of a teacher's name: its file, if it has one."""
+    kind, argument = _split(name)
+    return argument.rpartition(":")[2] if kind == "trunk" else argument
+
+
+def _split(name: str) -> tuple[str, str]:
+    kind, colon, argument = name.partition(":")
+    if not colon or "/" in kind:  # a name, a path
+        return "checkpoint", name
+    return kind, argument

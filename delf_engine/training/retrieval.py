@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,13 @@ def retrieval_map(store: ViewStore, to_step: ToStep, scores: Scores) -> float:
     float
         In per cent.
     """
-    views = torch.cat([best_descriptors(step, scores) for step in _steps(store, to_step)])
+    with torch.no_grad():
+        views = torch.cat(
+            [
+                best_descriptors(to_step(Batch(store.maps(row), store.items.size), index), scores)
+                for index, row in enumerate(store.rows.tolist())
+            ]
+        )
     count = store.items.views
     queries = range(0, len(views), count)
     rankings = [np.argsort(-mutual_similarity(views[q], views), kind="stable") for q in queries]
@@ -110,9 +116,3 @@ def match_precision(
         best = found.argsort(descending=True, stable=True)[: max(1, len(found) // 2)]
         right.append(labels[best])
     return float(torch.cat(right).mean()) if right else 0.0
-
-
-def _steps(store: ViewStore, to_step: ToStep) -> Iterator[Step]:
-    for index, row in enumerate(store.rows.tolist()):
-        with torch.no_grad():
-            yield to_step(Batch(store.maps(row), store.items.size), index)

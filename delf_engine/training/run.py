@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from delf_engine.errors import ConfigError
-from delf_engine.model.backbones import Trunk
+from delf_engine.errors import ConfigError, ImageError
 from delf_engine.model.network import AttentionHead, DelfNetwork
-from delf_engine.training.batches import START, StageFacts, Teacher, TeacherContext
-from delf_engine.training.config import GradientStage, TrainingConfig
+from delf_engine.training.batches import START, Forward, StageFacts, Teacher, TeacherContext
+from delf_engine.training.config import GradientStage, Stage, TrainingConfig, teacher_names, with_teacher
 from delf_engine.training.contract import Loss, Source, SourceContext
-from delf_engine.training.device import autocast_dtype, choose_device, deterministic
-from delf_engine.training.forward import Forward
 from delf_engine.training.losses.match import MatchOptions
-from delf_engine.training.options import Reports, RunOptions
+from delf_engine.training.options import Reports, RunOptions, autocast_dtype, choose_device, deterministic
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import PcaStage, fit_projection, spread
-from delf_engine.training.registry import LOSSES, SOURCES, find
+from delf_engine.training.registry import LOSSES, SOURCES, build_teacher, find, teacher_file
 from delf_engine.training.retrieval import match_precision, retrieval_map
-from delf_engine.training.sources.views import PhotoItems
+from delf_engine.training.sources.views import photo_items
 from delf_engine.training.stores import Encoder, Stores, ViewStore, fingerprint
-from delf_engine.training.teaching import build_teachers, teacher_file, teacher_names, with_teacher
 from delf_engine.training.trainer import GradientRun
 from delf_engine.training.weights import load_trunk
 from delf_engine.training.work import Snapshot, Work, chained_key, file_digest, photographs_key
 
-__all__ = ["Run", "build_losses", "build_source"]
+__all__ = ["Run", "build_losses"]
 
 _MEASURED = 128  # held-out photographs that the retrieval figure looks at, at most
 
@@ -69,13 +66,13 @@ class Run:
                 "take one that does, such as delf_self"
             )
         self.config, self.photographs, self.options, self.work = config, photographs, options, work
-        self.reports, self.seed = reports, options.seed
+        self.reports, self.seed = replace(reports, error=_once(reports.error)), options.seed
         self.device = choose_device(options.device)
         self.stores = Stores(
-            limit=options.cache_bytes,
+            limit=int(options.cache_gb * 1e9),
             folder=work.cache,
             workers=options.workers,
-            on_error=reports.error,
+            on_error=self.reports.error,
             progress=lambda name, done, total: reports.progress(name, done, total, None),
             sample=sample,
         )
@@ -128,19 +125,19 @@ class Run:
             *(() if labelled is None else (labelled.key,)),
         )
 
-    def _stage_facts(self, stage: GradientStage | PcaStage) -> tuple[object, ...]:
+    def _stage_facts(self, stage: Stage) -> tuple[object, ...]:
         dtype = str(self.dtype(stage))
         if isinstance(stage, PcaStage):
             return (dtype,)
-        teachers = file_digest({name: teacher_file(name) for name in teacher_names([stage])})
-        pairs = file_digest({"pairs": self.options.pairs}) if stage.source.kind == "mined" else {}
+        teachers = {name: file_digest(teacher_file(name)) for name in teacher_names([stage])}
+        pairs = {"pairs": file_digest(self.options.pairs)} if stage.source.kind == "mined" else {}
         return (dtype, teachers, pairs)
 
-    def dtype(self, stage: GradientStage | PcaStage) -> torch.dtype:
+    def dtype(self, stage: Stage) -> torch.dtype:
         """Return the type that the trunk computes in."""
         return autocast_dtype(self.options.precision or stage.precision, self.device)
 
-    def _stage(self, number: int, stage: GradientStage | PcaStage, key: str) -> None:
+    def _stage(self, number: int, stage: Stage, key: str) -> None:
         """Run one stage, or take its result from disk."""
 
         def compute() -> Snapshot:
@@ -185,32 +182,24 @@ class Run:
 
     def prepare(self, number: int, stage: GradientStage, path: Path | None) -> GradientRun:
         """Build what a gradient stage needs; `path` is for its state."""
-        dtype = self.dtype(stage)
+        dtype, seed = self.dtype(stage), self.seed * 1000 + number
         teachers = self._teachers(stage, dtype)
-        start = self._start(stage)
+        start = None
+        if any(START in loss.teachers for loss in stage.losses):
+            start = copy.deepcopy(self.network.trunk).requires_grad_(False)
         self.stores.begin(Encoder(self.network.trunk, stage.level, teachers, self.device, dtype, start))
-        seed = self.seed * 1000 + number
-        source = build_source(stage, self._source_context(stage, seed))
-        losses = build_losses(stage, self.network, self._loss_facts(stage, source, teachers), seed)
-        forward = Forward(
-            self.network,
-            fitted=self.fitted,
-            seed=seed,
-            device=self.device,
-            dtype=dtype,
-            trains=stage.train,
-            teachers=teachers,
-            start=start,
-        )
+        source: Source = SOURCES[stage.source.kind](stage.source, self._source_context(stage, seed))
+        channels = {START: self.network.trunk.channels, **{name: t.channels for name, t in teachers.items()}}
+        facts = StageFacts(source.kind, source.n_classes, self.fitted, frozenset(stage.train), channels)
         attends = self.attends or "attention" in stage.train
-        measured = Forward(self.network, fitted=self.fitted, seed=seed, device=self.device, dtype=dtype)
+        measured = Forward(self.network, self.fitted, seed, self.device, dtype)
         held_out = self._held_out_store()
         return GradientRun(
             stage,
             self.network,
             source,
-            losses,
-            forward,
+            build_losses(stage, self.network, facts, seed),
+            replace(measured, trains=stage.train, teachers=teachers, start=start),
             evaluate=lambda: {"held-out retrieval mAP": retrieval_map(held_out, measured, self._scores(attends))},
             path=path,
             checkpoint_seconds=self.options.checkpoint_seconds,
@@ -218,19 +207,12 @@ class Run:
             reports=self.reports,
         )
 
-    def _start(self, stage: GradientStage) -> Trunk | None:
-        if not any(START in loss.teachers for loss in stage.losses):
-            return None
-        return copy.deepcopy(self.network.trunk).requires_grad_(False)
-
     def _teachers(self, stage: GradientStage, dtype: torch.dtype) -> dict[str, Teacher]:
-        context = TeacherContext(
-            self.photographs.held_in,
-            self.device,
-            dtype,
-            lambda done, total: self.reports.progress("PCA of the teacher", done, total, None),
-        )
-        return build_teachers(teacher_names([stage]), context)
+        def progress(done: int, total: int) -> None:
+            self.reports.progress("PCA of the teacher", done, total, None)
+
+        context = TeacherContext(self.photographs.held_in, self.device, dtype, progress)
+        return {name: build_teacher(name, context) for name in teacher_names([stage])}
 
     def _source_context(self, stage: GradientStage, seed: int) -> SourceContext:
         return SourceContext(
@@ -243,19 +225,14 @@ class Run:
             batch=stage.batch,
             workers=self.options.workers,
             stores=self.stores,
-            pairs=self.options.pairs_file,
+            pairs=self.options.pairs,
             on_error=self.reports.error,
         )
 
-    def _loss_facts(self, stage: GradientStage, source: Source, teachers: Mapping[str, Teacher]) -> StageFacts:
-        channels = {START: self.network.trunk.channels, **{name: t.channels for name, t in teachers.items()}}
-        return StageFacts(source.kind, source.n_classes, self.fitted, frozenset(stage.train), channels)
-
     def _held_out_store(self) -> ViewStore:
         chosen = spread(self.photographs.held_out, _MEASURED)
-        return self.stores.open(
-            "held-out views", PhotoItems(chosen, self.config.views, self.seed + 1), teachers=False
-        )
+        items = photo_items(chosen, self.config.views, self.seed + 1)
+        return self.stores.open("held-out views", items, teachers=False)
 
     def _scores(self, attends: bool) -> Callable[[Tensor], Tensor]:
         head = self.network.attention
@@ -266,7 +243,7 @@ class Run:
         dtype = autocast_dtype(self.options.precision or "auto", self.device)
         self.stores.begin(Encoder(self.network.trunk, "conv4", {}, self.device, dtype))
         store = self._held_out_store()
-        forward = Forward(self.network, fitted=self.fitted, seed=self.seed, device=self.device, dtype=dtype)
+        forward = Forward(self.network, self.fitted, self.seed, self.device, dtype)
         options = _match_options(self.config)
         figures = {"held-out retrieval mAP": retrieval_map(store, forward, self._scores(self.attends))}
         for name, attends in (("norm", False), ("attention", True)):
@@ -278,18 +255,6 @@ class Run:
         for history in self.history.values():
             figures.update({k: v for k, v in history[-1][1].items() if k not in figures})
         return figures
-
-
-def build_source(stage: GradientStage, context: SourceContext) -> Source:
-    """Build the source of a stage.
-
-    Raises
-    ------
-    ConfigError, DataError, FormatError
-        If it cannot work with the data.
-    """
-    source: Source = SOURCES[stage.source.kind](stage.source, context)
-    return source
 
 
 def build_losses(stage: GradientStage, network: DelfNetwork, facts: StageFacts, seed: int) -> list[Loss]:
@@ -308,6 +273,18 @@ def build_losses(stage: GradientStage, network: DelfNetwork, facts: StageFacts, 
             return [find(LOSSES, "loss", options.kind)(options, network, facts) for options in stage.losses]
     except ConfigError as error:
         raise ConfigError(f"stage {stage.name}: {error}") from error
+
+
+def _once(report: Callable[[str, ImageError], None]) -> Callable[[str, ImageError], None]:
+    """Report each photograph the first time only: later batches and stages read it again."""
+    seen: set[str] = set()
+
+    def first(path: str, error: ImageError) -> None:
+        if path not in seen:
+            seen.add(path)
+            report(path, error)
+
+    return first
 
 
 def _match_options(config: TrainingConfig) -> MatchOptions:

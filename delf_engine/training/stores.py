@@ -7,66 +7,60 @@ to half precision, so that a cached map and one that is computed again when it i
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from delf_engine.errors import DataError, ImageError
 from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import normalise_images
-from delf_engine.training.batches import START, Teacher
-from delf_engine.training.cache import Cache, memory_bytes
+from delf_engine.support.processes import map_ordered
+from delf_engine.training.batches import START, Level, Teacher
+from delf_engine.training.options import autocast
 
-__all__ = ["Encoder", "Items", "Level", "Stores", "ViewStore", "deepest", "fingerprint", "item_bytes"]
+__all__ = ["Cache", "Encoder", "Items", "Stores", "ViewStore", "fingerprint"]
 
-Level = Literal["images", "conv3", "conv4"]
 Rgb = npt.NDArray[np.uint8]
 Homographies = npt.NDArray[np.float64]
+Needs = tuple[tuple[str, ...], frozenset[str]]
 
 #: Share of the memory that is free when a store is filled that its maps may take; more goes to files.
 _MEMORY_SHARE = 0.4
 
 
-class Items(Protocol):
+@dataclass(frozen=True)
+class Items:
     """What views are rendered of.
 
     Attributes
     ----------
     key : str
         Equal keys render equal views.
+    names : sequence of str
+        What errors call each item: its path.
     views : int
         Views of an item.
     size : int
         Side of a view, pixels.
+    render : callable
+        Maps the number of an item to (views, size, size, 3) uint8 views and the (views, 3, 3) float64 homographies
+        from the item's own frame to each. Raises `ImageError` if a photograph cannot be read.
     """
 
     key: str
+    names: Sequence[str]
     views: int
     size: int
-
-    def __len__(self) -> int:
-        """Return the number of items."""
-
-    def name(self, index: int) -> str:
-        """Return the path that errors speak of."""
-
-    def render(self, index: int) -> tuple[Rgb, Homographies]:
-        """Return (V, size, size, 3) views and the (V, 3, 3) homographies from the item's own frame to each.
-
-        Raises
-        ------
-        ImageError
-            If a photograph cannot be read.
-        """
+    render: Callable[[int], tuple[Rgb, Homographies]]
 
 
 @dataclass(frozen=True)
@@ -95,15 +89,6 @@ class Encoder:
     dtype: torch.dtype
     start: Trunk | None = None
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the maps that are kept."""
-        return (self.level, *self.teachers, *([START] if self._starts else []))
-
-    @property
-    def _starts(self) -> bool:
-        return self.start is not None and self.level == "conv3"
-
     def __call__(self, views: Rgb) -> dict[str, Tensor]:
         """Map (V, S, S, 3) views to their maps by name, on the CPU."""
         pixels = torch.from_numpy(views)
@@ -112,12 +97,12 @@ class Encoder:
             maps = {name: _kept(teacher(moved)) for name, teacher in self.teachers.items()}
             if self.level == "images":
                 return {"images": pixels, **maps}
-            with self.autocast():
+            with autocast(self.device, self.dtype):
                 conv3 = _kept(self.trunk.stem(normalise_images(moved)))
             if self.level == "conv4":
-                return {"conv4": _kept(self._last(self.trunk, conv3)), **maps}
+                return {"conv4": self.last(conv3), **maps}
             if self.start is not None:
-                maps[START] = _as_computed(self._last(self.start, conv3))
+                maps[START] = _in_cells(self._last(self.start, conv3).to("cpu"))
             return {"conv3": conv3, **maps}
 
     def last(self, conv3: Tensor) -> Tensor:
@@ -126,12 +111,85 @@ class Encoder:
             return _kept(self._last(self.trunk, conv3))
 
     def _last(self, trunk: Trunk, conv3: Tensor) -> Tensor:
-        with self.autocast():
+        with autocast(self.device, self.dtype):
             return trunk.last(conv3.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last))
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """Return the context in which the network computes."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+    def needs(self, items: Items) -> Needs:
+        """Return what the maps of views depend on, and the names of the teachers whose maps are among them."""
+        trunk = self.trunk
+        below: dict[Level, list[torch.nn.Module]] = {
+            "images": [],
+            "conv3": [trunk.conv1, trunk.layer1, trunk.layer2],
+            "conv4": [trunk],
+        }
+        teachers = set(self.teachers)
+        if self.start is not None and self.level == "conv3":
+            teachers.add(f"{START} {fingerprint(self.start)}")
+        facts = (items.key, self.level, fingerprint(*below[self.level]), str(self.dtype))
+        return facts, frozenset(teachers)
+
+    def item_bytes(self, items: Items) -> int:
+        """Return the bytes that the maps of one item take."""
+        return items.views * _bytes(self(np.zeros((1, items.size, items.size, 3), np.uint8)))
+
+
+class Cache:
+    """Maps of items in memory or as safetensors files in a folder, up to a number of bytes.
+
+    Maps are floating-point (V, C, h, w) with the channels of a cell together in memory; or integer images.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes.
+    folder : path or None
+        Where files go; None: everything is in memory.
+    """
+
+    def __init__(self, limit: int, folder: Path | None) -> None:
+        self.limit, self.folder, self.used = limit, folder, 0
+        self._sizes: dict[int, int] = {}
+        self._memory: dict[int, dict[str, Tensor]] = {}
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def get(self, index: int) -> dict[str, Tensor]:
+        """Return the maps of an item that is held."""
+        if self.folder is None:
+            return self._memory[index]
+        maps = load_file(self.folder / f"{index}.safetensors")
+        return {name: x.permute(0, 3, 1, 2) if x.is_floating_point() else x for name, x in maps.items()}
+
+    def put(self, index: int, maps: dict[str, Tensor]) -> bool:
+        """Hold the maps of an item in place of earlier ones, if they fit; say whether they do."""
+        size = _bytes(maps)
+        used = self.used - self._sizes.get(index, 0) + size
+        if used > self.limit:
+            return False
+        if self.folder is None:
+            self._memory[index] = maps
+        else:
+            # As (V, h, w, C), as they lie in memory: files know no other order.
+            flat = {name: x.permute(0, 2, 3, 1) if x.is_floating_point() else x for name, x in maps.items()}
+            files = {name: x.contiguous() for name, x in flat.items()}
+            save_file(files, self.folder / f"{index}.safetensors")
+        self._sizes[index], self.used = size, used
+        return True
+
+    def close(self) -> None:
+        """Drop everything."""
+        self._memory.clear()
+        self._sizes.clear()
+        self.used = 0
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class ViewStore:
@@ -157,33 +215,36 @@ class ViewStore:
 
     def maps(self, index: int) -> dict[str, Tensor]:
         """Return the maps of item `index` by name, V rows each: float16, or uint8 for images."""
+        encoder = self.encoder
         if index not in self.cache:
-            return self.encoder(self.items.render(index)[0])
-        held = self.cache.get(index)
-        return {name: held[name] for name in self.encoder.names}
+            return encoder(self.items.render(index)[0])
+        # An earlier stage may have needed more teachers.
+        wanted = {encoder.level, *encoder.teachers, *([START] if encoder.start is not None else [])}
+        return {name: value for name, value in self.cache.get(index).items() if name in wanted}
 
     def fill(
         self,
-        *,
-        sample: int | None = None,
+        total: int,
         workers: int,
         on_error: Callable[[str, ImageError], None],
         progress: Callable[[int, int], None],
     ) -> None:
-        """Render all items, or the first `sample`, with `workers` threads; cache the maps of as many as fit."""
+        """Render the first `total` items with `workers` threads; cache the maps of as many as fit."""
         rows, full = [], False
-        total = min(len(self.items), sample or len(self.items))
-        for done, (index, rendered) in enumerate(_rendered(self.items, total, workers), 1):
-            progress(done, total)
-            if isinstance(rendered, ImageError):
-                on_error(self.items.name(index), rendered)
-                continue
-            views, self.homographies[index] = rendered
-            rows.append(index)
-            full = full or not self.cache.put(index, self.encoder(views))
+        with ThreadPoolExecutor(workers) as pool:
+            jobs = map_ordered(lambda index: pool.submit(self.items.render, index), range(total), 4 * workers)
+            for index, job in jobs:
+                progress(index + 1, total)
+                try:
+                    views, self.homographies[index] = job.result()
+                except ImageError as error:
+                    on_error(self.items.names[index], error)
+                    continue
+                rows.append(index)
+                full = full or not self.cache.put(index, self.encoder(views))
         self.rows = np.array(rows, np.int64)
 
-    def advance(self, encoder: Encoder, *, progress: Callable[[int, int], None]) -> None:
+    def advance(self, encoder: Encoder, progress: Callable[[int, int], None]) -> None:
         """Turn conv3 into conv4 item by item, so that never all of both are held; cache more where it now fits."""
         full = False
         for done, index in enumerate(self.rows.tolist(), 1):
@@ -235,7 +296,7 @@ class Stores:
         self.planned: dict[str, tuple[int, int, float]] = {}
         self.on_error, self.progress = on_error, progress
         self._encoder: Encoder | None = None
-        self._open: dict[str, tuple[_State, ViewStore]] = {}
+        self._open: dict[str, tuple[Needs, ViewStore]] = {}
 
     def begin(self, encoder: Encoder) -> None:
         """State what the stage that begins needs of each view."""
@@ -250,36 +311,30 @@ class Stores:
             If fewer than two items can be read.
         """
         assert self._encoder is not None, "begin() comes first"
-        encoder = self._encoder
-        if not teachers:
-            encoder = replace(encoder, teachers={}, start=None)
-        wanted = _state(items, encoder)
-        if name in self._open:
-            state, store = self._open[name]
-            if wanted.within(state):
-                store.encoder = encoder
-                return store
-            conv3 = replace(encoder, level="conv3", start=None)
-            if encoder.level == "conv4" and _state(items, conv3).within(state):
-                began = time.monotonic()
-                store.advance(encoder, progress=lambda done, total: self.progress(f"{name}: conv4", done, total))
-                self._opened(name, wanted, store, began)
-                return store
-            store.cache.close()
-        began = time.monotonic()
-        store = ViewStore(items, encoder, self._new_cache(name, items, encoder))
-        store.fill(
-            sample=self.sample,
-            workers=self.workers,
-            on_error=self.on_error,
-            progress=lambda done, total: self.progress(name, done, total),
-        )
-        if len(store) < 2:
-            raise DataError(
-                f"{name}: training needs at least 2 readable photographs or pairs; {len(store)} of {len(items)} "
-                "can be read"
-            )
-        self._opened(name, wanted, store, began)
+        encoder = self._encoder if teachers else replace(self._encoder, teachers={}, start=None)
+        needs = encoder.needs(items)
+        if self._holds(name, needs):
+            store = self._open[name][1]
+            store.encoder = encoder
+            return store
+        began, total = time.monotonic(), min(len(items.names), self.sample or len(items.names))
+        conv3 = replace(encoder, level="conv3", start=None)
+        if encoder.level == "conv4" and self._holds(name, conv3.needs(items)):
+            store = self._open[name][1]
+            store.advance(encoder, lambda done, of: self.progress(f"{name}: conv4", done, of))
+        else:
+            if name in self._open:
+                self._open.pop(name)[1].cache.close()
+            store = ViewStore(items, encoder, self._new_cache(name, items, encoder))
+            store.fill(total, self.workers, self.on_error, lambda done, of: self.progress(name, done, of))
+            if len(store) < 2:
+                raise DataError(
+                    f"{name}: training needs at least 2 readable photographs or pairs; {len(store)} of "
+                    f"{len(items.names)} can be read"
+                )
+        self._open[name] = needs, store
+        seconds = (time.monotonic() - began) / total
+        self.planned[name] = (len(items.names), len(items.names) * encoder.item_bytes(items), seconds)
         return store
 
     def close(self) -> None:
@@ -288,23 +343,28 @@ class Stores:
             store.cache.close()
         self._open.clear()
 
-    def _opened(self, name: str, state: _State, store: ViewStore, began: float) -> None:
-        self._open[name] = (state, store)
-        items = len(store.items)
-        seconds = (time.monotonic() - began) / min(items, self.sample or items)
-        self.planned[name] = (items, items * item_bytes(store.items, store.encoder), seconds)
+    def _holds(self, name: str, needs: Needs) -> bool:
+        if name not in self._open:
+            return False
+        held = self._open[name][0]
+        return needs[0] == held[0] and needs[1] <= held[1]
 
     def _new_cache(self, name: str, items: Items, encoder: Encoder) -> Cache:
-        left = self.limit - sum(store.cache.used for key, (_, store) in self._open.items() if key != name)
-        needed = len(items) * item_bytes(items, encoder)
-        in_memory = self.folder is None or min(left, needed) < _MEMORY_SHARE * memory_bytes()
-        return Cache(max(left, 0), None if in_memory else Path(self.folder or "") / name)
+        left = max(self.limit - sum(store.cache.used for _, store in self._open.values()), 0)
+        needed = len(items.names) * encoder.item_bytes(items)
+        if self.folder is None or min(left, needed) < _MEMORY_SHARE * memory_bytes():
+            return Cache(left, None)
+        return Cache(left, self.folder / name)
 
 
-def item_bytes(items: Items, encoder: Encoder) -> int:
-    """Return the bytes that the maps of one item take."""
-    blank = np.zeros((1, items.size, items.size, 3), np.uint8)
-    return items.views * sum(value.numel() * value.element_size() for value in encoder(blank).values())
+def memory_bytes() -> int:
+    """Return the memory that is free, bytes; where the system does not say, 4 GiB."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 << 30
 
 
 def fingerprint(*modules: torch.nn.Module) -> str:
@@ -316,61 +376,14 @@ def fingerprint(*modules: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def deepest(maps: Mapping[str, Tensor]) -> Level:
-    """Return the deepest of the trunk's maps that a batch holds."""
-    if "conv4" in maps:
-        return "conv4"
-    return "conv3" if "conv3" in maps else "images"
-
-
-@dataclass(frozen=True)
-class _State:
-    """What the cached maps of a store depend on, and the teachers whose maps are among them."""
-
-    facts: tuple[str, ...]
-    teachers: frozenset[str]
-
-    def within(self, other: _State) -> bool:
-        return self.facts == other.facts and self.teachers <= other.teachers
-
-
-def _state(items: Items, encoder: Encoder) -> _State:
-    trunk = encoder.trunk
-    below = {
-        "images": "",
-        "conv3": fingerprint(trunk.conv1, trunk.layer1, trunk.layer2),
-        "conv4": fingerprint(trunk),
-    }[encoder.level]
-    teachers = set(encoder.teachers)
-    if encoder.start is not None and encoder.level == "conv3":
-        teachers.add(f"{START} {fingerprint(encoder.start)}")
-    return _State((items.key, encoder.level, below, str(encoder.dtype)), frozenset(teachers))
+def _bytes(maps: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in maps.values())
 
 
 def _kept(maps: Tensor) -> Tensor:
+    return _in_cells(maps.to("cpu", torch.float16))
+
+
+def _in_cells(maps: Tensor) -> Tensor:
     # The vector of a cell lies together: convolutions want it so, and losses look at cells.
-    return maps.to("cpu", torch.float16).contiguous(memory_format=torch.channels_last)
-
-
-def _as_computed(maps: Tensor) -> Tensor:
-    return maps.to("cpu").contiguous(memory_format=torch.channels_last)
-
-
-def _rendered(
-    items: Items, total: int, workers: int
-) -> Iterator[tuple[int, tuple[Rgb, Homographies] | ImageError]]:
-    """Yield the first `total` items in order, rendered a few ahead by threads."""
-
-    def render(index: int) -> tuple[Rgb, Homographies] | ImageError:
-        try:
-            return items.render(index)
-        except ImageError as error:
-            return error
-
-    ahead = 4 * workers
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = {i: pool.submit(render, i) for i in range(min(ahead, total))}
-        for index in range(total):
-            yield index, jobs.pop(index).result()
-            if index + ahead < total:
-                jobs[index + ahead] = pool.submit(render, index + ahead)
+    return maps.contiguous(memory_format=torch.channels_last)

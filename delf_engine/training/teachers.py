@@ -12,6 +12,7 @@ from delf_engine.model.backbones import ARCHITECTURES
 from delf_engine.model.checkpoint import load_checkpoint
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.batches import TeacherContext
+from delf_engine.training.options import autocast
 from delf_engine.training.projection import PcaStage, fit_projection
 from delf_engine.training.weights import load_trunk, read_state
 
@@ -33,9 +34,8 @@ class _NetworkTeacher:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map (N, H, W, 3) uint8 RGB to (N, D, h, w) unit descriptors."""
-        dtype = self.context.dtype
         with torch.no_grad():
-            with torch.autocast(self.context.device.type, dtype, enabled=dtype != torch.float32):
+            with autocast(self.context.device, self.context.dtype):
                 features = self.network.trunk(self.network.normalise(images.to(self.context.device)))
             maps = self.network.heads(features.float())[0]
             flat = maps.flatten(2).transpose(1, 2)

@@ -10,9 +10,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,12 +24,11 @@ from torch import Tensor, nn
 
 from delf_engine.errors import DataError, FormatError
 from delf_engine.model.network import DelfNetwork
-from delf_engine.training.batches import Batch
+from delf_engine.support.processes import map_ordered
+from delf_engine.training.batches import Batch, Forward
 from delf_engine.training.config import GradientStage
 from delf_engine.training.contract import Loss, Source
-from delf_engine.training.device import deterministic
-from delf_engine.training.forward import Forward
-from delf_engine.training.options import Reports
+from delf_engine.training.options import Reports, deterministic
 from delf_engine.training.work import (
     Snapshot,
     load_optimiser,
@@ -114,9 +114,18 @@ class GradientRun:
     def _loop(self, stopped: threading.Event) -> None:
         steps, accumulate = self.stage.steps, self.stage.accumulate
         written = time.monotonic()
-        with _Prefetcher(self.source, self.step * accumulate, steps * accumulate) as batches:
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="batches") as pool,
+            closing(
+                map_ordered(
+                    lambda index: pool.submit(self.source.batch, index),
+                    range(self.step * accumulate, steps * accumulate),
+                    _AHEAD,
+                )
+            ) as batches,
+        ):
             while self.step < steps:
-                loss = self.optimise([batches.next() for _ in range(accumulate)])
+                loss = self.optimise([(index, job.result()) for index, job in islice(batches, accumulate)])
                 self.step += 1
                 self.reports.progress(self.stage.name, self.step, steps, loss)
                 every = self.stage.evaluate_every
@@ -276,28 +285,6 @@ def _optimiser(
     if stage.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=stage.momentum, **options)
     return torch.optim.AdamW(groups, **options)
-
-
-class _Prefetcher:
-    """Micro-batches in order, made ready by one thread while others are trained on."""
-
-    def __init__(self, source: Source, first: int, end: int) -> None:
-        self.source, self.following, self.end = source, first, end
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self.waiting: list[tuple[int, Future[Batch]]] = []
-
-    def __enter__(self) -> _Prefetcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-    def next(self) -> tuple[int, Batch]:
-        while len(self.waiting) < _AHEAD and self.following < self.end:
-            self.waiting.append((self.following, self.pool.submit(self.source.batch, self.following)))
-            self.following += 1
-        index, job = self.waiting.pop(0)
-        return index, job.result()
 
 
 @contextmanager

@@ -20,8 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from delf_engine.errors import FormatError
-from delf_engine.support.files import replacing
-from delf_engine.support.locks import acquired
+from delf_engine.support.files import acquired, file_sha256, replacing
 
 __all__ = [
     "Snapshot",
@@ -137,21 +136,21 @@ class Work:
 
     def running(self, name: str, key: str) -> Path | None:
         """Return the file for the state of a stage that runs."""
-        return None if self.folder is None else self.folder / f"{_plain(name)}-{key[:16]}.running"
-
-    def finished(self, name: str, key: str) -> Path | None:
-        """Return the file for the result of a stage."""
-        return None if self.folder is None else self.folder / f"{_plain(name)}-{key[:16]}.safetensors"
+        return self._file(name, key, "running")
 
     def once(self, name: str, key: str, compute: Callable[[], Snapshot]) -> Snapshot:
         """Return what `compute` returns, from disk if an earlier run with the same key has written it."""
-        path = self.finished(name, key)
+        path = self._file(name, key, "safetensors")
         if path is not None and path.is_file():
             return read_snapshot(path)
         result = compute()
         if path is not None:
             write_snapshot(path, result)
         return result
+
+    def _file(self, name: str, key: str, ending: str) -> Path | None:
+        plain = "".join(c if c.isalnum() else "-" for c in name)
+        return None if self.folder is None else self.folder / f"{plain}-{key[:16]}.{ending}"
 
 
 def chained_key(before: str, *facts: object) -> str:
@@ -168,13 +167,6 @@ def photographs_key(photos: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def file_digest(names: Mapping[str, str | os.PathLike[str] | None]) -> dict[str, str]:
-    """Return the SHA-256 of each file by name; what is no file (a packaged name, None) stands for itself."""
-    return {
-        name: hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else str(file)
-        for name, file in names.items()
-    }
-
-
-def _plain(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name)
+def file_digest(file: str | os.PathLike[str] | None) -> str:
+    """Return the SHA-256 of a file; what is no file (a packaged name, None) stands for itself."""
+    return file_sha256(Path(file)) if file and Path(file).is_file() else str(file)

@@ -1,9 +1,16 @@
-"""Affine RANSAC of our own: seeded, free of global state, and exact about its residual.
+"""Affine estimators of our own: seeded or without chance, free of global state, exact about their residual.
 
-OpenCV's `estimateAffine2D` ignores any seed and measures in one image only; the published pipelines use
+RANSAC: OpenCV's `estimateAffine2D` ignores any seed and measures in one image only; the published pipelines use
 scikit-image's `ransac(AffineTransform, min_samples=3)`, whose sampling this follows. All hypotheses of a block are
 judged at once; a new best one is refined by total least squares on its inliers (Chum, Matas and Kittler,
 Locally Optimized RANSAC, 2003).
+
+Exhaustive: every match is a hypothesis. A feature has a scale and photographs stand upright, so one match fixes a
+zoom and a shift (Philbin et al., Object Retrieval with Large Vocabularies and Fast Spatial Matching, CVPR 2007).
+All matches are tried as such hypotheses against all others, in time N^2; the best are refined to affine maps by
+least squares on their inliers, with a limit that shrinks to the threshold. Hypotheses whose match a refined map
+already explains are left out. The constants were written down before they were measured; on Sub-RParis others near
+them do as well.
 """
 
 from __future__ import annotations
@@ -13,9 +20,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.verification.geometry import plausible
+from delf_engine.verification.geometry import MAX_STRETCH, MAX_ZOOM, plausible
 
-__all__ = ["fit_least_squares", "ransac_affine"]
+__all__ = ["exhaustive_affine", "fit_least_squares", "ransac_affine"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -24,11 +31,16 @@ _REFINEMENTS = 10
 # A sample whose triangle has an angle with a smaller sine is as good as collinear.
 _MIN_SINE = 1e-3
 
+#: A hypothesis may be off by twice the threshold, and by a tenth of the distance from its match.
+_SLACK, _GROWTH = 2.0, 0.1
+#: Hypotheses that are refined, and by what the threshold is multiplied in each round.
+_TRIES, _ROUNDS = 8, np.array([2.0, 1.5, 1.25, 1.0, 1.0, 1.0, 1.0, 1.0])
+
 
 def ransac_affine(
     a: Float64, b: Float64, *, threshold: float, max_iterations: int, confidence: float, seed: int
 ) -> Float64 | None:
-    """Return the affine map from A to B that most matches agree with.
+    """Return the affine map from A to B, (3, 3), that most matches agree with; None without a plausible sample.
 
     Hypotheses are ranked by the truncated squared residual (MSAC; Torr and Zisserman 2000).
 
@@ -43,11 +55,6 @@ def ransac_affine(
     confidence : float
         Sampling stops once a better map is this unlikely to have been missed.
     seed : int
-
-    Returns
-    -------
-    (3, 3) float64 or None
-        None if no sample gave a plausible map.
     """
     rng = np.random.default_rng(seed)
     best: Float64 | None = None
@@ -67,19 +74,40 @@ def ransac_affine(
     return best
 
 
-def fit_least_squares(a: Float64, b: Float64) -> Float64 | None:
-    """Return the affine map that minimises the sum of squared Sampson distances, or None if there is none.
+def exhaustive_affine(
+    a: Float64, b: Float64, scales_a: npt.ArrayLike, scales_b: npt.ArrayLike, *, threshold: float
+) -> Float64 | None:
+    """Return the affine map from A to B, (3, 3), that matches agree with; None if no hypothesis leads to one.
 
-    The matches as points of four dimensions lie near a plane; its normals are the two weakest principal axes
-    (Hartley and Zisserman, algorithm 4.7).
+    The same bits for the same matches in the same order, on one kind of processor.
 
     Parameters
     ----------
     a, b : (N, 2) float64
+        Matched points.
+    scales_a, scales_b : (N,) float
+        Scales of the matched features, in the same unit as the points: their ratio is the zoom of a hypothesis.
+    threshold : float
+        Largest residual of an inlier, in pixels (Sampson distance, which is exact here), 1e-9 to 1e9.
+    """
+    from delf_engine.verification.kernels import search_affine
 
-    Returns
-    -------
-    (3, 3) float64 or None
+    zooms = np.asarray(scales_b, np.float64) / np.asarray(scales_a, np.float64)
+    zooms = np.clip(zooms, 1 / MAX_ZOOM, MAX_ZOOM).astype(np.float32)
+    out = np.zeros((3, 3))
+    out[2, 2] = 1
+    threshold = float(threshold)  # an integer would compile the kernels again
+    reach, growth = np.float32((_SLACK * threshold) ** 2), np.float32(_GROWTH**2)
+    bounds = (MAX_ZOOM, MAX_STRETCH)
+    score = search_affine(a, b, zooms, threshold**2, reach, growth, _TRIES, _ROUNDS**2, bounds, out[:2])
+    return out if score > 0 and np.isfinite(out).all() else None
+
+
+def fit_least_squares(a: Float64, b: Float64) -> Float64 | None:
+    """Return the affine map, (3, 3), with the least squared Sampson distances of matches, (N, 2) each, or None.
+
+    The matches as points of four dimensions lie near a plane; its normals are the two weakest principal axes
+    (Hartley and Zisserman, algorithm 4.7).
     """
     points = np.hstack([a, b])
     centre = points.mean(axis=0)

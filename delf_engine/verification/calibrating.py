@@ -1,5 +1,7 @@
 """Calibration from labelled pairs of photographs: their list, the fit, and whether it is right for unseen places.
 
+A list is CSV or JSON lines of a, b and label (1: the same place, 0: not).
+
 Pairs are no independent samples: photographs of one landmark are alike in how many inliers they have, and each
 photograph is in many pairs. Places are therefore dealt into folds, and a pair between folds f and g is judged by a
 calibration of the pairs that touch neither.
@@ -7,28 +9,46 @@ calibration of the pairs that touch neither.
 
 from __future__ import annotations
 
+import csv
 import itertools
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import Profile
-from delf_engine.errors import ConfigError, DataError
+from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.features import LocalFeatures
-from delf_engine.verification.calibration import Calibration
-from delf_engine.verification.calibration_fit import MINIMUM_PAIRS, Evidence, Method, checked_labels
-from delf_engine.verification.labelled_pairs import LabelledPair
+from delf_engine.support.files import system_errors
+from delf_engine.verification.calibration import MINIMUM_PAIRS, Calibration, Evidence, checked_labels
 from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import PairVerifier
 
-__all__ = ["CrossValidation", "calibrate", "connected_places", "cross_validated", "fold_of_places"]
+__all__ = [
+    "CrossValidation",
+    "LabelledPair",
+    "calibrate",
+    "connected_places",
+    "cross_validated",
+    "fold_of_places",
+    "read_labelled_pairs",
+]
 
 Names = Sequence[tuple[str, str]]
+
+
+class LabelledPair(NamedTuple):
+    """Two images as they are named in the list, and whether they show the same place."""
+
+    a: str
+    b: str
+    label: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +57,8 @@ class CrossValidation:
 
     Attributes
     ----------
-    probabilities : (N,) float64
+    probabilities, labels : (N,) float64, (N,) int64
         Of the pairs that could be judged; the others' places left too few pairs to fit.
-    labels : (N,) int64
-        Of these pairs.
     places : int
         Places that pairs with label 1 show.
     prior : float
@@ -59,14 +77,92 @@ class CrossValidation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, ready for JSON; None where there are none."""
-        p, labels = self.probabilities, self.labels
-        error = expected_calibration_error(p, labels, prior=self.prior) if self.conclusive else None
+        p, labels, sure = self.probabilities, self.labels, self.conclusive
         return {
             "places": self.places,
             "judged": len(p),
-            "expected_calibration_error": error,
-            "roc_auc": roc_auc(p, labels) if self.conclusive else None,
+            "expected_calibration_error": expected_calibration_error(p, labels, prior=self.prior)
+            if sure
+            else None,
+            "roc_auc": roc_auc(p, labels) if sure else None,
         }
+
+
+def read_labelled_pairs(path: Path) -> list[LabelledPair]:
+    """Read labelled pairs in the order of the file; a pair that is listed again, either way round, counts once.
+
+    Parameters
+    ----------
+    path : path
+        ``.csv`` with the columns ``a,b,label`` (others are passed over), or ``.jsonl`` with one object
+        ``{"a": image, "b": image, "label": 0 or 1}`` a line.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be read or holds no pair, a line is wrong, pairs an image with itself, or gives a pair
+        another label than an earlier line. It names the file and the line.
+    """
+    rows = {".csv": _csv_rows, ".jsonl": _json_rows}.get(path.suffix.lower())
+    if rows is None:
+        raise FormatError(f"{path}: the ending must be .csv or .jsonl")
+    found: dict[tuple[str, str], tuple[LabelledPair, int]] = {}
+    try:
+        with system_errors(f"{path}: cannot be read"), path.open(encoding="utf-8-sig", newline="") as lines:
+            for number, values in rows(path, lines):
+                pair = _parsed(f"{path}, line {number}", values)
+                first, line = found.setdefault((min(pair[:2]), max(pair[:2])), (pair, number))
+                if first.label != pair.label:
+                    raise FormatError(
+                        f"{path}, line {number}: {pair.a!r} and {pair.b!r} have label {pair.label} here and "
+                        f"{first.label} in line {line}; keep one of them"
+                    )
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: cannot be read: {error}") from error
+    if not found:
+        raise FormatError(f"{path}: holds no pair; one a line is needed, with the columns a, b and label")
+    return [pair for pair, _ in found.values()]
+
+
+def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(lines, strict=True)
+    try:
+        header: list[str] = next(filter(None, reader), [])
+        columns = [name.strip() for name in header]
+        if columns and not {"a", "b", "label"} <= set(columns):
+            raise FormatError(f"{path}, line 1: expected the columns a,b,label, got {','.join(columns)}")
+        for row in reader:
+            if row and len(row) != len(columns):
+                raise FormatError(f"{path}, line {reader.line_num}: {len(row)} columns instead of {len(columns)}")
+            if row:
+                yield reader.line_num, dict(zip(columns, row, strict=True))
+    except csv.Error as error:
+        raise FormatError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path}, line {number}: is not JSON: {error}") from error
+        if not isinstance(values, dict) or not {"a", "b", "label"} <= set(values):
+            raise FormatError(f'{path}, line {number}: expected {{"a": image, "b": image, "label": 0 or 1}}')
+        yield number, values
+
+
+def _parsed(where: str, values: dict[str, Any]) -> LabelledPair:
+    a, b, label = values["a"], values["b"], values["label"]
+    if not all(isinstance(name, str) and name for name in (a, b)):
+        raise FormatError(f"{where}: a and b must be ids or paths of images, got {a!r} and {b!r}")
+    text = label.strip() if isinstance(label, str) else label
+    if text not in ("0", "1", 0, 1):
+        raise FormatError(f"{where}: the label must be 1 (the same place) or 0 (different places), got {label!r}")
+    if a == b:
+        raise FormatError(f"{where}: pairs {a!r} with itself; leave that line out")
+    return LabelledPair(a, b, int(text))
 
 
 def calibrate(
@@ -74,7 +170,6 @@ def calibrate(
     features: Mapping[str, LocalFeatures],
     profile: Profile,
     *,
-    method: Method = "logistic",
     evidence: Evidence = "inlier_similarity",
     prior: float = 0.5,
     folds: int = 5,
@@ -88,24 +183,18 @@ def calibrate(
     Parameters
     ----------
     pairs : sequence of LabelledPair
-        As `read_labelled_pairs` returns them.
     features : mapping of image to LocalFeatures
         Of both images of every pair.
     profile : Profile
         That they were extracted with, and are verified with.
-    method, evidence, prior, trained_on, checkpoint
-        See `Calibration.fit`.
+    evidence, prior, trained_on, checkpoint
+        See `Calibration.fit`, which tells the errors too.
     folds : int
-        Of places, at least 3.
+        See `cross_validated`.
     seed : int
         Of estimators that draw samples.
     progress : callable or None
         Called with the number of pairs verified, and of all.
-
-    Raises
-    ------
-    DataError, MismatchError, ConfigError
-        As `Calibration.fit` and `cross_validated`.
     """
     config, exponent = profile.verification, profile.ranking.exponent
     verifications = []
@@ -118,7 +207,6 @@ def calibrate(
     calibration = Calibration.fit(
         verifications,
         labels,
-        method=method,
         evidence=evidence,
         prior=prior,
         trained_on=trained_on,
@@ -126,7 +214,7 @@ def calibrate(
         profile=profile,
     )
     places = connected_places([(pair.a, pair.b) for pair in pairs], labels)
-    p = cross_validated(verifications, labels, places, method=method, evidence=evidence, prior=prior, folds=folds)
+    p = cross_validated(verifications, labels, places, evidence=evidence, prior=prior, folds=folds)
     judged = ~np.isnan(p)
     shown = {place for both, label in zip(places, labels, strict=True) if label for place in both}
     return calibration, CrossValidation(p[judged], labels[judged], len(shown), prior)
@@ -137,11 +225,6 @@ def connected_places(pairs: Names, labels: npt.ArrayLike) -> list[tuple[str, str
 
     A chain of such pairs joins images to one place; it is named after its first image in alphabetical order. An
     image in no such pair is a place of its own.
-
-    Parameters
-    ----------
-    pairs : sequence of (image, image)
-    labels : (N,) of 0 and 1
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -160,23 +243,12 @@ def connected_places(pairs: Names, labels: npt.ArrayLike) -> list[tuple[str, str
 
 
 def fold_of_places(places: Names, labels: npt.ArrayLike, folds: int) -> dict[str, int]:
-    """Deal places into folds: those with pairs of label 1, then, from empty folds again, those without.
+    """Deal places into folds, and return the fold of each.
 
-    The largest places go first, each to the fold that holds least; ties go by name and by number, so that the
-    order of pairs does not matter. scikit-learn's GroupKFold deals alike, but knows one group a sample: a pair has
-    two.
-
-    Parameters
-    ----------
-    places : sequence of (place, place)
-        Of both images of each pair.
-    labels : (N,) of 0 and 1
-    folds : int
-        At least 1; some stay empty if there are fewer places.
-
-    Returns
-    -------
-    dict of place to number of its fold
+    Those with pairs of label 1 come first; then, from empty folds again, the rest. The largest places go first,
+    each to the fold that holds least; ties go by name and by number, so that the order of pairs does not matter.
+    scikit-learn's GroupKFold deals alike, but knows one group a sample: a pair has two. Some folds stay empty if
+    there are fewer places.
     """
     positives: Counter[str] = Counter()
     pairs: Counter[str] = Counter()
@@ -204,7 +276,6 @@ def cross_validated(
     labels: npt.ArrayLike,
     places: Names,
     *,
-    method: Method = "logistic",
     evidence: Evidence = "inlier_similarity",
     prior: float = 0.5,
     folds: int = 5,
@@ -217,8 +288,8 @@ def cross_validated(
     labels : (N,) of 0 and 1
     places : sequence of N (place, place)
         Of both images of each pair.
-    method, evidence, prior
-        See `Calibration.fit`.
+    evidence, prior
+        See `Calibration.fit`, which tells the errors too.
     folds : int
         Of places, at least 3: two hold the pair's places, the others are learnt from.
 
@@ -231,14 +302,12 @@ def cross_validated(
     ------
     ConfigError
         If there are fewer than 3 folds.
-    DataError, MismatchError
-        As `Calibration.fit`.
     """
     if folds < 3:
         raise ConfigError(f"cross-validation between places needs 3 folds at least, got {folds}")
     if len(places) != len(verifications):
         raise DataError(f"two places a pair are needed, got {len(places)} for {len(verifications)} pairs")
-    same = checked_labels(labels, len(verifications), method)
+    same = checked_labels(labels, len(verifications))
     fold = fold_of_places(places, same, folds)
     ends = np.array([sorted((fold[a], fold[b])) for a, b in places], np.int64)
     out = np.full(len(verifications), np.nan)
@@ -246,12 +315,11 @@ def cross_validated(
         judged = np.flatnonzero((ends[:, 0] == f) & (ends[:, 1] == g))
         learnt = np.flatnonzero(~np.isin(ends, (f, g)).any(axis=1))
         positives = int(same[learnt].sum())
-        if not len(judged) or min(positives, len(learnt) - positives) < MINIMUM_PAIRS[method]:
+        if not len(judged) or min(positives, len(learnt) - positives) < MINIMUM_PAIRS:
             continue
         calibration = Calibration.fit(
             [verifications[i] for i in learnt.tolist()],
             same[learnt],
-            method=method,
             evidence=evidence,
             prior=prior,
             trained_on="the other places",

@@ -1,92 +1,97 @@
 """`Calibration`: from the evidence of a `Verification` to a probability that two photographs show one place.
 
-It is fitted once on labelled pairs (`calibrating`, scikit-learn) and kept as a JSON file, beside the checkpoint if
-it is that checkpoint's own; what it then needs is NumPy's and Python's own arithmetic.
+A logistic curve (Platt, Probabilistic outputs for support vector machines, 1999), fitted once on labelled pairs
+with scikit-learn and kept as a JSON file, beside the checkpoint if it is that checkpoint's own; what it then needs
+is NumPy's and Python's own arithmetic.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from delf_engine.config import Config, Profile, parse_config
-from delf_engine.errors import ConfigError, FormatError, MismatchError
+from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.support.files import replacing, system_errors
-from delf_engine.verification.calibration_fit import (
-    EVIDENCE,
-    MINIMUM_PAIRS,
-    Evidence,
-    Method,
-    checked_labels,
-    common_options,
-    evidence_of,
-    extraction_sha256,
-    fit_isotonic,
-    fit_logistic,
-    options_of,
-    verification_sha256,
-)
 from delf_engine.verification.result import Verification
 
-__all__ = ["Calibration", "calibration_beside", "load_calibration"]
+__all__ = [
+    "EVIDENCE",
+    "MINIMUM_PAIRS",
+    "Calibration",
+    "Evidence",
+    "calibration_beside",
+    "checked_labels",
+    "load_calibration",
+]
 
 _FORMAT = "delf-engine calibration"
 _VERSION = 1
 
+Float64 = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.bool_]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Evidence = Literal["inliers", "inlier_similarity", "log_inliers", "log_inlier_similarity"]
+
+#: What a curve may depend on. Each grows, or stays, with every inlier more: that keeps probabilities monotone.
+EVIDENCE: dict[str, Callable[[Verification], float]] = {
+    "inliers": lambda v: float(v.inliers),
+    "inlier_similarity": lambda v: v.inlier_similarity,
+    "log_inliers": lambda v: math.log1p(v.inliers),
+    "log_inlier_similarity": lambda v: math.log1p(v.inlier_similarity),
+}
+
+#: Pairs of either label that a fit needs.
+MINIMUM_PAIRS = 10
+
+_BACKWARDS = (
+    "pairs with label 1 do not have more inliers than pairs with label 0; check that 1 means the same place, "
+    "and that the photographs are the ones that were labelled"
+)
 
 
 class Calibration(Config):
     """How probable it is that two photographs show the same place, given what their verification found.
 
-    The probability holds where pairs of one place have the share `prior`; `probability` takes another one. It
-    never falls when inliers are added. The likelihood ratio is kept between 1 / (positives + 2) and
-    negatives + 2, after Laplace's rule of succession: what none of n pairs did may still happen about once in
-    n + 2. At prior 0.5 no probability is thus below 1 / (positives + 3) or above 1 - 1 / (negatives + 3).
+    The log odds are slope x evidence + intercept where pairs of one place have the share `prior`; `probability`
+    takes another one. It never falls when inliers are added. The likelihood ratio is kept between
+    1 / (positives + 2) and negatives + 2, after Laplace's rule of succession: what none of n pairs did may still
+    happen about once in n + 2. At prior 0.5 no probability is thus below 1 / (positives + 3) or above
+    1 - 1 / (negatives + 3).
 
     Attributes
     ----------
-    method : "logistic" or "isotonic"
     evidence : str
-        What it looks at, a name of `calibration_fit.EVIDENCE`.
+        What it looks at, a name of `EVIDENCE`.
     slope, intercept : float
-        ``logistic``: log odds are slope x evidence + intercept.
-    knots, levels : tuple of float
-        ``isotonic``: probabilities at ascending evidence; linear between, constant beyond.
     prior : float
         Share of pairs of one place that the curve holds for.
     positives, negatives : int
         Pairs that it was fitted on.
     trained_on : str
         What they were, in words.
-    checkpoint : str or None
-        Identity of the model that made the features, if known.
-    profile : str or None
-        Name of their profile, if known.
+    checkpoint, profile : str or None
+        Identity of the model that made the features, and name of their profile, if known.
     verification_sha256, extraction_sha256 : str or None
-        Of that profile's options, see the functions of these names.
-    geometry : str
-        `Verification.model` of the pairs.
-    estimator, residual_px, reference_size, exponent
-        As in `Verification`.
+        Of that profile's options: all of verification but `min_inliers`, all of extraction but `precision`, which
+        is the machine's. Those at their defaults do not count, so that a new option does not change the hash.
+    geometry, estimator, residual_px, reference_size, exponent
+        As in `Verification`, whose `model` is `geometry`.
     """
 
-    method: Method
     evidence: Evidence
-    slope: Annotated[float, Field(gt=0)] | None = None
-    intercept: float | None = None
-    knots: tuple[float, ...] = ()
-    levels: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    slope: Annotated[float, Field(gt=0)]
+    intercept: float
     prior: Probability
     positives: int = Field(ge=1)
     negatives: int = Field(ge=1)
@@ -101,25 +106,12 @@ class Calibration(Config):
     reference_size: int | None
     exponent: float
 
-    @model_validator(mode="after")
-    def _is_a_curve(self) -> Calibration:
-        line, steps = (self.slope, self.intercept), (self.knots, self.levels)
-        if self.method == "logistic":
-            if None in line or any(steps):
-                raise ValueError("logistic: a slope and an intercept are needed, and no knots")
-        elif line != (None, None) or not self.knots or len(self.knots) != len(self.levels):
-            raise ValueError("isotonic: one level for each knot is needed, and no slope")
-        elif any(b <= a for a, b in pairwise(self.knots)) or list(self.levels) != sorted(self.levels):
-            raise ValueError("isotonic: knots must ascend, and levels must not descend")
-        return self
-
     @classmethod
     def fit(
         cls,
         verifications: Sequence[Verification],
         labels: npt.ArrayLike,
         *,
-        method: Method = "logistic",
         evidence: Evidence = "inlier_similarity",
         prior: float = 0.5,
         trained_on: str,
@@ -135,20 +127,16 @@ class Calibration(Config):
         verifications : sequence of N Verification
             All made with the same options.
         labels : (N,) of 0 and 1
-            1: the same place.
-        method : "logistic" or "isotonic"
-            ``logistic`` needs 10 pairs of either label, ``isotonic`` 50, and is worth it from many hundreds on.
+            1: the same place. 10 of either label at least.
         evidence : str
-            A name of `calibration_fit.EVIDENCE`.
+            A name of `EVIDENCE`.
         prior : float
             Share of pairs of one place that probabilities are to hold for, above 0 and below 1. The labels are
             weighted to it; the share among the given pairs does not matter.
-        trained_on : str
-            What the pairs are, in words.
-        checkpoint : str or None
-            Identity of the model that made the features.
+        trained_on, checkpoint
+            As the attributes.
         profile : Profile or None
-            With which they were made and verified.
+            With which the pairs were extracted and verified.
 
         Raises
         ------
@@ -158,32 +146,25 @@ class Calibration(Config):
         MismatchError
             If the verifications were made with different options, or with others than the profile's.
         ConfigError
-            If `method`, `evidence` or `prior` is not one of those above.
+            If `evidence` or `prior` is not one of those above.
         """
-        for what, known, value in (("method", MINIMUM_PAIRS, method), ("evidence", EVIDENCE, evidence)):
-            if value not in known:
-                raise ConfigError(f"there is no calibration {what} {value!r}; known: {', '.join(known)}")
+        if evidence not in EVIDENCE:
+            raise ConfigError(f"there is no calibration evidence {evidence!r}; known: {', '.join(EVIDENCE)}")
         _checked_prior(prior)
-        same = checked_labels(labels, len(verifications), method)
-        made_with = common_options(verifications, profile)
-        values_of_pairs = evidence_of(verifications, evidence)
-        curve: dict[str, Any] = {}
-        if method == "logistic":
-            curve["slope"], curve["intercept"] = fit_logistic(values_of_pairs, same, prior)
-        else:
-            curve["knots"], curve["levels"] = fit_isotonic(values_of_pairs, same, prior)
+        same = checked_labels(labels, len(verifications))
+        made_with = _common_options(verifications, profile)
+        slope, intercept = _fit_logistic(_evidence_of(verifications, evidence), same, prior)
         values = {
-            "method": method,
             "evidence": evidence,
-            **curve,
+            "slope": slope,
+            "intercept": intercept,
             "prior": float(prior),
             "positives": int(same.sum()),
             "negatives": int((~same).sum()),
             "trained_on": trained_on,
             "checkpoint": checkpoint,
             "profile": None if profile is None else profile.name,
-            "verification_sha256": None if profile is None else verification_sha256(profile),
-            "extraction_sha256": None if profile is None else extraction_sha256(profile),
+            **({} if profile is None else _hashes(profile)),
             **made_with,
         }
         return parse_config(cls, values, where="calibration")
@@ -191,16 +172,13 @@ class Calibration(Config):
     def probability(self, verification: Verification, *, prior: float | None = None) -> float:
         """Return the probability that two photographs show the same place.
 
-        Parameters
-        ----------
-        verification : Verification
-        prior : float or None
-            Share of pairs of one place among those that are asked about, above 0 and below 1; None: `self.prior`.
+        `prior` is the share of pairs of one place among those that are asked about, above 0 and below 1; None:
+        that of the calibration.
 
         Raises
         ------
         MismatchError
-            If it was made with another geometric model, residual, size or exponent than the calibration's pairs.
+            As `check`.
         DataError
             If its evidence is not finite.
         ConfigError
@@ -216,19 +194,15 @@ class Calibration(Config):
         offset = _logit(_checked_prior(self.prior if prior is None else prior))
         for verification in items:
             self.check(verification)
-        values = evidence_of(items, self.evidence).tolist()
+        values = _evidence_of(items, self.evidence).tolist()
         return np.array([_logistic(self._log_likelihood_ratio(value) + offset) for value in values], np.float64)
 
     def check(self, verification: Verification) -> None:
-        """Refuse a verification that was made with other options than the pairs this was fitted on.
+        """Refuse, by a `MismatchError`, a verification that was made with other options than the pairs of the fit.
 
-        Raises
-        ------
-        MismatchError
-            If the geometric model, the residual, the reference size or the exponent differs. An exponent that no
-            evidence depends on may differ.
+        An exponent that no evidence depends on may differ.
         """
-        for what, found in options_of(verification).items():
+        for what, found in _options_of(verification).items():
             fitted = getattr(self, what)
             if found != fitted and not (what == "exponent" and not self._uses_similarity):
                 raise MismatchError(
@@ -242,50 +216,19 @@ class Calibration(Config):
 
         The number of inliers of the decision, and the precision of extraction, do not matter.
         """
-        known: list[tuple[str | None, str | None]] = [(self.checkpoint, checkpoint)]
+        known = [(self.checkpoint, checkpoint)]
         if profile is not None:
-            known += [
-                (self.verification_sha256, verification_sha256(profile)),
-                (self.extraction_sha256, extraction_sha256(profile)),
-            ]
+            known += [(getattr(self, name), value) for name, value in _hashes(profile).items()]
             if self._uses_similarity and profile.ranking.exponent != self.exponent:
                 return False
         return all(ours is None or theirs is None or ours == theirs for ours, theirs in known)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values, ready for JSON; `from_dict` takes them back."""
+        """Return plain Python values, ready for JSON."""
         return {"format": _FORMAT, "format_version": _VERSION, **self.model_dump(mode="json")}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, where: str = "calibration") -> Calibration:
-        """Return the calibration that `to_dict` has written; errors name `where` it came from.
-
-        Raises
-        ------
-        FormatError
-            If it is none, of another format version, or a value is missing, unknown or bad.
-        """
-        if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
-            raise FormatError(
-                f"{where}: not a calibration (no format {_FORMAT!r}); delf-engine calibrate makes one"
-            )
-        version = values.get("format_version")
-        if version != _VERSION:
-            raise FormatError(f"{where}: format version {version!r}, this version reads {_VERSION}; fit it again")
-        fields = {key: value for key, value in values.items() if key not in ("format", "format_version")}
-        try:
-            return parse_config(cls, fields, where=where)
-        except ConfigError as error:
-            raise FormatError(f"{error}; fit it again (delf-engine calibrate)") from error
-
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON; replaces the file at once or not at all.
-
-        Raises
-        ------
-        FormatError
-            If the file cannot be written.
-        """
+        """Write it as JSON, at once or not at all; `FormatError` if that cannot be."""
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
         with (
             system_errors(f"{os.fspath(path)}: the calibration cannot be written; choose another folder"),
@@ -300,13 +243,25 @@ class Calibration(Config):
         Raises
         ------
         FormatError
-            If it cannot be read, is no JSON, or `from_dict` refuses it.
+            If it cannot be read, is no calibration, of another format version, or a value is missing, unknown or
+            bad.
         """
+        where = os.fspath(path)
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise FormatError(f"{os.fspath(path)}: cannot be read as a calibration: {error}") from error
-        return cls.from_dict(values, where=os.fspath(path))
+            raise FormatError(f"{where}: cannot be read as a calibration: {error}") from error
+        if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
+            raise FormatError(
+                f"{where}: not a calibration (no format {_FORMAT!r}); delf-engine calibrate makes one"
+            )
+        version = values.pop("format_version", None)
+        if version != _VERSION:
+            raise FormatError(f"{where}: format version {version!r}, this version reads {_VERSION}; fit it again")
+        try:
+            return parse_config(cls, values, where=where)
+        except ConfigError as error:
+            raise FormatError(f"{error}; fit it again (delf-engine calibrate)") from error
 
     @property
     def _uses_similarity(self) -> bool:
@@ -314,11 +269,7 @@ class Calibration(Config):
 
     def _log_likelihood_ratio(self, evidence: float) -> float:
         """Return ln(P(evidence | same) / P(evidence | different)), within what the pairs support."""
-        if self.slope is not None and self.intercept is not None:
-            log_odds = self.intercept + self.slope * evidence
-        else:
-            log_odds = _logit(float(np.interp(evidence, self.knots, self.levels)))
-        ratio = log_odds - _logit(self.prior)
+        ratio = self.intercept + self.slope * evidence - _logit(self.prior)
         return min(max(ratio, -math.log(self.positives + 2)), math.log(self.negatives + 2))
 
 
@@ -331,7 +282,9 @@ def calibration_beside(checkpoint: str | os.PathLike[str]) -> Path:
 def load_calibration(
     checkpoint: str | os.PathLike[str], *, profile: Profile | None = None, identity: str | None = None
 ) -> Calibration | None:
-    """Load the calibration that lies beside a checkpoint, if there is one that holds.
+    """Load the calibration that lies beside a checkpoint; None if there is none, or it does not hold.
+
+    No probability rather than a wrong one: it must have been fitted for this model and these options.
 
     Parameters
     ----------
@@ -341,12 +294,6 @@ def load_calibration(
         That pairs are extracted and verified with.
     identity : str or None
         Of the model (`CheckpointInfo.identity`).
-
-    Returns
-    -------
-    Calibration or None
-        None if there is no file beside the checkpoint, or it was fitted for another model or other options: no
-        probability rather than a wrong one.
 
     Raises
     ------
@@ -371,6 +318,96 @@ def load_calibration(
     return None
 
 
+def checked_labels(labels: npt.ArrayLike, pairs: int) -> Labels:
+    """Return the labels of `pairs` pairs as booleans; `DataError` if they are no such, or too few of either."""
+    values = np.asarray(labels)
+    if values.shape != (pairs,):
+        raise DataError(f"one label a pair is needed, got labels of shape {values.shape} for {pairs} pairs")
+    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+        raise DataError("labels must be 1 (the same place) or 0 (different places)")
+    same = values.astype(bool)
+    for label, count in ((1, int(same.sum())), (0, int((~same).sum()))):
+        if count < MINIMUM_PAIRS:
+            raise DataError(
+                f"{count} pairs with label {label} are too few: calibration needs {MINIMUM_PAIRS} of either label"
+            )
+    return same
+
+
+def _evidence_of(verifications: Sequence[Verification], evidence: str) -> Float64:
+    values = np.array([EVIDENCE[evidence](v) for v in verifications], np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise DataError(f"the evidence of pair {bad[0]} (counted from 0) is not finite: {values[bad[0]]}")
+    return values
+
+
+def _options_of(verification: Verification) -> dict[str, Any]:
+    """Return the options of a verification that its evidence depends on, by their names in a `Calibration`."""
+    names = ("estimator", "residual_px", "reference_size", "exponent")
+    return {"geometry": verification.model, **{name: getattr(verification, name) for name in names}}
+
+
+def _common_options(verifications: Sequence[Verification], profile: Profile | None) -> dict[str, Any]:
+    """Return the options of all verifications, which must be alike, and those of the profile if there is one."""
+    first = _options_of(verifications[0])
+    for number, verification in enumerate(verifications):
+        if _options_of(verification) != first:
+            raise MismatchError(
+                f"pair {number} (counted from 0) was verified with other options than the first one: "
+                f"{_options_of(verification)} and {first}; verify all pairs alike"
+            )
+    if profile is not None:
+        config = {**profile.verification.model_dump(), "exponent": profile.ranking.exponent}
+        expected = {name: config["model" if name == "geometry" else name] for name in first}
+        if expected != first:
+            raise MismatchError(f"the pairs were verified with {first}, profile {profile.name!r} has {expected}")
+    return first
+
+
+def _hashes(profile: Profile) -> dict[str, str]:
+    """Return hashes of the options that evidence depends on, by their names in a `Calibration`."""
+    return {
+        "verification_sha256": _sha256(profile.verification, {"min_inliers"}),
+        "extraction_sha256": _sha256(profile.extraction, {"precision"}),
+    }
+
+
+def _sha256(config: Config, left_out: set[str]) -> str:
+    values = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[float, float]:
+    """Fit P(same) = 1 / (1 + exp(-(slope evidence + intercept))).
+
+    Pairs are weighted so that the two labels together weigh as the prior says, whatever their numbers. They are
+    sorted first, so that sums have the same bits in whatever order they came. Labels are Platt's targets,
+    (n + 1) / (n + 2) and 1 / (n + 2): even pairs that the evidence separates without an error get a finite slope.
+    Each pair counts as label 1 with its target's part of its weight.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    order = np.lexsort((labels, evidence))
+    evidence, labels = evidence[order], labels[order]
+    spread = float(evidence.std())
+    if np.ptp(evidence) == 0:
+        raise DataError(_BACKWARDS)
+    n, positives = len(labels), int(np.count_nonzero(labels))
+    weights = np.where(labels, prior / positives, (1 - prior) / (n - positives))
+    targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (n - positives + 2))
+    parts = np.concatenate([weights * targets, weights * (1 - targets)]) * n
+    column = (evidence / spread)[:, None]
+    curve = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-9, max_iter=200)
+    with threadpool_limits(limits=1):  # how a sum is split must not depend on the machine's cores
+        curve.fit(np.concatenate([column, column]), np.repeat([1, 0], n), sample_weight=parts)
+    slope, intercept = float(curve.coef_[0, 0]) / spread, float(curve.intercept_[0])
+    if not slope > 0 or not math.isfinite(intercept):
+        raise DataError(_BACKWARDS)
+    return slope, intercept
+
+
 def _checked_prior(prior: float) -> float:
     if not 0 < prior < 1:
         raise ConfigError(f"the prior is a share above 0 and below 1, got {prior}")
@@ -378,8 +415,6 @@ def _checked_prior(prior: float) -> float:
 
 
 def _logit(p: float) -> float:
-    if p in (0, 1):
-        return -math.inf if p == 0 else math.inf
     return math.log(p) - math.log1p(-p)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +30,7 @@ ModelName: TypeAlias = Literal["affine", "homography", "fundamental"]
 EstimatorName: TypeAlias = Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"]
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """A transform and the matches that agree with it.
 
     Attributes
@@ -49,42 +47,16 @@ class Fit:
     residuals: Float64
 
 
-@dataclass(frozen=True)
-class MatchedPoints:
-    """Tentative matches.
-
-    Attributes
-    ----------
-    a, b : (N, 2) float64
-        x, y in pixels.
-    scales : (N,) float64, (N,) float64
-        Of the features of A and B.
-    similarities : (N,) float64
-    """
+class MatchedPoints(NamedTuple):
+    """Tentative matches, (N, 2) float64 in pixels each, their features' scales, (N,), and similarities, (N,)."""
 
     a: Float64
     b: Float64
     scales: tuple[Float64, Float64]
     similarities: Float64
 
-    @classmethod
-    def of(
-        cls,
-        a: npt.ArrayLike,
-        b: npt.ArrayLike,
-        scales: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
-        similarities: npt.ArrayLike | None = None,
-    ) -> MatchedPoints:
-        """Return matches with contiguous arrays; what is not given is the same for all."""
-        points = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
-        ones = np.ones(len(points[0]))
-        given = (ones, ones) if scales is None else tuple(np.asarray(s, np.float64) for s in scales)
-        alike = ones if similarities is None else np.asarray(similarities, np.float64)
-        return cls(*points, (given[0], given[1]), alike)
 
-
-@dataclass(frozen=True)
-class EstimatorOptions:
+class EstimatorOptions(NamedTuple):
     """Those of `models.estimate`."""
 
     threshold: float
@@ -93,50 +65,38 @@ class EstimatorOptions:
     seed: int
 
 
-def fit_of(model: ModelName, transform: Float64 | None, points: MatchedPoints, threshold: float) -> Fit | None:
-    """Return the fit of a transform that an estimator has found.
+def fit_of(model: ModelName, transform: Float64 | None, a: Float64, b: Float64, threshold: float) -> Fit | None:
+    """Return the fit of a transform, (3, 3), that an estimator has found for matches a, b, (N, 2) C-contiguous.
 
-    Planar transforms count only where a camera could have done what they do.
-
-    Parameters
-    ----------
-    model : "affine", "homography" or "fundamental"
-    transform : (3, 3) float64 or None
-        None, zeros and NaN are an estimator's signs of failure.
-    points : MatchedPoints
-    threshold : float
-        Largest residual of an inlier, in pixels.
+    None, zeros and NaN are an estimator's signs of failure. Planar transforms count only where a camera could have
+    done what they do. `threshold` is the largest residual of an inlier, in pixels.
     """
     if transform is None or not np.isfinite(transform).all() or not transform.any():
         return None
     if model == "affine":
-        return _affine_fit(transform, points, threshold)
-    if model == "fundamental":
-        residuals = fundamental_residuals(transform, points.a, points.b)
+        from delf_engine.verification.kernels import plausible_affine, squared_residuals
+
+        if not plausible_affine(transform[:2], MAX_ZOOM, MAX_STRETCH):
+            return None
+        squares = np.empty(len(a))
+        squared_residuals(transform[:2], a, b, squares)
+        residuals = np.where(np.isfinite(squares), np.sqrt(np.maximum(squares, 0)), np.inf)
         return Fit(transform, residuals <= threshold, residuals)
-    residuals = planar_residuals(transform, points.a, points.b)
+    if model == "fundamental":
+        residuals = fundamental_residuals(transform, a, b)
+        return Fit(transform, residuals <= threshold, residuals)
+    residuals = planar_residuals(transform, a, b)
     close = residuals <= threshold
     # A homography has no sign: turn it so that most of its inliers lie on the near side of the horizon.
-    depths = points.a[close] @ transform[2, :2] + transform[2, 2]
+    depths = a[close] @ transform[2, :2] + transform[2, 2]
     H = transform if (depths > 0).sum() >= (depths < 0).sum() else -transform
-    return Fit(H, close & plausible(H, points.a), residuals)
+    return Fit(H, close & plausible(H, a), residuals)
 
 
-def fundamental_of_plane(plane: Fit | None, points: MatchedPoints, threshold: float) -> Fit | None:
+def fundamental_of_plane(plane: Fit | None, a: Float64, b: Float64, threshold: float) -> Fit | None:
     """Return one of the matrices [e]x H, which all fit the matches of a plane; only these count."""
     if plane is None:
         return None
     F = np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ plane.transform
-    fit = fit_of("fundamental", F, points, threshold)
+    fit = fit_of("fundamental", F, a, b, threshold)
     return None if fit is None else Fit(fit.transform, fit.inliers & plane.inliers, fit.residuals)
-
-
-def _affine_fit(A: Float64, points: MatchedPoints, threshold: float) -> Fit | None:
-    from delf_engine.verification.exhaustive_kernels import plausible_affine, squared_residuals
-
-    if not plausible_affine(A[:2], MAX_ZOOM, MAX_STRETCH):
-        return None
-    residuals = np.empty(len(points.a))
-    squared_residuals(A[:2], points.a, points.b, residuals)
-    residuals = np.where(np.isfinite(residuals), np.sqrt(np.maximum(residuals, 0)), np.inf)
-    return Fit(A, residuals <= threshold, residuals)

@@ -31,21 +31,11 @@ _COLLINEAR = 1e-3
 
 
 def pixel_frame(image_size: tuple[int, int], reference_size: int | None) -> Float64:
-    """Return the map from pixels of an image to those of its copy shrunk to `reference_size`.
+    """Return the map, (3, 3) float64, from pixels of an image to those of its copy shrunk to `reference_size`.
 
-    An image whose longer side is not above `reference_size` stays as it is: extraction does not enlarge it
-    either, so its keypoints are no more precise for being scaled up.
-
-    Parameters
-    ----------
-    image_size : (width, height)
-    reference_size : int or None
-        None leaves every image as it is.
-
-    Returns
-    -------
-    (3, 3) float64
-        Similarity that keeps pixel centres on whole coordinates: x' = s (x + 0.5) - 0.5.
+    It keeps pixel centres on whole coordinates: x' = s (x + 0.5) - 0.5. An image (width, height) whose longer side
+    is not above `reference_size`, or any with None, stays as it is: extraction does not enlarge it either, so its
+    keypoints are no more precise for being scaled up.
     """
     s = 1.0 if reference_size is None else min(1.0, reference_size / max(image_size))
     return np.array([[s, 0, (s - 1) / 2], [0, s, (s - 1) / 2], [0, 0, 1]])
@@ -89,17 +79,7 @@ def fundamental_residuals(F: Float64, a: Float64, b: Float64) -> Float64:
     """Return the Sampson distance of each match from a fundamental matrix, in pixels of both images together.
 
     To first order the distance by which the match must be moved to lie on its epipolar lines (Hartley and
-    Zisserman, 11.4.3).
-
-    Parameters
-    ----------
-    F : (3, 3) float64
-    a, b : (N, 2) float64
-
-    Returns
-    -------
-    (N,) float64
-        Infinite where it is not defined.
+    Zisserman, 11.4.3); (N,) float64 for F (3, 3) and a, b (N, 2), infinite where it is not defined.
     """
     x, y, u, v = a[:, 0], a[:, 1], b[:, 0], b[:, 1]
     with np.errstate(all="ignore"):
@@ -111,22 +91,12 @@ def fundamental_residuals(F: Float64, a: Float64, b: Float64) -> Float64:
 
 
 def plausible(H: Float64, a: Float64) -> Mask:
-    """Tell at which points a planar transform does what a camera can do.
+    """Tell at which points, (N, 2) of image A, a planar transform does what a camera can do: (..., N) bool.
 
     Around such a point the map keeps the orientation (photographs are not mirrored), lies on the near side of
     its horizon, zooms by less than 10 and squeezes by less than 8. Elsewhere a match fits by accident: a
-    collapsing map brings many points of A near the few of B.
-
-    Parameters
-    ----------
-    H : (..., 3, 3) float64
-        One transform or many, of positive scale: positive third coordinates are the near side.
-    a : (N, 2) float64
-        Points of image A.
-
-    Returns
-    -------
-    (..., N) bool
+    collapsing map brings many points of A near the few of B. `H`, (..., 3, 3), is of positive scale: positive
+    third coordinates are the near side.
     """
     x, y = a[:, 0], a[:, 1]
     h = [[H[..., i, j, None] for j in range(3)] for i in range(3)]
@@ -148,18 +118,10 @@ def plausible(H: Float64, a: Float64) -> Mask:
 
 
 def is_degenerate(a: Float64, b: Float64, *, minimum: int) -> bool:
-    """Tell whether matches fix no transform: fewer than `minimum` different ones, or all on a line.
-
-    Parameters
-    ----------
-    a, b : (N, 2) float64
-        Matched points.
-    minimum : int
-        Different matches needed.
-    """
+    """Tell whether matches, (N, 2) each, fix no transform: fewer than `minimum` different ones, or on a line."""
     if len(a) < minimum:
         return True
-    from delf_engine.verification.geometry_kernels import different_matches, on_a_line
+    from delf_engine.verification.kernels import different_matches, on_a_line
 
     a, b = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
     return bool(different_matches(a, b, minimum) < minimum or on_a_line(a, _COLLINEAR) or on_a_line(b, _COLLINEAR))
@@ -168,11 +130,7 @@ def is_degenerate(a: Float64, b: Float64, *, minimum: int) -> bool:
 def occupied_bins(points: Float64, side: float) -> int:
     """Count the squares of a grid that hold a point: spatially effective inliers (Schönberger et al., ACCV 2016).
 
-    Parameters
-    ----------
-    points : (N, 2) float64
-    side : float
-        Of a square, in the unit of the points; its corner lies on (-0.5, -0.5), that of the first pixel.
+    `side` of a square is in the unit of the points, (N, 2); its corner lies on that of the first pixel.
     """
     with np.errstate(all="ignore"):
         bins = np.floor((points + 0.5) / side)

@@ -24,9 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError
-from delf_engine.verification.affine import ransac_affine
-from delf_engine.verification.degensac import degensac_fundamental, degensac_homography
-from delf_engine.verification.exhaustive import exhaustive_affine
+from delf_engine.verification.affine import exhaustive_affine, ransac_affine
 from delf_engine.verification.fits import (
     EstimatorName,
     EstimatorOptions,
@@ -37,7 +35,7 @@ from delf_engine.verification.fits import (
     fundamental_of_plane,
 )
 from delf_engine.verification.geometry import is_degenerate
-from delf_engine.verification.usac import usac_transform
+from delf_engine.verification.libraries import degensac_transform, usac_transform
 
 __all__ = ["ESTIMATORS", "MINIMUM_MATCHES", "estimate"]
 
@@ -117,13 +115,16 @@ def estimate(
     minimum = MINIMUM_MATCHES[model]
     if is_degenerate(a, b, minimum=minimum):  # estimators must not see such matches
         return None
-    points = MatchedPoints.of(a, b, scales, similarities)
+    a, b = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
+    ones = np.ones(len(a))
+    sizes = (ones, ones) if scales is None else (np.asarray(scales[0]), np.asarray(scales[1]))
+    points = MatchedPoints(a, b, sizes, ones if similarities is None else np.asarray(similarities))
     options = EstimatorOptions(threshold, max_iterations, confidence, int(seed))
-    fit = fit_of(model, solve(model, points, options), points, threshold)
+    fit = fit_of(model, solve(model, points, options), a, b, threshold)
     if fit is None and model == "fundamental":
         # Nothing is found where matches lie on one plane or the camera only turned, as with identical photographs.
-        plane = fit_of("homography", solve("homography", points, options), points, threshold)
-        fit = fundamental_of_plane(plane, points, threshold)
+        plane = fit_of("homography", solve("homography", points, options), a, b, threshold)
+        fit = fundamental_of_plane(plane, a, b, threshold)
     if fit is None or is_degenerate(a[fit.inliers], b[fit.inliers], minimum=minimum):
         return None
     return fit
@@ -134,33 +135,15 @@ def known(model: str) -> list[str]:
     return [estimator for name, estimator in ESTIMATORS if name == model]
 
 
-def _ransac(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
-    if model == "homography":
-        return degensac_homography(points, options)
-    if model == "fundamental":
-        return degensac_fundamental(points, options)
-    return ransac_affine(
-        points.a,
-        points.b,
-        threshold=options.threshold,
-        max_iterations=options.max_iterations,
-        confidence=options.confidence,
-        seed=options.seed,
-    )
-
-
-def _exhaustive(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
-    return exhaustive_affine(points.a, points.b, *points.scales, threshold=options.threshold)
-
-
-_MODELS: tuple[ModelName, ...] = ("affine", "homography", "fundamental")
 _USAC: tuple[EstimatorName, ...] = ("magsac", "accurate", "prosac")
 
 #: What solves for the transform, by model and estimator.
 ESTIMATORS: dict[tuple[str, str], Solver] = {
-    ("affine", "ransac"): _ransac,
-    ("affine", "exhaustive"): _exhaustive,
-    ("homography", "ransac"): _ransac,
-    ("fundamental", "ransac"): _ransac,
-    **{(model, method): partial(usac_transform, method) for model in _MODELS for method in _USAC},
+    ("affine", "ransac"): lambda _, points, options: ransac_affine(points.a, points.b, **options._asdict()),
+    ("affine", "exhaustive"): lambda _, points, options: exhaustive_affine(
+        points.a, points.b, *points.scales, threshold=options.threshold
+    ),
+    ("homography", "ransac"): degensac_transform,
+    ("fundamental", "ransac"): degensac_transform,
+    **{(model, method): partial(usac_transform, method) for model in MINIMUM_MATCHES for method in _USAC},
 }

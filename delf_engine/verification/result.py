@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from html import escape
 from typing import Any
 
@@ -15,16 +15,19 @@ from delf_engine.errors import FormatError
 
 __all__ = ["Verification", "percent", "similarity_sum"]
 
+#: What fields of a written verification are made to be, and which of them may be None.
+_NUMBERS: dict[str, type] = {
+    **dict.fromkeys(("model", "estimator"), str),
+    **dict.fromkeys(("putative", "min_inliers", "effective_inliers", "reference_size"), int),
+    **dict.fromkeys(("residual_px", "similarity", "exponent", "error_px", "probability"), float),
+}
+_OPTIONAL = {"reference_size", "error_px", "probability"}
+
 
 def similarity_sum(similarities: npt.ArrayLike, exponent: float) -> float:
     """Return the sum of similarity^exponent over matches, correctly rounded, so that their order does not matter.
 
-    Parameters
-    ----------
-    similarities : (M,) float32
-        Cosine similarities. Those below 0 count as 0, those above 1 (by rounding) as 1.
-    exponent : float
-        Above 0.
+    Cosine similarities, (M,), below 0 count as 0, those above 1 (by rounding) as 1; `exponent` is above 0.
     """
     powers = np.clip(np.asarray(similarities, np.float32).astype(np.float64), 0, 1) ** exponent
     return math.fsum(powers.tolist())
@@ -180,25 +183,10 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python lists and numbers, ready for JSON; `from_dict` takes them back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            "same": self.same,
-            "inliers": self.inliers,
-            "putative": self.putative,
-            "inlier_ratio": self.inlier_ratio,
-            "effective_inliers": self.effective_inliers,
-            "error_px": self.error_px,
-            "probability": self.probability,
-            "min_inliers": self.min_inliers,
-            "similarity": self.similarity,
-            "inlier_similarity": self.inlier_similarity,
-            "exponent": self.exponent,
-            "model": self.model,
-            "estimator": self.estimator,
-            "residual_px": self.residual_px,
-            "reference_size": self.reference_size,
-            "transform": None if self.transform is None else self.transform.tolist(),
-            "matches": self.matches.tolist(),
-            "similarities": self.similarities.tolist(),
+            **{name: getattr(self, name) for name in ("same", "inliers", "inlier_ratio", "inlier_similarity")},
+            **{name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()},
         }
 
     @classmethod
@@ -211,25 +199,13 @@ class Verification:
             If a field is missing, or one is not a number or out of range or has the wrong shape.
         """
         try:
-            probability, error_px, size = (values[key] for key in ("probability", "error_px", "reference_size"))
-            if probability is not None and not 0 <= probability <= 1:
-                raise ValueError(f"probability must be from 0 to 1, got {probability}")
-            return cls(
-                model=str(values["model"]),
-                estimator=str(values["estimator"]),
-                transform=values["transform"],
-                matches=values["matches"],
-                similarities=values["similarities"],
-                effective_inliers=int(values["effective_inliers"]),
-                error_px=None if error_px is None else float(error_px),
-                probability=None if probability is None else float(probability),
-                putative=int(values["putative"]),
-                residual_px=float(values["residual_px"]),
-                reference_size=None if size is None else int(size),
-                min_inliers=int(values["min_inliers"]),
-                similarity=float(values["similarity"]),
-                exponent=float(values["exponent"]),
-            )
+            found = {field.name: values[field.name] for field in fields(cls)}
+            for name, kind in _NUMBERS.items():
+                if found[name] is not None or name not in _OPTIONAL:
+                    found[name] = kind(found[name])
+            if found["probability"] is not None and not 0 <= found["probability"] <= 1:
+                raise ValueError(f"probability must be from 0 to 1, got {found['probability']}")
+            return cls(**found)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a verification: {type(error).__name__}: {error}") from error
 

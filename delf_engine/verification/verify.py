@@ -13,8 +13,8 @@ import numpy.typing as npt
 from delf_engine.config import Profile, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.matching import Matches, PreparedDescriptors, match_prepared
-from delf_engine.verification.fits import Fit, ModelName
+from delf_engine.matching import PreparedDescriptors, match_prepared
+from delf_engine.verification.fits import ModelName
 from delf_engine.verification.geometry import occupied_bins, pixel_frame
 from delf_engine.verification.models import estimate
 from delf_engine.verification.result import Verification, similarity_sum
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["PairVerifier", "verify_features"]
 
 Float64 = npt.NDArray[np.float64]
-Frame = tuple[float, float]
 
 
 def verify_features(
@@ -67,22 +66,16 @@ def verify_features(
     MismatchError
         If the descriptors have different dimensions, or the calibration was fitted for other options.
     ConfigError
-        If the seed, the exponent or the config's residual is out of range, or there is no such estimator of the
-        model.
+        If the seed, the exponent or the config's residual is out of range, or there is no such estimator.
     """
     found = PairVerifier(a, config=config, exponent=exponent, seed=seed)(b)
     return found if calibration is None else replace(found, probability=calibration.probability(found))
 
 
 class PairVerifier:
-    """One image, ready to be verified with many others.
+    """One image, of every pair the first, ready to be verified with many others.
 
-    Parameters
-    ----------
-    a : LocalFeatures
-        Of image A, of every pair the first.
-    config, exponent, seed
-        As in `verify_features`, which gives the same answers.
+    Takes what `verify_features` takes, which gives the same answers.
     """
 
     def __init__(
@@ -111,44 +104,35 @@ class PairVerifier:
             ratio=config.ratio,
             max_distance=config.max_distance,
         )
-        frames = _frame(self._features, config), _frame(b, config)
-        rows_a, rows_b = matched.pairs.T
-        points = (
-            _framed(self._features.keypoints[rows_a], frames[0]),
-            _framed(b.keypoints[rows_b], frames[1]),
+        frames = [pixel_frame(image.image_size, config.reference_size) for image in (self._features, b)]
+        sides = list(zip((self._features, b), matched.pairs.T, frames, strict=True))
+        # In float64: the smallest scale of float32 must not become zero.
+        first, second = (
+            f.keypoints[rows].astype(np.float64) * frame[0, 0] + frame[0, 2] for f, rows, frame in sides
         )
+        scales, other_scales = (f.scales[rows].astype(np.float64) * frame[0, 0] for f, rows, frame in sides)
         fit = estimate(
             config.model,
-            *points,
+            first,
+            second,
             threshold=config.residual_px,
             max_iterations=config.max_iterations,
             confidence=config.confidence,
             seed=self._seed,
             estimator=config.estimator,
-            scales=(
-                # In float64: the smallest of float32 must not become zero.
-                self._features.scales[rows_a].astype(np.float64) * frames[0][0],
-                b.scales[rows_b].astype(np.float64) * frames[1][0],
-            ),
+            scales=(scales, other_scales),
             similarities=matched.similarities,
         )
-        return self._answer(matched, points, frames, fit)
-
-    def _answer(
-        self, matched: Matches, points: tuple[Float64, Float64], frames: tuple[Frame, Frame], fit: Fit | None
-    ) -> Verification:
-        config = self._config
-        inliers = np.zeros(len(points[0]), bool) if fit is None else fit.inliers
-        transform = None if fit is None else _in_pixels(config.model, fit.transform, *frames)
+        inliers = np.zeros(len(first), bool) if fit is None else fit.inliers
         return Verification(
             model=config.model,
             estimator=config.estimator,
-            transform=transform,
+            transform=None if fit is None else _in_pixels(config.model, fit.transform, *frames),
             matches=matched.pairs[inliers],
             similarities=matched.similarities[inliers],
-            effective_inliers=min(occupied_bins(side[inliers], config.residual_px) for side in points),
+            effective_inliers=min(occupied_bins(side[inliers], config.residual_px) for side in (first, second)),
             error_px=None if fit is None else float(np.sqrt(np.mean(fit.residuals[inliers] ** 2))),
-            putative=len(points[0]),
+            putative=len(first),
             residual_px=config.residual_px,
             reference_size=config.reference_size,
             min_inliers=config.min_inliers,
@@ -162,27 +146,13 @@ def _default_profile() -> Profile:
     return load_profile("default")
 
 
-def _frame(features: LocalFeatures, config: VerificationConfig) -> Frame:
-    """Return factor and shift from pixels of an image to those that the residual counts in."""
-    frame = pixel_frame(features.image_size, config.reference_size)
-    return float(frame[0, 0]), float(frame[0, 2])
-
-
-def _matrix(frame: Frame) -> Float64:
-    return np.array([[frame[0], 0, frame[1]], [0, frame[0], frame[1]], [0, 0, 1]])
-
-
-def _framed(points: npt.NDArray[np.float32], frame: Frame) -> Float64:
-    return points.astype(np.float64) * frame[0] + frame[1]
-
-
-def _in_pixels(model: ModelName, transform: Float64, frame_a: Frame, frame_b: Frame) -> Float64:
+def _in_pixels(model: ModelName, transform: Float64, frame_a: Float64, frame_b: Float64) -> Float64:
     """Carry a transform between the shrunk images over to the original ones, at its customary scale."""
     if model == "fundamental":
-        F = _matrix(frame_b).T @ transform @ _matrix(frame_a)
+        F = frame_b.T @ transform @ frame_a
         F /= np.linalg.norm(F)
         return np.asarray(F if F.flat[np.abs(F).argmax()] > 0 else -F)
-    inverse = (1 / frame_b[0], -frame_b[1] / frame_b[0])
-    H = _matrix(inverse) @ transform @ _matrix(frame_a)
+    s, shift = 1 / frame_b[0, 0], -frame_b[0, 2] / frame_b[0, 0]
+    H = np.array([[s, 0, shift], [0, s, shift], [0, 0, 1]]) @ transform @ frame_a
     size = np.abs(H).max()
     return np.asarray(H / (H[2, 2] if abs(H[2, 2]) > 1e-12 * size else size))

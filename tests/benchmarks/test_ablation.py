@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.training import ablation, ablation_run
-from benchmarks.training.ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows, shortened
+from benchmarks.training.ablation_rows import FULL, AblationRow, ablation_rows, chosen_rows
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.evaluation import SETUPS, GroundTruth
@@ -140,32 +140,6 @@ def test_teachers_take_the_place_of_contrast_or_come_beside_it() -> None:
     assert terms(rows["free"].recipe, "conv4") == ["contrast"]
     for key in ("teacher-strong", "contrast-strong", "free"):
         assert names(rows[key].recipe) == names(RECIPE)
-
-
-def test_a_recipe_with_a_teacher_only() -> None:
-    stage = RECIPE.stages[1]
-    assert isinstance(stage, GradientStage)
-    teacher = DistillationOptions(kind="distillation", teacher="own", target="features", weight=3.0)
-    second = stage.model_copy(update={"name": "distil", "losses": (teacher, stage.losses[1])})
-    recipe = RECIPE.model_copy(update={"stages": (second, *RECIPE.stages[2:])})
-    rows = by_key(ablation_rows(recipe, EXTRACTION))
-    assert rows["teacher-own"].recipe == recipe
-    # Contrast compares descriptors, and so needs a PCA before it.
-    contrast = rows["contrast"].recipe
-    assert [stage.kind for stage in contrast.stages] == ["pca", "gradient", "pca", "gradient", "pca"]
-    assert terms(contrast, "distil") == ["contrast", f"{START} features"]
-    assert terms(rows["contrast-own"].recipe, "distil") == ["contrast", "own features", f"{START} features"]
-    assert terms(rows["free"].recipe, "distil") == ["own features"]
-    for row in rows.values():  # a valid recipe, as if it had been read
-        values = {key: value for key, value in row.recipe.model_dump(mode="json").items() if value is not None}
-        stages = [{key: value for key, value in s.items() if value is not None} for s in values["stages"]]
-        assert parse_training_config(_tuples({**values, "stages": stages}), where=row.key) == row.recipe
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tuples(each) for key, each in value.items()}
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 def test_rows_that_would_change_nothing_are_left_out() -> None:
@@ -323,32 +297,3 @@ def test_seeds_are_trained_apart_and_averaged(
     found = rows["head"]["columns"]["similarity"]["medium"]
     assert found["mean_ap"] == pytest.approx(np.mean(found["of_seeds"]))
     assert found["mean_ap"] == pytest.approx(np.mean(list(found["average_precision"].values())))
-
-
-def test_a_refitted_pca_begins_with_the_recipes_own(world: list[str], tmp_path: Path) -> None:
-    ablation.main([*world, "--rows", "trunk"])
-    recipe = shortened(load_training_config(tmp_path / "tiny.toml"), 0.5)
-    row = by_key(ablation_rows(recipe, EXTRACTION))["trunk"]
-    photos = sorted(str(path) for path in (tmp_path / "photos").iterdir())
-    bench = ablation_run.Bench(
-        photos=photos,
-        truth=GroundTruth(("i0",), (), np.empty((0, 4)), (), (), ()),
-        data=tmp_path,
-        profile=load_profile(),
-        trunk=str(tmp_path / "trunk.safetensors"),
-        pairs=None,
-        out=tmp_path / "out",
-        device="cpu",
-    )
-    plain, _ = bench._network(row, 0)
-    wide, _ = bench._network(AblationRow("w", "w", row.recipe, dim=16), 0)
-    white, _ = bench._network(AblationRow("h", "h", row.recipe, whitening=1.0), 0)
-    own = plain.projection.components
-    torch.testing.assert_close(
-        wide.projection.components[:8], own, atol=2e-3, rtol=0
-    )  # the file is half precision
-    assert wide.projection.components.shape == (16, 256)
-    norms = white.projection.components.norm(dim=1)
-    cosines = (white.projection.components / norms[:, None] * own).sum(1)
-    torch.testing.assert_close(cosines, torch.ones(8), atol=1e-3, rtol=0)
-    assert bool((norms.diff() > 0).all())  # the less a direction varies, the more it is stretched

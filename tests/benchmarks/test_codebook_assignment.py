@@ -3,13 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.index import codebook_assignment
-from delf_engine.index import Codebook
-from delf_engine.storage import FeatureStore
-from helpers import random_features
 
 
 def test_ours_and_faiss_stand_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,17 +30,3 @@ def test_ours_and_faiss_stand_beside_each_other(tmp_path: Path, capsys: pytest.C
     fewer, more = (next(r for r in rows if r["search"].startswith(f"faiss IVF256, {n} ")) for n in (21, 64))
     assert 0.5 < fewer["recall_at_k"] < more["recall_at_k"]
     assert "2,048 fast" in capsys.readouterr().out
-
-
-def test_words_and_descriptors_of_files(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    features = random_features(rng, 50)
-    with FeatureStore.create(tmp_path / "store", dim=features.descriptors.shape[1], model="m") as store:
-        store.put("a", features)
-    Codebook(features.descriptors).save(tmp_path / "book")
-    out = tmp_path / "out.json"
-    files = ["--codebook", str(tmp_path / "book"), "--features", str(tmp_path / "store")]
-    codebook_assignment.main([*files, "--rounds", "1", "--out", str(out)])
-    result = json.loads(out.read_text())
-    assert result["descriptors"] == 50
-    assert {row["words"] for row in result["rows"]} == {50}

@@ -22,13 +22,6 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_missing_weights_are_named_before_any_work(tmp_path: Path) -> None:
-    done = run("--data", str(tmp_path), "--weights", str(tmp_path / "none"), "--cache", str(tmp_path / "cache"))
-    assert done.returncode == 1
-    assert "aliked-n16.safetensors" in done.stderr.replace("\n", "")
-    assert not (tmp_path / "cache").exists()
-
-
 @pytest.fixture
 def some(data: Path, tmp_path: Path) -> Path:
     """The data folder with five photographs of each of Strecha's scenes."""

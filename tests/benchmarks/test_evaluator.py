@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.revisited import evaluator
@@ -19,11 +18,3 @@ def test_both_evaluators_agree_and_the_result_is_written(
     assert [row["dtype"] for row in rows] == ["int32", "int64"]
     assert [row["bytes"] for row in rows] == [3 * 2000 * 4, 3 * 2000 * 8]
     assert all(row["largest_difference"] < 1e-10 for row in rows)
-
-
-def test_rankings_are_whole(rng: np.random.Generator) -> None:
-    rankings, truth = evaluator.synthetic(2, 300, rng)
-    assert (np.sort(rankings, axis=1) == np.arange(300)).all()
-    assert len(truth.names) == 300
-    with pytest.raises(SystemExit, match="98"):
-        evaluator.synthetic(2, 97, rng)

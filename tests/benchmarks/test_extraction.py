@@ -22,9 +22,8 @@ def test_a_row_for_each_model_and_precision(
     model = str(write_tiny_model(tmp_path))
     write_image(tmp_path / "photos" / "a.png", random_photo(np.random.default_rng(0), 320, 240))
     out = tmp_path / "out.json"
-    extraction.main(
-        ["--model", model, model, "--photos", str(tmp_path / "photos"), "--rounds", "1", "--out", str(out)]
-    )
+    photos = ["--photos", str(tmp_path / "photos")]
+    extraction.main(["--model", model, model, *photos, "--rounds", "1", "--out", str(out)])
     result = json.loads(out.read_text())
     assert result["native_bf16"] is (flag == "avx512_bf16")
     assert result["photographs"] == 1

@@ -14,7 +14,6 @@ from benchmarks.verification.homography import (
     matching_figures,
     planar_figures,
     project,
-    random_repeatability,
     repeatability,
 )
 from delf_engine import LocalFeatures
@@ -37,15 +36,6 @@ def test_projection_keeps_what_falls_inside() -> None:
     assert visible.tolist() == [True, True, False, False]  # pixels reach half a pixel beyond their centres
 
 
-def test_the_sign_of_a_homography_means_nothing() -> None:
-    H = np.array([[0.9, 0.1, 3], [-0.1, 1.1, 2], [1e-3, -5e-4, 1]])
-    points = np.array([[3.0, 4], [50, 40], [99, 79]])
-    for sign in (1, -1, 0.01):
-        projected, visible = project(sign * H, points, SIZE, SIZE)
-        np.testing.assert_allclose(projected, project(H, points, SIZE, SIZE)[0])
-        assert visible.tolist() == project(H, points, SIZE, SIZE)[1].tolist()
-
-
 def test_points_beyond_the_horizon_are_not_visible() -> None:
     H = np.array([[1, 0, 0], [0, 1, 0], [-1 / 60, 0, 1.0]])  # the horizon is x = 60, the centre x = 49.5
     visible = project(H, [[10, 5], [60, 5], [90, 5]], SIZE, (10_000, 10_000))[1]
@@ -53,18 +43,6 @@ def test_points_beyond_the_horizon_are_not_visible() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- repeatability
-
-
-def test_distances_are_those_of_the_image_projected_into() -> None:
-    # Doubled: 6 px in B are 3 px in A.
-    zoom = np.diag([2.0, 2, 1])
-    assert repeatability([[10, 10]], [[26, 20]], zoom, SIZE, (200, 160), radius=4) == 0.5
-
-
-@pytest.mark.parametrize(("a", "b"), [([], []), ([[1, 1]], []), ([], [[1, 1]]), ([[1, 1]], [[1, 1]])])
-def test_nothing_shared_is_zero(a: list[list[float]], b: list[list[float]]) -> None:
-    assert repeatability(a, b, shift(500), SIZE, SIZE) == 0
-    assert matching_figures(a, b, np.empty((0, 2)), shift(500), SIZE, SIZE) == (0, 0)
 
 
 POINTS = st.lists(st.tuples(st.integers(-5, 105), st.integers(-5, 85)), max_size=12)
@@ -96,14 +74,6 @@ def test_repeatability_as_counted_one_by_one(
     assert found == pytest.approx(expected)
     back = repeatability(b, a, np.linalg.inv(H), SIZE, SIZE, radius=radius)
     assert back == pytest.approx(found)
-
-
-def test_random_points_are_repeated_as_often_as_their_density_says() -> None:
-    # Under the identity, a point of a wide image misses all of n others with (1 - pi r^2 / area)^n.
-    size = (2000, 2000)
-    pair = PlanarPair("s", "a", "b", IDENTITY)
-    expected = 1 - (1 - np.pi * 20**2 / 4e6) ** 1000
-    assert random_repeatability(pair, size, size, radius=20) == pytest.approx(expected, abs=0.02)
 
 
 # ----------------------------------------------------------------------------------------------------- matching

@@ -5,26 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.index import large as large_index
 from benchmarks.index import sizes as index_sizes
-from benchmarks.index import speed, synthetic
-
-
-def test_synthetic_descriptors_images_and_postings() -> None:
-    data = synthetic.descriptors(50, np.random.default_rng(0))
-    np.testing.assert_allclose(np.linalg.norm(data, axis=1), 1, atol=1e-6)
-    first, again = (list(synthetic.images(3, 100, 7)) for _ in range(2))
-    assert first == again
-    assert [len(image) for image in first] == [100] * 3
-    assert first[0] != first[1]
-    for words, codes in synthetic.postings(4, 3000, 700, 1):
-        assert len(words) == len(codes) == 700
-        assert (np.diff(words) > 0).all()
-        assert words.max() < 3000
-        assert codes.max() < 1 << synthetic.DIM
+from benchmarks.index import speed
 
 
 def test_beside_a_published_package_that_is_left_out(tmp_path: Path) -> None:

@@ -3,13 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.index import kdtree
-from delf_engine.index import Codebook
-from delf_engine.storage import FeatureStore
-from helpers import random_features
 
 COLUMNS = {"recall_at_1", "one_in_60", "recall_at_60", "query_ms", "query_cpu_ms", "bytes_an_image", "build_s"}
 
@@ -34,19 +30,3 @@ def test_a_row_for_each_index_and_setting(tmp_path: Path, capsys: pytest.Capture
         assert rows["IVF pq, 9999 probes"]["one_in_60"] > 0.9
         assert rows["IVF pq, 9999 probes"]["probes"] == collection["words"]
     assert "cKDTree, exact" in capsys.readouterr().out
-
-
-def test_images_of_stores(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    with FeatureStore.create(tmp_path / "store", dim=40, model="m") as store:
-        for i in range(6):
-            store.put(f"{'query ' if i < 2 else ''}{i}", random_features(rng, 40))
-    Codebook(random_features(rng, 30).descriptors).save(tmp_path / "book")
-    out = tmp_path / "out.json"
-    given = ["--features", str(tmp_path / "store"), "--leave-out", "query ", "--codebook", str(tmp_path / "book")]
-    kdtree.main([*given, "--queries", "1", "--checks", "--codecs", "uint8", "--probes", "3", "--out", str(out)])
-    (collection,) = json.loads(out.read_text())["collections"]
-    assert (collection["images"], collection["descriptors"], collection["words"]) == (3, 120, 30)
-    assert [row["index"] for row in collection["rows"]] == ["brute force", "cKDTree, exact", "IVF uint8, 3 probes"]
-    with pytest.raises(SystemExit):
-        kdtree.main(["--queries", "0"])

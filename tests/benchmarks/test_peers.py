@@ -57,18 +57,6 @@ def test_a_shrunk_photograph_has_the_features_of_its_small_copy(peer: Peer, rng:
     np.testing.assert_allclose(b.descriptors, a.descriptors, atol=1e-5)
 
 
-def test_a_box_is_looked_at_alone(peer: Peer, rng: np.random.Generator) -> None:
-    photo = random_photo(rng)
-    part = peer(photo, box=(40, 20, 140, 110))
-    alone = peer(np.ascontiguousarray(photo[20:110, 40:140]))
-    np.testing.assert_allclose(part.keypoints, alone.keypoints + np.array([40, 20]), atol=1e-4)
-    assert part.image_size == (160, 120)
-
-
-def test_a_blank_photograph_is_no_crash(peer: Peer) -> None:
-    assert peer(np.full((96, 128, 3), 90, np.uint8)).dim == 128
-
-
 def test_wrong_weights_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("kornia.feature")
     path = tmp_path / "aliked-n16.safetensors"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 
-from benchmarks.revisited.ranking_rules import RULES, Pass, compare, ranked_by_rules, row_of, verify_all
-from benchmarks.verification import quality
-from benchmarks.verification.quality import GROUPS, Way, best_against_first, measured, ways
+from benchmarks.revisited.ranking_rules import RULES, Pass, ranked_by_rules, verify_all
+from benchmarks.verification.quality import best_against_first, measured, ways
 from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.evaluation import SETUPS, GroundTruth, Setup, evaluate
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RerankOptions, rerank_shortlist
-from delf_engine.verification.models import ESTIMATORS
 from helpers import random_features, seen_again
 
 VERIFICATION = load_profile("default").verification
@@ -83,61 +81,7 @@ def test_rules_of_one_pass_equal_reranking_by_each_rule(
             assert low <= row[setup]["mean_ap"] <= high
 
 
-def test_a_query_without_a_positive_is_left_out(truth: GroundTruth) -> None:
-    row = row_of(truth, [lambda query, junk: [name for name, _ in FIRST[query] if name not in junk]], 0.0)
-    alone = GroundTruth(
-        truth.names,
-        truth.query_names,
-        truth.boxes,
-        truth.easy,
-        (np.array([], np.int64), truth.hard[1]),
-        truth.junk,
-    )
-    less = row_of(alone, [lambda query, junk: [name for name, _ in FIRST[query] if name not in junk]], 0.0)
-    assert less["hard"]["average_precision"] == {"q0": None, "q1": row["hard"]["average_precision"]["q1"]}
-    assert less["hard"]["mean_ap"] == pytest.approx(row["hard"]["average_precision"]["q1"])
-    assert compare(less, less)["hard"].queries == 1
-
-
-def test_comparison_is_paired(truth: GroundTruth, done: Pass) -> None:
-    rows = ranked_by_rules(FIRST, done, truth)
-    gaps = compare(rows["weighted"], rows["inliers"])
-    for setup in SETUPS:
-        expected = rows["weighted"][setup]["mean_ap"] - rows["inliers"][setup]["mean_ap"]
-        assert gaps[setup].difference == pytest.approx(expected)
-
-
 # ------------------------------------------------------------------------------------------ ways of verifying
-
-
-def test_equal_ways_are_verified_once(world: World, truth: GroundTruth, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    original = quality.verify_all
-
-    def counted(*args: Any, **options: Any) -> Pass:
-        asked.append(options["seeds"])
-        return original(*args, **options)
-
-    monkeypatch.setattr(quality, "verify_all", counted)
-    default = Way(load_profile().verification, load_profile().ranking)
-    same = default.verification.model_copy(update={"min_inliers": 5, "confidence": 0.5})
-    drawn = default.verification.model_copy(update={"estimator": "ransac"})
-    rows = {"profile default": default, "same": Way(same, default.ranking), "drawn": Way(drawn, default.ranking)}
-    found = measured(rows, *world, truth, seeds=2)
-    assert asked == [1, 2]
-    assert [found[name]["seeds"] for name in rows] == [1, 1, 2]
-    assert all(row["seconds_a_pair"] > 0 for row in found.values())
-
-
-def test_rows_cover_what_there_is() -> None:
-    rows = ways(GROUPS)
-    assert next(iter(rows)) == "profile default"
-    assert {(w.verification.model, w.verification.estimator) for w in rows.values()} == set(ESTIMATORS)
-    assert {w.verification.precision for w in rows.values()} == {"float32", "uint8"}
-    assert {w.ranking.score for w in rows.values()} == {"inliers", "effective", "weighted", "similarity"}
-    assert {w.verification.residual_px for w in rows.values()} >= {8.0, 12.0, 16.0, 24.0, 32.0, 40.0}
-    assert list(ways([])) == ["profile default"]
-    assert len(ways(["precision"])) == 3
 
 
 def test_the_best_are_compared_with_the_default(world: World, truth: GroundTruth) -> None:

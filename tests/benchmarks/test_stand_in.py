@@ -141,15 +141,6 @@ def test_a_killed_call_goes_on_where_it_was(small: StandIn, tmp_path: Path) -> N
     assert make(folder, "small", SMALL).made == 0
 
 
-def test_what_was_damaged_is_made_again(small: StandIn, tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    make(folder, "small", SMALL, workers=1)
-    picture = next((folder / "jpg").iterdir())
-    picture.write_bytes(picture.read_bytes()[:-1])
-    assert 0 < make(folder, "small", SMALL, workers=1).made < 69
-    assert content(folder) == content(small.pictures.parent)
-
-
 def test_folders_and_photographs_that_do_not_fit_are_refused(small: StandIn, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=str(small.pictures.parent)):
         make(small.pictures.parent, "small", Options(61, 9, 3, 96))

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.training import throughput as training_throughput
-from delf_engine.errors import ConfigError
 from delf_engine.model.backbones import build_trunk
 from delf_engine.training import load_training_config
 from delf_engine.training.config import parse_training_config
@@ -77,8 +76,3 @@ def test_all_stages_are_measured(
         assert row["ratio"] == pytest.approx(np.median(ratios))
         assert all(ratio > 0 for ratio in ratios)
     assert "attention, from cached conv4" in capsys.readouterr().out
-
-
-def test_a_recipe_without_such_a_stage_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="attention"):
-        training_throughput.cases(RECIPE.model_copy(update={"stages": RECIPE.stages[:1]}), tmp_path, 2)

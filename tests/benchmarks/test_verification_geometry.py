@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 from benchmarks.verification.geometry import (
     TENTATIVE,
     corner_error,
-    epipolar_rows,
     main,
     plane_row,
     plane_ways,
     right_inliers,
-    scene_ways,
 )
 from benchmarks.verification.homography import PlanarPair
 from benchmarks.verification.strecha import (
@@ -131,28 +129,6 @@ def test_cameras_are_read_and_broken_ones_named(tmp_path: Path) -> None:
         path.write_text(json.dumps({"0.jpg": broken}))
         with pytest.raises(DataError, match=r"castle.cameras\.json"):
             load_cameras(tmp_path)
-
-
-def test_medians_over_pairs(rng: np.random.Generator) -> None:
-    one, other = cameras(0.02, 0.05, 0.5)
-    points = rng.uniform([-2, -2, 8], [2, 2, 9], (150, 3))
-    plain = random_features(rng, 150, image_size=(1000, 700))
-
-    def photo(camera: Camera) -> LocalFeatures:
-        keypoints = seen(camera, points).astype(np.float32)
-        return LocalFeatures(keypoints, np.ones(150), plain.scores, plain.descriptors, (1000, 700))
-
-    features = {"a": photo(one), "b": photo(other), "none": LocalFeatures.empty((640, 480), 40)}
-    pairs = [("a", "b"), ("a", "none")]
-    rows = epipolar_rows(features, {"a": one, "b": other, "none": other}, pairs, scene_ways())
-    assert list(rows) == [TENTATIVE, *scene_ways()]
-    for name, row in rows.items():
-        assert row["pairs"]["a - none"] is None
-        assert row["judged"] == 1
-        assert row["median_px"] == row["pairs"]["a - b"] < 0.01
-        assert row["inliers"]["a - b"] == 150 or name != TENTATIVE
-    empty = epipolar_rows(features, {}, [], scene_ways())
-    assert all(row["median_px"] is None and row["judged"] == 0 for row in empty.values())
 
 
 @pytest.mark.timeout(900)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from benchmarks.verification import peers as verification_peers
 from benchmarks.verification import speed as verification
 from benchmarks.verification.peers import PEERS, run_all, run_one
 from delf_engine import LocalFeatures, load_profile
@@ -40,22 +36,6 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@given(st.integers(2, 120), st.integers(1, 9000), st.integers(1, 300))
-def test_pairs_are_of_different_images_and_thinned(images: int, asked: int, few: int) -> None:
-    ids = [str(i) for i in range(images)]
-    lists = verification.neighbours(ids, asked)
-    pairs = [(q, i) for q, found in lists.items() for i in found]
-    assert len(set(pairs)) == len(pairs) >= 1
-    assert all(q != i for q, i in pairs)
-    assert len({len(found) for found in lists.values()}) == 1
-    assert len(lists) <= 70
-    most = min(70, images, asked) * (images - 1)
-    assert min(asked, most) <= len(pairs) < min(asked, most) + len(lists) or len(pairs) == most
-    some = [(q, i) for q, found in verification.thinned(lists, few).items() for i in found]
-    assert len(some) == min(few, len(pairs))
-    assert some == [pair for pair in pairs if pair in set(some)]
-
-
 @pytest.mark.parametrize("peer", PEERS)
 def test_peers_find_what_is_there(store: Path, peer: str) -> None:
     lists = {"a": ["b", "c", "few", "none"], "few": ["none"]}
@@ -79,13 +59,6 @@ def test_the_published_matches_are_ours_of_the_profile_delf(store: Path) -> None
     found = match_descriptors(b.descriptors, a.descriptors, mutual=False, max_distance=0.8).pairs
     near = np.flatnonzero(rows < len(a))
     assert found.tolist() == np.stack([near, rows[near]], axis=1).tolist()
-
-
-def test_without_scikit_image_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage.measure", None)
-    a = random_features(np.random.default_rng(0), 5)
-    with pytest.raises(verification_peers.ConfigError, match=r"delf-engine\[published\]"):
-        verification_peers.published_path(a, a, SETTINGS)
 
 
 def test_a_row_for_each_contender_and_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

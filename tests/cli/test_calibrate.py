@@ -82,7 +82,7 @@ def test_calibrate_an_engine_and_photographs_beside_it(folder: Path, model: str,
     assert values["failed"] == [{"id": str(tmp_path / "gone.jpg"), "reason": "no such file"}]
     assert values["cross_validation"]["judged"] == 276
     assert values["cross_validation"]["roc_auc"] > 0.8
-    assert Calibration.from_dict(values["calibration"]) == Calibration.load(out)
+    assert values["calibration"] == Calibration.load(out).to_dict()
     assert (Calibration.load(out).evidence, Calibration.load(out).prior) == ("log_inliers", 0.1)
     mixed = run(tmp_path / "pairs.jsonl", "--features", directory, "--profile", "fast")
     assert isinstance(mixed.exception, ConfigError)
@@ -111,8 +111,8 @@ def test_what_cannot_be_fitted_writes_nothing(folder: Path, model: str, tmp_path
     result = run(few, "--out", tmp_path / "c.json", "--model", model)
     assert isinstance(result.exception, DataError)
     assert "too few" in str(result.exception)
-    method = run(folder / "pairs.csv", "--out", tmp_path / "c.json", "--model", model, "--method", "platt")
-    assert isinstance(method.exception, ConfigError)
+    evidence = run(folder / "pairs.csv", "--out", tmp_path / "c.json", "--model", model, "--evidence", "x")
+    assert isinstance(evidence.exception, ConfigError)
     nowhere = run(folder / "pairs.csv", "--out", tmp_path / "no" / "c.json", "--model", model)
     assert isinstance(nowhere.exception, FormatError)
     assert list(tmp_path.iterdir()) == []

@@ -49,7 +49,7 @@ def test_list(toy: Definition, tmp_path: Path) -> None:
     result = run("list")
     assert result.exit_code == 0
     for name in ("roxford5k", "rparis6k", "revisitop1m", "gldv2-index", "gldv2-test", "toy"):
-        assert f" {name} " in result.stdout
+        assert f"{name} " in result.stdout
     assert str(tmp_path / "[data]") in result.stdout
     assert row("toy")["here"] == "no"
     assert row("revisitop1m")["parts"] == [1, 100]

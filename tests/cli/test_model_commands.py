@@ -73,7 +73,7 @@ def test_list(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path) -> N
     assert packaged["size"] == Path(packaged["path"]).stat().st_size
     shutil.copy(model, tmp_path / "mine.safetensors")
     (tmp_path / "broken.safetensors").write_text("nothing")
-    monkeypatch.setattr("delf_engine.model.names.packaged_folder", lambda: tmp_path)
+    monkeypatch.setattr("delf_engine.model.checkpoint.packaged_folder", lambda: tmp_path)
     rows = {row["name"]: row for row in _json("list")["models"]}
     assert rows["mine"]["codebook_size"] is None
     assert "broken.safetensors" in rows["broken"]["error"]
@@ -89,11 +89,11 @@ def test_info(model: Path) -> None:
         model,
         figures={"mAP [bold]": 0.5},
         recipe='{"views": {"size": [288, 288]}, "stages": [{"kind": "pca"}, {"losses": [{"kind": "match"}]}]}',
-        ranking="weighted",
+        attention_threshold=0.25,
     )
     told = read_checkpoint_info(model)
     found = _json("info", model)
-    assert found["metadata"]["ranking"] == "weighted"
+    assert found["metadata"]["attention_threshold"] == 0.25
     assert found["metadata"]["recipe"]["views"] == {"size": [288, 288]}
     assert found["metadata"]["mean"] == [0.485, 0.456, 0.406]
     assert found["identity"] == told.identity
@@ -104,7 +104,7 @@ def test_info(model: Path) -> None:
     text = _run("info", model).output
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
-    for part in ("ranking weighted", "mAP [bold] 0.5000", "recipe: views size (288, 288)", "losses (kind match)"):
+    for part in ("attention threshold 0.25", "mAP [bold] 0.5", 'recipe: views {"size": [288, 288]}'):
         assert part in words
     assert told.sha256 in text.replace("\n", "").replace(" ", "")
 
@@ -115,7 +115,7 @@ def test_info_of_plain_words_and_without_codebook(model: Path) -> None:
     found = _json("info", model)
     assert (found["codebook"], found["card"]) == (None, None)
     assert found["metadata"]["recipe"] == "random"
-    assert "codebook none" in " ".join(_run("info", model).output.split())
+    assert "recipe random" in " ".join(_run("info", model).output.split())
 
 
 def test_export(model: Path, tmp_path: Path) -> None:

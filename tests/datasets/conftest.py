@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,28 +17,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
         yield running
 
 
-@pytest.fixture
-def known(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Definition]:
+def _known(name: str, serve: Callable[[FileServer], Definition]) -> Any:
     """Make one of the toy sets known."""
 
-    def make(name: str) -> Definition:
-        serve = {"toy": serve_toy, "letters": serve_lettered, "tree": serve_tree}[name]
+    @pytest.fixture(name=name)
+    def known(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Definition:
         monkeypatch.setitem(KNOWN, name, serve(server))
         return KNOWN[name]
 
-    return make
+    return known
 
 
-@pytest.fixture
-def toy(known: Callable[[str], Definition]) -> Definition:
-    return known("toy")
-
-
-@pytest.fixture
-def letters(known: Callable[[str], Definition]) -> Definition:
-    return known("letters")
-
-
-@pytest.fixture
-def tree(known: Callable[[str], Definition]) -> Definition:
-    return known("tree")
+toy, letters, tree = _known("toy", serve_toy), _known("letters", serve_lettered), _known("tree", serve_tree)

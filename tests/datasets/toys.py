@@ -39,7 +39,11 @@ def truth_file(names: list[str], queries: list[str]) -> bytes:
 
 IMAGES = {f"toy_{i}.jpg": jpeg(i) for i in range(8)}
 TRUTH = truth_file([f"toy_{i}" for i in range(6)], ["toy_6", "toy_7"])
-WORDS = {"homepage": "http://toys.example", "licence": "as you like", "citation": "Toy et al. 2020"}
+
+
+def _definition(name: str, **fields: Any) -> Definition:
+    words = {"homepage": "http://toys.example", "licence": "as you like", "citation": "Toy et al. 2020"}
+    return Definition(name=name, title=f"All {name}", folder=name, **words, **fields)
 
 
 def serve_toy(server: FileServer) -> Definition:
@@ -48,10 +52,8 @@ def serve_toy(server: FileServer) -> Definition:
     second = {f"toys/blue/toy_{i}.jpg": IMAGES[f"toy_{i}.jpg"] for i in range(4, 8)}
     notes = {"toys/README": b"hello", "toys/red/bad.jpg": b"<html>302 Found", "toys/red/._toy_1.jpg": b"of a Mac"}
     server.files |= {"toy_1.tgz": tar_of({**first, **notes}), "toy_2.tgz": tar_of(second), "gnd_toy.pkl": TRUTH}
-    return Definition(
-        name="toy",
-        title="Toys",
-        folder="toy",
+    return _definition(
+        "toy",
         images="jpg",
         layout="flat",
         files={"gnd_toy.pkl": server.url("gnd_toy.pkl")},
@@ -63,7 +65,6 @@ def serve_toy(server: FileServer) -> Definition:
         queries=2,
         ground_truth="gnd_toy.pkl",
         corrupt=("bad.jpg",),
-        **WORDS,
     )
 
 
@@ -76,10 +77,8 @@ def serve_lettered(server: FileServer) -> Definition:
         digest = hashlib.md5(content).hexdigest()
         server.files[f"md5sum/md5.images_00{part}.txt"] = f"{digest}  images_00{part}.tar\n".encode()
     server.files["index.csv"] = "\n".join(["id", *(name for names in ids for name in names), ""]).encode()
-    return Definition(
-        name="letters",
-        title="Letters",
-        folder="letters",
+    return _definition(
+        "letters",
         images="index",
         layout="letters",
         files={"metadata/index.csv": server.url("index.csv")},
@@ -90,7 +89,6 @@ def serve_lettered(server: FileServer) -> Definition:
         archive_bytes=20_000,
         count=9,
         listing="metadata/index.csv",
-        **WORDS,
     )
 
 
@@ -101,10 +99,8 @@ def serve_tree(server: FileServer) -> Definition:
         members = {f"jpg/{name}": jpeg(9) for name in names[2 * part : 2 * part + 2]}
         server.files[f"tree.{part + 1}.tar.gz"] = tar_of(members)
     server.files["tree.txt"] = "".join(f"{name}\n" for name in names).encode()
-    return Definition(
-        name="tree",
-        title="Trees",
-        folder="tree",
+    return _definition(
+        "tree",
         images="jpg",
         layout="tree",
         files={"tree.txt": server.url("tree.txt")},
@@ -113,5 +109,4 @@ def serve_tree(server: FileServer) -> Definition:
         archive_bytes=9000,
         count=4,
         listing="tree.txt",
-        **WORDS,
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation import expected_calibration_error, reliability, roc_auc, roc_curve
+from delf_engine.evaluation.calibration_figures import expected_calibration_error, reliability, roc_auc, roc_curve
 
 Pairs = list[tuple[float, bool]]
 
@@ -59,14 +59,6 @@ def test_error_is_that_of_plain_counting(found: Pairs, bins: int) -> None:
     assert np.isnan(counted.mean_probability[~filled]).all()
     for low, high, mean in zip(counted.edges[:-1], counted.edges[1:], counted.mean_probability, strict=True):
         assert np.isnan(mean) or low - 1e-12 <= mean <= high + 1e-12
-
-
-def test_error_of_known_cases() -> None:
-    assert expected_calibration_error([1, 0, 1], [True, False, True]) == 0
-    assert expected_calibration_error([1.0, 0.0], [0, 1]) == 1
-    assert expected_calibration_error([0.75] * 4, [1, 1, 1, 0]) == 0
-    assert expected_calibration_error([0.75] * 4, [1, 1, 0, 0]) == 0.25
-    assert reliability([0.0, 0.25, 0.7, 1.0], [0, 1, 1, 1], bins=4).counts.tolist() == [2, 0, 1, 1]
 
 
 def test_error_at_a_prior_is_that_of_as_many_pairs() -> None:

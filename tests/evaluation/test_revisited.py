@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.evaluation import (
@@ -150,12 +151,6 @@ def test_names_and_indices_give_the_same(truth: GroundTruth) -> None:
     assert evaluate(whole, truth).evaluated == 2  # type: ignore[arg-type]
 
 
-def test_truncated_rankings(truth: GroundTruth) -> None:
-    figures = evaluate([["f", "d", "a"], []], truth)
-    np.testing.assert_allclose(figures.average_precision, [100 * (0 + 1 / 2) / 6, 0])
-    np.testing.assert_allclose(figures.precision, [[0, 50, 50], [0, 0, 0]])
-
-
 def test_no_query_has_a_positive() -> None:
     nothing = (np.array([], int),)
     truth = GroundTruth(("a",), ("q",), np.zeros((1, 4)), nothing, nothing, nothing)
@@ -164,34 +159,6 @@ def test_no_query_has_a_positive() -> None:
     assert np.isnan(figures.mean_ap)
     assert json.loads(json.dumps(figures.to_dict(), allow_nan=False))["mean_ap"] is None
     assert "0 queries" in repr(figures)
-
-
-@pytest.mark.parametrize(
-    ("ranking", "message"),
-    [
-        (["a", "zebra"], "q0.*'zebra'"),
-        (["a", "b", "a"], "q0.*image 0.*2 times"),
-        ([0, 8], "index 8.*8"),
-        ([0, -1], "index -1"),
-        ([3, 3, 3], "image 3.*3 times"),
-        ([0.0, 1.0], "q0"),
-        ([True, False], "q0"),
-        ([[0, 1]], "q0"),
-        ([[0, 1], [2]], "q0"),
-        (["a", 1], "q0"),
-        ("abz", "'z'"),
-        ([None], "q0"),
-    ],
-    ids=str,
-)
-def test_rankings_that_are_refused(truth: GroundTruth, ranking: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        evaluate([ranking, []], truth)
-
-
-def test_one_ranking_for_each_query(truth: GroundTruth) -> None:
-    with pytest.raises(DataError, match="1 rankings for 2 queries"):
-        evaluate([[0]], truth)
 
 
 def test_the_result_prints_and_survives_json(truth: GroundTruth) -> None:
@@ -204,36 +171,95 @@ def test_the_result_prints_and_survives_json(truth: GroundTruth) -> None:
         figures.average_precision[0] = 1
 
 
-# -------------------------------------------------------------------------------------------- the photographs
+# --------------------------------------------------------------------------------------------- rank matrices
 
 
-@pytest.fixture
-def sub_rparis(data: Path) -> GroundTruth:
-    official = load_ground_truth(data / "revisited" / "gnd_rparis6k.pkl")
-    here = sorted(path.stem for path in (data / "paris").glob("*.jpg"))
-    gallery = [name for name in here if name in set(official.names)]
-    queries = [n for n in here if n in set(official.query_names) and n != "paris_defense_000038"]
-    return restrict(official, gallery, queries)
+@given(
+    ranks=hnp.arrays(
+        st.sampled_from([np.int32, np.int64, np.uint8]),
+        st.tuples(st.integers(0, 9), st.integers(0, 4)),
+        elements=st.integers(0, 200),
+    ),
+    times=st.sampled_from([1, 300]),
+)
+def test_columns_become_rows(ranks: Any, times: int) -> None:
+    ranks = np.tile(ranks, (times, 1))  # longer than a block, too
+    rows = rankings_from_ranks(ranks, queries=ranks.shape[1])
+    assert np.array_equal(rows, ranks.T)
+    assert rows.flags.c_contiguous
+    assert rows.dtype == (np.int32 if ranks.dtype == np.int32 else np.int64)
 
 
-def test_sub_rparis_has_its_size(sub_rparis: GroundTruth) -> None:
-    assert (len(sub_rparis), len(sub_rparis.names)) == (11, 238)
-    assert min(len(p) for p in sub_rparis.positives_of("medium")) > 2
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        (np.zeros((3, 2)), r"\(3, 2\) float64"),
+        (np.zeros(3, int), "matrix"),
+        ([[1], [1, 2]], "matrix"),
+        (np.zeros((3, 4), int), "4 columns for 3 queries; one row a query"),
+        (np.zeros((5, 4), int), "4 columns for 3 queries$"),
+        (np.full((1, 3), 2**64 - 1), "18446744073709551615"),
+    ],
+    ids=range(6),
+)
+def test_matrices_that_are_refused(ranks: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        rankings_from_ranks(ranks, queries=3)
 
 
-@pytest.mark.parametrize("setup", SETUPS)
-def test_sub_rparis_best_and_worst_rankings(sub_rparis: GroundTruth, setup: Setup) -> None:
-    positives = sub_rparis.positives_of(setup)
-    everything = np.arange(238)
-    perfect = [np.concatenate([p, np.setdiff1d(everything, p)]) for p in positives]
-    best = evaluate(perfect, sub_rparis, setup=setup)
-    assert best.mean_ap == pytest.approx(100.0, abs=1e-12)
-    assert best.mean_precision == {1: 100.0, 5: 100.0, 10: 100.0}
-    worst = evaluate([ranking[::-1] for ranking in perfect], sub_rparis, setup=setup)
-    assert worst.mean_precision[1] == 0.0
-    assert worst.mean_ap < 50
-    cut = [
-        ranking[~np.isin(ranking, junk)] for ranking, junk in zip(perfect, sub_rparis.junk_of(setup), strict=True)
-    ]
-    assert evaluate(cut, sub_rparis, setup=setup).to_dict() == best.to_dict()
-    check(perfect, sub_rparis, setup)
+# -------------------------------------------------------------------------------- rankings of something else
+
+
+@pytest.mark.parametrize(
+    ("rankings", "message"),
+    [
+        (np.zeros((8, 2), int), "8 rankings for 2.*rankings_from_ranks"),
+        ({"q0": []}, "1 of 2 queries.*'q1'"),
+        ({"q0": [], "q1": [], "x": []}, "'x'[^(]*$"),
+        ({"x": [], "y": []}, r"'x'.*2 of 2.*another set"),
+        ([["x", "y", "a"], []], r"q0.*'x'.*2 of 3.*another set"),
+        ([["a", "b", "c", "d", "x", "y"], []], r"'x'.*\(2 of 6 [a-z ]*\)$"),
+        ([["a", "b", "x"], []], "'x'[^(]*$"),
+        ([list(range(9)), []], r"index 8 .*8$"),
+        ([list(range(12)), []], r"8.*4 of 12.*another set"),
+        ([np.array([2**63], np.uint64), []], "q0"),
+        ([np.array([0, 1, 0], np.int32), []], "image 0.*2 times"),
+        ([np.array([0, -1], np.int64), []], "index -1"),
+        ([[("a", 0.5), ("b", float("nan"))], []], "q0.*'b'.*nan"),
+        ([[("a", None)], []], "'a'.*None"),
+        ([[("a", 0.5), "b"], []], "q0"),
+        ([[("a", 0.5), ("a", 0.4)], []], "image 0.*2 times"),
+        ([[0]], "1 rankings for 2 queries"),
+        *(
+            ([ranking, []], "q0")
+            for ranking in (["a", "b", "a"], [0.0, 1.0], [True, False], [[0, 1]], [[0, 1], [2]], ["a", 1], [None])
+        ),
+        (["abz", []], "'z'"),
+    ],
+    ids=str,
+)
+def test_rankings_of_something_else(truth: GroundTruth, rankings: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        evaluate(rankings, truth)
+
+
+def test_complete_orders_of_a_smaller_gallery(rng: np.random.Generator) -> None:
+    """Row numbers of another set fit a larger one, and would be measured without a word."""
+    truth = synthetic(rng, 130, 3)
+    orders = [rng.permutation(120) for _ in range(3)]
+    with pytest.raises(DataError, match=r"120.*130.*another set"):
+        evaluate(np.array(orders), truth)
+    evaluate([rng.permutation(130) for _ in range(3)], truth)
+    evaluate([*orders[:2], np.append(orders[2][:-1], 125)], truth)  # one of them is of the larger one
+    evaluate([*orders[:2], orders[2][:-1]], truth)
+    evaluate([order[order < 50] for order in orders], truth)  # so few may be by chance
+
+
+def test_rankings_may_be_read_only_and_strided(truth: GroundTruth) -> None:
+    order = np.arange(8)
+    order.flags.writeable = False
+    matrix = np.stack([order, order[::-1]], axis=1)
+    expected = evaluate([order.tolist(), order[::-1].tolist()], truth).to_dict()
+    assert evaluate([order, order[::-1]], truth).to_dict() == expected
+    assert evaluate(matrix.T, truth).to_dict() == expected
+    assert matrix[:, 1].tolist() == order[::-1].tolist()  # nothing was written to

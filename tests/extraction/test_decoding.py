@@ -16,8 +16,7 @@ from PIL import Image
 import deadly
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError
-from delf_engine.extraction.decoding import decoded, windows, worker_count
-from delf_engine.extraction.preparation import Pyramid, read_pyramid
+from delf_engine.extraction.decoding import Pyramid, decoded, read_pyramid, worker_count
 from delf_engine.images import ImageSource
 from helpers import image_bytes, is_running, random_photo, write_image
 
@@ -158,11 +157,6 @@ def test_processes_end_with_a_killed_parent_whose_main_module_they_do_not_import
             break
         time.sleep(0.1)
     assert not is_running(pid)
-
-
-def test_windows() -> None:
-    assert list(windows(iter(range(5)), 2)) == [[0, 1], [2, 3], [4]]
-    assert list(windows(iter([]), 2)) == []
 
 
 def test_worker_count() -> None:

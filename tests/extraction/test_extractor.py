@@ -1,16 +1,19 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import CheckpointError, ConfigError, DelfEngineWarning, ImageError
 from delf_engine.extraction import Extractor
+from delf_engine.extraction.assembly import select_top
 from delf_engine.features import LocalFeatures
 from delf_engine.model.network import DelfNetwork
-from helpers import checkpoint_info, image_bytes, random_photo, write_image
+from helpers import checkpoint_info, raises, random_photo, write_image
 
 
 def _config(**changes: object) -> ExtractionConfig:
@@ -88,16 +91,6 @@ def test_score_centroid_is_on_the_dot() -> None:
         assert np.abs(np.mean(errors, axis=0)).max() < 0.75 / scale
 
 
-def test_features_are_valid_sorted_and_limited(extractor: Extractor, photo: np.ndarray) -> None:
-    features = extractor(photo)
-    assert 0 < len(features) <= 100
-    assert features.dim == 40
-    assert features.image_size == (200, 150)
-    assert (features.keypoints >= -1).all()
-    assert (features.keypoints <= (200, 150)).all()
-    np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, rtol=1e-5)
-
-
 def test_projection_of_selected_equals_selection_of_projected(photo: np.ndarray) -> None:
     """The shortcut (project only what is kept) against the plain way, cell by cell."""
     from delf_engine.model.network import normalise_images
@@ -127,13 +120,6 @@ def test_the_checkpoint_keeps_its_own_attention_threshold(photo: np.ndarray) -> 
         np.testing.assert_array_equal(kept.scores, free.scores[free.scores >= middle])
 
 
-def test_every_kind_of_source_gives_the_same_bits(extractor: Extractor, photo: np.ndarray, tmp_path: Path) -> None:
-    path = write_image(tmp_path / "a.png", photo)
-    expected = extractor(photo)
-    for source in (path, str(path), image_bytes(photo), Image.fromarray(photo)):
-        assert extractor(source) == expected
-
-
 def test_box_keeps_the_scale_of_the_whole_image(photo: np.ndarray) -> None:
     big = np.kron(photo, np.ones((4, 4, 1), np.uint8))  # 800 x 600, shrunk to 400 by the limit
     extractor = Extractor(_network(), _config(max_image_size=400), device="cpu")
@@ -145,16 +131,6 @@ def test_box_keeps_the_scale_of_the_whole_image(photo: np.ndarray) -> None:
     assert (features.keypoints >= (98, 78)).all()
     assert (features.keypoints <= (501, 401)).all()
     assert extractor(big, box=(0, 0, 800, 600)) == extractor(big)
-
-
-def test_extract_many_is_the_same_as_one_by_one(extractor: Extractor, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    paths = [write_image(tmp_path / f"{i}.png", random_photo(rng, 80 + 9 * i, 90)) for i in range(7)]
-    alone = [extractor(p) for p in paths]
-    for workers in (1, 3):
-        many = list(extractor.extract_many(paths, workers=workers))
-        assert [p for p, _ in many] == paths
-        assert [f for _, f in many] == alone
 
 
 def test_extract_many_goes_on_past_bad_images(extractor: Extractor, photo: np.ndarray, tmp_path: Path) -> None:
@@ -172,25 +148,10 @@ def test_extract_many_goes_on_past_bad_images(extractor: Extractor, photo: np.nd
         assert list(extractor.extract_many([tmp_path / "gone.jpg"])) == []
 
 
-def test_extract_many_reads_its_input_lazily(extractor: Extractor, photo: np.ndarray) -> None:
-    taken = []
-
-    def endless():  # type: ignore[no-untyped-def]
-        while True:
-            taken.append(1)
-            yield photo
-
-    stream = extractor.extract_many(endless(), workers=2)
-    for _ in range(3):
-        next(stream)
-    stream.close()
-    assert len(taken) <= 3 + 2 * 2 + 1
-
-
 def test_tiny_images(extractor: Extractor) -> None:
-    with pytest.raises(ImageError, match=r"1 x 1 .*10"):
+    with raises(ImageError, "1 x 1", "10"):
         extractor(np.zeros((1, 1, 3), np.uint8))
-    with pytest.raises(ImageError, match="too few"):
+    with raises(ImageError, "5 x 50"):
         extractor(np.zeros((50, 50, 3), np.uint8), box=(0, 0, 5, 50))
     assert len(extractor(random_photo(np.random.default_rng(0), 10, 10))) >= 1
 
@@ -202,23 +163,14 @@ def test_no_level_or_no_score_gives_the_empty_value(photo: np.ndarray) -> None:
     assert strict(photo) == LocalFeatures.empty((200, 150))
 
 
-def test_attention_map(extractor: Extractor, photo: np.ndarray) -> None:
-    got = extractor.attention_map(photo)
-    assert got.shape == (10, 13)
-    assert got.dtype == np.float32
-    assert (got >= 0).all()
-
-
 def test_bad_options() -> None:
-    with pytest.raises(ConfigError, match="'tpu9'"):
+    with raises(ConfigError, "'tpu9'"):
         Extractor(_network(), _config(), device="tpu9")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="CUDA"):
+        with raises(ConfigError, "CUDA"):
             Extractor(_network(), _config(), device="cuda")
-    with pytest.raises(CheckpointError, match="'nothing'"):
+    with raises(CheckpointError, "'nothing'"):
         Extractor.from_pretrained("nothing")
-    with pytest.raises(ConfigError, match="workers"):
-        next(Extractor(_network(), _config(), device="cpu").extract_many([], workers=-1))
 
 
 def test_pretrained(photo: np.ndarray) -> None:
@@ -227,8 +179,56 @@ def test_pretrained(photo: np.ndarray) -> None:
     assert "delf-r18" in repr(extractor)
     paper = Extractor.from_pretrained("delf-r18", profile="delf", device="cpu")
     assert len(paper.config.scales) == 7
-    with pytest.raises(ConfigError, match="profile or config"):
+    with raises(ConfigError, "profile or config"):
         Extractor.from_pretrained("delf-r18", profile="delf", config=paper.config)
+
+
+def _places(features: LocalFeatures) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in np.column_stack([features.keypoints, features.scales]).tolist()}
+
+
+scores = st.lists(st.one_of(st.sampled_from([0.0, 1.0, 2.0, np.nan, np.inf]), st.floats(width=32)), max_size=60)
+
+
+@given(scores, st.integers(1, 70), st.floats(-3, 3, width=32))
+@example([], 5, 0.0)
+def test_selection_equals_a_plain_sort(values: list[float], k: int, least: float) -> None:
+    array = np.array(values, np.float32)
+    eligible = [i for i, v in enumerate(array) if v >= np.float32(least)]
+    assert select_top(array, k, least).tolist() == sorted(eligible, key=lambda i: (-array[i], i))[:k]
+
+
+def test_batches_agree_with_single_images(extractor: Extractor, photo: np.ndarray) -> None:
+    others = [random_photo(np.random.default_rng(i), 200, 150) for i in range(2, 5)]
+    photos = [photo, random_photo(np.random.default_rng(9), 150, 260), *others]
+    alone = [extractor(p) for p in photos]
+    assert [f for _, f in extractor.extract_many(photos, batch=1)] == alone
+    for batch in (2, 5, 100):
+        for got, expected in zip(extractor.extract_many(photos, batch=batch), alone, strict=True):
+            assert got[1].image_size == expected.image_size
+            places = [_places(features) for features in (got[1], expected)]
+            assert len(places[0] & places[1]) >= 0.98 * max(map(len, places))
+            np.testing.assert_allclose(got[1].scores, expected.scores, rtol=1e-4)
+    with raises(ConfigError, "batch"):
+        next(extractor.extract_many(photos, batch=0))
+
+
+def test_reduced_decoding_is_close(tmp_path: Path) -> None:
+    large = cv2.resize(
+        random_photo(np.random.default_rng(3), 320, 240), (1280, 960), interpolation=cv2.INTER_CUBIC
+    )
+    path = tmp_path / "large.jpg"
+    cv2.imwrite(str(path), large, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    changes = {"max_image_size": 320, "scales": (0.70710678, 1.0)}
+    plain = Extractor(_network(), _config(**changes), device="cpu")
+    shrinking = Extractor(_network(), _config(**changes, reduced_decoding=True), device="cpu")
+    whole, reduced = plain(path), shrinking(path)
+    assert reduced.image_size == whole.image_size == (1280, 960)
+    assert len(_places(whole) & _places(reduced)) > 0.8 * len(whole)
+    # Pixels in memory, and other formats, are whatever they are.
+    assert shrinking(large) == plain(large)
+    box = (100, 50, 900, 800)
+    assert shrinking(path, box=box) == plain(path, box=box)
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ from delf_engine.extraction.runtime import CellMap, TorchRuntime
 from delf_engine.model.backbones import ARCHITECTURES, Architecture
 from delf_engine.model.network import DelfNetwork
 from delf_engine.model.onnx_export import _sealed, export_onnx
-from helpers import checkpoint_info, random_photo
+from helpers import checkpoint_info, raises, random_photo
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -76,7 +76,7 @@ def _small_architectures() -> Any:
 
 @pytest.fixture
 def path(exported: Callable[[str], tuple[Path, DelfNetwork]], tmp_path: Path) -> Path:
-    """A file of one's own to damage."""
+    """A copy to damage."""
     return Path(shutil.copy(exported("delf")[0], tmp_path))
 
 
@@ -122,30 +122,9 @@ def test_equals_torch_at_every_size(kind: str, exported: Callable[[str], tuple[P
     file, network = exported(kind)
     runtime = OnnxRuntime(file, threads=1)
     assert (runtime.dim, runtime.stride) == (network.dim, network.stride)
+    assert (runtime.info.name, runtime.name) == (kind, "onnxruntime, CPU")
     for size in SIZES:
         _assert_same(runtime, _images(size), network)
-
-
-def test_says_what_it_is(path: Path) -> None:
-    runtime = OnnxRuntime(path, threads=1)
-    assert runtime.info == checkpoint_info("delf")
-    assert runtime.name == "onnxruntime, CPU"
-
-
-def test_describes_cells_of_several_maps(path: Path) -> None:
-    runtime = OnnxRuntime(path, threads=1)
-    small, large = runtime.forward(_images((1, 64, 64)))[0], runtime.forward(_images((1, 75, 101)))[0]
-    everything = runtime.describe(_all_cells([small, large]))
-    some = runtime.describe([(small, np.array([3, 1])), (large, np.array([], np.int64)), (large, np.array([2]))])
-    np.testing.assert_allclose(some, everything[[3, 1, small.scores.size + 2]], atol=1e-6)
-    assert runtime.describe([(small, np.array([], np.int64))]).shape == (0, 40)
-
-
-def test_takes_images_that_are_views(path: Path) -> None:
-    runtime = OnnxRuntime(path, threads=1)
-    images = _images((1, 64, 96))
-    mirrored = runtime.forward(images[:, :, ::-1])[0]
-    np.testing.assert_array_equal(mirrored.scores, runtime.forward(images[:, :, ::-1].copy())[0].scores)
 
 
 def test_what_projects_to_nothing_stays_nothing(exported: Callable[[str], tuple[Path, DelfNetwork]]) -> None:
@@ -153,28 +132,6 @@ def test_what_projects_to_nothing_stays_nothing(exported: Callable[[str], tuple[
     mean = network.projection.mean.numpy()[None]
     cells = CellMap(np.ones((1, 1), np.float32), mean)
     assert not OnnxRuntime(file, threads=1).describe([(cells, np.array([0]))]).any()
-
-
-def test_works_where_torch_cannot_be_imported(path: Path, tmp_path: Path) -> None:
-    images = _images((1, 64, 96))
-    np.save(tmp_path / "images.npy", images)
-    code = """
-import sys
-sys.modules["torch"] = sys.modules["torchvision"] = sys.modules["onnx"] = sys.modules["onnxscript"] = None
-import numpy as np
-from delf_engine.extraction.onnx_runtime import OnnxRuntime
-runtime = OnnxRuntime(sys.argv[1], threads=1)
-cells = runtime.forward(np.load(sys.argv[2]))[0]
-np.save(sys.argv[3], runtime.describe([(cells, np.arange(5))]))
-"""
-    out = tmp_path / "out.npy"
-    command = [sys.executable, "-c", code, path, tmp_path / "images.npy", out]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    runtime = OnnxRuntime(path, threads=1)
-    wanted = runtime.describe([(runtime.forward(images)[0], np.arange(5))])
-    np.testing.assert_allclose(np.load(out), wanted, atol=1e-6)
 
 
 def test_the_extractor_needs_no_torch_and_agrees_with_it(
@@ -195,12 +152,8 @@ features = de.Extractor.from_onnx(sys.argv[1], config=config, threads=1)(np.load
 np.savez(sys.argv[3], keypoints=features.keypoints, scores=features.scores, descriptors=features.descriptors)
 """
     out = tmp_path / "out.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(tmp_path / "photo.npy"), str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "photo.npy"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = np.load(out)
     changes = {"max_features": 100, "precision": "fp32"}
@@ -214,23 +167,21 @@ np.savez(sys.argv[3], keypoints=features.keypoints, scores=features.scores, desc
     assert len(pairs) >= 98
     i, j = np.array(pairs).T
     assert (wanted.descriptors[i] * found["descriptors"][j]).sum(1).min() > 0.9999
-    with pytest.raises(ConfigError, match="fp32"):
+    with raises(ConfigError, "fp32"):
         Extractor(onnx_extractor.runtime, config, precision="bf16")
-    with pytest.raises(ConfigError, match="torch"):
+    with raises(ConfigError, "torch"):
         _ = onnx_extractor.network
 
 
 def test_missing_onnxruntime(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"delf-engine\[onnx\]"):
+    with raises(ConfigError, "delf-engine[onnx]"):
         OnnxRuntime(path)
 
 
 def test_bad_options(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"threads .* 0"):
+    with raises(ConfigError, "threads", "0"):
         OnnxRuntime(path, threads=0)
-    with pytest.raises(ConfigError, match=r"'Abacus'.*CPUExecutionProvider"):
-        OnnxRuntime(path, providers=["CPUExecutionProvider", "Abacus"])
 
 
 # -------------------------------------------------------------------------------------------------- damaged files
@@ -266,33 +217,25 @@ def _replace(old: str, new: str) -> Callable[[dict[str, str]], None]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "fact"),
     [
         (lambda p: p.unlink(), "cannot be read"),
+        (lambda p: (p.unlink(), p.mkdir()), "cannot be read"),
         (lambda p: p.write_bytes(b""), "not an ONNX file"),
         (lambda p: p.write_text("<html>not found</html>"), "not an ONNX file"),
-        (lambda p: _cut(p, 5000), "not an ONNX file that onnxruntime .* reads, or cut off"),
-        (lambda p: _cut(p, -1), "not an ONNX file that onnxruntime .* reads, or cut off"),
-        (lambda p: _cut(p, -88), "damaged, or changed since it was exported; export it again"),
-        (_flip, "damaged, or changed since it was exported; export it again"),
-        (lambda p: _changed(p, lambda _: None, seal=False), "damaged, or changed since"),
+        (lambda p: _cut(p, 5000), "onnxruntime"),
+        (lambda p: _cut(p, -1), "onnxruntime"),
+        (lambda p: _cut(p, -88), "damaged"),
+        (_flip, "damaged"),
+        (lambda p: _changed(p, lambda _: None, seal=False), "damaged"),
         (lambda p: _changed(p, dict.clear, seal=True), "not written by this package"),
-        (
-            lambda p: _changed(p, _replace('"format_version":1', '"format_version":9'), seal=True),
-            "ONNX format version 9, this version reads 1; export it again",
-        ),
-        (lambda p: _changed(p, _replace('"stride"', '"strive"'), seal=True), "damaged metadata: .*strive"),
-        (lambda p: _changed(p, _replace('"dim":40', '"dim":0'), seal=True), "damaged metadata: .*dim"),
+        (lambda p: _changed(p, _replace('"format_version":1', '"format_version":9'), seal=True), "version 9"),
+        (lambda p: _changed(p, _replace('"stride"', '"strive"'), seal=True), "strive"),
+        (lambda p: _changed(p, _replace('"dim":40', '"dim":0'), seal=True), "dim"),
         (lambda p: _changed(p, _replace("{", "["), seal=True), "damaged metadata"),
     ],
 )
-def test_damaged_files(path: Path, damage: Callable[[Path], None], message: str) -> None:
+def test_damaged_files(path: Path, damage: Callable[[Path], object], fact: str) -> None:
     damage(path)
-    with pytest.raises(CheckpointError, match=message) as error:
+    with raises(CheckpointError, f"{path}: ", fact):
         OnnxRuntime(path)
-    assert str(error.value).startswith(f"{path}: ")
-
-
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        OnnxRuntime(tmp_path)

@@ -82,12 +82,6 @@ def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, i
     assert precision.resolve_precision("auto", torch.device("cuda", 0)) == expected
 
 
-def test_without_onednn_there_is_no_fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    hardware(monkeypatch, "avx512_bf16")
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert precision.resolve_precision("auto", CPU) == "fp32"
-
-
 @pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this torch does not list instructions")
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux lists instructions in a file")
 def test_linux_and_torch_agree_on_this_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,25 +100,12 @@ def test_bad_precision_is_refused(network: DelfNetwork, config: ExtractionConfig
         load_profile(profile)
 
 
-def test_what_was_made_before_there_was_a_choice_is_fp32() -> None:
-    values = load_profile("default").extraction.model_dump()
-    del values["precision"]
-    assert ExtractionConfig(**values).precision == "fp32"
-
-
 def test_the_argument_goes_before_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     hardware(monkeypatch, "avx512_bf16")
     assert Extractor.from_pretrained("delf-r18", device="cpu", precision="auto").precision == "bf16"
     extractor = Extractor.from_pretrained("delf-r18", device="cpu", precision="fp32")
     assert extractor.precision == extractor.config.precision == "fp32"
     assert "fp32 on cpu" in repr(extractor)
-
-
-def test_auto_without_the_hardware_does_not_warn(
-    network: DelfNetwork, config: ExtractionConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hardware(monkeypatch)
-    assert Extractor(network, config, device="cpu", precision="auto").precision == "fp32"  # a warning is an error
 
 
 # ------------------------------------------------------------------------------------------------ how near it is

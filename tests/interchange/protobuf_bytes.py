@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+T = TypeVar("T")
 
 
 def number(value: int) -> bytes:
@@ -34,3 +38,11 @@ def serialise_datum(array: npt.NDArray[Any]) -> bytes:
 
 def write_datum(path: Path, array: npt.NDArray[Any]) -> None:
     path.write_bytes(serialise_datum(array))
+
+
+def parsed(read: Callable[..., T], data: bytes, **options: Any) -> T:
+    """What a reader of files makes of these bytes; it calls them "here" in errors."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "here"
+        path.write_bytes(data)
+        return read(path, **options)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import struct
-import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,12 @@ from hypothesis.extra import numpy as hnp
 from delf_engine.errors import DataError, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange import export_features, read_delf
-from delf_engine.interchange.delf_file import parse_delf, serialise_delf
-from helpers import random_features
+from delf_engine.interchange.delf_file import serialise_delf
+from delf_engine.interchange.export import relative_name
+from delf_engine.interchange.messages import DelfFeatures
+from helpers import raises
 from interchange.protobuf_bytes import field as block
-from interchange.protobuf_bytes import number, real, serialise_datum
+from interchange.protobuf_bytes import number, parsed, real, serialise_datum
 
 # Two features of two dimensions, written by hand after feature.proto and datum.proto.
 GOLDEN = bytes.fromhex(
@@ -54,9 +56,6 @@ FEATURES = LocalFeatures(
 )
 
 
-# ------------------------------------------------------------------------------ an independent writer and reader
-
-
 def datum(values: list[float]) -> bytes:
     return serialise_datum(np.array(values, np.float32))
 
@@ -64,38 +63,6 @@ def datum(values: list[float]) -> bytes:
 def feature(values: list[float], x: float, y: float, scale: float, strength: float) -> bytes:
     parts = [block(1, datum(values)), real(2, x), real(3, y), real(4, scale), real(5, 0.0), real(6, strength)]
     return block(1, b"".join(parts))
-
-
-def slowly_read(data: bytes) -> list[tuple[list[float], list[float]]]:
-    """Return (numbers of fields 2 to 6, descriptor) of each feature; knows only what the published code writes."""
-
-    def split(data: bytes) -> list[tuple[int, bytes]]:
-        fields, at = [], 0
-        while at < len(data):
-            tag, size, shift = data[at], 0, 0
-            at += 1
-            if tag % 8 == 5:
-                size = 4
-            else:
-                while True:
-                    size |= (data[at] & 127) << shift
-                    shift += 7
-                    at += 1
-                    if data[at - 1] < 128:
-                        break
-            fields.append((tag // 8, data[at : at + size]))
-            at += size
-        return fields
-
-    features = []
-    for _, body in split(data):
-        fields = dict(split(body))
-        (_, shape), (_, floats) = split(fields[1])
-        values = split(floats)[0][1]
-        assert split(shape)[0][1] == number(len(values) // 4)
-        numbers = [struct.unpack("<f", fields[field])[0] for field in range(2, 7)]
-        features.append((numbers, list(struct.unpack(f"<{len(values) // 4}f", values))))
-    return features
 
 
 @st.composite
@@ -112,6 +79,10 @@ def many_features(draw: st.DrawFn) -> LocalFeatures:
         descriptors=np.eye(dim, dtype=np.float32)[axes] * draw(st.sampled_from([1, -1, 0.99])),
         image_size=size,
     )
+
+
+def parse_delf(data: bytes, **options: Any) -> LocalFeatures:
+    return parsed(read_delf, data, **options)
 
 
 def bits(array: npt.NDArray[np.float32]) -> bytes:
@@ -136,23 +107,13 @@ def test_round_trip_keeps_every_bit(features: LocalFeatures) -> None:
     assert (len(back), back.dim, back.image_size) == (len(features), features.dim, features.image_size)
     for name in ("keypoints", "scales", "scores", "descriptors"):
         assert bits(getattr(back, name)) == bits(getattr(features, name))
-    slow = slowly_read(data)
-    assert len(slow) == len(features)
-    for i, (numbers, descriptor) in enumerate(slow):
-        x, y = features.keypoints[i].tolist()
-        assert numbers == [x, y, features.scales[i], 0.0, features.scores[i]]
-        assert descriptor == features.descriptors[i].tolist()
-
-
-def test_a_thousand_features_take_milliseconds(rng: np.random.Generator) -> None:
-    features = random_features(rng, 1000)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        back = parse_delf(serialise_delf(features), image_size=(640, 480))
-        times.append(time.perf_counter() - start)
-    assert back == features
-    assert min(times) < 0.05
+    # What protobuf, which the writer does not use for each feature, reads and writes.
+    message = DelfFeatures.FromString(data)
+    assert message.SerializeToString() == data
+    for i, one in enumerate(message.feature):
+        assert [one.x, one.y] == features.keypoints[i].tolist()
+        assert (one.scale, one.orientation, one.strength) == (features.scales[i], 0.0, features.scores[i])
+        assert list(one.descriptor.float_list.value) == features.descriptors[i].tolist()
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -193,6 +154,7 @@ def test_any_order_not_packed_in_pieces_and_unknown_fields() -> None:
         + block(1, block(1, first) + numbers + number(11 * 8 + 1) + bytes(8) + block(1, second))
     )
     back = parse_delf(data)
+    assert parse_delf(GOLDEN + block(7, b""), image_size=(11, 6)) == FEATURES
     np.testing.assert_array_equal(back.descriptors, np.float32([[0.6, -0.8]] * 2))
     np.testing.assert_array_equal(back.keypoints, [[7, 4]] * 2)
     np.testing.assert_array_equal(back.scales, [2, 2])
@@ -202,22 +164,17 @@ def test_any_order_not_packed_in_pieces_and_unknown_fields() -> None:
 def test_numbers_left_out_are_zero() -> None:
     back = parse_delf(block(1, block(1, datum([1.0])) + real(4, 1.0)))
     assert (back.keypoints.tolist(), back.scores.tolist()) == ([[0, 0]], [0])
-    with pytest.raises(FormatError, match="scales"):
+    with raises(FormatError, "scales"):
         parse_delf(block(1, block(1, datum([1.0]))))
-
-
-def test_a_field_too_many_changes_nothing(rng: np.random.Generator) -> None:
-    features = random_features(rng, 20)  # what is laid out as usual is read at once, this is not
-    assert parse_delf(serialise_delf(features) + block(7, b""), image_size=(640, 480)) == features
 
 
 def test_descriptors_that_are_not_of_unit_length() -> None:
     data = feature([1.01, 0], 0, 0, 1, 2) + feature([0, 3], 0, 0, 1, 1)
-    with pytest.raises(FormatError, match=r"x\.delf: .*row 1"):
-        parse_delf(data, where="x.delf")
+    with raises(FormatError, "here: ", "row 1"):
+        parse_delf(data)
     np.testing.assert_array_equal(parse_delf(data, normalise=True).descriptors, [[1, 0], [0, 1]])
     np.testing.assert_array_equal(parse_delf(data[: len(data) // 2]).descriptors, np.float32([[1.01, 0]]))
-    with pytest.raises(FormatError, match="descriptor 0"):
+    with raises(FormatError, "descriptor 0"):
         parse_delf(feature([0, 0], 0, 0, 1, 1), normalise=True)
 
 
@@ -229,7 +186,7 @@ def test_every_cut_is_a_shorter_file_or_a_clear_error(tmp_path: Path) -> None:
         if end == size:
             assert len(read_delf(path)) == 1
             continue
-        with pytest.raises(FormatError, match=r"cut\.delf: "):
+        with raises(FormatError, "cut.delf:"):
             read_delf(path)
 
 
@@ -264,17 +221,17 @@ def test_any_bytes_are_features_or_a_clear_error(data: bytes) -> None:
     ],
 )
 def test_hostile_bytes(data: bytes) -> None:
-    with pytest.raises(FormatError, match=r"^here: "):
-        parse_delf(data, where="here")
+    with raises(FormatError, "here: "):
+        parse_delf(data)
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"no\.delf"):
+    with raises(FormatError, "no.delf"):
         read_delf(tmp_path / "no.delf")
     (tmp_path / "file").write_text("x")
     (tmp_path / "out" / "b.delf").mkdir(parents=True)
     for folder, name in (("file/out", "a"), ("out", "b"), ("out", "x" * 300)):
-        with pytest.raises(FormatError, match=str(tmp_path / folder)):
+        with raises(FormatError, str(tmp_path / folder)):
             export_features("delf", tmp_path / folder, [(name, FEATURES)], replace=True)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.delf"]
 
@@ -297,14 +254,14 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
 
 def test_a_folder_is_not_overwritten_unasked(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(FormatError, match=str(tmp_path)):
+    with raises(FormatError, str(tmp_path)):
         export_features("delf", tmp_path, [("a", FEATURES)])
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
     assert export_features("delf", tmp_path, [("a", FEATURES)], replace=True) == 1
     assert export_features("delf", tmp_path, [("a", LocalFeatures.empty((1, 1)))], replace=True) == 1
     assert (tmp_path / "a.delf").read_bytes() == b""
     assert (tmp_path / "mine.txt").read_text() == "x"
-    with pytest.raises(FormatError, match=r"mine\.txt"):
+    with raises(FormatError, "mine.txt"):
         export_features("delf", tmp_path / "mine.txt", [], replace=True)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -316,21 +273,19 @@ def test_a_folder_is_not_overwritten_unasked(tmp_path: Path) -> None:
     [
         (["a", "x/../a"], "'x/../a'"),
         (["a", "a"], "'a'"),
-        ([".."], r"'\.\.'"),
+        ([".."], "'..'"),
         ([""], "''"),
         (["/"], "'/'"),
         (["a\0b"], "x00"),
     ],
 )
 def test_names_that_do_not_fit(tmp_path: Path, names: list[str], fact: str) -> None:
-    with pytest.raises(DataError, match=fact):
+    with raises(DataError, fact):
         export_features("delf", tmp_path / "out", [(name, FEATURES) for name in names])
 
 
 @given(st.text(min_size=1, max_size=30) | st.text("./a", min_size=1, max_size=12))
 def test_no_name_leaves_the_folder(name: str) -> None:
-    from delf_engine.interchange.files import relative_name
-
     with suppress(DataError):
         path = relative_name(name)
         assert not path.startswith("/")

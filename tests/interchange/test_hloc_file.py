@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delf_engine.errors import ConfigError, DataError, FormatError, UnknownIdError
+from delf_engine.errors import ConfigError, FormatError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.interchange import export_features, read_hloc, write_hloc
-from helpers import random_features
+from delf_engine.interchange import export_features, read_hloc
+from helpers import raises, random_features
 
 h5py = pytest.importorskip("h5py")
 
@@ -49,7 +49,7 @@ def other_extractor(path: Path, name: str = "a.jpg", **changes: Any) -> Path:
 
 def test_layout_as_hloc_reads_it(file: Path, rng: np.random.Generator) -> None:
     features = random_features(rng, 7)
-    assert write_hloc(file, [("db/Zürich 東京/a.jpg", features)]) == 1
+    assert export_features("hloc", file, [("db/Zürich 東京/a.jpg", features)]) == 1
     with h5py.File(file, "r", libver="latest") as handle:
         group = handle["db/Zürich 東京/a.jpg"]
         assert set(group) == {"keypoints", "descriptors", "scores", "scales", "image_size"}
@@ -84,7 +84,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, ids: list[str], se
         return
     items = {name: random_features(rng, int(rng.integers(0, 4)), int(rng.integers(1, 9))) for name in ids}
     path = tmp_path_factory.mktemp("round") / "x.h5"
-    assert write_hloc(path, items.items(), half=half) == len(items)
+    assert export_features("hloc", path, items.items(), half=half) == len(items)
     back = dict(read_hloc(path))
     assert set(back) == set(items)
     for name, features in back.items():
@@ -100,34 +100,25 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, ids: list[str], se
 
 
 def test_no_image_and_no_feature_and_huge_values(file: Path) -> None:
-    assert write_hloc(file, []) == 0
+    assert export_features("hloc", file, []) == 0
     assert list(read_hloc(file)) == []
     huge = LocalFeatures(np.float32([[3e38, -3e38]]), [1e-38], [3e38], np.float32([[1]]), (2**40, 1))  # type: ignore[arg-type]
     none = LocalFeatures.empty((5, 6), 128)
-    assert write_hloc(file, [("huge", huge), ("none", none)], replace=True) == 2
+    assert export_features("hloc", file, [("huge", huge), ("none", none)], replace=True) == 2
     assert dict(read_hloc(file)) == {"huge": huge, "none": none}
-    with pytest.raises(FormatError, match=r"'huge'.*65504"):
-        write_hloc(file, [("none", none), ("huge", huge)], half=True, replace=True)
+    with raises(FormatError, "'huge'", "65504"):
+        export_features("hloc", file, [("none", none), ("huge", huge)], half=True, replace=True)
     assert len(list(read_hloc(file))) == 2
 
 
 def test_a_name_that_is_a_folder_of_others(file: Path, rng: np.random.Generator) -> None:
     items = {"a/b": random_features(rng, 2), "a": random_features(rng, 3), "a/b/c": random_features(rng, 1)}
-    write_hloc(file, items.items())
+    export_features("hloc", file, items.items())
     assert dict(read_hloc(file)) == items
-    with pytest.raises(FormatError, match=str(file.parent)):
-        write_hloc(file, [("a", items["a"]), ("a/keypoints", items["a"])], replace=True)
-
-
-def test_names_cannot_leave_the_file(file: Path, rng: np.random.Generator) -> None:
-    one = random_features(rng, 1)
-    write_hloc(file, [("/abs/./a.jpg", one), ("../b.jpg", one)])
-    assert [name for name, _ in read_hloc(file)] == ["abs/a.jpg", "b.jpg"]
-    with pytest.raises(DataError, match="'b'"):
-        write_hloc(file, [("b", one), ("/b", one)], replace=True)
-    with pytest.raises(FormatError, match=str(file.parent)):  # a file name that is no Unicode
-        write_hloc(file, [("x\udc80", one)], replace=True)
-    assert len(list(read_hloc(file))) == 2
+    for names in (("a", "a/keypoints"), ("x\udc80",)):  # a file name that is no Unicode
+        with raises(FormatError, str(file)):
+            export_features("hloc", file, [(name, items["a"]) for name in names], replace=True)
+    assert len(list(read_hloc(file))) == 3
 
 
 def test_one_image_at_a_time_and_all_or_none(file: Path, rng: np.random.Generator) -> None:
@@ -140,34 +131,23 @@ def test_one_image_at_a_time_and_all_or_none(file: Path, rng: np.random.Generato
         if fail:
             raise KeyError("from the caller")
 
-    with pytest.raises(KeyError, match="from the caller"):
-        write_hloc(file, items(True))
+    with raises(KeyError, "from the caller"):
+        export_features("hloc", file, items(True))
     assert list(file.parent.iterdir()) == []
-    assert write_hloc(file, items(False)) == 5
-    with pytest.raises(FormatError, match=str(file)):
-        write_hloc(file, [])
-    with pytest.raises(FormatError, match=str(file.parent)):
-        write_hloc(file.parent, [], replace=True)
+    assert export_features("hloc", file, items(False)) == 5
+    with raises(FormatError, str(file)):
+        export_features("hloc", file, [])
+    with raises(FormatError, str(file.parent)):
+        export_features("hloc", file.parent, [], replace=True)
     (file.parent / "plain").write_text("x")
-    with pytest.raises(FormatError, match=str(file.parent)):
-        write_hloc(file.parent / "plain" / "x.h5", [])
+    with raises(FormatError, str(file.parent)):
+        export_features("hloc", file.parent / "plain" / "x.h5", [])
     reader = read_hloc(file)
     assert next(reader) == ("0", one)
     reader.close()  # type: ignore[attr-defined]
-    assert write_hloc(file, [("new", one)], replace=True) == 1
-    assert [name for name, _ in read_hloc(file)] == ["new"]
+    assert export_features("hloc", file, [("/abs/./a.jpg", one), ("../b.jpg", one)], replace=True) == 2
+    assert [name for name, _ in read_hloc(file)] == ["abs/a.jpg", "b.jpg"]
     assert sorted(p.name for p in file.parent.iterdir()) == ["features.h5", "plain"]
-
-
-def test_through_the_common_function(tmp_path: Path, rng: np.random.Generator) -> None:
-    target = tmp_path / "made" / "x.h5"
-    assert export_features("hloc", target, [("a", random_features(rng, 2))], half=True) == 1
-    with h5py.File(target) as handle:
-        assert (handle["a/descriptors"].dtype, handle["a/keypoints"].dtype) == (np.float16, np.float32)
-    with pytest.raises(ConfigError, match="delf"):
-        export_features("delf", tmp_path / "d", [], half=True)
-    with pytest.raises(ConfigError, match="'csv'"):
-        export_features("csv", tmp_path / "d", [])
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -185,26 +165,19 @@ def test_a_file_of_another_extractor(file: Path) -> None:
     assert b.keypoints.tolist() == [[1, 2], [3, 4], [5, 6]]
     assert b.image_size == (6, 7)
     assert [name for name, _ in read_hloc(file, ["/x/b.jpg"])] == ["/x/b.jpg"]
-    with pytest.raises(UnknownIdError, match=r"'x/c\.jpg'"):
+    with raises(UnknownIdError, "'x/c.jpg'"):
         read_hloc(file, ["x/a.jpg", "x/c.jpg"])
-    with pytest.raises(ConfigError, match="names"):
+    with raises(ConfigError, "names"):
         read_hloc(file, "x/a.jpg")
-
-
-def test_descriptors_that_are_not_of_unit_length(file: Path) -> None:
-    other_extractor(file, descriptors=np.diag([1.0, 2.0, 3.0]))
-    with pytest.raises(FormatError, match=r"features\.h5: 'a\.jpg'"):
-        list(read_hloc(file))
-    ((_, features),) = read_hloc(file, normalise=True)
-    np.testing.assert_array_equal(features.descriptors, np.eye(3)[[1, 2, 0]])
 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"descriptors": None}, "descriptors"),
+        ({"descriptors": np.diag([1.0, 2.0, 3.0])}, "descriptors"),
         ({"descriptors": np.eye(3, 4)}, "transposed"),
-        ({"descriptors": np.eye(5, 4)}, r"\(5, 4\)"),
+        ({"descriptors": np.eye(5, 4)}, "(5, 4)"),
         ({"descriptors": np.empty((0, 3))}, "descriptors"),
         ({"keypoints": np.zeros(3)}, "keypoints"),
         ({"keypoints": np.zeros((3, 3))}, "keypoints"),
@@ -221,39 +194,31 @@ def test_descriptors_that_are_not_of_unit_length(file: Path) -> None:
     ],
 )
 def test_images_that_are_not_as_described(file: Path, changes: dict[str, Any], field: str) -> None:
+    other_extractor(file, "stretched", descriptors=np.diag([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(next(read_hloc(file, normalise=True))[1].descriptors, np.eye(3)[[1, 2, 0]])
     other_extractor(file, **changes)
-    with pytest.raises(FormatError, match=rf"features\.h5: 'a\.jpg': .*{field}"):
-        list(read_hloc(file))
-
-
-def test_a_group_where_an_array_belongs(file: Path) -> None:
-    other_extractor(file, scores=None)
-    with h5py.File(file, "a") as handle:
-        handle.create_group("a.jpg/scores")
-    with pytest.raises(FormatError, match="scores"):
-        list(read_hloc(file))
+    with raises(FormatError, f"{file}: 'a.jpg': ", field):
+        list(read_hloc(file, ["a.jpg"]))
 
 
 def test_files_of_another_kind(file: Path) -> None:
-    with pytest.raises(FormatError, match=str(file)):
-        read_hloc(file)
     file.write_bytes(b"no HDF5")
-    with pytest.raises(FormatError, match=str(file)):
+    with raises(FormatError, str(file)):
         read_hloc(file)
     file.unlink()
     other_extractor(file, keypoints=None, descriptors=None, scores=None, global_descriptor=np.ones(9))
-    with pytest.raises(FormatError, match=str(file)):
+    with raises(FormatError, str(file)):
         read_hloc(file)
 
 
 def test_cut_and_changed_files_raise_nothing_else(tmp_path: Path, rng: np.random.Generator) -> None:
     good = tmp_path / "good.h5"
-    write_hloc(good, [("a/b.jpg", random_features(rng, 2, 3))])
+    export_features("hloc", good, [("a/b.jpg", random_features(rng, 2, 3))])
     data = good.read_bytes()
     path = tmp_path / "bad.h5"
     for end in [*range(300), *range(300, len(data), 61)]:
         path.write_bytes(data[:end])
-        with pytest.raises(FormatError, match=r"bad\.h5"):
+        with raises(FormatError, "bad.h5"):
             list(read_hloc(path))
     for at in rng.integers(0, len(data), 200).tolist():
         path.write_bytes(data[:at] + bytes([data[at] ^ int(rng.integers(1, 256))]) + data[at + 1 :])
@@ -263,7 +228,9 @@ def test_cut_and_changed_files_raise_nothing_else(tmp_path: Path, rng: np.random
 
 def test_without_h5py(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
-    for action in (lambda: read_hloc(file), lambda: write_hloc(file, [])):
-        with pytest.raises(ConfigError, match=r"delf-engine\[hdf5\]"):
+    with raises(ConfigError, "delf"):
+        export_features("delf", file, [], half=True)
+    for action in (lambda: read_hloc(file), lambda: export_features("hloc", file, [])):
+        with raises(ConfigError, "delf-engine[hdf5]"):
             action()
     assert os.listdir(file.parent) == []

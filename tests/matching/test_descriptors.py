@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_limits
 
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.matching import PreparedDescriptors, match_descriptors, match_prepared, micro_kernel
+from helpers import raises
 
 Array = npt.NDArray[np.float32]
 
@@ -83,14 +83,6 @@ def test_equals_the_definition(
     )
 
 
-def test_shapes_and_types(rng: np.random.Generator) -> None:
-    a, b = unit_rows(rng, 50, 40), unit_rows(rng, 60, 40)
-    pairs, similarities, _ = match_descriptors(a, b, mutual=False)
-    assert (pairs.dtype, similarities.dtype) == (np.int32, np.float32)
-    assert (pairs.shape, similarities.shape) == ((50, 2), (50,))
-    assert pairs[:, 0].tolist() == list(range(50))
-
-
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0)])
 @pytest.mark.parametrize("mutual", [True, False])
 def test_empty_sets_give_a_typed_empty_result(n: int, m: int, mutual: bool) -> None:
@@ -99,24 +91,11 @@ def test_empty_sets_give_a_typed_empty_result(n: int, m: int, mutual: bool) -> N
     assert (found.similarities.shape, found.similarities.dtype) == ((0,), np.float32)
 
 
-def test_an_image_matches_itself_one_to_one(rng: np.random.Generator) -> None:
-    a = unit_rows(rng, 200, 40)
-    found = match_descriptors(a, a, ratio=0.9, max_distance=1e-6)
-    assert found.pairs.tolist() == [[i, i] for i in range(200)]
-    np.testing.assert_allclose(found.similarities, 1, atol=1e-6)
-
-
 def test_equal_descriptors_go_to_the_lowest_index() -> None:
     a = np.tile(np.float32([[0.6, 0.8]]), (300, 1))
     assert match_descriptors(a, a[:250]).pairs.tolist() == [[0, 0]]
     assert match_descriptors(a, a[:250], mutual=False).pairs[:, 1].tolist() == [0] * 300
     assert len(match_descriptors(a, a, ratio=1.0).pairs) == 0  # the second is as near as the first: at zero
-
-
-def test_one_descriptor_has_no_second_and_fails_the_ratio_test(rng: np.random.Generator) -> None:
-    a = unit_rows(rng, 5)
-    assert len(match_descriptors(a, a[:1], mutual=False).pairs) == 5
-    assert len(match_descriptors(a, a[:1], mutual=False, ratio=0.9).pairs) == 0
 
 
 def test_differences_below_float32_are_decided_exactly() -> None:
@@ -131,13 +110,6 @@ def test_differences_below_float32_are_decided_exactly() -> None:
         assert order[best] is nearer
 
 
-def test_the_published_rule_lets_many_rows_share_one_neighbour(rng: np.random.Generator) -> None:
-    b = unit_rows(rng, 3, 40)
-    a = np.repeat(b, 4, axis=0)
-    found = match_descriptors(a, b, mutual=False, max_distance=0.8)
-    assert found.pairs[:, 1].tolist() == [0] * 4 + [1] * 4 + [2] * 4
-
-
 def test_rounding_of_a_codec_does_not_favour_longer_vectors(rng: np.random.Generator) -> None:
     a = unit_rows(rng, 1, 40)
     close = a[0] + 0.01 * unit_rows(rng, 1, 40)[0]
@@ -145,24 +117,6 @@ def test_rounding_of_a_codec_does_not_favour_longer_vectors(rng: np.random.Gener
     far = a[0] + 0.05 * unit_rows(rng, 1, 40)[0]
     far *= 1.01 / np.linalg.norm(far)
     assert match_descriptors(a, np.stack([far, close])).pairs.tolist() == [[0, 1]]
-
-
-def test_same_bits_with_any_number_of_blas_threads(rng: np.random.Generator) -> None:
-    a, b = unit_rows(rng, 400, 40), unit_rows(rng, 300, 40)
-    results = []
-    for threads in (1, 2):
-        with threadpool_limits(threads):
-            results.append(match_descriptors(a, b, ratio=0.95))
-    np.testing.assert_array_equal(results[0].pairs, results[1].pairs)
-    np.testing.assert_array_equal(results[0].similarities, results[1].similarities)
-
-
-def test_caller_arrays_stay_as_they_are(rng: np.random.Generator) -> None:
-    a, b = unit_rows(rng, 20), unit_rows(rng, 20)
-    before = a.copy(), b.copy()
-    match_descriptors(a, b, ratio=0.9)
-    assert np.array_equal(a, before[0])
-    assert np.array_equal(b, before[1])
 
 
 @pytest.mark.parametrize("options", [{"ratio": 0.0}, {"ratio": 1.1}, {"max_distance": 0.0}, {"ratio": np.nan}])
@@ -178,10 +132,12 @@ def test_descriptors_of_another_dimension_are_refused(rng: np.random.Generator) 
         match_descriptors(np.empty((0, 8)), unit_rows(rng, 2, 9))
 
 
-@pytest.mark.parametrize("bad", [np.zeros((2, 8)), np.full((2, 8), np.nan), np.ones(8), np.ones((2, 8))])
-def test_what_is_not_a_set_of_unit_vectors_is_refused(bad: Array, rng: np.random.Generator) -> None:
-    with pytest.raises(FeatureError, match="descriptors of B"):
-        match_descriptors(unit_rows(rng, 2, 8), bad)
+@pytest.mark.parametrize("length", [0.0, 0.97, 1.03, 1e30, 3e38, np.nan, np.inf, -np.inf])
+def test_what_is_not_a_set_of_unit_vectors_is_refused(length: float, rng: np.random.Generator) -> None:
+    good = unit_rows(rng, 5, 8)
+    for bad in (np.full(8, length), np.vstack([good, [[0, length, 0, 0, 0, 0, 0, 0]], good])):
+        with raises(FeatureError, "descriptors of B"):
+            match_descriptors(good, bad)
 
 
 def codes_of(rows: Array) -> npt.NDArray[np.int64]:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from delf_engine.matching import PreparedDescriptors, micro_kernel
 from delf_engine.matching.kernels import best_of
-from delf_engine.matching.micro_kernel import PANEL
-from delf_engine.matching.panels import are_unit, byte_codes, byte_panels, panels, unit_rows
+from delf_engine.matching.panels import panels
 
 Float32 = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -39,15 +38,7 @@ def maxima(products: Array) -> tuple[Array, ...]:
 
 def assert_equals(found: tuple[Array, ...], products: Array) -> None:
     best, second, place, other, best_b, second_b, place_b = found
-    assert [x.dtype for x in found] == [
-        np.float32,
-        np.float32,
-        np.int32,
-        np.int32,
-        np.float32,
-        np.float32,
-        np.int32,
-    ]
+    assert "".join(x.dtype.kind for x in found) == "ffiiffi"
     for mine, plain in zip((best, second, place, best_b, second_b, place_b), maxima(products), strict=True):
         np.testing.assert_array_equal(mine, plain)
     if products.shape[1] > 1:  # the place of the second: one that has its product, and not that of the best
@@ -81,20 +72,6 @@ def test_best_of_equals_the_matrix(seed: int, n: int, m: int, dim: int, ties: bo
 def test_best_of_at_every_edge(n: int, m: int) -> None:
     a, b = whole_rows(n, n, 3, ties=n % 2 == 0), whole_rows(m, m, 3, ties=m % 2 == 0)
     assert_equals(floats(a, b), a @ b.T)
-
-
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 40), (40, 1), (7, 129), (130, 33)])
-def test_equal_rows_go_to_the_first(n: int, m: int) -> None:
-    best, second, place, other, best_b, second_b, place_b = floats(
-        np.ones((n, 3), np.float32), np.ones((m, 3), np.float32)
-    )
-    assert best.tolist() == [3] * n
-    assert best_b.tolist() == [3] * m
-    assert second.tolist() == [3 if m > 1 else -np.inf] * n
-    assert second_b.tolist() == [3 if n > 1 else -np.inf] * m
-    assert place.tolist() == [0] * n
-    assert place_b.tolist() == [0] * m
-    assert other.tolist() == [min(m - 1, 1)] * n
 
 
 @given(seed=SEEDS, n=SIZES, m=SIZES, dim=DIMS)
@@ -169,69 +146,3 @@ def test_sums_of_codes_are_exact_up_to_the_largest_dimension(dim: int) -> None:
     assert np.abs(a.codes[0].astype(np.int64) @ a.codes[0].T).max() == 127 * 127 * dim
     for of_bytes in {False, micro_kernel.has_byte_products}:
         assert_equals(by_codes(a, a, of_bytes=of_bytes), cosines(a, a))
-
-
-@pytest.mark.parametrize("dim", [1, 3, 40])
-@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 65])
-def test_panels_hold_rows_as_columns(n: int, dim: int) -> None:
-    rows = (1 + np.arange(n * dim)).reshape(n, dim).astype(np.float32)
-    out, bias = panels(rows, np.float32(-3))
-    count = -(-n // PANEL)
-    padded = np.zeros((count * PANEL, dim), np.float32)
-    padded[:n] = rows
-    expected = padded.reshape(count, PANEL, dim).transpose(0, 2, 1)
-    np.testing.assert_array_equal(out.reshape(count, dim, PANEL), expected)
-    assert bias.tolist() == [0.0] * n + [-3.0] * (count * PANEL - n)
-
-
-@pytest.mark.parametrize("dim", [1, 4, 5, 40])
-@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 65])
-def test_byte_panels_hold_four_codes_side_by_side(n: int, dim: int) -> None:
-    rows = np.random.default_rng(n).normal(size=(n, dim)).astype(np.float32)
-    codes, norms = byte_codes(rows)
-    out, bias, ends = byte_panels(codes, norms)
-    count, width = -(-n // PANEL), codes.shape[1]
-    padded = np.zeros((count * PANEL, width), np.int8)
-    padded[:n] = codes
-    expected = padded.reshape(count, PANEL, width // 4, 4).transpose(0, 2, 1, 3)
-    np.testing.assert_array_equal(out.reshape(count, width // 4, PANEL, 4), expected)
-    assert bias.tolist() == [*(-128 * codes.astype(int).sum(axis=1)).tolist(), *[1] * (count * PANEL - n)]
-    assert ends.tolist() == [*norms.tolist(), *[-np.inf] * (count * PANEL - n)]
-
-
-@given(seed=SEEDS, n=st.integers(0, 20), dim=DIMS, off=st.sampled_from([0.0, 0.005, 0.0199]))
-def test_unit_rows_take_out_what_a_codec_left(seed: int, n: int, dim: int, off: float) -> None:
-    rng = np.random.default_rng(seed)
-    exact = units(rng.normal(size=(n, dim))) if n else np.empty((0, dim), np.float32)
-    rows = (exact * (1 + rng.uniform(-off, off, (n, 1)))).astype(np.float32)
-    assert are_unit(rows, 2e-2)
-    out = unit_rows(rows)
-    if n:
-        lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-        np.testing.assert_allclose(out, rows / lengths, rtol=2e-7)
-        np.testing.assert_allclose(np.linalg.norm(out.astype(np.float64), axis=1), 1, atol=1e-6)
-
-
-@pytest.mark.parametrize("bad", [0.0, 0.97, 1.03, 1e30, 3e38, np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("at", [0, 2, 4])
-def test_what_is_not_of_unit_length_is_told(bad: float, at: int) -> None:
-    rows = np.zeros((5, 3), np.float32)
-    rows[:, 1] = 1
-    assert are_unit(rows, 2e-2)
-    rows[at, 1] = bad
-    assert not are_unit(rows, 2e-2)
-
-
-@given(
-    seed=SEEDS, n=st.integers(0, 20), dim=st.sampled_from([1, 3, 4, 40, 64]), factor=st.sampled_from([0.1, 1, 9])
-)
-def test_byte_codes_are_rounded_shares_of_the_largest(seed: int, n: int, dim: int, factor: float) -> None:
-    rows = (np.random.default_rng(seed).normal(size=(n, dim)) * factor).astype(np.float32)
-    codes, norms = byte_codes(rows)
-    assert codes.shape == (n, -(-dim // 4) * 4)
-    for row, code, norm in zip(rows, codes.astype(int), norms, strict=True):
-        largest = np.abs(row).max()
-        assert np.abs(code).max() == 127
-        np.testing.assert_allclose(code[:dim], row * (127 / largest), atol=0.5001)
-        assert (code[dim:] == 0).all()
-        assert norm == pytest.approx(1 / np.sqrt((code**2).sum()), rel=1e-7)

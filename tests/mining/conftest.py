@@ -10,7 +10,8 @@ import pytest
 from delf_engine.demo.scenes import Collection, render_collection
 from delf_engine.engine import Engine
 from delf_engine.features import LocalFeatures
-from delf_engine.mining.folder import MiningReport, mine_folder
+from delf_engine.mining.folder import mine_folder
+from delf_engine.mining.mine import Mined
 from helpers import write_tiny_model
 
 
@@ -20,10 +21,15 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 
 
 @pytest.fixture(scope="session")
-def mined(collection: Collection) -> MiningReport:
-    """Pairs of the collection's gallery, in ``pairs.jsonl`` beside its folder of photographs."""
-    folder = collection.gallery[0].path.parent
-    return mine_folder([folder], folder.parent / "pairs.jsonl", engine=folder.parent / "engine", workers=1)
+def photos(collection: Collection) -> Path:
+    """The folder of the collection's photographs."""
+    return collection.gallery[0].path.parent
+
+
+@pytest.fixture(scope="session")
+def mined(photos: Path) -> Mined:
+    """Pairs of the photographs, in ``pairs.jsonl`` beside their folder."""
+    return mine_folder([photos], photos.parent / "pairs.jsonl", engine=photos.parent / "engine", workers=1)
 
 
 @pytest.fixture(scope="session")

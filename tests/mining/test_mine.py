@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.mining.mine import Mined, default_threshold, mine_pairs, strongest
-from delf_engine.training.sources.mined import MinedPair
+from delf_engine.mining.mine import Mined, mine_pairs, strongest
 from delf_engine.verification import verify_features
 from helpers import raises, random_features
 from mining.moving import TURNED, moved
@@ -65,21 +64,17 @@ def test_pairs_are_those_of_an_exhaustive_comparison(engine_of: Make, folder: di
     assert (found.duplicates, found.uneven, found.surplus) == (0, 0, 0)
 
 
-def test_a_resized_copy_is_no_pair(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
-    found = mine_pairs(engine_of(folder), list(folder))
+def test_a_resized_copy_is_no_pair_and_the_threshold_is_stricter_than_the_decision(
+    engine_of: Make, folder: dict[str, LocalFeatures]
+) -> None:
+    engine = engine_of(folder)
+    found = mine_pairs(engine, list(folder))
     assert ("x1", "x1 small") not in [(pair.a, pair.b) for pair in found.pairs]
     assert found.duplicates == 1
     assert len(found.pairs) == 8
-
-
-def test_the_threshold_is_stricter_than_the_decision(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
-    engine = engine_of(folder)
-    found = mine_pairs(engine, list(folder))
-    assert found.min_inliers == default_threshold(engine.manifest.profile.verification.min_inliers) == 45
-    assert default_threshold(31) == 47
+    assert found.min_inliers == 1.5 * engine.manifest.profile.verification.min_inliers == 45
     none = mine_pairs(engine, list(folder), min_inliers=found.most_inliers + 1)
-    assert none.pairs == ()
-    assert none.groups == ()
+    assert (none.pairs, none.groups) == ((), ())
     assert len(none.alone) == len(folder)
 
 
@@ -125,18 +120,7 @@ def test_what_cannot_be_mined(engine_of: Make, folder: dict[str, LocalFeatures])
 def test_photographs_without_features_have_no_pairs(engine_of: Make) -> None:
     empty = {name: random_features(np.random.default_rng(0), 0) for name in "abc"}
     found = mine_pairs(engine_of(empty), list(empty))
-    assert found.pairs == ()
-    assert found.most_inliers == 0
-
-
-def test_groups_are_connected_parts() -> None:
-    def pair(a: str, b: str) -> MinedPair:
-        return MinedPair(a, b, np.eye(3), np.zeros((1, 4)))
-
-    pairs = (pair("a", "b"), pair("d", "e"), pair("c", "b"), pair("f", "e"), pair("d", "f"), pair("g", "f"))
-    found = Mined(pairs, tuple("abcdefgh"), 9, 45, 99, 0, 0, 0)
-    assert found.groups == (4, 3)
-    assert found.alone == ("h",)
+    assert (found.pairs, found.most_inliers) == ((), 0)
 
 
 @given(

@@ -17,7 +17,7 @@ def test_two_buildings_stay_apart_and_a_copy_is_no_pair(data: Path, tmp_path: Pa
     with Image.open(photos[0]) as image:
         half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
     copy = write_image(tmp_path / "copy.jpg", half, quality=60)
-    found = mine_folder([*photos, copy], tmp_path / "pairs.jsonl", workers=1).mined
+    found = mine_folder([*photos, copy], tmp_path / "pairs.jsonl", workers=1)
     assert found.groups == (4, 3)
     assert found.duplicates == 1
     assert {Path(name).name for pair in found.pairs for name in (pair.a, pair.b)} >= {"copy.jpg", "0003.jpg"}

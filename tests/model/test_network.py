@@ -36,9 +36,6 @@ def test_projection_equals_numpy() -> None:
     y /= np.linalg.norm(y, axis=1, keepdims=True)
     np.testing.assert_allclose(projection(torch.from_numpy(x)).numpy(), y, rtol=1e-5, atol=1e-6)
     assert projection(torch.zeros(0, 8)).shape == (0, 3)
-
-
-def test_projection_of_nothing_is_nothing() -> None:
     assert float(Projection(4, 2)(torch.zeros(1, 4)).abs().sum()) == 0
 
 

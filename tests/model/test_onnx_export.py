@@ -14,11 +14,11 @@ import torch
 from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
-from delf_engine.errors import CheckpointError, ConfigError, MismatchError
+from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.model import CheckpointInfo, load_checkpoint, onnx_export, read_checkpoint_info
 from delf_engine.model.network import DelfNetwork
 from delf_engine.model.onnx_export import OnnxRecord, export_onnx, read_onnx_record
-from helpers import checkpoint_info, raises, random_photo, write_tiny_model
+from helpers import raises, random_photo, write_tiny_model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -95,26 +95,22 @@ def test_holds_all_that_the_checkpoint_says(model: Model) -> None:
     assert record.checkpoint.sha256
     assert record.checkpoint.package_version is not None
     assert record == OnnxRecord.model_validate_json(record.model_dump_json())
-    assert (record.stride, record.opset) == (16, proto.opset_import[0].version)
-    assert [p.name for p in path.parent.glob("tiny.onnx*")] == ["tiny.onnx"]  # no weights beside it, nothing left
+    assert record.stride == 16
+    # The codebook beside it, no weights, nothing left.
+    assert sorted(p.name for p in path.parent.iterdir()) == ["tiny.codebook.safetensors", "tiny.onnx"]
 
 
 def test_network_stays_as_it_is(model: Model, no_tracing: None, tmp_path: Path) -> None:
     network = DelfNetwork("resnet18", 40, hidden=8)
     network.load_state_dict(model[1].state_dict())
     network = network.train().requires_grad_(True).to(memory_format=torch.channels_last)
-    export_onnx(tmp_path / "x.onnx", network, model[2])
+    (tmp_path / "x.onnx").write_text("old")
+    assert export_onnx(tmp_path / "x.onnx", network, model[2]).checkpoint == model[2]
+    assert (tmp_path / "x.onnx").read_bytes() == model[0].read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
     assert network.training
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert network.trunk.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_replaces_a_file_at_once(model: Model, no_tracing: None, tmp_path: Path) -> None:
-    (tmp_path / "x.onnx").write_text("old")
-    record = export_onnx(tmp_path / "x.onnx", *model[1:])
-    assert record.checkpoint == model[2]
-    assert (tmp_path / "x.onnx").read_bytes() == model[0].read_bytes()
-    assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
 
 
 # ----------------------------------------------------------------------------------------------------- refusals
@@ -139,21 +135,13 @@ def test_refuses_what_torch_cannot_export(model: Model, tmp_path: Path, monkeypa
         export_onnx(tmp_path / "x.onnx", *model[1:])
 
 
-@pytest.mark.parametrize(
-    "changes", [{"dim": 41}, {"architecture": "resnet34"}, {"projection_unit_input": False}], ids=str
-)
-def test_refuses_what_another_checkpoint_says(model: Model, tmp_path: Path, changes: dict[str, Any]) -> None:
-    with raises(MismatchError):
-        export_onnx(tmp_path / "x.onnx", model[1], checkpoint_info(**changes))
-
-
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_refuses_without_its_packages(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
-    with pytest.raises(ConfigError, match=rf"needs {package}: pip install 'delf-engine\[onnx\]'"):
+    with raises(ConfigError, package, "delf-engine[onnx]"):
         export_onnx(tmp_path / "x.onnx", *model[1:])
     result = _run("delf-r18", tmp_path / "x.onnx")
     assert isinstance(result.exception, ConfigError)
@@ -173,13 +161,6 @@ def test_refuses_a_place_that_cannot_be_written(model: Model, no_tracing: None, 
 # -------------------------------------------------------------------------------------------------- the command
 
 
-def test_command_copies_what_belongs_to_it(model: Model) -> None:
-    beside = model[0].parent
-    assert sorted(p.name for p in beside.iterdir()) == ["tiny.codebook.safetensors", "tiny.onnx"]
-    whole = beside.parent / "tiny.codebook.safetensors"
-    assert (beside / whole.name).read_bytes() == whole.read_bytes()
-
-
 def test_command_by_the_ending(model: Model, no_tracing: None, tmp_path: Path) -> None:
     source = model[0].parent.parent / "tiny.safetensors"
     result = _run(source, tmp_path / "tiny.onnx", "--no-codebook")
@@ -190,11 +171,6 @@ def test_command_by_the_ending(model: Model, no_tracing: None, tmp_path: Path) -
     assert _run(source, tmp_path).exit_code != 0  # its codebook is there already
     assert _run(source, tmp_path, "--replace").exit_code == 0
     assert read_checkpoint_info(tmp_path / "tiny.safetensors") == model[2]
-
-
-def test_command_refuses_other_endings(tmp_path: Path) -> None:
-    assert "x.bin" in str(_run("delf-r18", tmp_path / "x.bin").exception)
-    assert not list(tmp_path.iterdir())
 
 
 def test_metadata_is_read_without_torch() -> None:

@@ -46,27 +46,17 @@ class Element:
 
 
 class Page(HTMLParser):
-    """A page taken apart; wrong nesting is an error, and so is anything that could ask for something outside it.
-
-    Attributes
-    ----------
-    elements : list of Element
-        In the order in which they begin.
-    images : list of PIL images
-        The photographs, decoded from their data URIs.
-    charts : list of bytes
-        SVG files.
-    """
+    """A page taken apart; wrong nesting is an error, and so is anything that could ask for things outside it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)
-        self.elements: list[Element] = []
+        self.elements: list[Element] = []  # in the order in which they begin
         self._open: list[Element] = []
         self.feed(path.read_bytes().decode("utf-8"))
         self.close()
         assert self._open == [], f"never closed: {self._open}"
-        self.images: list[Image.Image] = []
-        self.charts: list[bytes] = []
+        self.images: list[Image.Image] = []  # photographs, decoded
+        self.charts: list[bytes] = []  # SVG files
         for image in self.find("img"):
             kind, _, data = image.attributes["src"].partition(";base64,")
             content = base64.b64decode(data, validate=True)

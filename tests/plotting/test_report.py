@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +24,10 @@ from delf_engine.config import RerankingConfig, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError, ImageError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.plotting.report import check_path, write_pair_report, write_report
-from delf_engine.plotting.report.document import page_templates
+from delf_engine.plotting.report.page import page_templates
 from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from delf_engine.verification import Verification, verify_features
-from helpers import exif_with_orientation, random_features, random_photo, write_image
+from helpers import exif_with_orientation, raises, random_features, random_photo, write_image
 from plotting.pages import Page
 
 EVIL = "<script>alert('x')</script>\"onerror=\"http://a.example/x.jpg"
@@ -97,23 +101,6 @@ def test_page_of_a_batch(scene: Scene, path: Path) -> None:
     assert [row for row in page.rows if row[0] == "rank"] == [
         ["rank", "was", "inliers", "first score", "image"]
     ] * 2
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, ["inliers"]),
-        ({"score": 0.25, "ranking_score": 7.5}, ["inliers", "ranking score", "first score"]),
-        ({"verification": None, "ranking_score": None}, []),
-    ],
-)
-def test_the_table_shows_the_columns_that_say_something(
-    found: Verification, path: Path, changes: dict[str, Any], expected: list[str]
-) -> None:
-    write_report(path, {"q": [candidate("x", 1, found, **changes)]}, images={})
-    head, row = Page(path).rows
-    assert head == ["rank", "was", *expected, "image"]
-    assert row[0:2] + row[-1:] == ["1", "1", "x"]
 
 
 def test_probabilities_and_pairs_that_were_not_verified(found: Verification, path: Path) -> None:
@@ -226,15 +213,6 @@ def test_size_is_bounded(scene: Scene, path: Path) -> None:
     assert len(Page(path).find("li")) == 1 + 8 + 8
 
 
-def test_nothing_to_show(path: Path) -> None:
-    assert write_report(path, {}).queries == 0
-    assert not Page(path).find("section")
-    write_report(path, {"q": []}, images={})
-    page = Page(path)
-    assert len(page.find("li")) == 1
-    assert "is not among the images given" in page.texts("div", "gone")[0]
-
-
 def test_no_exif_goes_into_the_page(scene: Scene, path: Path) -> None:
     query = next(iter(scene))
     exif = exif_with_orientation(6)
@@ -244,13 +222,6 @@ def test_no_exif_goes_into_the_page(scene: Scene, path: Path) -> None:
     (image,) = Page(path).images
     assert image.size == (120, 160)  # upright
     assert not image.getexif()
-
-
-@pytest.mark.parametrize("wrong", [{"shown": 0}, {"lines": -1}, {"max_queries": -1}, {"max_bytes": -1}])
-def test_numbers_out_of_range_are_refused(path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        write_report(path, {}, **wrong)
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("name", ["page.png", "page", "none/page.html"])
@@ -337,10 +308,69 @@ def test_pair_without_transform_or_photograph(scene: Scene, path: Path) -> None:
 
 def test_pair_of_other_features_is_refused(scene: Scene, found: Verification, path: Path) -> None:
     a, b = list(scene)[:2]
-    with pytest.raises(MismatchError, match="10 x 10"):
+    with raises(MismatchError, "10 x 10"):
         write_pair_report(path, a, np.zeros((10, 10, 3), np.uint8), scene[a], scene[b], found)
     with pytest.raises(MismatchError):
         write_pair_report(path, a, b, scene[a].top(1), scene[b], found)
-    with pytest.raises(ConfigError, match=r"pair\.txt"):
-        write_pair_report(path.with_name("pair.txt"), a, b, scene[a], scene[b], found)
     assert not path.exists()
+
+
+OPTIONS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+    *("--host-resolver-rules=MAP * ~NOTFOUND", "--force-device-scale-factor=1"),
+)
+# Shows a page in a frame as wide as a telephone, and says how wide its content is.
+FRAME = """<body style="margin:0">
+<iframe id="page" src="page.html" style="border:0;width:390px;height:1500px"></iframe>
+<p id="said"></p><script>page.onload = () => {
+  const inside = page.contentDocument.documentElement
+  said.textContent = `width ${inside.scrollWidth} of ${inside.clientWidth}`
+}</script></body>"""
+DARK = (13, 17, 23)  # of the page, as page.css says
+
+
+@pytest.fixture
+def browser() -> str:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(names)} is on the PATH; on Debian: apt-get install chromium")
+    return found
+
+
+def opened(browser: str, page: Path, size: tuple[int, int], *options: str) -> tuple[npt.NDArray[np.uint8], str]:
+    """Return pixels and the document of a page as the browser has drawn and read it."""
+    picture = page.with_suffix(".png")
+    done = subprocess.run(
+        [browser, *OPTIONS, *options, f"--user-data-dir={page.parent / 'profile'}", "--dump-dom",
+         f"--window-size={size[0]},{size[1]}", f"--screenshot={picture}", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert picture.is_file(), done.stderr[-2000:]
+    with Image.open(picture) as image:
+        return np.asarray(image.convert("RGB")), done.stdout
+
+
+def test_a_page_is_drawn(browser: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    photos = [str(write_image(tmp_path / f"{'long_' * 20}{i}.jpg", random_photo(rng))) for i in range(6)]
+    page = tmp_path / "page.html"
+    ranking = [RankedCandidate(photo, i, i, 0.5, None, None) for i, photo in enumerate(photos, start=1)]
+    write_report(page, dict.fromkeys(photos[:2], ranking))
+
+    pixels, document = opened(browser, page, (1280, 1200))
+    assert pixels.shape == (1200, 1280, 3)
+    for part in np.split(pixels, 4):  # no quarter of it is blank
+        assert part.std() > 5
+    assert document.count("<section id=") == 2
+    assert (pixels[0] == 255).all()
+    dark, _ = opened(browser, page, (1280, 1200), "--blink-settings=preferredColorScheme=0")
+    assert (dark[0] == DARK).all()
+
+    frame = tmp_path / "telephone.html"
+    frame.write_text(FRAME)
+    pixels, document = opened(browser, frame, (500, 1500), "--allow-file-access-from-files")
+    assert pixels[:, :390].std() > 5
+    found = re.search(r"width (\d+) of (\d+)", document)
+    assert found is not None
+    assert int(found[1]) <= int(found[2]) == 390

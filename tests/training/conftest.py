@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from delf_engine.model.backbones import build_trunk
-from delf_engine.training import TrainingConfig, load_training_config
-from delf_engine.training.config import GradientStage
+from delf_engine.training import TrainingConfig
 from helpers import random_photo, write_image
+from training_helpers import shrunk
 
 Tiny = Callable[..., TrainingConfig]
 
@@ -37,25 +37,7 @@ def tiny() -> Tiny:
     """The shipped recipe with little of everything; keyword arguments replace its fields."""
 
     def make(**changes: object) -> TrainingConfig:
-        full = load_training_config("delf_contrast")
-        config = full.model_copy(
-            update={
-                "name": "tiny",
-                "dim": 8,
-                "held_out_every": 3,
-                "views": full.views.model_copy(update={"count": 2, "size": 96}),
-                "attention": full.attention.model_copy(update={"hidden": 8}),
-            }
-        )
-        for stage in full.stages:
-            if isinstance(stage, GradientStage):
-                losses = tuple(
-                    loss.model_copy(update={"cells": 8} if hasattr(loss, "cells") else {}) for loss in stage.losses
-                )
-                small = {"steps": 3, "batch": 3, "warmup": 1, "evaluate_every": 0, "losses": losses}
-            else:
-                small = {"cells": 20, "scales": (1.0,)}
-            config = config.with_stage(stage.name, **small)
-        return config.model_copy(update=changes)
+        small = shrunk("delf_contrast", steps=3, batch=3, warmup=1)
+        return small.model_copy(update={"name": "tiny", **changes})
 
     return make

@@ -15,7 +15,7 @@ from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.batches import Batch, StageFacts, Step
-from delf_engine.training.losses.classification import ClassificationLoss, add_margin, pool_attention
+from delf_engine.training.losses.classification import ClassificationLoss, add_margin
 from delf_engine.training.registry import LOSSES
 from helpers import raises
 
@@ -48,11 +48,6 @@ def _step(network: DelfNetwork, features: torch.Tensor, labels: list[int] | None
     return Step(batch, features, network, fitted=False, rng=np.random.default_rng(0))
 
 
-def _accuracy(loss: ClassificationLoss, step: Step) -> float:
-    (accuracy,) = loss.measure(step).values()
-    return accuracy
-
-
 def _features(n: int = 4, seed: int = 0, height: int = 3, width: int = 2) -> torch.Tensor:
     values = np.random.default_rng(seed).gamma(1.0, 1.0, (n, 256, height, width)) - 0.5
     return torch.from_numpy(np.maximum(values, 0).astype(np.float32))
@@ -73,21 +68,6 @@ def _arcface(pooled: Floats, weight: Floats, labels: list[int], margin: float, s
     return scale * np.cos(angle)
 
 
-# ------------------------------------------------------------------------------------------------------ pooling
-
-
-def test_pooling_equals_plain_loops() -> None:
-    x, scores = _features(2), torch.rand(2, 3, 2)
-    for b in range(2):
-        cells = [x[b, :, i, j].double() for i in range(3) for j in range(2)]
-        weights = [float(scores[b, i, j]) for i in range(3) for j in range(2)]
-        expected = sum(c * w for c, w in zip(cells, weights, strict=True)) / 6
-        torch.testing.assert_close(pool_attention(x, scores)[b].double(), expected, rtol=1e-5, atol=1e-6)
-
-
-# ------------------------------------------------------------------------------------------------------- losses
-
-
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 def test_softmax_equals_numpy(network: DelfNetwork, pooling: str) -> None:
     loss = _loss(network, "softmax", pooling=pooling)
@@ -96,11 +76,9 @@ def test_softmax_equals_numpy(network: DelfNetwork, pooling: str) -> None:
         loss.bias.copy_(torch.linspace(-1, 1, 5))
     labels = [0, 4, 2, 2]
     step = _step(network, _features(), labels)
-    pooled = {
-        "mean": step.features.mean((2, 3)),
-        "attention": pool_attention(step.features, network.attention(step.features)),
-    }[pooling]
-    logits = pooled.detach().double().numpy() @ loss.weight.detach().double().numpy().T
+    cells = torch.ones(4, 3, 2) if pooling == "mean" else network.attention(step.features).detach()
+    pooled = np.einsum("bcij,bij->bc", step.features.double().numpy(), cells.double().numpy()) / 6
+    logits = pooled @ loss.weight.detach().double().numpy().T
     logits += np.linspace(-1, 1, 5)
     assert float(loss(step).detach()) == pytest.approx(_cross_entropy(logits, labels), rel=1e-5)
     accuracy = np.mean(logits.argmax(1) == labels)
@@ -117,12 +95,7 @@ def test_arcface_equals_numpy(network: DelfNetwork, margin: float, scale: float)
     assert float(loss(step).detach()) == pytest.approx(_cross_entropy(expected, labels), rel=1e-4)
     # Measured without the margin: it would count right answers as wrong.
     plain = _arcface(pooled, weight, labels, 0.0, scale)
-    assert _accuracy(loss, step) == np.mean(plain.argmax(1) == labels)
-
-
-def test_defaults_are_those_of_delg(network: DelfNetwork) -> None:
-    options = _loss(network, "arcface").options
-    assert (options.margin, options.scale) == (0.1, 45.25)
+    assert list(loss.measure(step).values()) == [np.mean(plain.argmax(1) == labels)]
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=6), st.floats(0, 3.1), st.data())
@@ -141,14 +114,6 @@ def test_margin_equals_angles(row: list[float], margin: float, data: st.DataObje
     assert torch.isfinite(cosines.grad).all()
 
 
-def test_margin_makes_the_task_harder_and_never_easier(network: DelfNetwork) -> None:
-    for seed in range(5):
-        step = _step(network, _features(seed=seed), [0, 1, 2, 3])
-        losses = [float(_loss(network, "arcface", margin=m)(step).detach()) for m in (0.0, 0.1, 0.3)]
-        assert losses == sorted(losses)
-        assert losses[0] < losses[2]
-
-
 @pytest.mark.parametrize("kind", ["softmax", "arcface"])
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e15])
 def test_loss_and_gradient_are_finite_for_any_features(network: DelfNetwork, kind: str, size: float) -> None:
@@ -160,16 +125,6 @@ def test_loss_and_gradient_are_finite_for_any_features(network: DelfNetwork, kin
     for tensor in (features, *loss.parameters()):
         assert tensor.grad is not None
         assert torch.isfinite(tensor.grad).all()
-
-
-def test_a_feature_that_is_its_class_vector(network: DelfNetwork) -> None:
-    loss = _loss(network, "arcface")
-    features = loss.weight.detach()[:4, :, None, None].clone().requires_grad_()
-    value = loss(_step(network, features, [0, 1, 2, 3]))
-    value.backward()
-    assert torch.isfinite(features.grad).all()
-    assert _accuracy(loss, _step(network, features, [0, 1, 2, 3])) == 1
-    assert _accuracy(loss, _step(network, -features, [0, 1, 2, 3])) == 0
 
 
 @pytest.mark.parametrize("kind", ["softmax", "arcface"])
@@ -198,8 +153,8 @@ def test_reduced_precision_around_the_loss_changes_nothing(network: DelfNetwork)
 
 @pytest.mark.parametrize("kind", ["softmax", "arcface"])
 def test_stages_that_cannot_work(network: DelfNetwork, kind: str) -> None:
-    for n_classes, said in ((None, "no labels"), (1, "this one has 1")):
-        with pytest.raises(ConfigError, match=f"'{kind}' tells classes apart .* {said}"):
+    for n_classes, said in ((None, "no labels"), (1, "1")):
+        with raises(ConfigError, f"'{kind}'", said):
             _loss(network, kind, n_classes)
     with raises(ConfigError):
         _loss(network, kind)(_step(network, _features(), None))

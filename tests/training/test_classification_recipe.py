@@ -10,41 +10,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from delf_engine.errors import DataError, ImageError
-from delf_engine.extraction import Extractor
 from delf_engine.images import find_images
-from delf_engine.model import read_checkpoint_info, save_checkpoint
-from delf_engine.model.backbones import build_trunk
-from delf_engine.training import TrainingConfig, load_training_config
+from delf_engine.training import RunOptions, TrainingConfig, load_training_config
 from delf_engine.training.photographs import Photographs
+from delf_engine.training.plan import make_plan
 from delf_engine.training.sources.classes import ClassesOptions
-from helpers import raises, random_photo, write_image
-from training_helpers import Trained, train
+from helpers import random_photo, write_image
+from training_helpers import Trained, shrunk, train
 
 
-def _tiny(config: TrainingConfig) -> TrainingConfig:
+@pytest.fixture(scope="module")
+def config() -> TrainingConfig:
     """The published stages at a size that a test can pay: small crops, few steps, a ResNet-18."""
-    config = config.model_copy(
-        update={
-            "architecture": "resnet18",
-            "dim": 8,
-            "held_out_every": 3,
-            "views": config.views.model_copy(update={"count": 2, "size": 64}),
-            "attention": config.attention.model_copy(update={"hidden": 16}),
-        }
-    )
+    few = {"steps": 16, "batch": 8, "accumulate": 1, "warmup": 0, "precision": "fp32"}
+    config = shrunk("delf_published", **few).model_copy(update={"architecture": "resnet18"})
     crops = {
         "trunk": {"square": 72, "window": 64},
         "attention": {"square": 96, "window": 80, "smallest": 0.6},
     }
-    few = {"steps": 16, "batch": 8, "accumulate": 1, "warmup": 0, "evaluate_every": 8, "precision": "fp32"}
     for name, crop in crops.items():
         source = ClassesOptions.model_validate({"kind": "classes", "crop": crop})
         rate = {"attention": 0.1, "trunk": 0.01}[name]
-        config = config.with_stage(name, source=source, learning_rate=rate, **few)
-    return config.with_stage("pca", cells=20, scales=(1.0,), precision="fp32")
+        config = config.with_stage(name, source=source, learning_rate=rate, evaluate_every=8)
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +52,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("trunk") / "trunk.safetensors"
-    save_file({k: v.contiguous() for k, v in build_trunk("resnet18").state_dict().items()}, path)
-    return path
-
-
 class _KilledError(Exception):
     pass
 
@@ -77,40 +59,32 @@ class _KilledError(Exception):
 class _Run:
     """A run with what it reported."""
 
-    def __init__(self, folder: Path, weights: Path, *, stop_after: int | None = None, **options: Any) -> None:
-        self.stop_after = stop_after
+    def __init__(
+        self, folder: Path, config: TrainingConfig, trunk: Path, stop_after: int | None = None, **options: Any
+    ) -> None:
         self.losses: dict[str, list[float]] = defaultdict(list)
         self.figures: dict[str, list[Mapping[str, float]]] = defaultdict(list)
-        self.failed: list[str] = []
+
+        def progress(stage: str, done: int, total: int, loss: float | None) -> None:
+            if loss is not None:
+                self.losses[stage].append(loss)
+            if stage == "attention" and done == stop_after:
+                raise _KilledError
+
+        def figures(stage: str, step: int, found: Mapping[str, float]) -> None:
+            self.figures[stage].append(found)
+
         self.trained: Trained = train(
-            find_images([folder]),
-            _tiny(load_training_config("delf_published")),
-            weights,
-            roots=[folder],
-            device="cpu",
-            **options,
-            error=self._on_error,
-            progress=self._progress,
-            figures=lambda stage, _, figures: self.figures[stage].append(figures),
+            [], config, trunk, roots=[folder], device="cpu", progress=progress, figures=figures, **options
         )
-
-    def _on_error(self, path: str, error: ImageError) -> None:
-        self.failed.append(path)
-
-    def _progress(self, stage: str, done: int, total: int, loss: float | None) -> None:
-        if loss is not None:
-            self.losses[stage].append(loss)
-        if stage == "attention" and done == self.stop_after:
-            raise _KilledError
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path, weights: Path) -> _Run:
-    return _Run(folder, weights, workers=1)
+def run(folder: Path, config: TrainingConfig, trunk: Path) -> _Run:
+    return _Run(folder, config, trunk, workers=1)
 
 
-def test_both_stages_lower_the_loss_and_report_accuracy(run: _Run) -> None:
-    assert run.failed == []
+def test_both_stages_lower_the_loss_and_report_accuracy(run: _Run, trunk: Path) -> None:
     for stage, pooling in (("trunk", "mean"), ("attention", "attention")):
         losses = run.losses[stage]
         assert len(losses) == 16
@@ -120,48 +94,34 @@ def test_both_stages_lower_the_loss_and_report_accuracy(run: _Run) -> None:
         assert all(0 <= figures[name] <= 1 for figures in run.figures[stage])
         assert run.figures[stage][-1][name] > 1 / 3  # chance
         assert run.trained.info.figures[name] == run.figures[stage][-1][name]
-
-
-def test_stage_one_trains_the_trunk_and_stage_two_leaves_it(run: _Run, weights: Path) -> None:
     # The whole trunk moved, from its first convolution on.
-    before, after = load_file(weights), run.trained.network.trunk.state_dict()
+    before, after = load_file(trunk), run.trained.network.trunk.state_dict()
     for key in ("conv1.weight", "layer3.1.conv2.weight"):
         assert not torch.equal(after[key], before[key].half().float())
     assert run.trained.info.attention_norm_weighted is False
 
 
-def test_checkpoint_extracts_features(run: _Run, tmp_path: Path) -> None:
-    path = tmp_path / "published.safetensors"
-    save_checkpoint(path, run.trained.state, run.trained.info)
-    assert read_checkpoint_info(path).figures == run.trained.info.figures
-    features = Extractor.from_pretrained(path, profile="default")(random_photo(np.random.default_rng(1), 160, 120))
-    assert len(features) > 0
-    assert features.descriptors.shape[1] == 8
-    np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-3)
-
-
 def test_a_killed_run_goes_on_to_the_same_bits_with_any_number_of_workers(
-    run: _Run, folder: Path, weights: Path, tmp_path: Path
+    run: _Run, folder: Path, config: TrainingConfig, trunk: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(_KilledError):
-        _Run(folder, weights, work=tmp_path, checkpoint_steps=3, stop_after=11, workers=3)
-    again = _Run(folder, weights, work=tmp_path, workers=2)
+        _Run(folder, config, trunk, work=tmp_path, checkpoint_steps=3, stop_after=11, workers=3)
+    again = _Run(folder, config, trunk, work=tmp_path, workers=2)
     assert again.losses["trunk"] == []  # taken from disk
     assert again.losses["attention"] == run.losses["attention"][9:]  # from the last state, of step 9
     assert all(np.array_equal(again.trained.state[key], run.trained.state[key]) for key in run.trained.state)
 
 
-def test_photographs_are_those_of_the_labels(folder: Path, tmp_path: Path) -> None:
-    config = _tiny(load_training_config("delf_published"))
-    data = Photographs.find([folder], config).labelled
-    assert data is not None
-    assert data.paths() == find_images([folder])
-    assert (
-        Photographs.find(
-            [folder], load_training_config("delf_r18").model_copy(update={"held_out_every": 2})
-        ).labelled
-        is None
-    )
+def test_photographs_are_those_of_the_labels(
+    folder: Path, config: TrainingConfig, trunk: Path, tmp_path: Path
+) -> None:
+    found = Photographs.find([folder], config)
+    assert found.labelled is not None
+    assert found.labelled.paths() == find_images([folder])
+    plan = make_plan(found, config, trunk, RunOptions(device="cpu", workers=1))
+    assert plan.stages[1].what == "attention: 1 x softmax; trains attention; labels from classes"
+    unlabelled = load_training_config("delf_r18").model_copy(update={"held_out_every": 2})
+    assert Photographs.find([folder], unlabelled).labelled is None
     # Another label makes another run, even where names and sizes of the photographs stay as they are.
     for source in find_images([folder]):
         path = tmp_path / Path(source).relative_to(folder)
@@ -172,13 +132,4 @@ def test_photographs_are_those_of_the_labels(folder: Path, tmp_path: Path) -> No
     other = Photographs.find([tmp_path], config).labelled
     assert same is not None
     assert other is not None
-    assert same.key == data.key != other.key
-
-
-def test_a_folder_without_classes_is_refused_before_anything_runs(
-    folder: Path, weights: Path, tmp_path: Path
-) -> None:
-    for path in sorted((folder / "a").iterdir()):
-        write_image(tmp_path / path.name, random_photo(np.random.default_rng(0)))
-    with raises(DataError):
-        _Run(tmp_path, weights, workers=1)
+    assert same.key == found.labelled.key != other.key

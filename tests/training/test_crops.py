@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.config import parse_config
-from delf_engine.errors import ConfigError, DataError, ImageError
-from delf_engine.training.datasets import LabelledImages, read_class_folders
-from delf_engine.training.datasets.crops import CropConfig, CropReader, centre_crop, draw_side, random_crop
+from delf_engine.errors import ConfigError, DataError
+from delf_engine.training.layouts import read_class_folders
+from delf_engine.training.sources.classes import CropConfig, CropReader, centre_crop, draw_side, random_crop
 from helpers import raises, random_photo, write_image
+from training_helpers import fail
 
 SMALL = CropConfig(square=40, window=32, smallest=0.5)
 
@@ -45,20 +46,17 @@ def test_windows_reach_every_place_and_sides_their_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "fact"),
     [
-        ({"square": 200, "window": 224}, "window = 224 is larger than square = 200"),
-        ({"square": 900, "window": 720, "smallest": 0.01}, "leaves windows below 16 pixels"),
-        ({"square": 900, "window": 720, "smallest": 1.5}, "less than or equal to 1"),
-        ({"square": 900, "windows": 720}, "nearest known one is 'window'"),
+        ({"square": 200, "window": 224}, "224"),
+        ({"square": 900, "window": 720, "smallest": 0.01}, "16 pixels"),
+        ({"square": 900, "window": 720, "smallest": 1.5}, "smallest"),
+        ({"square": 900, "windows": 720}, "'window'"),
     ],
 )
-def test_crops_that_cannot_be(values: dict[str, float], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_crops_that_cannot_be(values: dict[str, float], fact: str) -> None:
+    with raises(ConfigError, fact):
         parse_config(CropConfig, values, where="recipe")
-
-
-# ---------------------------------------------------------------------------------------------------- the reader
 
 
 @pytest.fixture
@@ -69,14 +67,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _fail(path: str, error: ImageError) -> None:
-    raise AssertionError(f"{path}: {error}")
-
-
 def test_a_batch_depends_on_seed_and_step_alone(folder: Path) -> None:
     data = read_class_folders(folder)
     one, many, other = (
-        CropReader(data, SMALL, seed=seed, workers=workers, on_error=_fail)
+        CropReader(data, SMALL, seed=seed, workers=workers, on_error=fail)
         for seed, workers in ((3, 1), (3, 5), (4, 1))
     )
     first = {step: one.training_batch(step, 6) for step in range(4)}
@@ -97,7 +91,7 @@ def test_labels_are_those_of_the_photographs(tmp_path: Path) -> None:
     for c, value in enumerate((10, 120, 240)):
         for i in range(2):
             write_image(tmp_path / str(c) / f"{i}.png", np.full((40, 40, 3), value, np.uint8))
-    reader = CropReader(read_class_folders(tmp_path), SMALL, seed=0, on_error=_fail)
+    reader = CropReader(read_class_folders(tmp_path), SMALL, seed=0, on_error=fail)
     images, labels = reader.training_batch(0, 30)
     assert set(labels.tolist()) == {0, 1, 2}
     assert np.array_equal(images[:, 0, 0, 0], np.array([10, 120, 240])[labels])
@@ -109,7 +103,7 @@ def test_labels_are_those_of_the_photographs(tmp_path: Path) -> None:
     assert few[1].tolist() == [0, 1, 2]
 
 
-def test_an_unreadable_photograph_is_reported_once_and_replaced_by_the_next_of_its_class(folder: Path) -> None:
+def test_an_unreadable_photograph_is_reported_and_replaced_by_the_next_of_its_class(folder: Path) -> None:
     (folder / "a" / "1.png").write_bytes(b"no image")
     (folder / "a" / "3.png").write_bytes(b"")
     data = read_class_folders(folder)
@@ -118,7 +112,7 @@ def test_an_unreadable_photograph_is_reported_once_and_replaced_by_the_next_of_i
         seen: list[str] = []
         reader = CropReader(data, SMALL, seed=0, workers=workers, on_error=lambda p, e, seen=seen: seen.append(p))
         batches.append([reader.training_batch(step, 8) for step in range(4)])
-        assert sorted(seen) == [str(folder / "a" / "1.png"), str(folder / "a" / "3.png")]
+        assert sorted(set(seen)) == [str(folder / "a" / "1.png"), str(folder / "a" / "3.png")]
     for (images, labels), (images4, labels4) in zip(*batches, strict=True):
         assert np.array_equal(images, images4)
         assert np.array_equal(labels, labels4)
@@ -135,13 +129,6 @@ def test_a_class_without_any_readable_photograph(folder: Path) -> None:
     reader = CropReader(read_class_folders(folder), SMALL, seed=0, on_error=lambda p, e: seen.append(p))
     with raises(DataError, "'b'"):
         reader.training_batch(0, 8)
-    assert len(seen) == 2
+    assert len(set(seen)) == 2
     ((_, labels),) = reader.measuring_batches(8)
     assert labels.tolist() == [0, 0, 0]
-
-
-def test_reader_of_a_grouped_list_needs_no_folder_until_it_reads() -> None:
-    data = LabelledImages.group("nowhere", ["a/1.jpg", "b/1.jpg"], ["a", "b"])
-    reader = CropReader(data, SMALL, seed=0, on_error=lambda p, e: None)
-    with raises(DataError):
-        reader.training_batch(0, 1)

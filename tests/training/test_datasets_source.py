@@ -9,21 +9,15 @@ import pytest
 import torch
 
 from delf_engine.config import parse_config
-from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
-from delf_engine.training.config import load_training_config
+from delf_engine.errors import ConfigError, DataError, DelfEngineWarning
 from delf_engine.training.contract import SourceContext
-from delf_engine.training.datasets import hold_out
+from delf_engine.training.labelled import hold_out
 from delf_engine.training.photographs import labelled_photographs
-from delf_engine.training.registry import SOURCES
 from delf_engine.training.sources.classes import ClassesOptions, ClassesSource
-from delf_engine.training.stores import Stores
 from helpers import raises, random_photo, write_image
+from training_helpers import source_context
 
 CROP = {"square": 40, "window": 32, "smallest": 0.5}
-
-
-def _fail(path: str, error: ImageError) -> None:
-    raise AssertionError(f"{path}: {error}")
 
 
 def _options(**changes: object) -> ClassesOptions:
@@ -36,19 +30,8 @@ def _split(root: Path, *, every: int, **changes: object) -> tuple[list[str], lis
 
 
 def _context(root: Path, photos: list[str], held_out: list[str], seed: int = 5) -> SourceContext:
-    return SourceContext(
-        photos=photos,
-        held_out=held_out,
-        labelled=labelled_photographs(_options(), [root], 0),
-        seed=seed,
-        run_seed=0,
-        views=load_training_config("delf_published").views,
-        batch=6,
-        workers=2,
-        stores=Stores(limit=0, on_error=_fail),
-        pairs=None,
-        on_error=_fail,
-    )
+    labelled = labelled_photographs(_options(), [root], 0)
+    return source_context(photos, held_out=held_out, labelled=labelled, seed=seed, batch=6)
 
 
 @pytest.fixture
@@ -69,7 +52,6 @@ def test_the_source_keeps_to_the_split(folder: Path) -> None:
     assert source.n_classes == 3
     assert source._held_in.data.paths() == photos
     assert source._held_out.data.paths() == held_out
-    assert source.describe() == "7 photographs of 3 classes, 1 to 4 each, 3 held out; crops of 16 to 32 px"
     batch = source.batch(2)
     side = batch.maps["images"].shape[1]
     assert batch.maps["images"].shape == (6, side, side, 3)
@@ -82,6 +64,9 @@ def test_the_source_keeps_to_the_split(folder: Path) -> None:
     (measured,) = source.held_out()
     assert measured.labels.tolist() == [0, 1, 2]
     assert measured.maps["images"].shape == (3, 32, 32, 3)
+    few = ClassesSource(_options(measure_images=2), _context(folder, photos, held_out))
+    assert sum(len(batch) for batch in few.held_out()) == 2
+    assert list(ClassesSource(_options(), _context(folder, photos, [])).held_out()) == []
 
 
 def test_a_class_without_a_photograph_to_train_on_is_no_class(folder: Path) -> None:
@@ -97,6 +82,10 @@ def test_a_class_without_a_photograph_to_train_on_is_no_class(folder: Path) -> N
 def test_options_reach_the_data_set(folder: Path) -> None:
     with raises(DataError, "min_images"):
         _split(folder, every=2, min_images=5)
+    with raises(DataError):
+        labelled_photographs(_options(), [folder, folder], 0)
+    with raises(ConfigError, "'max_images'"):
+        _options(max_image=3)
     photos, held_out = _split(folder, every=2, min_images=3, max_images=2)
     assert (len(photos), len(held_out)) == (2, 2)
     (folder / "train.csv").write_text("id,url,landmark_id\naaaa,u,1\naaab,u,1\nbbbb,u,2\nbbbc,u,2\nbbbd,u,2\n")
@@ -107,32 +96,3 @@ def test_options_reach_the_data_set(folder: Path) -> None:
     with pytest.warns(DelfEngineWarning, match="left out: bbbd"):
         photos, _ = _split(folder / "train.csv", every=2, missing="drop")
     assert len(photos) == 2
-
-
-def test_measuring_stops_at_its_limit(folder: Path) -> None:
-    photos, held_out = _split(folder, every=2)
-    source = ClassesSource(_options(measure_images=2), _context(folder, photos, held_out))
-    assert sum(len(batch) for batch in source.held_out()) == 2
-    none = ClassesSource(_options(), _context(folder, photos, []))
-    assert list(none.held_out()) == []
-
-
-def test_several_roots_and_unknown_options_are_refused(folder: Path) -> None:
-    with raises(DataError):
-        labelled_photographs(_options(), [folder, folder], 0)
-    with raises(ConfigError, "'max_images'"):
-        _options(max_image=3)
-
-
-def test_published_recipe_is_the_paper_s() -> None:
-    assert SOURCES["classes"] is ClassesSource
-    config = load_training_config("delf_published")
-    trunk, attention, pca = config.stages
-    assert (trunk.train, attention.train) == (("trunk",), ("attention",))
-    assert [stage.losses[0].kind for stage in (trunk, attention)] == ["softmax", "softmax"]
-    assert [stage.losses[0].pooling for stage in (trunk, attention)] == ["mean", "attention"]
-    first, second = trunk.source.crop, attention.source.crop
-    assert (first.square, first.window, first.smallest) == (250, 224, 1.0)
-    assert (second.square, second.window) == (900, 720)
-    assert second.smallest < 1
-    assert (pca.kind, config.dim) == ("pca", 40)

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.model.network import DelfNetwork, Projection
-from delf_engine.training.batches import START, Batch, StageFacts, Step
+from delf_engine.training.batches import Batch, StageFacts, Step
 from delf_engine.training.correspondence import (
     CellSample,
     cell_grid,
@@ -110,13 +110,6 @@ def test_match_labels_equal_plain_loops(groups: list[int] | None) -> None:
         assert bool(got[n]) == right
 
 
-def test_relative_distance() -> None:
-    start = torch.full((1, 2, 2, 2), 2.0)
-    assert float(feature_distance(start, start)) == 0
-    assert float(feature_distance(start * 1.5, start)) == pytest.approx(0.25)
-    assert torch.isfinite(feature_distance(start, start * 0))
-
-
 def _step(network: DelfNetwork, features: torch.Tensor, *, fitted: bool = True, **maps: torch.Tensor) -> Step:
     pairs = len(features) // 2
     batch = Batch({"conv4": features, **maps}, 64, homographies=np.tile(np.eye(3), (pairs, 1, 1)))
@@ -139,6 +132,7 @@ def test_distillation_targets(network: DelfNetwork) -> None:
         return Distillation(given_options, network, facts)
 
     assert float(loss()(step)) == pytest.approx(0.25)
+    assert torch.isfinite(feature_distance(features, features * 0))
     regression = loss(teacher="big", target="descriptors")
     value = regression(step)
     value.backward()
@@ -175,13 +169,6 @@ def test_losses_of_pairs_without_overlap_are_zero(network: DelfNetwork) -> None:
         value.backward()
 
 
-def test_match_refuses_a_stage_it_cannot_work_in(network: DelfNetwork) -> None:
-    with raises(ConfigError, "'attention'"):
-        Match(MatchOptions(kind="match"), network, _facts("layer3"))
-    with raises(ConfigError):
-        Match(MatchOptions(kind="match"), network, _facts("attention", fitted=False))
-
-
 def test_match_teaches_the_head_and_not_the_trunk(network: DelfNetwork) -> None:
     features = torch.randn(4, 256, 4, 4, requires_grad=True)
     network.zero_grad()
@@ -191,28 +178,17 @@ def test_match_teaches_the_head_and_not_the_trunk(network: DelfNetwork) -> None:
     network.zero_grad()
 
 
-def test_vectors_at_places() -> None:
-    maps = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
-    sample = CellSample(
-        torch.tensor([0, 1, 1]), torch.tensor([0, 7, 19]), torch.tensor([[0, 0], [32, 16], [40, 24.0]])
-    )
-    assert torch.equal(
-        cell_vectors(maps, sample), torch.stack([maps[0, :, 0, 0], maps[1, :, 1, 2], maps[1, :, 3, 4]])
-    )
-    got = sample_at(maps, sample, stride=16)
-    torch.testing.assert_close(got[0], maps[0, :, 0, 0])
-    torch.testing.assert_close(got[1], maps[1, :, 1, 2])
-    torch.testing.assert_close(got[2], maps[1, :, 1:3, 2:4].mean((1, 2)))
-
-
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 6), st.integers(0, 2**31))
 def test_sampling_equals_torch(height: int, width: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     maps = torch.from_numpy(rng.normal(size=(2, 3, height, width)))
     place = torch.from_numpy(rng.uniform(-20, 100, (n, 2)))
     pair = torch.from_numpy(rng.integers(0, 2, n))
-    got = sample_at(maps, CellSample(pair, torch.zeros(n, dtype=torch.int64), place), stride=16)
+    cell = torch.from_numpy(rng.integers(0, height * width, n))
+    sample = CellSample(pair, cell, place)
+    got, cells = sample_at(maps, sample, stride=16), cell_vectors(maps, sample)
     for i in range(n):
+        assert torch.equal(cells[i], maps[pair[i]].flatten(1)[:, cell[i]])
         x, y = place[i].numpy() / 16
         sizes = torch.tensor([max(width - 1, 1), max(height - 1, 1)])
         grid = (torch.tensor([x, y]) / sizes * 2 - 1)[None, None, None]
@@ -287,12 +263,6 @@ def test_pca_equals_scikit_learn() -> None:
 
 def test_spread_takes_first_and_last() -> None:
     names = [str(i) for i in range(10)]
-    assert spread(names, None) == names
-    assert spread(names, 20) == names
-    assert spread(names, 2) == ["0", "9"]
-    assert spread(names, 1) == ["0"]
+    assert spread(names, None) == spread(names, 20) == names
+    assert (spread(names, 1), spread(names, 2)) == (["0"], ["0", "9"])
     assert len(set(spread(names, 7))) == 7
-
-
-def test_start_is_a_name_no_teacher_can_have() -> None:
-    assert DistillationOptions(kind="distillation").teachers == (START,)

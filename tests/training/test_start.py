@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from delf_engine.errors import CheckpointError
 from delf_engine.model import load_checkpoint, save_checkpoint
-from delf_engine.model.backbones import Trunk
-from delf_engine.model.names import packaged_folder
-from delf_engine.training import Reports, RunOptions, TrainingConfig, load_training_config, run
+from delf_engine.model.checkpoint import packaged_folder
+from delf_engine.training import Reports, RunOptions, TrainingConfig
 from delf_engine.training.photographs import Photographs
+from delf_engine.training.run import Run
 from delf_engine.training.weights import load_trunk
 from delf_engine.training.work import Work
 from helpers import checkpoint_info, raises, write_tiny_model
@@ -24,17 +24,19 @@ from helpers import checkpoint_info, raises, write_tiny_model
 def test_trunk_of_a_checkpoint_by_name_and_by_path(named: bool) -> None:
     trunk = load_trunk("resnet18", "delf-r18" if named else packaged_folder() / "delf-r18.safetensors")
     expected, _ = load_checkpoint("delf-r18")
-    got = trunk.state_dict()
-    assert got.keys() == expected.trunk.state_dict().keys()
-    for key, value in expected.trunk.state_dict().items():
-        assert got[key].dtype == torch.float32
-        assert torch.equal(got[key], value)
+    got, state = trunk.state_dict(), expected.trunk.state_dict()
+    assert got.keys() == state.keys()
+    assert all(got[key].dtype == torch.float32 and torch.equal(got[key], state[key]) for key in state)
 
 
-def test_bare_weights_are_still_taken(trunk: Path) -> None:
-    got = load_trunk("resnet18", trunk).state_dict()
-    for key, value in load_file(trunk).items():
-        assert torch.equal(got[key], value)
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_bare_weights(trunk: Path, tmp_path: Path, ending: str) -> None:
+    state, path = load_file(trunk), trunk
+    if ending == "pth":
+        path = tmp_path / "trunk.pth"
+        torch.save({"state_dict": state}, path)
+    got = load_trunk("resnet18", path).state_dict()
+    assert all(torch.equal(got[key], value) for key, value in state.items())
 
 
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -54,33 +56,13 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_trunk("resnet18", tiny)
 
 
-def _started(
-    config: TrainingConfig, trunk: object, monkeypatch: pytest.MonkeyPatch
-) -> tuple[object, tuple[object, ...]]:
-    """Start a run; return where its trunk came from, and what its results depend on."""
-    seen: list[object] = []
+def test_the_recipe_names_the_start_unless_one_is_given(trunk: Path, tiny: Callable[..., TrainingConfig]) -> None:
+    def facts(config: TrainingConfig, trunk: object) -> tuple[object, ...]:
+        options = RunOptions(device="cpu", cache_gb=0, workers=1)
+        made = Run(config, Photographs([], ["a"], ["b"]), options, Reports(), Work(None))
+        made.start(trunk)
+        return made._facts()
 
-    def spy(architecture: str, path: str | None) -> Trunk:
-        seen.append(path)
-        return load_trunk(architecture, path)
-
-    monkeypatch.setattr(run, "load_trunk", spy)
-    options = RunOptions(device="cpu", cache_gb=0, workers=1)
-    made = run.Run(config, Photographs([], ["a"], ["b"]), options, Reports(), Work(None))
-    made.start(trunk)
-    return seen[0], made._facts()
-
-
-def test_the_recipe_names_the_start_unless_one_is_given(
-    trunk: Path, tiny: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
     named = tiny(trunk="delf-r18")
-    by_recipe, facts = _started(named, None, monkeypatch)
-    assert by_recipe == "delf-r18"
-    by_option, others = _started(named, trunk, monkeypatch)
-    assert by_option == trunk
     # What a run's stages are known by is the trunk, not the way it was asked for.
-    assert _started(tiny(), "delf-r18", monkeypatch) == ("delf-r18", facts)
-    assert facts != others
-    assert load_training_config("delf_self").trunk == "delf-r18"
-    assert load_training_config("delf_r18").trunk is None
+    assert facts(named, None) == facts(tiny(), "delf-r18") != facts(named, trunk)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from delf_engine.errors import DataError, ImageError
+from delf_engine.errors import DataError
 from delf_engine.model.backbones import Trunk, build_trunk
 from delf_engine.training import load_training_config
-from delf_engine.training.batches import START
-from delf_engine.training.cache import Cache
-from delf_engine.training.sources.views import PhotoItems, draw_rows, gather_pairs
-from delf_engine.training.stores import Encoder, Level, Stores, ViewStore
+from delf_engine.training.batches import START, Level
+from delf_engine.training.sources.views import draw_rows, gather_pairs, photo_items
+from delf_engine.training.stores import Encoder, Stores, ViewStore
 from helpers import raises
+from training_helpers import fail
 
 VIEWS = load_training_config("delf_contrast").views.model_copy(update={"count": 2, "size": 64})
 CPU = torch.device("cpu")
@@ -42,11 +43,8 @@ def _encoder(trunk: Trunk, level: Level, *, teacher: bool = False) -> Encoder:
     return Encoder(trunk, level, {"means": _Means()} if teacher else {}, CPU, torch.float32)
 
 
-def _stores(limit: int, folder: Path | None = None, workers: int = 1, sample: int | None = None) -> Stores:
-    def fail(path: str, error: ImageError) -> None:
-        raise AssertionError(error)
-
-    return Stores(limit=limit, folder=folder, workers=workers, on_error=fail, sample=sample)
+def _stores(limit: int, folder: Path | None = None, **options: Any) -> Stores:
+    return Stores(limit=limit, folder=folder, **{"on_error": fail, **options})
 
 
 def _all(store: ViewStore) -> list[dict[str, torch.Tensor]]:
@@ -64,7 +62,7 @@ def _equal(a: list[dict[str, torch.Tensor]], b: list[dict[str, torch.Tensor]]) -
 def test_cached_or_not_memory_or_files_any_workers(
     photos: list[str], network: Trunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: Level
 ) -> None:
-    items = PhotoItems(photos, VIEWS, 0)
+    items = photo_items(photos, VIEWS, 0)
     cached, none, some = _stores(10**9, workers=3), _stores(0), _stores(70_000)
     found = []
     for stores in (cached, none, some):
@@ -94,7 +92,7 @@ def test_a_batch_lies_in_memory_as_convolutions_want_it_wherever_it_comes_from(
     for limit, folder in ((10**9, None), (10**9, tmp_path), (0, None)):
         stores = _stores(limit, folder)
         stores.begin(_encoder(network, level))
-        store = stores.open("views", PhotoItems(photos[:3], VIEWS, 0))
+        store = stores.open("views", photo_items(photos[:3], VIEWS, 0))
         alone = store.maps(1)[level]
         batch = gather_pairs(store, [2, 0], [(0, 1), (1, 0)]).maps[level]
         assert torch.equal(
@@ -110,7 +108,7 @@ def test_a_batch_lies_in_memory_as_convolutions_want_it_wherever_it_comes_from(
 
 @pytest.mark.parametrize("limit", [10**9, 150_000, 0])
 def test_conv3_becomes_conv4_in_place(photos: list[str], network: Trunk, limit: int) -> None:
-    items = PhotoItems(photos, VIEWS, 0)
+    items = photo_items(photos, VIEWS, 0)
     direct, advanced = _stores(10**9), _stores(limit)
     direct.begin(_encoder(network, "conv4"))
     advanced.begin(_encoder(network, "conv3", teacher=True))
@@ -127,12 +125,12 @@ def test_conv3_becomes_conv4_in_place(photos: list[str], network: Trunk, limit: 
 def test_a_changed_trunk_or_recipe_is_rendered_again(photos: list[str], network: Trunk) -> None:
     stores = _stores(10**9)
     stores.begin(_encoder(network, "conv3"))
-    first = stores.open("views", PhotoItems(photos, VIEWS, 0))
-    assert stores.open("views", PhotoItems(photos, VIEWS, 0)) is first
-    assert stores.open("views", PhotoItems(photos, VIEWS, 1)) is not first
+    first = stores.open("views", photo_items(photos, VIEWS, 0))
+    assert stores.open("views", photo_items(photos, VIEWS, 0)) is first
+    assert stores.open("views", photo_items(photos, VIEWS, 1)) is not first
     torch.manual_seed(1)
     stores.begin(_encoder(build_trunk("resnet18").requires_grad_(False), "conv3"))
-    assert stores.open("views", PhotoItems(photos, VIEWS, 1)) is not first
+    assert stores.open("views", photo_items(photos, VIEWS, 1)) is not first
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 30])
@@ -146,7 +144,7 @@ def test_maps_of_the_start(
     stores = _stores(limit, tmp_path / "maps")
     encoder = replace(_encoder(trunk, "conv3"), start=copy.deepcopy(trunk))
     stores.begin(encoder)
-    store = stores.open("views", PhotoItems(photos, VIEWS, 0))
+    store = stores.open("views", photo_items(photos, VIEWS, 0))
     expected = [network.last(maps["conv3"].float()) for maps in _all(store)]
     torch.nn.init.zeros_(trunk.layer3[0].conv1.weight)  # trained meanwhile
     found = [maps[START] for maps in _all(store)]
@@ -154,10 +152,10 @@ def test_maps_of_the_start(
     assert found[0].dtype == torch.float32
     # Another start is another map; none is none.
     stores.begin(replace(encoder, start=copy.deepcopy(trunk)))
-    other = stores.open("views", PhotoItems(photos, VIEWS, 0))
+    other = stores.open("views", photo_items(photos, VIEWS, 0))
     assert not torch.equal(_all(other)[0][START], found[0])
     stores.begin(_encoder(trunk, "conv3"))
-    assert START not in _all(stores.open("views", PhotoItems(photos, VIEWS, 0)))[0]
+    assert START not in _all(stores.open("views", photo_items(photos, VIEWS, 0)))[0]
     stores.close()
 
 
@@ -165,36 +163,27 @@ def test_a_sample_says_what_all_would_take(photos: list[str], network: Trunk) ->
     whole, part = _stores(10**9), _stores(10**9, sample=3)
     for stores in (whole, part):
         stores.begin(_encoder(network, "conv3"))
-        stores.open("views", PhotoItems(photos, VIEWS, 0))
-    assert part.planned["views"][:2] == (7, whole.open("views", PhotoItems(photos, VIEWS, 0)).cache.used)
-    assert len(part.open("views", PhotoItems(photos, VIEWS, 0))) == 3
+        stores.open("views", photo_items(photos, VIEWS, 0))
+    assert part.planned["views"][:2] == (7, whole.open("views", photo_items(photos, VIEWS, 0)).cache.used)
+    assert len(part.open("views", photo_items(photos, VIEWS, 0))) == 3
 
 
 def test_unreadable_photographs_leave_the_others_as_they_are(
     photos: list[str], network: Trunk, tmp_path: Path
 ) -> None:
     seen: list[str] = []
-    stores = Stores(limit=10**9, on_error=lambda path, _: seen.append(path))
+    stores = _stores(10**9, on_error=lambda path, _: seen.append(path))
     stores.begin(_encoder(network, "conv4"))
     missing = str(tmp_path / "none.png")
-    store = stores.open("views", PhotoItems([photos[0], missing, photos[2]], VIEWS, 0))
+    store = stores.open("views", photo_items([photos[0], missing, photos[2]], VIEWS, 0))
     assert seen == [missing]
     assert store.rows.tolist() == [0, 2]
     whole = _stores(10**9)
     whole.begin(_encoder(network, "conv4"))
-    others = whole.open("views", PhotoItems(photos[:3], VIEWS, 0))
+    others = whole.open("views", photo_items(photos[:3], VIEWS, 0))
     assert torch.equal(store.maps(2)["conv4"], others.maps(2)["conv4"])
     with raises(DataError):
-        stores.open("views", PhotoItems([photos[0], missing], VIEWS, 0))
-
-
-def test_cache_counts_what_it_replaces() -> None:
-    cache = Cache(100, None)
-    assert cache.put(0, {"a": torch.zeros(80, dtype=torch.uint8)})
-    assert not cache.put(1, {"a": torch.zeros(30, dtype=torch.uint8)})
-    assert cache.put(0, {"a": torch.zeros(60, dtype=torch.uint8)})
-    assert cache.put(1, {"a": torch.zeros(40, dtype=torch.uint8)})
-    assert (len(cache), cache.used, 1 in cache, 2 in cache) == (2, 100, True, False)
+        stores.open("views", photo_items([photos[0], missing], VIEWS, 0))
 
 
 def test_draws_are_a_function_of_the_index_and_use_all_before_one_comes_again() -> None:

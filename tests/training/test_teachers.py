@@ -11,8 +11,9 @@ from delf_engine.model import load_checkpoint
 from delf_engine.model.network import normalise_images
 from delf_engine.training import TrainingConfig
 from delf_engine.training.batches import Teacher, TeacherContext
+from delf_engine.training.config import teacher_names, with_teacher
 from delf_engine.training.losses.distillation import DistillationOptions
-from delf_engine.training.teaching import build_teachers, teacher_file, teacher_names, with_teacher
+from delf_engine.training.registry import build_teacher, teacher_file
 from helpers import raises, write_tiny_model
 from training_helpers import train
 
@@ -22,7 +23,7 @@ IMAGES = torch.randint(0, 255, (2, 64, 80, 3), generator=torch.Generator().manua
 
 def _build(name: str, photos: list[str] | None = None) -> Teacher:
     context = TeacherContext(photos or [], torch.device("cpu"), torch.float32, lambda *_: None)
-    return build_teachers([name], context)[name]
+    return build_teacher(name, context)
 
 
 def _check(teacher: Teacher) -> torch.Tensor:
@@ -90,7 +91,6 @@ def test_a_checkpoint_teaches_a_stage(photos: list[str], trunk: Path, tiny: Tiny
         photos,
         config,
         trunk,
-        error=lambda *_: None,
         teacher=teacher,
         precision="fp32",
         cache_gb=2e-4,  # some photographs are rendered, and taught, when they are drawn

@@ -1,8 +1,12 @@
-"""`Calibration`: fits against plain oracles, what its probabilities promise, priors, errors."""
+"""`Calibration`: fits against plain oracles, what its probabilities promise, files and which holds, errors."""
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,19 +17,18 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from delf_engine.config import load_profile
-from delf_engine.errors import ConfigError, DataError, MismatchError
-from delf_engine.verification.calibration import Calibration
-from delf_engine.verification.calibration_fit import (
+from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
+from delf_engine.model import checkpoint_names, checkpoint_path, read_checkpoint_info
+from delf_engine.verification.calibration import (
     EVIDENCE,
-    evidence_of,
-    fit_isotonic,
-    fit_logistic,
+    Calibration,
+    calibration_beside,
+    load_calibration,
 )
 from verification.answers import answer, labelled
 
 Float64 = npt.NDArray[np.float64]
 DEFAULT = load_profile("default")
-METHODS = ("logistic", "isotonic")
 
 
 def fitted(seed: int = 0, **options: Any) -> Calibration:
@@ -59,50 +62,17 @@ def platt_oracle(evidence: Float64, labels: npt.NDArray[np.bool_], prior: float)
 @given(seed=st.integers(0, 300), prior=st.sampled_from([0.01, 0.5, 0.9]), name=st.sampled_from([*EVIDENCE]))
 def test_logistic_is_the_best_curve(seed: int, prior: float, name: str) -> None:
     found, labels = labelled(seed, 30, 40)
-    evidence = evidence_of(found, name)
-    slope, intercept = fit_logistic(evidence, labels == 1, prior)
-    assert slope > 0
-    p = 1 / (1 + np.exp(-(evidence * slope + intercept)))
+    evidence = np.array([EVIDENCE[name](v) for v in found])
+    fit = Calibration.fit(found, labels, evidence=name, prior=prior, trained_on="made up")  # type: ignore[arg-type]
+    assert fit.slope > 0
+    p = 1 / (1 + np.exp(-(evidence * fit.slope + fit.intercept)))
     np.testing.assert_allclose(p, platt_oracle(evidence, labels == 1, prior), atol=2e-3)
 
 
-def pool_adjacent_violators(score: Float64, labels: Float64, weights: Float64) -> dict[float, float]:
-    """Isotonic regression by its definition: merge neighbouring blocks as long as their means descend."""
-    blocks: list[list[Any]] = []
-    for value in np.unique(score):
-        at = score == value
-        blocks.append([[value], (weights[at] * labels[at]).sum(), weights[at].sum()])
-        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:
-            values, total, weight = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + values, blocks[-1][1] + total, blocks[-1][2] + weight]
-    return {value: total / weight for values, total, weight in blocks for value in values}
-
-
-@given(
-    pairs=st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.5, 7.0, 1e9]), st.booleans()), min_size=2, max_size=40),
-    prior=st.floats(0.01, 0.99),
-)
-def test_isotonic_pools_adjacent_violators(pairs: list[tuple[float, bool]], prior: float) -> None:
-    score, labels = np.array([s for s, _ in pairs]), np.array([y for _, y in pairs])
-    if labels.all() or not labels.any():
-        return
-    expected = pool_adjacent_violators(score, labels.astype(float), weights_at(labels, prior))
-    if max(expected.values()) - min(expected.values()) < 1e-9:
-        with pytest.raises(DataError):
-            fit_isotonic(score, labels, prior)
-        return
-    knots, levels = fit_isotonic(score, labels, prior)
-    assert (np.diff(knots) > 0).all()
-    assert (np.diff(levels) >= 0).all()
-    for value, level in expected.items():
-        assert np.interp(value, knots, levels) == pytest.approx(level, abs=1e-6)
-
-
-@pytest.mark.parametrize("method", METHODS)
 @given(seed=st.integers(0, 50), order=st.integers(0, 1000))
-def test_order_of_pairs_does_not_change_a_bit(method: Any, seed: int, order: int) -> None:
+def test_order_of_pairs_does_not_change_a_bit(seed: int, order: int) -> None:
     found, labels = labelled(seed)
-    options: dict[str, Any] = {"method": method, "evidence": "log_inlier_similarity", "trained_on": "made up"}
+    options: dict[str, Any] = {"evidence": "log_inlier_similarity", "trained_on": "made up"}
     first = Calibration.fit(found, labels, **options)
     shuffled = np.random.default_rng(order).permutation(len(found))
     assert Calibration.fit([found[i] for i in shuffled], labels[shuffled], **options) == first
@@ -116,14 +86,13 @@ def test_pairs_without_an_overlap_get_a_finite_slope() -> None:
     np.testing.assert_allclose(p, [1 / 23, 21 / 22], atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_prior_is_the_stated_one_whatever_the_numbers_of_pairs(method: Any) -> None:
+def test_the_prior_is_the_stated_one_whatever_the_numbers_of_pairs() -> None:
     """As many inliers on both sides tell nothing: what is left there is the prior."""
     counts = [10] * 60 + [50] * 60
     for repeat in (1, 7):
         found = [answer(n) for n in counts] + [answer(n) for n in [5, *counts, 90]] * repeat
         labels = [0] * 120 + [0, *[1] * 120, 1] * repeat
-        calibration = Calibration.fit(found, labels, method=method, prior=0.2, trained_on="made up")
+        calibration = Calibration.fit(found, labels, prior=0.2, trained_on="made up")
         assert calibration.probability(answer(10)) == pytest.approx(0.2, abs=0.03)
         assert (calibration.positives, calibration.negatives) == (121 * repeat, 120 + repeat)
 
@@ -131,20 +100,18 @@ def test_the_prior_is_the_stated_one_whatever_the_numbers_of_pairs(method: Any) 
 # --------------------------------------------------------------------------------------------- probabilities
 
 
-@pytest.mark.parametrize("method", METHODS)
 @given(seed=st.integers(0, 20), counts=st.lists(st.integers(0, 3000), min_size=2, max_size=6))
-def test_more_inliers_never_make_it_less_probable(method: Any, seed: int, counts: list[int]) -> None:
-    calibration = fitted(seed, method=method)
+def test_more_inliers_never_make_it_less_probable(seed: int, counts: list[int]) -> None:
+    calibration = fitted(seed)
     p = calibration.probabilities([answer(n) for n in sorted(counts)])
     assert (np.diff(p) >= 0).all()
     assert p.tolist() == [calibration.probability(answer(n)) for n in sorted(counts)]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_no_probability_goes_beyond_what_the_pairs_support(method: Any) -> None:
+def test_no_probability_goes_beyond_what_the_pairs_support() -> None:
     for positives, negatives in ((50, 50), (60, 400)):
         found, labels = labelled(1, positives, negatives)
-        calibration = Calibration.fit(found, labels, method=method, trained_on="made up")
+        calibration = Calibration.fit(found, labels, trained_on="made up")
         p = calibration.probabilities([answer(0), answer(100_000)])
         assert p[0] >= 1 / (positives + 3) * (1 - 1e-12)
         assert p[1] == pytest.approx(1 - 1 / (negatives + 3), abs=1e-12)
@@ -161,21 +128,15 @@ def test_another_prior_multiplies_the_odds() -> None:
     assert calibration.probability(answer(9), prior=0.5) == calibration.probability(answer(9))
 
 
-def test_no_pairs_are_no_probabilities() -> None:
-    p = fitted().probabilities([])
-    assert (p.shape, p.dtype) == ((0,), np.float64)
-
-
 def test_calibrated_on_pairs_of_its_own_kind() -> None:
     """Of many new pairs that get about the same probability, about that share shows one place."""
     found, labels = labelled(1, 500, 500)
     new, truth = labelled(2, 3000, 3000)
-    for method in METHODS:
-        p = Calibration.fit(found, labels, method=method, trained_on="made up").probabilities(new)  # type: ignore[arg-type]
-        for low in np.arange(0, 1, 0.2):
-            inside = (p >= low) & (p < low + 0.2)
-            if inside.sum() > 200:
-                assert p[inside].mean() == pytest.approx(truth[inside].mean(), abs=0.12)
+    p = Calibration.fit(found, labels, trained_on="made up").probabilities(new)
+    for low in np.arange(0, 1, 0.2):
+        inside = (p >= low) & (p < low + 0.2)
+        if inside.sum() > 200:
+            assert p[inside].mean() == pytest.approx(truth[inside].mean(), abs=0.12)
 
 
 # ----------------------------------------------------------------------------------------------------- refusals
@@ -228,8 +189,6 @@ def test_pairs_that_cannot_be_fitted() -> None:
     for verifications, given_labels, fact in cases:
         with pytest.raises(DataError, match=fact):
             Calibration.fit(verifications, given_labels, trained_on="made up")
-    with pytest.raises(DataError, match="50"):
-        Calibration.fit(found[:60], labels[:60], method="isotonic", trained_on="made up")
     with pytest.raises(DataError, match="pair 0"):
         fitted().probability(answer(1, math.nan))
 
@@ -237,7 +196,6 @@ def test_pairs_that_cannot_be_fitted() -> None:
 @pytest.mark.parametrize(
     ("options", "fact"),
     [
-        ({"method": "platt"}, r"'platt'.*logistic, isotonic"),
         ({"evidence": "matches"}, r"'matches'.*inliers"),
         ({"prior": 0.0}, "prior"),
         ({"prior": 1.0}, "prior"),
@@ -250,3 +208,153 @@ def test_options_out_of_range(options: dict[str, Any], fact: str) -> None:
     if set(options) == {"prior"}:
         with pytest.raises(ConfigError, match=fact):
             fitted().probability(answer(1), prior=options["prior"])
+
+
+# ----------------------------------------------------------------------------------------------------- files
+
+
+def kept(**options: Any) -> Calibration:
+    return fitted(**{"trained_on": "Häuser \udcff", "checkpoint": "tiny@0123", "profile": DEFAULT, **options})
+
+
+def test_comes_back_from_its_file_with_the_same_bits(tmp_path: Path) -> None:
+    calibration = kept()
+    calibration.save(tmp_path / "c.json")
+    back = Calibration.load(tmp_path / "c.json")
+    assert back == calibration
+    items = [answer(n) for n in range(0, 300, 7)]
+    assert back.probabilities(items).tolist() == calibration.probabilities(items).tolist()
+    first = (tmp_path / "c.json").read_bytes()
+    back.save(tmp_path / "c.json")
+    assert (tmp_path / "c.json").read_bytes() == first
+    assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
+    assert json.loads(first)["trained_on"] == "Häuser \udcff"  # of a file name that is not UTF-8
+
+
+DAMAGE: list[tuple[Any, str]] = [
+    ({"format": None}, "not a calibration"),
+    ({"format_version": 2}, "2.*1"),
+    ({"prior": 1.5}, "prior"),
+    ({"prior": "0.5"}, "prior"),
+    ({"intercept": float("nan")}, "intercept"),
+    ({"intercept": None}, "intercept"),
+    ({"slope": -1.0}, "slope"),
+    ({"evidence": "matches"}, "evidence"),
+    ({"evidence": ["inliers"]}, "evidence"),
+    ({"positives": 0}, "positives"),
+    ({"surprise": 1}, "'surprise'"),
+    ({"verification_sha256": "abc"}, "verification_sha256"),
+]
+
+
+@pytest.mark.parametrize(("changes", "fact"), DAMAGE)
+def test_damaged_values_are_named(changes: dict[str, Any], fact: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({**kept().to_dict(), **changes}), encoding="utf-8")
+    with pytest.raises(FormatError, match=fact) as caught:
+        Calibration.load(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"x"', "{}", "[" * 100_000, "\ud800"])
+def test_what_is_no_calibration(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(FormatError, match=r"bad\.json"):
+        Calibration.load(path)
+
+
+def test_missing_values_and_files(tmp_path: Path) -> None:
+    values = kept().to_dict()
+    del values["geometry"]
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    with pytest.raises(FormatError, match="geometry"):
+        Calibration.load(tmp_path / "c.json")
+    with pytest.raises(FormatError, match=r"none\.json"):
+        Calibration.load(tmp_path / "none.json")
+    with pytest.raises(FormatError, match=r"c\.json"):
+        kept().save(tmp_path / "no" / "c.json")
+
+
+def changed(**options: Any) -> Any:
+    """The default profile with other options of verification."""
+    return DEFAULT.model_copy(update={"verification": DEFAULT.verification.model_copy(update=options)})
+
+
+def test_holds_for_its_model_and_options_only() -> None:
+    calibration = kept()
+    assert calibration.holds_for()
+    assert calibration.holds_for(profile=DEFAULT, checkpoint="tiny@0123")
+    assert calibration.holds_for(profile=load_profile("strong"))  # another ranking rule, the same evidence
+    assert calibration.holds_for(profile=changed(min_inliers=9))
+    for options in ({"max_distance": 0.7}, {"ratio": 0.9}, {"max_iterations": 9}):
+        assert not calibration.holds_for(profile=changed(**options))
+    precise = DEFAULT.extraction.model_copy(update={"precision": "fp32"})
+    assert calibration.holds_for(profile=DEFAULT.model_copy(update={"extraction": precise}))
+    assert not calibration.holds_for(profile=load_profile("fast"))  # other features
+    assert not calibration.holds_for(profile=load_profile("delf"))
+    assert not calibration.holds_for(checkpoint="tiny@4567")
+    other = DEFAULT.model_copy(update={"ranking": DEFAULT.ranking.model_copy(update={"exponent": 2.0})})
+    assert not calibration.holds_for(profile=other)
+    assert kept(evidence="inliers").holds_for(profile=other)
+    assert kept(checkpoint=None, profile=None).holds_for(profile=DEFAULT, checkpoint="tiny@0123")
+
+
+def test_found_beside_the_checkpoint(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "tiny.v2.safetensors"
+    assert calibration_beside(checkpoint) == tmp_path / "tiny.v2.calibration.json"
+    assert load_calibration(checkpoint) is None
+    calibration = kept()
+    calibration.save(calibration_beside(checkpoint))
+    assert load_calibration(checkpoint, profile=DEFAULT, identity="tiny@0123") == calibration
+    assert load_calibration(str(checkpoint)) == calibration
+    assert load_calibration(checkpoint, profile=load_profile("fast")) is None
+    assert load_calibration(checkpoint, identity="tiny@4567") is None
+    calibration_beside(checkpoint).write_text("{")
+    with pytest.raises(FormatError):
+        load_calibration(checkpoint)
+
+
+def test_named_outright_it_must_be_there_and_hold(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    with pytest.raises(FormatError, match=r"own\.json"):
+        load_calibration(path)
+    kept().save(path)
+    assert load_calibration(path, profile=DEFAULT) == kept()
+    with pytest.raises(MismatchError, match=r"tiny@0123.*default.*tiny@4567"):
+        load_calibration(path, identity="tiny@4567")
+
+
+@pytest.mark.parametrize("name", checkpoint_names())
+def test_shipped_checkpoints_have_one_that_holds(name: str) -> None:
+    """Where it fails because options changed: ``python -m benchmarks.verification.calibration`` fits them anew."""
+    info = read_checkpoint_info(name)
+    found = load_calibration(checkpoint_path(name), profile=load_profile(info.profile), identity=info.identity)
+    assert found is not None
+    options: dict[str, Any] = {
+        "model": found.geometry,
+        "estimator": found.estimator,
+        "residual_px": found.residual_px,
+        "reference_size": found.reference_size,
+        "exponent": found.exponent,
+    }
+    p = found.probabilities([answer(n, **options) for n in (0, 10, 35, 200)])
+    assert p[0] < 0.1
+    assert p[3] > 0.95
+    assert (np.diff(p) >= 0).all()
+
+
+def test_probabilities_need_no_scikit_learn(tmp_path: Path) -> None:
+    kept().save(tmp_path / "c.json")
+    code = (
+        "import sys\nimport numpy as np\n"
+        "from delf_engine.verification import Verification\n"
+        "from delf_engine.verification.calibration import Calibration\n"
+        "v = Verification('affine', np.eye(3), [[0, 0]], [0.9], 1, 24.0, 1024, 35, 1.0, 3.0, 'exhaustive')\n"
+        f"print(Calibration.load({str(tmp_path / 'c.json')!r}).probability(v))\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'sklearn', 'scipy', 'torch', 'numba', 'cv2'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    value, modules = done.stdout.split("\n")[:2]
+    assert 0 < float(value) < 1
+    assert modules == "[]"

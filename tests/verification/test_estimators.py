@@ -19,7 +19,6 @@ from delf_engine.errors import ConfigError
 from delf_engine.verification.fits import (
     EstimatorName,
     Fit,
-    MatchedPoints,
     ModelName,
     fit_of,
     fundamental_of_plane,
@@ -136,22 +135,11 @@ def test_too_few_or_degenerate_matches_are_a_defined_failure(
         assert fit(model, estimator, one, other) is None
 
 
-@pytest.mark.parametrize(("model", "estimator"), ALL)
-def test_just_enough_matches_are_taken_or_refused_but_never_an_error(model: str, estimator: str) -> None:
-    minimum = MINIMUM_MATCHES[model]  # type: ignore[index]
-    for n in range(minimum, minimum + 4):
-        for seed in range(5):
-            a, b, _ = scene(seed, model, n=n, inliers=n)
-            found = fit(model, estimator, a, b, seed=seed)
-            assert found is None or found.inliers.sum() >= minimum
-
-
 @pytest.mark.parametrize(("model", "estimator"), [pair for pair in ALL if pair[0] != "fundamental"])
-def test_mirrored_and_collapsed_images_agree_on_little(
-    model: str, estimator: str, rng: np.random.Generator
-) -> None:
+def test_what_no_camera_does_agrees_on_little(model: str, estimator: str, rng: np.random.Generator) -> None:
     a = rng.uniform(0, SIZE, (60, 2))
-    for b in (SIZE[:1] + a * [-1, 1], a * 0.01, a * 100):
+    squeezed, sheared = a * [3.0, 0.3], a @ np.array([[1.0, 0], [4, 1]])
+    for b in (SIZE[:1] + a * [-1, 1], a * 0.01, a * 100, squeezed, sheared):
         found = fit(model, estimator, a, b, threshold=1.0)
         assert found is None or found.inliers.sum() < 12
 
@@ -294,14 +282,6 @@ def test_prosac_draws_from_the_most_similar_and_others_as_they_come(
         assert found.inliers[:80].sum() >= 76  # in the order of the matches, whatever that of the draws
 
 
-def test_prosac_needs_few_draws_where_similar_matches_are_right() -> None:
-    a, b, _ = scene(0, "homography", n=400, inliers=40)
-    similarities = np.r_[np.ones(40), np.zeros(360)]
-    found = fit("homography", "prosac", a, b, similarities=similarities, max_iterations=20)
-    assert found is not None
-    assert found.inliers[:40].sum() >= 38
-
-
 def test_the_table_names_every_estimator_and_no_other() -> None:
     assert {model for model, _ in ALL} == set(get_args(ModelName)) == set(MINIMUM_MATCHES)
     assert {estimator for _, estimator in ALL} == set(get_args(EstimatorName))
@@ -345,24 +325,16 @@ def test_a_config_refuses_an_estimator_that_its_model_has_not(model: str) -> Non
         VerificationConfig(**{**values, "estimator": "lmeds"})
 
 
-def test_matched_points_without_scales_are_all_alike() -> None:
-    a = np.arange(12.0).reshape(6, 2)
-    matched = MatchedPoints.of(a[::-1], a.astype(np.float32))
-    assert matched.a.flags.c_contiguous
-    assert matched.b.dtype == np.float64
-    assert all(values.tolist() == [1] * 6 for values in (*matched.scales, matched.similarities))
-
-
 def test_of_the_matrices_that_fit_a_plane_one_is_taken_and_counts_on_the_plane_only(
     rng: np.random.Generator,
 ) -> None:
     a = rng.uniform(0, SIZE, (60, 2))
     b = apply(TRUTHS["homography"], a)
     b[40:, 0] += 200  # off the plane, but on the epipolar lines of the matrix that is taken
-    plane = fit_of("homography", TRUTHS["homography"], MatchedPoints.of(a, b), 4.0)
-    found = fundamental_of_plane(plane, MatchedPoints.of(a, b), 4.0)
+    plane = fit_of("homography", TRUTHS["homography"], a, b, 4.0)
+    found = fundamental_of_plane(plane, a, b, 4.0)
     assert found is not None
     assert found.inliers.tolist() == [True] * 40 + [False] * 20
     assert found.residuals.max() < 1e-6
     assert np.linalg.matrix_rank(found.transform) == 2
-    assert fundamental_of_plane(None, MatchedPoints.of(a, b), 4.0) is None
+    assert fundamental_of_plane(None, a, b, 4.0) is None

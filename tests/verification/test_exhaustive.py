@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delf_engine.matching import match_descriptors
-from delf_engine.verification.exhaustive import exhaustive_affine
+from delf_engine.verification.affine import exhaustive_affine
 from verification import exhaustive_oracle as oracle
 
 Float64 = npt.NDArray[np.float64]
@@ -137,16 +135,6 @@ def test_clear_cut_matches_give_the_least_squares_map_of_the_true_inliers(
     assert corners_apart(M, plain) < 1e-6
 
 
-@pytest.mark.parametrize("stretch", [1.0, 1.15])
-@pytest.mark.parametrize("seed", range(20))
-def test_recovers_the_truth_among_outliers(seed: int, stretch: float) -> None:
-    s = scene(seed, inliers=100, outliers=150, stretch=stretch)
-    M = found(s)
-    assert explained(M, s)[:100].sum() >= 99
-    assert not explained(M, s)[100:].any()
-    assert corners_apart(M, s.truth) < 1
-
-
 @given(seed=SEEDS)
 def test_swapped_images_give_the_inverse(seed: int) -> None:
     s = scene(seed)
@@ -155,21 +143,19 @@ def test_swapped_images_give_the_inverse(seed: int) -> None:
     assert explained(np.linalg.inv(back), s).tolist() == explained(found(s), s).tolist()
 
 
-@given(seed=SEEDS, shifts=st.tuples(*[st.integers(-5000, 5000)] * 4))
-def test_shifted_images_shift_the_map(seed: int, shifts: tuple[int, int, int, int]) -> None:
+@given(
+    seed=SEEDS,
+    shifts=st.tuples(*[st.integers(-5000, 5000)] * 4),
+    factor=st.sampled_from([1e-6, 0.1, 1.0, 3.0, 1e6]),
+)
+def test_shifted_and_scaled_images_shift_and_scale_the_map(
+    seed: int, shifts: tuple[int, int, int, int], factor: float
+) -> None:
     s = scene(seed)
-    by_a, by_b = np.eye(3), np.eye(3)
-    by_a[:2, 2], by_b[:2, 2] = shifts[:2], shifts[2:]
-    shifted = found(s._replace(a=s.a + shifts[:2], b=s.b + shifts[2:]))
-    assert corners_apart(np.linalg.inv(by_b) @ shifted @ by_a, found(s)) < 1e-6
-
-
-@given(seed=SEEDS, factor=st.sampled_from([1e-6, 0.1, 3.0, 1e6]))
-def test_scaled_images_scale_the_map(seed: int, factor: float) -> None:
-    s = scene(seed)
-    scaled = found(s._replace(a=s.a * factor, b=s.b * factor), THRESHOLD * factor)
-    by = np.diag([factor, factor, 1])
-    assert corners_apart(np.linalg.inv(by) @ scaled @ by, found(s)) < 1e-6
+    by_a, by_b = np.diag([factor, factor, 1]), np.diag([factor, factor, 1])
+    by_a[:2, 2], by_b[:2, 2] = np.multiply(shifts[:2], factor), np.multiply(shifts[2:], factor)
+    M = found(s._replace(a=moved(s.a, by_a), b=moved(s.b, by_b)), THRESHOLD * factor)
+    assert corners_apart(np.linalg.inv(by_b) @ M @ by_a, found(s)) < 1e-6
 
 
 @given(seed=SEEDS, order=SEEDS)
@@ -228,38 +214,6 @@ def test_matches_on_a_line_fix_a_similarity(seed: int, n: int, angle: float) -> 
     np.testing.assert_allclose(M, s.truth, atol=1e-6)
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 40])
-def test_matches_on_one_point_fix_nothing(n: int, rng: np.random.Generator) -> None:
-    spot, free, ones = np.full((n, 2), 123.0), rng.uniform(0, SIZE, (n, 2)), np.ones(n)
-    for a, b in ((spot, spot), (spot, free), (free, spot)):
-        M = exhaustive_affine(a, b, ones, ones, threshold=THRESHOLD)
-        assert M is None or (a is free and oracle.camera_could(M))
-
-
-def implausible(kind: str) -> Float64:
-    return {
-        "mirrored": np.array([[-1.0, 0, 1000], [0, 1, 0], [0, 0, 1]]),
-        "upside down mirror": np.array([[1.0, 0, 0], [0, -1, 750], [0, 0, 1]]),
-        "collapsed": np.diag([0.02, 0.02, 1]),
-        "blown up": np.diag([50.0, 50.0, 1]),
-        "squeezed": np.diag([3.0, 0.3, 1]),
-        "sheared": np.array([[1.0, 4.0, 0], [0, 1, 0], [0, 0, 1]]),
-    }[kind]
-
-
-@pytest.mark.parametrize(
-    "kind", ["mirrored", "upside down mirror", "collapsed", "blown up", "squeezed", "sheared"]
-)
-def test_what_no_camera_does_gathers_few_inliers(kind: str, rng: np.random.Generator) -> None:
-    a, H = rng.uniform(0, SIZE, (80, 2)), implausible(kind)
-    zoom = np.full(80, np.sqrt(abs(np.linalg.det(H[:2, :2]))))
-    for scales in (zoom, np.ones(80)):
-        M = exhaustive_affine(a, moved(a, H), np.ones(80), scales, threshold=THRESHOLD)
-        if M is not None:
-            assert oracle.camera_could(M)
-            assert (oracle.residuals(M, a, moved(a, H)) <= THRESHOLD).sum() <= 16
-
-
 @pytest.mark.filterwarnings("error")
 @given(
     seed=SEEDS,
@@ -277,25 +231,6 @@ def test_huge_and_tiny_values_give_a_sound_map_or_none(
     if M is not None:
         assert np.isfinite(M).all()
         assert oracle.camera_could(M)
-
-
-def test_same_bits_twice_and_in_threads() -> None:
-    scenes = [scene(seed, inliers=12, outliers=90, noise=3.0) for seed in range(24)]
-    before = [s.a.copy() for s in scenes]
-
-    def bits(s: Scene) -> bytes:
-        M = run(s, 24)
-        return b"" if M is None else M.tobytes()
-
-    expected = [bits(s) for s in scenes]
-    assert len(set(expected)) == len(expected)
-    assert [bits(s) for s in reversed(scenes)] == expected[::-1]
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(bits, scenes * 4)) == expected * 4
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert [bits(s.taken(np.arange(len(s.a)))) for s in scenes] == expected
-    assert all(np.array_equal(s.a, was) for s, was in zip(scenes, before, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_engine.config import VerificationConfig, load_profile
-from delf_engine.errors import ConfigError, FeatureError, MismatchError
+from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.matching import match_descriptors
 from delf_engine.verification import PairVerifier, Verification, verify_features
@@ -103,20 +103,6 @@ def test_any_number_of_features(seed: int, n: int, precision: str) -> None:
         assert found == verify_features(a, b, config=config(precision=precision, max_distance=None), seed=seed)
 
 
-def test_none_is_the_default_profile() -> None:
-    a, others = many(2)
-    explicit = PairVerifier(a, config=DEFAULT, exponent=load_profile("default").ranking.exponent)
-    assert [PairVerifier(a)(b) for b in others] == [explicit(b) for b in others]
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_descriptors_of_another_dimension_are_refused(precision: str, rng: np.random.Generator) -> None:
-    verifier = PairVerifier(random_features(rng, 9, dim=40), config=config(precision=precision))
-    for n in (0, 9):
-        with pytest.raises(MismatchError, match="40 and 64"):
-            verifier(random_features(rng, n, dim=64))
-
-
 def test_bad_options_are_refused_at_once(rng: np.random.Generator) -> None:
     a = random_features(rng, 9)
     for exponent in (0.0, -1.0, np.nan, np.inf):
@@ -126,15 +112,6 @@ def test_bad_options_are_refused_at_once(rng: np.random.Generator) -> None:
         PairVerifier(random_features(rng, 2, dim=1041), config=config(precision="uint8"))
     with pytest.raises(ConfigError, match="threshold"):
         verify_features(a, a, config=config(residual_px=1e-24))
-
-
-@pytest.mark.parametrize("field", ["keypoints", "scales", "descriptors"])
-def test_what_is_not_finite_never_gets_here(field: str, rng: np.random.Generator) -> None:
-    a = random_features(rng, 9)
-    values = {name: np.array(getattr(a, name)) for name in ("keypoints", "scales", "scores", "descriptors")}
-    values[field].flat[3] = np.nan
-    with pytest.raises(FeatureError, match=field):
-        LocalFeatures(**values, image_size=a.image_size)
 
 
 @pytest.mark.filterwarnings("error")
@@ -154,19 +131,6 @@ def share_of_equal_matches(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32
         for p in PRECISIONS
     ]
     return len(found[0] & found[1]) / len(found[0] | found[1])
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_bytes_are_close_to_floats_on_random_views(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    a = random_features(rng, 500)
-    b = seen_again(rng, a, 300, noise=0.06)
-    assert share_of_equal_matches(a.descriptors, b.descriptors) > 0.95
-    floats, whole = (verify_features(a, b, config=config(precision=p)) for p in PRECISIONS)
-    assert floats.inliers >= 295
-    assert abs(floats.inliers - whole.inliers) <= 3
-    assert whole.similarity == pytest.approx(floats.similarity, rel=0.02)
-    np.testing.assert_allclose(whole.transform, floats.transform, atol=0.5)
 
 
 def test_bytes_are_close_to_floats_on_photographs(data: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.plotting.report.photographs import Picture
+from delf_engine.plotting.report.page import Picture
 
 __all__ = ["edges_of", "histogram"]
 

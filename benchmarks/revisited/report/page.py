@@ -13,14 +13,18 @@ from benchmarks.revisited.report.histogram import histogram
 from benchmarks.revisited.report.result import BenchmarkResult, Method, flat
 from benchmarks.revisited.report.tables import summary, tables
 from delf_engine.errors import ConfigError, ImageError
-from delf_engine.plotting.report.document import (
+from delf_engine.plotting.report.page import (
+    Images,
+    Photographs,
+    Picture,
     Written,
     check_path,
+    jpeg_picture,
     page_templates,
     short_name,
+    small_photo,
     write_page,
 )
-from delf_engine.plotting.report.photographs import Images, Photographs, Picture, jpeg_picture, small_photo
 
 __all__ = ["markdown", "write_benchmark_page"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from benchmarks.revisited.report.result import BenchmarkResult, Difference, Figures, flat
 from delf_engine.evaluation import SETUPS
-from delf_engine.plotting.report.document import counted
+from delf_engine.plotting.report.page import counted
 
 __all__ = ["Cell", "Table", "duration", "summary", "tables"]
 

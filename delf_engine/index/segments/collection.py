@@ -38,8 +38,7 @@ from delf_engine.index.segments.segment import (
     write_dead,
     write_segment,
 )
-from delf_engine.support.files import system_errors
-from delf_engine.support.locks import locked
+from delf_engine.support.files import locked, system_errors
 
 __all__ = ["Collection", "IfDamaged"]
 

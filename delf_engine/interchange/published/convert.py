@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.interchange.published.network import PublishedNetwork, Reduction
-from delf_engine.model import CheckpointInfo, save_checkpoint
+from delf_engine.interchange.published.network import PublishedNetwork, Reduction, read_pca
+from delf_engine.model import CheckpointInfo
 from delf_engine.support.files import system_errors
 
-__all__ = ["KINDS", "ImportedModel", "assemble", "import_model"]
+__all__ = ["KINDS", "assemble", "import_model"]
 
 #: What can be imported.
 KINDS = ("delf", "delg", "how", "torchvision")
 
-
-@dataclass(frozen=True)
-class ImportedModel:
-    """A network's weights by name, and what its checkpoint says of it."""
-
-    state: Mapping[str, npt.NDArray[np.float32]]
-    info: CheckpointInfo
-
-    def save(self, path: str | os.PathLike[str], *, half: bool = False) -> CheckpointInfo:
-        """Write the checkpoint; see `delf_engine.model.save_checkpoint`."""
-        return save_checkpoint(path, self.state, self.info, half=half)
+State = dict[str, npt.NDArray[np.float32]]
 
 
 def import_model(
@@ -49,7 +37,7 @@ def import_model(
     threshold: float | None = None,
     data: str = "",
     licence: str = "",
-) -> ImportedModel:
+) -> tuple[State, CheckpointInfo]:
     """Read a published model and build this package's network from it.
 
     Parameters
@@ -61,7 +49,7 @@ def import_model(
     name : str
         Of the model, as stores and indexes will keep it.
     pca : path or None
-        PCA for a model without a reduction of its own, see `delf_engine.interchange.published.pca.read_pca`.
+        PCA for a model without a reduction of its own, see `delf_engine.interchange.published.network.read_pca`.
         None: descriptors keep all channels of the feature map.
     dim : int or None
         Components of the PCA that are kept; None: all.
@@ -76,6 +64,13 @@ def import_model(
     data, licence : str
         For the checkpoint's metadata.
 
+    Returns
+    -------
+    state : dict
+        The network's weights by name.
+    info : CheckpointInfo
+        What the checkpoint says of it; `delf_engine.model.save_checkpoint` writes both.
+
     Raises
     ------
     ConfigError
@@ -86,7 +81,6 @@ def import_model(
         If the model is not of this kind, or cannot be expressed by this package's network.
     """
     from delf_engine.config import load_profile
-    from delf_engine.interchange.published.pca import read_pca
 
     if kind not in KINDS:
         raise ConfigError(f"unknown kind of model {kind!r}; known kinds: {', '.join(KINDS)}")
@@ -96,31 +90,43 @@ def import_model(
         raise ConfigError(f"the stride of {kind} cannot be chosen, only that of delf and delg")
     if profile is not None:
         load_profile(profile)
-    network, files = _read(kind, source, stride)
+    if kind in ("delf", "delg"):
+        from delf_engine.interchange.published.delf import read_delf_model
+        from delf_engine.interchange.published.tensorflow_files import bundle_prefix
+
+        prefix = bundle_prefix(source)
+        network, files = read_delf_model(prefix, stride=stride), sorted(prefix.parent.glob(f"{prefix.name}.*"))
+    else:
+        from delf_engine.interchange.published.torch_files import read_how, read_torchvision
+
+        network, files = (read_how if kind == "how" else read_torchvision)(source), [Path(source)]
     reduction = None if pca is None else read_pca(pca, dim=dim, whiten=whiten)
-    origin = {"kind": kind, "source": Path(source).name, "source_sha256": _files_hash(files), **network.about}
-    stated = {
-        "profile": profile or network.profile,
-        "attention_threshold": threshold,
-        "data": data or "not stated",
-        "licence": licence or "not stated",
-        "recipe": json.dumps({"imported": origin}),
-    }
-    return assemble(network, name, reduction, **stated)
+    digest = hashlib.sha256()
+    for path in files:
+        with system_errors(f"{path}: cannot be read"), path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    origin = {"kind": kind, "source": Path(source).name, "source_sha256": digest.hexdigest()}
+    origin["library"] = network.library
+    return assemble(
+        network,
+        name,
+        reduction,
+        profile=profile or network.profile,
+        attention_threshold=threshold,
+        data=data or "not stated",
+        licence=licence or "not stated",
+        recipe=json.dumps({"imported": origin}),
+    )
 
 
-def assemble(published: PublishedNetwork, name: str, pca: Reduction | None = None, **stated: Any) -> ImportedModel:
+def assemble(
+    published: PublishedNetwork, name: str, pca: Reduction | None = None, **stated: Any
+) -> tuple[State, CheckpointInfo]:
     """Build this package's network from the parts of a published one, and check that they fit.
 
-    Parameters
-    ----------
-    published : PublishedNetwork
-    name : str
-        Of the model.
-    pca : Reduction or None
-        Descriptors are reduced by it. None: by the model's own reduction, if it has one, else not at all.
-    **stated
-        Fields of `CheckpointInfo` that the parts do not tell.
+    Descriptors are reduced by the model's own reduction or else by `pca`, if there is one of them; `stated` are
+    fields of `CheckpointInfo` that the parts do not tell. Returned is what `import_model` returns.
 
     Raises
     ------
@@ -140,8 +146,24 @@ def assemble(published: PublishedNetwork, name: str, pca: Reduction | None = Non
     unreduced = Reduction(np.zeros(channels, np.float32), np.eye(channels, dtype=np.float32))
     reduction = published.reduction or pca or unreduced
     weights = {key: torch.from_numpy(np.array(value)) for key, value in published.trunk.items()}
-    trunk = build_trunk(published.architecture, weights)
-    info = _info(published, reduction, name, stated)
+    (mean, std), head = published.normalisation, published.attention or {}
+    words = [", ".join(f"{value:.4g}" for value in values) for values in (mean, std)]
+    info = CheckpointInfo(
+        name=name,
+        architecture=published.architecture,
+        dim=len(reduction.components),
+        attention="head" if head else "norm",
+        attention_hidden=len(head["conv1.bias"]) if head else 1,
+        attention_norm_weighted=False,
+        attention_bottleneck=len(head.get("autoencoder.0.bias", ())),
+        smoothing=published.smoothing,
+        projection_unit_input=reduction.unit_input,
+        preprocessing=f"RGB, (pixel / 255 - mean) / std with mean {words[0]}, std {words[1]}",
+        mean=mean,
+        std=std,
+        seed=0,
+        **{"profile": published.profile, **dict.fromkeys(("data", "licence", "recipe"), "not stated"), **stated},
+    )
     network = DelfNetwork(
         info.architecture,
         info.dim,
@@ -149,64 +171,13 @@ def assemble(published: PublishedNetwork, name: str, pca: Reduction | None = Non
         norm_weighted=False,
         bottleneck=info.attention_bottleneck,
         attention=info.attention,
-        trunk=trunk,
+        trunk=build_trunk(published.architecture, weights),
     )
-    given = {f"attention.{key}": value for key, value in (published.attention or {}).items()}
+    given = {f"attention.{key}": value for key, value in head.items()}
     given |= {"projection.mean": reduction.mean, "projection.components": reduction.components}
     state = {key: value.numpy() for key, value in network.state_dict().items()}
     for key, value in given.items():
         if key not in state or state[key].shape != value.shape:
             needed = state[key].shape if key in state else "no such weights"
             raise CheckpointError(f"{name}: {key} has shape {value.shape}, {needed} needed")
-        state[key] = value
-    return ImportedModel(state, info)
-
-
-def _read(kind: str, source: str | os.PathLike[str], stride: int | None) -> tuple[PublishedNetwork, list[Path]]:
-    """Return the parts of the model, and the files it lies in."""
-    if kind in ("delf", "delg"):
-        from delf_engine.interchange.published.delf import read_delf_model
-        from delf_engine.interchange.published.tensorflow_files import bundle_prefix
-
-        prefix = bundle_prefix(source)
-        return read_delf_model(prefix, stride=stride), sorted(prefix.parent.glob(f"{prefix.name}.*"))
-    from delf_engine.interchange.published.torch_files import read_how, read_torchvision
-
-    return (read_how if kind == "how" else read_torchvision)(source), [Path(source)]
-
-
-def _files_hash(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of the bytes of files, one after the other."""
-    digest = hashlib.sha256()
-    for path in files:
-        with system_errors(f"{path}: cannot be read"), path.open("rb") as file:
-            for piece in iter(lambda: file.read(1 << 20), b""):
-                digest.update(piece)
-    return digest.hexdigest()
-
-
-def _info(
-    published: PublishedNetwork, reduction: Reduction, name: str, stated: Mapping[str, Any]
-) -> CheckpointInfo:
-    (mean, std), head = published.normalisation, published.attention or {}
-    words = [", ".join(f"{value:.4g}" for value in values) for values in (mean, std)]
-    told: dict[str, Any] = {
-        "name": name,
-        "architecture": published.architecture,
-        "dim": len(reduction.components),
-        "attention": "head" if head else "norm",
-        "attention_hidden": len(head["conv1.bias"]) if head else 1,
-        "attention_norm_weighted": False,
-        "attention_bottleneck": len(head.get("autoencoder.0.bias", ())),
-        "smoothing": published.smoothing,
-        "projection_unit_input": reduction.unit_input,
-        "profile": published.profile,
-        "preprocessing": f"RGB, (pixel / 255 - mean) / std with mean {words[0]}, std {words[1]}",
-        "mean": mean,
-        "std": std,
-        "data": "not stated",
-        "licence": "not stated",
-        "recipe": "not stated",
-        "seed": 0,
-    }
-    return CheckpointInfo(**{**told, **stated})
+    return {**state, **given}, info

@@ -8,8 +8,10 @@ research/delf/delf/python/delf_v1.py and training/model; research/slim/nets.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import string
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import CheckpointError
-from delf_engine.interchange.published.network import HALF_RANGE, PublishedNetwork, Reduction, fold, from_affine
+from delf_engine.interchange.published.network import HALF_RANGE, PublishedNetwork, Reduction, from_affine
 from delf_engine.interchange.published.tensorflow_files import (
     OBJECT_GRAPH,
     ObjectGraph,
@@ -25,7 +27,7 @@ from delf_engine.interchange.published.tensorflow_files import (
     bundle_prefix,
 )
 
-__all__ = ["keras_network", "read_delf_model", "slim_network"]
+__all__ = ["fold", "keras_network", "read_delf_model", "slim_network"]
 
 _SLIM_EPSILON = 1e-5  # resnet_utils.resnet_arg_scope
 _KERAS_EPSILON = 1e-3  # the default of Keras, which the training code leaves
@@ -34,7 +36,7 @@ _UNITS = (3, 4)  # of conv2 and conv3; conv4 tells the depth
 _DEPTHS = {6: 50, 23: 101}
 
 Array = npt.NDArray[Any]
-Convolution = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+Weights = dict[str, npt.NDArray[np.float32]]
 
 
 def read_delf_model(source: str | os.PathLike[str], *, stride: int | None = None) -> PublishedNetwork:
@@ -84,38 +86,27 @@ def slim_network(tensors: Mapping[str, Array], where: str, stride: int | None = 
             f"{where}: has a trunk of slim and an autoencoder, of which no public code tells the "
             "layout; only models of the Keras training code are read with theirs"
         )
-    units = _count(lambda i: f"{roots[0]}/block3/unit_{i + 1}/bottleneck_v1/conv1/weights" in tensors)
-    depth = _depth(units, where)
+    units = _unit_count(lambda i: f"{roots[0]}/block3/unit_{i + 1}/bottleneck_v1/conv1/weights" in tensors, where)
 
-    def convolution(scope: str, name: str) -> dict[str, npt.NDArray[np.float32]]:
+    def convolution(scope: str, name: str) -> Weights:
         bias = tensors[f"{scope}/biases"] if f"{scope}/biases" in tensors else None  # noqa: SIM401 - no KeyError
         norm = {key: tensors[path] for key in _NORM if (path := f"{scope}/BatchNorm/{key}") in tensors}
-        folded = _folded(where, scope, tensors[f"{scope}/weights"], bias, norm or None, _SLIM_EPSILON)
-        return _named(name, folded)
+        return fold(name, tensors[f"{scope}/weights"], bias, norm or None, _SLIM_EPSILON, f"{where}: {scope}")
 
     trunk = convolution(f"{roots[0]}/conv1", "conv1")
-    for layer, unit in _units(units):
-        scope, name = f"{roots[0]}/block{layer}/unit_{unit + 1}/bottleneck_v1", f"layer{layer}.{unit}"
-        for part in ("conv1", "conv2", "conv3"):
-            trunk |= convolution(f"{scope}/{part}", f"{name}.{part}")
-        if unit == 0:
-            trunk |= convolution(f"{scope}/shortcut", f"{name}.downsample.0")
-    head = _slim_attention(tensors, where)
-    attention = convolution(f"{head}/conv1", "conv1") | convolution(f"{head}/conv2", "conv2")
-    return _network("slim", depth, stride or 32, trunk, attention, None)
-
-
-def _slim_attention(names: Mapping[str, Array], where: str) -> str:
-    """Return the scope of the attention head: ``attention_block/attention/compute`` in the public code."""
-    end = "/conv2/weights"
-    scopes = {name.removesuffix(end) for name in names if name.endswith(end) and "attention" in name}
-    found = [scope for scope in scopes if f"{scope}/conv1/weights" in names]
-    if len(found) != 1:
+    for name, layer, unit, part in _layers(units):
+        scope = f"{roots[0]}/block{layer}/unit_{unit + 1}/bottleneck_v1"
+        trunk |= convolution(f"{scope}/{('shortcut', 'conv1', 'conv2', 'conv3')[part]}", name)
+    # The scope of the head is attention_block/attention/compute in the public code.
+    scopes = {name[: -len("/conv2/weights")] for name in tensors if re.search("attention.*/conv2/weights$", name)}
+    heads = [scope for scope in scopes if f"{scope}/conv1/weights" in tensors]
+    if len(heads) != 1:
         raise CheckpointError(
             f"{where}: its attention head should be attention_block/attention/compute/conv1 and conv2; "
-            f"{len(found)} pairs of layers are named so"
+            f"{len(heads)} pairs of layers are named so"
         )
-    return found[0]
+    attention = convolution(f"{heads[0]}/conv1", "conv1") | convolution(f"{heads[0]}/conv2", "conv2")
+    return _network("slim", units, stride or 32, trunk, attention, None)
 
 
 def keras_network(
@@ -123,33 +114,25 @@ def keras_network(
 ) -> PublishedNetwork:
     """Take a model of the Keras training code apart; errors as `read_delf_model`, naming `where`.
 
-    Parameters
-    ----------
-    variable : callable
-        Returns a variable by the path of the attributes that lead to it (``backbone/conv1/kernel``), or None.
-    has : callable
-        Tells whether there is an object of that path.
+    `variable` returns a variable by the path of the attributes that lead to it (``backbone/conv1/kernel``), or
+    None; `has` tells whether there is an object of that path.
     """
 
-    def convolution(path: str, name: str, norm_path: str | None = None) -> dict[str, npt.NDArray[np.float32]]:
+    def convolution(path: str, name: str, norm_path: str | None = None) -> Weights:
         kernel = variable(f"{path}/kernel")
         if kernel is None:
             raise CheckpointError(f"{where}: not DELF or DELG: it has no {path}/kernel")
         norm = None
         if norm_path is not None:
             norm = {key: value for key in _NORM if (value := variable(f"{norm_path}/{key}")) is not None}
-        return _named(name, _folded(where, path, kernel, variable(f"{path}/bias"), norm, _KERAS_EPSILON))
+        return fold(name, kernel, variable(f"{path}/bias"), norm, _KERAS_EPSILON, f"{where}: {path}")
 
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    units = _count(lambda i: i < 26 and has(f"backbone/l4{letters[i]}"))
-    depth = _depth(units, where)
+    letters = string.ascii_lowercase
+    units = _unit_count(lambda i: i < 26 and has(f"backbone/l4{letters[i]}"), where)
     trunk = convolution("backbone/conv1", "conv1", "backbone/bn_conv1")
-    for layer, unit in _units(units):
-        block, name = f"backbone/l{layer + 1}{letters[unit]}", f"layer{layer}.{unit}"
-        for i, part in enumerate("abc", 1):
-            trunk |= convolution(f"{block}/conv2{part}", f"{name}.conv{i}", f"{block}/bn2{part}")
-        if unit == 0:
-            trunk |= convolution(f"{block}/conv_shortcut", f"{name}.downsample.0", f"{block}/bn_shortcut")
+    for name, layer, unit, part in _layers(units):
+        block, end = f"backbone/l{layer + 1}{letters[unit]}", ("_shortcut", "2a", "2b", "2c")[part]
+        trunk |= convolution(f"{block}/conv{end}", name, f"{block}/bn{end}")
     attention = convolution("attention/conv1", "conv1", "attention/bn_conv1")
     attention |= convolution("attention/conv2", "conv2")
     reduction = None
@@ -161,67 +144,92 @@ def keras_network(
             raise CheckpointError(f"{where}: its autoencoder is not of 1x1 convolutions")
         reduction = from_affine(weight[:, :, 0, 0], bias, where)
     saved = 32 if has("backbone/subsampling_layer") else 16
-    return _network("keras", depth, stride or saved, trunk, attention, reduction)
-
-
-# ------------------------------------------------------------------------------------------------- both of them
+    return _network("keras", units, stride or saved, trunk, attention, reduction)
 
 
 def _network(
     library: str,
-    depth: int,
+    units: int,
     stride: int,
-    trunk: Mapping[str, npt.NDArray[np.float32]],
-    attention: Mapping[str, npt.NDArray[np.float32]],
+    trunk: Weights,
+    attention: Weights,
     reduction: Reduction | None,
 ) -> PublishedNetwork:
     if stride not in (16, 32):
         raise CheckpointError(f"a stride of {stride} is not one that DELF or DELG has; 16 and 32 are")
     return PublishedNetwork(
-        f"resnet{depth}_{library}" + ("_s32" if stride == 32 else ""),
+        f"resnet{_DEPTHS[units]}_{library}" + ("_s32" if stride == 32 else ""),
         trunk,
         attention,
         reduction,
         normalisation=HALF_RANGE,
         profile="delf" if reduction is None else "delg",  # of the two, only DELG learns its reduction
-        about={"library": library},
+        library=library,
     )
 
 
-def _folded(
-    where: str, scope: str, kernel: Array, bias: Array | None, norm: Mapping[str, Array] | None, epsilon: float
-) -> Convolution:
-    """Fold, after checks of what the file gave."""
+def fold(
+    name: str,
+    kernel: Array,
+    bias: Array | None,
+    norm: Mapping[str, Array] | None,
+    epsilon: float,
+    where: str,
+) -> Weights:
+    """Fold TensorFlow's batch norm into the convolution before it.
+
+    Parameters
+    ----------
+    name : str
+        Of the convolution in the result.
+    kernel : (H, W, I, O) array
+    bias : (O,) array or None
+    norm : mapping or None
+        ``beta``, ``moving_mean``, ``moving_variance``, each (O,), and ``gamma`` unless it is 1.
+    epsilon : float
+        Added to the variance.
+    where : str
+        Names the file and the convolution in errors.
+
+    Returns
+    -------
+    dict
+        ``NAME.weight``, (O, I, H, W) float32, and ``NAME.bias``, (O,) float32.
+
+    Raises
+    ------
+    CheckpointError
+        If an array is missing or has the wrong shape.
+    """
     missing = sorted(set(_NORM) - {"gamma"} - set(norm)) if norm is not None else []
     if missing:
-        raise CheckpointError(f"{where}: the batch norm of {scope} has no {missing[0]}")
+        raise CheckpointError(f"{where}: its batch norm has no {missing[0]}")
     vectors = {**(norm or {}), **({} if bias is None else {"bias": bias})}
     if kernel.ndim != 4 or any(vector.shape != kernel.shape[3:] for vector in vectors.values()):
         shapes = ", ".join(f"{key} {vector.shape}" for key, vector in vectors.items())
-        raise CheckpointError(f"{where}: shapes of {scope} do not fit each other: {kernel.shape}, {shapes}")
-    return fold(kernel, bias, norm, epsilon)
+        raise CheckpointError(f"{where}: shapes do not fit each other: {kernel.shape}, {shapes}")
+    weight = kernel.astype(np.float64).transpose(3, 2, 0, 1)
+    offset = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+    if norm is not None:
+        variance = norm["moving_variance"].astype(np.float64)
+        scale = norm.get("gamma", np.ones(1)).astype(np.float64) / np.sqrt(variance + epsilon)
+        weight = weight * scale.reshape(-1, 1, 1, 1)
+        offset = (offset - norm["moving_mean"]) * scale + norm["beta"]
+    return {f"{name}.weight": np.ascontiguousarray(weight, np.float32), f"{name}.bias": offset.astype(np.float32)}
 
 
-def _named(name: str, convolution: Convolution) -> dict[str, npt.NDArray[np.float32]]:
-    return {f"{name}.weight": convolution[0], f"{name}.bias": convolution[1]}
-
-
-def _count(exists: Callable[[int], bool]) -> int:
-    number = 0
-    while exists(number):
-        number += 1
-    return number
-
-
-def _depth(units: int, where: str) -> int:
+def _unit_count(has: Callable[[int], bool], where: str) -> int:
+    """Return how many units conv4 has, told whether it has one of each number from 0; it tells the depth."""
+    units = next(i for i in itertools.count() if not has(i))
     if units not in _DEPTHS:
         known = " and ".join(f"{n} (ResNet-{depth})" for n, depth in _DEPTHS.items())
         raise CheckpointError(f"{where}: conv4 has {units} units; {known} are known")
-    return _DEPTHS[units]
+    return units
 
 
-def _units(last: int) -> Iterator[tuple[int, int]]:
-    """Yield (layer, unit) of conv2 to conv4, counted as torchvision does."""
+def _layers(last: int) -> Iterator[tuple[str, int, int, int]]:
+    """Yield the convolutions of conv2 to conv4: torchvision's name, layer, unit in it, part (0: the shortcut)."""
     for layer, count in enumerate((*_UNITS, last), 1):
         for unit in range(count):
-            yield layer, unit
+            for part in range(unit > 0, 4):
+                yield f"layer{layer}.{unit}.{('downsample.0', 'conv1', 'conv2', 'conv3')[part]}", layer, unit, part

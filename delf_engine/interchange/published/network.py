@@ -1,25 +1,32 @@
-"""A published network taken apart, in the layout of this package: what every reader of foreign models gives."""
+"""A published network taken apart, in the layout of this package: what every reader of foreign models gives.
+
+And its reduction: the PCA in files of its own, or the layer of the network that does the same.
+"""
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import CheckpointError
+from delf_engine.errors import CheckpointError, ConfigError, FormatError
+from delf_engine.interchange.messages import read_datum
+from delf_engine.support.arrays import check_array
 
-__all__ = ["HALF_RANGE", "IMAGENET", "PublishedNetwork", "Reduction", "fold", "from_affine"]
+__all__ = ["HALF_RANGE", "IMAGENET", "PublishedNetwork", "Reduction", "from_affine", "read_pca"]
 
 Floats = npt.NDArray[np.float32]
 Rgb = tuple[float, float, float]
 
 #: Mean and standard deviation of RGB in [0, 1].
 IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-#: (pixel - 128) / 128, as DELF has it.
-HALF_RANGE: tuple[Rgb, Rgb] = ((128 / 255,) * 3, (128 / 255,) * 3)
+HALF_RANGE: tuple[Rgb, Rgb] = ((128 / 255,) * 3, (128 / 255,) * 3)  # (pixel - 128) / 128, as DELF has it
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,8 @@ class PublishedNetwork:
         Of RGB in [0, 1].
     profile : str
         The profile that comes nearest to how it was published.
-    about : dict
-        What is worth keeping of its origin.
+    library : str
+        What it was made with.
     """
 
     architecture: str
@@ -62,68 +69,75 @@ class PublishedNetwork:
     smoothing: int = 1
     normalisation: tuple[Rgb, Rgb] = IMAGENET
     profile: str = "default"
-    about: Mapping[str, str] = field(default_factory=dict)
-
-
-def fold(
-    kernel: npt.NDArray[Any],
-    bias: npt.NDArray[Any] | None,
-    norm: Mapping[str, npt.NDArray[Any]] | None,
-    epsilon: float,
-) -> tuple[Floats, Floats]:
-    """Fold TensorFlow's batch norm into the convolution before it.
-
-    Parameters
-    ----------
-    kernel : (H, W, I, O) array
-    bias : (O,) array or None
-    norm : mapping or None
-        ``beta``, ``moving_mean``, ``moving_variance``, each (O,), and ``gamma`` unless it is 1.
-    epsilon : float
-        Added to the variance.
-
-    Returns
-    -------
-    weight : (O, I, H, W) float32
-    bias : (O,) float32
-    """
-    weight = kernel.astype(np.float64).transpose(3, 2, 0, 1)
-    offset = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
-    if norm is not None:
-        scale = norm.get("gamma", np.ones(1)).astype(np.float64) / np.sqrt(
-            norm["moving_variance"].astype(np.float64) + epsilon
-        )
-        weight = weight * scale.reshape(-1, 1, 1, 1)
-        offset = (offset - norm["moving_mean"]) * scale + norm["beta"]
-    return np.ascontiguousarray(weight, np.float32), offset.astype(np.float32)
+    library: str = "torchvision"
 
 
 def from_affine(weight: npt.NDArray[Any], bias: npt.NDArray[Any], where: str) -> Reduction:
-    """Write ``weight @ x + bias`` as ``weight @ (x - mean)``.
-
-    Parameters
-    ----------
-    weight : (D, C) array
-    bias : (D,) array
-    where : str
-        Names the model in errors.
+    """Write ``weight @ x + bias``, of shapes (D, C) and (D,), as ``weight @ (x - mean)``; `where` names the model.
 
     Raises
     ------
     CheckpointError
         If there is no such mean (the rows of `weight` depend on each other), or a shape is wrong.
     """
-    if weight.ndim != 2 or bias.shape != weight.shape[:1] or weight.shape[0] > weight.shape[1]:
-        raise CheckpointError(
-            f"{where}: its reduction has shapes {weight.shape} and {bias.shape}; "
-            "(D, C) and (D,) with D <= C are needed"
-        )
-    matrix, offset = weight.astype(np.float64), bias.astype(np.float64)
-    if not (np.isfinite(matrix).all() and np.isfinite(offset).all()):
-        raise CheckpointError(f"{where}: its reduction is not finite")
+    parts = f"{where}: weights of its reduction"
+    matrix = check_array(parts, weight, np.float64, (None, None), error=CheckpointError)
+    offset = check_array(f"{parts} (bias)", bias, np.float64, (len(matrix),), error=CheckpointError)
+    if len(matrix) > matrix.shape[1]:
+        raise CheckpointError(f"{where}: its reduction has more components than inputs, shape {matrix.shape}")
     mean = np.linalg.lstsq(matrix, -offset, rcond=None)[0]
     if np.abs(matrix @ mean + offset).max(initial=0) > 1e-5 * (1 + np.abs(offset).max(initial=0)):
         raise CheckpointError(
             f"{where}: the bias of its reduction cannot be written as a mean; it cannot be imported"
         )
     return Reduction(mean.astype(np.float32), np.ascontiguousarray(weight, np.float32), unit_input=False)
+
+
+def read_pca(source: str | os.PathLike[str], *, dim: int | None = None, whiten: bool = False) -> Reduction:
+    """Read the PCA of a published model.
+
+    Parameters
+    ----------
+    source : path
+        A folder with ``mean.datum`` and ``pca_proj_mat.datum`` (and ``pca_vars.datum`` for whitening), or an
+        ``.npz`` with ``mean``, ``components`` (and ``variances``).
+    dim : int or None
+        Take the first `dim` components; None: all that are there.
+    whiten : bool
+        Divide each component by the square root of its variance.
+
+    Raises
+    ------
+    FormatError
+        If a file is missing or damaged, or shapes do not fit each other.
+    ConfigError
+        If there are fewer components than `dim`.
+    """
+    path = Path(source)
+    given, components, *variances = _arrays(path, whiten)
+    mean = check_array(f"{path}: mean", given.reshape(-1), np.float32, (None,), error=FormatError)
+    fitting = (None, len(mean))
+    components = check_array(f"{path}: components", components, np.float32, fitting, error=FormatError)
+    if dim is not None and not 1 <= dim <= len(components):
+        raise ConfigError(f"{path}: has {len(components)} components, {dim} were asked for")
+    components = components[:dim]
+    if variances:
+        spread = variances[0].reshape(-1)[: len(components)]
+        if len(spread) < len(components) or not ((spread > 0) & np.isfinite(spread)).all():
+            raise FormatError(f"{path}: whitening needs {len(components)} variances, each above 0")
+        components = (components / np.sqrt(spread)[:, None]).astype(np.float32)
+    return Reduction(mean, np.ascontiguousarray(components))
+
+
+def _arrays(path: Path, whiten: bool) -> list[Floats]:
+    """Return mean, components and, for whitening, variances."""
+    if path.suffix == ".npz":
+        names = ["mean", "components", "variances"][: 2 + whiten]
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return [file[name].astype(np.float32) for name in names]
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise FormatError(f"{path}: not a readable .npz of {', '.join(names)}: {error}") from error
+    if not path.is_dir():
+        raise FormatError(f"{path}: not a folder of .datum files, and not an .npz")
+    return [read_datum(path / f"{name}.datum") for name in ("mean", "pca_proj_mat", "pca_vars")[: 2 + whiten]]

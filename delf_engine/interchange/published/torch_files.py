@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import re
@@ -16,6 +17,7 @@ import torch
 
 from delf_engine.errors import CheckpointError
 from delf_engine.interchange.published.network import IMAGENET, PublishedNetwork, from_affine
+from delf_engine.support.arrays import check_array
 
 __all__ = ["read_how", "read_torch_file", "read_torchvision"]
 
@@ -94,7 +96,7 @@ def read_torchvision(path: str | os.PathLike[str]) -> PublishedNetwork:
     content = read_torch_file(path)
     state = _arrays(content.get("state_dict", content), path)
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    return PublishedNetwork(_architecture(state, path), state, None, None, about={"library": "torchvision"})
+    return PublishedNetwork(_architecture(state, path), state, None, None)
 
 
 def read_how(path: str | os.PathLike[str]) -> PublishedNetwork:
@@ -124,16 +126,18 @@ def read_how(path: str | os.PathLike[str]) -> PublishedNetwork:
         if f"{name}.weight" in state and f"{name}.bias" in state:
             weight = state[f"{name}.weight"]
             reduction = from_affine(weight.reshape(weight.shape[:2]), state[f"{name}.bias"], str(path))
-    mean, std = params.get("runtime", {}).get("mean_std", IMAGENET)
+    given = params.get("runtime", {}).get("mean_std", IMAGENET)
+    rgb = check_array(f"{path}: mean and standard deviation", given, np.float64, (2, 3), error=CheckpointError)
+    mean, std = map(tuple, rgb.tolist())
     return PublishedNetwork(
         architecture,
         _how_trunk(state, path),
         None,
         reduction,
         smoothing=kernel,
-        normalisation=(_rgb(mean, path), _rgb(std, path)),
+        normalisation=(mean, std),
         profile="how",
-        about={"library": "how"},
+        library="how",
     )
 
 
@@ -155,10 +159,9 @@ def _how_parameters(content: Mapping[str, Any], path: str | os.PathLike[str]) ->
 def _how_trunk(state: Mapping[str, Array], path: str | os.PathLike[str]) -> dict[str, Array]:
     trunk = {}
     for name, value in state.items():
-        first, _, rest = name.partition(".")
+        first, number, rest = [*name.split(".", 2), "", ""][:3]
         if first != "features":
             continue
-        number, _, rest = rest.partition(".")
         if not number.isdecimal() or int(number) >= len(_CHILDREN):
             raise CheckpointError(f"{path}: {name} is not a layer of a ResNet")
         trunk[f"{_CHILDREN[int(number)]}.{rest}"] = value
@@ -166,9 +169,7 @@ def _how_trunk(state: Mapping[str, Array], path: str | os.PathLike[str]) -> dict
 
 
 def _architecture(state: Mapping[str, Array], path: str | os.PathLike[str]) -> str:
-    blocks = 0
-    while f"layer3.{blocks}.conv1.weight" in state:
-        blocks += 1
+    blocks = next(i for i in itertools.count() if f"layer3.{i}.conv1.weight" not in state)
     kind = _RESNETS.get((blocks, "layer3.0.conv3.weight" in state))
     if kind is None:
         raise CheckpointError(
@@ -185,11 +186,3 @@ def _arrays(state: Any, path: str | os.PathLike[str]) -> dict[str, Array]:
         str(name): value.float().numpy() if value.is_floating_point() else value.numpy()
         for name, value in state.items()
     }
-
-
-def _rgb(values: Any, path: str | os.PathLike[str]) -> tuple[float, float, float]:
-    try:
-        red, green, blue = (float(value) for value in values)
-    except (TypeError, ValueError):
-        raise CheckpointError(f"{path}: its mean or standard deviation is not three numbers") from None
-    return red, green, blue

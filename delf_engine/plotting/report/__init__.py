@@ -7,7 +7,7 @@ gives the same bytes. What it looks like stands in ``delf_engine/plotting/templa
 from __future__ import annotations
 
 from delf_engine.plotting.report.batch import write_report
-from delf_engine.plotting.report.document import Written, check_path
+from delf_engine.plotting.report.page import Written, check_path
 from delf_engine.plotting.report.pair import write_pair_report
 
 __all__ = ["Written", "check_path", "write_pair_report", "write_report"]

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from delf_engine.errors import ConfigError, DelfEngineError, UnknownIdError
 from delf_engine.plotting.matches import draw_matches
-from delf_engine.plotting.report.document import (
+from delf_engine.plotting.report.page import (
+    Images,
+    Photographs,
+    Picture,
     Written,
     check_path,
+    figure_picture,
     fitting,
     page_templates,
     short_name,
     write_page,
 )
-from delf_engine.plotting.report.photographs import Images, Photographs, Picture, figure_picture
 from delf_engine.verification.result import percent
 
 if TYPE_CHECKING:
@@ -115,8 +117,7 @@ def write_report(
     return Written(len(sections), len(rankings), write_page(target, page))
 
 
-@dataclass(frozen=True)
-class _Sources:
+class _Sources(NamedTuple):
     """Where the page's photographs and features come from."""
 
     photographs: Photographs
@@ -124,8 +125,7 @@ class _Sources:
     features: Features
 
 
-@dataclass(frozen=True)
-class _Illustrated:
+class _Illustrated(NamedTuple):
     """A candidate with a picture: its photograph, or its inliers with the query."""
 
     candidate: RankedCandidate

@@ -10,8 +10,14 @@ from delf_engine.images import ImageSource, source_name
 from delf_engine.plotting.canvas import photo_of
 from delf_engine.plotting.matches import draw_matches
 from delf_engine.plotting.overlay import OverlayMode, draw_overlay
-from delf_engine.plotting.report.document import check_path, page_templates, short_name, write_page
-from delf_engine.plotting.report.photographs import Picture, figure_picture
+from delf_engine.plotting.report.page import (
+    Picture,
+    check_path,
+    figure_picture,
+    page_templates,
+    short_name,
+    write_page,
+)
 
 if TYPE_CHECKING:
     from delf_engine.features import LocalFeatures

@@ -10,17 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from delf_engine.config import Count, Positive
-from delf_engine.model.network import DelfNetwork
-from delf_engine.training.batches import Kind, StageFacts, Step
+from delf_engine.training.batches import Kind, Step
 from delf_engine.training.contract import Loss, LossOptions
-from delf_engine.training.correspondence import (
-    CellSample,
-    cell_vectors,
-    directions,
-    same_group,
-    sample_at,
-    sample_cells,
-)
+from delf_engine.training.correspondence import CellSample, cell_vectors, directions, same_group, sample_at
 
 __all__ = ["Contrast", "ContrastOptions", "contrast", "strongest"]
 
@@ -60,28 +52,15 @@ class Contrast(Loss):
     needs: ClassVar[Kind | None] = "pairs"
     options: ContrastOptions
 
-    def __init__(self, options: LossOptions, network: DelfNetwork, facts: StageFacts) -> None:
-        super().__init__(options, network, facts)
-        self.stride = network.stride
-
     def forward(self, step: Step) -> Tensor:
         """Return the mean cross-entropy; 0 if no cell of any pair is seen twice."""
         forward = next(directions(step))
-        sample = sample_cells(
-            forward.homographies,
-            (forward.first.shape[2], forward.first.shape[3]),
-            size=step.batch.size,
-            stride=self.stride,
-            count=self.options.cells,
-            rng=step.rng,
-            supports=forward.supports,
-            support_px=self.options.support_px,
-        )
+        sample = forward.sample(step, self.options.cells, self.options.support_px)
         if len(sample.pair) == 0:
             return step.features.sum() * 0
         sample = strongest(sample, cell_vectors(forward.first.detach(), sample), self.options.best)
         a = step.describe(cell_vectors(forward.first, sample))
-        b = step.describe(sample_at(forward.second, sample, stride=self.stride))
+        b = step.describe(sample_at(forward.second, sample, stride=step.network.stride))
         return contrast(
             a,
             b,

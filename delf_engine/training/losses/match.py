@@ -26,7 +26,6 @@ from delf_engine.training.correspondence import (
     cell_vectors,
     directions,
     same_group,
-    sample_cells,
 )
 
 __all__ = ["Match", "MatchOptions", "labelled_cells", "match_labels"]
@@ -92,22 +91,14 @@ def labelled_cells(direction: Direction, step: Step, options: MatchOptions) -> t
         1 or 0.
     """
     height, width = direction.first.shape[2:]
-    stride = step.network.stride
-    sample = sample_cells(
-        direction.homographies,
-        (height, width),
-        size=step.batch.size,
-        stride=stride,
-        count=options.cells,
-        rng=step.rng,
-        supports=direction.supports,
-        support_px=options.support_px,
-    )
+    sample = direction.sample(step, options.cells, options.support_px)
     with torch.no_grad():
         vectors = cell_vectors(direction.first, sample)
         flat = direction.second.flatten(2).transpose(1, 2)
         gallery = step.describe(flat.reshape(-1, flat.shape[2])).unflatten(0, flat.shape[:2])
-        places = torch.from_numpy(cell_grid(height, width, stride).astype(np.float32)).to(vectors.device)
+        places = torch.from_numpy(cell_grid(height, width, step.network.stride).astype(np.float32)).to(
+            vectors.device
+        )
         labels = match_labels(
             step.describe(vectors),
             sample,

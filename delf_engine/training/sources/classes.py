@@ -1,21 +1,212 @@
-"""Crops of labelled photographs, drawn class by class."""
+"""Source ``classes``: square crops of labelled photographs, drawn class by class.
+
+Crops are those of the published recipe (Noh et al., ICCV 2017): stage 1 takes 224 of 250 pixels; stage 2 takes 720
+of 900 and shrinks the window by a random factor, so that the attention sees landmarks at many sizes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field, model_validator
 
-from delf_engine.config import Count
-from delf_engine.errors import DataError
+from delf_engine.config import Config, Count
+from delf_engine.errors import DataError, ImageError
+from delf_engine.images import load_image
+from delf_engine.pyramid import resize
 from delf_engine.training.batches import Batch, Kind
 from delf_engine.training.contract import SourceContext, SourceOptions
-from delf_engine.training.datasets.crops import CropConfig, CropReader
+from delf_engine.training.labelled import LabelledImages, draw_balanced
 
-__all__ = ["ClassesOptions", "ClassesSource"]
+__all__ = [
+    "ClassesOptions",
+    "ClassesSource",
+    "CropConfig",
+    "CropReader",
+    "centre_crop",
+    "draw_side",
+    "random_crop",
+]
+
+Rgb = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+Cut = Callable[[Rgb], Rgb]
+
+
+class CropConfig(Config):
+    """How a training crop is taken.
+
+    Attributes
+    ----------
+    square : int
+        The largest centred square of the photograph is rescaled to this side, pixels.
+    window : int
+        Side of the window taken from it, pixels; at most `square`.
+    smallest : float
+        The window is rescaled by a factor drawn uniformly from `smallest` to 1. The paper says "at most 1" and
+        no lower limit.
+    """
+
+    square: Annotated[int, Field(ge=16)]
+    window: Annotated[int, Field(ge=16)]
+    smallest: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> CropConfig:
+        if self.window > self.square:
+            raise ValueError(f"window = {self.window} is larger than square = {self.square}")
+        if round(self.window * self.smallest) < 16:
+            raise ValueError(f"smallest = {self.smallest} leaves windows below 16 pixels, one cell of the trunk")
+        return self
+
+
+def draw_side(config: CropConfig, rng: np.random.Generator) -> int:
+    """Draw the side of the crops of one batch, pixels: one tensor holds them all, so they share the factor."""
+    return round(config.window * rng.uniform(config.smallest, 1))
+
+
+def random_crop(photo: Rgb, config: CropConfig, side: int, rng: np.random.Generator) -> Rgb:
+    """Take a random window of the photograph's centred square.
+
+    Parameters
+    ----------
+    photo : (H, W, 3) uint8
+    config : CropConfig
+    side : int
+        Of the result, pixels; see `draw_side`.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (side, side, 3) uint8
+    """
+    x, y = rng.integers(0, config.square - config.window + 1, 2)
+    return _window(photo, config, side, int(x), int(y))
+
+
+def centre_crop(photo: Rgb, config: CropConfig) -> Rgb:
+    """Take the window in the middle at its full size, (window, window, 3) uint8, as for measuring."""
+    middle = (config.square - config.window) // 2
+    return _window(photo, config, config.window, middle, middle)
+
+
+def _window(photo: Rgb, config: CropConfig, side: int, x: int, y: int) -> Rgb:
+    height, width = photo.shape[:2]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    square = resize(photo[top : top + edge, left : left + edge], config.square, config.square, "area")
+    return np.ascontiguousarray(resize(square[y : y + config.window, x : x + config.window], side, side, "area"))
+
+
+class CropReader:
+    """Reads crops; a photograph that cannot be read is reported, and the next of its class takes its place.
+
+    Parameters
+    ----------
+    data : LabelledImages
+    crops : CropConfig
+    seed : int
+    workers : int
+        Threads that decode and crop.
+    on_error : callable
+        Called with each photograph that cannot be read, by the thread that asked for the batch.
+    """
+
+    def __init__(
+        self,
+        data: LabelledImages,
+        crops: CropConfig,
+        *,
+        seed: int,
+        workers: int = 1,
+        on_error: Callable[[str, ImageError], None],
+    ) -> None:
+        self.data, self.crops, self.seed = data, crops, seed
+        self._workers = workers
+        self._on_error = on_error
+
+    def training_batch(self, step: int, count: int) -> tuple[Rgb, Labels]:
+        """Draw the crops of one step, classes uniformly and photographs uniformly within.
+
+        A pure function of the seed and `step`: any step can be drawn again, in any order, with any workers.
+
+        Returns
+        -------
+        images : (count, side, side, 3) uint8
+        labels : (count,) int64
+
+        Raises
+        ------
+        DataError
+            If no photograph of a class that was drawn can be read.
+        """
+        rng = np.random.default_rng((self.seed, step))
+        side = draw_side(self.crops, rng)
+        drawn = draw_balanced(self.data, count, rng)
+
+        def cut(place: int) -> Cut:
+            # From 1: NumPy gives (seed, step, 0) the numbers of (seed, step).
+            return lambda photo: random_crop(
+                photo, self.crops, side, np.random.default_rng((self.seed, step, place + 1))
+            )
+
+        labels = self._labels(drawn)
+        crops = self._read(drawn, labels, [cut(place) for place in range(count)])
+        for crop, label in zip(crops, labels, strict=True):
+            if crop is None:
+                raise DataError(
+                    f"{self.data.root}: no photograph of the class {self.data.classes[label]!r} can be read; "
+                    "take the class out of the data set"
+                )
+        return np.stack([crop for crop in crops if crop is not None]), labels
+
+    def measuring_batches(self, count: int, *, most: int | None = None) -> Iterator[tuple[Rgb, Labels]]:
+        """Yield centre crops of the photographs with their labels, `count` at a time, always the same ones.
+
+        A photograph that cannot be read is replaced as in training; a class that cannot be read is passed over.
+
+        Parameters
+        ----------
+        count : int
+        most : int or None
+            Photographs in all, spread evenly over the list. None: every one.
+        """
+        total = len(self.data)
+        chosen = np.arange(total) if most is None or most >= total else np.arange(most) * total // most
+        for start in range(0, len(chosen), count):
+            part = chosen[start : start + count]
+            labels = self._labels(part)
+            crops = self._read(part, labels, [lambda photo: centre_crop(photo, self.crops)] * len(part))
+            good = [i for i, crop in enumerate(crops) if crop is not None]
+            if good:
+                yield np.stack([crop for crop in crops if crop is not None]), labels[good]
+
+    def _labels(self, indices: npt.NDArray[np.int64]) -> Labels:
+        return np.asarray(np.searchsorted(self.data.starts, indices, side="right") - 1, dtype=np.int64)
+
+    def _read(self, indices: npt.NDArray[np.int64], labels: Labels, cuts: Sequence[Cut]) -> list[Rgb | None]:
+        with ThreadPoolExecutor(min(self._workers, len(indices))) as pool:
+            jobs = list(pool.map(self._read_one, indices.tolist(), labels.tolist(), cuts))
+        for index, error in (failure for _, failed in jobs for failure in failed):
+            self._on_error(self.data.path(index), error)
+        return [crop for crop, _ in jobs]
+
+    def _read_one(self, index: int, label: int, cut: Cut) -> tuple[Rgb | None, list[tuple[int, ImageError]]]:
+        """Read a photograph or the next readable one of its class; also return those that failed before it."""
+        start, size = int(self.data.starts[label]), int(self.data.sizes[label])
+        failed: list[tuple[int, ImageError]] = []
+        for offset in range(size):
+            candidate = start + (index - start + offset) % size
+            try:
+                return cut(load_image(self.data.path(candidate))), failed
+            except ImageError as error:
+                failed.append((candidate, error))
+        return None, failed
 
 
 class ClassesOptions(SourceOptions):
@@ -70,16 +261,6 @@ class ClassesSource:
         self._held_in, self._held_out = (
             CropReader(part, options.crop, seed=context.seed, workers=context.workers, on_error=context.on_error)
             for part in (held_in, held_out)
-        )
-
-    def describe(self) -> str:
-        """Say in a few words what it draws from."""
-        data, crop = self._held_in.data, self._options.crop
-        sizes = f"{data.sizes.min()} to {data.sizes.max()}" if np.ptp(data.sizes) else f"{data.sizes[0]}"
-        side = f"{crop.window}" if crop.smallest == 1 else f"{round(crop.window * crop.smallest)} to {crop.window}"
-        return (
-            f"{len(data)} photographs of {self.n_classes} classes, {sizes} each, "
-            f"{len(self._held_out.data)} held out; crops of {side} px"
         )
 
     def batch(self, index: int) -> Batch:

@@ -13,41 +13,24 @@ from torch import Tensor
 from delf_engine.images import load_image
 from delf_engine.training.batches import Batch, Kind
 from delf_engine.training.contract import SourceContext, SourceOptions
-from delf_engine.training.stores import ViewStore
+from delf_engine.training.stores import Items, ViewStore
 from delf_engine.training.views import ViewsConfig, random_view
 
-__all__ = ["PhotoItems", "ViewsSource", "draw_rows", "gather_pairs"]
+__all__ = ["ViewsSource", "draw_rows", "gather_pairs", "photo_items"]
 
 
-class PhotoItems:
-    """Augmented views of single photographs; random numbers come from (seed, photograph, view).
+def photo_items(photos: Sequence[str], config: ViewsConfig, seed: int) -> Items:
+    """Return augmented views of single photographs; random numbers come from (seed, photograph, view)."""
 
-    Parameters
-    ----------
-    photos : sequence of path
-    config : ViewsConfig
-    seed : int
-    """
-
-    def __init__(self, photos: Sequence[str], config: ViewsConfig, seed: int) -> None:
-        self.photos, self.config, self.seed = photos, config, seed
-        self.views, self.size = config.count, config.size
-        stated = "\n".join([config.model_dump_json(), str(seed), *photos])
-        self.key = hashlib.sha256(stated.encode("utf-8", "surrogateescape")).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def name(self, index: int) -> str:
-        """Return the path of a photograph."""
-        return self.photos[index]
-
-    def render(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-        """Render all views of a photograph; see `stores.Items`."""
-        photo = load_image(self.photos[index])
-        rngs = [np.random.default_rng((self.seed, index, v)) for v in range(self.views)]
-        views, homographies = zip(*(random_view(photo, self.config, rng) for rng in rngs), strict=True)
+    def render(index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+        photo = load_image(photos[index])
+        rngs = [np.random.default_rng((seed, index, view)) for view in range(config.count)]
+        views, homographies = zip(*(random_view(photo, config, rng) for rng in rngs), strict=True)
         return np.stack(views), np.stack(homographies)
+
+    stated = "\n".join([config.model_dump_json(), str(seed), *photos])
+    key = hashlib.sha256(stated.encode("utf-8", "surrogateescape")).hexdigest()
+    return Items(key, photos, config.count, config.size, render)
 
 
 class ViewsSource:
@@ -59,12 +42,8 @@ class ViewsSource:
 
     def __init__(self, options: SourceOptions, context: SourceContext) -> None:
         self.context = context
-        items = PhotoItems(context.photos, context.views, context.run_seed)
+        items = photo_items(context.photos, context.views, context.run_seed)
         self.store = context.stores.open("views", items)
-
-    def describe(self) -> str:
-        """Say how many photographs and views there are."""
-        return f"{len(self.store)} photographs x {self.store.items.views} views"
 
     def batch(self, index: int) -> Batch:
         """Return pairs of views of `context.batch` photographs, fewer if there are not so many."""

@@ -12,7 +12,7 @@ import pytest
 
 from delf_engine.errors import FormatError, LockedError
 from delf_engine.index.segments import disk
-from delf_engine.support.locks import locked
+from delf_engine.support.files import locked
 from forkserver import Child
 from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.interchange.messages import BundleEntryProto, BundleHeaderProto
-from delf_engine.interchange.published.sstable import crc32c, mask
+from delf_engine.interchange.published.tensorflow_files import crc32c, mask
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 HEADER = BundleHeaderProto(num_shards=1).SerializeToString()

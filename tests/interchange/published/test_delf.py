@@ -14,12 +14,13 @@ import torch
 
 from delf_engine.errors import CheckpointError
 from delf_engine.interchange.published.convert import assemble
-from delf_engine.interchange.published.delf import keras_network, read_delf_model, slim_network
-from delf_engine.interchange.published.network import HALF_RANGE, PublishedNetwork, fold, from_affine
-from delf_engine.model import load_checkpoint
-from delf_engine.model.backbones import ARCHITECTURES, Trunk
+from delf_engine.interchange.published.delf import fold, keras_network, read_delf_model, slim_network
+from delf_engine.interchange.published.network import HALF_RANGE, PublishedNetwork, from_affine
+from delf_engine.model import load_checkpoint, save_checkpoint
+from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import DelfNetwork
-from interchange.published.weights import NORM, image, keras_weights, slim_weights
+from helpers import raises
+from interchange.published.data.weights import NORM, image, keras_weights, slim_weights
 
 DATA = Path(__file__).parent / "data"
 # Odd and even sides at every depth: SAME pads them differently.
@@ -45,7 +46,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
     for stride in (16, 32):
         published = {"slim": slim_network(slim, "weights", stride), "keras": keras(delg, subsampled=stride == 32)}
         for library, parts in published.items():
-            assemble(parts, "delf").save(path)
+            save_checkpoint(path, *assemble(parts, "delf"), half=False)
             network = load_checkpoint(path)[0]
             assert isinstance(network, DelfNetwork)
             assert network.trunk.architecture == f"resnet50_{library}" + "_s32" * (stride == 32)
@@ -54,48 +55,41 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
     return out
 
 
-def assert_answers(network: DelfNetwork, library: str, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Compare with what TensorFlow answered, of which the file has every eighth channel; return features."""
-    with torch.inference_mode():
-        features, scores = network(network.normalise(torch.from_numpy(image(*size))[None]))
-    got, name = features[0].permute(1, 2, 0).numpy(), f"{library}:{size[0]}x{size[1]}"
-    with np.load(DATA / "expected.npz") as expected:
-        want, want_scores = expected[f"features:{name}"], expected[f"scores:{name}"]
-    assert float(np.ptp(want_scores)) > 0.1
-    np.testing.assert_allclose(got[:, :, ::8], want, rtol=1e-4, atol=1e-5 * float(np.abs(want).max()))
-    np.testing.assert_allclose(scores[0].numpy(), want_scores, rtol=1e-4)
-    return got
-
-
 # ----------------------------------------------------------------------------------------- what TensorFlow answers
 
 
+@pytest.mark.parametrize("library", ["slim", "keras"])
 @pytest.mark.parametrize(("size", "stride"), ANSWERED)
-def test_slim_equals_tensorflow(
-    networks: dict[tuple[str, int], DelfNetwork], size: tuple[int, int], stride: int
+def test_networks_equal_tensorflow(
+    networks: dict[tuple[str, int], DelfNetwork], library: str, size: tuple[int, int], stride: int
 ) -> None:
-    assert_answers(networks["slim", stride], "slim", size)
-
-
-@pytest.mark.parametrize(("size", "stride"), ANSWERED)
-def test_keras_equals_tensorflow(
-    networks: dict[tuple[str, int], DelfNetwork], size: tuple[int, int], stride: int
-) -> None:
-    network = networks["keras", stride]
-    features = assert_answers(network, "keras", size)
-    # DELG's descriptors: the autoencoder's inner layer, L2-normalised.
+    """Of its answers, the file has every eighth channel of the features and all of the others."""
+    network, name = networks[library, stride], f"{library}:{size[0]}x{size[1]}"
+    with np.load(DATA / "expected.npz") as file:
+        expected = {
+            part: file[f"{part}:{name}"] for part in ("features", "scores", "reduced") if f"{part}:{name}" in file
+        }
     with torch.inference_mode():
-        descriptors = network.projection(torch.from_numpy(features.reshape(-1, 1024))).numpy()
-    with np.load(DATA / "expected.npz") as expected:
-        reduced = expected[f"reduced:keras:{size[0]}x{size[1]}"].reshape(-1, network.dim)
-    assert network.dim == 24
-    np.testing.assert_allclose(descriptors, reduced / np.linalg.norm(reduced, axis=1, keepdims=True), atol=2e-5)
+        features, scores = network(network.normalise(torch.from_numpy(image(*size))[None]))
+        descriptors = network.projection(features[0].flatten(1).T).numpy()
+    want = expected["features"]
+    got = features[0].permute(1, 2, 0).numpy()
+    assert float(np.ptp(expected["scores"])) > 0.1
+    np.testing.assert_allclose(got[:, :, ::8], want, rtol=1e-4, atol=1e-5 * float(np.abs(want).max()))
+    np.testing.assert_allclose(scores[0].numpy(), expected["scores"], rtol=1e-4)
+    if library == "keras":  # DELG's descriptors: the autoencoder's inner layer, L2-normalised
+        reduced = expected["reduced"].reshape(-1, 24)
+        np.testing.assert_allclose(
+            descriptors, reduced / np.linalg.norm(reduced, axis=1, keepdims=True), atol=2e-5
+        )
 
 
 @pytest.mark.parametrize("model", ["slim_delf", "keras_delg", "keras_training/delf_weights-1"])
 def test_models_that_tensorflow_saved(tmp_path: Path, model: str) -> None:
     with tarfile.open(DATA / "files.tar.xz") as tar:
         tar.extractall(tmp_path, filter="data")
+    with raises(CheckpointError, "net/float16"):
+        read_delf_model(tmp_path / "sharded" / "model")
     got = read_delf_model(tmp_path / model)
     if model == "slim_delf":
         want = slim_network(slim_weights(0, width=32), "weights")
@@ -103,7 +97,7 @@ def test_models_that_tensorflow_saved(tmp_path: Path, model: str) -> None:
         want = keras(keras_weights(1, width=32))
     else:
         want = keras(keras_weights(2, width=32, autoencoder=False), subsampled=False)
-    for name in ("architecture", "profile", "normalisation", "about"):
+    for name in ("architecture", "profile", "normalisation", "library"):
         assert getattr(got, name) == getattr(want, name)
     for ours, theirs in ((got.trunk, want.trunk), (got.attention, want.attention)):
         assert ours is not None
@@ -116,19 +110,7 @@ def test_models_that_tensorflow_saved(tmp_path: Path, model: str) -> None:
     assert read_delf_model(tmp_path / model, stride=other).architecture == stem + "_s32" * (other == 32)
 
 
-def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
-    with tarfile.open(DATA / "files.tar.xz") as tar:
-        tar.extractall(tmp_path, filter="data")
-    with pytest.raises(CheckpointError, match="net/float16"):
-        read_delf_model(tmp_path / "sharded" / "model")
-
-
 # ------------------------------------------------------------------------------------------------- other layouts
-
-
-@pytest.fixture
-def narrow() -> dict[str, npt.NDArray[Any]]:
-    return dict(slim_weights(0, width=16))
 
 
 def test_slim_resnet_101() -> None:
@@ -142,17 +124,12 @@ def test_slim_resnet_101() -> None:
     assert set(published.trunk) == {f"{name}{part}" for name in folded for part in ("weight", "bias")}
     scope = f"{root}/block3/unit_23/bottleneck_v1/conv2"
     norm = {key: weights[f"{scope}/BatchNorm/{key}"] for key in NORM}
-    weight, bias = fold(weights[f"{scope}/weights"], None, norm, 1e-5)
-    np.testing.assert_array_equal(published.trunk["layer3.22.conv2.weight"], weight)
-    np.testing.assert_array_equal(published.trunk["layer3.22.conv2.bias"], bias)
+    for name, value in fold("layer3.22.conv2", weights[f"{scope}/weights"], None, norm, 1e-5, "x").items():
+        np.testing.assert_array_equal(published.trunk[name], value)
 
 
-def test_another_width_is_refused(narrow: Variables) -> None:
-    with pytest.raises(CheckpointError, match=r"\(4, 3, 7, 7\)"):
-        assemble(slim_network(narrow, "weights"), "narrow")
-
-
-def test_attention_under_another_scope(narrow: Variables) -> None:
+def test_attention_under_another_scope() -> None:
+    narrow = slim_weights(0, width=16)
     renamed = {
         name.replace("attention_block/attention/compute", "attonly/attention"): narrow[name] for name in narrow
     }
@@ -162,7 +139,8 @@ def test_attention_under_another_scope(narrow: Variables) -> None:
     assert all(np.array_equal(moved[name], value) for name, value in same.items())
 
 
-def test_slim_models_that_are_not_delf(narrow: Variables) -> None:
+def test_models_that_are_not_delf() -> None:
+    narrow = slim_weights(0, width=16)
     norm = "resnet_v1_50/conv1/BatchNorm"
     wrong: list[tuple[str, Variables]] = [
         ("dense/kernel", {"dense/kernel": np.zeros((2, 2), np.float32)}),
@@ -174,24 +152,19 @@ def test_slim_models_that_are_not_delf(narrow: Variables) -> None:
         ("resnet_v1_50/conv1", {**narrow, f"{norm}/beta": np.zeros(3, np.float32)}),
     ]
     for fact, weights in wrong:
-        with pytest.raises(CheckpointError, match=fact):
+        with raises(CheckpointError, fact):
             slim_network(weights, "weights")
-    with pytest.raises(CheckpointError, match="8"):
+    with raises(CheckpointError, "8"):
         slim_network(narrow, "weights", stride=8)
-
-
-@pytest.mark.parametrize(
-    ("drop", "fact"),
-    [
+    with raises(CheckpointError, "conv1.weight", "[4, 3, 7, 7]"):
+        assemble(slim_network(narrow, "weights"), "narrow")
+    for drop, fact in (
         ("attention/conv2/kernel", "attention/conv2/kernel"),
-        ("l3b/bn2c/moving_mean", "backbone/l3b/conv2c has no moving_mean"),
+        ("l3b/bn2c/moving_mean", "backbone/l3b/conv2c: its batch norm has no moving_mean"),
         ("backbone/l4", "0 units"),
-    ],
-)
-def test_keras_models_that_lack_something(drop: str, fact: str) -> None:
-    weights = {path: value for path, value in keras_weights(1, width=32).items() if drop not in path}
-    with pytest.raises(CheckpointError, match=fact):
-        keras(weights)
+    ):
+        with raises(CheckpointError, fact):
+            keras({path: value for path, value in keras_weights(1, width=32).items() if drop not in path})
 
 
 # ----------------------------------------------------------------------------------------------------- parts
@@ -203,11 +176,11 @@ def test_fold_equals_the_two_layers() -> None:
     norm = {"beta": rng.normal(size=3), "moving_mean": rng.normal(size=3), "moving_variance": rng.uniform(0, 1, 3)}
     x = rng.normal(size=(10, 4))
     for gamma in ({}, {"gamma": rng.normal(size=3)}):
-        weight, offset = fold(kernel, bias, {**norm, **gamma}, 0.1)
+        weight, offset = fold("x", kernel, bias, {**norm, **gamma}, 0.1, "m").values()
         y = (x @ kernel[0, 0] + bias - norm["moving_mean"]) / np.sqrt(norm["moving_variance"] + 0.1)
         y = y * gamma.get("gamma", 1) + norm["beta"]
         np.testing.assert_allclose(x @ weight[:, :, 0, 0].T + offset, y, atol=1e-5)
-    weight, offset = fold(kernel, None, None, 0.1)
+    weight, offset = fold("x", kernel, None, None, 0.1, "m").values()
     np.testing.assert_array_equal(weight[:, :, 0, 0].T, kernel[0, 0].astype(np.float32))
     np.testing.assert_array_equal(offset, 0)
 
@@ -226,10 +199,5 @@ def test_affine_as_mean_and_components() -> None:
         (np.zeros((3, 7)), np.zeros(4)),
         (np.zeros(3), np.zeros(3)),
     ):
-        with pytest.raises(CheckpointError, match=r"^m: "):
+        with raises(CheckpointError, "m:"):
             from_affine(wrong, offset, "m")
-
-
-def test_every_published_trunk_has_both_strides() -> None:
-    for name in ("resnet50_slim", "resnet101_slim", "resnet50_keras"):
-        assert (ARCHITECTURES[name].stride, ARCHITECTURES[f"{name}_s32"].stride) == (16, 32)

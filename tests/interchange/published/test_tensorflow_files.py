@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,18 @@ from hypothesis import strategies as st
 
 from delf_engine.errors import FormatError
 from delf_engine.interchange.messages import BundleHeaderProto, TrackableObjectGraph
-from delf_engine.interchange.published.sstable import crc32c, mask, read_table
 from delf_engine.interchange.published.tensorflow_files import (
     OBJECT_GRAPH,
     ObjectGraph,
     TensorBundle,
     bundle_prefix,
+    crc32c,
+    mask,
+    read_table,
 )
+from helpers import raises
+from interchange.published.data.weights import keras_weights
 from interchange.published.forging import HEADER, MAGIC, entry, sealed, varint, write_index
-from interchange.published.weights import keras_weights
 
 DATA = Path(__file__).parent / "data"
 PREFIXES = {
@@ -61,6 +63,8 @@ def test_every_float_is_as_tensorflow_reads_it(
     assert len(bundle) - len(names) < 6  # counters, the graph of objects
     got = [bundle[name] for name in names]
     assert {array.dtype for array in got} == {np.dtype(np.float32)}
+    if model == "many":  # several blocks of the index
+        assert (files / "many" / "model.index").stat().st_size > 1 << 18
     np.testing.assert_array_equal(np.concatenate([array.ravel() for array in got]), expected[f"{model}:values"])
 
 
@@ -74,19 +78,11 @@ def test_shards_and_all_types(files: Path, expected: dict[str, npt.NDArray[Any]]
         assert got.tobytes() == want.tobytes()
     assert bundle.text("net/word") == expected["sharded:net/word"].tobytes()
     for name in ("bfloat16", "bool", "words", "word", "parts"):
-        with pytest.raises(FormatError, match=f"net/{name}"):
+        with raises(FormatError, f"net/{name}"):
             bundle[f"net/{name}"]
     for name in ("words", "step"):
-        with pytest.raises(FormatError, match=f"net/{name}"):
+        with raises(FormatError, f"net/{name}"):
             bundle.text(f"net/{name}")
-
-
-def test_the_index_of_many_variables_has_several_blocks(files: Path) -> None:
-    path = files / "many" / "model.index"
-    assert path.stat().st_size > 1 << 18
-    table = read_table(path.read_bytes(), "t")
-    assert len(table) == 1501
-    assert list(table) == sorted(table)
 
 
 @pytest.mark.parametrize(("model", "width"), [("keras_delg", 32), ("keras_training", 32)])
@@ -110,7 +106,7 @@ def test_where_a_model_lies(files: Path) -> None:
     folder, prefix = files / "slim_delf", files / PREFIXES["slim_delf"]
     for source in (folder, folder / "variables", prefix, f"{prefix}.index"):
         assert bundle_prefix(source) == prefix
-    with pytest.raises(FormatError, match=str(files)):
+    with raises(FormatError, str(files)):
         bundle_prefix(files)
 
 
@@ -119,29 +115,19 @@ def test_where_a_model_lies(files: Path) -> None:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_changed_byte_of_the_index_is_found(files: Path, data: st.DataObject) -> None:
+def test_a_changed_byte_or_the_end_of_the_index_is_missed(files: Path, data: st.DataObject) -> None:
     path = files / "sharded" / "model.index"
     good = path.read_bytes()
     bad = bytearray(good)
     bad[data.draw(st.integers(0, len(good) - 49))] ^= 1 << data.draw(st.integers(0, 7))  # the footer has padding
+    if data.draw(st.booleans()):
+        bad = bytearray(good)[: data.draw(st.integers(0, len(good) - 1))]
     path.write_bytes(bad)
     try:
-        with pytest.raises(FormatError, match=r"model\.index"):
+        with raises(FormatError, "model.index"):
             TensorBundle(files / "sharded" / "model")
     finally:
         path.write_bytes(good)
-
-
-def test_an_index_that_was_cut_or_is_missing(files: Path) -> None:
-    path = files / "sharded" / "model.index"
-    good = path.read_bytes()
-    for size in (0, 10, 47, len(good) // 2, len(good) - 1):
-        path.write_bytes(good[:size])
-        with pytest.raises(FormatError, match=r"model\.index"):
-            TensorBundle(files / "sharded" / "model")
-    path.unlink()
-    with pytest.raises(FormatError, match=r"model\.index"):
-        TensorBundle(files / "sharded" / "model")
 
 
 def test_a_changed_or_missing_byte_of_the_data_is_found(files: Path) -> None:
@@ -173,49 +159,34 @@ def test_a_changed_or_missing_byte_of_the_data_is_found(files: Path) -> None:
 # ------------------------------------------------------------------------------------------------ forged files
 
 
-def forged(prefix: Path, entries: dict[bytes, bytes], *, compression: int = 0) -> Path:
-    write_index(prefix, entries, compression=compression)
-    Path(f"{prefix}.data-00000-of-00001").write_bytes(bytes(8))
-    return prefix
-
-
-def test_a_forged_file_is_read(tmp_path: Path) -> None:
-    value = entry(crc32c=mask(crc32c(bytes(8))))
-    np.testing.assert_array_equal(TensorBundle(forged(tmp_path / "x", {b"": HEADER, b"w": value}))["w"], [0, 0])
-
-
 @pytest.mark.parametrize(
-    ("value", "fact"),
+    ("entries", "compression", "fact"),
     [
-        (entry(), "w"),  # without its checksum
-        (entry(shape=(3,)), r"\(3,\)"),
-        (entry(shape=(-2,)), r"\(-2,\)"),
-        (entry(dtype=23), "23"),
-        (entry(offset=1), "byte 9"),
-        (entry(offset=-1), "w"),
-        (entry(shard_id=7), "data-00007-of-00001"),
-        (b"\xff", "BundleEntryProto"),
+        ({b"": HEADER, b"w": entry()}, 0, "w"),  # without its checksum
+        ({b"": HEADER, b"w": entry(shape=(3,))}, 0, "(3,)"),
+        ({b"": HEADER, b"w": entry(shape=(-2,))}, 0, "(-2,)"),
+        ({b"": HEADER, b"w": entry(dtype=23)}, 0, "23"),
+        ({b"": HEADER, b"w": entry(offset=1)}, 0, "byte 9"),
+        ({b"": HEADER, b"w": entry(offset=-1)}, 0, "w"),
+        ({b"": HEADER, b"w": entry(shard_id=7)}, 0, "data-00007-of-00001"),
+        ({b"": HEADER, b"w": b"\xff"}, 0, "BundleEntryProto"),
+        ({b"w": b""}, 0, "header"),
+        ({b"": BundleHeaderProto(endianness=1).SerializeToString()}, 0, "big-endian"),
+        ({b"": HEADER}, 1, "compressed"),
+        ({b"": b"\xff"}, 0, "BundleHeaderProto"),
     ],
 )
-def test_entries_that_cannot_be_read(tmp_path: Path, value: bytes, fact: str) -> None:
-    with pytest.raises(FormatError, match=fact):
-        TensorBundle(forged(tmp_path / "x", {b"": HEADER, b"w": value}))["w"]
-
-
-@pytest.mark.parametrize(
-    ("entries", "options", "fact"),
-    [
-        ({b"w": b""}, {}, "header"),
-        ({b"": BundleHeaderProto(endianness=1).SerializeToString()}, {}, "big-endian"),
-        ({b"": HEADER}, {"compression": 1}, "compressed"),
-        ({b"": b"\xff"}, {}, "BundleHeaderProto"),
-    ],
-)
-def test_indexes_that_cannot_be_read(
-    tmp_path: Path, entries: dict[bytes, bytes], options: dict[str, int], fact: str
+def test_forged_files_that_cannot_be_read(
+    tmp_path: Path, entries: dict[bytes, bytes], compression: int, fact: str
 ) -> None:
-    with pytest.raises(FormatError, match=fact):
-        TensorBundle(forged(tmp_path / "x", entries, **options))
+    prefix = tmp_path / "x"
+    good = {b"": HEADER, b"w": entry(crc32c=mask(crc32c(bytes(8))))}
+    Path(f"{prefix}.data-00000-of-00001").write_bytes(bytes(8))
+    write_index(prefix, good)
+    np.testing.assert_array_equal(TensorBundle(prefix)["w"], [0, 0])
+    write_index(prefix, entries, compression=compression)
+    with raises(FormatError, fact):
+        TensorBundle(prefix)["w"]
 
 
 @pytest.mark.parametrize(
@@ -230,9 +201,9 @@ def test_indexes_that_cannot_be_read(
 )
 def test_blocks_that_lie(content: bytes) -> None:
     foot = varint(0, len(content), 0, len(content)).ljust(40, b"\0") + MAGIC
-    with pytest.raises(FormatError, match=r"^t: "):
+    with raises(FormatError, "t:"):
         read_table(sealed(content) + foot, "t")
-    with pytest.raises(FormatError, match=r"^t: "):
+    with raises(FormatError, "t:"):
         read_table(varint(2**40, 10, 0, 0).ljust(40, b"\0") + MAGIC, "t")
 
 
@@ -242,16 +213,12 @@ def test_graphs_that_lie() -> None:
     node.children.add(node_id=0, local_name="self")
     assert ObjectGraph(graph.SerializeToString(), "g").find(("other",)) is None  # a circle
     assert ObjectGraph(b"", "g").find(("net",)) is None
-    make: list[Callable[[], Any]] = [
-        lambda: node.children.add(node_id=5, local_name="x"),
-        lambda: node.children.add(node_id=-1, local_name="x"),
-    ]
-    for add in make:
-        add()
-        with pytest.raises(FormatError, match=r"^g: "):
+    for wrong in (5, -1):
+        node.children.add(node_id=wrong, local_name="x")
+        with raises(FormatError, "g:"):
             ObjectGraph(graph.SerializeToString(), "g")
         node.children.pop()
-    with pytest.raises(FormatError, match="TrackableObjectGraph"):
+    with raises(FormatError, "TrackableObjectGraph"):
         ObjectGraph(b"\xff", "g")
 
 
@@ -267,4 +234,3 @@ def test_graphs_that_lie() -> None:
 )
 def test_known_checksums(data: bytes, expected: int) -> None:
     assert crc32c(data) == expected
-    assert crc32c(data[3:], crc32c(data[:3])) == expected

@@ -34,7 +34,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE))
 
 import keras.src.legacy_tf_layers.convolutional  # noqa: E402
 import keras.src.legacy_tf_layers.normalization  # noqa: E402
@@ -46,11 +46,8 @@ from weights import HEAD, image, keras_weights, slim_weights, units  # noqa: E40
 
 v1 = tf.compat.v1
 layers = tf.keras.layers
-for name in (
-    "convolutional",
-    "normalization",
-    "pooling",
-):  # TensorFlow looks for them in the package of a later Keras
+# TensorFlow looks for them in the package of a later Keras.
+for name in ("convolutional", "normalization", "pooling"):
     sys.modules[f"tf_keras.legacy_tf_layers.{name}"] = sys.modules[f"keras.src.legacy_tf_layers.{name}"]
 sys.modules["tf_keras.legacy_tf_layers"] = keras.src.legacy_tf_layers
 WIDTH = 32
@@ -296,15 +293,11 @@ def write_sharded(prefix):
     random = np.random.RandomState(3)
     prefix.parent.mkdir()
     with v1.Graph().as_default():
-        for place, dtype in enumerate(
-            (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64, tf.bfloat16, tf.bool)
-        ):
+        types = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64, tf.bfloat16, tf.bool)
+        for place, dtype in enumerate(types):
             with v1.device(f"/cpu:{place % 2}"):
-                value = (
-                    random.randint(0, 2, (place, 3))
-                    if dtype == tf.bool
-                    else random.normal(0, 99, (place + 1, 2, 3))
-                )
+                bits = dtype == tf.bool
+                value = random.randint(0, 2, (place, 3)) if bits else random.normal(0, 99, (place + 1, 2, 3))
                 v1.get_variable(f"net/{dtype.name}", initializer=tf.cast(value, dtype))
         with v1.device("/cpu:1"):
             v1.get_variable("net/step", initializer=tf.constant(2**40, tf.int64))
@@ -339,15 +332,10 @@ def main():
         write_keras(root)
         write_sharded(root / "sharded" / "model")
         write_many(root / "many" / "model")
-        prefixes = {
-            "slim_delf": root / "slim_delf" / "variables" / "variables",
-            "keras_delg": root / "keras_delg" / "variables" / "variables",
-            "keras_training": root / "keras_training" / "delf_weights-1",
-            "sharded": root / "sharded" / "model",
-            "many": root / "many" / "model",
-        }
-        for model, prefix in prefixes.items():
-            reader = tf.train.load_checkpoint(str(prefix))
+        saved = {"slim_delf": "variables/variables", "keras_delg": "variables/variables"}
+        saved |= {"keras_training": "delf_weights-1", "sharded": "model", "many": "model"}
+        for model, prefix in saved.items():
+            reader = tf.train.load_checkpoint(str(root / model / prefix))
             found = {name: reader.get_tensor(name) for name in sorted(reader.get_variable_to_shape_map())}
             if model == "sharded":  # bfloat16 and several words are there to be refused
                 found["net/word"] = np.frombuffer(found["net/word"], np.uint8)
@@ -361,10 +349,7 @@ def main():
             for path in sorted(root.rglob("*")):
                 if path.is_file() and path.name != "saved_model.pb":
                     tar.add(path, path.relative_to(root))
-                    print(path.stat().st_size, path.relative_to(root))
     np.savez_compressed(HERE / "expected.npz", **expected)
-    for name in ("files.tar.xz", "expected.npz"):
-        print((HERE / name).stat().st_size, name)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import functools
+import json
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_sample_image
+from typer.testing import CliRunner
 
+from delf_engine.cli import app
 from delf_engine.demo import scenes
-from delf_engine.demo.clutter import OBSTACLES, SCENES, add_obstacle, draw_scene
+from delf_engine.demo.clutter import OBSTACLES, SCENES, add_obstacle
+from delf_engine.demo.run import run_demo
 from delf_engine.demo.scenes import Collection, Photo, render_collection
-from delf_engine.errors import ConfigError, DataError, DelfEngineWarning
+from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, FormatError
 from delf_engine.images import load_image
 from helpers import random_photo, write_image
 
@@ -30,28 +36,6 @@ def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------- the record
-
-
-def test_everything_promised_is_there(collection: Collection) -> None:
-    assert [query.place for query in collection.queries] == ["china", "flower"]
-    for place in ("china", "flower"):
-        assert [p.path.name for p in views_of(collection, place)] == [f"{place}_{i}.jpg" for i in range(1, 6)]
-    assert len(views_of(collection, None)) == len(SCENES)
-    assert len(collection.gallery) == 2 * 5 + len(SCENES)
-    paths = [photo.path for photo in (*collection.gallery, *collection.queries)]
-    assert len(set(paths)) == len(paths)
-    assert {p.parent.name for p in paths} == {"photos", "queries"}
-    for photo in (*collection.gallery, *collection.queries):
-        height, width = load_image(photo.path).shape[:2]
-        assert (width, height) in scenes._SIZES
-        assert (photo.homography is None) == (photo.place is None)
-
-
-def test_every_picture_has_light_and_structure(collection: Collection) -> None:
-    for photo in (*collection.gallery, *collection.queries):
-        image = load_image(photo.path).astype(float)
-        assert 35 < image.mean() < 215, photo.path
-        assert image.std() > 12, photo.path
 
 
 def pixels(collection: Collection) -> dict[str, bytes]:
@@ -150,15 +134,6 @@ def test_the_homography_holds_for_pixels_of_a_large_source(tmp_path: Path, rng: 
     assert np.median(np.linalg.norm(mapped(query.homography, source) - view, axis=1)) < 4
 
 
-def test_the_query_looks_at_the_subject(collection: Collection) -> None:
-    for query, subject in zip(collection.queries, ((207, 215), (308, 222)), strict=True):
-        height, width = load_image(query.path).shape[:2]
-        assert query.homography is not None
-        x, y = mapped(query.homography, np.array([subject]))[0] / (width, height)
-        assert 0.25 < x < 0.75
-        assert 0.25 < y < 0.75
-
-
 # --------------------------------------------------------------------------------------------- one's own photos
 
 
@@ -197,16 +172,12 @@ def test_numbers_out_of_range(tmp_path: Path, options: dict[str, int]) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_photo_is_compared_by_identity() -> None:
-    assert Photo(Path("a"), "x", np.eye(3)) != Photo(Path("a"), "x", np.eye(3))
-
-
 # ------------------------------------------------------------------------------------------------------ clutter
 
 
 @pytest.mark.parametrize("kind", SCENES)
 def test_each_scene_is_another_picture(kind: str) -> None:
-    one, two, again = (draw_scene(np.random.default_rng(seed), 200, 150, kind) for seed in (0, 1, 0))
+    one, two, again = (SCENES[kind](np.random.default_rng(seed), 150, 200) for seed in (0, 1, 0))
     assert one.shape == (150, 200, 3)
     assert one.dtype == np.float32
     assert np.isfinite(one).all()
@@ -222,3 +193,50 @@ def test_obstacles_hide_a_part(kind: str) -> None:
     assert 0.01 < hidden < 0.5
     assert (grey == 128).all()
     assert np.isfinite(seen).all()
+
+
+def test_demo_ranks_correctly_and_draws(tmp_path: Path) -> None:
+    stages = set()
+    report = run_demo(tmp_path / "demo", progress=lambda stage, *_: stages.add(stage))
+    assert report.correct
+    assert report.images >= 20
+    assert len(report.searches) == 2
+    for search in report.searches:
+        assert search.right == 5
+        assert search.found_first >= 5
+        assert search.result[0].inliers >= 4 * search.result[0].verification.min_inliers
+        assert len(search.pictures) == 3
+        for picture in search.pictures:
+            with Image.open(picture) as image:
+                assert image.width > 500
+    assert len(stages) == 3
+    json.dumps(report.to_dict())
+
+
+def test_demo_on_own_photographs_replaces_an_earlier_one(tmp_path: Path) -> None:
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    Image.fromarray(load_sample_images().images[0]).save(folder / "temple.png")
+    out = tmp_path / "demo"
+    for _ in range(2):
+        result = CliRunner().invoke(app, ["demo", "--photos", str(folder), "--out", str(out), "--json"])
+        assert result.exit_code == 0, result.output
+        values = json.loads(result.stdout)
+        assert [s["place"] for s in values["searches"]] == ["temple"]
+        assert values["correct"]
+
+
+def test_demo_touches_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+    for name in ("engine", "collection"):
+        out = tmp_path / name
+        (out / name).mkdir(parents=True)
+        (out / name / "precious.txt").write_text("mine")
+        with pytest.raises(FormatError, match=re.escape(str(out / name))):
+            run_demo(out)
+        assert (out / name / "precious.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "empty"))):
+        run_demo(tmp_path / "demo", photos=tmp_path / "empty")
+    assert not (tmp_path / "demo").exists()

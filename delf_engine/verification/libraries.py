@@ -1,4 +1,8 @@
-"""OpenCV's USAC framework (Raguram et al., PAMI 2013): MAGSAC++, graph-cut RANSAC, PROSAC; for all models."""
+"""Estimators of libraries: pydegensac, and OpenCV's USAC framework.
+
+DEGENSAC (Chum, Werner and Matas, CVPR 2005; Mishkin et al.) fits homographies and fundamental matrices; USAC
+(Raguram et al., PAMI 2013) all models, by MAGSAC++, graph-cut RANSAC or PROSAC.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,22 @@ import numpy.typing as npt
 
 from delf_engine.verification.fits import EstimatorName, EstimatorOptions, MatchedPoints, ModelName
 
-__all__ = ["usac_transform"]
+__all__ = ["degensac_transform", "usac_transform"]
 
 Float64 = npt.NDArray[np.float64]
+
+
+def degensac_transform(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
+    """Return a homography or None, or a fundamental matrix or zeros, (3, 3). It holds the interpreter lock."""
+    import pydegensac
+
+    find = pydegensac.findHomography if model == "homography" else pydegensac.findFundamentalMatrix
+    arguments = options.threshold, options.confidence, options.max_iterations
+    try:
+        found, _ = find(points.a, points.b, *arguments, seed=options.seed)
+    except np.linalg.LinAlgError:  # it inverts a homography that it found, singular or not
+        return None
+    return np.asarray(found)
 
 
 def usac_transform(
@@ -23,7 +40,9 @@ def usac_transform(
     """
     import cv2
 
-    order = _order(method, points)
+    order = np.arange(len(points.a))
+    if method == "prosac":  # which draws from the best first
+        order = np.argsort(-points.similarities, kind="stable")
     a, b = points.a[order], points.b[order]
     params = _params(cv2, method, options)
     try:
@@ -40,13 +59,6 @@ def usac_transform(
     out = np.eye(3)
     out[: len(found)] = found
     return out
-
-
-def _order(method: EstimatorName, points: MatchedPoints) -> npt.NDArray[np.intp]:
-    """Return the order of matches that a method draws from: PROSAC wants the best first."""
-    if method != "prosac":
-        return np.arange(len(points.a))
-    return np.argsort(-points.similarities, kind="stable")
 
 
 def _params(cv2: Any, method: EstimatorName, options: EstimatorOptions) -> Any:

@@ -64,10 +64,6 @@ class LabelledImages:
         """Return the paths of all photographs, class by class."""
         return [self.path(index) for index in range(len(self))]
 
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Return the class of each photograph, (N,)."""
-        return np.repeat(np.arange(len(self.classes)), self.sizes)
-
     def take(self, chosen: npt.NDArray[np.bool_], *, keep_classes: bool = False) -> LabelledImages:
         """Return the photographs where the (N,) mask is true; classes without any go, unless they are kept."""
         sizes = np.diff(np.concatenate([[0], np.cumsum(chosen)])[self.starts])
@@ -132,7 +128,7 @@ def select_classes(
             else ""
         )
         raise DataError(
-            f"{data.root}: {_count(len(chosen.classes), 'class', 'classes')} to train on{before}: "
+            f"{data.root}: classes to train on: {len(chosen.classes)}{before}; "
             "telling classes apart needs at least 2"
         )
     single = [name for name, size in zip(chosen.classes, chosen.sizes, strict=True) if size == 1]
@@ -176,7 +172,3 @@ def _rank_within_class(data: LabelledImages, seed: int) -> npt.NDArray[np.int64]
         key = [seed, *os.fsencode(name)]
         ranks[start:end] = np.random.default_rng(key).permutation(end - start)
     return ranks
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

@@ -1,6 +1,7 @@
-"""Numba kernels of the exhaustive affine verifier (see `exhaustive`). Imported only by functions that run them.
+"""Numba kernels: degenerate matches, affine residuals, the exhaustive affine verifier (see `affine`).
 
-Squared residuals are those of `geometry.planar_residuals`: Sampson distances, exact for affine maps.
+Imported only by functions that run them. Squared residuals are those of `geometry.planar_residuals`: Sampson
+distances, exact for affine maps.
 """
 
 from __future__ import annotations
@@ -10,11 +11,48 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["plausible_affine", "search_affine", "squared_residuals"]
+__all__ = ["different_matches", "on_a_line", "plausible_affine", "search_affine", "squared_residuals"]
 
 _QUICK = {"reassoc", "contract"}
 _MIN_AFFINE = 6  # matches from which on six numbers are fitted, and not four
 _FLAT = 1e-4  # matches that spread less off a line fix four numbers at most
+
+
+@njit(cache=True)
+def different_matches(a: Any, b: Any, enough: Any) -> Any:
+    """Count matches, (N, 2) and (N, 2) float64, that differ from all before them, up to `enough`."""
+    first = np.empty(enough, np.int64)
+    found = 0
+    for i in range(len(a)):
+        known = False
+        for k in range(found):
+            j = first[k]
+            known |= a[i, 0] == a[j, 0] and a[i, 1] == a[j, 1] and b[i, 0] == b[j, 0] and b[i, 1] == b[j, 1]
+        if not known:
+            first[found] = i
+            found += 1
+            if found == enough:
+                break
+    return found
+
+
+@njit(cache=True)
+def on_a_line(points: Any, tolerance: Any) -> Any:
+    """Tell whether points, (N, 2) float64, spread off their best line by at most `tolerance` of that along it."""
+    x, y = 0.0, 0.0
+    for i in range(len(points)):
+        x += points[i, 0]
+        y += points[i, 1]
+    x, y = x / len(points), y / len(points)
+    xx, yy, xy = 0.0, 0.0, 0.0
+    for i in range(len(points)):
+        dx, dy = points[i, 0] - x, points[i, 1] - y
+        xx += dx * dx
+        yy += dy * dy
+        xy += dx * dy
+    total = xx + yy
+    # Eigenvalues of the 2x2 scatter: their product over the square of their sum.
+    return not (total > 0.0 and (xx * yy - xy * xy) / total / total > tolerance**2)  # true for NaN, too
 
 
 # Python's check of every divisor would keep the loop from running in vectors; `reach` is above 0.
@@ -51,15 +89,7 @@ def _explained(a: Any, b: Any, h: Any, zoom: Any, reach: Any, growth: Any, inlie
 
 @njit(cache=True)
 def squared_residuals(m: Any, a: Any, b: Any, out: Any) -> None:
-    """Write the squared Sampson distances of matches from an affine map.
-
-    Parameters
-    ----------
-    m : (2, 3) float64
-    a, b : (N, 2) float64
-    out : (N,) float64
-        Overwritten.
-    """
+    """Write the squared Sampson distances, (N,), of matches, (N, 2) float64 each, from an affine map, (2, 3)."""
     m11 = m[0, 0] * m[0, 0] + m[0, 1] * m[0, 1] + 1.0
     m22 = m[1, 0] * m[1, 0] + m[1, 1] * m[1, 1] + 1.0
     m12 = m[0, 0] * m[1, 0] + m[0, 1] * m[1, 1]
@@ -120,14 +150,7 @@ def _fit(a: Any, b: Any, inliers: Any, count: Any, out: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def plausible_affine(m: Any, zoom: Any, stretch: Any) -> Any:
-    """Do what `geometry.plausible` does, for an affine map, which is alike everywhere.
-
-    Parameters
-    ----------
-    m : (2, 3) float64
-    zoom, stretch : float
-        Largest ones of a pair of photographs.
-    """
+    """Do what `geometry.plausible` does, for an affine map, (2, 3), which is alike everywhere."""
     area = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
     squares = m[0, 0] ** 2 + m[0, 1] ** 2 + m[1, 0] ** 2 + m[1, 1] ** 2
     return zoom**-2 < area < zoom**2 and squares < area * (stretch + 1.0 / stretch)
@@ -163,7 +186,7 @@ def search_affine(
     a: Any, b: Any, zooms: Any, limit: Any, reach: Any, growth: Any, tries: Any, shrinking: Any, bounds: Any,
     out: Any,
 ) -> Any:  # fmt: skip
-    """Try every match as a hypothesis, refine the best, and write the map that explains most.
+    """Try every match as a hypothesis, refine the best, write the map that explains most; return its score, or 0.
 
     Parameters
     ----------
@@ -183,11 +206,6 @@ def search_affine(
         Largest zoom and stretch of a map.
     out : (2, 3) float64
         Overwritten.
-
-    Returns
-    -------
-    float
-        Score of the map; 0 if none was found.
     """
     n = len(a)
     ax, ay = a[:, 0].astype(np.float32), a[:, 1].astype(np.float32)
