@@ -32,3 +32,8 @@ def engine_of_photos(
     with de.Engine.create(tmp_path_factory.mktemp("engine") / "e", model=tiny_model) as engine:
         engine.add(photos)
         yield engine
+
+
+@pytest.fixture(params=["asmk", "kdtree"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

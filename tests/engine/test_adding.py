@@ -202,7 +202,6 @@ def edited(tmp_path: Path, photos: list[str]) -> list[str]:
     return [shutil.copy(photo, tmp_path / "photos") for photo in photos[:4]]
 
 
-@pytest.mark.parametrize("kind", ["asmk", "kdtree"])
 def test_photographs_that_were_edited(tmp_path: Path, tiny_model: Path, edited: list[str], kind: str) -> None:
     def create(name: str) -> de.Engine:
         return de.Engine.create(tmp_path / name, model=tiny_model, index=kind)  # type: ignore[arg-type]
@@ -254,7 +253,6 @@ def test_what_is_not_there_is_not_replaced(tmp_path: Path, tiny_model: Path, edi
                 change()
 
 
-@pytest.mark.parametrize("kind", ["asmk", "kdtree"])
 def test_compact(tmp_path: Path, tiny_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     query = random_features(rng, 20)

@@ -28,11 +28,6 @@ NAMES = list(IMAGES)
 QUERY = random_features(np.random.default_rng(99), 30)
 
 
-@pytest.fixture(params=["asmk", "kdtree"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def features_of(names: list[str]) -> list[tuple[str, de.LocalFeatures]]:
     return [(name, IMAGES[name]) for name in names]
 
@@ -73,36 +68,28 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("readonly", [True, False])
-def test_opening_lists_no_ids(
-    tmp_path: Path, tiny_model: Path, kind: str, readonly: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:8])
-    files = {file: file.stat().st_mtime_ns for file in (directory / "index").rglob("*") if file.name != ".lock"}
-    with monkeypatch.context() as patch:
-        seen = spy(patch)
-        engine = de.Engine.open(directory, readonly=readonly)
-        assert seen == []
-    with engine:
-        assert_caught_up(engine, NAMES[:8])
-    assert {file: file.stat().st_mtime_ns for file in files} == files
-
-
-def test_only_what_was_missed_is_read(
+def test_opening_lists_no_ids_and_reads_only_what_was_missed(
     tmp_path: Path, tiny_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:8])
-    with de.Engine.open(directory) as engine:
-        engine.state.commit(features_of(NAMES[8:10]))
-        engine.state.commit([(NAMES[2], IMAGES[NAMES[11]])], replace=True)  # and no save: a kill
-    wanted = [*NAMES[:2], *NAMES[3:10], NAMES[2]]
-    for readonly in (True, False):
+
+    def opened(readonly: bool, read: list[str], wanted: list[str]) -> None:
         with monkeypatch.context() as patch:
             seen = spy(patch)
             engine = de.Engine.open(directory, readonly=readonly)
-            assert seen == ["get_many"]
+            assert seen == read
         with engine:
             assert_caught_up(engine, wanted)
+
+    files = {file: file.stat().st_mtime_ns for file in (directory / "index").rglob("*") if file.name != ".lock"}
+    for readonly in (True, False):
+        opened(readonly, [], NAMES[:8])
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    with de.Engine.open(directory) as engine:
+        engine.state.commit(features_of(NAMES[8:10]))
+        engine.state.commit([(NAMES[2], IMAGES[NAMES[11]])], replace=True)  # and no save: a kill
+    for readonly in (True, False):
+        opened(readonly, ["get_many"], [*NAMES[:2], *NAMES[3:10], NAMES[2]])
 
 
 @pytest.mark.parametrize("part", ["features", "index"])

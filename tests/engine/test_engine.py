@@ -35,11 +35,6 @@ from forkserver import Child
 from helpers import raises, random_features, random_photo, write_image, write_tiny_model
 
 
-@pytest.fixture(params=["asmk", "kdtree"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def _create(directory: Path, model: Path, kind: str = "asmk") -> de.Engine:
     return de.Engine.create(directory, model=model, index=kind)  # type: ignore[arg-type]
 

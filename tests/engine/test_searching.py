@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,24 +107,6 @@ def test_a_query_that_cannot_be_read_is_reported_and_the_rest_goes_on(
     assert seen[-1] == (4, 4)
     with pytest.warns(DelfEngineWarning, match="no such file.jpg"):
         assert engine.search_many(["no such file.jpg"]) == []
-
-
-def test_regions_of_the_profile(tmp_path: Path, tiny_model: Path) -> None:
-    """They follow from the stored features, so an index that is lost is built again as it was."""
-    profile = tmp_path / "regional.toml"
-    profile.write_text('extends = "default"\n[asmk]\nregions = "grid"\n')
-    images = [(f"{i}", random_features(np.random.default_rng(i), 150)) for i in range(5)]
-    query = images[2][1]
-    found = []
-    for name in ("default", profile):
-        with de.Engine.create(tmp_path / f"{Path(name).stem}", model=tiny_model, profile=name) as engine:
-            engine.add_features(images)
-            found.append([(hit.id, hit.score) for hit in engine.search(query, top_n=0)])
-    assert found[1][0][0] == "2"
-    assert found[0] != found[1]
-    shutil.rmtree(tmp_path / "regional" / "index")
-    with pytest.warns(DelfEngineWarning, match="index"), de.Engine.open(tmp_path / "regional") as engine:
-        assert [(hit.id, hit.score) for hit in engine.search(query, top_n=0)] == found[1]
 
 
 def _calibration(model: Path) -> Calibration:

@@ -88,8 +88,6 @@ def test_a_mixture(filled: Path, tmp_path: Path, tiny_model: Path) -> None:
     result = CliRunner().invoke(app, [*command, "--iterations", "4", "--seed", "2"])
     assert (result.exit_code, result.stdout) == (0, f"3 Gaussians of 40 dimensions written to {out}\n")
     assert Mixture.load(out) == mixture
-    with pytest.raises(ConfigError, match="per_image"):
-        train_mixture(filled, 3, per_image=0)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "bad.png").write_bytes(b"nothing")
     with pytest.raises(FeatureError, match="2 descriptors"):

@@ -55,17 +55,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, photos: l
         yield engine
 
 
-def test_from_search_to_the_verification(engine: de.Engine, photos: list[str]) -> None:
-    hops = walked(lambda: engine.search(photos[0]), {"verification", "matching"})
-    assert hops[0] == "engine/engine.py:search"
-    assert any(hop.startswith("verification/verify.py:") for hop in hops)
-    assert len(hops) - 1 <= MOST, hops
-
-
-def test_from_add_to_the_index(engine: de.Engine, photos: list[str]) -> None:
-    hops = walked(lambda: engine.add(photos[4:], workers=0), {"index"})
-    assert hops[0] == "engine/engine.py:add"
-    assert len(hops) - 1 <= MOST, hops
+def test_calls_reach_what_does_the_work_in_a_few_hops(engine: de.Engine, photos: list[str]) -> None:
+    search = walked(lambda: engine.search(photos[0]), {"verification", "matching"})
+    add = walked(lambda: engine.add(photos[4:], workers=0), {"index"})
+    assert (search[0], add[0]) == ("engine/engine.py:search", "engine/engine.py:add")
+    assert any(hop.startswith("verification/verify.py:") for hop in search)
+    for hops in (search, add):
+        assert len(hops) - 1 <= MOST, hops
 
 
 def test_the_chapter_names_functions_that_are_there() -> None:

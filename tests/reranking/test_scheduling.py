@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning, ProcessDiedError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch, rerank_shortlist, scheduling
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch, scheduling
 from delf_engine.reranking.scheduling import QueryJob
 from delf_engine.verification import PairVerifier, Verification, verify_features
 from helpers import random_features, seen_again
@@ -297,7 +297,11 @@ def stopped(
         patch.setattr(scheduling, "_CHUNK", chunk)
         reranking = RerankingConfig(top_n=budget.pop("top_n", 100), **budget)
         options = RerankOptions(reranking, THREADS, ranking, on_missing="ignore")
-        return rerank_shortlist(SIZES[3], shortlist, images, options)
+        seen: list[tuple[int, int]] = []
+        lists = {"q": shortlist}
+        found = rerank_batch({"q": SIZES[3]}, lists, images, options, progress=lambda *now: seen.append(now))
+    assert all(done == total for done, total in seen[-1:])
+    return found["q"]
 
 
 def verified_of(ranking: list[RankedCandidate]) -> int:
@@ -349,14 +353,3 @@ def test_fewer_pairs_are_verified_when_the_first_are_sure(
     found = stopped(inliers, first, rule(cap=cap), chunk, top_k=top_k)
     assert verified_of(found) == verified
     assert found[0].id == ("i24" if first == FALLING[::-1] else "i0")
-
-
-def test_progress_reaches_the_total_after_an_early_stop() -> None:
-    seen: list[tuple[int, int]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RerankOptions, "verifier", lambda *_: pretended)
-        options = RerankOptions(RerankingConfig(top_n=30, top_k=5), THREADS, rule(cap=10.0))
-        lists = {"q": [f"i{k}" for k in range(35)]}
-        progress = lambda *now: seen.append(now)  # noqa: E731
-        rerank_batch({"q": SIZES[3]}, lists, lambda _: SIZES[40], options, progress=progress)
-    assert seen == [(10, 30), (30, 30)]
