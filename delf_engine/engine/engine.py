@@ -456,7 +456,7 @@ class Engine:
         return add_features(self.state, items, replace=replace)
 
     def remove(self, ids: str | Iterable[str]) -> None:
-        """Remove images, or none and an `UnknownIdError` if one is not there; a `LockedError` if opened read-only."""
+        """Remove images; nothing and an `UnknownIdError` if one is not there, a `LockedError` if read-only."""
         self.state.check_writable()
         wanted = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
         self.state.check_known(wanted, "removed")

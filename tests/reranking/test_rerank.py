@@ -163,8 +163,10 @@ def test_numpy_ids_and_scores_are_taken(world: Any) -> None:
     json.dumps([c.to_dict() for c in ranking])
 
 
-def test_bad_options(world: Any) -> None:
+def test_bad_options(world: Any, rng: np.random.Generator) -> None:
     queries, images = world
+    with raises(MismatchError, "'odd'", "7-D"):
+        run(queries["q0"], ["odd"], {"odd": random_features(rng, 3, dim=7)})
     for option, value in (("workers", 0), ("on_missing", "stop"), ("seed", -1)):
         with raises(ConfigError, option):
             run(queries["q0"], ["i9"], images, **{option: value})
@@ -172,12 +174,6 @@ def test_bad_options(world: Any) -> None:
         run(queries["q0"], ["i0"], ["i0"])
     with pytest.raises(ConfigError, match="ndarray"):
         run(queries["q0"], ["i0"], {"i0": np.zeros(3)})
-
-
-def test_features_of_another_model_are_named(world: Any, rng: np.random.Generator) -> None:
-    queries, _ = world
-    with pytest.raises(MismatchError, match="image 'odd' 7-D"):
-        run(queries["q0"], ["odd"], {"odd": random_features(rng, 3, dim=7)})
 
 
 def test_candidates_print_and_go_to_json(world: Any) -> None:
