@@ -210,7 +210,7 @@ def check(
 ) -> None:
     """Compare everything an engine has on disk with its checksums; the exit code is 1 if something is damaged."""
     from delf_engine.engine import Engine
-    from delf_engine.engine.checking import check_directory
+    from delf_engine.engine.directory import check_directory
 
     if repair:
         Engine.open(directory, check=True).close()

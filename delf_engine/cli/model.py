@@ -57,7 +57,8 @@ def info(name: NameArgument, as_json: JsonOption = False) -> None:
     told = described | described.pop("metadata")
     for key in ("recipe", "figures"):
         if isinstance(told[key], dict):
-            told |= {f"{key}: {part}": value for part, value in told.pop(key).items()}
+            parts = {f"{key}: {part}": value for part, value in told.pop(key).items()}
+            told |= {part: f"{value:.6g}" if isinstance(value, float) else value for part, value in parts.items()}
     _print_table(
         (key.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for key, value in told.items()
@@ -234,6 +235,7 @@ def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(max_width=32)
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
     console().print(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +41,7 @@ def parse_config(kind: type[ConfigT], values: Mapping[str, Any], *, where: str) 
         With one line for each problem.
     """
     try:
-        return kind.model_validate_json(json.dumps(values, default=str))  # of which lists become tuples
+        return kind.model_validate(_tuples(values))
     except ValidationError as error:
         lines = [_explain(kind, problem) for problem in error.errors()]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from error
@@ -60,6 +59,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         return dict(_nulls(tomllib.loads(path.read_text(encoding="utf-8"))))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """Turn lists into tuples, which TOML and JSON do not know; what is validated already stays as it is."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _nulls(value: Any) -> Any:

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from delf_engine.errors import DelfEngineWarning, FormatError, UnknownIdError
 from delf_engine.index import AnyIndex
 from delf_engine.storage import FeatureStore, Revision
 
-__all__ = ["catch_up", "noted_revision"]
+__all__ = ["catch_up"]
 
 _BATCH = 256
 _SAVE = 4096  # images between two saves
 _ATTEMPTS = 5
-
-
-def noted_revision(index: AnyIndex) -> Revision | None:
-    """Return the revision of the store that a loaded index says it holds, or None if it says nothing."""
-    return None if index.mark is None else Revision.from_dict(index.mark)
 
 
 def catch_up(
@@ -46,7 +42,7 @@ def catch_up(
         The revision that the index holds; None: not known, all ids are compared.
     save : callable or None
         Called every 4096 images that are added, to save the index without a revision: memory stays small, and a
-        crash costs no more. None: nothing is saved.
+        crash costs no more.
     progress : callable or None
         Called with (images added, images to add).
 
@@ -57,10 +53,9 @@ def catch_up(
     """
     replay = _Replay(store, index, save, progress)
     for _ in range(_ATTEMPTS - 1):
-        try:
+        # Another process may remove an image between two looks at the store.
+        with suppress(UnknownIdError):
             return replay.run(since)
-        except UnknownIdError:  # another process has removed an image between two looks at the store
-            continue
     return replay.run(since)
 
 
@@ -117,7 +112,8 @@ class _Replay:
         try:
             self._store.get(image_id)
         except FormatError as error:
-            _warn_of_damage(error)
+            message = f"{error}; it cannot be found by searches until it is replaced or removed"
+            warnings.warn(message, DelfEngineWarning, stacklevel=2)
             return False
         return True
 
@@ -128,22 +124,11 @@ class _Replay:
             try:
                 self._index.add(part, self._store.get_many(part))
             except FormatError:
-                self._add_one_by_one(part)
+                for image_id in filter(self._is_readable, part):
+                    self._index.add([image_id], [self._store.get(image_id)])
             self._unsaved += len(part)
             if self._save is not None and self._unsaved >= _SAVE:
                 self._save()
                 self._unsaved = 0
             if self._progress is not None:
                 self._progress(min(start + _BATCH, len(ids)), len(ids))
-
-    def _add_one_by_one(self, ids: Sequence[str]) -> None:
-        for image_id in ids:
-            try:
-                self._index.add([image_id], [self._store.get(image_id)])
-            except FormatError as error:
-                _warn_of_damage(error)
-
-
-def _warn_of_damage(error: FormatError) -> None:
-    message = f"{error}; it cannot be found by searches until it is replaced or removed"
-    warnings.warn(message, DelfEngineWarning, stacklevel=2)

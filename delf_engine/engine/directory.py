@@ -1,4 +1,4 @@
-"""An engine's directory: made in one step, its index and words opened, left-overs deleted."""
+"""An engine's directory: made in one step, its index and words opened, all of it checked, left-overs deleted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TypeAlias
 
 from delf_engine.config import Profile, load_profile
 from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
+from delf_engine.engine.results import CheckReport
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
-from delf_engine.index import KINDS, AnyIndex, Encoder, IndexKind, has_index
+from delf_engine.index import KINDS, AnyIndex, Encoder, IndexKind, check_index, has_index
 from delf_engine.index.kinds import load_encoder, load_index, new_index
 from delf_engine.model import codebook_path, model_reference, read_checkpoint_info
 from delf_engine.storage import FeatureStore
@@ -22,7 +23,9 @@ from delf_engine.support.files import system_errors
 __all__ = [
     "FEATURES",
     "Words",
+    "check_directory",
     "check_kind",
+    "check_parts",
     "choose_encoder",
     "create_directory",
     "empty_index",
@@ -87,16 +90,10 @@ def create_directory(
 def choose_encoder(
     kind: IndexKind, given: Words | None, model: str | os.PathLike[str], dim: int
 ) -> Encoder | None:
-    """Return the words given, or the codebook that comes with the checkpoint, if they are `dim`-D.
+    """Return the words given, or the codebook that comes with the checkpoint.
 
-    Raises
-    ------
-    ConfigError
-        If there is no such kind of index, it needs words and there are none, or takes none.
-    FormatError
-        If a file cannot be read.
-    MismatchError
-        If they have another dimension.
+    A `ConfigError` if there is no such kind of index, it needs words and there are none, or takes none; a
+    `MismatchError` if they are not `dim`-D.
     """
     check_kind(kind)
     if kind == "kdtree":
@@ -167,12 +164,8 @@ def _open_damaged(directory: Path, manifest: Manifest, check: bool | None) -> An
 def open_encoder(directory: Path, manifest: Manifest) -> Encoder | None:
     """Return the words of an engine's directory, None if its index has none.
 
-    Raises
-    ------
-    FormatError
-        If the file is missing or damaged.
-    MismatchError
-        If it is another than the engine was made with.
+    A `FormatError` if the file is missing or damaged, a `MismatchError` if it is another than the engine was made
+    with.
     """
     if manifest.codebook is None:
         return None
@@ -191,3 +184,36 @@ def remove_unused(directory: Path, manifest: Manifest) -> None:
             shutil.rmtree(path, ignore_errors=True)
         elif _WORDS.fullmatch(path.name) and path.name != words:
             path.unlink(missing_ok=True)
+
+
+def check_directory(directory: Path) -> CheckReport:
+    """Check an engine that is not open, without reading its index into memory; see `Engine.check`.
+
+    A `FormatError` if there is no engine, or its feature store cannot be opened at all.
+    """
+    manifest = read_manifest(directory)
+    with FeatureStore.open(directory / FEATURES, readonly=True) as store:
+        return check_parts(directory, manifest, store)
+
+
+def check_parts(directory: Path, manifest: Manifest, store: FeatureStore) -> CheckReport:
+    """Read the codebook, every file of the index and every value of the store; see `Engine.check`."""
+    report, words, index = CheckReport(), directory / manifest.codebook_file, directory / manifest.index_folder
+    if manifest.codebook is not None:
+        report.files.append(str(words))
+        try:
+            open_encoder(directory, manifest)
+        except (FormatError, MismatchError) as error:
+            report.damaged_files.append((str(words), str(error)))
+    try:
+        for path, problem in check_index(index):
+            report.files.append(str(path))
+            if problem is not None:
+                report.damaged_files.append((str(path), problem))
+    except FormatError as error:
+        report.damaged_files.append((str(index), str(error)))
+    for image_id, problem in store.check():
+        report.images.append(image_id)
+        if problem is not None:
+            report.damaged_images.append((image_id, problem))
+    return report

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from delf_engine.config import Profile
 from delf_engine.engine.adding import add_features, add_images, named_images
-from delf_engine.engine.checking import check_parts
-from delf_engine.engine.directory import Words, create_directory
+from delf_engine.engine.directory import Words, check_parts, create_directory
 from delf_engine.engine.manifest import Manifest
 from delf_engine.engine.reindexing import reindex
 from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, RerankedBatch, SearchResult
@@ -38,10 +37,7 @@ Progress = Callable[[int, int], None]
 class Engine:
     """Photographs in a directory on disk that can be searched and verified; see `create` and `open`.
 
-    Attributes
-    ----------
-    state : EngineState
-        What it is made of; the methods are functions of this.
+    What it is made of is its `state`; the methods are functions of this.
     """
 
     def __init__(self, state: EngineState) -> None:
@@ -144,12 +140,8 @@ class Engine:
     def extractor(self) -> Extractor:
         """The extractor of the engine's model and profile, loaded on first use.
 
-        Raises
-        ------
-        CheckpointError
-            If the checkpoint is missing or damaged.
-        MismatchError
-            If it is not the one that the engine was made with.
+        A `CheckpointError` if the checkpoint is missing or damaged, a `MismatchError` if the engine was made with
+        another.
         """
         return self.state.extractor
 
@@ -159,13 +151,7 @@ class Engine:
         return self.state.calibration
 
     def get(self, image_id: str) -> LocalFeatures:
-        """Return the features of an image.
-
-        Raises
-        ------
-        UnknownIdError
-            If it is not there.
-        """
+        """Return the features of an image; an `UnknownIdError` if it is not there."""
         return self.store.get(image_id)
 
     def ids(self) -> list[str]:
@@ -432,7 +418,7 @@ class Engine:
         Parameters
         ----------
         images, ids, workers, batch, progress
-            As in `add`.
+            As in `add`, and so are the report and the errors.
 
         Returns
         -------
@@ -443,8 +429,6 @@ class Engine:
         ------
         UnknownIdError
             If one is not there; then nothing is replaced.
-        DataError, LockedError, ConfigError
-            As `add`.
         """
         self.state.check_writable()
         named = list(named_images(images, ids))
@@ -472,15 +456,7 @@ class Engine:
         return add_features(self.state, items, replace=replace)
 
     def remove(self, ids: str | Iterable[str]) -> None:
-        """Remove images.
-
-        Raises
-        ------
-        UnknownIdError
-            If one is not there; then nothing is removed.
-        LockedError
-            If the engine was opened read-only.
-        """
+        """Remove images; nothing and an `UnknownIdError` if one is not there, a `LockedError` if read-only."""
         self.state.check_writable()
         wanted = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
         self.state.check_known(wanted, "removed")

@@ -57,13 +57,7 @@ class Manifest(Config):
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read an engine's manifest.
-
-    Raises
-    ------
-    FormatError
-        If there is none, it is damaged, or of another format version.
-    """
+    """Read an engine's manifest; a `FormatError` if there is none, it is damaged, or of another version."""
     path = directory / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -88,13 +82,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest so that it is there whole or not at all.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be written.
-    """
+    """Write the manifest so that it is there whole or not at all; a `FormatError` if it cannot be written."""
     path = directory / MANIFEST
     with system_errors(f"{path}: cannot be written"), replacing(path) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")

@@ -12,8 +12,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.model import checkpoint_path
 from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
-from delf_engine.reranking.candidates import Shortlist
-from delf_engine.reranking.sources import FeatureSource
+from delf_engine.reranking.candidates import FeatureSource, Shortlist
 from delf_engine.verification import Calibration, Verification, load_calibration, verify_features
 
 if TYPE_CHECKING:
@@ -118,14 +117,11 @@ def rerank(
         Candidates, best first.
     profile : str or path
         Takes the options of verification, re-ranking and the ranking score from it.
-    top_n : int or None
-        Candidates to verify for each query; None: as the profile says.
-    top_k, seconds
-        What may stop a query earlier, see `RerankingConfig`; None: as the profile says.
-    seed, workers, calibration
-        See `delf_engine.reranking.RerankOptions`.
-    progress, checkpoint
-        See `delf_engine.reranking.rerank_batch`.
+    top_n, top_k, seconds
+        Candidates to verify for each query, and what may stop it earlier; see `RerankingConfig`. None: as the
+        profile says.
+    seed, workers, calibration, progress, checkpoint
+        See `delf_engine.reranking.RerankOptions` and `rerank_batch`.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from itertools import count
 
 from delf_engine.config import Profile, load_profile
 from delf_engine.engine.catch_up import catch_up
@@ -45,7 +45,9 @@ def reindex(
     manifest = old.model_copy(
         update={
             "index": kind,
-            "index_folder": _free_name(directory),
+            "index_folder": next(
+                name for name in map("index-{}".format, count(1)) if not (directory / name).exists()
+            ),
             "codebook": None if words is None else words.hash,
             "codebook_file": _file_of(old, words),
             "profile": _with_options(old.profile, profile),
@@ -81,13 +83,6 @@ def _words(state: EngineState, kind: IndexKind, given: Words | None) -> Encoder 
     if given is None and fits and (kind != "vlad" or old.index == "vlad"):
         return open_encoder(state.directory, old)
     return choose_encoder(kind, given, old.model, old.dim)
-
-
-def _free_name(directory: Path) -> str:
-    number = 1
-    while (directory / f"index-{number}").exists():
-        number += 1
-    return f"index-{number}"
 
 
 def _file_of(old: Manifest, words: Encoder | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, overload
 
@@ -123,17 +123,11 @@ class EngineInfo:
     index: dict[str, Any]
 
     def __str__(self) -> str:
-        rows = [
-            ("directory", self.directory),
-            ("model", self.model),
-            ("profile", self.profile),
-            ("images", str(self.images)),
-            ("descriptors", f"{self.dim}-D"),
-            ("precision", self.precision),
-            *((f"store {key}", str(value)) for key, value in self.store.items()),
-            *((f"index {key}", str(value)) for key, value in self.index.items() if value is not None),
-        ]
-        return "\n".join(f"{key:<18} {value}" for key, value in rows)
+        rows = {name: getattr(self, name) for name in ("directory", "model", "profile", "images")}
+        rows |= {"descriptors": f"{self.dim}-D", "precision": self.precision}
+        rows |= {f"store {key}": value for key, value in self.store.items()}
+        rows |= {f"index {key}": value for key, value in self.index.items() if value is not None}
+        return "\n".join(f"{key:<18} {value}" for key, value in rows.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
@@ -167,9 +161,6 @@ class SearchResult(Sequence[RankedCandidate]):
 
     def __getitem__(self, index: int | slice) -> RankedCandidate | Sequence[RankedCandidate]:
         return self.hits[index]
-
-    def __iter__(self) -> Iterator[RankedCandidate]:
-        return iter(self.hits)
 
     def __len__(self) -> int:
         return len(self.hits)

@@ -36,13 +36,7 @@ _BLOCK = 256  # queries whose features are held at a time
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What searches with one query and with many share; see `Engine.search`.
-
-    Raises
-    ------
-    ConfigError
-        If `top_k` is below 1, or `top_n` below 0.
-    """
+    """What searches with one query and with many share; see `Engine.search`."""
 
     top_k: int | None = 10
     top_n: int | None = None
@@ -172,19 +166,13 @@ def _ranked(
 
 
 def _ranked_many(
-    state: EngineState,
-    features: Sequence[LocalFeatures],
-    shortlists: Sequence[Shortlist],
-    options: SearchOptions,
+    state: EngineState, features: Sequence[LocalFeatures], shortlists: Sequence[Shortlist], options: SearchOptions
 ) -> list[list[RankedCandidate]]:
     if options.top_n == 0:
         return [_ranked(state, *pair, options) for pair in zip(features, shortlists, strict=True)]
     given = state.rerank_options(top_n=options.top_n, seed=options.seed, workers=options.workers)
-    names = [str(i) for i in range(len(features))]
-    rankings = rerank_batch(
-        dict(zip(names, features, strict=True)), dict(zip(names, shortlists, strict=True)), state.store, given
-    )
-    return [rankings[name] for name in names]
+    queries = {str(i): own for i, own in enumerate(features)}
+    return list(rerank_batch(queries, dict(zip(queries, shortlists, strict=True)), state.store, given).values())
 
 
 def _readable(

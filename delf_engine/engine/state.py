@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from delf_engine.engine.catch_up import catch_up, noted_revision
+from delf_engine.engine.catch_up import catch_up
 from delf_engine.engine.directory import FEATURES, open_index, remove_unused
 from delf_engine.engine.manifest import Manifest, read_manifest
 from delf_engine.engine.pairs import calibration_of
@@ -36,16 +36,7 @@ Query: TypeAlias = ImageSource | LocalFeatures
 
 
 class EngineState:
-    """An open engine; what it answers and how it is changed are functions of this.
-
-    Attributes
-    ----------
-    directory : Path
-    manifest : Manifest
-    store : FeatureStore
-    index : AnyIndex
-    readonly : bool
-    """
+    """An open engine; what it answers and how it is changed are functions of this."""
 
     def __init__(
         self, directory: Path, manifest: Manifest, store: FeatureStore, index: AnyIndex, *, readonly: bool
@@ -55,7 +46,8 @@ class EngineState:
         self.store = store
         self.index = index
         self.readonly = readonly
-        self._revision = self._caught_up(noted_revision(index))  # of the store: the one that the index holds
+        noted = None if index.mark is None else Revision.from_dict(index.mark)
+        self._revision = self._caught_up(noted)  # of the store: the one that the index holds
         if not readonly:
             self.save()
 

@@ -104,16 +104,11 @@ def train_mixture(
     Parameters
     ----------
     source, per_image, model, on_error, progress
-        As `train_codebook`.
+        As `train_codebook`, and so are the errors.
     components : int
         Gaussians. At most 100,000 descriptors are used, drawn at random.
     iterations, seed : int
         Of expectation maximisation, see `Mixture.train`.
-
-    Raises
-    ------
-    ConfigError, DataError, FeatureError
-        As `train_codebook`.
     """
     report = progress or (lambda stage, done, total: None)
     with _descriptors(source, per_image, model, on_error, report) as descriptors:
@@ -158,11 +153,7 @@ class _Stored:
 
 
 def _extracted(
-    photos: Sequence[str],
-    per_image: int,
-    model: str | os.PathLike[str],
-    on_error: OnError,
-    report: Report,
+    photos: Sequence[str], per_image: int, model: str | os.PathLike[str], on_error: OnError, report: Report
 ) -> Iterator[npt.NDArray[np.float32]]:
     from delf_engine.extraction import Extractor
 

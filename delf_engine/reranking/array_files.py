@@ -65,14 +65,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
 def write_arrays(path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
     """Write arrays completely or not at all; an .npy file gets ``ids`` alone. The same arrays give the same bytes.
 
-    Raises
-    ------
-    DataError
-        If a string cannot be kept: one with zero bytes.
-    FormatError
-        If the file cannot be written.
-    ConfigError
-        If it is HDF5 and h5py is not installed.
+    Errors are those of `delf_engine.reranking.write_rankings`.
     """
     for name, values in arrays.items():
         wrong = next((value for value in values if "\0" in value), None) if isinstance(values, list) else None

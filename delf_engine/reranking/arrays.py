@@ -7,32 +7,29 @@ other way round: one column a query, the row numbers of the database from the be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, DataError
-from delf_engine.reranking.candidates import Candidate, as_candidates, checked_shortlist
+from delf_engine.errors import ConfigError, DataError, FormatError
+from delf_engine.reranking.candidates import Candidate, RankedCandidate, as_candidates, checked_shortlist
 from delf_engine.support.arrays import check_array
 
 __all__ = [
-    "NO_RESULT",
+    "arrays_of_rankings",
     "checked_names",
-    "distinct_names",
-    "lists_of_arrays",
-    "row_numbers",
+    "lists_of_file",
     "shortlists_from_arrays",
     "shortlists_from_ranks",
 ]
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
 
-#: The row number that stands for "no result".
-NO_RESULT = -1
+_NO_RESULT = -1
 
 
 def shortlists_from_arrays(
@@ -78,26 +75,26 @@ def shortlists_from_arrays(
     ConfigError
         If there are row numbers and no `names`.
     """
-    lists = lists_of_arrays(ids, scores, queries=queries, names=names, distances=distances)
+    lists = _lists_of_arrays(ids, scores, queries, names, distances=distances)
     for query, found in lists.items():
         _check_order(query, [entry[1] for entry in found if not isinstance(entry, str)], distances)
     return lists
 
 
-def lists_of_arrays(
+def _lists_of_arrays(
     ids: npt.ArrayLike,
     scores: npt.ArrayLike | None,
-    *,
     queries: Sequence[str],
     names: Sequence[str] | None,
-    distances: bool = False,
+    *,
+    distances: bool,
     distinct: bool = False,
 ) -> dict[str, list[Candidate]]:
     """Do what `shortlists_from_arrays` does, for scores that may rise, as in re-ranked lists they do.
 
     With `distinct`, an id that occurs again in a list is refused.
     """
-    query_names = distinct_names(queries, "queries")
+    query_names = checked_names(queries, "queries", distinct=True)
     rows = _id_matrix(ids, "ids")
     if len(rows) != len(query_names):
         hint = "; is it a matrix of one column a query? Those go to shortlists_from_ranks"
@@ -109,7 +106,7 @@ def lists_of_arrays(
         values = check_array(what, scores, np.float64, rows.shape, error=DataError, finite=False)
         values = 0.0 - values if distances else values
     known = None if names is None else checked_names(names, "names")
-    valid = rows != (NO_RESULT if rows.dtype.kind == "i" else "")
+    valid = rows != (_NO_RESULT if rows.dtype.kind == "i" else "")
     unknown = set(rows[valid].tolist()) - set(known or ()) if known is not None and rows.dtype.kind == "U" else ()
     if unknown:
         raise DataError(f"ids: {min(unknown)!r} is not one of the {len(known or ())} names")
@@ -143,8 +140,8 @@ def shortlists_from_ranks(
     DataError
         If there is not one column a query, or a row number is not one of `names` or stands twice in a column.
     """
-    queries = distinct_names(query_names, "query_names")
-    known = distinct_names(names, "names")
+    queries = checked_names(query_names, "query_names", distinct=True)
+    known = checked_names(names, "names", distinct=True)
     columns = _id_matrix(ranks, "ranks").T
     if columns.dtype.kind == "U":
         raise DataError("ranks must be row numbers, got strings; for ids call shortlists_from_arrays")
@@ -162,26 +159,74 @@ def shortlists_from_ranks(
     return out
 
 
-def row_numbers(lists: Mapping[str, Sequence[str]], names: Sequence[str]) -> Int64:
-    """Return the rows of the ids of lists, (Q, K) int64; `NO_RESULT` behind the end of a shorter one.
+def lists_of_file(
+    path: Path,
+    arrays: Mapping[str, Array],
+    names: list[str] | None,
+    queries: list[str] | None,
+    distinct: bool,
+) -> dict[str, list[Candidate]]:
+    """Return the shortlists that the arrays of a file hold; see `delf_engine.reranking.read_shortlists`."""
+    if ("ids" in arrays) == ("ranks" in arrays):
+        raise FormatError(f"{path}: expected an array 'ids' of shape (Q, K), or 'ranks' of shape (K, Q)")
+    exclusive = [name for name in ("ranks", "scores", "distances") if name in arrays]
+    if len(exclusive) > 1:
+        raise FormatError(f"{path}: holds {exclusive[1]!r} beside {exclusive[0]!r}; leave one out")
+    try:
+        rows = checked_names(_column(arrays, "names"), "names") if "names" in arrays else names
+        asked = _column(arrays, "queries") if "queries" in arrays else queries
+        if asked is None:
+            raise ConfigError(f"{path}: the file does not say of which queries it is; give queries=")
+        found = arrays["ranks" if "ranks" in arrays else "ids"]
+        if rows is None and ("ranks" in arrays or (found.dtype.kind in "iu" and found.size)):
+            raise ConfigError(f"{path}: holds row numbers and no names; give names=")
+        if "ranks" in arrays:
+            return shortlists_from_ranks(found, names=rows or (), query_names=asked)
+        distances = arrays.get("distances")
+        scores = arrays.get("scores", distances)
+        return _lists_of_arrays(found, scores, asked, rows, distances=distances is not None, distinct=distinct)
+    except DataError as error:
+        raise FormatError(f"{path}: {error}") from error
 
-    Raises
-    ------
-    DataError
-        If an id is not one of `names`, or a name stands twice.
-    """
-    place = {name: row for row, name in enumerate(distinct_names(names, "names"))}
-    ids = np.full((len(lists), max(map(len, lists.values()), default=0)), NO_RESULT, np.int64)
-    for q, (query, found) in enumerate(lists.items()):
+
+def arrays_of_rankings(
+    path: Path, rankings: Mapping[str, Sequence[RankedCandidate]], names: Sequence[str] | None
+) -> dict[str, Array | list[str]]:
+    """Return rankings as arrays of one shape, and the ids of queries and rows; see `write_rankings`."""
+    if names is None and path.suffix.lower() == ".npy":
+        raise ConfigError(f"{path}: .npy holds row numbers: say with names= which image each row is, or use .npz")
+    ids = {query: [c.id for c in ranking] for query, ranking in rankings.items()}
+    given = list(dict.fromkeys(name for found in ids.values() for name in found)) if names is None else names
+    place = {name: row for row, name in enumerate(checked_names(given, "names", distinct=True))}
+    for query, found in ids.items():
+        if len(set(found)) < len(found):
+            raise DataError(f"ranking of {query!r} holds an image twice")
         unknown = next((image_id for image_id in found if image_id not in place), None)
         if unknown is not None:
             raise DataError(f"list of {query!r}: {unknown!r} is not one of the {len(place)} names")
-        ids[q, : len(found)] = [place[image_id] for image_id in found]
-    return ids
+    scored = {c.score is not None for ranking in rankings.values() for c in ranking}
+    if len(scored) > 1:
+        raise DataError("some candidates have scores and others have none: one array cannot hold both")
+
+    def padded(of: Callable[[RankedCandidate], float | None], fill: float) -> Array:
+        """Return a (Q, K) matrix; `fill` stands for None, and behind the end of a shorter ranking."""
+        out = np.full((len(ids), max(map(len, ids.values()), default=0)), fill)
+        for q, ranking in enumerate(rankings.values()):
+            out[q, : len(ranking)] = [fill if (value := of(c)) is None else value for c in ranking]
+        return out
+
+    out: dict[str, Array | list[str]] = {"ids": padded(lambda c: place[c.id], _NO_RESULT)}
+    out |= {"queries": list(ids), "names": list(given)}
+    if scored == {True}:
+        out["scores"] = padded(lambda c: c.score, -np.inf)
+    out["first_rank"] = padded(lambda c: c.first_rank, _NO_RESULT)
+    out["inliers"] = padded(lambda c: c.inliers, -1)
+    out["ranking_score"] = padded(lambda c: c.ranking_score, np.nan)
+    return out
 
 
-def checked_names(values: Iterable[Any], what: str) -> list[str]:
-    """Return ids as a list of plain strings.
+def checked_names(values: Iterable[Any], what: str, *, distinct: bool = False) -> list[str]:
+    """Return ids as a list of plain strings; with `distinct`, one that stands twice is refused.
 
     Raises
     ------
@@ -190,25 +235,26 @@ def checked_names(values: Iterable[Any], what: str) -> list[str]:
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise DataError(f"{what} must be a list of ids, got {type(values).__name__}")
-    given = list(values)
-    wrong = next((k for k, value in enumerate(given) if not isinstance(value, str)), None)
-    if wrong is not None:
-        raise DataError(f"{what}: number {wrong} is {given[wrong]!r}, an id (a string) was expected")
-    return [str(value) for value in given]
-
-
-def distinct_names(values: Iterable[Any], what: str) -> list[str]:
-    """Return what `checked_names` does, and refuse an id that stands twice."""
-    given = checked_names(values, what)
+    out: list[str] = []
     seen: set[str] = set()
-    for name in given:
-        if name in seen:
-            raise DataError(f"{what}: {name!r} stands twice")
-        seen.add(name)
-    return given
+    for k, value in enumerate(values):
+        if not isinstance(value, str):
+            raise DataError(f"{what}: number {k} is {value!r}, an id (a string) was expected")
+        if distinct and value in seen:
+            raise DataError(f"{what}: {value!r} stands twice")
+        seen.add(value)
+        out.append(str(value))
+    return out
 
 
-def _id_matrix(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
+def _column(arrays: Mapping[str, Array], name: str) -> list[Any]:
+    values = arrays[name]
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "UO"):
+        raise DataError(f"{name} must be strings in one dimension, got {values.dtype} {values.shape}")
+    return list(values.tolist())
+
+
+def _id_matrix(values: npt.ArrayLike, what: str) -> Array:
     """Return row numbers as int64, and ids as strings, in two dimensions."""
     try:
         array = np.asarray(values)
@@ -223,7 +269,7 @@ def _id_matrix(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
     return check_array(what, array, np.int64, (None, None), error=DataError)
 
 
-def _named(query: str, found: npt.NDArray[Any], known: Sequence[str] | None) -> list[str]:
+def _named(query: str, found: Array, known: Sequence[str] | None) -> list[str]:
     """Return the ids of a query's results, which are row numbers or ids themselves."""
     if found.dtype.kind == "U":
         ids: list[str] = found.tolist()
@@ -242,12 +288,12 @@ def _named(query: str, found: npt.NDArray[Any], known: Sequence[str] | None) -> 
 
 def _check_order(query: str, scores: Sequence[float], distances: bool) -> None:
     for k, (before, after) in enumerate(pairwise(scores), start=2):
-        if after <= before:
-            continue
-        said, hint = f"score rises from {before:g} to {after:g}", "for distances, of which lower is better, say"
-        if distances:
-            said, hint = f"distance falls from {-before:g} to {-after:g}", "for scores leave out"
-        raise DataError(
-            f"results of query {query!r} are not best first: the {said} at place {k}; {hint} distances=True, or "
-            "sort them"
-        )
+        if after > before:
+            said, hint = (
+                f"score rises from {before:g} to {after:g}",
+                "for distances, of which lower is better, say",
+            )
+            if distances:
+                said, hint = f"distance falls from {-before:g} to {-after:g}", "for scores leave out"
+            where = f"results of query {query!r} are not best first: the {said} at place {k}"
+            raise DataError(f"{where}; {hint} distances=True, or sort them")

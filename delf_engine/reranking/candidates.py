@@ -1,22 +1,76 @@
-"""What re-ranking takes and gives: entries of a shortlist, and ranked candidates."""
+"""What re-ranking takes and gives: features by id, shortlists, and candidates ranked by the ranking score."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from delf_engine.errors import DataError
+from delf_engine.config import RankingConfig
+from delf_engine.errors import ConfigError, DataError, MismatchError, UnknownIdError
+from delf_engine.features import LocalFeatures
 from delf_engine.verification import Verification
 
-__all__ = ["Candidate", "RankedCandidate", "Shortlist", "as_candidates", "checked_shortlist"]
+__all__ = [
+    "Candidate",
+    "Entries",
+    "FeatureSource",
+    "RankedCandidate",
+    "Reader",
+    "Shortlist",
+    "as_candidates",
+    "checked_shortlist",
+    "rank_entries",
+    "rank_verified",
+    "ranking_score",
+    "reader",
+]
 
 #: An image id, alone or with its score in the search that found it (higher is better).
 Candidate: TypeAlias = str | tuple[str, float]
 #: Candidates of one query, best first.
 Shortlist: TypeAlias = Sequence[Candidate]
+#: The same, as `checked_shortlist` returns them.
+Entries: TypeAlias = Sequence[tuple[str, float | None]]
+#: From an id to features, or to None for one that is not there.
+Reader: TypeAlias = Callable[[str], LocalFeatures | None]
+
+
+class _Gets(Protocol):
+    def get(self, image_id: str, /) -> Any: ...
+
+
+#: A feature store, a mapping, or a function from id to features. An id it does not have: `UnknownIdError`,
+#: `KeyError` or None.
+FeatureSource: TypeAlias = Reader | Mapping[str, LocalFeatures] | _Gets
+
+
+def reader(source: FeatureSource) -> Reader:
+    """Return a function from id to features, or to None for an id that `source` does not have.
+
+    Raises
+    ------
+    ConfigError
+        If `source` is nothing that features can be read from, at once; or gives something else, on reading.
+    """
+    get: Any = source if callable(source) else getattr(source, "get", None)
+    if get is None:
+        raise ConfigError(
+            f"features must be a store, a mapping or a function from id to features, got {type(source).__name__}"
+        )
+
+    def read(image_id: str) -> LocalFeatures | None:
+        try:
+            features = get(image_id)
+        except (KeyError, UnknownIdError):
+            return None
+        if features is not None and not isinstance(features, LocalFeatures):
+            raise ConfigError(f"the source of features gave {type(features).__name__} for {image_id!r}")
+        return features
+
+    return read
 
 
 @dataclass(frozen=True)
@@ -115,7 +169,7 @@ def checked_shortlist(
     return list(out.items())
 
 
-def as_candidates(entries: Iterable[tuple[str, float | None]]) -> list[Candidate]:
+def as_candidates(entries: Entries) -> list[Candidate]:
     """Return what `checked_shortlist` gave as a shortlist again: ids alone where there are no scores."""
     return [image_id if score is None else (image_id, score) for image_id, score in entries]
 
@@ -125,3 +179,75 @@ def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         return math.nan
     return float(value)
+
+
+def ranking_score(verification: Verification, ranking: RankingConfig) -> float:
+    """Return what a verified candidate is ranked by; more is better.
+
+    Inlier counts are the rule of DELF (Noh et al. 2017); sums of cubed similarities are the selectivity of ASMK
+    (Tolias, Avrithis, Jégou 2016), here of exact nearest neighbours.
+
+    Raises
+    ------
+    MismatchError
+        If the rule needs similarities and the verification has summed them with another exponent.
+    """
+    counts = {"inliers": float(verification.inliers), "effective": float(verification.effective_inliers)}
+    is_count = ranking.score in counts
+    if (ranking.blend or not is_count) and verification.exponent != ranking.exponent:
+        raise MismatchError(
+            f"the verification sums similarity^{verification.exponent:g}, the ranking asks for "
+            f"similarity^{ranking.exponent:g}; verify with exponent={ranking.exponent:g}"
+        )
+    evidence = verification.similarity
+    if ranking.score != "similarity":
+        base = counts[ranking.score] if is_count else verification.inlier_similarity
+        evidence = base + ranking.blend * verification.similarity
+    return evidence if ranking.cap is None else min(evidence, ranking.cap)
+
+
+def rank_verified(
+    shortlist: Shortlist, verified: Mapping[str, Verification], *, ranking: RankingConfig, query: str = "query"
+) -> list[RankedCandidate]:
+    """Rank candidates that are verified already: the same verifications serve any number of rules.
+
+    Parameters
+    ----------
+    shortlist : sequence of id or of (id, score)
+        Candidates, best first; higher scores are better. An id that occurs again is dropped.
+    verified : mapping of id to Verification
+    ranking : RankingConfig
+    query : str
+        Named in errors.
+
+    Returns
+    -------
+    list of RankedCandidate
+        Those in `verified` by their ranking score; equal ones by their first score, then by their first place. All
+        others follow in their first order.
+
+    Raises
+    ------
+    DataError
+        If the shortlist has the wrong shape or a score that is not finite.
+    MismatchError
+        If a verification has another exponent than the rule needs.
+    """
+    return rank_entries(checked_shortlist(shortlist, query=query), verified, ranking)
+
+
+def rank_entries(
+    entries: Entries, verified: Mapping[str, Verification], ranking: RankingConfig
+) -> list[RankedCandidate]:
+    """Do what `rank_verified` does, for a shortlist that `checked_shortlist` has returned."""
+    places = [(first, image_id, score) for first, (image_id, score) in enumerate(entries, start=1)]
+    ranks = {
+        image_id: ranking_score(verified[image_id], ranking) for _, image_id, _ in places if image_id in verified
+    }
+    head = [place for place in places if place[1] in ranks]
+    tail = [place for place in places if place[1] not in ranks]
+    head.sort(key=lambda p: (-ranks[p[1]], -p[2] if p[2] is not None else 0.0, p[0]))
+    return [
+        RankedCandidate(image_id, rank, first, score, verified.get(image_id), ranks.get(image_id))
+        for rank, (first, image_id, score) in enumerate(head + tail, start=1)
+    ]

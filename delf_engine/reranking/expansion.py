@@ -19,8 +19,7 @@ from pydantic import Field
 from delf_engine.config.base import Config, Count
 from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking.candidates import RankedCandidate
-from delf_engine.reranking.sources import FeatureSource, reader
+from delf_engine.reranking.candidates import FeatureSource, RankedCandidate, reader
 from delf_engine.verification import Verification
 from delf_engine.verification.geometry import pixel_frame, plausible
 
@@ -65,13 +64,10 @@ def expand_query(
 ) -> LocalFeatures:
     """Return the query's features together with those of the images verified with it.
 
-    An image joins if it has the inliers that its verification wants to call it the same place.
-    A feature of such an image is added if the transform takes it into the query's image, or into `box`, and does
-    there what a camera can do; its scale is multiplied by the local zoom of the transform. Features that are near
-    duplicates of one that is there already are left out: those of the query come first, then those of the images
-    in order of their inliers, in each by attention.
-
-    The result is a query like any other: search the index with it again, or verify the same shortlist with it.
+    An image joins if it has the inliers that its verification wants to call it the same place. A feature of it is
+    added if the transform takes it into the query's image, or into `box`, and does there what a camera can do; its
+    scale is multiplied by the local zoom of the transform. Near duplicates of one that is there already are left
+    out: those of the query come first, then those of the images in order of their inliers, in each by attention.
 
     Parameters
     ----------
@@ -214,11 +210,7 @@ def _chosen(hits: Iterable[RankedCandidate], config: ExpansionConfig) -> list[tu
                 f"{hit.id!r} was verified with a fundamental matrix, which takes a point to a line, so that its "
                 'features cannot be placed in the query; verify with model = "homography" or "affine"'
             )
-    enough = [
-        (hit, verification)
-        for hit, verification in verified
-        if verification.transform is not None and verification.same
-    ]
+    enough = [(hit, found) for hit, found in verified if found.transform is not None and found.same]
     enough.sort(key=lambda pair: (-pair[1].inliers, pair[0].rank, pair[0].id))
     return [(hit.id, verification) for hit, verification in enough[: config.count]]
 

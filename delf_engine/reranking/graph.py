@@ -10,8 +10,8 @@ short, before it drifts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -19,10 +19,9 @@ from pydantic import Field
 from delf_engine.config import RerankingConfig
 from delf_engine.config.base import Config, Count
 from delf_engine.errors import UnknownIdError
-from delf_engine.reranking.candidates import RankedCandidate
+from delf_engine.reranking.candidates import FeatureSource, RankedCandidate
 from delf_engine.reranking.options import RerankOptions
 from delf_engine.reranking.rerank import rerank_batch
-from delf_engine.reranking.sources import FeatureSource
 
 __all__ = ["GraphCandidate", "GraphConfig", "rerank_graph"]
 
@@ -129,11 +128,7 @@ def rerank_graph(
     }
     hubs = {query: _hubs(head, enough, config.neighbours) for query, head in heads.items()}
     pairs = {
-        _pair(hub.id, c.id)
-        for query, head in heads.items()
-        for c in head
-        for hub in hubs[query]
-        if _may_widen(hub, c)
+        _pair(hub.id, c.id) for q, head in heads.items() for c in head for hub in hubs[q] if _may_widen(hub, c)
     }
     widths = _verified(sorted(pairs), features, options)
     joined = {pair: width for pair, width in widths.items() if width >= enough}
@@ -150,7 +145,7 @@ def _hubs(head: Iterable[RankedCandidate], enough: int, count: int) -> list[Rank
 
 
 def _may_widen(hub: RankedCandidate, c: RankedCandidate) -> bool:
-    """Tell whether a path through a hub could be wider than the edge from the query itself."""
+    # A path through a hub could be wider than the edge from the query itself.
     return hub.id != c.id and _inliers(hub) > _inliers(c)
 
 
@@ -173,24 +168,22 @@ def _ranked(
     scored.sort(key=lambda entry: (-entry[0], entry[3].rank))
     again = {id(c) for c in head}
     tail = [c for c in ranking if id(c) not in again]
-    return [
-        *(
-            _candidate(c, rank=rank, ranking_score=score, via=via, path_inliers=width)
-            for rank, (score, width, via, c) in enumerate(scored, start=1)
-        ),
-        *(_candidate(c, rank=rank) for rank, c in enumerate(tail, start=len(head) + 1)),
+    out = [
+        GraphCandidate(c.id, rank, c.first_rank, c.score, c.verification, score, via, width)
+        for rank, (score, width, via, c) in enumerate(scored, start=1)
     ]
-
-
-def _candidate(c: RankedCandidate, **changes: Any) -> GraphCandidate:
-    values = {field.name: getattr(c, field.name) for field in fields(RankedCandidate)}
-    return GraphCandidate(**{**values, **changes})
+    for rank, c in enumerate(tail, start=len(head) + 1):
+        out.append(GraphCandidate(c.id, rank, c.first_rank, c.score, c.verification, c.ranking_score))
+    return out
 
 
 def _verified(pairs: Sequence[Pair], features: FeatureSource, options: RerankOptions) -> dict[Pair, int]:
     """Return the number of inliers of each pair."""
     out: dict[Pair, int] = {}
-    for part in _parts(pairs):
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        part: dict[str, list[str]] = {}  # the second images by the first
+        for a, b in pairs[start : start + _PAIRS_AT_ONCE]:
+            part.setdefault(a, []).append(b)
         of_all = RerankingConfig(top_n=max(map(len, part.values())))
         given = replace(options, reranking=of_all, calibration=None, on_missing="raise")
         try:
@@ -199,15 +192,6 @@ def _verified(pairs: Sequence[Pair], features: FeatureSource, options: RerankOpt
             raise UnknownIdError(f"{error}; give the source that the candidates were verified with") from error
         out.update(((a, c.id), _inliers(c)) for a, ranked in found.items() for c in ranked)
     return out
-
-
-def _parts(pairs: Sequence[Pair]) -> Iterator[dict[str, list[str]]]:
-    """Yield pairs as lists of their second images by their first, some at a time."""
-    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-        part: dict[str, list[str]] = {}
-        for a, b in pairs[start : start + _PAIRS_AT_ONCE]:
-            part.setdefault(a, []).append(b)
-        yield part
 
 
 def _pair(one: str, other: str) -> Pair:

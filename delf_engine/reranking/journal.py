@@ -43,18 +43,11 @@ def query_key(ids: Sequence[str], features: LocalFeatures | None) -> str:
 
 
 class Journal:
-    """A journal that is open for reading and writing; `opened_journal` opens it.
-
-    Attributes
-    ----------
-    damaged : int
-        Lines that could not be read.
-    """
+    """A journal that is open for reading and writing; `opened_journal` opens it."""
 
     def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
         self._path = path
         self._finished: dict[str, dict[str, Any]] = {}
-        self.damaged = 0
         kept = self._read(options)
         with system_errors(f"{path}: cannot be written"):
             self._file = path.open("r+b" if path.exists() else "w+b")
@@ -81,21 +74,11 @@ class Journal:
         return verified, list(record["missing"])
 
     def add(self, query: str, key: str, verified: Mapping[str, Verification], missing: Sequence[str]) -> None:
-        """Write a finished query; once this returns, it survives a kill.
-
-        Raises
-        ------
-        FormatError
-            If it cannot be written.
-        """
+        """Write a finished query; once this returns, it survives a kill."""
         values = {name: verification.to_dict() for name, verification in verified.items()}
-        try:
+        kept = "what it holds is kept, and the same call goes on from there"
+        with system_errors(f"{self._path}: cannot be written; {kept}"):
             self._append({"query": query, "key": key, "verified": values, "missing": list(missing)})
-        except OSError as error:
-            raise FormatError(
-                f"{self._path}: cannot be written: {error.strerror or error}; what it holds is kept, and the "
-                "same call goes on from there"
-            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -110,16 +93,14 @@ class Journal:
 
     def _read(self, options: Mapping[str, Any]) -> int:
         """Read what is there, and return how many bytes of it are whole lines up to the end."""
-        try:
-            with self._path.open("rb") as file:
-                lines = file.readlines()
-        except FileNotFoundError:
-            return 0
-        except OSError as error:
-            raise FormatError(f"{self._path}: cannot be read: {error.strerror or error}") from error
-        if not lines:
-            return 0
-        if not lines[0].endswith(b"\n") and lines[0][9:].startswith(_BEGINNING):
+        lines: list[bytes] = []
+        with (
+            system_errors(f"{self._path}: cannot be read"),
+            suppress(FileNotFoundError),
+            self._path.open("rb") as file,
+        ):
+            lines = file.readlines()
+        if not lines or (not lines[0].endswith(b"\n") and lines[0][9:].startswith(_BEGINNING)):
             return 0
         header = _parsed(lines[0])
         if header is None or header.get("format") != _FORMAT:
@@ -131,9 +112,7 @@ class Journal:
             )
         for line in lines[1:]:
             record = _parsed(line)
-            if record is None or not {"query", "key", "verified", "missing"} <= set(record):
-                self.damaged += 1
-            else:
+            if record is not None and {"query", "key", "verified", "missing"} <= set(record):
                 self._finished[record["query"]] = record
         whole = lines if lines[-1].endswith(b"\n") else lines[:-1]
         return sum(map(len, whole))
@@ -156,14 +135,8 @@ def opened_journal(
 ) -> Iterator[Journal | None]:
     """Open a journal, or none.
 
-    Raises
-    ------
-    LockedError
-        If another process writes to it.
-    MismatchError
-        If it was written with other options.
-    FormatError
-        If the file is no journal, or cannot be read or written.
+    A `LockedError` if another process writes to it, a `MismatchError` if it was written with other options, a
+    `FormatError` if the file is no journal, or cannot be read or written.
     """
     if path is None:
         yield None

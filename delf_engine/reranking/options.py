@@ -81,15 +81,7 @@ class RerankOptions:
         seconds: float | None = None,
         **more: Any,
     ) -> RerankOptions:
-        """Return the options of a profile.
-
-        Parameters
-        ----------
-        profile : Profile
-        top_n, top_k, seconds
-            See `RerankingConfig`; None: as the profile says.
-        **more
-            Fields of the class that no profile has: `seed`, `calibration`, `workers`, `on_missing`.
+        """Return the options of a profile but for those given: of `RerankingConfig`, and `more` of this class.
 
         Raises
         ------

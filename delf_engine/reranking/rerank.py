@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain, islice, pairwise
 from typing import TypeAlias
 
 from delf_engine.errors import DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking.candidates import RankedCandidate, Shortlist, checked_shortlist
+from delf_engine.reranking.candidates import (
+    Entries,
+    FeatureSource,
+    RankedCandidate,
+    Reader,
+    Shortlist,
+    checked_shortlist,
+    rank_entries,
+    ranking_score,
+    reader,
+)
 from delf_engine.reranking.journal import Journal, opened_journal, query_key
-from delf_engine.reranking.options import OnMissing, RerankOptions
+from delf_engine.reranking.options import RerankOptions
 from delf_engine.reranking.scheduling import QueryJob, verify_jobs
-from delf_engine.reranking.scoring import rank_entries, ranking_score
-from delf_engine.reranking.sources import CachingReader, FeatureSource, Reader, reader
 from delf_engine.verification import Verification
 
 __all__ = ["rerank_batch", "rerank_shortlist"]
 
 Progress: TypeAlias = Callable[[int, int], None]
-Entries: TypeAlias = Sequence[tuple[str, "float | None"]]
+
+# About 3,000 images of 1000 x 40 floats.
+_CACHE_BYTES = 1 << 29
 
 
 def rerank_shortlist(
     query_features: LocalFeatures, shortlist: Shortlist, features: FeatureSource, options: RerankOptions
 ) -> list[RankedCandidate]:
     """Re-rank the candidates of one query; see `rerank_batch`."""
-    entries = checked_shortlist(shortlist, query="query")
-    missing = _Missing(options.on_missing)
-    job = _job("query", query_features, entries, options)
-    read = partial(_candidates, reader(features), missing)
-    for _ in verify_jobs([job], read, options, pairs=len(job.ids)):
-        missing.timed_out = job.timed_out
-    missing.report()
-    return _ranking(entries, job.verified, options)
+    return _reranked({"query": query_features}, {"query": shortlist}, features, options, None, None)["query"]
 
 
 def rerank_batch(
@@ -93,17 +96,28 @@ def rerank_batch(
     DelfEngineError
         If a process that verifies pairs is killed.
     """
+    return _reranked(queries, shortlists, features, options, progress, checkpoint)
+
+
+def _reranked(
+    queries: FeatureSource,
+    shortlists: Mapping[str, Shortlist],
+    features: FeatureSource,
+    options: RerankOptions,
+    progress: Progress | None,
+    checkpoint: str | os.PathLike[str] | None,
+) -> dict[str, list[RankedCandidate]]:
     entries = {query: checked_shortlist(shortlist, query=query) for query, shortlist in shortlists.items()}
     with opened_journal(checkpoint, options.verification, options.ranking.exponent, options.seed) as journal:
         batch = _Batch(entries, reader(queries), reader(features), options, journal, progress)
         for job in verify_jobs(batch.jobs(), batch.read, options, pairs=batch.total, advanced=batch.advance):
             batch.finish(job)
-    batch.missing.report()
+    batch.warn()
     return {query: _ranking(found, batch.verified[query], options) for query, found in entries.items()}
 
 
 class _Batch:
-    """The queries of one call: which are still to be verified, and what is known of all."""
+    """The queries of one call: which are still to be verified, what is known of all, and what was missing."""
 
     def __init__(
         self,
@@ -115,32 +129,47 @@ class _Batch:
         progress: Progress | None,
     ) -> None:
         self.verified: dict[str, dict[str, Verification]] = {query: {} for query in entries}
-        self.missing = _Missing(options.on_missing)
         self._entries, self._options, self._journal, self._progress = entries, options, journal, progress
-        self._heads = {query: _head(found, options) for query, found in entries.items()}
+        top_n = options.reranking.top_n
+        self._heads = {query: [name for name, _ in found[:top_n]] for query, found in entries.items()}
         self._query_of, self._image_of = query_of, image_of
-        self._images = CachingReader(image_of, chain.from_iterable(self._heads.values()))
+        self._images = _CachingReader(image_of, chain.from_iterable(self._heads.values()))
         self._keys: dict[str, str] = {}  # what a journal knows the queries at work by
+        self._missing: dict[str, None] = {}
+        self._timed_out = 0  # pairs
         self.total = sum(map(len, self._heads.values()))
         self._done = 0
 
     def jobs(self) -> Iterator[QueryJob]:
         """Yield the queries that are to be verified; those that the journal knows are passed over."""
         for query, entries in self._entries.items():
-            features = self._query_of(query)
+            features, head = self._query_of(query), self._heads[query]
             if features is None:
-                self.missing.add(f"query {query!r}")
-                self._skip(self._heads[query])
+                self._lacks(f"query {query!r}")
+                self._skip(head)
                 continue
-            job = _job(query, features, entries, self._options)
+            settled = _early_stop(entries, self._options)
+            job = QueryJob(query, features, head, settled, self._options.reranking.seconds)
             if self._journal is not None and self._is_known(job, self._journal):
-                self._skip(self._heads[query])
+                self._skip(head)
                 continue
             yield job
 
     def read(self, job: QueryJob, ids: Sequence[str]) -> dict[str, LocalFeatures]:
-        """Return the features of candidates by id, without those that have none."""
-        return _candidates(self._images, self.missing, job, ids)
+        """Return the features of candidates by id, without those that have none: these are noted."""
+        found: dict[str, LocalFeatures] = {}
+        for image_id in ids:
+            features = self._images(image_id)
+            if features is None:
+                self._lacks(repr(image_id))
+            elif features.dim != job.features.dim:
+                raise MismatchError(
+                    f"query {job.query!r} has {job.features.dim}-D descriptors, image {image_id!r} "
+                    f"{features.dim}-D ones; extract both with the same model"
+                )
+            else:
+                found[image_id] = features
+        return found
 
     def advance(self, pairs: int) -> None:
         """Report that more pairs are done."""
@@ -151,10 +180,25 @@ class _Batch:
     def finish(self, job: QueryJob) -> None:
         """Keep what was found for a query, here and in the journal."""
         self.verified[job.query] = job.verified
-        self.missing.timed_out += job.timed_out
+        self._timed_out += job.timed_out
         self._skip(job.skipped)
         if self._journal is not None and not job.timed_out:
             self._journal.add(job.query, self._keys[job.query], job.verified, job.missing)
+
+    def warn(self) -> None:
+        """Say, to the caller of the public function, what was not verified."""
+        if self._timed_out:
+            message = f"not verified for lack of time: {self._timed_out} pairs"
+            warnings.warn(message, DelfEngineWarning, stacklevel=4)
+        if self._missing and self._options.on_missing != "ignore":
+            first = ", ".join(islice(self._missing, 5)) + (", ..." if len(self._missing) > 5 else "")
+            message = f"not verified for lack of features, left behind the others: {len(self._missing)} ({first})"
+            warnings.warn(message, DelfEngineWarning, stacklevel=4)
+
+    def _lacks(self, what: str) -> None:
+        if self._options.on_missing == "raise":
+            raise UnknownIdError(f"no features of {what}")
+        self._missing[what] = None
 
     def _skip(self, ids: Sequence[str]) -> None:
         self._images.release(ids)
@@ -162,7 +206,10 @@ class _Batch:
 
     def _is_known(self, job: QueryJob, journal: Journal) -> bool:
         """Take over what the journal knows of a query; nothing if a candidate without features has some now."""
-        self._keys[job.query] = key = query_key(self._what_decides(job), job.features)
+        decides = list(job.ids)  # on which pairs are verified
+        if job.is_settled is not None:
+            decides += [str(self._options.reranking.top_k), self._options.ranking.model_dump_json()]
+        self._keys[job.query] = key = query_key(decides, job.features)
         found = journal.finished(job.query, key)
         if found is None:
             return False
@@ -170,25 +217,45 @@ class _Batch:
         if any(self._image_of(name) is not None for name in missing):
             return False
         for name in missing:
-            self.missing.add(repr(name))
+            self._lacks(repr(name))
         self.verified[job.query] = verified
         return True
 
-    def _what_decides(self, job: QueryJob) -> list[str]:
-        """Return, as text, what decides on which pairs of a query are verified."""
-        if job.is_settled is None:
-            return list(job.ids)
-        return [*job.ids, str(self._options.reranking.top_k), self._options.ranking.model_dump_json()]
+
+class _CachingReader:
+    """Reads each id about once: features are kept while a later call will want them, within a budget of memory.
+
+    `wanted` holds every id of every call to come.
+    """
+
+    def __init__(self, read: Reader, wanted: Iterable[str]) -> None:
+        self._read = read
+        self._to_come = Counter(wanted)
+        self._kept: dict[str, LocalFeatures | None] = {}
+        self._kept_bytes = 0
+
+    def __call__(self, image_id: str) -> LocalFeatures | None:
+        """Return the features of an image, or None."""
+        known = image_id in self._kept
+        features = self._kept[image_id] if known else self._read(image_id)
+        size = _bytes(features)
+        if self._to_come[image_id] > 1 and not known and self._kept_bytes + size <= _CACHE_BYTES:
+            self._kept[image_id] = features
+            self._kept_bytes += size
+        self.release([image_id])
+        return features
+
+    def release(self, image_ids: Iterable[str]) -> None:
+        """Count one call for each as made, or as one that will not be: nothing is kept for it."""
+        for image_id in image_ids:
+            self._to_come[image_id] -= 1
+            if self._to_come[image_id] <= 0 and image_id in self._kept:
+                features = self._kept.pop(image_id)
+                self._kept_bytes -= _bytes(features)
 
 
-def _head(entries: Entries, options: RerankOptions) -> list[str]:
-    """Return the candidates that are verified at most."""
-    return [name for name, _ in entries[: options.reranking.top_n]]
-
-
-def _job(query: str, features: LocalFeatures, entries: Entries, options: RerankOptions) -> QueryJob:
-    settled = _early_stop(entries, options)
-    return QueryJob(query, features, _head(entries, options), settled, options.reranking.seconds)
+def _bytes(features: LocalFeatures | None) -> int:
+    return 0 if features is None else 4 * len(features) * (features.dim + 4)
 
 
 def _early_stop(entries: Entries, options: RerankOptions) -> Callable[[Mapping[str, Verification]], bool] | None:
@@ -203,52 +270,6 @@ def _early_stop(entries: Entries, options: RerankOptions) -> Callable[[Mapping[s
         return None
     cap = ranking.cap
     return lambda found: sum(ranking_score(each, ranking) >= cap for each in found.values()) >= top_k
-
-
-def _candidates(
-    image_of: Reader, missing: _Missing, job: QueryJob, ids: Sequence[str]
-) -> dict[str, LocalFeatures]:
-    """Read features; what has none is noted."""
-    found: dict[str, LocalFeatures] = {}
-    for image_id in ids:
-        features = image_of(image_id)
-        if features is None:
-            missing.add(repr(image_id))
-        elif features.dim != job.features.dim:
-            raise MismatchError(
-                f"query {job.query!r} has {job.features.dim}-D descriptors, image {image_id!r} "
-                f"{features.dim}-D ones; extract both with the same model"
-            )
-        else:
-            found[image_id] = features
-    return found
-
-
-class _Missing:
-    """Ids without features, and pairs that time was not enough for, collected for one report."""
-
-    def __init__(self, on_missing: OnMissing) -> None:
-        self._on_missing = on_missing
-        self._found: dict[str, None] = {}
-        self.timed_out = 0
-
-    def add(self, what: str) -> None:
-        if self._on_missing == "raise":
-            raise UnknownIdError(f"no features of {what}")
-        self._found[what] = None
-
-    def report(self) -> None:
-        if self.timed_out:
-            message = f"not verified for lack of time: {self.timed_out} pairs"
-            warnings.warn(message, DelfEngineWarning, stacklevel=3)
-        if not self._found or self._on_missing == "ignore":
-            return
-        first = ", ".join(islice(self._found, 5)) + (", ..." if len(self._found) > 5 else "")
-        warnings.warn(
-            f"not verified for lack of features, left behind the others: {len(self._found)} ({first})",
-            DelfEngineWarning,
-            stacklevel=3,
-        )
 
 
 def _ranking(

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias
 
-from delf_engine.config import VerificationConfig
 from delf_engine.errors import ProcessDiedError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking.options import RerankOptions
@@ -23,7 +22,7 @@ from delf_engine.support.processes import process_pool
 from delf_engine.support.threads import usable_cores
 from delf_engine.verification import PairVerifier, Verification
 
-__all__ = ["QueryJob", "needs_processes", "verify_jobs"]
+__all__ = ["QueryJob", "verify_jobs"]
 
 _CHUNK = 10  # pairs a worker verifies at a time
 _WAITING = 4  # chunks each worker has waiting or at work
@@ -36,25 +35,11 @@ _PROCESSES_FROM, _THREADS_FROM = 400, 20
 
 @dataclass(eq=False)
 class QueryJob:
-    """The candidates of one query that are to be verified, and how far that has come.
+    """The candidates of one query that are to be verified, in that order, and how far it has come.
 
-    Attributes
-    ----------
-    query : str
-    features : LocalFeatures
-        Of the query.
-    ids : sequence of str
-        Candidates, in the order they are verified.
-    is_settled : callable or None
-        From what is verified so far to whether the other candidates need not be. With it one chunk is verified
-        after the other, so that what is verified does not depend on the number of workers. None: never.
-    seconds : float or None
-        Time until no more is begun.
-    verified : dict of id to Verification
-    skipped : sequence of str
-        Candidates that were never begun, once it is done.
-    timed_out : int
-        How many of these for lack of time.
+    `is_settled` tells from what is verified so far whether the others need not be. With it one chunk is verified
+    after the other, so that what is verified does not depend on the number of workers. After `seconds` no more is
+    begun. Once it is done, `skipped` are those that were never begun, `timed_out` of them for lack of time.
     """
 
     query: str
@@ -107,11 +92,6 @@ class QueryJob:
 ReadChunk: TypeAlias = Callable[[QueryJob, Sequence[str]], dict[str, LocalFeatures]]
 
 
-def needs_processes(config: VerificationConfig) -> bool:
-    """Tell whether an estimator holds Python's interpreter lock, so that threads would take turns."""
-    return config.estimator == "ransac"
-
-
 def verify_jobs(
     jobs: Iterable[QueryJob],
     read: ReadChunk,
@@ -120,21 +100,12 @@ def verify_jobs(
     pairs: int,
     advanced: Callable[[int], None] = lambda count: None,
 ) -> Iterator[QueryJob]:
-    """Verify the candidates of queries, and yield each query when it is done.
+    """Verify the candidates of queries, taken a few at a time, and yield each query when it is done.
 
-    Parameters
-    ----------
-    jobs : iterable of QueryJob
-        Taken a few at a time.
-    read : callable
-        Called in this thread.
-    options : RerankOptions
-    pairs : int
-        Of all jobs: few are verified by this thread alone, unless the options say how many workers there are.
-    advanced : callable
-        Called with a number of pairs that are done with, in this thread.
+    Few `pairs` in all are verified by this thread alone, unless the options say how many workers there are. `read`
+    and `advanced`, which gets a number of pairs that are done with, are called in this thread.
     """
-    processes = needs_processes(options.verification)
+    processes = options.verification.estimator == "ransac"  # it holds Python's lock: threads would take turns
     workers = options.workers
     if workers is None:
         workers = usable_cores() if pairs >= (_PROCESSES_FROM if processes else _THREADS_FROM) else 1
@@ -142,8 +113,7 @@ def verify_jobs(
         yield from _in_turn(jobs, read, options, advanced)
         return
     with _processes(workers) if processes else _threads(workers) as pool:
-        subject_of = _features_of if processes else lambda job: options.verifier(job.features)
-        yield from _shared_out(jobs, read, subject_of, options, pool, workers, advanced)
+        yield from _shared_out(jobs, read, options, pool, workers, advanced)
 
 
 def _in_turn(
@@ -162,19 +132,23 @@ def _in_turn(
 def _shared_out(
     jobs: Iterable[QueryJob],
     read: ReadChunk,
-    subject_of: Callable[[QueryJob], PairVerifier | LocalFeatures],
     options: RerankOptions,
     pool: Executor,
     workers: int,
     advanced: Callable[[int], None],
 ) -> Iterator[QueryJob]:
-    """Verify some queries at the same time, each in chunks of candidates."""
+    """Verify some queries at the same time, each in chunks of candidates.
+
+    Threads share what was made ready of the query, processes get its features.
+    """
     coming, plain = iter(jobs), replace(options, calibration=None)
+    in_threads = isinstance(pool, ThreadPoolExecutor)
     active: dict[QueryJob, PairVerifier | LocalFeatures] = {}
     at_work: dict[Future[list[Verification]], tuple[QueryJob, list[str], int]] = {}
     try:
         while True:
-            active.update((job, subject_of(job)) for job in islice(coming, _QUERIES * workers - len(active)))
+            for job in islice(coming, _QUERIES * workers - len(active)):
+                active[job] = options.verifier(job.features) if in_threads else job.features
             if not active:
                 return
             for job, subject in active.items():
@@ -194,14 +168,9 @@ def _shared_out(
             future.cancel()
 
 
-def _features_of(job: QueryJob) -> LocalFeatures:
-    return job.features
-
-
 def _verify(
     subject: PairVerifier | LocalFeatures, candidates: Sequence[LocalFeatures], options: RerankOptions
 ) -> list[Verification]:
-    """Verify a chunk in a worker; threads share what was made ready of the query, processes get its features."""
     verifier = options.verifier(subject) if isinstance(subject, LocalFeatures) else subject
     return [verifier(candidate) for candidate in candidates]
 

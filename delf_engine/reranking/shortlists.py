@@ -18,30 +18,26 @@ The ending of the name tells the format.
 
 from __future__ import annotations
 
+import csv
+import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from delf_engine.errors import ConfigError, DataError, FormatError
+from delf_engine.errors import DataError, FormatError
 from delf_engine.reranking.array_files import ARRAY_ENDINGS, read_arrays, write_arrays
-from delf_engine.reranking.arrays import (
-    NO_RESULT,
-    checked_names,
-    distinct_names,
-    lists_of_arrays,
-    row_numbers,
-    shortlists_from_ranks,
-)
-from delf_engine.reranking.candidates import Candidate, RankedCandidate
-from delf_engine.reranking.text_files import TEXT_ENDINGS, read_text, write_text
+from delf_engine.reranking.arrays import arrays_of_rankings, checked_names, lists_of_file
+from delf_engine.reranking.candidates import Candidate, RankedCandidate, as_candidates, checked_shortlist
+from delf_engine.support.files import replacing, system_errors
 
 __all__ = ["read_shortlists", "write_rankings"]
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Lists: TypeAlias = dict[str, list[Candidate]]
+Rankings: TypeAlias = Mapping[str, Sequence[RankedCandidate]]
+
+_TAG = "delf-engine"  # of the system, in TREC run files
 
 
 def read_shortlists(
@@ -82,11 +78,11 @@ def read_shortlists(
     """
     path = Path(path)
     known = None if names is None else checked_names(names, "names")
-    asked = None if queries is None else distinct_names(queries, "queries")
+    asked = None if queries is None else checked_names(queries, "queries", distinct=True)
     if _is_text(path):
-        found = read_text(path, distinct=distinct)
+        found = _read_text(path, distinct)
     else:
-        found = _from_arrays(path, read_arrays(path), known, asked, distinct)
+        found = lists_of_file(path, read_arrays(path), known, asked, distinct)
     _check_members(path, found, known, asked)
     return found
 
@@ -126,106 +122,177 @@ def write_rankings(
         If ``.npy`` is to be written and `names` are not given, or HDF5 and h5py is not installed.
     """
     path = Path(path)
-    if _is_text(path):
-        write_text(path, rankings)
-    else:
-        write_arrays(path, _as_arrays(path, rankings, names))
+    if not _is_text(path):
+        write_arrays(path, arrays_of_rankings(path, rankings, names))
+        return
+    _, write = _TEXT[path.suffix.lower()]
+    with (
+        system_errors(f"{path}: cannot be written"),
+        replacing(path) as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+    ):
+        write(path, file, rankings)
 
 
 def _is_text(path: Path) -> bool:
     ending = path.suffix.lower()
-    if ending not in TEXT_ENDINGS + ARRAY_ENDINGS:
-        raise FormatError(f"{path}: the ending must be one of {', '.join(TEXT_ENDINGS + ARRAY_ENDINGS)}")
-    return ending in TEXT_ENDINGS
+    if ending not in _TEXT and ending not in ARRAY_ENDINGS:
+        raise FormatError(f"{path}: the ending must be one of {', '.join([*_TEXT, *ARRAY_ENDINGS])}")
+    return ending in _TEXT
 
 
-def _from_arrays(
-    path: Path, arrays: Arrays, names: list[str] | None, queries: list[str] | None, distinct: bool
-) -> dict[str, list[Candidate]]:
-    _check_fields(path, arrays)
+def _read_text(path: Path, distinct: bool) -> Lists:
+    parse, _ = _TEXT[path.suffix.lower()]
     try:
-        rows = checked_names(_column(arrays, "names"), "names") if "names" in arrays else names
-        asked = distinct_names(_column(arrays, "queries"), "queries") if "queries" in arrays else queries
-        if asked is None:
-            raise ConfigError(f"{path}: the file does not say of which queries it is; give queries=")
-        found = arrays["ranks" if "ranks" in arrays else "ids"]
-        if rows is None and ("ranks" in arrays or (found.dtype.kind in "iu" and found.size)):
-            raise ConfigError(f"{path}: holds row numbers and no names; give names=")
-        if "ranks" in arrays:
-            return shortlists_from_ranks(found, names=rows or (), query_names=asked)
-        scores, distances = arrays.get("scores"), arrays.get("distances")
-        return lists_of_arrays(
-            found,
-            distances if scores is None else scores,
-            queries=asked,
-            names=rows,
-            distances=distances is not None,
-            distinct=distinct,
-        )
-    except DataError as error:
-        raise FormatError(f"{path}: {error}") from error
-
-
-def _check_fields(path: Path, arrays: Arrays) -> None:
-    if ("ids" in arrays) == ("ranks" in arrays):
-        raise FormatError(f"{path}: expected an array 'ids' of shape (Q, K), or 'ranks' of shape (K, Q)")
-    exclusive = [name for name in ("ranks", "scores", "distances") if name in arrays]
-    if len(exclusive) > 1:
-        raise FormatError(f"{path}: holds {exclusive[1]!r} beside {exclusive[0]!r}; leave one out")
-
-
-def _column(arrays: Arrays, name: str) -> list[Any]:
-    values = arrays[name]
-    if values.ndim != 1 or (values.size and values.dtype.kind not in "UO"):
-        raise DataError(f"{name} must be strings in one dimension, got {values.dtype} {values.shape}")
-    return list(values.tolist())
+        with system_errors(f"{path}: cannot be read"), path.open(encoding="utf-8-sig", newline="") as lines:
+            return parse(path, lines, distinct)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: is not UTF-8 text: {error}") from error
 
 
 def _check_members(
     path: Path, found: Mapping[str, Sequence[Candidate]], names: list[str] | None, queries: list[str] | None
 ) -> None:
     """Refuse what the caller's own lists do not hold: the file is of something else."""
-    asked = found if queries is None else set(queries)
-    extra = next((query for query in found if query not in asked), None)
-    if extra is not None:
-        raise FormatError(f"{path}: query {extra!r} is not one of the {len(asked)} queries given")
-    if names is None:
-        return
-    known = set(names)
+    asked, known = found if queries is None else set(queries), set(names or ())
     for query, entries in found.items():
-        ids = (entry if isinstance(entry, str) else entry[0] for entry in entries)
+        if query not in asked:
+            raise FormatError(f"{path}: query {query!r} is not one of the {len(asked)} queries given")
+        ids = () if names is None else (entry if isinstance(entry, str) else entry[0] for entry in entries)
         unknown = next((image_id for image_id in ids if image_id not in known), None)
         if unknown is not None:
             raise FormatError(f"{path}: shortlist of {query!r}: {unknown!r} is not one of the {len(known)} names")
 
 
-def _as_arrays(
-    path: Path, rankings: Mapping[str, Sequence[RankedCandidate]], names: Sequence[str] | None
-) -> dict[str, npt.NDArray[Any] | list[str]]:
-    """Return rankings as arrays of one shape, and the ids of queries and rows."""
-    if names is None and path.suffix.lower() == ".npy":
-        raise ConfigError(f"{path}: .npy holds row numbers: say with names= which image each row is, or use .npz")
-    ids = {query: [c.id for c in ranking] for query, ranking in rankings.items()}
-    for query, found in ids.items():
-        if len(set(found)) < len(found):
-            raise DataError(f"ranking of {query!r} holds an image twice")
-    given = list(dict.fromkeys(name for found in ids.values() for name in found)) if names is None else names
-    rows = row_numbers(ids, given)
-    out: dict[str, npt.NDArray[Any] | list[str]] = {"ids": rows, "queries": list(ids), "names": list(given)}
-    scored = {c.score is not None for ranking in rankings.values() for c in ranking}
-    if len(scored) > 1:
-        raise DataError("some candidates have scores and others have none: one array cannot hold both")
-    if scored == {True}:
-        out["scores"] = _padded([[c.score for c in ranking] for ranking in rankings.values()], -np.inf)
-    out["first_rank"] = _padded([[c.first_rank for c in ranking] for ranking in rankings.values()], NO_RESULT)
-    out["inliers"] = _padded([[c.inliers for c in ranking] for ranking in rankings.values()], -1)
-    out["ranking_score"] = _padded([[c.ranking_score for c in ranking] for ranking in rankings.values()], np.nan)
+def _read_json_lines(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
+    out: Lists = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise FormatError(f"{path}, line {number}: is not JSON: {error}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("query"), str) or "candidates" not in record:
+            raise FormatError(f'{path}, line {number}: expected {{"query": id, "candidates": [[id, score], ...]}}')
+        if record["query"] in out:
+            raise FormatError(f"{path}, line {number}: query {record['query']!r} occurs a second time")
+        entries = _without_evidence(record["candidates"])
+        out[record["query"]] = _candidates(f"{path}, line {number}", record["query"], entries, distinct)
     return out
 
 
-def _padded(rows: Sequence[Sequence[float | None]], fill: float) -> npt.NDArray[Any]:
-    """Return lists as a matrix; `fill` stands for None, and behind the end of a shorter list."""
-    out = np.full((len(rows), max(map(len, rows), default=0)), fill)
-    for q, values in enumerate(rows):
-        out[q, : len(values)] = [fill if value is None else value for value in values]
+def _without_evidence(candidates: Any) -> Any:
+    """Return the candidates of a ranking, which are objects with their evidence, as those of a shortlist."""
+    if not isinstance(candidates, list) or not all(isinstance(entry, dict) for entry in candidates):
+        return candidates
+    return [
+        entry.get("id") if entry.get("score") is None else (entry.get("id"), entry["score"])
+        for entry in candidates
+    ]
+
+
+def _write_json_lines(path: Path, file: TextIO, rankings: Rankings) -> None:
+    for query, ranking in rankings.items():
+        record = {"query": query, "candidates": [c.to_dict(with_verification=False) for c in ranking]}
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _read_csv(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
+    rows = csv.DictReader(lines, strict=True)
+    out: dict[str, list[Any]] = {}
+    try:
+        rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
+        if columns and not {"query", "id"} <= set(columns):
+            raise FormatError(f"{path}, line 1: expected the columns query,id,score, got {','.join(columns)}")
+        for row in rows:
+            if None in row or None in row.values():
+                raise FormatError(f"{path}, line {rows.line_num}: expected {len(columns)} columns")
+            score = row.get("score", "").strip()
+            entry = (row["id"], _number(path, rows.line_num, score)) if score else row["id"]
+            out.setdefault(row["query"], []).append(entry)
+    except csv.Error as error:
+        raise FormatError(f"{path}, line {rows.reader.line_num}: {error}") from error
+    return {query: _candidates(str(path), query, found, distinct) for query, found in out.items()}
+
+
+def _write_csv(path: Path, file: TextIO, rankings: Rankings) -> None:
+    # All text quoted: an id may hold anything, a lone carriage return too.
+    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(("query", "id", "rank", "first_rank", "score", "inliers", "ranking_score"))
+    try:
+        for query, ranking in rankings.items():
+            for c in ranking:
+                writer.writerow((query, c.id, c.rank, c.first_rank, c.score, c.inliers, c.ranking_score))
+    except csv.Error as error:  # Python 3.10 cannot write a NUL
+        raise DataError(f"{path}: CSV cannot hold one of these ids ({error}); use .jsonl") from error
+
+
+def _read_trec(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 6:
+            raise FormatError(
+                f"{path}, line {number}: expected 'query Q0 id rank score tag', got {line.strip()!r}"
+            )
+        rank, score = _number(path, number, fields[3]), _number(path, number, fields[4])
+        found.setdefault(fields[0], []).append((-score, rank, fields[2]))
+    out: Lists = {}
+    for query, rows in found.items():
+        rows.sort(key=lambda row: row[:2])  # stable: lines equal in score and rank stay in order
+        out[query] = _candidates(str(path), query, [(image_id, -cost) for cost, _, image_id in rows], distinct)
     return out
+
+
+def _write_trec(path: Path, file: TextIO, rankings: Rankings) -> None:
+    for query, ranking in rankings.items():
+        for c, score in zip(ranking, _descending(ranking), strict=True):
+            for name in (query, c.id):
+                if len(name.split()) != 1 or name != name.strip():
+                    raise DataError(
+                        f"{path}: a TREC run file cannot hold the id {name!r}: blanks separate its columns; use "
+                        ".jsonl"
+                    )
+            file.write(f"{query} Q0 {c.id} {c.rank} {score!r} {_TAG}\n")
+
+
+def _descending(ranking: Sequence[RankedCandidate]) -> Iterator[float]:
+    """Yield ranking scores that fall strictly, in the single precision of trec_eval too."""
+    last: float | None = None
+    for c in ranking:
+        if c.ranking_score is None:
+            last = min(last or 0.0, 0.0) - 1.0
+        elif last is None:
+            last = c.ranking_score
+        else:
+            last = min(c.ranking_score, last - 1e-6 * max(abs(last), 1.0))
+        yield last
+
+
+def _candidates(where: str, query: str, entries: Any, distinct: bool) -> list[Candidate]:
+    try:
+        return as_candidates(checked_shortlist(entries, query=query, distinct=distinct))
+    except DataError as error:
+        raise FormatError(f"{where}: {error}") from error
+
+
+def _number(path: Path, number: int, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise FormatError(f"{path}, line {number}: expected a finite number, got {text!r}")
+    return value
+
+
+#: How each text format is read and written, by the ending of the name.
+_TEXT: dict[str, tuple[Callable[[Path, Iterable[str], bool], Lists], Callable[[Path, TextIO, Rankings], None]]] = {
+    ".jsonl": (_read_json_lines, _write_json_lines),
+    ".csv": (_read_csv, _write_csv),
+    ".run": (_read_trec, _write_trec),
+    ".trec": (_read_trec, _write_trec),
+}

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from delf_engine.config import Config, Profile, parse_config
+from delf_engine.config import Config, Profile
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.support.files import replacing, system_errors
 from delf_engine.verification.result import Verification
@@ -154,7 +154,7 @@ class Calibration(Config):
         same = checked_labels(labels, len(verifications))
         made_with = _common_options(verifications, profile)
         slope, intercept = _fit_logistic(_evidence_of(verifications, evidence), same, prior)
-        values = {
+        values: dict[str, Any] = {
             "evidence": evidence,
             "slope": slope,
             "intercept": intercept,
@@ -167,7 +167,7 @@ class Calibration(Config):
             **({} if profile is None else _hashes(profile)),
             **made_with,
         }
-        return parse_config(cls, values, where="calibration")
+        return cls(**values)
 
     def probability(self, verification: Verification, *, prior: float | None = None) -> float:
         """Return the probability that two photographs show the same place.
@@ -259,9 +259,10 @@ class Calibration(Config):
         if version != _VERSION:
             raise FormatError(f"{where}: format version {version!r}, this version reads {_VERSION}; fit it again")
         try:
-            return parse_config(cls, values, where=where)
-        except ConfigError as error:
-            raise FormatError(f"{error}; fit it again (delf-engine calibrate)") from error
+            return cls.model_validate(values)  # not from JSON: a name of a file need not be UTF-8
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, each['loc']))!r}: {each['msg']}" for each in error.errors())
+            raise FormatError(f"{where}: {problems}; fit it again (delf-engine calibrate)") from error
 
     @property
     def _uses_similarity(self) -> bool:

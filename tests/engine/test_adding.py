@@ -1,8 +1,9 @@
-"""Adding at scale: broken files, strange names, files that vanish, full disks, Ctrl-C, workers that die."""
+"""Adding and replacing: broken files, strange names, files that vanish, full disks, Ctrl-C, workers that die."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 import deadly
 import delf_engine as de
 from delf_engine.engine.manifest import MANIFEST
-from helpers import random_photo, write_image
+from delf_engine.errors import ConfigError, FormatError, LockedError, UnknownIdError
+from helpers import raises, random_features, random_photo, write_image
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +54,24 @@ def test_one_in_a_hundred_is_broken(
     (broken / "zero.jpg").touch()
     (broken / "cut.png").write_bytes(Path(photos[0]).read_bytes()[:200])
     (broken / "text.jpg").write_text("Not Found")
+    write_image(broken / "dot.png", np.zeros((1, 1, 3), np.uint8))
     (broken / "loop.jpg").symlink_to(broken / "loop.jpg")
     (broken / "inside").symlink_to(broken)
     with _create(tmp_path / "e", tiny_model, one_scale) as engine:
         report = engine.add([str(folder), str(broken)], workers=workers)
         assert report.added == photos
-        assert sorted(Path(name).name for name, _ in report.failed) == [
-            "cut.png",
-            "loop.jpg",
-            "text.jpg",
-            "zero.jpg",
-        ]
-        assert all(reason for _, reason in report.failed)
+        reasons = {Path(name).name: reason for name, reason in report.failed}
+        assert set(reasons) == {"cut.png", "dot.png", "loop.jpg", "text.jpg", "zero.jpg"}
+        for name, said in (("zero.jpg", "zero bytes"), ("text.jpg", "not an image"), ("dot.png", "1 x 1 pixels")):
+            assert said in reasons[name]
+        assert "5 failed" in str(report)
         assert engine.ids() == photos
         again = engine.add([str(folder), str(broken)], workers=workers)
-        assert (again.added, again.skipped, len(again.failed)) == ([], photos, 4)
+        assert (again.added, again.skipped, len(again.failed)) == ([], photos, 5)
+        found = [engine.get(name) for name in photos[:50]]
+    with _create(tmp_path / "alone", tiny_model, one_scale) as engine:  # the same bits with any workers
+        engine.add(photos[:50], workers=1)
+        assert [engine.get(name) for name in photos[:50]] == found
 
 
 def test_a_file_that_vanishes_between_listing_and_reading(tmp_path: Path, tiny_model: Path) -> None:
@@ -166,16 +171,6 @@ def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, fold
         assert len(engine) == 300
 
 
-def test_the_same_bits_with_any_workers(tmp_path: Path, tiny_model: Path, folder: Path) -> None:
-    photos = [str(p) for p in sorted(folder.rglob("*.png"))][:50]
-    found = []
-    for workers in (0, 1, 3):
-        with _create(tmp_path / f"e{workers}", tiny_model) as engine:
-            engine.add(photos, workers=workers)
-            found.append([engine.get(name) for name in photos])
-    assert found[0] == found[1] == found[2]
-
-
 def test_commits_behind_the_back_of_a_gpu(
     tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,14 +195,91 @@ def test_commits_behind_the_back_of_a_gpu(
         assert engine.ids() == photos
 
 
-def test_a_script_without_a_main_guard(tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        f"import delf_engine as de\n"
-        f"options = {{'model': {str(tiny_model)!r}, 'index': 'asmk', 'profile': {one_scale!r}}}\n"
-        f"engine = de.Engine.create({str(tmp_path / 'e')!r}, **options)\n"
-        f"print('added', len(engine.add({str(folder)!r}, workers=2).added))\n"
-    )
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == "added 300\n"
+@pytest.fixture
+def edited(tmp_path: Path, photos: list[str]) -> list[str]:
+    """Photographs of this test's own, which may be edited."""
+    (tmp_path / "photos").mkdir()
+    return [shutil.copy(photo, tmp_path / "photos") for photo in photos[:4]]
+
+
+def test_photographs_that_were_edited(tmp_path: Path, tiny_model: Path, edited: list[str], kind: str) -> None:
+    def create(name: str) -> de.Engine:
+        return de.Engine.create(tmp_path / name, model=tiny_model, index=kind)  # type: ignore[arg-type]
+
+    with create("e") as engine:
+        engine.add(edited)
+        old = engine.get(edited[2])
+        for i in (1, 2):
+            write_image(Path(edited[i]), random_photo(np.random.default_rng(50 + i), 140, 110))
+        assert engine.add(edited).skipped == edited
+        assert engine.get(edited[2]) == old
+        ticks: list[tuple[int, int]] = []
+        report = engine.replace([edited[2], edited[1]], progress=lambda *tick: ticks.append(tick))
+        assert (report.replaced, report.added, report.skipped) == ([edited[2], edited[1]], [], [])
+        assert str(report) == "0 added, 2 replaced, 0 already there, 0 failed"
+        assert report.to_dict()["replaced"] == report.replaced
+        assert ticks[-1] == (2, 2)
+        assert engine.get(edited[2]) != old
+        order = [edited[0], edited[3], edited[2], edited[1]]
+        with create("anew") as anew:
+            anew.add(order)
+            assert engine.ids() == engine.index.ids() == anew.ids() == anew.index.ids()
+            for query in edited:
+                assert engine.search(query).hits == anew.search(query).hits
+
+
+def test_what_is_not_there_is_not_replaced(tmp_path: Path, tiny_model: Path, edited: list[str]) -> None:
+    with de.Engine.create(tmp_path / "e", model=tiny_model) as engine:
+        engine.add(edited[:2])
+        with raises(UnknownIdError, "and 1 more"):
+            engine.replace(edited)
+        with raises(ConfigError, "2 ids"):
+            engine.replace([edited[0]], ids=["a", "b"])
+        assert engine.ids() == edited[:2]
+        assert engine.replace([edited[1]], ids=[edited[0]]).replaced == edited[:1]
+        assert engine.get(edited[0]).descriptors.tobytes() == engine.get(edited[1]).descriptors.tobytes()
+        report = engine.add([edited[3], edited[0], edited[3]], replace=True)
+        assert (report.added, report.replaced, report.skipped) == ([edited[3]], [edited[0]], [edited[3]])
+        assert engine.ids() == engine.index.ids() == [edited[1], edited[3], edited[0]]
+        kept = engine.get(edited[0])
+        Path(edited[0]).write_text("no image")
+        report = engine.replace(edited[:2])
+        assert (report.replaced, [name for name, _ in report.failed]) == (edited[1:2], edited[:1])
+        assert engine.get(edited[0]) == kept
+        assert engine.ids() == engine.index.ids() == [edited[3], edited[0], edited[1]]
+    with de.Engine.open(tmp_path / "e", readonly=True) as engine:
+        for change in (lambda: engine.replace(edited[0]), engine.compact):
+            with raises(LockedError, str(tmp_path / "e")):
+                change()
+
+
+def test_compact(tmp_path: Path, tiny_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    query = random_features(rng, 20)
+    with de.Engine.create(tmp_path / "e", model=tiny_model, index=kind) as engine:  # type: ignore[arg-type]
+        for start in range(0, 12, 4):
+            engine.add_features([(str(i), random_features(rng, 9)) for i in range(start, start + 4)])
+        engine.remove(["1", "6"])
+        before = engine.search(query).hits
+        assert (engine.info().index["segments"], engine.info().index["removed"]) == (3, 2)
+        monkeypatch.setattr("delf_engine.index.contract._REMOVED_IMAGES", 1)
+        monkeypatch.setattr("delf_engine.index.contract._REMOVED_SHARE", 0.1)
+        assert "compact the index" in str(engine.info())
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.posix_fallocate", full)
+            with raises(FormatError, "index"):
+                engine.compact()
+        engine.add_features([("12", random_features(rng, 9))])
+        engine.remove("12")
+        assert engine.search(query).hits == before
+        engine.compact()
+        assert (engine.info().index["segments"], engine.info().index["removed"]) == (1, 0)
+        assert engine.info().index["advice"] is None
+        assert engine.search(query).hits == before
+    with de.Engine.open(tmp_path / "e", readonly=True) as engine:
+        assert engine.info().index["segments"] == 1
+        assert engine.search(query).hits == before

@@ -15,23 +15,17 @@ import pytest
 
 import delf_engine as de
 from delf_engine.engine import catch_up as catching_up
-from delf_engine.engine.checking import check_directory
-from delf_engine.engine.directory import empty_index, open_encoder
+from delf_engine.engine.directory import check_directory, empty_index, open_encoder
 from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
 from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection
 from delf_engine.storage import FeatureStore
 from forkserver import Child
-from helpers import random_features
+from helpers import raises, random_features
 
 IMAGES = {f"image {i}": random_features(np.random.default_rng(i), 5 + i) for i in range(12)}
 NAMES = list(IMAGES)
 QUERY = random_features(np.random.default_rng(99), 30)
-
-
-@pytest.fixture(params=["asmk", "kdtree"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def features_of(names: list[str]) -> list[tuple[str, de.LocalFeatures]]:
@@ -74,39 +68,28 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-# --------------------------------------------------------------------------------------------------- opening
-
-
-@pytest.mark.parametrize("readonly", [True, False])
-def test_opening_lists_no_ids(
-    tmp_path: Path, tiny_model: Path, kind: str, readonly: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:8])
-    files = {file: file.stat().st_mtime_ns for file in (directory / "index").rglob("*") if file.name != ".lock"}
-    with monkeypatch.context() as patch:
-        seen = spy(patch)
-        engine = de.Engine.open(directory, readonly=readonly)
-        assert seen == []
-    with engine:
-        assert_caught_up(engine, NAMES[:8])
-    assert {file: file.stat().st_mtime_ns for file in files} == files
-
-
-def test_only_what_was_missed_is_read(
+def test_opening_lists_no_ids_and_reads_only_what_was_missed(
     tmp_path: Path, tiny_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:8])
-    with de.Engine.open(directory) as engine:
-        engine.state.commit(features_of(NAMES[8:10]))
-        engine.state.commit([(NAMES[2], IMAGES[NAMES[11]])], replace=True)  # and no save: a kill
-    wanted = [*NAMES[:2], *NAMES[3:10], NAMES[2]]
-    for readonly in (True, False):
+
+    def opened(readonly: bool, read: list[str], wanted: list[str]) -> None:
         with monkeypatch.context() as patch:
             seen = spy(patch)
             engine = de.Engine.open(directory, readonly=readonly)
-            assert seen == ["get_many"]
+            assert seen == read
         with engine:
             assert_caught_up(engine, wanted)
+
+    files = {file: file.stat().st_mtime_ns for file in (directory / "index").rglob("*") if file.name != ".lock"}
+    for readonly in (True, False):
+        opened(readonly, [], NAMES[:8])
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    with de.Engine.open(directory) as engine:
+        engine.state.commit(features_of(NAMES[8:10]))
+        engine.state.commit([(NAMES[2], IMAGES[NAMES[11]])], replace=True)  # and no save: a kill
+    for readonly in (True, False):
+        opened(readonly, ["get_many"], [*NAMES[:2], *NAMES[3:10], NAMES[2]])
 
 
 @pytest.mark.parametrize("part", ["features", "index"])
@@ -161,8 +144,6 @@ def flip_stored(directory: Path, image_id: str) -> None:
         at = contents.find(value)
     data.write_bytes(contents)
 
-
-# --------------------------------------------------------------------------------------------------- crashes
 
 CHANGES: dict[str, Callable[[de.Engine], object]] = {
     "add": lambda engine: engine.add_features(features_of(NAMES[8:10])),
@@ -284,9 +265,6 @@ def test_readers_beside_a_writer(tmp_path: Path, tiny_model: Path, kind: str) ->
     process.communicate()
 
 
-# ---------------------------------------------------------------------------------------------------- damage
-
-
 def flip(file: Path) -> None:
     contents = bytearray(file.read_bytes())
     contents[-1] ^= 1
@@ -298,7 +276,7 @@ def cut(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut, flip])
-def test_images_of_a_damaged_segment_are_indexed_again(
+def test_what_is_damaged_is_indexed_again(
     tmp_path: Path, tiny_model: Path, kind: str, damage: Callable[[Path], None]
 ) -> None:
     made = create(tmp_path / "made", tiny_model, kind, NAMES[:4], NAMES[4:8], NAMES[8:])
@@ -307,12 +285,12 @@ def test_images_of_a_damaged_segment_are_indexed_again(
     left = [name for name in NAMES if name != NAMES[5]]
     files = sorted((made / "index" / "segment-00000002").iterdir())
     assert len(files) >= 7
-    for file in files:
+    for file in [*files, made / "index" / "index.json"]:  # one segment, or all of it
         directory = tmp_path / file.name
         shutil.copytree(made, directory)
-        damage(directory / "index" / "segment-00000002" / file.name)
+        damage(directory / file.relative_to(made))
         for readonly in (True, False):  # in memory; then saved
-            with pytest.warns(DelfEngineWarning, match=rf"segment-00000002.*{file.name}"):
+            with pytest.warns(DelfEngineWarning, match=f"{file.parent.name}.*{file.name}|index.*made again"):
                 engine = de.Engine.open(directory, readonly=readonly)
             with engine:
                 assert_caught_up(engine, left)
@@ -321,22 +299,11 @@ def test_images_of_a_damaged_segment_are_indexed_again(
             assert engine.check().whole
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, cut, flip])
-def test_an_index_without_its_manifest_is_made_again(
-    tmp_path: Path, tiny_model: Path, kind: str, damage: Callable[[Path], None]
-) -> None:
-    directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4], NAMES[4:8])
-    damage(directory / "index" / "index.json")
-    for readonly in (True, False):
-        with pytest.warns(DelfEngineWarning, match="index"):
-            engine = de.Engine.open(directory, readonly=readonly)
-        with engine:
-            assert_caught_up(engine, NAMES[:8])
-    with de.Engine.open(directory) as engine:
-        assert_caught_up(engine, NAMES[:8])
+def test_an_index_of_a_later_version_is_no_damage(tmp_path: Path, tiny_model: Path, kind: str) -> None:
+    directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4])
     values = disk.read_manifest(directory / "index")
     disk.write_manifest(directory / "index", values.pop("kind"), values.pop("version") + 8, values)
-    with pytest.raises(FormatError, match="format version 9"):  # an index of a later version is no damage
+    with raises(FormatError, "version 9"):
         de.Engine.open(directory)
 
 
@@ -383,14 +350,12 @@ def test_check_names_everything_that_is_damaged(tmp_path: Path, tiny_model: Path
     report = check_directory(directory)
     assert not report.whole
     assert [path for path, _ in report.damaged_files] == [str(file) for file in damaged]
-    assert [image_id for image_id, _ in report.damaged_images] == [NAMES[3]]
-    for file in damaged:
-        assert file.name in str(report)
-    assert report.to_dict()["damaged_images"][0]["id"] == NAMES[3]
+    assert [entry["id"] for entry in report.to_dict()["damaged_images"]] == [NAMES[3]]
+    assert all(file.name in str(report) for file in damaged)
     (directory / "index" / "index.json").write_text("{")
     report = check_directory(directory)
     assert "index.json: the manifest cannot be read" in str(report)
-    with pytest.raises(FormatError, match=r"engine\.json"):
+    with raises(FormatError, str(tmp_path / "nothing")):
         check_directory(tmp_path / "nothing")
 
 
@@ -399,8 +364,7 @@ def test_damage_that_only_checksums_show(tmp_path: Path, tiny_model: Path) -> No
     flip(directory / "index" / "segment-00000001" / "id_text.npy")
     with de.Engine.open(directory, readonly=True, check=False) as engine:  # as where there is much to read
         assert engine.index.ids() != NAMES
-    with (
-        pytest.warns(DelfEngineWarning, match="segment-00000001"),
-        de.Engine.open(directory, check=True) as engine,
-    ):
+    with pytest.warns(DelfEngineWarning, match="segment-00000001"):
+        engine = de.Engine.open(directory, check=True)
+    with engine:
         assert_caught_up(engine, NAMES)

@@ -1,3 +1,5 @@
+"""Engines from their making to their end: images in and out, answers, refusals, crashes, their precision."""
+
 from __future__ import annotations
 
 import json
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 import delf_engine as de
-from delf_engine.config import RankingConfig
+from delf_engine.engine.manifest import MANIFEST
 from delf_engine.errors import (
     CheckpointError,
     ConfigError,
@@ -27,15 +29,10 @@ from delf_engine.errors import (
     MismatchError,
     UnknownIdError,
 )
-from helpers import random_features, random_photo, write_image
-
-
-@pytest.fixture(params=["asmk", "kdtree"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-WEIGHTED = RankingConfig(score="weighted", exponent=2.0, blend=0.5)
+from delf_engine.extraction import precision
+from delf_engine.model import load_checkpoint, save_checkpoint
+from forkserver import Child
+from helpers import raises, random_features, random_photo, write_image, write_tiny_model
 
 
 def _create(directory: Path, model: Path, kind: str = "asmk") -> de.Engine:
@@ -49,10 +46,8 @@ def test_add_search_remove_reopen(tmp_path: Path, tiny_model: Path, photos: list
         report = engine.add(photos)
         assert report.added == photos
         hits = engine.search(photos[2], top_k=3)
-        assert hits[0].id == photos[2]
-        assert hits[0].rank == 1
+        assert (hits[0].id, hits[0].rank, hits[0].verification.same) == (photos[2], 1, True)
         assert hits[0].inliers == hits[0].verification.inliers > 50
-        assert hits[0].verification.same
         before = hits.to_dict()
         json.dumps(before)
         engine.remove(photos[4])
@@ -69,43 +64,6 @@ def test_add_search_remove_reopen(tmp_path: Path, tiny_model: Path, photos: list
         assert str(info.images) in str(info)
 
 
-def test_same_results_whatever_the_order_of_workers(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
-    results = []
-    for workers in (1, 3):
-        with _create(tmp_path / f"e{workers}", tiny_model) as engine:
-            engine.add(photos, workers=workers)
-            results.append((engine.search(photos[1]).to_dict(), [engine.get(p) for p in photos]))
-    assert results[0] == results[1]
-
-
-def test_bad_images_are_reported_and_the_rest_goes_on(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
-    (tmp_path / "zero.jpg").touch()
-    (tmp_path / "text.jpg").write_text("not an image")
-    whole = write_image(tmp_path / "whole.jpg", random_photo(np.random.default_rng(0)))
-    cut = tmp_path / "cut.jpg"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    dot = write_image(tmp_path / "dot.png", np.zeros((1, 1, 3), np.uint8))
-    bad = [str(tmp_path / n) for n in ("zero.jpg", "text.jpg", "cut.jpg", "dot.png", "gone.jpg")]
-    ticks: list[tuple[int, int]] = []
-    with _create(tmp_path / "e", tiny_model) as engine:
-        mixed = [bad[0], photos[0], bad[1], bad[2], photos[1], str(dot), bad[4], photos[0]]
-        report = engine.add(mixed, progress=lambda done, total: ticks.append((done, total)))
-        assert report.added == photos[:2]
-        assert report.skipped == [photos[0]]
-        assert [name for name, _ in report.failed] == [bad[0], bad[1], bad[2], bad[3], bad[4]]
-        reasons = dict(report.failed)
-        assert "zero bytes" in reasons[bad[0]]
-        assert "not an image" in reasons[bad[1]]
-        assert "truncated" in reasons[bad[2]]
-        assert "1 x 1 pixels are too few" in reasons[bad[3]]
-        assert "no such file" in reasons[bad[4]]
-        assert ticks[-1] == (8, 8)
-        assert len(engine) == 2
-        assert "5 failed" in str(report)
-        with pytest.raises(ImageError, match=r"zero\.jpg"):
-            engine.search(bad[0])
-
-
 def test_folders_ids_and_other_sources(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
@@ -118,193 +76,31 @@ def test_folders_ids_and_other_sources(tmp_path: Path, tiny_model: Path, photos:
         assert engine.search(array, top_k=1)[0].id == "mine"
         assert engine.search("mine", top_k=1)[0].id == "mine"
         assert engine.verify("mine", array).same
-        with pytest.raises(ConfigError, match="ids="):
-            engine.add([array])
-        with pytest.raises(ConfigError, match="2 ids"):
-            engine.add([array], ids=["a", "b"])
         (tmp_path / "empty").mkdir()
-        with pytest.raises(DataError, match="empty"):
+        with raises(ConfigError, "ids="):
+            engine.add([array])
+        with raises(ConfigError, "2 ids"):
+            engine.add([array], ids=["a", "b"])
+        with raises(DataError, "empty"):
             engine.add(tmp_path / "empty")
-
-
-def test_rerank_a_foreign_shortlist(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
-    with _create(tmp_path / "e", tiny_model) as engine:
-        engine.add(photos)
-        hits = engine.rerank(photos[3], [photos[0], photos[3], photos[1]])
-        assert hits[0].id == photos[3]
-        assert len(hits) == 3
-        scored = engine.rerank(photos[3], [(photos[0], 0.9), (photos[3], 0.1)], top_n=1)
-        assert [h.id for h in scored] == [photos[0], photos[3]]
-        assert scored[1].verification is None
-        assert [h.id for h in engine.rerank(photos[3], photos, top_n=0)] == photos
-        with pytest.warns(DelfEngineWarning, match="gone"):
-            engine.rerank(photos[3], [photos[3], "gone"])
-        everywhere = de.rerank({"q": engine.get(photos[3])}, {"q": photos[:4]}, engine.store)
-        assert everywhere["q"][0].id == photos[3]
-
-
-def test_features_from_elsewhere(tmp_path: Path, tiny_model: Path, rng: np.random.Generator) -> None:
-    with _create(tmp_path / "e", tiny_model) as engine:
-        f = random_features(rng, 50)
-        assert engine.add_features([("a", f), ("b", de.LocalFeatures.empty((10, 10)))]).added == ["a", "b"]
-        assert engine.add_features([("a", f)]).skipped == ["a"]
-        assert engine.search(f)[0].id == "a"
-        assert len(engine.search(de.LocalFeatures.empty((10, 10)))) == 0
-        with pytest.raises(MismatchError):
-            engine.add_features([("c", random_features(rng, 5, dim=16))])
-        with pytest.raises((MismatchError, FeatureError)):
-            engine.search(random_features(rng, 5, dim=16))
-        with pytest.raises(ConfigError, match="box"):
-            engine.search(f, box=(0, 0, 5, 5))
-
-
-def test_wrong_arguments(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
-    with _create(tmp_path / "e", tiny_model) as engine:
-        engine.add(photos[:1])
-        for bad in ({"top_k": 0}, {"top_n": -1}):
-            with pytest.raises(ConfigError, match="top_k"):
-                engine.search(photos[0], **bad)  # type: ignore[arg-type]
-        with pytest.raises(UnknownIdError, match="'x' and 1 more"):
-            engine.remove([photos[0], "x", "y"])
-        assert photos[0] in engine
-        with pytest.raises(UnknownIdError):
-            engine.get("x")
-    with pytest.raises(FormatError, match="e: "):
-        _create(tmp_path / "e", tiny_model)
-    with pytest.raises(CheckpointError):
-        de.Engine.create(tmp_path / "f", model="nothing")
-    alone = tmp_path / "alone.safetensors"
-    shutil.copy(tiny_model, alone)
-    with pytest.raises(ConfigError, match="alone"):
-        de.Engine.create(tmp_path / "f", model=alone)
-    with pytest.raises(MismatchError, match="16-D"):
-        de.Engine.create(tmp_path / "f", model=tiny_model, codebook=de.Codebook(np.eye(16)))
-    assert not (tmp_path / "f").exists()
-    assert not list(tmp_path.glob(".f*"))
-
-
-def test_opening_what_is_no_engine(tmp_path: Path, tiny_model: Path) -> None:
-    with pytest.raises(FormatError, match="nothing"):
-        de.Engine.open(tmp_path / "nothing")
-    _create(tmp_path / "e", tiny_model).close()
-    manifest = tmp_path / "e" / "engine.json"
-    values = json.loads(manifest.read_text())
-    for text, message in (
-        ("{", "damaged"),
-        ("[]", "not the manifest"),
-        (json.dumps({**values, "version": 2}), "version 2"),
-        (json.dumps({**values, "profile": 7}), "profile"),
-        (json.dumps({**values, "dim": "many"}), "dim"),
-    ):
-        manifest.write_text(text)
-        with pytest.raises(FormatError, match=message):
-            de.Engine.open(tmp_path / "e")
-    manifest.write_text(json.dumps({**values, "model_identity": "other@0"}))
-    with pytest.raises(MismatchError, match="tiny@"):
-        de.Engine.open(tmp_path / "e")
-    manifest.write_text(json.dumps({**values, "codebook": "0" * 64}))
-    with pytest.raises(MismatchError, match="codebook"):
-        de.Engine.open(tmp_path / "e")
-
-
-@pytest.mark.parametrize("score", ["inliers", "weighted", "similarity"])
-def test_every_way_to_rank_uses_the_profiles_rule(
-    score: str, tmp_path: Path, tiny_model: Path, photos: list[str]
-) -> None:
-    ranking = WEIGHTED.model_copy(update={"score": score})
-    profile = de.load_profile().model_copy(update={"ranking": ranking})
-    with de.Engine.create(tmp_path / "e", model=tiny_model, profile=profile) as engine:
-        engine.add(photos)
-        found = engine.search(photos[1], top_k=6)
-        assert sorted(hit.id for hit in found) == photos
-        shortlist = [(hit.id, hit.score) for hit in sorted(found, key=lambda hit: hit.first_rank)]
-        assert engine.rerank(photos[1], shortlist).hits == found.hits
-        assert engine.rerank(photos[1], shortlist[::-1])[0] == replace(
-            found[0], first_rank=7 - found[0].first_rank
-        )
-        verification = engine.verify(photos[1], found[1].id)
-        assert found[1].verification == verification
-        assert verification.exponent == ranking.exponent
-        (tmp_path / "mine.toml").write_text(
-            f'extends = "default"\n[ranking]\nscore = "{score}"\nexponent = 2.0\nblend = 0.5\n'
-        )
-        lists = {photos[1]: shortlist}
-        assert de.rerank(engine.store, lists, engine.store, profile=tmp_path / "mine.toml") == {
-            photos[1]: list(found)
-        }
-        first, second = (engine.get(photos[1]), engine.get(found[1].id))
-        assert de.verify(first, second, profile=tmp_path / "mine.toml") == verification
-        expected = {
-            "inliers": verification.inliers + 0.5 * verification.similarity,
-            "weighted": verification.inlier_similarity + 0.5 * verification.similarity,
-            "similarity": verification.similarity,
-        }
-        assert found[1].ranking_score == expected[score]
-        assert [hit.ranking_score for hit in engine.search(photos[1], top_k=6, top_n=0)] == [None] * 6
-        assert "ranking" in str(found).splitlines()[1].split()
-        assert "<th>ranking</th>" in found._repr_html_()
-        assert len(str(found).splitlines()) == 2 + len(found)
-        assert found.to_dict()["hits"][1]["ranking_score"] == expected[score]
-
-
-def test_another_model_behind_the_same_name(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
-    from delf_engine.model import load_checkpoint, save_checkpoint
-
-    path = tmp_path / "tiny.safetensors"
-    for name in ("tiny.safetensors", "tiny.codebook.safetensors"):
-        shutil.copy(tiny_model.parent / name, tmp_path / name)
-    with _create(tmp_path / "e", path) as engine:
-        engine.add(photos[:1])
-    network, info = load_checkpoint(path)
-    state = {k: v.numpy() for k, v in network.state_dict().items()}
-    state["trunk.conv1.weight"] = state["trunk.conv1.weight"] * 1.5
-    save_checkpoint(path, state, info)
-    with de.Engine.open(tmp_path / "e") as engine:
-        assert engine.search(photos[0], top_k=1)[0].id == photos[0]  # its stored features still serve
-        with pytest.raises(MismatchError, match="tiny@"):
-            engine.search(random_photo(np.random.default_rng(0)))
 
 
 def test_second_writer_is_refused_and_readers_are_not(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
     with _create(tmp_path / "e", tiny_model) as engine:
         engine.add(photos[:2])
-        code = (
-            "import sys, delf_engine as de\n"
-            "with de.Engine.open(sys.argv[1], readonly=True) as e:\n"
-            "    print(len(e), e.search(sys.argv[2])[0].inliers > 9)\n"
-            "try: de.Engine.open(sys.argv[1])\n"
-            "except de.DelfEngineError as error: print(type(error).__name__)\n"
-        )
-        out = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / "e"), photos[0]],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert out.stdout.split() == ["2", "True", "LockedError"]
+        code = """
+            import sys, delf_engine as de
+            with de.Engine.open(sys.argv[1], readonly=True) as e:
+                print(len(e), e.search(sys.argv[2])[0].inliers > 9)
+            try: de.Engine.open(sys.argv[1])
+            except de.DelfEngineError as error: print(type(error).__name__)
+        """
+        assert Child(code, tmp_path / "e", photos[0]).communicate().split() == ["2", "True", "LockedError"]
     with de.Engine.open(tmp_path / "e", readonly=True) as engine:
         assert engine.search(photos[1], top_k=1)[0].id == photos[1]
         for change in (lambda: engine.add(photos), lambda: engine.remove(photos[0])):
-            with pytest.raises(LockedError, match="read-only"):
+            with raises(LockedError, str(tmp_path / "e")):
                 change()
-
-
-def test_index_is_brought_up_to_the_store(tmp_path: Path, tiny_model: Path, photos: list[str], kind: str) -> None:
-    """The states that a crash can leave: features committed and not indexed; unindexed and not removed."""
-    with _create(tmp_path / "e", tiny_model, kind) as engine:
-        engine.add(photos)
-        expected = engine.search(photos[5]).to_dict()
-    with _create(tmp_path / "half", tiny_model, kind) as engine:
-        engine.add(photos[:2])
-    shutil.rmtree(tmp_path / "e" / "index")
-    shutil.copytree(tmp_path / "half" / "index", tmp_path / "e" / "index")
-    with de.Engine.open(tmp_path / "e") as engine:
-        assert engine.search(photos[5]).to_dict() == expected
-        assert engine.index.ids() == photos
-        engine.index.remove([photos[0]])
-        engine.state.save()
-    with de.Engine.open(tmp_path / "e", readonly=True) as engine:
-        assert sorted(engine.index.ids()) == sorted(photos)
 
 
 def test_kill_during_add_loses_nothing_and_doubles_nothing(tmp_path: Path, tiny_model: Path) -> None:
@@ -349,18 +145,123 @@ def test_interrupt_keeps_what_is_extracted(
         assert engine.add(photos).added == photos[2:]
 
 
-def test_results_print_well(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
+def test_rerank_a_foreign_shortlist(engine_of_photos: de.Engine, photos: list[str]) -> None:
+    hits = engine_of_photos.rerank(photos[3], [photos[0], photos[3], photos[1]])
+    assert (hits[0].id, len(hits)) == (photos[3], 3)
+    scored = engine_of_photos.rerank(photos[3], [(photos[0], 0.9), (photos[3], 0.1)], top_n=1)
+    assert [h.id for h in scored] == [photos[0], photos[3]]
+    assert scored[1].verification is None
+    assert [h.id for h in engine_of_photos.rerank(photos[3], photos, top_n=0)] == photos
+    with pytest.warns(DelfEngineWarning, match="gone"):
+        engine_of_photos.rerank(photos[3], [photos[3], "gone"])
+
+
+def test_features_from_elsewhere(tmp_path: Path, tiny_model: Path, rng: np.random.Generator) -> None:
+    f, other = random_features(rng, 50), random_features(rng, 5, dim=16)
     with _create(tmp_path / "e", tiny_model) as engine:
+        assert engine.add_features([("a", f), ("b", de.LocalFeatures.empty((10, 10)))]).added == ["a", "b"]
+        assert engine.add_features([("a", f)]).skipped == ["a"]
+        assert engine.search(f)[0].id == "a"
+        assert len(engine.search(de.LocalFeatures.empty((10, 10)))) == 0
+        with pytest.raises(MismatchError):
+            engine.add_features([("c", other)])
+        with pytest.raises((MismatchError, FeatureError)):
+            engine.search(other)
+
+
+def test_wrong_arguments(tmp_path: Path, tiny_model: Path, engine_of_photos: de.Engine, photos: list[str]) -> None:
+    features = engine_of_photos.get(photos[0])
+    for option, value in (("top_k", 0), ("top_n", -1), ("box", (0, 0, 5, 5))):
+        with raises(ConfigError, option):
+            engine_of_photos.search(features, **{option: value})  # type: ignore[arg-type]
+    with raises(UnknownIdError, "'x' and 1 more"):
+        engine_of_photos.remove([photos[0], "x", "y"])
+    assert photos[0] in engine_of_photos
+    with raises(UnknownIdError, "x"):
+        engine_of_photos.get("x")
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(tiny_model, alone)
+    with raises(FormatError, str(tmp_path)):
+        _create(tmp_path, tiny_model)  # not empty
+    with raises(CheckpointError, "nothing"):
+        de.Engine.create(tmp_path / "f", model="nothing")
+    with raises(ConfigError, "alone"):
+        de.Engine.create(tmp_path / "f", model=alone)
+    with raises(MismatchError, "16-D"):
+        de.Engine.create(tmp_path / "f", model=tiny_model, codebook=de.Codebook(np.eye(16)))
+    assert list(tmp_path.iterdir()) == [alone]
+
+
+def test_opening_what_is_no_engine(tmp_path: Path, tiny_model: Path) -> None:
+    with raises(FormatError, "nothing"):
+        de.Engine.open(tmp_path / "nothing")
+    _create(tmp_path / "e", tiny_model).close()
+    manifest = tmp_path / "e" / MANIFEST
+    values = json.loads(manifest.read_text())
+    for text in ("{", "[]", *({"version": 2}, {"profile": 7}, {"dim": "many"})):
+        manifest.write_text(text if isinstance(text, str) else json.dumps({**values, **text}))
+        with raises(FormatError, str(manifest), *([] if isinstance(text, str) else text)):
+            de.Engine.open(tmp_path / "e")
+    for changed, fact in (({"model_identity": "other@0"}, "tiny@"), ({"codebook": "0" * 64}, "codebook")):
+        manifest.write_text(json.dumps({**values, **changed}))
+        with raises(MismatchError, fact):
+            de.Engine.open(tmp_path / "e")
+
+
+@pytest.mark.parametrize("score", ["inliers", "weighted", "similarity"])
+def test_every_way_to_rank_uses_the_profiles_rule(
+    score: str, tmp_path: Path, tiny_model: Path, photos: list[str]
+) -> None:
+    profile = tmp_path / "mine.toml"
+    profile.write_text(f'extends = "default"\n[ranking]\nscore = "{score}"\nexponent = 2.0\nblend = 0.5\n')
+    query = photos[1]
+    with de.Engine.create(tmp_path / "e", model=tiny_model, profile=profile) as engine:
         engine.add(photos)
-        hits = engine.search(photos[0], top_n=0)
-        text = str(hits).splitlines()
-        assert photos[0] in text[0]
-        assert text[1].split() == ["rank", "inliers", "place", "score", "image"]
-        assert len(text) == 2 + len(hits)
-        assert "<table>" in hits._repr_html_()
-        assert hits[:2] == hits.hits[:2]
-        assert "6 images" in repr(engine)
-        assert "nothing found" in str(engine.search(de.LocalFeatures.empty((9, 9))))
+        found = engine.search(query, top_k=6)
+        assert sorted(hit.id for hit in found) == photos
+        shortlist = [(hit.id, hit.score) for hit in sorted(found, key=lambda hit: hit.first_rank)]
+        assert engine.rerank(query, shortlist).hits == found.hits
+        assert engine.rerank(query, shortlist[::-1])[0] == replace(found[0], first_rank=7 - found[0].first_rank)
+        verification = engine.verify(query, found[1].id)
+        assert found[1].verification == verification
+        assert verification.exponent == 2.0
+        lists = {query: shortlist}
+        assert de.rerank(engine.store, lists, engine.store, profile=profile) == {query: list(found)}
+        assert de.verify(engine.get(query), engine.get(found[1].id), profile=profile) == verification
+        expected = {
+            "inliers": verification.inliers + 0.5 * verification.similarity,
+            "weighted": verification.inlier_similarity + 0.5 * verification.similarity,
+            "similarity": verification.similarity,
+        }
+        assert found[1].ranking_score == found.to_dict()["hits"][1]["ranking_score"] == expected[score]
+        assert [hit.ranking_score for hit in engine.search(query, top_k=6, top_n=0)] == [None] * 6
+        assert "ranking" in str(found).splitlines()[1].split()
+        assert "<th>ranking</th>" in found._repr_html_()
+
+
+def test_results_print_well(engine_of_photos: de.Engine, photos: list[str]) -> None:
+    hits = engine_of_photos.search(photos[0], top_n=0)
+    text = str(hits).splitlines()
+    assert photos[0] in text[0]
+    assert text[1].split() == ["rank", "inliers", "place", "score", "image"]
+    assert len(text) == 2 + len(hits)
+    assert "<table>" in hits._repr_html_()
+    assert hits[:2] == hits.hits[:2]
+    assert "6 images" in repr(engine_of_photos)
+    assert "nothing found" in str(engine_of_photos.search(de.LocalFeatures.empty((9, 9))))
+
+
+def test_another_model_behind_the_same_name(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
+    path = write_tiny_model(tmp_path)
+    with _create(tmp_path / "e", path) as engine:
+        engine.add(photos[:1])
+    network, info = load_checkpoint(path)
+    state = {k: v.numpy() for k, v in network.state_dict().items()}
+    save_checkpoint(path, {**state, "trunk.conv1.weight": state["trunk.conv1.weight"] * 1.5}, info)
+    with de.Engine.open(tmp_path / "e") as engine:
+        assert engine.search(photos[0], top_k=1)[0].id == photos[0]  # its stored features still serve
+        with raises(MismatchError, "tiny@"):
+            engine.search(random_photo(np.random.default_rng(0)))
 
 
 def test_verify_takes_images_and_features(tiny_model: Path, photos: list[str]) -> None:
@@ -370,9 +271,48 @@ def test_verify_takes_images_and_features(tiny_model: Path, photos: list[str]) -
     np.testing.assert_allclose(same.transform, np.eye(3), atol=0.05)
     extractor = de.Extractor.from_pretrained(tiny_model)
     features = extractor(photos[0])
-    assert de.verify(features, photos[0], extractor=extractor) == same
-    assert de.verify(features, features) == same
-    other = de.verify(photos[0], photos[1], model=tiny_model, box_a=(10, 10, 90, 90))
-    assert other.inliers < same.inliers
-    with pytest.raises(ImageError, match=r"gone\.jpg"):
+    assert de.verify(features, photos[0], extractor=extractor) == de.verify(features, features) == same
+    assert de.verify(photos[0], photos[1], model=tiny_model, box_a=(10, 10, 90, 90)).inliers < same.inliers
+    with raises(ImageError, "gone.jpg"):
         de.verify(photos[0], "gone.jpg", model=tiny_model)
+
+
+def hardware(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    monkeypatch.setattr(precision, "_x86_flags", lambda: frozenset(flags))
+
+
+def on_disk(directory: Path) -> str:
+    return str(json.loads((directory / MANIFEST).read_text())["profile"]["extraction"]["precision"])
+
+
+@pytest.mark.parametrize(("flag", "kept"), [("avx2", "fp32"), ("amx_bf16", "bf16")])
+def test_first_add_settles_auto(
+    tmp_path: Path,
+    tiny_model: Path,
+    photos: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flag: str,
+    kept: str,
+) -> None:
+    """An engine settles the arithmetic of its features with the first image it extracts, and keeps to it."""
+    directory = tmp_path / "e"
+    hardware(monkeypatch, flag)
+    with de.Engine.create(directory, model=tiny_model) as engine:
+        engine.add([])
+        engine.add_features([("elsewhere", random_features(np.random.default_rng(0), 30))])
+        assert engine.info().precision == on_disk(directory) == "auto"
+        engine.add(photos[:2])
+        assert engine.info().precision == engine.extractor.precision == on_disk(directory) == kept
+        assert f"precision          {kept}" in str(engine.info())
+        before = engine.search(photos[1]).to_dict()
+    hardware(monkeypatch, "avx512_bf16" if kept == "fp32" else "avx2")  # the directory moves to another machine
+    with de.Engine.open(directory) as engine:
+        if kept == "bf16":
+            with pytest.warns(DelfEngineWarning, match="bfloat16"):
+                assert engine.extractor.precision == kept
+        assert engine.add(photos[2:3]).added == photos[2:3]
+        assert engine.extractor.precision == on_disk(directory) == kept
+        assert engine.search(photos[1])[0].id == photos[1]
+        engine.remove(photos[2])
+        if kept == "fp32":
+            assert engine.search(photos[1]).to_dict() == before

@@ -1,4 +1,4 @@
-"""Searching an engine among some of its images, and with many queries at once."""
+"""Searching an engine with limits and many queries, re-ranking many shortlists, second rounds, probabilities."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ import pytest
 import delf_engine as de
 from delf_engine.config import load_profile
 from delf_engine.engine import searching
+from delf_engine.engine.pairs import calibration_of
 from delf_engine.errors import ConfigError, DelfEngineWarning, UnknownIdError
-from delf_engine.index import AsmkIndex
-from helpers import random_features
+from delf_engine.model import read_checkpoint_info
+from delf_engine.reranking import RerankOptions, expand_query, rerank_graph
+from delf_engine.verification import Calibration
+from delf_engine.verification.calibration import calibration_beside
+from helpers import raises, random_features, write_tiny_model
+from verification.answers import answer
 
 SHARED = [random_features(np.random.default_rng(seed), 40) for seed in range(3)]
 
@@ -49,9 +54,9 @@ def test_limits(engine: de.Engine, top_n: int | None) -> None:
     assert {hit.id for hit in hits} == {name for name, score in full.items() if score >= limit}
     assert "6" not in [hit.id for hit in engine.search("6", top_n=top_n, exclude="6")]
     assert [hit.id for hit in engine.search("6", top_n=top_n, among="6")] == ["6"]
-    with pytest.raises(UnknownIdError, match="among"):
+    with raises(UnknownIdError, "among"):
         engine.search(query, among=["0", "nobody"], top_n=top_n)
-    with pytest.raises(ConfigError, match="min_score"):
+    with raises(ConfigError, "min_score"):
         engine.search(query, min_score=float("nan"), top_n=top_n)
 
 
@@ -104,27 +109,96 @@ def test_a_query_that_cannot_be_read_is_reported_and_the_rest_goes_on(
         assert engine.search_many(["no such file.jpg"]) == []
 
 
-def test_regions_of_the_profile(tmp_path: Path, tiny_model: Path) -> None:
-    """They follow from the stored features, so an index that is lost is built again as it was."""
-    profile = tmp_path / "regional.toml"
-    profile.write_text('extends = "default"\n[asmk]\nregions = "grid"\n')
-    images = [(f"{i}", random_features(np.random.default_rng(i), 150)) for i in range(5)]
-    query = images[2][1]
-    found = []
-    for name in ("default", profile):
-        with de.Engine.create(tmp_path / f"{Path(name).stem}", model=tiny_model, profile=name) as engine:
-            engine.add_features(images)
-            found.append([(hit.id, hit.score) for hit in engine.search(query, top_n=0)])
-    assert found[1][0][0] == "2"
-    assert found[0] != found[1]
-    with de.Engine.open(tmp_path / "regional") as engine:
-        assert isinstance(engine.index, AsmkIndex)
-        again = AsmkIndex(engine.index.codebook, engine.index.config)
-        again.save(tmp_path / "regional" / "index", overwrite=True)
-    with de.Engine.open(tmp_path / "regional") as engine:
-        assert [(hit.id, hit.score) for hit in engine.search(query, top_n=0)] == found[1]
-    profile.write_text('extends = "default"\n[asmk]\nregions = "none"\n')
-    assert load_profile(profile).asmk == load_profile().asmk
-    profile.write_text('extends = "default"\n[asmk]\nregions = "attention"\n')
-    with pytest.raises(ConfigError, match="'grid'"):
-        load_profile(profile)
+def _calibration(model: Path) -> Calibration:
+    """Fitted to made-up answers under the default profile, for this model."""
+    profile = load_profile("default")
+    config = profile.verification
+    made = {
+        name: getattr(config, name)
+        for name in ("model", "estimator", "residual_px", "reference_size", "min_inliers")
+    }
+    found = [answer(n, exponent=profile.ranking.exponent, **made) for n in [*range(30), *range(20, 80)]]
+    identity = read_checkpoint_info(model).identity
+    return Calibration.fit(found, [0] * 30 + [1] * 60, trained_on="made up", checkpoint=identity, profile=profile)
+
+
+def test_many_shortlists_are_those_of_one_by_one(
+    engine_of_photos: de.Engine, photos: list[str], tmp_path: Path
+) -> None:
+    gone = str(tmp_path / "gone.jpg")
+    lists = {query: [(p, 1.0 - i / 10) for i, p in enumerate(photos)] for query in [*photos[:3], gone]}
+    seen = []
+    done = engine_of_photos.rerank_many(lists, progress=lambda *state: seen.append(state))
+    assert list(done.failed) == [gone]
+    assert list(done.rankings) == list(done.features) == photos[:3]
+    for query, ranking in done.rankings.items():
+        assert ranking == list(engine_of_photos.rerank(query, lists[query]).hits)
+        assert done.features[query] == engine_of_photos.get(query)
+    assert seen[-1] == ("verifying", 18, 18)
+    first = engine_of_photos.rerank_many({photos[0]: lists[photos[0]]}, top_n=2).rankings[photos[0]]
+    assert [hit.verification is None for hit in first] == [False, False, True, True, True, True]
+
+
+def test_a_journal_is_gone_on_from(engine_of_photos: de.Engine, photos: list[str], tmp_path: Path) -> None:
+    lists = dict.fromkeys(photos, photos)
+    expected = engine_of_photos.rerank_many(lists).rankings
+    part = dict.fromkeys(photos[:2], photos)
+    engine_of_photos.rerank_many(part, checkpoint=tmp_path / "journal")
+    size = (tmp_path / "journal").stat().st_size
+    assert engine_of_photos.rerank_many(lists, checkpoint=tmp_path / "journal").rankings == expected
+    assert (tmp_path / "journal").stat().st_size > size
+    assert engine_of_photos.rerank_many(lists, checkpoint=tmp_path / "journal", workers=2).rankings == expected
+
+
+def test_second_rounds_are_those_of_reranking(engine_of_photos: de.Engine, photos: list[str]) -> None:
+    options = RerankOptions.of(engine_of_photos.manifest.profile)
+    plain = engine_of_photos.search(photos[0], top_k=6)
+    assert plain.features == engine_of_photos.get(photos[0])
+    graph = engine_of_photos.search(photos[0], top_k=6, graph=True)
+    expected = rerank_graph({"q": list(plain.hits)}, engine_of_photos.store, options)["q"]
+    assert list(graph.hits) == expected
+    again = engine_of_photos.search(photos[0], top_k=6, expand=True)
+    wider = expand_query(engine_of_photos.get(photos[0]), plain.hits, engine_of_photos.store)
+    assert again.features == wider
+    assert again.hits == engine_of_photos.search(wider, top_k=6).hits
+    listed = engine_of_photos.rerank_many({photos[0]: photos}, expand=True, graph=True)
+    assert listed.features[photos[0]] == wider
+    assert {hit.id for hit in listed.rankings[photos[0]]} == set(photos)
+
+
+def test_options_out_of_range(engine_of_photos: de.Engine, photos: list[str]) -> None:
+    for option in ("top_n", "top_k", "seconds", "workers"):
+        with raises(ConfigError, option):
+            engine_of_photos.rerank_many({photos[0]: photos}, **{option: 0})  # type: ignore[arg-type]
+
+
+def test_answers_carry_the_probability_of_the_models_calibration(tmp_path: Path, photos: list[str]) -> None:
+    model = write_tiny_model(tmp_path)
+    calibration = _calibration(model)
+    calibration.save(calibration_beside(model))
+    with de.Engine.create(tmp_path / "e", model=model) as engine:
+        engine.add(photos)
+        assert engine.calibration == calibration
+        hits = [
+            engine.search(photos[0])[0],
+            engine.search_many([photos[0]])[0][0],
+            engine.rerank(photos[0], photos)[0],
+            engine.rerank_many({photos[0]: photos}).rankings[photos[0]][0],
+        ]
+        answers = [hit.verification for hit in hits] + [engine.verify(photos[0], photos[0])]
+    answers.append(de.verify(photos[0], photos[0], model=model))
+    for each in answers:
+        assert each is not None
+        assert each.probability == calibration.probability(each) > 0.9
+    assert "probability" in str(answers[0])
+    other = de.verify(photos[0], photos[0], model=model, profile="delf")  # fitted for other options
+    assert other.probability is None
+    extract = de.Extractor.from_pretrained(model)
+    given = de.verify(extract(photos[0]), extract(photos[1]), calibration=calibration)
+    assert given.probability == calibration.probability(given)
+
+
+def test_no_calibration_no_probability(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
+    for model in (tiny_model, tmp_path / "gone.safetensors"):
+        assert calibration_of(model, load_profile("default"), "x") is None
+    assert de.verify(photos[1], photos[0], model=tiny_model).probability is None

@@ -110,9 +110,6 @@ def test_agrees_on_the_official_ground_truths(data: Path, name: str) -> None:
             check(list(rankings), truth, setup)
 
 
-# ------------------------------------------------------------------------------------ figures worked out by hand
-
-
 def test_by_hand(truth: GroundTruth) -> None:
     rankings = [list("fdagebch"), list("hgfedcba")]
     medium = evaluate(rankings, truth, setup="medium")  # q0 without junk: f A g B C h

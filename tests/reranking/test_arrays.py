@@ -1,7 +1,11 @@
-"""Shortlists as arrays: a plain oracle, round trips, what FAISS returns, the benchmark's rank matrices."""
+"""Shortlists as arrays, in memory and in files: an oracle, round trips, what others write, damage."""
 
 from __future__ import annotations
 
+import io
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine.errors import ConfigError, DataError
-from delf_engine.reranking import shortlists_from_arrays, shortlists_from_ranks
+from delf_engine.errors import ConfigError, DataError, FormatError
+from delf_engine.reranking import (
+    RankedCandidate,
+    read_shortlists,
+    shortlists_from_arrays,
+    shortlists_from_ranks,
+    write_rankings,
+)
+from helpers import raises, write_lists
+from verification.answers import answer
+
+h5py = pytest.importorskip("h5py")
 
 NAMES = [f"i{k}" for k in range(5)]
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -69,43 +83,38 @@ def test_what_faiss_returns(metric: str, rng: np.random.Generator) -> None:
     for q, query in enumerate(("q", "r")):
         assert [entry[0] for entry in found[query]] == [NAMES[row] for row in ids[q, :5]]
         assert [entry[1] for entry in found[query]] == sorted((e[1] for e in found[query]), reverse=True)
-    with pytest.raises(DataError, match="'q'"):
+    with raises(DataError, "'q'", "at place 2", "distances=True"):  # never guessed
         shortlists_from_arrays(ids, scores, distances=metric != "L2", **options)
-
-
-def test_distances_are_never_guessed() -> None:
-    options: Any = {"queries": ["q"], "names": NAMES}
-    with pytest.raises(DataError, match=r"from 0.5 to 2 at place 2; .*distances=True"):
-        shortlists_from_arrays([[3, 1]], [[0.5, 2.0]], **options)
-    with pytest.raises(DataError, match=r"from 2 to 0.5 at place 2; .*distances=True"):
-        shortlists_from_arrays([[3, 1]], [[2.0, 0.5]], distances=True, **options)
-    (found,) = shortlists_from_arrays([[3, 1]], [[0.0, 2.0]], distances=True, **options).values()
-    assert str(found) == "[('i3', 0.0), ('i1', -2.0)]"  # no negative zero
 
 
 def test_ids_as_strings() -> None:
     found = shortlists_from_arrays([["b", "a", ""], ["c", "", ""]], queries=["q", "r"])
     assert found == {"q": ["b", "a"], "r": ["c"]}
     assert shortlists_from_arrays(np.array([["b", "b"]], object), queries=["q"], names=["b"]) == {"q": ["b"]}
-    with pytest.raises(DataError, match="'c'"):
+    with raises(DataError, "'c'"):
         shortlists_from_arrays([["b", "c"]], queries=["q"], names=["a", "b"])
+    (scored,) = shortlists_from_arrays([["b", "a"]], [[0.0, 2.0]], queries=["q"], distances=True).values()
+    assert str(scored) == "[('b', 0.0), ('a', -2.0)]"  # no negative zero
+    with raises(ConfigError, "names="):
+        shortlists_from_arrays([[0]], queries=["q"])
+    assert shortlists_from_arrays([[-1]], queries=["q"]) == {"q": []}
+    assert shortlists_from_arrays(np.empty((0, 9)), queries=[]) == {}
 
 
 @pytest.mark.parametrize(
     ("ids", "scores", "options", "what"),
     [
-        ([1, 2], None, {}, r"ids .*\(2,\)"),
+        ([1, 2], None, {}, "ids .. (2,)"),
         ([[1], [1, 2]], None, {}, "ids"),
         ([[1.0, 2.0]], None, {}, "ids"),
         ([[True, False]], None, {}, "ids"),
         ([[None, 1]], None, {}, "ids"),
-        ([[2**64 - 1]], None, {}, "ids"),
         ([[2**70]], None, {}, "ids"),
         ([[0], [1]], None, {}, "2 rows for 1 queries"),
-        ([[0], [1], [2]], None, {"queries": ["q"]}, "3 rows for 1 queries.*shortlists_from_ranks"),
+        ([[0], [1], [2]], None, {"queries": ["q"]}, "3 rows for 1 queries .. shortlists_from_ranks"),
         ([[0, 5]], None, {}, "'q': row 5, number 2,"),
         ([[0, -2]], None, {}, "'q': row -2, number 2,"),
-        ([[0, 1]], [[1.0]], {}, r"scores .*\(1, 2\)"),
+        ([[0, 1]], [[1.0]], {}, "scores .. (1, 2)"),
         ([[0, 1]], [["a", "b"]], {}, "scores"),
         ([[0, 1]], [[1.0], [1.0, 2.0]], {}, "scores"),
         ([[0, 1]], [[1.0, np.nan]], {}, "'q', candidate 2"),
@@ -117,18 +126,8 @@ def test_ids_as_strings() -> None:
     ],
 )
 def test_bad_arrays_are_refused(ids: Any, scores: Any, options: Any, what: str) -> None:
-    with pytest.raises(DataError, match=what):
+    with raises(DataError, *what.split(" .. ")):
         shortlists_from_arrays(ids, scores, **{"queries": ["q"], "names": NAMES, **options})
-
-
-def test_row_numbers_need_names() -> None:
-    with pytest.raises(ConfigError, match="names="):
-        shortlists_from_arrays([[0]], queries=["q"])
-    assert shortlists_from_arrays([[-1]], queries=["q"]) == {"q": []}
-    assert shortlists_from_arrays(np.empty((0, 9)), queries=[]) == {}
-
-
-# -------------------------------------------------------------------------------------------------- rank matrices
 
 
 @given(st.data())
@@ -151,29 +150,240 @@ def test_rank_matrices_are_read_by_column(data: st.DataObject) -> None:
         ([[0.0, 1.0]], "ranks"),
         ([["a", "b"]], "ranks"),
         ([0, 1], "ranks"),
-        ([[0], [1], [2]], "1 columns for 2 queries$"),
+        ([[0], [1], [2]], "1 columns for 2 queries"),
         ([[0, 1, 2], [1, 2, 0]], "shortlists_from_arrays"),
     ],
 )
 def test_bad_rank_matrices_are_refused(ranks: Any, what: str) -> None:
-    with pytest.raises(DataError, match=what):
+    with raises(DataError, what):
         shortlists_from_ranks(ranks, names=["a", "b", "c"], query_names=["q", "r"])
 
 
-def test_the_benchmark_measures_what_the_matrix_holds(rng: np.random.Generator) -> None:
-    """The evaluation gives the same figure for the columns as for the names."""
-    from delf_engine.evaluation import GroundTruth, evaluate
+ENDINGS = [".npy", ".npz", ".h5", ".hdf5"]
+TABLES = [".npz", ".h5"]
 
-    lists = [np.array(v, np.int64) for v in ([0, 2], [3], [1], [])]
-    truth = GroundTruth(
-        tuple(NAMES),
-        ("q", "r"),
-        np.zeros((2, 4)),
-        (lists[0], lists[1]),
-        (lists[1], lists[2]),
-        (lists[3], lists[3]),
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", *ENDINGS])
+def test_what_is_of_something_else_is_refused(ending: str, tmp_path: Path) -> None:
+    path, names, queries = tmp_path / f"list{ending}", ["c", "b", "a"], ["q", "r"]
+    write_lists(path, {"q": ["a", "b"], "r": ["c"]}, names=names)
+    found = read_shortlists(path, names=names, queries=queries)
+    assert [[entry if ending != ".run" else entry[0] for entry in found[q]] for q in queries] == [
+        ["a", "b"],
+        ["c"],
+    ]
+    if ending != ".npy":
+        with raises(FormatError, str(path), "'c'"):
+            read_shortlists(path, names=["a", "b"])
+        with raises(FormatError, str(path), "'r'"):
+            read_shortlists(path, queries=["q"])
+    with raises(DataError, "names"):
+        read_shortlists(path, names="abc")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_rankings(ending: str, tmp_path: Path) -> None:
+    ranking = [RankedCandidate("b", 1, 2, 0.25, answer(0), 1.75), RankedCandidate("a", 2, 1, 0.5, None, None)]
+    path, names = tmp_path / f"out{ending}", ["a", "b"]
+    write_rankings(path, {"q": ranking, "r": []}, names=names)
+    found = read_shortlists(path, names=names, queries=["q", "r"])
+    if ending == ".npy":
+        assert found == {"q": ["b", "a"], "r": []}
+        return
+    assert found == {"q": [("b", 0.25), ("a", 0.5)], "r": []}
+    with np.load(path) if ending == ".npz" else h5py.File(path) as file:
+        arrays = {name: np.array(file[name]) for name in ("ids", "first_rank", "inliers", "ranking_score")}
+    assert arrays["ids"].tolist() == [[1, 0], [-1, -1]]
+    assert arrays["first_rank"].tolist() == [[2, 1], [-1, -1]]
+    assert arrays["inliers"].tolist() == [[0, -1], [-1, -1]]
+    np.testing.assert_array_equal(arrays["ranking_score"], [[1.75, np.nan], [np.nan, np.nan]])
+
+
+def save(path: Path, **arrays: Any) -> Path:
+    """Write arrays with NumPy or h5py alone."""
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, values in arrays.items():
+                array = np.asarray(values)
+                file[name] = array.astype(h5py.string_dtype()) if array.dtype.kind == "U" else array
+    return path
+
+
+@pytest.mark.parametrize("ending", TABLES)
+def test_files_of_others(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{ending}"
+    save(path, ids=np.array([[1, 0, -1]], np.int32), distances=np.float32([[0.5, 2, np.inf]]), other=[1])
+    assert read_shortlists(path, names=["a", "b"], queries=["q"]) == {"q": [("b", -0.5), ("a", -2.0)]}
+    save(path, ids=[["b", "a", ""]], queries=["q"])
+    assert read_shortlists(path) == {"q": ["b", "a"]}
+    save(path, ids=np.array([[b"b", b"caf\xc3\xa9"]]), queries=np.array([b"q"]), scores=[[2, 1]])
+    assert read_shortlists(path) == {"q": [("b", 2.0), ("café", 1.0)]}
+    save(path, ranks=np.array([[0, 1], [1, 0]], np.uint8), names=["a", "b"])
+    assert read_shortlists(path, queries=["q", "r"]) == {"q": ["a", "b"], "r": ["b", "a"]}
+    save(path, ids=[[0, 1, 0]], names=["a", "a"], queries=["q"])
+    assert read_shortlists(path) == {"q": ["a"]}
+
+
+@pytest.mark.parametrize("ending", TABLES)
+@pytest.mark.parametrize(
+    ("arrays", "kind", "what"),
+    [
+        ({"queries": ["q"]}, FormatError, "'ids'"),
+        ({"ids": [[0]], "ranks": [[0]]}, FormatError, "'ids'"),
+        ({"ids": [[0]], "scores": [[1.0]], "distances": [[1.0]]}, FormatError, "'distances' beside 'scores'"),
+        ({"ranks": [[0]], "scores": [[1.0]]}, FormatError, "'scores' beside 'ranks'"),
+        ({"ids": [[0]], "queries": ["q"]}, ConfigError, "names="),
+        ({"ranks": [[0]], "queries": ["q"]}, ConfigError, "names="),
+        ({"ids": [[0]], "names": ["a"]}, ConfigError, "queries="),
+        ({"ids": [["a"]], "queries": [["q"]]}, FormatError, "queries"),
+        ({"ids": [["a"]], "queries": [7]}, FormatError, "queries"),
+        # What `shortlists_from_arrays` and `shortlists_from_ranks` refuse, see their tests.
+        ({"ids": [[0, 2]], "queries": ["q"], "names": ["a"]}, FormatError, "'q': row 2"),
+        ({"ids": [["a"]], "queries": ["q"], "scores": [[np.nan]]}, FormatError, "'q', candidate 1"),
+        ({"ids": 0, "queries": ["q"], "names": ["a"]}, FormatError, "ids"),
+        ({"ranks": [[0], [0]], "queries": ["q"], "names": ["a"]}, FormatError, "'q': row 0"),
+    ],
+)
+def test_bad_files_are_named(arrays: Any, kind: Any, what: str, ending: str, tmp_path: Path) -> None:
+    path = save(tmp_path / f"bad{ending}", **arrays)
+    with raises(kind, str(path), what):
+        read_shortlists(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "names", "kind", "what"),
+    [
+        ([[0]], None, ConfigError, "names="),
+        ([[3]], ["a"], FormatError, "row 3"),
+        ([[0], [1]], ["a", "b"], FormatError, "2 rows for 1 queries"),
+        (0, ["a"], FormatError, "ids"),
+    ],
+)
+def test_bad_npy_files_are_named(array: Any, names: Any, kind: Any, what: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "bad.npy", np.array(array))
+    with raises(kind, "bad.npy", what):
+        read_shortlists(tmp_path / "bad.npy", names=names, queries=["q"])
+
+
+class _Trap:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    trap = np.array([[_Trap(tmp_path / "sprung")]], object)
+    np.save(tmp_path / "x.npy", trap, allow_pickle=True)
+    np.savez(tmp_path / "x.npz", ids=trap, queries=["q"])
+    (tmp_path / "y.npz").write_bytes((tmp_path / "x.npy").read_bytes())
+    for name in ("x.npy", "x.npz", "y.npz"):
+        with raises(FormatError, name, "allow_pickle"):
+            read_shortlists(tmp_path / name, names=["a"], queries=["q"])
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_files_under_a_wrong_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", [[0]])
+    np.savez(tmp_path / "x.npz", ids=[[0]])
+    (tmp_path / "a.npz").write_bytes((tmp_path / "x.npy").read_bytes())
+    (tmp_path / "a.npy").write_bytes((tmp_path / "x.npz").read_bytes())
+    for ending in ENDINGS:
+        (tmp_path / f"folder{ending}").mkdir()
+    for name in ("a.npz", "a.npy", *(f"none{e}" for e in ENDINGS), *(f"folder{e}" for e in ENDINGS)):
+        with raises(FormatError, name):
+            read_shortlists(tmp_path / name, names=["a"], queries=["q"])
+
+
+def test_hdf5_of_other_things(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    for make in (
+        lambda file: file.create_group("ids"),
+        lambda file: file.create_dataset("ids", data=h5py.Empty("f4")),
+        lambda file: file.create_dataset("ids", data=np.array([(1, 2.0)], "i4,f4")),
+    ):
+        with h5py.File(path, "w") as file:
+            make(file)
+        with raises(FormatError, "x.h5: ids must"):
+            read_shortlists(path, names=["a"], queries=["q"])
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_cut_and_damaged_files(ending: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    path = tmp_path / f"bad{ending}"
+    shortlists: Any = {f"q{k}": [f"i{j}" for j in range(k + 3)] for k in range(4)}
+    names = [f"i{j}" for j in range(6)]
+    write_lists(path, shortlists, names=names)
+    data = path.read_bytes()
+
+    def read() -> Any:
+        return read_shortlists(path, names=names, queries=list(shortlists))
+
+    for end in {0, 1, 7, 60, len(data) // 2, len(data) - 1}:
+        path.write_bytes(data[:end])
+        with raises(FormatError, path.name):
+            read()
+    for at in rng.integers(0, len(data), 200).tolist():
+        path.write_bytes(data[:at] + bytes([data[at] ^ int(rng.integers(1, 256))]) + data[at + 1 :])
+        with suppress(FormatError, ConfigError):
+            read()
+
+
+def test_a_header_of_a_size_that_is_not_there(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<i8", "fortran_order": False, "shape": (1 << 20, 1 << 20)}
     )
-    ranks = np.stack([rng.permutation(5) for _ in range(2)], axis=1)
-    found = shortlists_from_ranks(ranks, names=truth.names, query_names=truth.query_names)
-    by_name = evaluate(list(found.values()), truth)  # type: ignore[arg-type]
-    assert by_name.to_dict() == evaluate(list(ranks.T), truth).to_dict()
+    path = tmp_path / "x.npy"
+    path.write_bytes(buffer.getvalue() + bytes(64))
+    with raises(FormatError, "x.npy"):
+        read_shortlists(path, names=["a"], queries=["q"])
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_cannot_be_written_leaves_the_old_file(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"list{ending}"
+    write_lists(path, {"q": ["a"]}, names=["a"])
+    before = path.read_bytes()
+    wrong: list[tuple[Any, Any, str]] = [
+        ({"q": ["b"]}, ["a"], "'b'"),
+        ({"q": ["a"], "r": [("a", 1.0)]}, ["a"], "scores"),
+        ({"q": ["a"]}, ["a", "a"], "'a'"),
+        ({"q": ["a", "a"]}, ["a"], "'q'"),
+    ]
+    if ending != ".npy":
+        wrong += [({"q": ["a\0"]}, None, "zero byte"), ({"q\0r": ["a"]}, None, "zero byte")]
+    for shortlists, names, what in wrong:
+        with raises(DataError, what):
+            write_lists(path, shortlists, names=names)
+    if ending == ".npy":
+        with raises(ConfigError, "names="):
+            write_lists(path, {"q": ["a"]})
+    assert path.read_bytes() == before
+    with raises(FormatError, f"list{ending}"):
+        write_lists(tmp_path / "no" / f"list{ending}", {"q": ["a"]}, names=["a"])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lone_surrogates(tmp_path: Path) -> None:
+    shortlists = {"q": ["\udc80"]}
+    with raises(DataError, ".npz"):
+        write_lists(tmp_path / "x.h5", shortlists)
+    write_lists(tmp_path / "x.npz", shortlists)
+    assert read_shortlists(tmp_path / "x.npz") == shortlists
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]
+
+
+def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    path = tmp_path / "x.h5"
+    for action in (lambda: read_shortlists(path), lambda: write_lists(path, {})):
+        with raises(ConfigError, "delf-engine[hdf5]"):
+            action()
+    write_lists(tmp_path / "x.npz", {"q": ["a"]})
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]

@@ -26,37 +26,20 @@ from delf_engine.reranking import (
     rerank_graph,
     write_rankings,
 )
-from delf_engine.verification import Verification, verify_features
-from helpers import random_features
+from delf_engine.verification import verify_features
+from helpers import raises, random_features
+from verification.answers import answer
 
 VERIFICATION = load_profile("accurate").verification.model_copy(update={"min_inliers": 20})
 INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
 OPTIONS = RerankOptions(RerankingConfig(top_n=100), VERIFICATION, INLIERS)
 
 
-def counted(inliers: int) -> Verification:
-    """A verification of so many inliers."""
-    return Verification(
-        "affine",
-        np.eye(3),
-        np.stack([np.arange(inliers, dtype=np.int32)] * 2, axis=1),
-        np.ones(inliers, np.float32),
-        inliers,
-        24.0,
-        None,
-        20,
-        float(inliers),
-        3.0,
-    )
-
-
 def ranking_of(inliers: Sequence[int | None]) -> list[RankedCandidate]:
     """Candidates i0, i1, ... in this order."""
     return [
-        RankedCandidate(
-            f"i{k}", k + 1, k + 1, None, None if n is None else counted(n), None if n is None else float(n)
-        )
-        for k, n in enumerate(inliers)
+        RankedCandidate(f"i{k}", k, k, None, None if n is None else answer(n), None if n is None else float(n))
+        for k, n in enumerate(inliers, start=1)
     ]
 
 
@@ -113,20 +96,12 @@ def test_scores_are_those_of_the_oracle(data: st.DataObject) -> None:
     assert [c.rank for c in again] == list(range(1, len(ranking) + 1))
     plain = {c.id: c for c in ranking}
     for c in again:
-        assert (c.inliers, c.verification, c.first_rank) == (
-            plain[c.id].inliers,
-            plain[c.id].verification,
-            plain[c.id].first_rank,
-        )
+        same = plain[c.id]
+        assert (c.inliers, c.verification, c.first_rank) == (same.inliers, same.verification, same.first_rank)
         if c.id in ids:
-            assert c.path_inliers is not None
-            assert c.inliers is not None
             assert (c.via is None) == (c.path_inliers == c.inliers)
         else:
             assert (c.via, c.path_inliers, c.ranking_score) == (None, None, plain[c.id].ranking_score)
-
-
-# ------------------------------------------------------------------------------------------------- with features
 
 
 def window(rng: np.random.Generator, scene: LocalFeatures, first: int, last: int) -> LocalFeatures:
@@ -179,14 +154,15 @@ def test_images_beyond_the_query_are_found_through_others(world: Any) -> None:
         assert [(c.id, c.ranking_score, c.path_inliers) for c in ranking] == expected
     # i4 and i5 share nothing with the query; i3, i2 and i1 share it with them.
     assert {c.id for c in again["q"][:6]} == {f"i{k}" for k in range(6)}
-    found = {c.id: c for c in again["q"]}
-    assert found["i4"].inliers is not None
-    assert found["i4"].inliers < 10
-    assert found["i4"].via in ("i1", "i2", "i3")
+    (found,) = [c for c in again["q"] if c.id == "i4"]
+    assert (found.inliers or 0) < 10
+    assert found.via in ("i1", "i2", "i3")
     assert {c.id for c in rankings["q"][:6]} != {f"i{k}" for k in range(6)}
 
 
-def test_the_same_bits_in_any_order_and_with_any_number_of_workers(world: Any) -> None:
+def test_the_same_bits_in_any_order_with_any_workers_and_parts(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, images = world
     rankings = first_round(world)
     options = replace(OPTIONS, seed=3)
@@ -198,17 +174,11 @@ def test_the_same_bits_in_any_order_and_with_any_number_of_workers(world: Any) -
     assert list(again) == ["r", "q"]
     for query, ranking in rankings.items():
         assert rerank_graph({query: ranking}, images, options)[query] == alone[query]
-
-
-def test_many_pairs_are_verified_in_parts(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, images = world
-    rankings = first_round(world)
-    whole = rerank_graph(rankings, images, OPTIONS)
     monkeypatch.setattr(graph, "_PAIRS_AT_ONCE", 3)
-    assert rerank_graph(rankings, images, OPTIONS) == whole
+    assert rerank_graph(rankings, images, options) == alone
 
 
-@pytest.mark.parametrize("inliers", [[], [None, None], [5, 3, 0], [25], [None, 19, None, 3]])
+@pytest.mark.parametrize("inliers", [[], [None, None], [5, 3, 0], [25], [None, 19, None, 3], [30, 30, 30]])
 def test_graphs_without_an_edge_keep_the_ranking(inliers: list[int | None]) -> None:
     ranking = sorted(ranking_of(inliers), key=lambda c: c.inliers is None)
     again = rerank_graph({"q": ranking}, {}, OPTIONS)["q"]
@@ -219,27 +189,16 @@ def test_graphs_without_an_edge_keep_the_ranking(inliers: list[int | None]) -> N
     assert rerank_graph({}, {}, OPTIONS) == {}
 
 
-def test_nothing_is_read_where_nothing_can_change() -> None:
-    ranking = ranking_of([30, 30, 30])  # equal ones cannot widen each other's path
-    again = rerank_graph({"q": ranking}, {}, OPTIONS)["q"]
-    assert [c.id for c in again] == ["i0", "i1", "i2"]
-
-
-def test_missing_features_are_named() -> None:
-    with pytest.raises(UnknownIdError, match=r"'i\d'"):
+def test_what_is_refused() -> None:
+    for key, value in (("top", 0), ("neighbours", 0), ("blend", 1.5)):
+        with raises(ConfigError, key):
+            parse_config(GraphConfig, {key: value}, where="here")
+    with raises(UnknownIdError, "'i"):
         rerank_graph({"q": ranking_of([40, 30])}, {}, OPTIONS)
 
 
-@pytest.mark.parametrize("key", ["top", "neighbours"])
-def test_bad_options(key: str) -> None:
-    with pytest.raises(ConfigError, match=key):
-        parse_config(GraphConfig, {key: 0}, where="here")
-    with pytest.raises(ConfigError, match="blend"):
-        parse_config(GraphConfig, {"blend": 1.5}, where="here")
-
-
 def test_candidates_go_to_json_and_to_files(tmp_path: Path) -> None:
-    c = GraphCandidate("a", 1, 4, 0.5, counted(30), 40.0, via="b", path_inliers=50)
+    c = GraphCandidate("a", 1, 4, 0.5, answer(30), 40.0, via="b", path_inliers=50)
     values = json.loads(json.dumps(c.to_dict(with_verification=False)))
     assert values == {
         "id": "a", "rank": 1, "first_rank": 4, "score": 0.5, "inliers": 30, "ranking_score": 40.0, "via": "b",

@@ -18,7 +18,7 @@ from delf_engine.errors import DelfEngineWarning, FormatError, LockedError, Mism
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from forkserver import Child
-from helpers import random_features, seen_again
+from helpers import raises, random_features, seen_again
 
 VERIFICATION = load_profile("default").verification
 INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
@@ -87,26 +87,17 @@ def lines_of(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True)
 
 
-def keep(path: Path, queries: int) -> None:
-    path.write_bytes(b"".join(lines_of(path)[: 1 + queries]))
-
-
-def test_a_finished_journal_answers_alone(journal: Path, expected: Any) -> None:
-    before = journal.read_bytes()
-    done: list[int] = []
-    assert again(journal, progress=lambda pairs, total: done.append(pairs)) == (expected, [])
-    assert done[-1] == len(NAMES) * EACH
-    assert journal.read_bytes() == before
-    assert len(lines_of(journal)) == 1 + len(NAMES)
-
-
-@pytest.mark.parametrize("finished", [0, 1, 5, 7])
+@pytest.mark.parametrize("finished", [0, 1, 5, 8])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_only_what_is_unfinished_is_verified_again(
     journal: Path, expected: Any, finished: int, workers: int
 ) -> None:
-    keep(journal, finished)
-    assert again(journal, workers=workers) == (expected, NAMES[finished:])
+    whole, done = journal.read_bytes(), []
+    journal.write_bytes(b"".join(lines_of(journal)[: 1 + finished]))
+    given = {"workers": workers, "progress": lambda pairs, total: done.append(pairs)}
+    assert again(journal, **given) == (expected, NAMES[finished:])
+    assert done[-1] == len(NAMES) * EACH
+    assert sorted(journal.read_bytes()) == sorted(whole)
     assert again(journal) == (expected, [])
 
 
@@ -115,53 +106,33 @@ def test_another_ranking_rule_needs_no_new_verification(journal: Path) -> None:
     assert again(journal, ranking=weighted) == (run(None, ranking=weighted), [])
 
 
-def _torn(content: bytes) -> bytes:
-    return content[:-20]
+def _line(text: bytes) -> bytes:
+    return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _without_its_end(content: bytes) -> bytes:
-    return content[:-1]
-
-
-def _garbage(content: bytes) -> bytes:
-    return content + b"\0" * 100
-
-
-@pytest.mark.parametrize(
-    ("damage", "lost"),
-    [(_torn, ["q7"]), (_without_its_end, ["q7"]), (_garbage, [])],
-    ids=["torn", "without its end", "garbage"],
-)
-def test_a_torn_last_line_is_verified_again(
-    journal: Path, expected: Any, damage: Callable[[bytes], bytes], lost: list[str]
-) -> None:
-    journal.write_bytes(damage(journal.read_bytes()))
-    assert again(journal) == (expected, lost)
-    assert again(journal) == (expected, [])
-
-
-@pytest.mark.parametrize("flipped", [0x01, ord("\n")], ids=["a digit", "an end of a line"])
-def test_a_flipped_byte_in_the_middle_loses_one_query(journal: Path, expected: Any, flipped: int) -> None:
-    lines = lines_of(journal)
-    content = bytearray(journal.read_bytes())
+def _flipped(content: bytes, byte: bytes) -> bytes:
+    lines = content.splitlines(keepends=True)
     place = sum(map(len, lines[:3])) + len(lines[3]) // 2
-    content[place] = flipped
-    journal.write_bytes(bytes(content))
-    assert again(journal) == (expected, ["q2"])
-    assert again(journal) == (expected, [])
+    return content[:place] + byte + content[place + 1 :]
 
 
-def test_a_line_that_a_sum_confirms_and_that_is_no_record_is_left_out(journal: Path, expected: Any) -> None:
-    for text in (b"{", b"7", b"{}", b'{"query":"q0"}'):
-        with journal.open("ab") as file:
-            file.write(b"%08x %s\n" % (zlib.crc32(text), text))
-    assert again(journal) == (expected, [])
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], list[str]]] = {
+    "torn": (lambda content: content[:-20], ["q7"]),
+    "without its end": (lambda content: content[:-1], ["q7"]),
+    "garbage behind": (lambda content: content + b"\0" * 100, []),
+    "a byte": (lambda content: _flipped(content, b"\1"), ["q2"]),
+    "an end of a line": (lambda content: _flipped(content, b"\n"), ["q2"]),
+    "no records": (lambda content: content + b"".join(map(_line, (b"{", b"7", b"{}", b'{"query":"q0"}'))), []),
+    "empty": (lambda content: b"", NAMES),
+    "half a first line": (lambda content: content[:50], NAMES),
+}
 
 
-@pytest.mark.parametrize("length", [0, 50, 200])
-def test_an_empty_journal_and_half_a_first_line_begin_anew(journal: Path, expected: Any, length: int) -> None:
-    journal.write_bytes(journal.read_bytes()[:length])
-    assert again(journal) == (expected, NAMES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_verified_again(journal: Path, expected: Any, damage: str) -> None:
+    spoil, lost = DAMAGES[damage]
+    journal.write_bytes(spoil(journal.read_bytes()))
+    assert again(journal) == (expected, lost)
     assert again(journal) == (expected, [])
 
 
@@ -185,19 +156,14 @@ def test_a_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, content: by
     ],
     ids=["seed", "residual", "exponent"],
 )
-def test_other_options_are_refused(journal: Path, options: dict[str, Any]) -> None:
+def test_other_options_and_versions_are_refused(journal: Path, options: dict[str, Any]) -> None:
     before = journal.read_bytes()
-    with pytest.raises(MismatchError, match="journal"):
+    with raises(MismatchError, str(journal)):
         run(journal, **options)
     assert journal.read_bytes() == before
-
-
-def test_another_version_is_refused(journal: Path) -> None:
     first, *rest = lines_of(journal)
-    record = json.loads(first[9:]) | {"version": 99}
-    text = json.dumps(record).encode()
-    journal.write_bytes(b"%08x %s\n" % (zlib.crc32(text), text) + b"".join(rest))
-    with pytest.raises(MismatchError, match="journal"):
+    journal.write_bytes(_line(json.dumps(json.loads(first[9:]) | {"version": 99}).encode()) + b"".join(rest))
+    with raises(MismatchError, str(journal)):
         run(journal)
 
 
@@ -268,8 +234,6 @@ def test_ids_of_any_kind(tmp_path: Path) -> None:
     assert run(tmp_path / "journal", lambda _: pytest.fail("read again"), **options) == first
 
 
-# ------------------------------------------------------------------------------------------------ other processes
-
 CHILD = """
     import sys
     from pathlib import Path
@@ -324,14 +288,6 @@ def test_a_full_disk_leaves_what_is_finished(journal: Path, expected: Any, share
     assert again(journal) == (expected, [])
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FormatError, match=r"file.journal"):
-        run(tmp_path / "file" / "journal")
-    with pytest.raises(FormatError, match=str(tmp_path)):
-        run(tmp_path)
-
-
 READ_ONLY = """
     import os, sys
     from pathlib import Path
@@ -346,7 +302,12 @@ READ_ONLY = """
 """
 
 
-def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "journal", tmp_path):
+        with raises(FormatError, str(place)):
+            run(place)
+    (tmp_path / "file").unlink()
     tmp_path.chmod(0o555)
     said = Child(READ_ONLY, tmp_path).communicate()
     assert f"{tmp_path}/journal" in said

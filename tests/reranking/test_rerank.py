@@ -1,24 +1,36 @@
-"""Re-ranking: order, ties, tails, missing features, and the same bits with any number of workers."""
+"""Re-ranking: order, ties, tails, missing features, and every rule of the ranking score by its definition."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from delf_engine.config import RankingConfig, RerankingConfig, load_profile
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch, rerank_shortlist, sources
-from delf_engine.verification import verify_features
-from helpers import random_features, seen_again
+from delf_engine.reranking import (
+    RankedCandidate,
+    RerankOptions,
+    rank_verified,
+    ranking_score,
+    rerank,
+    rerank_batch,
+    rerank_shortlist,
+)
+from delf_engine.storage import FeatureStore
+from delf_engine.verification import Verification, verify_features
+from helpers import raises, random_features, seen_again
+from verification.answers import answer
 
 VERIFICATION = load_profile("default").verification
 TOP = RerankingConfig(top_n=100)
@@ -78,42 +90,17 @@ def test_equal_inliers_are_ordered_by_score_then_place(rng: np.random.Generator)
     ranking = run(query, shortlist, lambda _: image)
     assert [c.id for c in ranking] == ["d", "b", "c", "a"]
     assert [c.inliers for c in ranking] == [0] * 4
-    assert [c.id for c in run(query, ["x", "a", "m"], lambda _: image)] == ["x", "a", "m"]
-
-
-def test_an_id_that_occurs_again_keeps_its_first_place(rng: np.random.Generator) -> None:
-    image = random_features(rng, 0)
-    ranking = run(image, [("a", 3.0), ("b", 2.0), ("a", 1.0)], lambda _: image)
-    assert [(c.id, c.score) for c in ranking] == [("a", 3.0), ("b", 2.0)]
-
-
-def test_an_empty_shortlist_is_an_empty_ranking(rng: np.random.Generator) -> None:
-    assert run(random_features(rng, 5), [], {}) == []
+    assert [c.id for c in run(query, ["x", "a", "m", "a"], lambda _: image)] == ["x", "a", "m"]
+    assert run(query, [], {}) == []
     assert rerank_batch({}, {}, {}, OPTIONS) == {}
 
 
-class Store:
-    """Like a feature store: `get` raises for an unknown id. Counts what is read."""
-
-    def __init__(self, images: Mapping[str, LocalFeatures]) -> None:
-        self.images = images
-        self.reads: Counter[str] = Counter()
-
-    def get(self, image_id: str, /) -> LocalFeatures:
-        self.reads[image_id] += 1
-        if image_id not in self.images:
-            raise UnknownIdError(image_id)
-        return self.images[image_id]
-
-
-def missing_sources(images: Mapping[str, LocalFeatures]) -> list[Any]:
-    return [Store(images), images, images.get, images.__getitem__]
-
-
 @pytest.mark.parametrize("kind", range(4))
-def test_missing_images_are_reported_and_the_rest_goes_on(kind: int, world: Any) -> None:
+def test_missing_images_are_reported_and_the_rest_goes_on(kind: int, world: Any, tmp_path: Path) -> None:
     queries, images = world
-    source = missing_sources(images)[kind]
+    store = FeatureStore.create(tmp_path / "store", dim=40, codec="float32")
+    store.put_many(images.items())
+    source = [store, images, images.get, images.__getitem__][kind]
     shortlist = ["gone", "i0", "lost", "i9", "i5"]
     with pytest.warns(DelfEngineWarning, match=r"2 \('gone', 'lost'\)"):
         ranking = run(queries["q0"], shortlist, source)
@@ -126,21 +113,20 @@ def test_missing_images_are_reported_and_the_rest_goes_on(kind: int, world: Any)
         run(queries["q0"], shortlist, source, on_missing="raise")
 
 
-def test_each_image_is_read_once(world: Any) -> None:
+@pytest.mark.parametrize(("room", "reads"), [(10, [1] * 10), (3, [1] * 3 + [2] * 7)])
+def test_images_are_read_once_as_far_as_there_is_room(
+    room: int, reads: list[int], world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queries, images = world
-    store = Store(images)
-    shortlists = {q: [f"i{i}" for i in range(10)] for q in queries}
-    rerank_batch(queries, shortlists, store, OPTIONS)
-    assert set(store.reads.values()) == {1}
+    monkeypatch.setattr(rerank, "_CACHE_BYTES", room * 4 * 240 * 44)
+    seen: Counter[str] = Counter()
 
+    def get(image_id: str) -> LocalFeatures:
+        seen[image_id] += 1
+        return images[image_id]  # type: ignore[no-any-return]
 
-def test_what_does_not_fit_in_memory_is_read_again(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    queries, images = world
-    monkeypatch.setattr(sources, "_CACHE_BYTES", 3 * 4 * 240 * 44)
-    store = Store(images)
-    shortlists = {q: [f"i{i}" for i in range(10)] for q in queries}
-    rerank_batch(queries, shortlists, store, OPTIONS)
-    assert sorted(store.reads.values()) == [1] * 3 + [2] * 7
+    rerank_batch(queries, {q: [f"i{i}" for i in range(10)] for q in queries}, get, OPTIONS)
+    assert sorted(seen.values()) == reads
 
 
 def test_progress_counts_pairs_to_the_end(world: Any) -> None:
@@ -158,25 +144,11 @@ def test_progress_counts_pairs_to_the_end(world: Any) -> None:
     assert {total for _, total in seen} == {62}
 
 
-@pytest.mark.parametrize(
-    "shortlist",
-    [
-        "i0",
-        b"i0",
-        {"i0": 1.0},
-        7,
-        [("i0", 1.0, 2.0)],
-        [("i0", float("nan"))],
-        [("i0", float("inf"))],
-        [("i0", None)],
-        [("i0", "1.0")],
-        [("i0", True)],
-        [3],
-        [None],
-        [("i0", 1.0), "i1"],
-        np.array([[1.0, 2.0]]),
-    ],
-)
+_BAD = ["i0", b"i0", {"i0": 1.0}, 7, [("i0", 1.0, 2.0)], [("i0", float("nan"))], [("i0", float("inf"))]]
+_BAD += [[("i0", None)], [("i0", "1.0")], [("i0", True)], [3], [("i0", 1.0), "i1"], np.array([[1.0, 2.0]])]
+
+
+@pytest.mark.parametrize("shortlist", _BAD)
 def test_shortlists_of_the_wrong_shape_are_refused(shortlist: Any, world: Any) -> None:
     queries, images = world
     with pytest.raises(DataError, match="shortlist of 'query'"):
@@ -191,24 +163,17 @@ def test_numpy_ids_and_scores_are_taken(world: Any) -> None:
     json.dumps([c.to_dict() for c in ranking])
 
 
-def test_bad_options(world: Any) -> None:
+def test_bad_options(world: Any, rng: np.random.Generator) -> None:
     queries, images = world
-    with pytest.raises(ConfigError, match="workers"):
-        run(queries["q0"], ["i0"], images, workers=0)
-    with pytest.raises(ConfigError, match="on_missing"):
-        run(queries["q0"], ["i0"], images, on_missing="stop")
-    with pytest.raises(ConfigError, match="seed"):
-        run(queries["q0"], ["i9"], images, seed=-1)
+    with raises(MismatchError, "'odd'", "7-D"):
+        run(queries["q0"], ["odd"], {"odd": random_features(rng, 3, dim=7)})
+    for option, value in (("workers", 0), ("on_missing", "stop"), ("seed", -1)):
+        with raises(ConfigError, option):
+            run(queries["q0"], ["i9"], images, **{option: value})
     with pytest.raises(ConfigError, match="list"):
         run(queries["q0"], ["i0"], ["i0"])
     with pytest.raises(ConfigError, match="ndarray"):
         run(queries["q0"], ["i0"], {"i0": np.zeros(3)})
-
-
-def test_features_of_another_model_are_named(world: Any, rng: np.random.Generator) -> None:
-    queries, _ = world
-    with pytest.raises(MismatchError, match="image 'odd' 7-D"):
-        run(queries["q0"], ["odd"], {"odd": random_features(rng, 3, dim=7)})
 
 
 def test_candidates_print_and_go_to_json(world: Any) -> None:
@@ -225,12 +190,122 @@ def test_candidates_print_and_go_to_json(world: Any) -> None:
     assert "verification" not in first.to_dict(with_verification=False)
 
 
-def test_a_real_store_serves(tmp_path: Path, world: Any) -> None:
-    from delf_engine.storage import FeatureStore
+Rule = Literal["inliers", "effective", "weighted", "similarity"]
+RULES: tuple[Rule, ...] = ("inliers", "effective", "weighted", "similarity")
 
-    queries, images = world
-    with FeatureStore.create(tmp_path / "store", dim=40, codec="float32") as store:
-        store.put_many(images.items())
-        with pytest.warns(DelfEngineWarning, match="'gone'"):
-            ranking = run(queries["q0"], ["i1", "gone", "i9"], store, workers=2)
-    assert [c.id for c in ranking] == ["i9", "i1", "gone"]
+
+def verified(similarities: list[float], more: float = 0.0, exponent: float = 3.0) -> Verification:
+    """A verification with these similarities of the inliers, and `more` over the other mutual matches."""
+    inliers = float((np.float32(similarities).astype(np.float64) ** exponent).sum())
+    return replace(
+        answer(len(similarities)),
+        similarities=np.array(similarities, np.float32),
+        similarity=inliers + more,
+        exponent=exponent,
+        effective_inliers=len(similarities) // 2,
+    )
+
+
+def rule(score: Rule, exponent: float = 3.0, blend: float = 0.3) -> RankingConfig:
+    return RankingConfig(score=score, exponent=exponent, blend=blend)
+
+
+SIMILARITIES = st.lists(st.floats(0, 1, width=32), max_size=12)
+EVIDENCE = st.builds(verified, SIMILARITIES, st.floats(0, 500))
+
+
+@given(
+    similarities=SIMILARITIES,
+    more=st.floats(0, 1e3),
+    exponent=st.one_of(st.sampled_from([1e-300, 1e300]), st.floats(0.1, 50)),
+    blend=st.one_of(st.sampled_from([0.0, 1e6]), st.floats(0, 10)),
+)
+def test_scores_equal_their_definitions(
+    similarities: list[float], more: float, exponent: float, blend: float
+) -> None:
+    found = verified(similarities, more, exponent)
+    powers = np.clip(np.float32(similarities).astype(np.float64), 0, 1) ** exponent
+    expected = {
+        "inliers": len(similarities) + blend * (powers.sum() + more),
+        "effective": len(similarities) // 2 + blend * (powers.sum() + more),
+        "similarity": powers.sum() + more,
+        "weighted": powers.sum() + blend * (powers.sum() + more),
+    }
+    for score in RULES:
+        assert ranking_score(found, rule(score, exponent, blend)) == pytest.approx(expected[score], rel=1e-9)
+
+
+def test_another_exponent_is_refused_where_it_matters() -> None:
+    found = verified([0.9] * 5, exponent=2.0)
+    assert ranking_score(found, rule("inliers", exponent=3.0, blend=0.0)) == 5
+    assert ranking_score(found, rule("effective", exponent=3.0, blend=0.0)) == 2
+    for score in RULES:
+        with pytest.raises(MismatchError, match=r"\^2.*\^3"):
+            ranking_score(found, rule(score, exponent=3.0))
+
+
+@given(data=st.data(), score=st.sampled_from(RULES), scored=st.booleans(), n=st.integers(0, 12))
+def test_ranks_do_not_depend_on_the_order_of_candidates(
+    data: st.DataObject, score: Rule, scored: bool, n: int
+) -> None:
+    # Few different verifications and first scores, so that ties abound.
+    kinds = data.draw(st.lists(EVIDENCE, min_size=1, max_size=3))
+    found = {f"i{k}": data.draw(st.sampled_from(kinds)) for k in range(n)}
+    first = {name: data.draw(st.sampled_from([0.5, 1.0, 2.0])) for name in found}
+    shuffled = data.draw(st.permutations(list(found)))
+    ranked, again = (
+        rank_verified([(name, first[name]) if scored else name for name in order], found, ranking=rule(score))
+        for order in (list(found), shuffled)
+    )
+    by_score = [(c.ranking_score, c.score) for c in ranked]
+    assert by_score == [(c.ranking_score, c.score) for c in again]
+    assert [c.rank for c in ranked] == list(range(1, n + 1))
+    for order, ranking in ((list(found), ranked), (shuffled, again)):
+        assert sorted(c.id for c in ranking) == sorted(found)
+        keys = [(-(c.ranking_score or 0.0), -(c.score or 0.0), order.index(c.id)) for c in ranking]
+        assert keys == sorted(keys)  # equal ones by their first score, then by their first place
+        for c in ranking:
+            assert (c.inliers, c.verification) == (found[c.id].inliers, found[c.id])
+
+
+def test_what_is_not_verified_keeps_its_order_behind() -> None:
+    found = {"c": verified([], more=0.0), "e": verified([0.9] * 9)}
+    ranking = rank_verified(["a", "c", "b", "e", "a"], found, ranking=rule("weighted"))
+    assert [(c.id, c.first_rank) for c in ranking] == [("e", 4), ("c", 2), ("a", 1), ("b", 3)]
+    assert [c.ranking_score is None for c in ranking] == [False, False, True, True]
+    assert rank_verified([], {}, ranking=rule("weighted")) == []
+    with pytest.raises(DataError, match="'mine'"):
+        rank_verified([3], found, ranking=rule("weighted"), query="mine")  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("score", RULES)
+def test_reranking_ranks_by_the_rule_with_any_number_of_workers(score: Rule) -> None:
+    rng = np.random.default_rng(3)
+    query = random_features(rng, 60)
+    images = {f"i{k}": seen_again(rng, query, 6 * k) for k in range(8)}
+    shortlist = list(images)
+    by = rule(score, exponent=2.0, blend=0.5)
+    options = RerankOptions(RerankingConfig(top_n=6), load_profile("default").verification, by)
+    ranking = rerank_shortlist(query, shortlist, images, options)
+    found = {c.id: c.verification for c in ranking if c.verification is not None}
+    assert set(found) == set(shortlist[:6])
+    assert ranking == rank_verified(shortlist, found, ranking=by)
+    assert [c.id for c in ranking[6:]] == shortlist[6:]
+    assert {v.exponent for v in found.values()} == {2.0}
+    two = rerank_batch({"q": query}, {"q": shortlist}, images, replace(options, workers=2))
+    assert two["q"] == ranking
+
+
+@pytest.mark.parametrize("option", ["score", "exponent", "blend", "cap"])
+def test_rules_out_of_range(option: str) -> None:
+    with pytest.raises(ValidationError):
+        RankingConfig(**{"score": "weighted", "exponent": 3.0, "blend": 0.3, option: float("inf")})
+
+
+CAPS = st.one_of(st.sampled_from([5e-324, 1e-300, 1.0, 35.0, 1e300]), st.floats(0.01, 200))
+
+
+@given(found=EVIDENCE, cap=CAPS, score=st.sampled_from(RULES))
+def test_capped_scores_equal_their_definition(found: Verification, cap: float, score: Rule) -> None:
+    capped = RankingConfig(score=score, exponent=3.0, blend=0.3, cap=cap)
+    assert ranking_score(found, capped) == min(ranking_score(found, rule(score)), cap)

@@ -1,4 +1,4 @@
-"""How pairs are shared out: the same bits with any workers, clean ends after errors, limits of time."""
+"""How pairs are shared out: the same bits with any workers, clean ends after errors, time, early stops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -17,14 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from delf_engine.config import RankingConfig, RerankingConfig, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning, ProcessDiedError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.reranking import RerankOptions, rerank_batch, scheduling
-from delf_engine.reranking.scheduling import QueryJob, needs_processes
-from delf_engine.verification import PairVerifier, verify_features
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch, scheduling
+from delf_engine.reranking.scheduling import QueryJob
+from delf_engine.verification import PairVerifier, Verification, verify_features
 from helpers import random_features, seen_again
+from verification.answers import answer
 
 THREADS = load_profile("default").verification
 PROCESSES = load_profile("delf").verification.model_copy(update={"max_iterations": 20})
@@ -71,15 +73,11 @@ def no_thread_is_left() -> Iterator[None]:
     assert not left
 
 
-# ------------------------------------------------------------------------------------------------- the same bits
-
-
 @pytest.mark.parametrize("workers", [2, 5])
 @pytest.mark.parametrize("verification", [THREADS, PROCESSES], ids=["threads", "processes"])
 def test_more_queries_than_fit_at_once_give_the_same_bits(
     world: Any, verification: VerificationConfig, workers: int
 ) -> None:
-    assert needs_processes(verification) == (verification is PROCESSES)
     shortlists = batch_of(4 * workers + 6)
     options: dict[str, Any] = {"verification": verification, "seed": 11}
     alone = run(world, shortlists, **options)
@@ -116,15 +114,6 @@ def test_queries_without_candidates_and_without_features(world: Any, workers: in
         run(world, shortlists, workers=workers, on_missing="raise")
 
 
-def test_candidates_that_are_all_missing(world: Any) -> None:
-    with pytest.warns(DelfEngineWarning, match=": 30 "):
-        found = run(world, {"q0": [f"x{i}" for i in range(30)]}, workers=2)
-    assert all(c.verification is None for c in found["q0"])
-
-
-# --------------------------------------------------------------------------------------------------------- errors
-
-
 class BrokenError(Exception):
     """What a source of features raises that nobody foresaw."""
 
@@ -143,21 +132,17 @@ def raising(images: dict[str, LocalFeatures], error: BaseException, after: int) 
 @pytest.mark.parametrize("error", [BrokenError("lost"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("after", [0, 25])
-def test_an_error_of_the_source_ends_the_call(world: Any, error: BaseException, workers: int, after: int) -> None:
-    shortlists = batch_of(12)
-    with pytest.raises(type(error)):
-        run(world, shortlists, images=raising(world[1], error, after), workers=workers)
-    assert run(world, shortlists, workers=workers) == run(world, shortlists)
-
-
-@pytest.mark.parametrize("error", [BrokenError("lost"), KeyboardInterrupt()], ids=repr)
-@pytest.mark.parametrize("workers", [1, 3])
-def test_an_error_of_the_progress_ends_the_call(world: Any, error: BaseException, workers: int) -> None:
+def test_an_error_of_the_source_or_the_progress_ends_the_call(
+    world: Any, error: BaseException, workers: int, after: int
+) -> None:
     def progress(done: int, total: int) -> None:
         raise error
 
-    with pytest.raises(type(error)):
-        run(world, batch_of(12), workers=workers, progress=progress)
+    shortlists = batch_of(12)
+    for source in ({"images": raising(world[1], error, after)}, {"progress": progress}):
+        with pytest.raises(type(error)):
+            run(world, shortlists, **source, workers=workers)
+    assert run(world, shortlists, workers=workers) == run(world, shortlists)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -248,9 +233,6 @@ def test_processes_that_always_die_are_said_and_the_next_call_goes_well(world: A
     assert run(world, shortlists, **options) == run(world, shortlists, verification=PROCESSES)
 
 
-# ----------------------------------------------------------------------------------------------------------- time
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_time_that_is_over_at_once_verifies_the_first_chunk(
     world: Any, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -276,14 +258,6 @@ def test_time_that_is_over_at_once_verifies_the_first_chunk(
         assert [(c.id, c.verification) for c in ranking[10:]] == [(f"i{i}", None) for i in range(10, 40)]
 
 
-def test_time_that_is_enough_changes_nothing(world: Any) -> None:
-    shortlists = batch_of(8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = run(world, shortlists, reranking=RerankingConfig(top_n=100, seconds=1e6), workers=2)
-    assert found == run(world, shortlists)
-
-
 def test_a_query_that_is_settled_when_its_time_is_over_lacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = count()
     monkeypatch.setattr(scheduling, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -296,3 +270,86 @@ def test_a_query_that_is_settled_when_its_time_is_over_lacks_nothing(monkeypatch
         query.give([], [])
         assert not query.take()
         assert (query.done, len(query.skipped), query.timed_out) == (True, 20, late)
+
+
+#: Images of as many features as the verification below gives them inliers.
+SIZES = {n: random_features(np.random.default_rng(n), n, 2) for n in range(41)}
+
+
+def pretended(c: LocalFeatures) -> Verification:
+    """Verify by saying that all features are inliers."""
+    return answer(len(c), 1.0)
+
+
+def rule(**more: Any) -> RankingConfig:
+    return RankingConfig(**{"score": "inliers", "exponent": 3.0, "blend": 0.0, **more})
+
+
+def stopped(
+    inliers: list[int | None], first: list[float] | None, ranking: RankingConfig, chunk: int, **budget: Any
+) -> list[RankedCandidate]:
+    """Re-rank candidates with these inliers (None: no features) and first scores."""
+    names = [f"i{k}" for k in range(len(inliers))]
+    images = {name: SIZES[n] for name, n in zip(names, inliers, strict=True) if n is not None}
+    shortlist: Any = names if first is None else list(zip(names, first, strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RerankOptions, "verifier", lambda *_: pretended)
+        patch.setattr(scheduling, "_CHUNK", chunk)
+        reranking = RerankingConfig(top_n=budget.pop("top_n", 100), **budget)
+        options = RerankOptions(reranking, THREADS, ranking, on_missing="ignore")
+        seen: list[tuple[int, int]] = []
+        lists = {"q": shortlist}
+        found = rerank_batch({"q": SIZES[3]}, lists, images, options, progress=lambda *now: seen.append(now))
+    assert all(done == total for done, total in seen[-1:])
+    return found["q"]
+
+
+def verified_of(ranking: list[RankedCandidate]) -> int:
+    return sum(c.verification is not None for c in ranking)
+
+
+@given(data=st.data(), top_k=st.integers(1, 6), chunk=st.integers(1, 4), falling=st.booleans())
+def test_the_first_places_are_those_of_all_verifications(
+    data: st.DataObject, top_k: int, chunk: int, falling: bool
+) -> None:
+    # Few different values, so that ties at the cap and below it abound.
+    inliers = data.draw(st.lists(st.sampled_from([None, 0, 3, 9, 10, 11, 40]), max_size=25))
+    values = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-1e3, 1e3))
+    first = data.draw(st.none() | st.lists(values, min_size=len(inliers), max_size=len(inliers)))
+    if falling and first is not None:
+        first.sort(reverse=True)
+    cap = data.draw(st.sampled_from([1.0, 9.5, 10.0, 35.0]))
+    ranking = rule(cap=cap, score=data.draw(st.sampled_from(["inliers", "weighted"])))
+    top_n = data.draw(st.sampled_from([7, 100]))
+    everything = stopped(inliers, first, ranking, chunk, top_n=top_n)
+    found = stopped(inliers, first, ranking, chunk, top_n=top_n, top_k=top_k)
+    assert [(c.id, c.ranking_score, c.first_rank) for c in found[:top_k]] == [
+        (c.id, c.ranking_score, c.first_rank) for c in everything[:top_k]
+    ]
+    assert sorted(c.id for c in found) == sorted(c.id for c in everything)
+    assert verified_of(found) <= verified_of(everything)
+    known = {c.id: c.verification for c in everything}
+    assert all(c.verification in (None, known[c.id]) for c in found)
+
+
+FALLING = [1 - k / 100 for k in range(25)]
+
+
+@pytest.mark.parametrize(
+    ("inliers", "first", "cap", "chunk", "top_k", "verified"),
+    [
+        ([40] * 25, FALLING, 10.0, 4, 5, 8),  # two chunks hold five that are sure
+        ([40] * 25, None, 10.0, 4, 5, 8),
+        ([10] * 7 + [0] * 18, FALLING, 10.0, 1, 5, 5),
+        ([9] * 25, FALLING, 10.0, 4, 5, 25),  # a later one could be better
+        ([40] * 25, FALLING[::-1], 10.0, 4, 5, 25),  # a later one of a higher first score wins a tie at the cap
+        ([40] * 25, FALLING, None, 4, 1, 25),
+        ([40] * 25, FALLING, 10.0, 4, None, 25),
+    ],
+)
+def test_fewer_pairs_are_verified_when_the_first_are_sure(
+    inliers: Any, first: Any, cap: float | None, chunk: int, top_k: int | None, verified: int
+) -> None:
+    found = stopped(inliers, first, rule(cap=cap), chunk, top_k=top_k)
+    assert verified_of(found) == verified
+    assert found[0].id == ("i24" if first == FALLING[::-1] else "i0")
