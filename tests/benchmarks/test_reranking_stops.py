@@ -9,7 +9,7 @@ import pytest
 from benchmarks.reranking import stops
 from delf_engine.errors import DataError
 from delf_engine.storage import FeatureStore
-from helpers import random_features, seen_again
+from helpers import raises, random_features, seen_again
 
 
 @pytest.fixture(scope="module")
@@ -42,5 +42,5 @@ def test_the_benchmark_runs(store: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_store_of_nothing_is_refused(tmp_path: Path) -> None:
     FeatureStore.create(tmp_path / "empty", dim=40).close()
-    with pytest.raises(DataError, match="empty"):
+    with raises(DataError):
         stops.main(["--features", str(tmp_path / "empty"), "--quick"])

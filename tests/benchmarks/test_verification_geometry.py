@@ -28,7 +28,7 @@ from benchmarks.verification.strecha import (
 )
 from delf_engine.errors import DataError
 from delf_engine.features import LocalFeatures
-from helpers import random_features
+from helpers import raises, random_features
 
 SIZE = (101, 81)
 
@@ -127,7 +127,7 @@ def test_cameras_are_read_and_broken_ones_named(tmp_path: Path) -> None:
     assert camera.C.tolist() == [1, 2, 3]
     for broken in ({**values, "K": [1]}, {**values, "C": [1]}, {}, 3):
         path.write_text(json.dumps({"0.jpg": broken}))
-        with pytest.raises(DataError, match=r"castle.cameras\.json"):
+        with raises(DataError, "castle.cameras.json"):
             load_cameras(tmp_path)
 
 

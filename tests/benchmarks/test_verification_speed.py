@@ -15,7 +15,7 @@ from delf_engine.errors import DataError
 from delf_engine.matching import match_descriptors
 from delf_engine.storage import FeatureStore
 from delf_engine.support.processes import process_pool
-from helpers import random_features, seen_again
+from helpers import raises, random_features, seen_again
 
 SETTINGS = load_profile("accurate").verification
 
@@ -86,7 +86,7 @@ def test_a_row_for_each_contender_and_part(tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert "OpenCV, MAGSAC++" in printed
     assert "GFLOP/s" in printed
-    with pytest.raises(DataError, match="1000"):
+    with raises(DataError, "1000"):
         verification.main(given_options)
     with pytest.raises(SystemExit):
         verification.main([*given_options, "--pairs", "0"])

@@ -230,7 +230,7 @@ def test_killed_at_random_moments(tmp_path: Path, tiny_model: Path, kind: str) -
         process = Child(WRITER, directory, turn)
         for _ in range(int(rng.integers(3, 9))):
             step = int(process.stdout.readline())
-        with pytest.raises(LockedError, match="features"):
+        with raises(LockedError):
             de.Engine.open(directory)
         time.sleep(float(rng.uniform(0, 0.03)))
         process.kill()

@@ -80,7 +80,7 @@ def test_many_queries_give_what_single_ones_do(
 
 def test_many_queries_that_do_not_fit(engine: de.Engine) -> None:
     for one in ("3", Path("3"), b"3", SHARED[0], np.zeros((50, 50, 3), np.uint8)):
-        with pytest.raises(ConfigError, match="list"):
+        with raises(ConfigError):
             engine.search_many(one)
     for bad in ({"top_k": 0}, {"top_n": -1}, {"threads": 0}, {"workers": 0}):
         with pytest.raises(ConfigError):

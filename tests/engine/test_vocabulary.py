@@ -90,7 +90,7 @@ def test_a_mixture(filled: Path, tmp_path: Path, tiny_model: Path) -> None:
     assert Mixture.load(out) == mixture
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "bad.png").write_bytes(b"nothing")
-    with pytest.raises(FeatureError, match="2 descriptors"):
+    with raises(FeatureError):
         train_mixture(tmp_path / "photos", 3, model=tiny_model, on_error=lambda image, error: None)
     nowhere = ["codebook", str(filled), str(tmp_path / "no" / "m.safetensors"), "--words", "3"]
     assert "make it first" in str(CliRunner().invoke(app, nowhere).exception)

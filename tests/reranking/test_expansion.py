@@ -237,13 +237,13 @@ def test_what_cannot_be_expanded_is_refused(rng: np.random.Generator) -> None:
         expand_query(query, [hit("a", np.eye(3), model="fundamental")], {"a": image})
     with raises(UnknownIdError, "'a'"):
         expand_query(query, [hit("a", np.eye(3))], {})
-    with pytest.raises(MismatchError, match="'a' 7-D"):
+    with raises(MismatchError, "'a'", "7-D"):
         expand_query(query, [hit("a", np.eye(3))], {"a": random_features(rng, 40, dim=7)})
-    with pytest.raises(MismatchError, match=r"'a'.* 39 "):
+    with raises(MismatchError, "'a'", "39"):
         expand_query(query, [hit("a", np.eye(3))], {"a": image.top(39)})
     bad: list[Any] = [(0, 0, 1), "box", (5, 0, 5, 9), (0, 0, math.nan, 1), 7]
     for box in bad:
-        with pytest.raises(ConfigError, match="box"):
+        with raises(ConfigError):
             expand_query(query, [], {}, box=box)
     for key, value in (("count", 0), ("max_features", 0), ("similarity", 1.5)):
         with pytest.raises(ConfigError, match=key):

@@ -109,7 +109,7 @@ def test_missing_images_are_reported_and_the_rest_goes_on(kind: int, world: Any,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run(queries["q0"], shortlist, source, on_missing="ignore") == ranking
-    with pytest.raises(UnknownIdError, match="'gone'"):
+    with raises(UnknownIdError, "'gone'"):
         run(queries["q0"], shortlist, source, on_missing="raise")
 
 
@@ -151,7 +151,7 @@ _BAD += [[("i0", None)], [("i0", "1.0")], [("i0", True)], [3], [("i0", 1.0), "i1
 @pytest.mark.parametrize("shortlist", _BAD)
 def test_shortlists_of_the_wrong_shape_are_refused(shortlist: Any, world: Any) -> None:
     queries, images = world
-    with pytest.raises(DataError, match="shortlist of 'query'"):
+    with raises(DataError, "'query'"):
         run(queries["q0"], shortlist, images)
 
 
@@ -170,9 +170,9 @@ def test_bad_options(world: Any, rng: np.random.Generator) -> None:
     for option, value in (("workers", 0), ("on_missing", "stop"), ("seed", -1)):
         with raises(ConfigError, option):
             run(queries["q0"], ["i9"], images, **{option: value})
-    with pytest.raises(ConfigError, match="list"):
+    with raises(ConfigError):
         run(queries["q0"], ["i0"], ["i0"])
-    with pytest.raises(ConfigError, match="ndarray"):
+    with raises(ConfigError):
         run(queries["q0"], ["i0"], {"i0": np.zeros(3)})
 
 
@@ -240,7 +240,7 @@ def test_another_exponent_is_refused_where_it_matters() -> None:
     assert ranking_score(found, rule("inliers", exponent=3.0, blend=0.0)) == 5
     assert ranking_score(found, rule("effective", exponent=3.0, blend=0.0)) == 2
     for score in RULES:
-        with pytest.raises(MismatchError, match=r"\^2.*\^3"):
+        with raises(MismatchError, "^2", "^3"):
             ranking_score(found, rule(score, exponent=3.0))
 
 
@@ -274,7 +274,7 @@ def test_what_is_not_verified_keeps_its_order_behind() -> None:
     assert [(c.id, c.first_rank) for c in ranking] == [("e", 4), ("c", 2), ("a", 1), ("b", 3)]
     assert [c.ranking_score is None for c in ranking] == [False, False, True, True]
     assert rank_verified([], {}, ranking=rule("weighted")) == []
-    with pytest.raises(DataError, match="'mine'"):
+    with raises(DataError, "'mine'"):
         rank_verified([3], found, ranking=rule("weighted"), query="mine")  # type: ignore[list-item]
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from delf_engine.errors import FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.storage.codec import CODECS, Codec, as_stored, decode, encode
-from helpers import random_features
+from helpers import raises, random_features
 
 CASES = st.tuples(st.integers(0, 2**32), st.sampled_from([0, 1, 2, 37]), st.sampled_from([1, 2, 40, 64, 65, 128]))
 
@@ -68,14 +68,14 @@ def test_every_flipped_byte_is_found(position: int, flip: int, codec: Codec) -> 
     value[position % len(value)] ^= flip
     if position % len(value) in range(36, 40):
         return  # padding behind the checksum
-    with pytest.raises(FormatError, match="photo"):
+    with raises(FormatError):
         decode(bytes(value), b"name", "photo")
 
 
 def test_cut_short_and_swapped_values_are_found() -> None:
     value = encode(random_features(np.random.default_rng(0), 9, 5), "float32", b"name")
     for length in (0, 3, 39, 40, len(value) - 1):
-        with pytest.raises(FormatError, match="damaged"):
+        with raises(FormatError):
             decode(value[:length], b"name", "photo")
-    with pytest.raises(FormatError, match="damaged"):
+    with raises(FormatError):
         decode(value, b"other", "photo")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from delf_engine.errors import FormatError, UnknownIdError
 from delf_engine.storage import FeatureStore, Revision
-from helpers import random_features
+from helpers import raises, random_features
 
 A, B = (random_features(np.random.default_rng(n), n, 8, (n + 10, 30)) for n in (5, 20))
 
@@ -69,7 +69,7 @@ def test_a_history_that_the_store_never_had(store: FeatureStore, tmp_path: Path)
 
 @pytest.mark.parametrize("values", [{}, {"commit": 1, "token": "x"}, {"commit": "x", "token": "x", "sequence": 1}])
 def test_what_is_no_revision_is_refused(values: dict[str, object]) -> None:
-    with pytest.raises(FormatError, match="revision"):
+    with raises(FormatError):
         Revision.from_dict(values)
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_revision_is_named(store: FeatureStore) -> None:
     store.close()
     with lmdb.open(str(store.path), max_dbs=4) as environment, environment.begin(write=True) as txn:
         txn.put(b"revision", b"\xff", db=environment.open_db(b"meta", txn=txn))
-    with FeatureStore.open(store.path) as again, pytest.raises(FormatError, match="revision"):
+    with FeatureStore.open(store.path) as again, raises(FormatError):
         again.revision()
 
 

