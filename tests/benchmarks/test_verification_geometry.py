@@ -127,7 +127,7 @@ def test_cameras_are_read_and_broken_ones_named(tmp_path: Path) -> None:
     assert camera.C.tolist() == [1, 2, 3]
     for broken in ({**values, "K": [1]}, {**values, "C": [1]}, {}, 3):
         path.write_text(json.dumps({"0.jpg": broken}))
-        with raises(DataError, "castle.cameras.json"):
+        with raises(DataError, "cameras.json"):
             load_cameras(tmp_path)
 
 
