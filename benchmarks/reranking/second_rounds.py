@@ -4,7 +4,7 @@
 
 The first 100 candidates of ASMK are verified and ranked by inliers; for comparison also the first 200, as
 many verifications as the expansion makes in both rounds. Then, with the defaults of
-`delf_engine/config/rounds.py`, which were written down before this was first run:
+`delf_engine/reranking` (`ExpansionConfig`, `GraphConfig`), which were written down before this was first run:
 
 * expansion: the same shortlist verified with the expanded query; and ASMK searched again with it, the first 100
   verified with it;

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ __all__ = ["PROTOCOLS", "Measured", "Protocol", "QueryRow", "compare", "load_pro
 Lists: TypeAlias = Mapping[str, Any]
 
 
-class Protocol:
+class Protocol(ABC):
     """A ground truth at a path, ready to measure rankings of it; a folder of queries is for ``classes``."""
 
     #: Whether rankings are of one gallery, every query has one, and rows can stand for images and queries.
@@ -47,8 +48,9 @@ class Protocol:
     names: tuple[str, ...] = ()
     query_names: tuple[str, ...] = ()
 
+    @abstractmethod
     def __init__(self, path: Path, query_folder: Path | None) -> None:
-        raise NotImplementedError
+        """Read the ground truth."""
 
     def read_submission(self, path: Path) -> Lists | None:
         """Return the rankings of a file of the benchmark's own; None if it is no such file."""
@@ -64,9 +66,9 @@ class Protocol:
         part = f" of {whole:,} queries ({left_out:,} LEFT OUT, without a ranking)" if left_out else " queries"
         return f"{whole - left_out:,}{part}, {len(self.names):,} images"
 
+    @abstractmethod
     def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
         """Measure one system on some of the queries."""
-        raise NotImplementedError
 
 
 class _Revisited(Protocol):
