@@ -33,6 +33,7 @@ def plan_levels(
     *,
     max_image_size: int | None,
     min_side: int,
+    min_image_size: int = 0,
     whole_size: tuple[int, int] | None = None,
     fill_scales: Sequence[float] = (),
     fill_to: int = 0,
@@ -45,11 +46,14 @@ def plan_levels(
     image_size : (width, height)
         Of the image or the crop.
     scales : sequence of float
-        Relative to the input size, which is the image's own unless `max_image_size` shrinks it.
+        Relative to the input size, which is the image's own unless `max_image_size` shrinks it or
+        `min_image_size` enlarges it.
     max_image_size : int or None
         Longer side of the whole image at scale 1, at most.
     min_side : int
         Levels whose shorter side is below it are left out.
+    min_image_size : int
+        Longer side of the whole image at scale 1, at least: smaller photographs are enlarged.
     whole_size : (width, height) or None
         Of the whole image when `image_size` is that of a crop: a crop keeps the scale that the whole
         image would have had.
@@ -65,6 +69,7 @@ def plan_levels(
     width, height = image_size
     longest = max(whole_size or image_size)
     base = 1.0 if max_image_size is None else min(1.0, max_image_size / longest)
+    base = max(base, min_image_size / longest)
 
     def level(scale: float) -> Level:
         return Level(base * scale, max(1, round(width * base * scale)), max(1, round(height * base * scale)))

@@ -79,6 +79,9 @@ class ExtractionConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     fill_scales: tuple[Positive, ...] = ()
     reduced_decoding: bool = False
+    min_image_size: int = 0
+    trim_frames: bool = True
+    min_contrast: float = 3.0
 
     def for_codebook(self) -> ExtractionConfig:
         """Return these options without `fill_scales`, as codebooks are trained.

@@ -22,7 +22,8 @@ def assemble(
     """Choose cells of the maps, one a level, place them in the image, and describe them with the maps' runtime."""
     if not maps:
         return LocalFeatures.empty(pyramid.image_size, runtime.dim)
-    scores = np.concatenate([one.scores.reshape(-1) for one in maps])
+    seen = zip(maps, pyramid.textured, strict=True)
+    scores = np.concatenate([np.where(mask, one.scores, np.nan).reshape(-1) for one, mask in seen])
     chosen = select_top(scores, config.max_features, config.min_score)
     starts = np.cumsum([0] + [one.scores.size for one in maps])
     keypoints = np.empty((len(chosen), 2), np.float32)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError, ProcessDiedError
+from delf_engine.extraction.content import content_box, textured
 from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name
 from delf_engine.pyramid import Level, plan_levels, resize
 from delf_engine.support.processes import can_start_processes, map_ordered, process_pool
@@ -50,6 +51,8 @@ class Pyramid:
     levels : tuple of Level
     pixels : tuple of (h, w, 3) uint8
         Of each level.
+    textured : tuple of (h, w) bool
+        At which cells of each level's feature map there is something to see.
     """
 
     image_size: tuple[int, int]
@@ -57,6 +60,7 @@ class Pyramid:
     offset: tuple[int, int]
     levels: tuple[Level, ...]
     pixels: tuple[npt.NDArray[np.uint8], ...]
+    textured: tuple[npt.NDArray[np.bool_], ...]
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -98,6 +102,7 @@ def read_pyramid(
             config.scales,
             max_image_size=config.max_image_size,
             min_side=config.min_side,
+            min_image_size=config.min_image_size,
             whole_size=whole,
             fill_scales=config.fill_scales,
             fill_to=config.max_features,
@@ -109,18 +114,34 @@ def read_pyramid(
 
     reduces = config.reduced_decoding and box is None
     image, image_size = load_reduced(source, needed if reduces else None, max_pixels=max_pixels)
-    region_size, offset = image_size, (0, 0)
+    region_size, whole_size, offset = image_size, image_size, (0, 0)
     if box is not None:
         image, offset = crop(image, box, name=name)
         region_size = (image.shape[1], image.shape[0])
+    elif config.trim_frames:
+        image, offset, region_size = _trimmed(image, image_size)
+        whole_size = region_size if min(region_size) >= config.min_side else image_size
     if min(region_size) < config.min_side:
         raise ImageError(
             name,
             f"{region_size[0]} x {region_size[1]} pixels are too few; each side needs at least {config.min_side}",
         )
-    levels = planned(region_size, image_size)
+    levels = planned(region_size, whole_size)
     pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
-    return Pyramid(image_size, region_size, offset, tuple(levels), pixels)
+    masks = tuple(textured(level, stride, 3 * stride, config.min_contrast) for level in pixels)
+    return Pyramid(image_size, region_size, offset, tuple(levels), pixels, masks)
+
+
+def _trimmed(
+    image: npt.NDArray[np.uint8], image_size: tuple[int, int]
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int], tuple[int, int]]:
+    """Return an image without its uniform frame, and where that leaves it in the pixels of the original."""
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = content_box(image)
+    if x1 <= x0 or y1 <= y0:
+        return image, (0, 0), image_size
+    x, y = image_size[0] / width, image_size[1] / height
+    return image[y0:y1, x0:x1], (round(x0 * x), round(y0 * y)), (round((x1 - x0) * x), round((y1 - y0) * y))
 
 
 def decoded(

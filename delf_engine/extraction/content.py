@@ -1,0 +1,82 @@
+"""Where a photograph holds something: without its uniform frame, and without its flat patches.
+
+Letterboxes, frames, scanner margins and clear skies look alike everywhere: what the network makes of them, and of
+the zeros it pads with, agrees between photographs that have nothing else in common.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["content_box", "textured"]
+
+Pixels = npt.NDArray[np.uint8]
+
+#: A line belongs to a frame if all but this share of it lies this near to the colour of the outermost line.
+_SPECKS, _NEAR = 0.01, 12
+_LINES = 64  # looked at together
+
+
+def content_box(image: Pixels) -> tuple[int, int, int, int]:
+    """Return the box, x0, y0, x1, y1, that is left without uniform bands along the edges of an image.
+
+    Frames inside frames are peeled off one after the other, each side by its own colour. x1, y1 are exclusive; an
+    image of one colour leaves nothing: a box without area.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+    """
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = 0, 0, width, height
+    while x0 < x1 and y0 < y1:
+        before = x0, y0, x1, y1
+        y0 += _band(image[y0:y1, x0:x1])
+        y1 -= _band(image[y0:y1, x0:x1][::-1])
+        inside = image[y0:y1, x0:x1].transpose(1, 0, 2)
+        x0 += _band(inside)
+        x1 -= _band(inside[x0 - before[0] :][::-1])
+        if (x0, y0, x1, y1) == before:
+            break
+    return x0, y0, max(x0, x1), max(y0, y1)
+
+
+def textured(image: Pixels, stride: int, window: int, contrast: float) -> npt.NDArray[np.bool_]:
+    """Tell at which cells of a level's feature map its pixels vary.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        The level.
+    stride : int
+        Of the feature map, in pixels: cell j is centred on pixel stride j.
+    window : int
+        Side of the square around a cell's centre that is looked at, in pixels.
+    contrast : float
+        Least standard deviation of its brightness, of 255.
+
+    Returns
+    -------
+    (h, w) bool
+    """
+    import cv2
+
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey -= 128  # small numbers: squares of float32 keep their digits
+    mean = cv2.blur(grey, (window, window), borderType=cv2.BORDER_REFLECT)[::stride, ::stride]
+    square = cv2.blur(grey * grey, (window, window), borderType=cv2.BORDER_REFLECT)[::stride, ::stride]
+    return np.asarray(square - mean * mean >= contrast * contrast)
+
+
+def _band(lines: Pixels) -> int:
+    """Return how many of the first lines, (H, W, 3), have the one colour of the first."""
+    if not lines.size:
+        return 0
+    colour = np.median(lines[0], axis=0)
+    for start in range(0, len(lines), _LINES):
+        near = np.abs(lines[start : start + _LINES] - colour).max(axis=2) <= _NEAR
+        other = np.flatnonzero(near.mean(axis=1) < 1 - _SPECKS)
+        if len(other):
+            return start + int(other[0])
+    return len(lines)
