@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from delf_engine.config.base import Config, Count, Positive, parse_config, read_toml
+from delf_engine.config.pairs import FineConfig, VerificationConfig
 from delf_engine.errors import ConfigError
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "BowConfig",
     "Config",
     "ExtractionConfig",
+    "FineConfig",
     "FisherConfig",
     "IvfConfig",
     "KdTreeConfig",
@@ -50,7 +52,7 @@ class ExtractionConfig(Config):
     scales : tuple of float
         Pyramid scales, relative to the input after `max_image_size`.
     max_image_size : int or None
-        Photographs whose longer side exceeds this many pixels are shrunk to it first; smaller ones stay.
+        Photographs whose longer side exceeds this many pixels are shrunk to it first.
     max_features : int
         Features kept an image, the best by attention over all scales jointly.
     min_score : float
@@ -68,6 +70,13 @@ class ExtractionConfig(Config):
         Decode a JPEG at 1/2, 1/4 or 1/8 of its size where its finest level needs no more: faster for photographs
         much larger than `max_image_size`, features close to those of the whole, not the same. Crops are decoded
         whole.
+    min_image_size : int
+        Photographs whose longer side has fewer pixels are enlarged to it first.
+    trim_frames : bool
+        Leave out uniform bands along the edges: letterboxes, frames, margins. What is left is taken for the whole.
+    min_contrast : float
+        Least standard deviation of brightness, of 255, around a feature (3 by 3 cells of the feature map): flat
+        patches look alike everywhere.
     """
 
     scales: tuple[Positive, ...] = Field(min_length=1)
@@ -79,9 +88,10 @@ class ExtractionConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     fill_scales: tuple[Positive, ...] = ()
     reduced_decoding: bool = False
-    min_image_size: int = 0
-    trim_frames: bool = True
-    min_contrast: float = 3.0
+    # Without these, as engines of the last release are.
+    min_image_size: Annotated[int, Field(ge=0)] = 0
+    trim_frames: bool = False
+    min_contrast: Annotated[float, Field(ge=0, le=255)] = 0.0
 
     def for_codebook(self) -> ExtractionConfig:
         """Return these options without `fill_scales`, as codebooks are trained.
@@ -227,56 +237,6 @@ class FisherConfig(Config):
     power: Power
 
 
-class VerificationConfig(Config):
-    """How two images are matched and verified.
-
-    Attributes
-    ----------
-    model : "affine", "homography" or "fundamental"
-        Geometric model fitted to the matches.
-    estimator : "ransac", "exhaustive", "magsac", "accurate" or "prosac"
-        What fits it (`delf_engine.verification.models` says which there are for which model).
-    precision : "float32" or "uint8"
-        Compare descriptors as they are, or rounded to 8 bits: faster where the processor multiplies bytes.
-    residual_px : float
-        Inlier threshold in pixels (for ``fundamental`` the distance to the epipolar line).
-    reference_size : int or None
-        If given, `residual_px` holds for images whose longer side has this many pixels and grows with
-        larger images; if None, it is in pixels of the original images.
-    mutual : bool
-        Keep matches that are nearest neighbours both ways only.
-    max_distance : float or None
-        Upper limit of the Euclidean descriptor distance.
-    ratio : float or None
-        Lowe's ratio test: nearest distance over second nearest, at most this.
-    max_iterations : int
-        Samples drawn at most; ``exhaustive`` draws none.
-    confidence : float
-        Sampling stops once a better model is this unlikely to have been missed.
-    min_inliers : int
-        Inliers from which on the two images are said to show the same place.
-    """
-
-    model: Literal["affine", "homography", "fundamental"]
-    residual_px: Positive
-    reference_size: Count | None
-    mutual: bool
-    max_distance: Positive | None
-    ratio: Annotated[float, Field(gt=0, le=1)] | None
-    max_iterations: Count
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    min_inliers: Count
-    # Their defaults stay: the shipped calibrations know their options by a hash of what is not at its default.
-    estimator: Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"] = "ransac"
-    precision: Literal["float32", "uint8"] = "float32"
-
-    @model_validator(mode="after")
-    def _estimator_of_model(self) -> VerificationConfig:
-        if self.estimator == "exhaustive" and self.model != "affine":
-            raise ValueError('estimator = "exhaustive" fits affine maps: it goes with model = "affine"')
-        return self
-
-
 class RerankingConfig(Config):
     """How many candidates of a shortlist are verified; the rest keep their order behind them.
 
@@ -335,6 +295,7 @@ class Profile(Config):
     vlad: VladConfig
     fisher: FisherConfig
     verification: VerificationConfig
+    fine: FineConfig = FineConfig()
     reranking: RerankingConfig
     ranking: RankingConfig
 

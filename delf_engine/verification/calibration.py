@@ -1,7 +1,6 @@
 """`Calibration`: from the evidence of a `Verification` to a probability that two photographs show one place.
 
-A logistic curve (Platt, Probabilistic outputs for support vector machines, 1999), fitted once on labelled pairs
-with scikit-learn and kept as a JSON file, beside the checkpoint if it is that checkpoint's own; what it then needs
+Logistic curves, fitted once on labelled pairs and kept as a JSON file, beside the checkpoint if it is that checkpoint's own; what it then needs
 is NumPy's and Python's own arithmetic.
 """
 
@@ -11,9 +10,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,84 +22,66 @@ from pydantic import Field, ValidationError
 from delf_engine.config import Config, Profile
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.support.files import replacing, system_errors
+from delf_engine.verification.curve import EVIDENCE, Curve, Evidence, Probability, logistic, logit
 from delf_engine.verification.result import Verification
 
 __all__ = [
-    "EVIDENCE",
+    "COARSE",
     "MINIMUM_PAIRS",
     "Calibration",
-    "Evidence",
     "calibration_beside",
     "checked_labels",
     "load_calibration",
 ]
 
 _FORMAT = "delf-engine calibration"
-_VERSION = 1
+_VERSION = 2
 
-Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
-Probability = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Evidence = Literal["inliers", "inlier_similarity", "log_inliers", "log_inlier_similarity"]
 
-#: What a curve may depend on. Each grows, or stays, with every inlier more: that keeps probabilities monotone.
-EVIDENCE: dict[str, Callable[[Verification], float]] = {
-    "inliers": lambda v: float(v.inliers),
-    "inlier_similarity": lambda v: v.inlier_similarity,
-    "log_inliers": lambda v: math.log1p(v.inliers),
-    "log_inlier_similarity": lambda v: math.log1p(v.inlier_similarity),
-}
+#: Of the coarse evidence that a calibration may depend on, and what the fine one adds.
+COARSE: tuple[Evidence, ...] = ("inliers", "inlier_similarity", "log_inliers", "log_inlier_similarity")
+_FINE: tuple[Evidence, ...] = ("log_epipolar", "log_planar")
 
 #: Pairs of either label that a fit needs.
 MINIMUM_PAIRS = 10
 
-_BACKWARDS = (
-    "pairs with label 1 do not have more inliers than pairs with label 0; check that 1 means the same place, "
-    "and that the photographs are the ones that were labelled"
-)
-
-
 class Calibration(Config):
     """How probable it is that two photographs show the same place, given what their verification found.
 
-    The log odds are slope x evidence + intercept where pairs of one place have the share `prior`; `probability`
-    takes another one. It never falls when inliers are added. The likelihood ratio is kept between
-    1 / (positives + 2) and negatives + 2, after Laplace's rule of succession: what none of n pairs did may still
-    happen about once in n + 2. At prior 0.5 no probability is thus below 1 / (positives + 3) or above
-    1 - 1 / (negatives + 3).
+    One curve for coarse evidence alone and, where the pairs had it, one for coarse and fine evidence together; see
+    `Curve`. At prior 0.5 no probability is below 1 / (positives + 3) or above 1 - 1 / (negatives + 3).
 
     Attributes
     ----------
     evidence : str
-        What it looks at, a name of `EVIDENCE`.
-    slope, intercept : float
+        The coarse evidence, a name of `EVIDENCE`.
     prior : float
-        Share of pairs of one place that the curve holds for.
-    positives, negatives : int
-        Pairs that it was fitted on.
+        Share of pairs of one place that the curves hold for.
+    coarse : Curve
+    fine : Curve or None
     trained_on : str
         What they were, in words.
     checkpoint, profile : str or None
         Identity of the model that made the features, and name of their profile, if known.
-    verification_sha256, extraction_sha256 : str or None
+    verification_sha256, extraction_sha256, fine_sha256 : str or None
         Of that profile's options: all of verification but `min_inliers`, all of extraction but `precision`, which
-        is the machine's. Those at their defaults do not count, so that a new option does not change the hash.
+        is the machine's, and all of fine evidence. Those at their defaults do not count, so that a new option does not change the hash.
     geometry, estimator, residual_px, reference_size, exponent
         As in `Verification`, whose `model` is `geometry`.
     """
 
     evidence: Evidence
-    slope: Annotated[float, Field(gt=0)]
-    intercept: float
     prior: Probability
-    positives: int = Field(ge=1)
-    negatives: int = Field(ge=1)
+    coarse: Curve
+    fine: Curve | None = None
     trained_on: str
     checkpoint: str | None = None
     profile: str | None = None
     verification_sha256: Sha256 | None = None
     extraction_sha256: Sha256 | None = None
+    fine_sha256: Sha256 | None = None
     geometry: str
     estimator: str
     residual_px: float
@@ -125,7 +107,7 @@ class Calibration(Config):
         Parameters
         ----------
         verifications : sequence of N Verification
-            All made with the same options.
+            All made with the same options; if all have fine evidence, the calibration has a curve for that, too.
         labels : (N,) of 0 and 1
             1: the same place. 10 of either label at least.
         evidence : str
@@ -148,19 +130,17 @@ class Calibration(Config):
         ConfigError
             If `evidence` or `prior` is not one of those above.
         """
-        if evidence not in EVIDENCE:
-            raise ConfigError(f"there is no calibration evidence {evidence!r}; known: {', '.join(EVIDENCE)}")
+        if evidence not in COARSE:
+            raise ConfigError(f"there is no calibration evidence {evidence!r}; known: {', '.join(COARSE)}")
         _checked_prior(prior)
         same = checked_labels(labels, len(verifications))
         made_with = _common_options(verifications, profile)
-        slope, intercept = _fit_logistic(_evidence_of(verifications, evidence), same, prior)
+        detailed = all(verification.fine is not None for verification in verifications)
         values: dict[str, Any] = {
             "evidence": evidence,
-            "slope": slope,
-            "intercept": intercept,
             "prior": float(prior),
-            "positives": int(same.sum()),
-            "negatives": int((~same).sum()),
+            "coarse": Curve.fit(verifications, same, (evidence,), prior),
+            "fine": Curve.fit(verifications, same, (evidence, *_FINE), prior) if detailed else None,
             "trained_on": trained_on,
             "checkpoint": checkpoint,
             "profile": None if profile is None else profile.name,
@@ -191,11 +171,30 @@ class Calibration(Config):
     ) -> npt.NDArray[np.float64]:
         """Return `probability` of each verification, (N,) float64; the same bits as one by one."""
         items = list(verifications)
-        offset = _logit(_checked_prior(self.prior if prior is None else prior))
+        offset = logit(_checked_prior(self.prior if prior is None else prior))
         for verification in items:
             self.check(verification)
-        values = _evidence_of(items, self.evidence).tolist()
-        return np.array([_logistic(self._log_likelihood_ratio(value) + offset) for value in values], np.float64)
+        out = np.empty(len(items))
+        for curve in {id(c): c for c in map(self.curve_for, items)}.values():
+            rows = [i for i, item in enumerate(items) if self.curve_for(item) is curve]
+            ratios = curve.ratios([items[i] for i in rows], self.prior)
+            out[rows] = [logistic(ratio + offset) for ratio in ratios.tolist()]
+        return out
+
+    def curve_for(self, verification: Verification) -> Curve:
+        """Return the curve that judges a verification: with the fine evidence if both have it."""
+        return self.coarse if self.fine is None or verification.fine is None else self.fine
+
+    def judged(self, verification: Verification) -> Verification:
+        """Return a verification with its probability, at the calibration's prior, and so with its verdict.
+
+        Raises
+        ------
+        MismatchError, DataError
+            As `probability`.
+        """
+        accept = self.curve_for(verification).accept
+        return replace(verification, probability=self.probability(verification), accept=accept)
 
     def check(self, verification: Verification) -> None:
         """Refuse, by a `MismatchError`, a verification that was made with other options than the pairs of the fit.
@@ -268,11 +267,6 @@ class Calibration(Config):
     def _uses_similarity(self) -> bool:
         return "similarity" in self.evidence
 
-    def _log_likelihood_ratio(self, evidence: float) -> float:
-        """Return ln(P(evidence | same) / P(evidence | different)), within what the pairs support."""
-        ratio = self.intercept + self.slope * evidence - _logit(self.prior)
-        return min(max(ratio, -math.log(self.positives + 2)), math.log(self.negatives + 2))
-
 
 def calibration_beside(checkpoint: str | os.PathLike[str]) -> Path:
     """Return where the calibration of a checkpoint file lies if it has one: ``NAME.calibration.json``."""
@@ -335,14 +329,6 @@ def checked_labels(labels: npt.ArrayLike, pairs: int) -> Labels:
     return same
 
 
-def _evidence_of(verifications: Sequence[Verification], evidence: str) -> Float64:
-    values = np.array([EVIDENCE[evidence](v) for v in verifications], np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise DataError(f"the evidence of pair {bad[0]} (counted from 0) is not finite: {values[bad[0]]}")
-    return values
-
-
 def _options_of(verification: Verification) -> dict[str, Any]:
     """Return the options of a verification that its evidence depends on, by their names in a `Calibration`."""
     names = ("estimator", "residual_px", "reference_size", "exponent")
@@ -371,6 +357,7 @@ def _hashes(profile: Profile) -> dict[str, str]:
     return {
         "verification_sha256": _sha256(profile.verification, {"min_inliers"}),
         "extraction_sha256": _sha256(profile.extraction, {"precision"}),
+        "fine_sha256": _sha256(profile.fine, set()),
     }
 
 
@@ -379,48 +366,7 @@ def _sha256(config: Config, left_out: set[str]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[float, float]:
-    """Fit P(same) = 1 / (1 + exp(-(slope evidence + intercept))).
-
-    Pairs are weighted so that the two labels together weigh as the prior says, whatever their numbers. They are
-    sorted first, so that sums have the same bits in whatever order they came. Labels are Platt's targets,
-    (n + 1) / (n + 2) and 1 / (n + 2): even pairs that the evidence separates without an error get a finite slope.
-    Each pair counts as label 1 with its target's part of its weight.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    order = np.lexsort((labels, evidence))
-    evidence, labels = evidence[order], labels[order]
-    spread = float(evidence.std())
-    if np.ptp(evidence) == 0:
-        raise DataError(_BACKWARDS)
-    n, positives = len(labels), int(np.count_nonzero(labels))
-    weights = np.where(labels, prior / positives, (1 - prior) / (n - positives))
-    targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (n - positives + 2))
-    parts = np.concatenate([weights * targets, weights * (1 - targets)]) * n
-    column = (evidence / spread)[:, None]
-    curve = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-9, max_iter=200)
-    with threadpool_limits(limits=1):  # how a sum is split must not depend on the machine's cores
-        curve.fit(np.concatenate([column, column]), np.repeat([1, 0], n), sample_weight=parts)
-    slope, intercept = float(curve.coef_[0, 0]) / spread, float(curve.intercept_[0])
-    if not slope > 0 or not math.isfinite(intercept):
-        raise DataError(_BACKWARDS)
-    return slope, intercept
-
-
 def _checked_prior(prior: float) -> float:
     if not 0 < prior < 1:
         raise ConfigError(f"the prior is a share above 0 and below 1, got {prior}")
     return prior
-
-
-def _logit(p: float) -> float:
-    return math.log(p) - math.log1p(-p)
-
-
-def _logistic(log_odds: float) -> float:
-    odds = math.exp(-abs(log_odds))
-    p = odds / (1 + odds) if log_odds < 0 else 1 / (1 + odds)
-    # A prior may be so extreme that floats end before the pairs' support does.
-    return min(max(p, math.nextafter(0, 1)), math.nextafter(1, 0))

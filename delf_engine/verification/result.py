@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError
+from delf_engine.verification.fine import FineEvidence
 
-__all__ = ["Verification", "percent", "similarity_sum"]
+__all__ = ["Verdict", "Verification", "percent", "similarity_sum"]
+
+Verdict = Literal["same", "different", "unsure"]
 
 #: What fields of a written verification are made to be, and which of them may be None.
 _NUMBERS: dict[str, type] = {
     **dict.fromkeys(("model", "estimator"), str),
-    **dict.fromkeys(("putative", "min_inliers", "effective_inliers", "reference_size"), int),
-    **dict.fromkeys(("residual_px", "similarity", "exponent", "error_px", "probability"), float),
+    **dict.fromkeys(("putative", "min_inliers", "effective_inliers", "reference_size", "overlay", "rotation"), int),
+    **dict.fromkeys(("residual_px", "similarity", "exponent", "error_px", "probability", "accept"), float),
 }
-_OPTIONAL = {"reference_size", "error_px", "probability"}
+_OPTIONAL = {"reference_size", "error_px", "probability", "accept"}
+#: Below this probability two images are said to show different places.
+_REJECT = 0.5
 
 
 def similarity_sum(similarities: npt.ArrayLike, exponent: float) -> float:
@@ -62,7 +67,7 @@ class Verification:
     reference_size : int or None
         If given, pixels of `residual_px` are those of images shrunk to this longer side (smaller ones stay).
     min_inliers : int
-        Inliers from which on `same` is true.
+        Inliers from which on the verdict is "same" where there is no probability.
     similarity : float
         Sum of similarity^exponent over all mutual nearest neighbours of the two images, without geometry, limit
         of distance or ratio test.
@@ -79,6 +84,14 @@ class Verification:
     probability : float or None
         That the images show the same place, as a `Calibration` says; None without one. It holds for the share of
         true pairs that the calibration was fitted for.
+    accept : float or None
+        Probability from which on the verdict is "same".
+    fine : FineEvidence or None
+        What keypoints of pixel accuracy say; None if they were not asked. `transform` is theirs where they have one.
+    overlay : int
+        Matches left out because both images wear the same frame, caption or screenshot chrome.
+    rotation : 0, 90, 180 or 270
+        Degrees by which image A was turned, counterclockwise, to agree with B; `transform` maps pixels of A as it is.
     """
 
     model: str
@@ -95,6 +108,10 @@ class Verification:
     effective_inliers: int = -1
     error_px: float | None = None
     probability: float | None = None
+    accept: float | None = None
+    fine: FineEvidence | None = None
+    overlay: int = 0
+    rotation: int = 0
 
     def __post_init__(self) -> None:
         transform = None if self.transform is None else _frozen(self.transform, np.float64, (3, 3))
@@ -130,9 +147,41 @@ class Verification:
         return similarity_sum(self.similarities, self.exponent)
 
     @property
+    def verdict(self) -> Verdict:
+        """What is said of the two images: "same" place, "different" places, or "unsure".
+
+        By the probability: "same" from `accept` on, "different" below one half. Without one by the inliers alone.
+        """
+        if self.probability is None or self.accept is None:
+            return "same" if self.inliers >= self.min_inliers else "different"
+        if self.probability >= self.accept:
+            return "same"
+        return "different" if self.probability < _REJECT else "unsure"
+
+    @property
     def same(self) -> bool:
-        """Whether the images are said to show the same place: `inliers` reach `min_inliers`."""
-        return self.inliers >= self.min_inliers
+        """Whether the verdict is "same"."""
+        return self.verdict == "same"
+
+    def __bool__(self) -> bool:
+        return self.same
+
+    @property
+    def why(self) -> str:
+        """The evidence in words."""
+        coarse = f"{self.inliers} of {self.putative} coarse matches agree on one {self.model_name}"
+        parts = [coarse]
+        if self.fine is not None:
+            details = max(self.fine.epipolar if self.fine.epipolar > 16 else 0, self.fine.planar)
+            parts.append(f"{details} details do" if details > 6 else "no detail does")
+            if self.inliers >= self.min_inliers and details <= 6 and not self.same:
+                parts[-1] += ": a look-alike, or too little to see"
+        overlay = self.overlay + (self.fine.overlay if self.fine else 0)
+        if overlay:
+            parts.append(f"{overlay} matches of a frame or caption that both wear do not count")
+        if self.rotation:
+            parts.append(f"with the first one turned by {self.rotation} degrees")
+        return "; ".join(parts)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Verification):
@@ -142,34 +191,37 @@ class Verification:
     __hash__ = None  # type: ignore[assignment]  # equality by value of arrays: not a dictionary key
 
     def __repr__(self) -> str:
+        sure = "" if self.probability is None else f"probability={self.probability:.4g}, "
         return (
-            f"Verification(same={self.same}, inliers={self.inliers}, putative={self.putative}, "
+            f"Verification(verdict={self.verdict!r}, {sure}inliers={self.inliers}, putative={self.putative}, "
             f"similarity={self.similarity:.4g}, model={self.model!r})"
         )
 
+    @property
+    def answer(self) -> str:
+        """The verdict in words, with its probability."""
+        words = {"same": "the same place", "different": "not the same place", "unsure": "perhaps the same place"}
+        sure = "" if self.probability is None else f" (probability {percent(self.probability)})"
+        return f"{words[self.verdict]}{sure}"
+
     def __str__(self) -> str:
-        answer = "same place" if self.same else "not the same place"
-        sure = "" if self.probability is None else f", probability {percent(self.probability)}"
-        return (
-            f"{answer}: {self.inliers} of {self.putative} matches agree on one {self.model_name} "
-            f"(from {self.min_inliers} on it counts as the same; {self._residual}){sure}"
-        )
+        return f"{self.answer}: {self.why}"
 
     def _repr_html_(self) -> str:
-        colour = "#1a7f37" if self.same else "#9a3412"
+        colour = {"same": "#1a7f37", "different": "#9a3412", "unsure": "#9a6700"}[self.verdict]
         rows = {
-            "inliers": f"{self.inliers} of {self.putative} tentative matches",
-            "decision from": f"{self.min_inliers} inliers on",
-            "probability": "not calibrated" if self.probability is None else percent(self.probability),
+            "coarse matches": f"{self.inliers} of {self.putative} agree on one {self.model_name}, {self._residual}",
+            "fine matches": "not asked"
+            if self.fine is None
+            else f"{self.fine.epipolar} of {self.fine.putative} agree on the geometry of two views, "
+            f"{self.fine.planar} on one plane",
             "effective inliers": f"{self.effective_inliers} places",
             "error": "" if self.error_px is None else f"{self.error_px:.1f} px",
             "similarity": f"{self.inlier_similarity:.4g} over the inliers, {self.similarity:.4g} over all",
-            "model": self.model_name,
-            "residual": self._residual,
         }
         body = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
-        answer = "Same place" if self.same else "Not the same place"
-        return f'<strong style="color:{colour}">{answer}</strong><table>{body}</table>'
+        answer = escape(self.answer[0].upper() + self.answer[1:])
+        return f'<strong style="color:{colour}">{answer}</strong><p>{escape(self.why)}</p><table>{body}</table>'
 
     @property
     def model_name(self) -> str:
@@ -185,8 +237,10 @@ class Verification:
         """Return plain Python lists and numbers, ready for JSON; `from_dict` takes them back."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            **{name: getattr(self, name) for name in ("same", "inliers", "inlier_ratio", "inlier_similarity")},
+            **{name: getattr(self, name) for name in ("verdict", "same", "why")},
+            **{name: getattr(self, name) for name in ("inliers", "inlier_ratio", "inlier_similarity")},
             **{name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()},
+            "fine": None if self.fine is None else asdict(self.fine),
         }
 
     @classmethod
@@ -203,6 +257,8 @@ class Verification:
             for name, kind in _NUMBERS.items():
                 if found[name] is not None or name not in _OPTIONAL:
                     found[name] = kind(found[name])
+            if found["fine"] is not None:
+                found["fine"] = FineEvidence.from_dict(found["fine"])
             if found["probability"] is not None and not 0 <= found["probability"] <= 1:
                 raise ValueError(f"probability must be from 0 to 1, got {found['probability']}")
             return cls(**found)

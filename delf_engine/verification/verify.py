@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import Profile, VerificationConfig, load_profile
+from delf_engine.config import FineConfig, Profile, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.matching import PreparedDescriptors, match_prepared
-from delf_engine.verification.fits import ModelName
+from delf_engine.matching import Matches, PreparedDescriptors, match_prepared
+from delf_engine.verification.fine import fine_evidence
+from delf_engine.verification.fits import Fit, ModelName
 from delf_engine.verification.geometry import occupied_bins, pixel_frame
 from delf_engine.verification.models import estimate
+from delf_engine.verification.overlays import moving
 from delf_engine.verification.result import Verification, similarity_sum
 
 if TYPE_CHECKING:
     from delf_engine.verification.calibration import Calibration
 
-__all__ = ["PairVerifier", "verify_features"]
+__all__ = ["PairVerifier", "confirmed", "verify_features"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -35,6 +37,8 @@ def verify_features(
     exponent: float | None = None,
     seed: int = 0,
     calibration: Calibration | None = None,
+    fine: tuple[LocalFeatures, LocalFeatures] | None = None,
+    fine_config: FineConfig | None = None,
 ) -> Verification:
     """Decide whether two images show the same place, from their local features.
 
@@ -54,6 +58,10 @@ def verify_features(
         Of the sampling, 0 to 2^31 - 1. The same features, config and seed give the same bits, in any thread.
     calibration : Calibration or None
         Gives the answer its probability; one that was fitted for these options.
+    fine : (LocalFeatures, LocalFeatures) or None
+        Fine features of A and of B, for the fine evidence (`confirmed`).
+    fine_config : FineConfig or None
+        None takes that of the default profile.
 
     Returns
     -------
@@ -69,7 +77,26 @@ def verify_features(
         If the seed, the exponent or the config's residual is out of range, or there is no such estimator.
     """
     found = PairVerifier(a, config=config, exponent=exponent, seed=seed)(b)
-    return found if calibration is None else replace(found, probability=calibration.probability(found))
+    if fine is not None:
+        found = confirmed(found, *fine, config=fine_config, seed=seed)
+    return found if calibration is None else calibration.judged(found)
+
+
+def confirmed(
+    found: Verification,
+    a: LocalFeatures,
+    b: LocalFeatures,
+    *,
+    config: FineConfig | None = None,
+    seed: int = 0,
+) -> Verification:
+    """Return a verification with the evidence of fine features, and with their transform where they have one.
+
+    Its probability, which held without them, is taken away. Parameters as for `fine_evidence`.
+    """
+    evidence = fine_evidence(a, b, config=config, seed=seed)
+    transform = found.transform if evidence.transform is None or found.model == "fundamental" else evidence.transform
+    return replace(found, fine=evidence, transform=transform, probability=None, accept=None)
 
 
 class PairVerifier:
@@ -111,19 +138,30 @@ class PairVerifier:
             f.keypoints[rows].astype(np.float64) * frame[0, 0] + frame[0, 2] for f, rows, frame in sides
         )
         scales, other_scales = (f.scales[rows].astype(np.float64) * frame[0, 0] for f, rows, frame in sides)
-        fit = estimate(
-            config.model,
-            first,
-            second,
-            threshold=config.residual_px,
-            max_iterations=config.max_iterations,
-            confidence=config.confidence,
-            seed=self._seed,
-            estimator=config.estimator,
-            scales=(scales, other_scales),
-            similarities=matched.similarities,
-        )
-        inliers = np.zeros(len(first), bool) if fit is None else fit.inliers
+        kept = np.ones(len(first), bool)
+
+        def fitted() -> Fit | None:
+            return estimate(
+                config.model,
+                first[kept],
+                second[kept],
+                threshold=config.residual_px,
+                max_iterations=config.max_iterations,
+                confidence=config.confidence,
+                seed=self._seed,
+                estimator=config.estimator,
+                scales=(scales[kept], other_scales[kept]),
+                similarities=matched.similarities[kept],
+            )
+
+        fit = fitted()
+        overlay = self._overlay(b, matched, fit)
+        if overlay is not None:
+            kept = ~overlay
+            fit = fitted()
+        inliers = np.zeros(len(first), bool)
+        if fit is not None:
+            inliers[kept] = fit.inliers
         return Verification(
             model=config.model,
             estimator=config.estimator,
@@ -131,14 +169,24 @@ class PairVerifier:
             matches=matched.pairs[inliers],
             similarities=matched.similarities[inliers],
             effective_inliers=min(occupied_bins(side[inliers], config.residual_px) for side in (first, second)),
-            error_px=None if fit is None else float(np.sqrt(np.mean(fit.residuals[inliers] ** 2))),
-            putative=len(first),
+            error_px=None if fit is None else float(np.sqrt(np.mean(fit.residuals[fit.inliers] ** 2))),
+            putative=int(kept.sum()),
+            overlay=int((~kept).sum()),
             residual_px=config.residual_px,
             reference_size=config.reference_size,
             min_inliers=config.min_inliers,
             similarity=similarity_sum(matched.mutual_similarities, self._exponent),
             exponent=self._exponent,
         )
+
+    def _overlay(self, b: LocalFeatures, matched: Matches, fit: Fit | None) -> npt.NDArray[np.bool_] | None:
+        """Return which matches are those of a frame or caption that both images wear; None if there is none."""
+        if fit is None:
+            return None
+        a = self._features
+        points = (f.keypoints[rows].astype(np.float64) for f, rows in zip((a, b), matched.pairs.T, strict=True))
+        left = moving(*points, a.image_size, b.image_size, fit.inliers)
+        return None if left is None else ~left
 
 
 @lru_cache(maxsize=1)

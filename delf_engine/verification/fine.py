@@ -1,0 +1,143 @@
+"""Fine evidence: what keypoints of pixel accuracy say of a pair, beside the coarse features of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delf_engine.config import FineConfig
+from delf_engine.errors import FormatError
+from delf_engine.features import LocalFeatures
+from delf_engine.matching import PreparedDescriptors, match_prepared
+from delf_engine.verification.fits import Fit, ModelName
+from delf_engine.verification.models import estimate
+from delf_engine.verification.overlays import moving
+
+__all__ = ["FineEvidence", "fine_evidence"]
+
+Float64 = npt.NDArray[np.float64]
+
+#: So many matches on one plane are no accident: their homography is the pair's transform.
+PLANE = 12
+
+
+@dataclass(frozen=True)
+class FineEvidence:
+    """How many fine matches of two images agree.
+
+    Attributes
+    ----------
+    putative : int
+        Tentative matches, without those of an overlay.
+    epipolar : int
+        Of them agree on one fundamental matrix.
+    planar : int
+        Of them agree on one homography.
+    homography : (3, 3) tuple of float or None
+        From pixels of image A to pixels of image B; None if none was found.
+    overlay : int
+        Matches left out because both images wear the same frame, caption or screenshot chrome.
+    """
+
+    putative: int
+    epipolar: int
+    planar: int
+    homography: tuple[tuple[float, ...], ...] | None = None
+    overlay: int = 0
+
+    @property
+    def transform(self) -> Float64 | None:
+        """The homography where enough agree on it, (3, 3) float64, else None."""
+        if self.homography is None or self.planar < PLANE:
+            return None
+        return np.array(self.homography)
+
+    def inverted(self) -> FineEvidence:
+        """Return the evidence of the same pair, B first."""
+        if self.homography is None:
+            return self
+        H = np.linalg.inv(np.array(self.homography))
+        return FineEvidence(self.putative, self.epipolar, self.planar, _rows(H / H[2, 2]), self.overlay)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FineEvidence:
+        """Return the evidence that `dataclasses.asdict` has written; `FormatError` if it is no such."""
+        try:
+            H = values["homography"]
+            numbers = (int(values[name]) for name in ("putative", "epipolar", "planar"))
+            found = None if H is None else _rows(np.array(H, np.float64).reshape(3, 3))
+            return cls(*numbers, homography=found, overlay=int(values["overlay"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"not fine evidence: {type(error).__name__}: {error}") from error
+
+
+def fine_evidence(
+    a: LocalFeatures, b: LocalFeatures, *, config: FineConfig | None = None, seed: int = 0
+) -> FineEvidence:
+    """Match the fine features of two images, and count what agrees.
+
+    Parameters
+    ----------
+    a, b : LocalFeatures
+        Of `delf_engine.extraction.fine_features`, or of another detector of pixel accuracy.
+    config : FineConfig or None
+        None: those of the default profile.
+    seed : int
+        Of RANSAC (pydegensac; Chum, Werner and Matas, CVPR 2005).
+
+    Raises
+    ------
+    MismatchError
+        If the descriptors have different dimensions.
+    """
+    config = config or FineConfig()
+    matched = match_prepared(
+        PreparedDescriptors(a.descriptors, "A", "uint8"),
+        PreparedDescriptors(b.descriptors, "B", "uint8"),
+        mutual=True,
+        ratio=config.ratio,
+        max_distance=None,
+    )
+    sides = [f.keypoints[rows].astype(np.float64) for f, rows in zip((a, b), matched.pairs.T, strict=True)]
+    scales = [config.scale(f.image_size) for f in (a, b)]
+    kept = np.ones(len(matched.pairs), bool)
+
+    def fitted(model: ModelName) -> Fit | None:
+        first, second = (
+            (side[kept] + 0.5) * scale - 0.5 for side, scale in zip(sides, scales, strict=True)
+        )
+        return estimate(
+            model,
+            first,
+            second,
+            threshold=config.residual_px,
+            max_iterations=config.max_iterations,
+            confidence=config.confidence,
+            seed=seed,
+        )
+
+    plane = fitted("homography")
+    if plane is not None:
+        left = moving(*sides, a.image_size, b.image_size, plane.inliers)
+        if left is not None:
+            kept = left
+            plane = fitted("homography")
+    epipolar = fitted("fundamental")
+    counts = [0 if fit is None else int(fit.inliers.sum()) for fit in (epipolar, plane)]
+    H = None if plane is None else _in_pixels(plane.transform, *scales)
+    return FineEvidence(int(kept.sum()), *counts, homography=H, overlay=int((~kept).sum()))
+
+
+def _in_pixels(H: Float64, scale_a: float, scale_b: float) -> tuple[tuple[float, ...], ...] | None:
+    """Carry a homography between the prepared images over to the pixels of the originals."""
+    frames = [np.array([[s, 0, (s - 1) / 2], [0, s, (s - 1) / 2], [0, 0, 1]]) for s in (scale_a, scale_b)]
+    H = np.linalg.solve(frames[1], H @ frames[0])
+    return _rows(H / H[2, 2]) if abs(H[2, 2]) > 1e-12 * np.abs(H).max() else None
+
+
+def _rows(H: Float64) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in H.tolist())
