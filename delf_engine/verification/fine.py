@@ -15,7 +15,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.matching import PreparedDescriptors, match_prepared
 from delf_engine.verification.fits import Fit, ModelName
 from delf_engine.verification.models import estimate
-from delf_engine.verification.overlays import moving
+from delf_engine.verification.overlays import overlay_matches
 
 __all__ = ["FineEvidence", "fine_evidence"]
 
@@ -122,9 +122,9 @@ def fine_evidence(
 
     plane = fitted("homography")
     if plane is not None:
-        left = moving(*sides, a.image_size, b.image_size, plane.inliers)
-        if left is not None:
-            kept = left
+        overlay = overlay_matches(a, b, matched.pairs, plane.inliers)
+        if overlay is not None:
+            kept = ~overlay
             plane = fitted("homography")
     epipolar = fitted("fundamental")
     counts = [0 if fit is None else int(fit.inliers.sum()) for fit in (epipolar, plane)]

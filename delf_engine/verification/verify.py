@@ -13,12 +13,12 @@ import numpy.typing as npt
 from delf_engine.config import FineConfig, Profile, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.matching import Matches, PreparedDescriptors, match_prepared
+from delf_engine.matching import PreparedDescriptors, match_prepared
 from delf_engine.verification.fine import fine_evidence
 from delf_engine.verification.fits import Fit, ModelName
 from delf_engine.verification.geometry import occupied_bins, pixel_frame
 from delf_engine.verification.models import estimate
-from delf_engine.verification.overlays import moving
+from delf_engine.verification.overlays import overlay_matches
 from delf_engine.verification.result import Verification, similarity_sum
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class PairVerifier:
             )
 
         fit = fitted()
-        overlay = self._overlay(b, matched, fit)
+        overlay = None if fit is None else overlay_matches(self._features, b, matched.pairs, fit.inliers)
         if overlay is not None:
             kept = ~overlay
             fit = fitted()
@@ -178,15 +178,6 @@ class PairVerifier:
             similarity=similarity_sum(matched.mutual_similarities, self._exponent),
             exponent=self._exponent,
         )
-
-    def _overlay(self, b: LocalFeatures, matched: Matches, fit: Fit | None) -> npt.NDArray[np.bool_] | None:
-        """Return which matches are those of a frame or caption that both images wear; None if there is none."""
-        if fit is None:
-            return None
-        a = self._features
-        points = (f.keypoints[rows].astype(np.float64) for f, rows in zip((a, b), matched.pairs.T, strict=True))
-        left = moving(*points, a.image_size, b.image_size, fit.inliers)
-        return None if left is None else ~left
 
 
 @lru_cache(maxsize=1)
