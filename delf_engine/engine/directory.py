@@ -132,15 +132,21 @@ def empty_index(manifest: Manifest, encoder: Encoder | None) -> AnyIndex:
     return new_index(manifest.index, manifest.dim, manifest.profile, encoder)
 
 
-def open_index(directory: Path, manifest: Manifest, check: bool | None) -> tuple[Manifest, AnyIndex]:
+def open_index(
+    directory: Path, manifest: Manifest, check: bool | None, words: Encoder | None = None
+) -> tuple[Manifest, AnyIndex]:
     """Open the index of an engine's directory, without segments that are damaged.
+
+    `words` are those of an index that was opened before; they are read again unless they are the manifest's.
 
     Where there is none, or its manifest is damaged, a `DelfEngineWarning` says so and it begins empty. Returns the
     engine's manifest, too: another process may have given the engine another index since it was read.
     """
     for _ in range(_ATTEMPTS):
         try:
-            path, encoder = directory / manifest.index_folder, open_encoder(directory, manifest)
+            path, encoder = directory / manifest.index_folder, words
+            if encoder is None or encoder.hash != manifest.codebook:
+                encoder = open_encoder(directory, manifest)
             return manifest, load_index(path, manifest.index, manifest.profile, encoder, check=check)
         except (FormatError, MismatchError):
             before, manifest = manifest, read_manifest(directory)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from delf_engine.config import Profile
 from delf_engine.engine.adding import add_features, add_images, named_images
@@ -18,12 +18,13 @@ from delf_engine.engine.reindexing import reindex
 from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, RerankedBatch, SearchResult
 from delf_engine.engine.searching import SearchOptions, StagedProgress, rerank, rerank_many, search, search_many
 from delf_engine.engine.state import EngineState, Query
-from delf_engine.errors import ImageError
+from delf_engine.errors import ConfigError, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.index import AnyIndex, IndexKind
 from delf_engine.reranking.candidates import Shortlist
 from delf_engine.storage import FeatureStore
+from delf_engine.support.threads import lock_across_forks
 from delf_engine.verification import Calibration, Verification, verify_features
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ __all__ = ["Engine"]
 
 Progress = Callable[[int, int], None]
 
+_refreshing = lock_across_forks()
+
 
 class Engine:
     """Photographs in a directory on disk that can be searched and verified; see `create` and `open`.
@@ -40,8 +43,16 @@ class Engine:
     What it is made of is its `state`; the methods are functions of this.
     """
 
-    def __init__(self, state: EngineState) -> None:
-        self.state = state
+    def __init__(self, state: EngineState, *, auto_refresh: bool = False) -> None:
+        self._state = state
+        self._auto_refresh = auto_refresh
+
+    @property
+    def state(self) -> EngineState:
+        """What it answers from. A call takes it once, and has one snapshot from its beginning to its end."""
+        if self._auto_refresh or self._state.is_inherited:
+            self.refresh()
+        return self._state
 
     @classmethod
     def create(
@@ -81,7 +92,12 @@ class Engine:
 
     @classmethod
     def open(
-        cls, directory: str | os.PathLike[str], *, readonly: bool = False, check: bool | None = None
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        readonly: bool = False,
+        check: bool | None = None,
+        auto_refresh: bool = False,
     ) -> Engine:
         """Open an engine that exists.
 
@@ -89,26 +105,50 @@ class Engine:
         ----------
         directory : path
         readonly : bool
-            Readers need no lock: they see what was last committed, also while another process adds.
+            Readers need no lock and are never refused: as many as you like, in this process and others, beside a
+            writer too. They see what was committed when they were opened, until `refresh`.
         check : bool or None
             Whether to compare the checksums of all files of the index, not their sizes only. None: where they
             are small (64 MiB). A damaged segment is named in a `DelfEngineWarning`, and its images are indexed
             again from the feature store: on disk, or for a reader in memory.
+        auto_refresh : bool
+            Let a reader `refresh` at the beginning of each call, as a service wants it.
 
         Raises
         ------
         FormatError
-            If there is no engine, or it is damaged or of another format version.
+            If there is no engine, it is damaged or of another format version, or cannot be written.
         LockedError
-            If another process is writing to it, or this process has it open.
+            If another process, or another object of this one, has it open for writing.
         MismatchError
             If its parts do not belong together.
         """
-        return cls(EngineState.open(Path(directory), readonly=readonly, check=check))
+        # Absolute: it is opened again after the process may have gone elsewhere.
+        place = Path(os.path.abspath(directory))
+        return cls(EngineState.open(place, readonly=readonly, check=check), auto_refresh=auto_refresh)
+
+    def refresh(self) -> bool:
+        """Let a reader see what was last committed, all of it or nothing; return whether that is anything new.
+
+        Takes microseconds when there is nothing new, otherwise about as long as the new images take to index, unless
+        the writer has saved its index since. Calls of other threads end on what they began with. What was removed
+        keeps its place in the file while a reader sees it: readers that stay open should refresh now and then.
+
+        A forked child does this by itself on its first call, and is a reader from then on.
+        """
+        with _refreshing:
+            before, self._state = self._state, self._state.newer()
+            return self._state is not before
 
     def close(self) -> None:
         """Close the store and let go of its lock. Closing twice is harmless."""
-        self.state.close()
+        self._state.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError(
+            "an open engine cannot be pickled; hand its path to the other process, and open it there: "
+            f"Engine.open({str(self.directory)!r}, readonly=True)"
+        )
 
     def __enter__(self) -> Engine:
         return self
@@ -119,7 +159,7 @@ class Engine:
     @property
     def directory(self) -> Path:
         """Where it lies."""
-        return self.state.directory
+        return self._state.directory
 
     @property
     def manifest(self) -> Manifest:
@@ -171,20 +211,22 @@ class Engine:
 
     def info(self) -> EngineInfo:
         """Return what the engine holds, and in ``index["advice"]`` what would serve it better, if anything."""
+        state = self.state
         return EngineInfo(
-            directory=str(self.directory),
-            model=self.manifest.model_identity,
-            profile=self.manifest.profile.name,
-            images=len(self),
-            dim=self.manifest.dim,
-            precision=self.manifest.profile.extraction.precision,
-            store=self.store.info().to_dict(),
-            index=self.index.info().to_dict(),
+            directory=str(state.directory),
+            model=state.manifest.model_identity,
+            profile=state.manifest.profile.name,
+            images=len(state.store),
+            dim=state.manifest.dim,
+            precision=state.manifest.profile.extraction.precision,
+            store=state.store.info().to_dict(),
+            index=state.index.info().to_dict(),
         )
 
     def check(self) -> CheckReport:
         """Compare everything on disk with its checksums; this reads all of it. Nothing is repaired: see `open`."""
-        return check_parts(self.directory, self.manifest, self.store)
+        state = self.state
+        return check_parts(state.directory, state.manifest, state.store)
 
     def search(
         self,
@@ -337,20 +379,22 @@ class Engine:
         progress : callable or None
             Called with (what is done, pairs done, pairs).
         """
-        options = self.state.rerank_options(top_n=top_n, top_k=top_k, seconds=seconds, seed=seed, workers=workers)
+        state = self.state
+        options = state.rerank_options(top_n=top_n, top_k=top_k, seconds=seconds, seed=seed, workers=workers)
         return rerank_many(
-            self.state, shortlists, options, expand=expand, graph=graph, checkpoint=checkpoint, progress=progress
+            state, shortlists, options, expand=expand, graph=graph, checkpoint=checkpoint, progress=progress
         )
 
     def verify(self, a: Query, b: Query, *, seed: int = 0) -> Verification:
         """Verify whether two images show the same place; an id of the engine stands for its image."""
-        profile = self.manifest.profile
+        state = self.state
+        profile = state.manifest.profile
         return verify_features(
-            self.state.features_of(a),
-            self.state.features_of(b),
+            state.features_of(a),
+            state.features_of(b),
             config=profile.verification,
             exponent=profile.ranking.exponent,
-            calibration=self.calibration,
+            calibration=state.calibration,
             seed=seed,
         )
 

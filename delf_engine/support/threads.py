@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from delf_engine.errors import ConfigError
 
-__all__ = ["check_threads", "faiss_in_one_thread", "in_threads", "usable_cores"]
+__all__ = ["check_threads", "faiss_in_one_thread", "in_threads", "lock_across_forks", "usable_cores"]
 
 T = TypeVar("T")
 
@@ -18,6 +19,16 @@ T = TypeVar("T")
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def lock_across_forks() -> threading.RLock:
+    """Return a lock, for the time of the process, that a forked child never finds taken by a thread that it lacks.
+
+    The process waits for it before it forks.
+    """
+    lock = threading.RLock()
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
 
 
 def check_threads(threads: int | None) -> int:
