@@ -130,9 +130,10 @@ class Engine:
     def refresh(self) -> bool:
         """Let a reader see what was last committed, all of it or nothing; return whether that is anything new.
 
-        Takes microseconds when there is nothing new, otherwise about as long as the new images take to index, unless
-        the writer has saved its index since. Calls of other threads end on what they began with. What was removed
-        keeps its place in the file while a reader sees it: readers that stay open should refresh now and then.
+        Takes microseconds when there is nothing new, otherwise about as long as the new images take to index,
+        unless the writer has saved its index since. Calls of other threads end on what they began with. What was
+        removed keeps its place in the file while a reader sees it: readers that stay open should refresh now and
+        then.
 
         A forked child does this by itself on its first call, and is a reader from then on.
         """

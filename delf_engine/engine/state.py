@@ -52,6 +52,7 @@ class EngineState:
         self.index = index
         self.readonly = readonly
         self._process = os.getpid()
+        self._seen: tuple[int, ...] = ()  # signature of the manifest
         noted = None if index.mark is None else Revision.from_dict(index.mark)
         self._revision = self._caught_up(noted)  # of the store: the one that the index holds
         if not readonly:
@@ -63,7 +64,7 @@ class EngineState:
     def open(
         cls, directory: Path, *, readonly: bool, check: bool | None = None, before: EngineState | None = None
     ) -> EngineState:
-        """Open an engine that exists; see `Engine.open`. What is still right of a state `before` is not read again."""
+        """Open an engine that exists; see `Engine.open`. What is still right of a state `before` is kept."""
         seen, manifest = _signature(directory), read_manifest(directory)
         with ExitStack() as undo:
             store = undo.enter_context(FeatureStore.open(directory / FEATURES, readonly=readonly))
@@ -79,7 +80,9 @@ class EngineState:
                 index = before.index.copy()
                 index.mark = before._revision.to_dict()
             else:
-                manifest, index = open_index(directory, manifest, check, before and before.index.encoder)
+                manifest, index = open_index(
+                    directory, manifest, check, None if before is None else before.index.encoder
+                )
             if readonly:
                 store.pin()  # now: an index is never ahead of its store
             state = cls(directory, manifest, store, index, readonly=readonly)

@@ -26,6 +26,7 @@ from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource
 from delf_engine.model import CheckpointInfo, load_checkpoint
+from delf_engine.support.threads import torch_after_fork
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,11 @@ class Extractor:
     precision : "fp32" or "bf16"
         What is computed in; `config.precision` is the same.
 
+    Notes
+    -----
+    In a forked child (`multiprocessing` with "fork", servers that preload) it goes on, in one thread, on a CPU; on
+    a GPU it is refused with a `ConfigError`, since a GPU does not work in a fork.
+
     References
     ----------
     Noh et al., Large-Scale Image Retrieval with Attentive Deep Local Features, ICCV 2017.
@@ -84,6 +90,7 @@ class Extractor:
             self.precision = _own_precision(network, precision or config.precision)
             self.runtime = network
         else:
+            torch_after_fork()
             self.device = _device(device)
             self.precision = resolve_precision(precision or config.precision, self.device)
             self.runtime = TorchRuntime(_lowered(network, self.precision, self.device), self.device)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from delf_engine.errors import ConfigError
+from delf_engine.support.threads import torch_after_fork
 
 if TYPE_CHECKING:
     import torch
@@ -71,14 +75,26 @@ class TorchRuntime:
     network : DelfNetwork
         Set to evaluation; on the device and channels-last from here on.
     device : torch.device
+
+    Raises
+    ------
+    ConfigError
+        If it is a GPU, and this process was forked from one that has used a GPU; when computing, too, if the
+        process was forked since.
     """
 
     def __init__(self, network: DelfNetwork, device: torch.device) -> None:
         import torch
 
-        network = network.eval().requires_grad_(False).to(device)
+        try:
+            network = network.eval().requires_grad_(False).to(device)
+        except RuntimeError as error:
+            if "forked subprocess" in str(error):
+                raise _no_gpu_after_fork(device) from error
+            raise
         self.network = network.to(memory_format=torch.channels_last)
         self.device = device
+        self._process = os.getpid()
         self.name = str(device)
         self.dim = self.network.dim
         self.stride = self.network.stride
@@ -87,6 +103,10 @@ class TorchRuntime:
         """See `Runtime`."""
         import torch
 
+        if self._process != os.getpid():
+            if self.device.type == "cuda":
+                raise _no_gpu_after_fork(self.device)
+            torch_after_fork()
         with torch.inference_mode():
             batch = torch.from_numpy(images).to(self.device)
             features, scores = self.network(self.network.normalise(batch))
@@ -104,3 +124,10 @@ class TorchRuntime:
             vectors = torch.cat([m.features[torch.from_numpy(cells).to(self.device)] for m, cells in parts])
             found: npt.NDArray[np.float32] = self.network.projection(vectors).float().cpu().numpy()
             return found
+
+
+def _no_gpu_after_fork(device: torch.device) -> ConfigError:
+    return ConfigError(
+        f"device {str(device)!r} was used before this process was forked, and a GPU does not work in a fork: "
+        "begin processes with multiprocessing.get_context('spawn') and make the extractor there, or take device='cpu'"
+    )

@@ -173,7 +173,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         self._collection.flush()
 
     def copy(self) -> Self:
-        """Return an index of the same images, all of them flushed, that goes its own way; their arrays are shared."""
+        """Return an index of the same images, all flushed, that goes its own way; their arrays are shared."""
         other = copy.copy(self)
         other._collection = self._collection.copy()
         other._changed()

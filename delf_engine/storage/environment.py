@@ -156,8 +156,8 @@ class Transactions:
             snapshot = shared.snapshots[self._ticket]
             if not shared.keeps(snapshot):
                 raise LockedError(
-                    f"{self._path}: changed since it was opened, and what it was then is lost: this process may not "
-                    "write the lock there, or the file has outgrown its map. Refresh the engine, or open it again"
+                    f"{self._path}: changed since it was opened, and what it was then is lost: this process may "
+                    "not write the lock there, or the file has outgrown its map. Refresh the engine, or open it again"
                 )
             yield snapshot
 

@@ -60,7 +60,9 @@ class Environment:
     @property
     def tables(self) -> dict[bytes, Any]:
         """The tables by name; they exist once there is a header."""
-        if not self._tables:  # waits for a transaction that another process is writing: handles of LMDB are like that
+        if (
+            not self._tables
+        ):  # waits for a transaction that another process is writing: handles of LMDB are like that
             self._tables = {name: self.live.open_db(name, create=False) for name in TABLES}
         return self._tables
 
