@@ -22,6 +22,7 @@ import pytest
 from delf_engine.errors import ConfigError, ProcessDiedError
 from delf_engine.support import processes
 from delf_engine.support.processes import ProcessPool, map_ordered, process_pool
+from forkserver import Child
 from helpers import is_running, raises
 
 

@@ -129,5 +129,6 @@ class TorchRuntime:
 def _no_gpu_after_fork(device: torch.device) -> ConfigError:
     return ConfigError(
         f"device {str(device)!r} was used before this process was forked, and a GPU does not work in a fork: "
-        "begin processes with multiprocessing.get_context('spawn') and make the extractor there, or take device='cpu'"
+        "begin processes with multiprocessing.get_context('spawn') and make the extractor there, or take "
+        "device='cpu'"
     )

@@ -157,7 +157,8 @@ class Transactions:
             if not shared.keeps(snapshot):
                 raise LockedError(
                     f"{self._path}: changed since it was opened, and what it was then is lost: this process may "
-                    "not write the lock there, or the file has outgrown its map. Refresh the engine, or open it again"
+                    "not write the lock there, or the file has outgrown its map. Refresh the engine, or open it "
+                    "again"
                 )
             yield snapshot
 

@@ -23,7 +23,7 @@ _MAX_READERS = 1024
 _TWO_PAGES = 2 * 4096  # what LMDB writes first
 _LEAST_MAP = 1 << 30
 
-# All environments of this process, by the identity of their files, and the one lock for them and their transactions.
+# All environments of this process, by the identity of their files, and the one lock for all they do.
 mutex = lock_across_forks()
 _shared: dict[tuple[int, int] | None, Environment] = {}
 
@@ -60,9 +60,7 @@ class Environment:
     @property
     def tables(self) -> dict[bytes, Any]:
         """The tables by name; they exist once there is a header."""
-        if (
-            not self._tables
-        ):  # waits for a transaction that another process is writing: handles of LMDB are like that
+        if not self._tables:  # this waits for a transaction that another process is writing
             self._tables = {name: self.live.open_db(name, create=False) for name in TABLES}
         return self._tables
 

@@ -66,8 +66,8 @@ class FeatureStore(Transactions):
     """Local features of many images on disk, by image id. Open one with `create` or `open`, close it after use.
 
     One object writes at a time; any number of them, in this process and others, read meanwhile and see the last
-    committed batch, or if `pin` was called what was committed then. Their methods are safe in threads, and go on in
-    a forked child, where they only read.
+    committed batch, or if `pin` was called what was committed then. Their methods are safe in threads, and go on
+    in a forked child, where they only read.
     """
 
     def __init__(self, path: Path, shared: Environment, header: dict[str, Any], lock: FileLock | None) -> None:

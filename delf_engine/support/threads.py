@@ -58,9 +58,7 @@ def torch_after_fork() -> None:
     """
     global _torch_lost_its_threads
     if _torch_lost_its_threads:
-        import torch
-
-        torch.set_num_threads(1)
+        sys.modules["torch"].set_num_threads(1)
         _torch_lost_its_threads = False
 
 

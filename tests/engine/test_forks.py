@@ -1,4 +1,4 @@
-"""What was made before a fork works in the child: in a real pool of processes, of a parent whose threads are at work."""
+"""What was made before a fork works in the child: in a real pool of a parent that has threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader is one snapshot of store and index, beside any writer, until it refreshes; who may open what, and when."""
+"""A reader is one snapshot of store and index, beside any writer, until it refreshes; who may open what."""
 
 from __future__ import annotations
 
@@ -220,12 +220,10 @@ def test_an_engine_goes_to_another_process_by_its_path(directory: Path) -> None:
 
 
 def test_a_store_that_is_pinned(directory: Path) -> None:
-    with FeatureStore.open(directory / "features") as writer:
-        with FeatureStore.open(directory / "features", readonly=True) as reader:
-            reader.pin()
-            assert not reader.has_gone_on()
-            writer.remove([NAMES[0]])
-            assert reader.has_gone_on()
-            assert (reader.ids(), writer.ids()) == (NAMES[:4], NAMES[1:4])
-            reader.pin()
-            assert reader.ids() == NAMES[1:4]
+    path = directory / "features"
+    with FeatureStore.open(path) as writer, FeatureStore.open(path, readonly=True) as reader:
+        reader.pin()
+        assert not reader.has_gone_on()
+        writer.remove([NAMES[0]])
+        assert reader.has_gone_on()
+        assert (reader.ids(), writer.ids()) == (NAMES[:4], NAMES[1:4])
