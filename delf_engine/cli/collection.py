@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from delf_engine.cli.options import (
     ModelOption,
     PlotOption,
     ProfileOption,
+    RootOption,
     SeedOption,
     TopNOption,
     parse_box,
@@ -55,6 +56,7 @@ def add(
     replace: Annotated[
         bool, typer.Option("--replace", help="Extract photographs that are there already once more.")
     ] = False,
+    root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add photographs to an engine; the first call makes it. Photographs that are there are skipped, or replaced.
@@ -72,9 +74,10 @@ def add(
                 f"{directory} exists: its model, profile, index and codebook were chosen when it was made; "
                 "leave those options out, choose a new directory, or give it another index with reindex"
             )
-        engine = Engine.open(directory)
+        engine = Engine.open(directory, root=root)
     else:
-        engine = Engine.create(directory, model=model, profile=profile, index=index, codebook=codebook)  # type: ignore[arg-type]
+        chosen: dict[str, Any] = {"profile": profile, "index": index, "codebook": codebook}
+        engine = Engine.create(directory, model=model, root=root, **chosen)
     with engine, progress_bar("adding", quiet=as_json) as progress:
         report = engine.add(photos, replace=replace, workers=workers, batch=batch, progress=progress)
         total = len(engine)
@@ -106,12 +109,13 @@ def search(
     graph: GraphOption = False,
     seed: SeedOption = 0,
     plot: PlotOption = None,
+    root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the photographs that show what the query shows, re-ranked by geometric verification."""
     from delf_engine.engine import Engine
 
-    with Engine.open(directory, readonly=True) as engine:
+    with Engine.open(directory, readonly=True, root=root) as engine:
         result = engine.search(
             query,
             top_k=top_k,
@@ -233,8 +237,8 @@ def _plot_best(engine: Engine, query: str, result: SearchResult, plot: Path) -> 
         return
     save_matches(
         plot,
-        query,
-        best.id,
+        engine.path_of(query),
+        engine.path_of(best.id),
         result.features,
         engine.get(best.id),
         best.verification,

@@ -18,6 +18,7 @@ __all__ = [
     "ModelOption",
     "PlotOption",
     "ProfileOption",
+    "RootOption",
     "SeedOption",
     "TopNOption",
     "WorkersOption",
@@ -30,6 +31,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 ModelOption = Annotated[str, typer.Option(help="Checkpoint: a name (`model list`) or a path.")]
 ProfileOption = Annotated[str | None, typer.Option(help="Profile: a shipped name, or the path of a .toml file.")]
 PlotOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the result into this picture.")]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder that the paths in ids start from: where it is now, if it was moved.")
+]
 SeedOption = Annotated[int, typer.Option(help="Of the sampling, where an estimator draws samples.")]
 TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Default: the profile's.")]
 ExpandOption = Annotated[

@@ -13,6 +13,7 @@ from delf_engine.cli.options import (
     ExpandOption,
     GraphOption,
     JsonOption,
+    RootOption,
     SeedOption,
     TopNOption,
     WorkersOption,
@@ -120,12 +121,13 @@ def report(
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Re-ranked shortlists",
     seed: SeedOption = 0,
     workers: WorkersOption = None,
+    root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Re-rank shortlists and write a page about them: pictures before and after, inliers, moves.
 
     Queries are ids of the engine or image files, candidates are ids of the engine; photographs are read from the
-    paths that they were added under. The page is one HTML file that needs nothing else.
+    files that they were added from. The page is one HTML file that needs nothing else.
     """
     from delf_engine.engine import Engine
     from delf_engine.plotting.report import check_path, write_report
@@ -133,11 +135,12 @@ def report(
     check_path(out)  # before minutes of work
     lists = _read(shortlists, _ids(names), query_names)
     taken = lists if all_queries else dict(list(lists.items())[:queries])
-    with Engine.open(directory, readonly=True) as engine:
+    with Engine.open(directory, readonly=True, root=root) as engine:
         done = _reranked(engine, taken, quiet=as_json, top_n=top_n, seed=seed, workers=workers)
         written = write_report(
             out,
             done.rankings,
+            images=engine.path_of,
             query_features=done.features,
             features=engine.store.get,
             failed=done.failed,

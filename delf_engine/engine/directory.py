@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from delf_engine.config import Profile, load_profile
+from delf_engine.engine.file_ids import kept_root
 from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
 from delf_engine.engine.results import CheckReport
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
@@ -53,6 +54,7 @@ def create_directory(
     profile: str | os.PathLike[str] | Profile | None,
     index: IndexKind | None,
     codebook: Words | None,
+    root: str | os.PathLike[str],
 ) -> None:
     """Make the directory of an empty engine; see `Engine.create`."""
     info = read_checkpoint_info(model)
@@ -66,6 +68,7 @@ def create_directory(
         index=kind,
         codebook=None if words is None else words.hash,
         profile=chosen,
+        root=kept_root(directory, root),
     )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FormatError(f"{directory}: exists and is not empty; open it, or choose another place")

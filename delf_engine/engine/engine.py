@@ -63,6 +63,7 @@ class Engine:
         profile: str | os.PathLike[str] | Profile | None = None,
         index: IndexKind | None = None,
         codebook: Words | None = None,
+        root: str | os.PathLike[str] | None = None,
     ) -> Engine:
         """Make an empty engine and open it for writing.
 
@@ -79,6 +80,9 @@ class Engine:
         codebook : Codebook, Mixture, path or None
             Visual words of the index; None: those that come with the checkpoint, which are too many for "vlad". A
             mixture for "fisher", nothing for "kdtree".
+        root : path or None
+            Folder that ids of files start from; files elsewhere have their absolute path as id. None: the current
+            one. Where the engine lies inside, they can be moved together.
 
         Raises
         ------
@@ -87,7 +91,9 @@ class Engine:
         CheckpointError, ConfigError
             If there is no such model, profile or codebook.
         """
-        create_directory(Path(directory), model=model, profile=profile, index=index, codebook=codebook)
+        create_directory(
+            Path(directory), model=model, profile=profile, index=index, codebook=codebook, root=root or os.getcwd()
+        )
         return cls.open(directory)
 
     @classmethod
@@ -98,6 +104,7 @@ class Engine:
         readonly: bool = False,
         check: bool | None = None,
         auto_refresh: bool = False,
+        root: str | os.PathLike[str] | None = None,
     ) -> Engine:
         """Open an engine that exists.
 
@@ -113,6 +120,9 @@ class Engine:
             again from the feature store: on disk, or for a reader in memory.
         auto_refresh : bool
             Let a reader `refresh` at the beginning of each call, as a service wants it.
+        root : path or None
+            Where the folder is now that ids of files start from, if it was moved without the engine; a writer
+            keeps it. None: as kept.
 
         Raises
         ------
@@ -125,7 +135,14 @@ class Engine:
         """
         # Absolute: it is opened again after the process may have gone elsewhere.
         place = Path(os.path.abspath(directory))
-        return cls(EngineState.open(place, readonly=readonly, check=check), auto_refresh=auto_refresh)
+        state = EngineState.open(place, readonly=readonly, check=check)
+        if root is not None:
+            try:
+                state.use_root(root)
+            except BaseException:
+                state.close()
+                raise
+        return cls(state, auto_refresh=auto_refresh)
 
     def refresh(self) -> bool:
         """Let a reader see what was last committed, all of it or nothing; return whether that is anything new.
@@ -193,7 +210,12 @@ class Engine:
 
     def get(self, image_id: str) -> LocalFeatures:
         """Return the features of an image; an `UnknownIdError` if it is not there."""
-        return self.store.get(image_id)
+        state = self.state
+        return state.store.get(state.id_of(image_id))
+
+    def path_of(self, image: str | os.PathLike[str]) -> str:
+        """Return the path of an image's file, from the engine's root; what is no id is a path already."""
+        return self.state.path_of(image)
 
     def ids(self) -> list[str]:
         """Return all image ids, in the order of insertion."""
@@ -203,7 +225,8 @@ class Engine:
         return len(self.store)
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self.store
+        state = self.state
+        return isinstance(image_id, (str, os.PathLike)) and state.id_of(image_id) in state.store
 
     def __repr__(self) -> str:
         return (
@@ -419,7 +442,8 @@ class Engine:
         images : image, folder, or iterable of them
             Paths (folders are searched for images), bytes, PIL images or RGB arrays.
         ids : sequence of str or None
-            One for each image, needed for images that are not files; None: the paths as given.
+            One for each image, needed for images that are not files; None: the paths from the engine's root,
+            however they are written: `x`, `./x` and `a/../x` are one image.
         replace : bool
             Extract images again whose id is there already; see `replace`. After an interruption all of them are
             extracted once more.
@@ -443,7 +467,7 @@ class Engine:
             If `ids` does not fit `images`.
         """
         self.state.check_writable()
-        named = named_images(images, ids)
+        named = named_images(images, ids, self.state.root)
         return add_images(self.state, named, replace=replace, progress=progress, workers=workers, batch=batch)
 
     def replace(
@@ -476,7 +500,7 @@ class Engine:
             If one is not there; then nothing is replaced.
         """
         self.state.check_writable()
-        named = list(named_images(images, ids))
+        named = list(named_images(images, ids, self.state.root))
         self.state.check_known([image_id for image_id, _ in named], "replaced")
         return add_images(self.state, named, replace=True, progress=progress, workers=workers, batch=batch)
 
@@ -503,7 +527,8 @@ class Engine:
     def remove(self, ids: str | Iterable[str]) -> None:
         """Remove images; nothing and an `UnknownIdError` if one is not there, a `LockedError` if read-only."""
         self.state.check_writable()
-        wanted = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+        names = [ids] if isinstance(ids, str) else ids
+        wanted = list(dict.fromkeys(self.state.id_of(name) for name in names))
         self.state.check_known(wanted, "removed")
         self.state.remove(wanted)
 

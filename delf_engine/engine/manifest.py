@@ -42,6 +42,9 @@ class Manifest(Config):
     profile : Profile
         All options, as they were when the engine was made; a precision of "auto" gives way to what the first
         image was extracted in.
+    root : str or None
+        Folder that ids of files start from, absolute or as seen from the directory. None: not known, ids are paths
+        as they were given; so it is in engines of version 0.1.
     """
 
     format: Literal["delf-engine"] = "delf-engine"
@@ -54,6 +57,7 @@ class Manifest(Config):
     codebook: str | None
     codebook_file: str = "codebook.safetensors"
     profile: Profile
+    root: str | None = None
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from delf_engine.engine.catch_up import catch_up
 from delf_engine.engine.directory import FEATURES, open_index, remove_unused
-from delf_engine.engine.manifest import MANIFEST, Manifest, read_manifest
+from delf_engine.engine.file_ids import file_id, file_of, kept_root, root_of
+from delf_engine.engine.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from delf_engine.engine.pairs import calibration_of
 from delf_engine.errors import ConfigError, LockedError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
@@ -28,7 +29,6 @@ from delf_engine.index import AnyIndex, saved_mark
 from delf_engine.reranking import RerankOptions
 from delf_engine.storage import FeatureStore, Revision
 from delf_engine.storage.codec import as_stored
-from delf_engine.support.files import system_errors
 from delf_engine.verification import Calibration
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class EngineState:
         self.readonly = readonly
         self._process = os.getpid()
         self._seen: tuple[int, ...] = ()  # signature of the manifest
+        self.root = root_of(directory, manifest.root)
         noted = None if index.mark is None else Revision.from_dict(index.mark)
         self._revision = self._caught_up(noted)  # of the store: the one that the index holds
         if not readonly:
@@ -99,7 +100,10 @@ class EngineState:
             self.index.flush()
         elif not self.readonly or not (self.store.has_gone_on() or self._seen != _signature(self.directory)):
             return self
-        return EngineState.open(self.directory, readonly=True, before=self)
+        after = EngineState.open(self.directory, readonly=True, before=self)
+        if self.root != root_of(self.directory, self.manifest.root):
+            after.root = self.root  # as `use_root` has said
+        return after
 
     @property
     def is_inherited(self) -> bool:
@@ -155,9 +159,32 @@ class EngineState:
             if box is not None:
                 raise ConfigError("a box goes with an image; features were given")
             return query
-        if box is None and isinstance(query, str) and query in self.store:
-            return self.store.get(query)
+        if isinstance(query, (str, os.PathLike)):
+            image_id = self.id_of(query)
+            if image_id in self.store:
+                return self.store.get(image_id) if box is None else self.extractor(self.path_of(image_id), box=box)
         return self.extractor(query, box=box)
+
+    def id_of(self, name: str | os.PathLike[str]) -> str:
+        """Return the id that is meant: as given if it is one, or that of a file, however its path is written."""
+        given = os.fspath(name)
+        if given in self.store:
+            return given
+        found = file_id(given, self.root) if given else given
+        return found if found in self.store else given
+
+    def path_of(self, name: str | os.PathLike[str]) -> str:
+        """Return where the file of an image is, given by its id; what is no id is a path already."""
+        image_id = self.id_of(name)
+        return file_of(image_id, self.root) if image_id in self.store else image_id
+
+    def use_root(self, root: str | os.PathLike[str]) -> None:
+        """Look for files from another root on, which a writer keeps."""
+        self.root = os.path.abspath(root)
+        kept = kept_root(self.directory, root)
+        if not self.readonly and kept != self.manifest.root:
+            self.manifest = self.manifest.model_copy(update={"root": kept})
+            write_manifest(self.directory, self.manifest)
 
     def check_writable(self) -> None:
         """Raise `LockedError` if the engine was opened read-only."""
@@ -225,6 +252,7 @@ class EngineState:
 
 def _signature(directory: Path) -> tuple[int, ...]:
     """Return what changes when the manifest is replaced."""
-    with system_errors(f"{directory / MANIFEST}: cannot be read"):
+    with suppress(OSError):  # that it is missing is said where it is read
         status = (directory / MANIFEST).stat()
-    return status.st_ino, status.st_mtime_ns, status.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_size
+    return ()
