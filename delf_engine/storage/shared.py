@@ -54,6 +54,8 @@ class Environment:
     def live(self) -> Any:
         """LMDB's object."""
         if self._environment is None:
+            if not (self.path / DATA).is_file():  # LMDB would make a new one
+                raise FormatError(f"{self.path}: the feature store is gone from here")
             self._environment = self._opened(readonly=True)
         return self._environment
 

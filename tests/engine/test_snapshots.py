@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,29 @@ def test_one_process_reads_as_often_as_it_likes_beside_its_own_writer(directory:
     with raises(LockedError, "another process is writing", "readonly=True"):
         de.Engine.open(directory)
     process.communicate()
+
+
+def test_a_service_of_many_threads(directory: Path) -> None:
+    """Each search is of one snapshot, while they change under it."""
+    with (
+        de.Engine.open(directory) as writer,
+        de.Engine.open(directory, readonly=True, auto_refresh=True) as service,
+    ):
+
+        def work(thread: int) -> None:
+            for i in range(12):
+                if thread == 0:
+                    writer.add_features([(NAMES[4], IMAGES[NAMES[4]])])
+                    writer.remove(NAMES[4])
+                else:
+                    name = NAMES[i % 4]
+                    hits = service.search(IMAGES[name])
+                    assert hits[0].id == name
+                    assert all(hit.verification is not None for hit in hits)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+        assert service.ids() == NAMES[:4]
 
 
 def test_a_snapshot_that_was_dropped_holds_nothing(directory: Path) -> None:
