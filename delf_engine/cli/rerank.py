@@ -13,6 +13,7 @@ from delf_engine.cli.options import (
     ExpandOption,
     GraphOption,
     JsonOption,
+    MaxPixelsOption,
     RootOption,
     SeedOption,
     TopNOption,
@@ -62,6 +63,7 @@ def rerank(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File that keeps finished queries: the same command goes on from there.")
     ] = None,
+    max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -76,6 +78,8 @@ def rerank(
     rows = _ids(names)
     lists = _read(shortlists, rows, queries)
     with Engine.open(directory, readonly=True) as engine:
+        if max_pixels:
+            engine.extractor.max_pixels = max_pixels
         done = _reranked(
             engine,
             lists,
