@@ -12,6 +12,7 @@ from delf_engine.errors import ConfigError, FormatError
 __all__ = [
     "BoxOption",
     "Directory",
+    "DistancesOption",
     "ExpandOption",
     "GraphOption",
     "JsonOption",
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
+DistancesOption = Annotated[
+    bool, typer.Option("--distances", help="Scores of the file are distances: lower is better. Never guessed.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 ModelOption = Annotated[str, typer.Option(help="Checkpoint: a name (`model list`) or a path.")]
 ProfileOption = Annotated[str | None, typer.Option(help="Profile: a shipped name, or the path of a .toml file.")]

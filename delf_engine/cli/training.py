@@ -35,7 +35,9 @@ def train(
             "Default: the recipe's, else torchvision's, of ImageNet."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing, download nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan; write nothing, download nothing.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Same photographs, recipe and seed: same checkpoint.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[

@@ -134,7 +134,7 @@ def turned_round(model: str, transform: Float64) -> Float64:
 
 
 def at_customary_scale(H: Float64) -> Float64:
-    """Return a planar transform, (3, 3), with H[2, 2] = 1, or where that is about 0 with 1 as its largest number."""
+    """Return a planar transform, (3, 3), with H[2, 2] = 1, or where that is about 0 with a largest number of 1."""
     size = np.abs(H).max()
     return np.asarray(H / (H[2, 2] if abs(H[2, 2]) > 1e-12 * size else size))
 
