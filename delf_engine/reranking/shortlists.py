@@ -184,15 +184,11 @@ class _Reading(NamedTuple):
 def _read_text(reading: _Reading) -> Lists:
     path = reading.path
     parse, _ = _TEXT[path.suffix.lower()]
-    errors = "strict" if path.suffix.lower() == ".jsonl" else "surrogateescape"
-    try:
-        with (
-            system_errors(f"{path}: cannot be read"),
-            path.open(encoding="utf-8-sig", errors=errors, newline="") as lines,
-        ):
-            return parse(reading, lines)
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: is not UTF-8 text: {error}") from error
+    with (
+        system_errors(f"{path}: cannot be read"),
+        path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines,
+    ):
+        return parse(reading, lines)
 
 
 def _check_members(

@@ -81,7 +81,7 @@ def open_environment(path: Path, *, readonly: bool, map_size: int) -> Any:
         raise FormatError(f"{data}: the feature store is cut short; restore it or build it again")
     try:
         return lmdb.open(
-            str(path),
+            os.fsencode(path),  # a name that is not UTF-8 is refused as text
             map_size=map_size,
             max_dbs=len(_TABLES),
             max_readers=_MAX_READERS,
