@@ -45,7 +45,8 @@ def verify_features(
     Parameters
     ----------
     a, b : LocalFeatures
-        Of the two images. The transform leads from A to B; all else is the same for B and A, to the bit.
+        Of the two images. The transform leads from A to B; all else is the same for B and A, to the bit, but for
+        ``mutual=False``, where each feature of A has a match in B.
     config : VerificationConfig or None
         None takes that of the default profile.
     exponent : float or None
@@ -76,7 +77,8 @@ class PairVerifier:
     """One image, of every pair the first, ready to be verified with many others.
 
     Takes what `verify_features` takes, which gives the same answers. Inside, the image that `_goes_first` names is
-    the first, whichever was given as A: estimators, ratio tests and matches in one direction know a first image.
+    the first, whichever was given as A: estimators and ratio tests know a first image. Matches in one direction
+    keep theirs, of the query: the other counts otherwise, and counts of one query are compared with each other.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class PairVerifier:
         """Return the verification of A and an image B."""
         own = _Side(self._features, self._prepared)
         other = _Side(b, PreparedDescriptors(b.descriptors, "B", self._config.precision))
-        if _goes_first(b, self._features):
+        if self._config.mutual and _goes_first(b, self._features):
             return self._verified(other, own, turned=True)
         return self._verified(own, other, turned=False)
 
@@ -160,12 +162,12 @@ class _Side(NamedTuple):
 
 
 def _goes_first(a: LocalFeatures, b: LocalFeatures) -> bool:
-    """Tell whether image A comes before B in every order of the two: the one of more features, then by content.
+    """Tell whether image A comes before B in every order of the two: the one of fewer features, then by content.
 
     False for both if they are alike in all that verification looks at.
     """
     if len(a) != len(b):
-        return len(a) > len(b)
+        return len(a) < len(b)
     for name in ("keypoints", "scales", "descriptors"):  # most pairs differ in the first
         of_a, of_b = getattr(a, name).tobytes(), getattr(b, name).tobytes()
         if of_a != of_b:

@@ -66,7 +66,6 @@ def views(rng: np.random.Generator, n: int, m: int, shared: int, *, twins: bool)
     options=st.fixed_dictionaries(
         {
             "precision": st.sampled_from(["float32", "uint8"]),
-            "mutual": st.booleans(),
             "ratio": st.sampled_from([None, 0.9]),
             "max_distance": st.sampled_from([None, 0.8]),
             "reference_size": st.sampled_from([None, 400]),
@@ -116,8 +115,8 @@ def real_pairs(data: Path) -> list[tuple[LocalFeatures, LocalFeatures]]:
 
 
 def configs() -> dict[str, VerificationConfig]:
-    """Those of all profiles that differ, and all estimators."""
-    found = {name: load_profile(name).verification for name in PROFILES}
+    """Those of all profiles that differ and match both ways, and all estimators."""
+    found = {name: load_profile(name).verification for name in PROFILES if load_profile(name).verification.mutual}
     found |= {
         f"{model}, {estimator}": DEFAULT.model_copy(update={"model": model, "estimator": estimator})
         for model, estimator in ESTIMATORS
