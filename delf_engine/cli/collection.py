@@ -14,6 +14,7 @@ from delf_engine.cli.options import (
     ExpandOption,
     GraphOption,
     JsonOption,
+    MaxPixelsOption,
     ModelOption,
     PlotOption,
     ProfileOption,
@@ -52,6 +53,7 @@ def add(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images computed together. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
+    max_pixels: MaxPixelsOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Extract photographs that are there already once more.")
     ] = False,
@@ -76,7 +78,9 @@ def add(
     else:
         engine = Engine.create(directory, model=model, profile=profile, index=index, codebook=codebook)  # type: ignore[arg-type]
     with engine, progress_bar("adding", quiet=as_json) as progress:
-        report = engine.add(photos, replace=replace, workers=workers, batch=batch, progress=progress)
+        report = engine.add(
+            photos, replace=replace, workers=workers, batch=batch, max_pixels=max_pixels, progress=progress
+        )
         total = len(engine)
     if as_json:
         print_json(report.to_dict())
@@ -104,6 +108,7 @@ def search(
     ] = None,
     expand: ExpandOption = False,
     graph: GraphOption = False,
+    max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     plot: PlotOption = None,
     as_json: JsonOption = False,
@@ -112,6 +117,8 @@ def search(
     from delf_engine.engine import Engine
 
     with Engine.open(directory, readonly=True) as engine:
+        if max_pixels:
+            engine.extractor.max_pixels = max_pixels
         result = engine.search(
             query,
             top_k=top_k,

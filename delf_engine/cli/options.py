@@ -16,6 +16,7 @@ __all__ = [
     "ExpandOption",
     "GraphOption",
     "JsonOption",
+    "MaxPixelsOption",
     "ModelOption",
     "PlotOption",
     "ProfileOption",
@@ -31,6 +32,14 @@ DistancesOption = Annotated[
     bool, typer.Option("--distances", help="Scores of the file are distances: lower is better. Never guessed.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Refuse photographs of which more pixels would have to be decoded. Default: the profile's, or "
+        "89 million.",
+    ),
+]
 ModelOption = Annotated[str, typer.Option(help="Checkpoint: a name (`model list`) or a path.")]
 ProfileOption = Annotated[str | None, typer.Option(help="Profile: a shipped name, or the path of a .toml file.")]
 PlotOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the result into this picture.")]

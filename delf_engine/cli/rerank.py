@@ -14,6 +14,7 @@ from delf_engine.cli.options import (
     ExpandOption,
     GraphOption,
     JsonOption,
+    MaxPixelsOption,
     SeedOption,
     TopNOption,
     WorkersOption,
@@ -66,6 +67,7 @@ def rerank(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File that keeps finished queries: the same command goes on from there.")
     ] = None,
+    max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -80,6 +82,8 @@ def rerank(
     rows = _ids(names)
     lists = _read(shortlists, rows, queries, distances)
     with Engine.open(directory, readonly=True) as engine:
+        if max_pixels:
+            engine.extractor.max_pixels = max_pixels
         done = _reranked(
             engine,
             lists,

@@ -68,6 +68,9 @@ class ExtractionConfig(Config):
         Decode a JPEG at 1/2, 1/4 or 1/8 of its size where its finest level needs no more: faster for photographs
         much larger than `max_image_size`, features close to those of the whole, not the same. Crops are decoded
         whole.
+    max_pixels : int or None
+        Photographs of which more pixels would have to be decoded are refused; None: see
+        `delf_engine.images.MAX_PIXELS`. A JPEG above it is decoded reduced whatever `reduced_decoding` says.
     """
 
     scales: tuple[Positive, ...] = Field(min_length=1)
@@ -79,6 +82,7 @@ class ExtractionConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     fill_scales: tuple[Positive, ...] = ()
     reduced_decoding: bool = False
+    max_pixels: Count | None = None
 
     def for_codebook(self) -> ExtractionConfig:
         """Return these options without `fill_scales`, as codebooks are trained.

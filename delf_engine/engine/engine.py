@@ -369,6 +369,7 @@ class Engine:
         replace: bool = False,
         workers: int | None = None,
         batch: int | None = None,
+        max_pixels: int | None = None,
         progress: Progress | None = None,
     ) -> AddReport:
         """Extract and add images; those whose id is there already are skipped, or replaced.
@@ -387,6 +388,9 @@ class Engine:
             extracted once more.
         workers, batch : int or None
             Decoding processes, and images that go through the network together; see `Extractor.extract_many`.
+        max_pixels : int or None
+            Larger images are refused, but for JPEG files that can be decoded smaller; None: as the profile says.
+            For queries set ``engine.extractor.max_pixels``.
         progress : callable or None
             Called with (done, total).
 
@@ -406,7 +410,15 @@ class Engine:
         """
         self.state.check_writable()
         named = named_images(images, ids)
-        return add_images(self.state, named, replace=replace, progress=progress, workers=workers, batch=batch)
+        return add_images(
+            self.state,
+            named,
+            replace=replace,
+            progress=progress,
+            workers=workers,
+            batch=batch,
+            max_pixels=max_pixels,
+        )
 
     def replace(
         self,
@@ -415,6 +427,7 @@ class Engine:
         ids: Sequence[str] | None = None,
         workers: int | None = None,
         batch: int | None = None,
+        max_pixels: int | None = None,
         progress: Progress | None = None,
     ) -> AddReport:
         """Extract images again that are there, such as photographs that were edited, and replace their features.
@@ -424,7 +437,7 @@ class Engine:
 
         Parameters
         ----------
-        images, ids, workers, batch, progress
+        images, ids, workers, batch, max_pixels, progress
             As in `add`, and so are the report and the errors.
 
         Returns
@@ -440,7 +453,9 @@ class Engine:
         self.state.check_writable()
         named = list(named_images(images, ids))
         self.state.check_known([image_id for image_id, _ in named], "replaced")
-        return add_images(self.state, named, replace=True, progress=progress, workers=workers, batch=batch)
+        return add_images(
+            self.state, named, replace=True, progress=progress, workers=workers, batch=batch, max_pixels=max_pixels
+        )
 
     def add_features(self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False) -> AddReport:
         """Add features that were extracted elsewhere by the same model, as (id, features).

@@ -31,6 +31,7 @@ def mine_folder(
     min_inliers: int | None = None,
     max_pairs: int = 1000,
     keep_duplicates: bool = False,
+    max_pixels: int | None = None,
     seed: int = 0,
     workers: int | None = None,
     on_error: Callable[[str, str], None] = lambda *_: None,
@@ -51,6 +52,8 @@ def mine_folder(
         Checkpoint; None: that of the engine if there is one, else the default.
     per_photo, min_inliers, max_pairs, keep_duplicates, seed, workers, progress
         See `mine.mine_pairs`.
+    max_pixels : int or None
+        See `Engine.add`.
     on_error : callable
         Called with path and reason of each photograph that cannot be read.
 
@@ -72,7 +75,9 @@ def mine_folder(
     with system_errors(f"{target}: cannot be written"), tempfile.TemporaryFile(dir=target.parent):
         pass  # it can: better to know before the work
     with _engine(engine, model) as opened:
-        added = opened.add(files, progress=lambda done, total: progress("extracting", done, total))
+        added = opened.add(
+            files, max_pixels=max_pixels, progress=lambda done, total: progress("extracting", done, total)
+        )
         for name, reason in added.failed:
             on_error(name, reason)
         readable = [name for name in files if name in opened]

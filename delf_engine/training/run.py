@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from delf_engine.errors import ConfigError, ImageError
+from delf_engine.extraction.runtime import choose_device
 from delf_engine.model.network import AttentionHead, DelfNetwork
 from delf_engine.training.batches import START, Forward, StageFacts, Teacher, TeacherContext
 from delf_engine.training.config import GradientStage, Stage, TrainingConfig, teacher_names, with_teacher
 from delf_engine.training.contract import Loss, Source, SourceContext
 from delf_engine.training.losses.match import MatchOptions
-from delf_engine.training.options import Reports, RunOptions, autocast_dtype, choose_device, deterministic
+from delf_engine.training.options import Reports, RunOptions, autocast_dtype, deterministic
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import PcaStage, fit_projection, spread
 from delf_engine.training.registry import LOSSES, SOURCES, build_teacher, find, teacher_file

@@ -370,7 +370,7 @@ def _hashes(profile: Profile) -> dict[str, str]:
     """Return hashes of the options that evidence depends on, by their names in a `Calibration`."""
     return {
         "verification_sha256": _sha256(profile.verification, {"min_inliers"}),
-        "extraction_sha256": _sha256(profile.extraction, {"precision"}),
+        "extraction_sha256": _sha256(profile.extraction, {"precision", "max_pixels"}),
     }
 
 

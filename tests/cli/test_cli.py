@@ -71,6 +71,35 @@ def test_help_of_every_command() -> None:
     assert __version__ in _run("--version").output
 
 
+def test_limit_of_pixels_everywhere(engine: str, model: str, photos: Path, tmp_path: Path) -> None:
+    first = photos / "photo [0].png"
+    photo = write_image(tmp_path / "other.png", random_photo(np.random.default_rng(9), 150, 120))
+    (tmp_path / "lists.csv").write_text(f"query,id,score\n{photo},{first},1\n")
+    commands = [
+        ("search", engine, str(photo)),
+        ("rerank", engine, str(tmp_path / "lists.csv")),
+        ("verify", str(photo), str(first), "--model", model),
+        ("attention", str(photo), "--plot", str(tmp_path / "a.png"), "--model", model),
+        ("add", str(tmp_path / "e"), str(photo)),
+    ]
+    assert _run("add", str(tmp_path / "e"), str(first), "--model", model).exit_code == 0
+    for command in commands:
+        refused = _run(*command, "--max-pixels", "17999")
+        assert refused.exit_code == 1, command
+        assert "17999" in f"{refused.output} {refused.exception}".replace("\n", ""), command
+        assert _run(*command, "--max-pixels", "18000").exit_code == 0, command
+    (tmp_path / "pairs.csv").write_text(f"a,b,label\n{photo},{first},1\n")
+    for command in (
+        ("mine", str(photos), "--out", str(tmp_path / "pairs.jsonl"), "--model", model),
+        ("calibrate", str(tmp_path / "pairs.csv"), "--out", str(tmp_path / "c.json"), "--model", model),
+    ):
+        refused = _run(*command, "--max-pixels", "17999")
+        assert "17999" in refused.output.replace("\n", ""), command
+    codebook = ("codebook", str(photos), str(tmp_path / "c.safetensors"), "--words", "4", "--model", model)
+    assert _run(*codebook, "--max-pixels", "17999").exit_code == 1
+    assert _run(*codebook, "--max-pixels", "18000").exit_code == 0
+
+
 def test_add_skips_what_is_there_and_reports_failures(model: str, photos: Path, tmp_path: Path) -> None:
     directory = str(tmp_path / "e")
     first = str(photos / "photo [0].png")

@@ -130,7 +130,8 @@ def test_folders_that_cannot_work(files: Path, tmp_path: Path) -> None:
     [
         (("--precision", "fp8"), ConfigError, "choose one of auto, fp32, bf16, fp16"),
         (("--precision", "fp16", "--device", "cpu"), ConfigError, "fp16 needs a GPU"),
-        (("--device", "tpu"), ConfigError, "unknown device 'tpu'"),
+        (("--device", "tpu"), ConfigError, "'tpu'"),
+        (("--device", "mps"), ConfigError, "'mps'"),
         (("--device", "cuda:9"), ConfigError, "torch sees"),
         (("--recipe", "nothing"), ConfigError, "train_nothing.toml"),
         (("--trunk", "nothing"), CheckpointError, "nothing"),
