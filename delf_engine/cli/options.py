@@ -12,6 +12,7 @@ from delf_engine.errors import ConfigError, FormatError
 __all__ = [
     "BoxOption",
     "Directory",
+    "DistancesOption",
     "ExpandOption",
     "GraphOption",
     "JsonOption",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
+DistancesOption = Annotated[
+    bool, typer.Option("--distances", help="Scores of the file are distances: lower is better. Never guessed.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 MaxPixelsOption = Annotated[
     int | None,

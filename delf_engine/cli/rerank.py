@@ -10,6 +10,7 @@ import typer
 from delf_engine.cli.console import print_failures, print_hits, print_json, say, staged_progress
 from delf_engine.cli.options import (
     Directory,
+    DistancesOption,
     ExpandOption,
     GraphOption,
     JsonOption,
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 ShortlistsArgument = Annotated[
-    Path, typer.Argument(help="Shortlists of any system: .jsonl, .csv, TREC .run, .npy, .npz or .h5.")
+    Path,
+    typer.Argument(
+        help="Shortlists of any system: .jsonl, .csv, TREC .run, hloc's pairs .txt, .npy, .npz or .h5."
+    ),
 ]
 NamesOption = Annotated[
     Path | None, typer.Option(help="Text file of ids, one a line: what row numbers of .npy, .npz, .h5 stand for.")
@@ -52,6 +56,7 @@ def rerank(
     ] = None,
     names: NamesOption = None,
     queries: QueriesOption = None,
+    distances: DistancesOption = False,
     top_n: TopNOption = None,
     top_k: Annotated[
         int | None,
@@ -76,7 +81,7 @@ def rerank(
     from delf_engine.reranking import write_rankings
 
     rows = _ids(names)
-    lists = _read(shortlists, rows, queries)
+    lists = _read(shortlists, rows, queries, distances)
     with Engine.open(directory, readonly=True) as engine:
         if max_pixels:
             engine.extractor.max_pixels = max_pixels
@@ -115,6 +120,7 @@ def report(
     out: Annotated[Path, typer.Option(metavar="HTML", help="The page to write.")],
     names: NamesOption = None,
     query_names: Annotated[Path | None, typer.Option(help="As --queries of rerank.")] = None,
+    distances: DistancesOption = False,
     top_n: TopNOption = None,
     queries: Annotated[int, typer.Option(min=1, help="Queries to show: the first ones of the file.")] = 20,
     shown: Annotated[int, typer.Option(min=1, help="Images of each shortlist to show, before and after.")] = 8,
@@ -137,7 +143,7 @@ def report(
     from delf_engine.plotting.report import check_path, write_report
 
     check_path(out)  # before minutes of work
-    lists = _read(shortlists, _ids(names), query_names)
+    lists = _read(shortlists, _ids(names), query_names, distances)
     taken = lists if all_queries else dict(list(lists.items())[:queries])
     with Engine.open(directory, readonly=True, root=root) as engine:
         done = _reranked(engine, taken, quiet=as_json, top_n=top_n, seed=seed, workers=workers)
@@ -165,10 +171,12 @@ def _ids(path: Path | None) -> list[str] | None:
     return None if path is None else read_ids(path)
 
 
-def _read(shortlists: Path, names: list[str] | None, queries: Path | None) -> dict[str, Shortlist]:
+def _read(
+    shortlists: Path, names: list[str] | None, queries: Path | None, distances: bool
+) -> dict[str, Shortlist]:
     from delf_engine.reranking import read_shortlists
 
-    return dict(read_shortlists(shortlists, names=names, queries=_ids(queries)))
+    return dict(read_shortlists(shortlists, names=names, queries=_ids(queries), distances=distances))
 
 
 def _reranked(engine: Engine, lists: dict[str, Shortlist], *, quiet: bool, **options: Any) -> RerankedBatch:

@@ -356,6 +356,7 @@ class Engine:
         box: Box | None = None,
         top_n: int | None = None,
         seed: int = 0,
+        distances: bool = False,
     ) -> SearchResult:
         """Re-rank a shortlist of any other system by geometric verification.
 
@@ -368,8 +369,11 @@ class Engine:
             Hits to return at most; None: all.
         box, top_n, seed
             As in `search`.
+        distances : bool
+            Scores are distances, of which lower is better: they get the opposite sign.
         """
-        return rerank(self.state, query, shortlist, SearchOptions(top_k, top_n, seed=seed), box=box)
+        options = SearchOptions(top_k, top_n, seed=seed, distances=distances)
+        return rerank(self.state, query, shortlist, options, box=box)
 
     def rerank_many(
         self,
@@ -381,6 +385,7 @@ class Engine:
         expand: bool = False,
         graph: bool = False,
         seed: int = 0,
+        distances: bool = False,
         workers: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: StagedProgress | None = None,
@@ -396,7 +401,7 @@ class Engine:
             See `RerankingConfig`; None: as the profile says.
         expand, graph, seed
             As in `search`, but the same candidates are verified again, not others searched.
-        workers
+        distances, workers
             See `delf_engine.reranking.RerankOptions`.
         checkpoint : path or None
             See `delf_engine.reranking.rerank_batch`. It is one of the first round.
@@ -404,7 +409,9 @@ class Engine:
             Called with (what is done, pairs done, pairs).
         """
         state = self.state
-        options = state.rerank_options(top_n=top_n, top_k=top_k, seconds=seconds, seed=seed, workers=workers)
+        options = state.rerank_options(
+            top_n=top_n, top_k=top_k, seconds=seconds, seed=seed, distances=distances, workers=workers
+        )
         return rerank_many(
             state, shortlists, options, expand=expand, graph=graph, checkpoint=checkpoint, progress=progress
         )

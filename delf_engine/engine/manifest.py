@@ -89,6 +89,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest so that it is there whole or not at all; a `FormatError` if it cannot be written."""
     path = directory / MANIFEST
     with system_errors(f"{path}: cannot be written"), replacing(path) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        # Not by pydantic, which refuses paths that are not UTF-8.
+        temporary.write_text(json.dumps(manifest.model_dump(), indent=1), encoding="utf-8")
     with system_errors(f"{directory}: cannot be synchronised"):
         sync_directory(directory)

@@ -45,6 +45,7 @@ class SearchOptions:
     min_score: float | None = None
     seed: int = 0
     workers: int | None = None
+    distances: bool = False
 
     def __post_init__(self) -> None:
         if (self.top_k is not None and self.top_k < 1) or (self.top_n is not None and self.top_n < 0):
@@ -160,8 +161,9 @@ def _ranked(
 ) -> list[RankedCandidate]:
     """Verify the first candidates of a shortlist and rank it; with a `top_n` of 0 keep it as it is."""
     if options.top_n == 0:
-        return rank_verified(shortlist, {}, ranking=state.manifest.profile.ranking)
-    given = state.rerank_options(top_n=options.top_n, seed=options.seed)
+        ranking = state.manifest.profile.ranking
+        return rank_verified(shortlist, {}, ranking=ranking, distances=options.distances)
+    given = state.rerank_options(top_n=options.top_n, seed=options.seed, distances=options.distances)
     return rerank_shortlist(query, shortlist, state.store, given)
 
 

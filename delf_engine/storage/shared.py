@@ -115,9 +115,9 @@ class Environment:
             "lock": not readonly or self._locks,
         }
         try:
-            return lmdb.open(str(folder), map_size=self._map_size, **options)
+            return lmdb.open(os.fsencode(folder), map_size=self._map_size, **options)
         except lmdb.MemoryError:  # the address space is limited
-            return lmdb.open(str(folder), map_size=_LEAST_MAP, **options)
+            return lmdb.open(os.fsencode(folder), map_size=_LEAST_MAP, **options)
 
 
 def join(path: Path, *, readonly: bool, map_size: int) -> Environment:

@@ -46,7 +46,7 @@ class Run:
     work : Work
         Entered.
     sample : int or None
-        Render only so many items of each store, to plan with.
+        Render only so many items of each store, to plan with; torchvision's weights are not fetched for that.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Run:
             )
         self.config, self.photographs, self.options, self.work = config, photographs, options, work
         self.reports, self.seed = replace(reports, error=_once(reports.error)), options.seed
+        self.sample = sample
         self.device = choose_device(options.device)
         self.stores = Stores(
             limit=int(options.cache_gb * 1e9),
@@ -97,7 +98,8 @@ class Run:
     def start(self, trunk_weights: Any) -> None:
         """Build the network that the first stage begins with."""
         config = self.config
-        trunk = load_trunk(config.architecture, config.trunk if trunk_weights is None else trunk_weights)
+        start = config.trunk if trunk_weights is None else trunk_weights
+        trunk = load_trunk(config.architecture, start, trained=self.sample is None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = DelfNetwork(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FormatError
+from delf_engine.verification.geometry import turned_round
 
 __all__ = ["Verification", "percent", "similarity_sum"]
 
@@ -117,12 +118,7 @@ class Verification:
     @property
     def inverse(self) -> npt.NDArray[np.float64] | None:
         """The transform from pixels of B to pixels of A: H^-1, or F^T. None if there is no transform."""
-        if self.transform is None:
-            return None
-        if self.model == "fundamental":
-            return np.ascontiguousarray(self.transform.T)
-        H = np.linalg.inv(self.transform)
-        return np.asarray(H / H[2, 2] if abs(H[2, 2]) > 1e-12 * np.linalg.norm(H) else H)
+        return None if self.transform is None else turned_round(self.model, self.transform)
 
     @property
     def inlier_similarity(self) -> float:

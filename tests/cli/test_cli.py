@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 
 from delf_engine import __version__
 from delf_engine.cli import app
-from delf_engine.errors import DelfEngineError, DelfEngineWarning
+from delf_engine.cli.console import print_json
+from delf_engine.errors import DelfEngineError, DelfEngineWarning, FormatError
 from helpers import random_photo, write_image, write_tiny_model
 
 
@@ -175,6 +176,23 @@ def test_rerank_shortlists(engine: str, photos: Path, tmp_path: Path) -> None:
     assert [entry["id"] if isinstance(entry, dict) else entry[0] for entry in first] == paths[2:]
     lists.write_text(json.dumps(lines[0]))
     assert _json("rerank", engine, str(lists))["rankings"][paths[2]][0]["id"] == paths[2]
+
+
+def test_distances_are_asked_for_by_name(engine: str, photos: Path, tmp_path: Path) -> None:
+    a, b, c, _ = (str(p) for p in sorted(photos.iterdir()))
+    lists = tmp_path / "lists.csv"
+    lists.write_text(f"query,id,score\n{a},{b},0.5\n{a},{c},0.75\n")
+    page = tmp_path / "page.html"
+    for command in (["rerank", engine, str(lists)], ["report", engine, str(lists), "--out", str(page)]):
+        assert isinstance(_run(*command).exception, FormatError)
+        assert _run(*command, "--distances").exit_code == 0
+    found = _json("rerank", engine, str(lists), "--distances")["rankings"][a]
+    assert {hit["id"]: hit["score"] for hit in found} == {b: -0.5, c: -0.75}
+
+
+def test_json_has_no_numbers_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"é": [float("nan"), float("inf"), 1.5], "\udcff": None})
+    assert capsys.readouterr().out == '{\n "é": [\n  null,\n  null,\n  1.5\n ],\n "\\udcff": null\n}\n'
 
 
 def test_rerank_row_numbers_in_two_rounds(engine: str, photos: Path, tmp_path: Path) -> None:
