@@ -28,7 +28,8 @@ class VerificationConfig(Config):
         If given, `residual_px` holds for images whose longer side has this many pixels and grows with
         larger images; if None, it is in pixels of the original images.
     mutual : bool
-        Keep matches that are nearest neighbours both ways only.
+        Keep matches that are nearest neighbours both ways only. Else they are the nearest neighbours in B of the
+        features of A, the query: as published, but B and A are then counted otherwise than A and B.
     max_distance : float or None
         Upper limit of the Euclidean descriptor distance.
     ratio : float or None

@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +23,7 @@ from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError, ProcessDiedError
 from delf_engine.extraction.content import content_box, textured
 from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name
+from delf_engine.images.files import no_path
 from delf_engine.pyramid import Level, plan_levels, resize
 from delf_engine.support.processes import can_start_processes, map_ordered, process_pool
 from delf_engine.support.threads import usable_cores
@@ -87,7 +87,8 @@ def read_pyramid(
     box : x0, y0, x1, y1 or None
         Region of interest, in pixels: it keeps the scale that the whole image would have had.
     max_pixels : int
-        Larger images are refused before decoding.
+        Larger images are refused before decoding; of a JPEG as many pixels are decoded as the pyramid needs, and
+        refused only if these are more.
 
     Raises
     ------
@@ -112,8 +113,9 @@ def read_pyramid(
     def needed(size: tuple[int, int]) -> int:
         return max((max(level.width, level.height) for level in planned(size, size)), default=1)
 
-    reduces = config.reduced_decoding and box is None
-    image, image_size = load_reduced(source, needed if reduces else None, max_pixels=max_pixels)
+    image, image_size = load_reduced(
+        source, needed if box is None else None, always=config.reduced_decoding, max_pixels=max_pixels
+    )
     region_size, whole_size, offset = image_size, image_size, (0, 0)
     if box is not None:
         image, offset = crop(image, box, name=name)
@@ -174,11 +176,13 @@ def decoded(
         until_closed.callback(here.shutdown, cancel_futures=True)
         there = here
         if workers:
-            there = until_closed.enter_context(process_pool(workers, partial(_begin, _pillow_limit())))
+            there = until_closed.enter_context(process_pool(workers, _begin))
 
         def submit(source: ImageSource) -> Future[Pyramid | str]:
             if isinstance(source, (str, os.PathLike)):
-                return there.submit(_prepared, os.path.abspath(source), config, stride, max_pixels)
+                path = os.fspath(source)
+                given = path if no_path(path) and not os.path.exists(path) else os.path.abspath(path)
+                return there.submit(_prepared, given, config, stride, max_pixels)
             executor = there if isinstance(source, bytes) else here
             return executor.submit(_prepared, source, config, stride, max_pixels)
 
@@ -230,19 +234,11 @@ def _prepared(source: ImageSource, config: ExtractionConfig, stride: int, max_pi
         return error.reason
 
 
-def _pillow_limit() -> int | None:
-    from PIL import Image
-
-    return Image.MAX_IMAGE_PIXELS
-
-
-def _begin(pillow_limit: int | None) -> None:
+def _begin() -> None:
     """Begin a process that runs when the network leaves a core idle: it waits for its slowest core."""
     import cv2
-    from PIL import Image
 
     cv2.setNumThreads(1)  # there are as many processes as cores to use
-    Image.MAX_IMAGE_PIXELS = pillow_limit
     os.setsid()  # Linux shares out cores by session first
     os.nice(19)
     with contextlib.suppress(OSError):

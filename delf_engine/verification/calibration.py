@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from pydantic import Field, ValidationError
 from delf_engine.config import Config, Profile
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.support.files import replacing, system_errors
-from delf_engine.verification.curve import EVIDENCE, Curve, Evidence, Probability, logistic, logit
+from delf_engine.verification.curve import Curve, Evidence, Probability, logistic, logit
 from delf_engine.verification.result import Verification
 
 __all__ = [
@@ -46,6 +45,7 @@ _FINE: tuple[Evidence, ...] = ("log_epipolar", "log_planar")
 
 #: Pairs of either label that a fit needs.
 MINIMUM_PAIRS = 10
+
 
 class Calibration(Config):
     """How probable it is that two photographs show the same place, given what their verification found.
@@ -356,7 +356,7 @@ def _hashes(profile: Profile) -> dict[str, str]:
     """Return hashes of the options that evidence depends on, by their names in a `Calibration`."""
     return {
         "verification_sha256": _sha256(profile.verification, {"min_inliers"}),
-        "extraction_sha256": _sha256(profile.extraction, {"precision"}),
+        "extraction_sha256": _sha256(profile.extraction, {"precision", "max_pixels"}),
         "fine_sha256": _sha256(profile.fine, set()),
     }
 

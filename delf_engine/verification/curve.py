@@ -22,7 +22,9 @@ __all__ = ["EVIDENCE", "FALSE_ACCEPTANCE", "Curve", "Evidence", "Probability", "
 Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 Probability = Annotated[float, Field(gt=0, lt=1)]
-Evidence = Literal["inliers", "inlier_similarity", "log_inliers", "log_inlier_similarity", "log_epipolar", "log_planar"]
+Evidence = Literal[
+    "inliers", "inlier_similarity", "log_inliers", "log_inlier_similarity", "log_epipolar", "log_planar"
+]
 
 #: Fine matches that agree by chance on some fundamental matrix, and on some homography.
 _EPIPOLAR, _PLANAR = 16, 6
@@ -86,7 +88,9 @@ class Curve(Config):
         kept = dict(zip(evidence, weights, strict=True))
         numbers = int(labels.sum()), int((~labels).sum())
         curve = cls(weights=kept, intercept=intercept, positives=numbers[0], negatives=numbers[1], accept=0.5)
-        wrong = np.sort(curve.ratios([v for v, same in zip(verifications, labels, strict=True) if not same], prior))
+        wrong = np.sort(
+            curve.ratios([v for v, same in zip(verifications, labels, strict=True) if not same], prior)
+        )
         allowed = math.floor(FALSE_ACCEPTANCE * len(wrong))
         highest = logistic(float(wrong[-1 - allowed]) + logit(prior))
         accept = min(max(_LEAST, math.nextafter(highest, 1)), math.nextafter(1, 0))

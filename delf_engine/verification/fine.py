@@ -15,6 +15,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.matching import PreparedDescriptors, match_prepared
 from delf_engine.verification.fits import Fit, ModelName
 from delf_engine.verification.models import estimate
+from delf_engine.verification.order import goes_first
 from delf_engine.verification.overlays import overlay_matches
 
 __all__ = ["FineEvidence", "fine_evidence"]
@@ -78,7 +79,7 @@ class FineEvidence:
 def fine_evidence(
     a: LocalFeatures, b: LocalFeatures, *, config: FineConfig | None = None, seed: int = 0
 ) -> FineEvidence:
-    """Match the fine features of two images, and count what agrees.
+    """Match the fine features of two images, and count what agrees; A and B are counted as B and A are.
 
     Parameters
     ----------
@@ -94,6 +95,8 @@ def fine_evidence(
     MismatchError
         If the descriptors have different dimensions.
     """
+    if goes_first(b, a):
+        return fine_evidence(b, a, config=config, seed=seed).inverted()
     config = config or FineConfig()
     matched = match_prepared(
         PreparedDescriptors(a.descriptors, "A", "uint8"),
@@ -107,9 +110,7 @@ def fine_evidence(
     kept = np.ones(len(matched.pairs), bool)
 
     def fitted(model: ModelName) -> Fit | None:
-        first, second = (
-            (side[kept] + 0.5) * scale - 0.5 for side, scale in zip(sides, scales, strict=True)
-        )
+        first, second = ((side[kept] + 0.5) * scale - 0.5 for side, scale in zip(sides, scales, strict=True))
         return estimate(
             model,
             first,

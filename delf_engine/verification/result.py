@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import FormatError
 from delf_engine.verification.fine import FineEvidence
+from delf_engine.verification.geometry import turned_round
 
 __all__ = ["Verdict", "Verification", "percent", "similarity_sum"]
 
@@ -21,7 +22,9 @@ Verdict = Literal["same", "different", "unsure"]
 #: What fields of a written verification are made to be, and which of them may be None.
 _NUMBERS: dict[str, type] = {
     **dict.fromkeys(("model", "estimator"), str),
-    **dict.fromkeys(("putative", "min_inliers", "effective_inliers", "reference_size", "overlay", "rotation"), int),
+    **dict.fromkeys(
+        ("putative", "min_inliers", "effective_inliers", "reference_size", "overlay", "rotation"), int
+    ),
     **dict.fromkeys(("residual_px", "similarity", "exponent", "error_px", "probability", "accept"), float),
 }
 _OPTIONAL = {"reference_size", "error_px", "probability", "accept"}
@@ -134,12 +137,7 @@ class Verification:
     @property
     def inverse(self) -> npt.NDArray[np.float64] | None:
         """The transform from pixels of B to pixels of A: H^-1, or F^T. None if there is no transform."""
-        if self.transform is None:
-            return None
-        if self.model == "fundamental":
-            return np.ascontiguousarray(self.transform.T)
-        H = np.linalg.inv(self.transform)
-        return np.asarray(H / H[2, 2] if abs(H[2, 2]) > 1e-12 * np.linalg.norm(H) else H)
+        return None if self.transform is None else turned_round(self.model, self.transform)
 
     @property
     def inlier_similarity(self) -> float:
