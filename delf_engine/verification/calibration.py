@@ -1,7 +1,7 @@
 """`Calibration`: from the evidence of a `Verification` to a probability that two photographs show one place.
 
-Logistic curves, fitted once on labelled pairs and kept as a JSON file, beside the checkpoint if it is that checkpoint's own; what it then needs
-is NumPy's and Python's own arithmetic.
+Logistic curves, fitted once on labelled pairs and kept as a JSON file, beside the checkpoint if it is that
+checkpoint's own; what it then needs is NumPy's and Python's own arithmetic.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Calibration(Config):
         Identity of the model that made the features, and name of their profile, if known.
     verification_sha256, extraction_sha256, fine_sha256 : str or None
         Of that profile's options: all of verification but `min_inliers`, all of extraction but `precision`, which
-        is the machine's, and all of fine evidence. Those at their defaults do not count, so that a new option does not change the hash.
+        is the machine's, and `max_pixels`, and all of fine evidence. Those at their defaults do not count, so that
+        a new option does not change the hash.
     geometry, estimator, residual_px, reference_size, exponent
         As in `Verification`, whose `model` is `geometry`.
     """
