@@ -119,7 +119,8 @@ def _fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[list
     Pairs are weighted so that the two labels together weigh as the prior says, whatever their numbers. They are
     sorted first, so that sums have the same bits in whatever order they came. Labels are Platt's targets,
     (n + 1) / (n + 2) and 1 / (n + 2): even pairs that the evidence separates without an error get finite weights.
-    Each pair counts as label 1 with its target's part of its weight. Evidence that would count against is left out.
+    Each pair counts as label 1 with its target's part of its weight. Evidence that would count against is left
+    out.
     """
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
