@@ -77,5 +77,6 @@ def difference(first: Scored, second: Scored, rate: float, *, samples: int = 500
         times = [np.where(e[:, 0] == e[:, 1], drawn[e[:, 0]], drawn[e[:, 0]] * drawn[e[:, 1]]) for e in ends]
         sides = list(zip((first, second), times, strict=True))
         if all(t[side.labels].any() and t[~side.labels].any() for side, t in sides):
-            out.append(float(np.subtract(*(accepted(side, rate, t) for side, t in sides))))
+            one, other = (accepted(side, rate, t) for side, t in sides)
+            out.append(one - other)
     return np.array(out)

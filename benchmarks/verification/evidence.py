@@ -170,11 +170,13 @@ class Evidence:
         folder = self._cache / hashlib.sha256(self._fine_identity.encode()).hexdigest()[:16]
         if not (folder / "data.mdb").is_file():
             FeatureStore.create(folder, dim=FINE_DIM, codec="uint8", model=self._fine_identity).close()
-        store = FeatureStore.open(folder)
-        missing = [name for name in ids if name not in store]
-        for name in track(missing, "fine features", console=Console(stderr=True), disable=not missing):
-            store.put(name, extracted(name))
-        return store
+        with FeatureStore.open(folder, readonly=True) as store:
+            missing = [name for name in ids if name not in store]
+        if missing:
+            with FeatureStore.open(folder) as store:
+                for name in track(missing, "fine features", console=Console(stderr=True)):
+                    store.put(name, extracted(name))
+        return FeatureStore.open(folder, readonly=True)
 
     def _kept(self, what: str, pairs: Sequence[Names], work: Callable[[list[Names]], list[Any]]) -> list[Any]:
         path = self._cache / f"evidence-{self._key}" / f"{what}.pickle"

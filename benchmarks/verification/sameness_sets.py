@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,13 +27,13 @@ __all__ = [
     "CHECKED",
     "Judged",
     "PairSet",
+    "across",
     "checked_sets",
     "fitted_sets",
     "judged",
     "landmark_part",
     "linked",
     "thumbnails",
-    "unlike_folders",
     "wearing",
 ]
 
@@ -48,8 +48,9 @@ _A_FOLDER = 20  # photographs at most
 _SAMPLED = 60_000  # pairs of different places at most
 #: Pairs of different places that get fine evidence: those with most inliers, and so many of the rest.
 _HARD, _REST = 1500, 1000
-#: Fine matches on one epipolar geometry, or on one plane: beyond doubt, and more than chance gives.
-_SURE, _CHANCE = (25, 15), (18, 8)
+#: Fine matches on one epipolar geometry, or on one plane: more than any overlay gives, than look-alikes give, and
+#: than chance gives.
+_CERTAIN, _SURE, _CHANCE = (60, 40), (25, 15), (18, 8)
 _SURE_INLIERS = 60
 _COPY = 0.6
 _SHARE = (0.25, 0.8)
@@ -283,7 +284,7 @@ def landmark_part(evidence: Evidence, part: Part) -> PairSet:
     """Return the pairs of a part of `landmarks/`, labelled by geometry.
 
     Of one place are pairs of one folder that `linked` joins; of different places those of different folders, at
-    most 60,000 drawn by chance, but for folders that seem to show one place (`unlike_folders`). Copies of one
+    most 60,000 drawn by chance, but for folders that seem to show one place (`across`). Copies of one
     photograph are left out.
     """
     folders = sorted(path.name for path in (evidence.data / "landmarks").iterdir() if path.is_dir())
@@ -295,48 +296,56 @@ def landmark_part(evidence: Evidence, part: Part) -> PairSet:
     evidence.pictures.update(pictures)
     name = f"landmarks {part}"
     home = {picture.id: folder for folder, files in of.items() for picture in files}
+    between = judged(evidence, _between(name, pictures, home))
+    alike, marked = across(between)
     inside = [pair for files in of.values() for pair in itertools.combinations([p.id for p in files], 2)]
-    same = linked(inside, evidence.verified(name, inside, fine=True))
+    same = linked(inside, evidence.verified(name, inside, fine=True), marked)
     copy = evidence.copies(name, inside) > _COPY
     right = [pair for pair, yes, no in zip(inside, same, copy, strict=True) if yes and not no]
-    wrong = _between(evidence, name, home)
+    every = _between(name, pictures, home)
+    wrong = [pair for pair, place in zip(every.pairs, every.places, strict=True) if place not in alike]
     pairs = [*right, *wrong]
     labels = np.arange(len(pairs)) < len(right)
     return PairSet(name, pictures, pairs, labels, [(home[a], home[b]) for a, b in pairs])
 
 
-def _between(evidence: Evidence, name: str, home: Mapping[str, str]) -> list[Names]:
-    """Return pairs of pictures of different folders that do not show one place, drawn by chance."""
+def _between(name: str, pictures: dict[str, Picture], home: Mapping[str, str]) -> PairSet:
+    """Return pairs of pictures of different folders, drawn by chance."""
     names = list(home)
     every = [(i, j) for i, j in itertools.combinations(range(len(names)), 2) if home[names[i]] != home[names[j]]]
     drawn = np.random.default_rng(0).choice(len(every), min(_SAMPLED, len(every)), replace=False)
     pairs = [(names[every[k][0]], names[every[k][1]]) for k in np.sort(drawn)]
-    places = [(home[a], home[b]) for a, b in pairs]
-    found = judged(evidence, PairSet(name, {}, pairs, np.zeros(len(pairs), bool), places))
-    like = unlike_folders(found)
-    return [pair for pair, place in zip(pairs, places, strict=True) if place not in like]
+    return PairSet(name, pictures, pairs, np.zeros(len(pairs), bool), [(home[a], home[b]) for a, b in pairs])
 
 
-def linked(pairs: Sequence[Names], found: Sequence[Verification]) -> Bools:
+def across(between: Judged) -> tuple[set[Names], set[str]]:
+    """Return what fine evidence says of pictures of different folders.
+
+    Returns
+    -------
+    alike : set of (folder, folder)
+        That show one place: some pair of theirs has more than overlays ever gave. Nothing is known of the others.
+    marked : set of str
+        Pictures that agree with one of another folder nevertheless: they wear the mark of an agency, and so their
+        agreement with others of their own folder says little.
+    """
+    found = list(zip(between.pairs, between.places, between.verifications, strict=True))
+    alike = {place for _, place, v in found if reaches(v, _CERTAIN)}
+    agreeing = [pair for pair, place, v in found if place not in alike and reaches(v, _SURE)]
+    return alike, {name for pair in agreeing for name in pair}
+
+
+def linked(pairs: Sequence[Names], found: Sequence[Verification], marked: Collection[str] = ()) -> Bools:
     """Tell which pairs show one place: beyond doubt, or each of the two does so with one third picture."""
     near: dict[str, set[str]] = {}
     for (a, b), v in zip(pairs, found, strict=True):
-        if beyond_doubt(v):
+        least = _CERTAIN if a in marked and b in marked else _SURE
+        if reaches(v, least) or (least is _SURE and v.inliers >= _SURE_INLIERS and reaches(v, _CHANCE)):
             near.setdefault(a, {a}).add(b)
             near.setdefault(b, {b}).add(a)
     return np.array([not near.get(a, set()).isdisjoint(near.get(b, set())) for a, b in pairs], bool)
 
 
-def beyond_doubt(found: Verification) -> bool:
-    """Tell whether two pictures show one place for sure."""
-    if found.fine is None:
-        return False
-    numbers = found.fine.epipolar, found.fine.planar
-    details = any(number >= least for number, least in zip(numbers, _SURE, strict=True))
-    some = any(number >= least for number, least in zip(numbers, _CHANCE, strict=True))
-    return details or (some and found.inliers >= _SURE_INLIERS)
-
-
-def unlike_folders(found: Judged) -> set[Names]:
-    """Return pairs of folders of which photographs show one place for sure: nothing is known of the others."""
-    return {place for place, v in zip(found.places, found.verifications, strict=True) if beyond_doubt(v)}
+def reaches(found: Verification, least: tuple[int, int]) -> bool:
+    """Tell whether so many fine matches agree on one epipolar geometry, or so many on one plane."""
+    return found.fine is not None and (found.fine.epipolar >= least[0] or found.fine.planar >= least[1])

@@ -359,3 +359,16 @@ def test_probabilities_need_no_scikit_learn(tmp_path: Path) -> None:
     value, modules = done.stdout.split("\n")[:2]
     assert 0 < float(value) < 1
     assert modules == "[]"
+
+
+def test_a_pair_may_stand_for_several() -> None:
+    found, labels = labelled(3)
+    weights = np.random.default_rng(3).integers(1, 40, len(labels))
+    weighted = Calibration.fit(found, labels, trained_on="made up", weights=weights)
+    many = [v for v, times in zip(found, weights, strict=True) for _ in range(times)]
+    repeated = Calibration.fit(many, np.repeat(labels, weights), trained_on="made up")
+    assert weighted.coarse.positives == repeated.coarse.positives == weights[labels == 1].sum()
+    assert weighted.coarse.accept == pytest.approx(repeated.coarse.accept)
+    assert weighted.probabilities(found) == pytest.approx(repeated.probabilities(found))
+    with pytest.raises(DataError):
+        Calibration.fit(found, labels, trained_on="made up", weights=weights[1:])
