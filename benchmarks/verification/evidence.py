@@ -118,7 +118,6 @@ class Evidence:
         self.system, self.data, self._cache, self._workers = system, data, cache, workers
         self.pictures: dict[str, Picture] = {}
         self._coarse: dict[str, LocalFeatures] = {}
-        self._lengths: dict[str, int] = {}
         profile = system.profile
         extraction, *rooms = (
             Path(str(room.__file__)).parent

@@ -112,7 +112,9 @@ def sets_table(
         nothing = [float("nan")] * 3
         row |= {"inliers": nothing, "probability": nothing, "difference": nothing}
         if pairs.labels.any():
-            inliers = np.array([v.inliers for v in evidence.verified(pairs.name, pairs.pairs)], np.float64)
+            inliers = np.array(
+                [v.inliers for v in evidence.verified(pairs.name.split(",")[0], pairs.pairs)], np.float64
+            )
             plain = Scored(inliers, pairs.labels, np.ones(len(inliers)), pairs.places)
             sure = Scored(calibration.probabilities(fine.verifications), fine.labels, fine.weights, fine.places)
             row["inliers"] = [100 * accepted(plain, rate) for rate in RATES]

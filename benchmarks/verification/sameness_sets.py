@@ -42,7 +42,15 @@ Part = Literal["fit", "choose", "held out"]
 Bools = npt.NDArray[np.bool_]
 
 #: Sets that no calibration is fitted on.
-CHECKED = ("landmarks choose", "landmarks held out", "holidays_dev", "ukbench_dev", "paris", "distractors")
+CHECKED = (
+    "landmarks choose",
+    "landmarks held out",
+    "landmarks held out, all",
+    "holidays_dev",
+    "ukbench_dev",
+    "paris",
+    "distractors",
+)
 
 _A_FOLDER = 20  # photographs at most
 _SAMPLED = 60_000  # pairs of different places at most
@@ -92,7 +100,8 @@ class Judged(NamedTuple):
 def judged(evidence: Evidence, pairs: PairSet) -> Judged:
     """Return all pairs of one place, the most alike of different ones, some of the others; with fine evidence."""
     evidence.pictures.update(pairs.pictures)
-    coarse = evidence.verified(pairs.name, pairs.pairs)
+    kept = pairs.name.split(",")[0]
+    coarse = evidence.verified(kept, pairs.pairs)
     alike = np.array([(v.inliers, v.inlier_similarity) for v in coarse]).reshape(-1, 2)
     wrong = np.flatnonzero(~pairs.labels)
     wrong = wrong[np.lexsort((wrong, *-alike[wrong].T[::-1]))]
@@ -102,7 +111,7 @@ def judged(evidence: Evidence, pairs: PairSet) -> Judged:
     weights = np.ones(len(coarse))
     weights[drawn] = len(rest) / max(1, len(drawn))
     asked = [pairs.pairs[i] for i in rows]
-    found = evidence.verified(pairs.name, asked, fine=True)
+    found = evidence.verified(kept, asked, fine=True)
     return Judged(found, pairs.labels[rows], weights[rows], [pairs.places[i] for i in rows], asked)
 
 
@@ -115,7 +124,7 @@ def fitted_sets(evidence: Evidence) -> list[PairSet]:
         _strecha(evidence, cut=False),
         _strecha(evidence, cut=True),
         _unrelated(evidence.data),
-        landmarks := landmark_part(evidence, "fit"),
+        landmarks := landmark_part(evidence, "fit", indirect=True),
         thumbnails(landmarks, _some(landmarks.labels, 400, 4000)),
         wearing(landmarks, _some(landmarks.labels, 240, 0), list(OVERLAYS)[::2]),
         _framed(evidence.data, list(OVERLAYS)[::2]),
@@ -128,6 +137,7 @@ def checked_sets(evidence: Evidence, names: Sequence[str] = CHECKED) -> list[Pai
     makers: dict[str, Callable[[], PairSet]] = {
         "landmarks choose": lambda: landmark_part(evidence, "choose"),
         "landmarks held out": lambda: landmark_part(evidence, "held out"),
+        "landmarks held out, all": lambda: landmark_part(evidence, "held out", indirect=True),
         "holidays_dev": lambda: _grouped(data, "holidays_dev", lambda stem: stem[:4]),
         "ukbench_dev": lambda: _grouped(data, "ukbench_dev", lambda stem: str(int(stem[-5:]) // 4)),
         "paris": lambda: _paris(data),
@@ -280,12 +290,12 @@ def part_of(folder: str) -> Part:
     return "fit" if number < 70 else "choose" if number < 85 else "held out"
 
 
-def landmark_part(evidence: Evidence, part: Part) -> PairSet:
+def landmark_part(evidence: Evidence, part: Part, *, indirect: bool = False) -> PairSet:
     """Return the pairs of a part of `landmarks/`, labelled by geometry.
 
-    Of one place are pairs of one folder that `linked` joins; of different places those of different folders, at
-    most 60,000 drawn by chance, but for folders that seem to show one place (`across`). Copies of one
-    photograph are left out.
+    Of one place are pairs of one folder that `linked` joins, directly or, if `indirect`, also through a third
+    photograph; of different places those of different folders, at most 60,000 drawn by chance, but for folders that
+    seem to show one place (`across`). Copies of one photograph are left out.
     """
     folders = sorted(path.name for path in (evidence.data / "landmarks").iterdir() if path.is_dir())
     of: dict[str, list[Picture]] = {}
@@ -299,14 +309,16 @@ def landmark_part(evidence: Evidence, part: Part) -> PairSet:
     between = judged(evidence, _between(name, pictures, home))
     alike, marked = across(between)
     inside = [pair for files in of.values() for pair in itertools.combinations([p.id for p in files], 2)]
-    same = linked(inside, evidence.verified(name, inside, fine=True), marked)
+    direct, joined = linked(inside, evidence.verified(name, inside, fine=True), marked)
+    same = joined if indirect else direct
     copy = evidence.copies(name, inside) > _COPY
     right = [pair for pair, yes, no in zip(inside, same, copy, strict=True) if yes and not no]
     every = _between(name, pictures, home)
     wrong = [pair for pair, place in zip(every.pairs, every.places, strict=True) if place not in alike]
     pairs = [*right, *wrong]
     labels = np.arange(len(pairs)) < len(right)
-    return PairSet(name, pictures, pairs, labels, [(home[a], home[b]) for a, b in pairs])
+    places = [(home[a], home[b]) for a, b in pairs]
+    return PairSet(f"{name}, all" if indirect else name, pictures, pairs, labels, places)
 
 
 def _between(name: str, pictures: dict[str, Picture], home: Mapping[str, str]) -> PairSet:
@@ -335,15 +347,20 @@ def across(between: Judged) -> tuple[set[Names], set[str]]:
     return alike, {name for pair in agreeing for name in pair}
 
 
-def linked(pairs: Sequence[Names], found: Sequence[Verification], marked: Collection[str] = ()) -> Bools:
-    """Tell which pairs show one place: beyond doubt, or each of the two does so with one third picture."""
+def linked(
+    pairs: Sequence[Names], found: Sequence[Verification], marked: Collection[str] = ()
+) -> tuple[Bools, Bools]:
+    """Tell which pairs show one place beyond doubt, (P,), and which do so or through a third picture, (P,)."""
+    direct = []
     near: dict[str, set[str]] = {}
     for (a, b), v in zip(pairs, found, strict=True):
         least = _CERTAIN if a in marked and b in marked else _SURE
-        if reaches(v, least) or (least is _SURE and v.inliers >= _SURE_INLIERS and reaches(v, _CHANCE)):
+        direct.append(reaches(v, least) or (least is _SURE and v.inliers >= _SURE_INLIERS and reaches(v, _CHANCE)))
+        if direct[-1]:
             near.setdefault(a, {a}).add(b)
             near.setdefault(b, {b}).add(a)
-    return np.array([not near.get(a, set()).isdisjoint(near.get(b, set())) for a, b in pairs], bool)
+    joined = [not near.get(a, set()).isdisjoint(near.get(b, set())) for a, b in pairs]
+    return np.array(direct, bool), np.array(joined, bool)
 
 
 def reaches(found: Verification, least: tuple[int, int]) -> bool:

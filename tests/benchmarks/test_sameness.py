@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.verification.acceptance import Scored, accepted, difference
 from benchmarks.verification.evidence import Picture, made
 from benchmarks.verification.overlays import OVERLAYS
-from benchmarks.verification.sameness_sets import PairSet, linked, part_of, thumbnails, wearing
+from benchmarks.verification.sameness_sets import Judged, PairSet, across, linked, part_of, thumbnails, wearing
 from delf_engine.verification.fine import FineEvidence
 from verification.answers import answer
 
@@ -69,9 +69,21 @@ def test_pairs_are_linked_by_fine_evidence_and_through_one_common_neighbour() ->
         ("e", "f"): answer(900, fine=FineEvidence(60, 17, 7)),  # a look-alike
     }
     nothing = answer(5, fine=FineEvidence(60, 12, 5))
-    same = linked(pairs, [sure.get(pair, nothing) for pair in pairs])
-    found = {"".join(pair) for pair, yes in zip(pairs, same, strict=True) if yes}
-    assert found == {"ab", "bc", "cd", "ac", "bd"}
+    found = [sure.get(pair, nothing) for pair in pairs]
+    direct, joined = (["".join(pairs[i]) for i in np.flatnonzero(rows)] for rows in linked(pairs, found))
+    assert direct == ["ab", "bc", "cd"]
+    assert sorted(joined) == ["ab", "ac", "bc", "bd", "cd"]
+    # Both wear the mark of an agency: what agrees may be no more than that.
+    direct, _ = linked(pairs, found, marked={"a", "b", "d"})
+    assert ["".join(pairs[i]) for i in np.flatnonzero(direct)] == ["bc", "cd"]
+
+
+def test_folders_that_show_one_place_are_told_from_marks() -> None:
+    pairs = [("p/1", "q/1"), ("p/2", "r/1"), ("q/2", "r/2")]
+    found = [FineEvidence(200, 60, 0), FineEvidence(99, 59, 39), FineEvidence(99, 24, 14)]
+    places = [(a[0], b[0]) for a, b in pairs]
+    between = Judged([answer(9, fine=f) for f in found], np.zeros(3, bool), np.ones(3), places, pairs)
+    assert across(between) == ({("p", "q")}, {"p/2", "r/1"})
 
 
 def test_changed_pairs_keep_their_labels_and_places() -> None:
