@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 
 from delf_engine.config import Config, Profile
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
+from delf_engine.support.arrays import check_array
 from delf_engine.support.files import replacing, system_errors
 from delf_engine.verification.curve import Curve, Evidence, Probability, logistic, logit
 from delf_engine.verification.result import Verification
@@ -100,6 +101,7 @@ class Calibration(Config):
         trained_on: str,
         checkpoint: str | None = None,
         profile: Profile | None = None,
+        weights: npt.ArrayLike | None = None,
     ) -> Calibration:
         """Fit a calibration to pairs of photographs of which it is known whether they show the same place.
 
@@ -120,6 +122,8 @@ class Calibration(Config):
             As the attributes.
         profile : Profile or None
             With which the pairs were extracted and verified.
+        weights : (N,) float or None
+            How many pairs each one stands for, above 0, where only some of many were taken; None: for itself.
 
         Raises
         ------
@@ -137,11 +141,14 @@ class Calibration(Config):
         same = checked_labels(labels, len(verifications))
         made_with = _common_options(verifications, profile)
         detailed = all(verification.fine is not None for verification in verifications)
+        stand_for = check_array(
+            "weights", np.ones(len(same)) if weights is None else weights, np.float64, same.shape, error=DataError
+        )
         values: dict[str, Any] = {
             "evidence": evidence,
             "prior": float(prior),
-            "coarse": Curve.fit(verifications, same, (evidence,), prior),
-            "fine": Curve.fit(verifications, same, (evidence, *_FINE), prior) if detailed else None,
+            "coarse": Curve.fit(verifications, same, (evidence,), prior, stand_for),
+            "fine": Curve.fit(verifications, same, (evidence, *_FINE), prior, stand_for) if detailed else None,
             "trained_on": trained_on,
             "checkpoint": checkpoint,
             "profile": None if profile is None else profile.name,
