@@ -90,7 +90,7 @@ class Verification:
     accept : float or None
         Probability from which on the verdict is "same".
     fine : FineEvidence or None
-        What keypoints of pixel accuracy say; None if they were not asked. Where they have a transform, it is taken.
+        What keypoints of pixel accuracy say; None if they were not asked. `transform` is theirs if they have one.
     overlay : int
         Matches left out because both images wear the same frame, caption or screenshot chrome.
     rotation : 0, 90, 180 or 270
