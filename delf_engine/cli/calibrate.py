@@ -165,11 +165,11 @@ def _gathered(
 
 
 def _report(calibration: Calibration, check: dict[str, Any], left_out: int, out: Path) -> list[str]:
-    total = calibration.positives + calibration.negatives
+    total = calibration.coarse.positives + calibration.coarse.negatives
     missing = f"; {left_out} left out, as a photograph could not be read" if left_out else ""
     lines = [
-        f"{total} pairs: {calibration.positives} of one place ({check['places']} places), "
-        f"{calibration.negatives} of different places{missing}"
+        f"{total} pairs: {calibration.coarse.positives} of one place ({check['places']} places), "
+        f"{calibration.coarse.negatives} of different places{missing}"
     ]
     if check["roc_auc"] is None:
         lines.append(

@@ -65,8 +65,8 @@ class VerificationConfig(Config):
 class FineConfig(Config):
     """Fine evidence: features of pixel accuracy, which tell a place from another one that looks like it.
 
-    RootSIFT (Lowe, IJCV 2004; Arandjelović and Zisserman, CVPR 2012), mutual nearest neighbours, and what agrees on
-    one fundamental matrix and on one homography.
+    RootSIFT (Lowe, IJCV 2004; Arandjelović and Zisserman, CVPR 2012), mutual nearest neighbours, and what of them
+    agrees on one fundamental matrix and on one homography.
 
     Attributes
     ----------

@@ -127,26 +127,31 @@ def read_pyramid(
         image, offset = crop(image, box, name=name)
         region_size = (image.shape[1], image.shape[0])
     elif config.trim_frames:
-        image, offset, region_size = _trimmed(image, image_size)
-        whole_size = region_size if min(region_size) >= config.min_side else image_size
+        image, offset, region_size = _trimmed(image, image_size, config.min_side)
+        whole_size = region_size
     if min(region_size) < config.min_side:
         raise ImageError(
             name,
             f"{region_size[0]} x {region_size[1]} pixels are too few; each side needs at least {config.min_side}",
         )
-    levels = planned(region_size, whole_size)
+    levels = planned(region_size, whole_size) if image.size else []
     pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
     masks = tuple(textured(level, stride, 3 * stride, config.min_contrast) for level in pixels)
     return Pyramid(image_size, region_size, offset, tuple(levels), pixels, masks)
 
 
 def _trimmed(
-    image: npt.NDArray[np.uint8], image_size: tuple[int, int]
+    image: npt.NDArray[np.uint8], image_size: tuple[int, int], min_side: int
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int], tuple[int, int]]:
-    """Return an image without its uniform frame, and where that leaves it in the pixels of the original."""
+    """Return an image without its uniform frame, and where that leaves it in the pixels of the original.
+
+    Of an image of one colour no pixel is left; one that keeps less than `min_side` pixels is kept whole.
+    """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = content_box(image)
     if x1 <= x0 or y1 <= y0:
+        return image[:0], (0, 0), image_size
+    if min(x1 - x0, y1 - y0) < min_side:
         return image, (0, 0), image_size
     x, y = image_size[0] / width, image_size[1] / height
     return image[y0:y1, x0:x1], (round(x0 * x), round(y0 * y)), (round((x1 - x0) * x), round((y1 - y0) * y))

@@ -280,6 +280,7 @@ def cross_validated(
     evidence: Evidence = "inlier_similarity",
     prior: float = 0.5,
     folds: int = 5,
+    weights: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.float64]:
     """Return for each pair the probability that a calibration gives it which has seen neither of its places.
 
@@ -289,7 +290,7 @@ def cross_validated(
     labels : (N,) of 0 and 1
     places : sequence of N (place, place)
         Of both images of each pair.
-    evidence, prior
+    evidence, prior, weights
         See `Calibration.fit`, which tells the errors too.
     folds : int
         Of places, at least 3: two hold the pair's places, the others are learnt from.
@@ -309,6 +310,7 @@ def cross_validated(
     if len(places) != len(verifications):
         raise DataError(f"two places a pair are needed, got {len(places)} for {len(verifications)} pairs")
     same = checked_labels(labels, len(verifications))
+    stand_for = np.ones(len(same)) if weights is None else np.asarray(weights, np.float64)
     fold = fold_of_places(places, same, folds)
     ends = np.array([sorted((fold[a], fold[b])) for a, b in places], np.int64)
     out = np.full(len(verifications), np.nan)
@@ -324,6 +326,7 @@ def cross_validated(
             evidence=evidence,
             prior=prior,
             trained_on="the other places",
+            weights=stand_for[learnt],
         )
         out[judged] = calibration.probabilities([verifications[i] for i in judged.tolist()])
     return out

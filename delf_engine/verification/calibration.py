@@ -1,7 +1,7 @@
 """`Calibration`: from the evidence of a `Verification` to a probability that two photographs show one place.
 
-Logistic curves, fitted once on labelled pairs and kept as a JSON file, beside the checkpoint if it is that checkpoint's own; what it then needs
-is NumPy's and Python's own arithmetic.
+Logistic curves, fitted once on labelled pairs and kept as a JSON file, beside the checkpoint if it is that
+checkpoint's own; what it then needs is NumPy's and Python's own arithmetic.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 
 from delf_engine.config import Config, Profile
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
+from delf_engine.support.arrays import check_array
 from delf_engine.support.files import replacing, system_errors
 from delf_engine.verification.curve import Curve, Evidence, Probability, logistic, logit
 from delf_engine.verification.result import Verification
@@ -67,7 +68,8 @@ class Calibration(Config):
         Identity of the model that made the features, and name of their profile, if known.
     verification_sha256, extraction_sha256, fine_sha256 : str or None
         Of that profile's options: all of verification but `min_inliers`, all of extraction but `precision`, which
-        is the machine's, and all of fine evidence. Those at their defaults do not count, so that a new option does not change the hash.
+        is the machine's, and `max_pixels`, and all of fine evidence. Those at their defaults do not count, so that
+        a new option does not change the hash.
     geometry, estimator, residual_px, reference_size, exponent
         As in `Verification`, whose `model` is `geometry`.
     """
@@ -99,6 +101,7 @@ class Calibration(Config):
         trained_on: str,
         checkpoint: str | None = None,
         profile: Profile | None = None,
+        weights: npt.ArrayLike | None = None,
     ) -> Calibration:
         """Fit a calibration to pairs of photographs of which it is known whether they show the same place.
 
@@ -119,6 +122,8 @@ class Calibration(Config):
             As the attributes.
         profile : Profile or None
             With which the pairs were extracted and verified.
+        weights : (N,) float or None
+            How many pairs each one stands for, above 0, where only some of many were taken; None: for itself.
 
         Raises
         ------
@@ -136,11 +141,14 @@ class Calibration(Config):
         same = checked_labels(labels, len(verifications))
         made_with = _common_options(verifications, profile)
         detailed = all(verification.fine is not None for verification in verifications)
+        stand_for = check_array(
+            "weights", np.ones(len(same)) if weights is None else weights, np.float64, same.shape, error=DataError
+        )
         values: dict[str, Any] = {
             "evidence": evidence,
             "prior": float(prior),
-            "coarse": Curve.fit(verifications, same, (evidence,), prior),
-            "fine": Curve.fit(verifications, same, (evidence, *_FINE), prior) if detailed else None,
+            "coarse": Curve.fit(verifications, same, (evidence,), prior, stand_for),
+            "fine": Curve.fit(verifications, same, (evidence, *_FINE), prior, stand_for) if detailed else None,
             "trained_on": trained_on,
             "checkpoint": checkpoint,
             "profile": None if profile is None else profile.name,

@@ -74,9 +74,14 @@ class Curve(Config):
 
     @classmethod
     def fit(
-        cls, verifications: Sequence[Verification], labels: Labels, evidence: Sequence[Evidence], prior: float
+        cls,
+        verifications: Sequence[Verification],
+        labels: Labels,
+        evidence: Sequence[Evidence],
+        prior: float,
+        weights: Float64,
     ) -> Curve:
-        """Fit a curve; the same pairs in any order give the same bits.
+        """Fit a curve; the same pairs in any order give the same bits. Each pair stands for `weights` pairs, (N,).
 
         Raises
         ------
@@ -84,15 +89,14 @@ class Curve(Config):
             If pairs of one place have no more of the evidence than the others, or evidence is not finite.
         """
         values = np.stack([evidence_of(verifications, name) for name in evidence], axis=1)
-        weights, intercept = _fit_logistic(values, labels, prior)
-        kept = dict(zip(evidence, weights, strict=True))
-        numbers = int(labels.sum()), int((~labels).sum())
+        slopes, intercept = _fit_logistic(values, labels, prior, weights)
+        kept = dict(zip(evidence, slopes, strict=True))
+        numbers = round(weights[labels].sum()), round(weights[~labels].sum())
         curve = cls(weights=kept, intercept=intercept, positives=numbers[0], negatives=numbers[1], accept=0.5)
-        wrong = np.sort(
-            curve.ratios([v for v, same in zip(verifications, labels, strict=True) if not same], prior)
-        )
-        allowed = math.floor(FALSE_ACCEPTANCE * len(wrong))
-        highest = logistic(float(wrong[-1 - allowed]) + logit(prior))
+        wrong = curve.ratios([v for v, same in zip(verifications, labels, strict=True) if not same], prior)
+        order = np.argsort(-wrong, kind="stable")
+        above = np.cumsum(weights[~labels][order]) > FALSE_ACCEPTANCE * weights[~labels].sum()
+        highest = logistic(float(wrong[order[int(above.argmax())]]) + logit(prior))
         accept = min(max(_LEAST, math.nextafter(highest, 1)), math.nextafter(1, 0))
         return curve.model_copy(update={"accept": accept})
 
@@ -113,24 +117,27 @@ def evidence_of(verifications: Sequence[Verification], evidence: str) -> Float64
     return values
 
 
-def _fit_logistic(evidence: Float64, labels: Labels, prior: float) -> tuple[list[float], float]:
+def _fit_logistic(
+    evidence: Float64, labels: Labels, prior: float, stand_for: Float64
+) -> tuple[list[float], float]:
     """Fit P(same) = 1 / (1 + exp(-(weights evidence + intercept))) to evidence, (N, K).
 
     Pairs are weighted so that the two labels together weigh as the prior says, whatever their numbers. They are
     sorted first, so that sums have the same bits in whatever order they came. Labels are Platt's targets,
     (n + 1) / (n + 2) and 1 / (n + 2): even pairs that the evidence separates without an error get finite weights.
-    Each pair counts as label 1 with its target's part of its weight. Evidence that would count against is left out.
+    Each pair counts as label 1 with its target's part of its weight. Evidence that would count against is left
+    out.
     """
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    order = np.lexsort((labels, *evidence.T[::-1]))
-    evidence, labels = evidence[order], labels[order]
+    order = np.lexsort((stand_for, labels, *evidence.T[::-1]))
+    evidence, labels, stand_for = evidence[order], labels[order], stand_for[order]
     spread = evidence.std(axis=0)
     used = np.ptp(evidence, axis=0) > 0
-    n, positives = len(labels), int(np.count_nonzero(labels))
-    weights = np.where(labels, prior / positives, (1 - prior) / (n - positives))
-    targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (n - positives + 2))
+    n, positives, negatives = len(labels), float(stand_for[labels].sum()), float(stand_for[~labels].sum())
+    weights = stand_for * np.where(labels, prior / positives, (1 - prior) / negatives)
+    targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     parts = np.concatenate([weights * targets, weights * (1 - targets)]) * n
     while used.any():
         columns = evidence[:, used] / spread[used]

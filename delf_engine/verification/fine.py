@@ -69,9 +69,11 @@ class FineEvidence:
         """Return the evidence that `dataclasses.asdict` has written; `FormatError` if it is no such."""
         try:
             H = values["homography"]
-            numbers = (int(values[name]) for name in ("putative", "epipolar", "planar"))
+            putative, epipolar, planar, overlay = (
+                int(values[name]) for name in ("putative", "epipolar", "planar", "overlay")
+            )
             found = None if H is None else _rows(np.array(H, np.float64).reshape(3, 3))
-            return cls(*numbers, homography=found, overlay=int(values["overlay"]))
+            return cls(putative, epipolar, planar, found, overlay)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not fine evidence: {type(error).__name__}: {error}") from error
 
@@ -128,9 +130,9 @@ def fine_evidence(
             kept = ~overlay
             plane = fitted("homography")
     epipolar = fitted("fundamental")
-    counts = [0 if fit is None else int(fit.inliers.sum()) for fit in (epipolar, plane)]
-    H = None if plane is None else _in_pixels(plane.transform, *scales)
-    return FineEvidence(int(kept.sum()), *counts, homography=H, overlay=int((~kept).sum()))
+    planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
+    H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
+    return FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()))
 
 
 def _in_pixels(H: Float64, scale_a: float, scale_b: float) -> tuple[tuple[float, ...], ...] | None:

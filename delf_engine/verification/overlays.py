@@ -64,8 +64,8 @@ def overlay_matches(
 def _stands_still(a: Float64, b: Float64, size_a: tuple[int, int], size_b: tuple[int, int]) -> Mask:
     """Tell which matched points, (N, 2) in pixels, stand at the same place of both images: (N,) bool.
 
-    The same place: in parts of width and height, or in parts of the width from the upper or from the lower edge, as
-    an overlay is fitted to photographs of another shape.
+    The same place: in parts of width and height, or in parts of the width from the upper or the lower edge, as an
+    overlay is fitted to photographs of another shape.
     """
     (width_a, height_a), (width_b, height_b) = size_a, size_b
     high, other_high = height_a / width_a, height_b / width_b

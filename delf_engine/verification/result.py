@@ -90,11 +90,11 @@ class Verification:
     accept : float or None
         Probability from which on the verdict is "same".
     fine : FineEvidence or None
-        What keypoints of pixel accuracy say; None if they were not asked. `transform` is theirs where they have one.
+        What keypoints of pixel accuracy say; None if they were not asked. `transform` is theirs if they have one.
     overlay : int
         Matches left out because both images wear the same frame, caption or screenshot chrome.
     rotation : 0, 90, 180 or 270
-        Degrees by which image A was turned, counterclockwise, to agree with B; `transform` maps pixels of A as it is.
+        Degrees by which image A was turned, counterclockwise, to agree with B; `transform` maps A as it is.
     """
 
     model: str
@@ -208,7 +208,7 @@ class Verification:
     def _repr_html_(self) -> str:
         colour = {"same": "#1a7f37", "different": "#9a3412", "unsure": "#9a6700"}[self.verdict]
         rows = {
-            "coarse matches": f"{self.inliers} of {self.putative} agree on one {self.model_name}, {self._residual}",
+            "coarse matches": f"{self.inliers} of {self.putative} on one {self.model_name}, {self._residual}",
             "fine matches": "not asked"
             if self.fine is None
             else f"{self.fine.epipolar} of {self.fine.putative} agree on the geometry of two views, "
