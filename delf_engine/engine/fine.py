@@ -1,7 +1,7 @@
-"""Fine features of an engine's images: kept in a second store where the engine was made so, else extracted on demand.
+"""Fine features of an engine's images: kept in a store of their own if it was made so, else extracted on demand.
 
-The store beside that of the features never decides what the engine holds. A record may be missing, never stale: it is
-deleted before the features of its image change, and written after.
+That store never decides what the engine holds. A record may be missing, never stale: it is deleted before the
+features of its image change, and written after.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,12 +35,9 @@ _keeping = lock_across_forks()
 class FineSource:
     """Gives fine features of images by their id, the same bits whether they were stored or are extracted now."""
 
-    def __init__(
-        self, directory: Path, profile: Profile, path_of: Callable[[str], str], *, readonly: bool
-    ) -> None:
+    def __init__(self, directory: Path, profile: Profile, *, readonly: bool) -> None:
         self._config = profile.fine
         self._max_pixels = profile.extraction.max_pixels or MAX_PIXELS
-        self._path_of = path_of
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self.store: FeatureStore | None = None
         if (directory / FINE).is_dir():
@@ -62,12 +59,11 @@ class FineSource:
             return None
         return as_stored(found, _CODEC)
 
-    def get(self, image_id: str) -> LocalFeatures | None:
+    def get(self, image_id: str, path: str) -> LocalFeatures | None:
         """Return those of an image of the engine; None if they are not stored and its file cannot be read."""
         if self.store is not None:
             with suppress(UnknownIdError, FormatError):  # missing, or damaged, as `check` says
                 return self.store.get(image_id)
-        path = self._path_of(image_id)
         try:
             status = os.stat(path)
         except (OSError, ValueError):

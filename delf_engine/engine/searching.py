@@ -118,7 +118,7 @@ def _whichever_way_up(
     Features and transforms are those of the query as it is.
     """
     view = state.view_of(query, box)
-    confirmed = Confirmer(view.fine, state.fine.get, state.rerank_options(seed=options.seed))
+    confirmed = Confirmer(view.fine, state.fine_of, state.rerank_options(seed=options.seed))
 
     def asked(features: LocalFeatures, rotation: int) -> SearchResult:
         def ask(features: LocalFeatures) -> list[RankedCandidate]:
@@ -172,7 +172,7 @@ def search_many(
             shown = hits[: options.top_k]
             if options.confirm:
                 given = state.rerank_options(seed=options.seed)
-                shown = Confirmer(state.fine_of(query), state.fine.get, given)(shown, options.confirm)
+                shown = Confirmer(state.fine_of(query), state.fine_of, given)(shown, options.confirm)
             out.append(SearchResult(_name(query), tuple(shown), own))
         if progress is not None:
             progress(start + len(block), len(several))
@@ -204,7 +204,7 @@ def rerank_many(
 
     def confirmed(rankings: dict[str, list[RankedCandidate]], count: int) -> dict[str, list[RankedCandidate]]:
         given = replace(options, confirm=count)
-        return confirm_rankings(rankings, state.fine_of, state.fine.get, given) if count else rankings
+        return confirm_rankings(rankings, state.fine_of, state.fine_of, given) if count else rankings
 
     plain = replace(options, confirm=0)
     rankings: dict[str, list[RankedCandidate]] = rerank_batch(

@@ -62,7 +62,7 @@ class EngineState:
             self.save()
         index.mark = self._revision.to_dict()
         index.flush()
-        self.fine = FineSource(directory, manifest.profile, self.path_of, readonly=readonly)  # last: it is opened
+        self.fine = FineSource(directory, manifest.profile, readonly=readonly)  # last: it is opened
 
     @classmethod
     def open(
@@ -174,7 +174,7 @@ class EngineState:
         if isinstance(query, LocalFeatures):
             return None
         if isinstance(query, (str, os.PathLike)) and self.id_of(query) in self.store:
-            return self.fine.get(self.id_of(query))
+            return self.fine.get(self.id_of(query), self.path_of(query))
         return self.fine.extracted(query)
 
     def view_of(self, query: Query, box: Box | None = None) -> View:
