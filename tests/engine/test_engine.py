@@ -30,6 +30,7 @@ from delf_engine.errors import (
     UnknownIdError,
 )
 from delf_engine.extraction import precision
+from delf_engine.extraction.fine import fine_features
 from delf_engine.model import load_checkpoint, save_checkpoint
 from forkserver import Child
 from helpers import raises, random_features, random_photo, write_image, write_tiny_model
@@ -217,12 +218,18 @@ def test_every_way_to_rank_uses_the_profiles_rule(
     query = photos[1]
     with de.Engine.create(tmp_path / "e", model=tiny_model, profile=profile) as engine:
         engine.add(photos)
-        found = engine.search(query, top_k=6)
+        shown = engine.search(query, top_k=6)
+        found = engine.search(query, top_k=6, confirm=0)
+        assert [hit.id for hit in shown] == [hit.id for hit in found]
         assert sorted(hit.id for hit in found) == photos
         shortlist = [(hit.id, hit.score) for hit in sorted(found, key=lambda hit: hit.first_rank)]
-        assert engine.rerank(query, shortlist).hits == found.hits
-        assert engine.rerank(query, shortlist[::-1])[0] == replace(found[0], first_rank=7 - found[0].first_rank)
-        verification = engine.verify(query, found[1].id)
+        assert engine.rerank(query, shortlist, confirm=0).hits == found.hits
+        assert engine.rerank(query, shortlist).hits == shown.hits
+        assert engine.rerank(query, shortlist[::-1], confirm=0)[0] == replace(
+            found[0], first_rank=7 - found[0].first_rank
+        )
+        assert shown[1].verification == engine.verify(query, found[1].id)
+        verification = engine.verify(engine.get(query), engine.get(found[1].id))
         assert found[1].verification == verification
         assert verification.exponent == 2.0
         lists = {query: shortlist}
@@ -271,7 +278,13 @@ def test_verify_takes_images_and_features(tiny_model: Path, photos: list[str]) -
     np.testing.assert_allclose(same.transform, np.eye(3), atol=0.05)
     extractor = de.Extractor.from_pretrained(tiny_model)
     features = extractor(photos[0])
-    assert de.verify(features, photos[0], extractor=extractor) == de.verify(features, features) == same
+    assert same.fine is not None
+    assert same.fine.planar > 50
+    plain = de.verify(photos[0], photos[0], model=tiny_model, fine=False)
+    assert plain.fine is None
+    assert de.verify(features, photos[0], extractor=extractor) == de.verify(features, features) == plain
+    fine = fine_features(photos[0])
+    assert de.verify(features, features, fine_features=(fine, fine)) == same
     assert de.verify(photos[0], photos[1], model=tiny_model, box_a=(10, 10, 90, 90)).inliers < same.inliers
     with raises(ImageError, "gone.jpg"):
         de.verify(photos[0], "gone.jpg", model=tiny_model)

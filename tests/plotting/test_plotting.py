@@ -137,11 +137,12 @@ def test_ranking_sheet(rng: np.random.Generator, tmp_path: Path) -> None:
     photos = [random_photo(rng, *size) for size in ((160, 120), (120, 160), (300, 100), (50, 50))]
     captions = ["1. a_b$c.jpg\n80 inliers", "2. " + "very_" * 20 + "long.jpg", "3.", ""]
     photos, captions = photos + photos, captions + captions
-    figure = draw_ranking(photos[0], photos, captions, same=[True, False, None, True] * 2)
+    figure = draw_ranking(photos[0], photos, captions, verdicts=["same", "different", None, "unsure"] * 2)
     pixels = figure_pixels(figure)
     assert pixels.shape[0] > 2 * 220
     assert has_colour(pixels, "#1a7f37")
     assert has_colour(pixels, "#afb8c1")
+    assert has_colour(pixels, "#9a6700")
     save_figure(figure, tmp_path / "sheet.png")
     one_row = figure_pixels(draw_ranking(photos[0], photos[:4], captions[:4]))
     assert one_row.shape[0] < pixels.shape[0]
@@ -154,7 +155,7 @@ def test_ranking_sheet_of_the_wrong_kind(rng: np.random.Generator) -> None:
     with raises(DataError, "2 captions"):
         draw_ranking(photo, [photo], ["a", "b"])
     with raises(DataError, "0 decisions"):
-        draw_ranking(photo, [photo], ["a"], same=[])
+        draw_ranking(photo, [photo], ["a"], verdicts=[])
 
 
 def all_texts(figure: Any) -> str:

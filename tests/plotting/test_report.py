@@ -90,27 +90,27 @@ def test_page_of_a_batch(scene: Scene, path: Path) -> None:
     cards = page.texts("li", "card")[:9]
     for c in rankings[next(iter(scene))]:
         name = f"photo & {list(scene).index(c.id)}.jpg"
-        said = {True: "same place", False: "not the same place"}[
-            c.verification is not None and c.verification.same
-        ]
+        assert c.verification is not None
+        said = c.verification.answer
         assert cards[c.first_rank] == f"{c.first_rank}. {name} goes to {c.rank} {said}"
         gained = c.first_rank - c.rank
         moved = f"▲ {gained}" if gained > 0 else f"▼ {-gained}" if gained < 0 else "="
         assert cards[4 + c.rank] == f"{c.rank}. {name} {c.inliers} inliers · {moved} {said}"
-    assert sum("yes" in card.classes for card in page.find("li", "card")) == 2 * same
+    assert sum("same" in card.classes for card in page.find("li", "card")) == 2 * same
     assert [row for row in page.rows if row[0] == "rank"] == [
         ["rank", "was", "inliers", "first score", "image"]
     ] * 2
 
 
 def test_probabilities_and_pairs_that_were_not_verified(found: Verification, path: Path) -> None:
-    sure, unsure = replace(found, probability=0.9999), replace(found, probability=0.25)
+    sure, unsure = (replace(found, probability=p, accept=0.99) for p in (0.9999, 0.75))
     write_report(path, {"q": [candidate("x", 1, sure), candidate("y", 2, unsure), candidate("z", 3)]}, images={})
     page = Page(path)
-    assert [row[-2] for row in page.rows] == ["probability", "> 99.9 %", "25.0 %", ""]
+    assert [row[-2] for row in page.rows] == ["probability", "> 99.9 %", "75.0 %", ""]
     after = page.texts("li", "card")[-3:]
-    assert "probability > 99.9 %" in after[0]
-    assert "probability 25.0 %" in after[1]
+    assert "the same place (probability > 99.9 %)" in after[0]
+    assert "perhaps the same place (probability 75.0 %)" in after[1]
+    assert ["unsure" in card.classes for card in page.find("li", "card")[-3:]] == [False, True, False]
     assert "not verified · =" in after[2]
     assert "place" not in after[2]
 
@@ -264,16 +264,16 @@ def test_the_old_page_stays_when_the_new_one_fails(
 
 def test_page_of_a_pair(scene: Scene, found: Verification, path: Path) -> None:
     a, b = list(scene)[:2]
-    found = replace(found, probability=0.5)
+    found = replace(found, probability=0.95, accept=0.9)
     assert write_pair_report(path, a, b, scene[a], scene[b], found) == path.stat().st_size
     page = Page(path)
-    assert page.texts("span", "verdict") == ["Same place"]
-    assert "yes" in page.find("span", "verdict")[0].classes
+    assert page.texts("span", "verdict") == ["The same place (probability 95.0 %)"]
+    assert "same" in page.find("span", "verdict")[0].classes
     assert len(page.images) == len(page.find("figure")) == 3
     assert page.texts("figcaption")[1].startswith("A laid over B, half and half; A covers 100 % of B")
     figures = {row[0]: row[1] for row in page.rows if len(row) == 2}
     assert figures["Inliers"] == f"{found.inliers} of {found.putative} tentative matches"
-    assert figures["Probability of the same place"] == "50.0 %"
+    assert figures["Probability of the same place"] == "95.0 %"
     assert figures["Effective inliers"] == str(found.effective_inliers)
     assert figures["Error of the inliers"] == f"{found.error_px:.3g} px"
     assert figures["Model"] == found.model_name

@@ -35,11 +35,12 @@ INLIERS = RankingConfig(score="inliers", exponent=3.0, blend=0.0)
 OPTIONS = RerankOptions(RerankingConfig(top_n=100), VERIFICATION, INLIERS)
 
 
-def ranking_of(inliers: Sequence[int | None]) -> list[RankedCandidate]:
+def ranking_of(inliers: Sequence[int | None], enough: int = 30) -> list[RankedCandidate]:
     """Candidates i0, i1, ... in this order."""
+    found = [None if n is None else answer(n, min_inliers=enough) for n in inliers]
     return [
-        RankedCandidate(f"i{k}", k, k, None, None if n is None else answer(n), None if n is None else float(n))
-        for k, n in enumerate(inliers, start=1)
+        RankedCandidate(f"i{k}", k, k, None, v, None if v is None else float(v.inliers))
+        for k, v in enumerate(found, start=1)
     ]
 
 
@@ -67,7 +68,8 @@ COUNTS = st.one_of(st.none(), st.integers(0, 60), st.sampled_from([0, 20, 30]))
 
 @given(data=st.data())
 def test_scores_are_those_of_the_oracle(data: st.DataObject) -> None:
-    ranking = ranking_of(data.draw(st.lists(COUNTS, max_size=9)))
+    enough = data.draw(st.sampled_from([1, 20, 30]))
+    ranking = ranking_of(data.draw(st.lists(COUNTS, max_size=9)), enough)
     config = GraphConfig(
         top=data.draw(st.integers(1, 9)),
         neighbours=data.draw(st.integers(1, 4)),
@@ -80,13 +82,11 @@ def test_scores_are_those_of_the_oracle(data: st.DataObject) -> None:
 
     def known(wanted: Sequence[tuple[str, str]], *_: Any) -> dict[tuple[str, str], int]:
         asked.extend(wanted)
-        return {pair: widths[pair] for pair in wanted}
+        return {pair: widths[pair] for pair in wanted if widths[pair] >= enough}
 
-    enough = data.draw(st.sampled_from([1, 20, 30]))
-    verification = VERIFICATION.model_copy(update={"min_inliers": enough})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "_verified", known)
-        again = rerank_graph({"q": ranking}, {}, replace(OPTIONS, verification=verification), config=config)["q"]
+        again = rerank_graph({"q": ranking}, {}, OPTIONS, config=config)["q"]
     expected = by_hand(ranking, widths, config, enough)
     assert [(c.id, c.ranking_score, c.path_inliers) for c in again[: len(expected)]] == expected
     assert len(set(asked)) == len(asked) <= config.top * config.neighbours
@@ -198,12 +198,12 @@ def test_what_is_refused() -> None:
 
 
 def test_candidates_go_to_json_and_to_files(tmp_path: Path) -> None:
-    c = GraphCandidate("a", 1, 4, 0.5, answer(30), 40.0, via="b", path_inliers=50)
+    c = GraphCandidate("a", 1, 4, 0.5, answer(30, min_inliers=30), 40.0, via="b", path_inliers=50)
     values = json.loads(json.dumps(c.to_dict(with_verification=False)))
     assert values == {
-        "id": "a", "rank": 1, "first_rank": 4, "score": 0.5, "inliers": 30, "ranking_score": 40.0, "via": "b",
-        "path_inliers": 50
+        "id": "a", "rank": 1, "first_rank": 4, "score": 0.5, "inliers": 30, "verdict": "same",
+        "ranking_score": 40.0, "via": "b", "path_inliers": 50
     }  # fmt: skip
-    assert str(c) == "1. a: 30 inliers, ranking score 40 (was 4, score 0.5)"
+    assert str(c) == "1. a: 30 inliers, same, ranking score 40 (was 4, score 0.5)"
     for ending in (".jsonl", ".csv", ".run", ".npz"):
         write_rankings(tmp_path / f"out{ending}", {"q": [c]})

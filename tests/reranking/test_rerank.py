@@ -182,11 +182,11 @@ def test_bad_options(world: Any, rng: np.random.Generator) -> None:
 def test_candidates_print_and_go_to_json(world: Any) -> None:
     queries, images = world
     first, last = run(queries["q0"], [("i9", 0.5), ("i1", 0.25)], images, reranking=RerankingConfig(top_n=1))
-    assert str(first) == f"1. i9: {first.inliers} inliers (was 1, score 0.5)"
+    assert str(first) == f"1. i9: {first.inliers} inliers, same (was 1, score 0.5)"
     assert str(last) == "2. i1: not verified (was 2, score 0.25)"
     assert last.to_dict() == {
-        "id": "i1", "rank": 2, "first_rank": 2, "score": 0.25, "inliers": None, "ranking_score": None,
-        "verification": None
+        "id": "i1", "rank": 2, "first_rank": 2, "score": 0.25, "inliers": None, "verdict": None,
+        "ranking_score": None, "verification": None
     }  # fmt: skip
     assert first.verification is not None
     assert json.loads(json.dumps(first.to_dict()))["verification"] == first.verification.to_dict()
