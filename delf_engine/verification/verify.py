@@ -22,7 +22,7 @@ from delf_engine.verification.result import Verification, similarity_sum
 if TYPE_CHECKING:
     from delf_engine.verification.calibration import Calibration
 
-__all__ = ["PairVerifier", "verify_features"]
+__all__ = ["PairVerifier", "goes_first", "verify_features"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -76,7 +76,7 @@ def verify_features(
 class PairVerifier:
     """One image, of every pair the first, ready to be verified with many others.
 
-    Takes what `verify_features` takes, which gives the same answers. Inside, the image that `_goes_first` names is
+    Takes what `verify_features` takes, which gives the same answers. Inside, the image that `goes_first` names is
     the first, whichever was given as A: estimators and ratio tests know a first image. Matches in one direction
     keep theirs, of the query: the other counts otherwise, and counts of one query are compared with each other.
     """
@@ -101,7 +101,7 @@ class PairVerifier:
         """Return the verification of A and an image B."""
         own = _Side(self._features, self._prepared)
         other = _Side(b, PreparedDescriptors(b.descriptors, "B", self._config.precision))
-        if self._config.mutual and _goes_first(b, self._features):
+        if self._config.mutual and goes_first(b, self._features):
             return self._verified(other, own, turned=True)
         return self._verified(own, other, turned=False)
 
@@ -161,7 +161,7 @@ class _Side(NamedTuple):
     prepared: PreparedDescriptors
 
 
-def _goes_first(a: LocalFeatures, b: LocalFeatures) -> bool:
+def goes_first(a: LocalFeatures, b: LocalFeatures) -> bool:
     """Tell whether image A comes before B in every order of the two: the smaller view, then by content.
 
     The smaller view is the one whose features take less room: a query that is cut out goes before a photograph,
