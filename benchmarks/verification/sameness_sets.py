@@ -294,8 +294,8 @@ def landmark_part(evidence: Evidence, part: Part, *, indirect: bool = False) -> 
     """Return the pairs of a part of `landmarks/`, labelled by geometry.
 
     Of one place are pairs of one folder that `linked` joins, directly or, if `indirect`, also through a third
-    photograph; of different places those of different folders, at most 60,000 drawn by chance, but for folders that
-    seem to show one place (`across`). Copies of one photograph are left out.
+    photograph; of different places those of different folders, at most 60,000 drawn by chance, but for folders
+    that seem to show one place (`across`). Copies of one photograph are left out.
     """
     folders = sorted(path.name for path in (evidence.data / "landmarks").iterdir() if path.is_dir())
     of: dict[str, list[Picture]] = {}
