@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from delf_engine.features import LocalFeatures
+from delf_engine.images import image_suffixes
 from delf_engine.index import Codebook
 from delf_engine.model import CheckpointInfo, save_checkpoint
 from delf_engine.reranking import RankedCandidate, write_rankings
@@ -93,6 +94,39 @@ def exif_with_orientation(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
     return exif
+
+
+_STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: np.rot90(a, -1),
+}  # what the sensor saw of the upright scene, for each way of holding the camera
+
+
+def oriented_scene(kind: str, orientation: int) -> bytes:
+    """A file of 48 x 32 pixels with a red corner at the top left, however the camera was held."""
+    upright = np.full((32, 48, 3), 90, np.uint8)
+    upright[:8, :8] = (250, 10, 10)
+    stored = np.ascontiguousarray(_STORED[orientation](upright))
+    options: dict[str, Any] = {
+        "WEBP": {"lossless": True},
+        "JPEG": {"quality": 100, "subsampling": 0},
+        "MPO": {"quality": 100, "subsampling": 0, "save_all": True, "append_images": [Image.fromarray(stored)]},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+        "HEIF": {"quality": 100, "chroma": 444},
+    }.get(kind, {})
+    return image_bytes(stored, kind, exif=exif_with_orientation(orientation).tobytes(), **options)
+
+
+def oriented_kinds() -> list[str]:
+    """Formats that say how the camera was held, of those that can be written here."""
+    image_suffixes()  # makes Pillow know the optional ones
+    return [kind for kind in ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "HEIF") if kind in Image.SAVE]
 
 
 def checkpoint_info(name: str = "tiny", **changes: Any) -> CheckpointInfo:

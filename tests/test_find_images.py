@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from delf_engine.errors import DataError, DelfEngineWarning, ImageError
-from delf_engine.images import find_images, load_image
+from delf_engine.images import files, find_images, load_image, reading
 from helpers import raises
 
 
@@ -20,9 +20,46 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_find_images_nested_sorted_hidden(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "a.PNG", "z/c.webp", "m/d.jpeg", ".hidden.jpg", ".cache/e.jpg", "notes.txt", "jpg")
-    found = find_images([tmp_path])
+    with pytest.warns(DelfEngineWarning) as caught:
+        found = find_images([tmp_path])
+    assert len(caught) == 1
+    assert all(fact in str(caught[0].message) for fact in ("2 files", "1 without ending", "1 .txt"))
     assert [os.path.relpath(f, tmp_path) for f in found] == ["a.PNG", "b.jpg", "m/d.jpeg", "z/c.webp"]
     assert all(isinstance(f, str) for f in found)
+
+
+def test_every_kind_that_pillow_reads_is_taken_and_what_may_be_one_is_named(tmp_path: Path) -> None:
+    taken = ["a.avif", "b.jfif", "c.jp2", "d.jpe", "e.tga", "f.TIF", "g.psd", "h.qoi", "i.mpo", "j.j2k"]
+    other = ["raw.cr2", "drawing.svg", "list.csv", "text.pdf", "film.mpg"]
+    touch(tmp_path, *taken, *other)
+    with pytest.warns(DelfEngineWarning) as caught:
+        assert [Path(f).name for f in find_images([tmp_path])] == sorted(taken)
+    assert len(caught) == 1
+    assert all(f"1 {Path(name).suffix}" in str(caught[0].message) for name in other)
+
+
+def test_what_is_no_picture_is_passed_over_without_a_warning(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "list.csv", "truth.txt", "labels.json", "all.zip", "film.mp4", "talk.mp3")
+    assert find_images([tmp_path]) == [str(tmp_path / "a.jpg")]
+
+
+def test_photographs_of_phones_are_taken_or_what_they_need_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "b.HEIC")
+    if files.with_heif():
+        assert len(find_images([tmp_path])) == 2
+    monkeypatch.setattr(files, "image_suffixes", lambda: frozenset({".jpg"}))
+    with pytest.warns(DelfEngineWarning) as caught:
+        assert find_images([tmp_path]) == [str(tmp_path / "a.jpg")]
+    assert all(fact in str(caught[0].message) for fact in (str(tmp_path), "1 .heic", "delf-engine[heif]"))
+    (tmp_path / "b.HEIC").write_text("no image")
+    monkeypatch.setattr(reading, "with_heif", lambda: False)
+    with raises(ImageError, "b.HEIC", "delf-engine[heif]"):
+        load_image(tmp_path / "b.HEIC")
+    (tmp_path / "a.jpg").unlink()
+    with raises(DataError, "1 .heic", "delf-engine[heif]"):
+        find_images([tmp_path])
 
 
 def test_find_images_takes_a_named_file_whatever_its_ending(tmp_path: Path) -> None:

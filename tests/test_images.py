@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import threading
 import warnings
@@ -10,10 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from delf_engine import images
-from delf_engine.errors import ImageError
-from delf_engine.images import crop, find_images, load_image, load_reduced, source_name
-from helpers import exif_with_orientation, image_bytes, raises, random_photo, write_image
+from delf_engine.errors import DataError, DelfEngineWarning, ImageError
+from delf_engine.images import crop, find_images, load_image, load_reduced, reading, source_name
+from helpers import (
+    exif_with_orientation,
+    image_bytes,
+    oriented_kinds,
+    oriented_scene,
+    raises,
+    random_photo,
+    write_image,
+)
 
 
 @pytest.fixture
@@ -33,26 +41,19 @@ def test_path_bytes_pil_and_array_give_the_same_pixels(tmp_path: Path, photo: np
         np.testing.assert_array_equal(loaded, photo)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", oriented_kinds())
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_gives_the_upright_image(photo: np.ndarray, orientation: int, kind: str) -> None:
-    undo = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.swapaxes(0, 1),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
-        8: lambda a: np.rot90(a, -1),
-    }  # what the sensor saw of the upright scene, for each way of holding the camera
-    stored = np.ascontiguousarray(undo[orientation](photo))
-    lossless: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(
-        kind, {}
-    )
-    loaded = load_image(image_bytes(stored, kind, exif=exif_with_orientation(orientation), **lossless))
-    assert loaded.shape == photo.shape
-    assert np.abs(loaded.astype(int) - photo).max() <= (4 if kind == "JPEG" else 0)
+@pytest.mark.parametrize("source", ["bytes", "path", "opened"])
+def test_orientation_gives_the_upright_image(tmp_path: Path, orientation: int, kind: str, source: str) -> None:
+    data = oriented_scene(kind, orientation)
+    (tmp_path / "a").write_bytes(data)
+    given = {"bytes": data, "path": tmp_path / "a", "opened": Image.open(io.BytesIO(data))}[source]
+    loaded, size = load_reduced(given, lambda _: 48)  # type: ignore[arg-type]
+    assert size == (48, 32)
+    assert loaded.shape == (32, 48, 3)
+    assert (loaded[:6, :6, 0] > 180).all()
+    assert (loaded[10:, :, 0] < 130).all()
+    assert (loaded[:, 10:, 0] < 130).all()
 
 
 def test_unknown_exif_orientation_is_ignored(photo: np.ndarray) -> None:
@@ -105,7 +106,32 @@ def test_16_bit_grey_keeps_its_upper_8_bits(kind: str) -> None:
 
 def test_32_bit_integers_are_taken_as_16_bit_values() -> None:
     values = np.array([[0, 32768, 65535, 200_000, -3]], np.int32)
-    np.testing.assert_array_equal(load_image(Image.fromarray(values))[0, :, 0], [0, 127, 255, 255, 0])
+    reading._say_bits.cache_clear()
+    with pytest.warns(DelfEngineWarning, match="16 bits"):
+        loaded = load_image(Image.fromarray(values))
+    np.testing.assert_array_equal(loaded[0, :, 0], [0, 127, 255, 255, 0])
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, "int32"), (10, "PNG"), (12, "PNG"), (12, "TIFF"), (14, "TIFF")])
+def test_greys_of_fewer_bits_are_scaled_by_their_content(bits: int, kind: str) -> None:
+    values = np.linspace(0, (1 << bits) - 1, 48 * 64).astype(np.uint16).reshape(48, 64)
+    source: Any = Image.fromarray(values.astype(np.int32)) if kind == "int32" else image_bytes(values, kind)
+    reading._say_bits.cache_clear()
+    with pytest.warns(DelfEngineWarning, match=f"{bits} bits"):
+        loaded = load_image(source)
+    assert np.array_equal(load_image(source), loaded)  # and is said once: a warning would be an error here
+    np.testing.assert_array_equal(loaded[:, :, 0], values.astype(int) * 255 // ((1 << bits) - 1))
+
+
+def test_greys_are_scaled_by_what_a_tiff_states() -> None:
+    values = np.array([[0, 100, 200, 300]], np.uint16)
+    stated = image_bytes(values, "TIFF", tiffinfo={281: 400})
+    np.testing.assert_array_equal(load_image(stated)[0, :, 0], [0, 63, 127, 191])
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_one_grey(value: int) -> None:
+    assert (load_image(image_bytes(np.full((4, 5), value, np.uint16), "PNG")) == value // 257).all()
 
 
 def test_float_pixels_are_refused(tmp_path: Path) -> None:
@@ -247,15 +273,14 @@ def test_whatever_a_decoder_raises_names_the_file(
         raise error
 
     path = write_image(tmp_path / "odd.png", photo)
-    monkeypatch.setattr(images, "_to_rgb", fail)
+    monkeypatch.setattr(reading, "_to_rgb", fail)
     with raises(ImageError, "odd.png"):
         load_image(path)
 
 
-@pytest.mark.parametrize("source", ["array", "bytes", "pil", "path"])
+@pytest.mark.parametrize("source", ["bytes", "pil", "path"])
 def test_pixel_limit(tmp_path: Path, photo: np.ndarray, source: str) -> None:
     given = {
-        "array": photo,
         "bytes": image_bytes(photo),
         "pil": Image.fromarray(photo),
         "path": write_image(tmp_path / "big.png", photo),
@@ -271,19 +296,66 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch)
 
     data = image_bytes(Image.new("1", (20_000, 5_000)))
     monkeypatch.setattr(Image.Image, "load", refuse)
-    with pytest.warns(Image.DecompressionBombWarning), raises(ImageError, "max_pixels"):
+    with raises(ImageError, "20000 x 5000", "max_pixels"):
         load_image(data)
 
 
-def test_pillows_own_limit_is_explained(photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_limit_stands_in_place_of_pillows(photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's is one of the whole process, and is left as it was."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with raises(ImageError, "MAX_IMAGE_PIXELS"):
-        load_image(image_bytes(photo))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)  # a warning at this size, here turned into an error
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with raises(ImageError, "MAX_IMAGE_PIXELS"):
-            load_image(image_bytes(photo))
+    np.testing.assert_array_equal(load_image(image_bytes(photo)), photo)
+    np.testing.assert_array_equal(load_image(photo, max_pixels=1), photo)  # nobody decodes an array
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_jpeg_above_the_limit_is_decoded_smaller(tmp_path: Path, always: bool) -> None:
+    path = _large_jpeg(tmp_path / "a.jpg", orientation=6)
+    image, size = load_reduced(path, lambda _: 390, always=always, max_pixels=1600 * 960 - 1)
+    assert (size, image.shape) == ((960, 1600), (400, 240, 3))
+    if not always:  # below the limit it is decoded as it is
+        assert load_reduced(path, lambda _: 390, always=False)[0].shape == (1600, 960, 3)
+    with raises(ImageError, "1600 x 960", "--max-pixels"):
+        load_reduced(path, lambda _: 900, always=always, max_pixels=1600 * 960 - 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("https://example.org/a.jpg", "address"),
+        ("s3://bucket/a.jpg", "address"),
+        (Path("s3://bucket/a.jpg"), "address"),
+        ("data:image/png;base64,iVBORw0KGgo=", "base64"),
+        ("iVBORw0KGgo" * 100, "base64"),
+        ("/9j/4AAQSkZJRgABAQ==", "base64"),
+        ("/9j/a.jpg", "no such file"),
+        ("A" * 5000, "base64"),
+        ("x" * 300 + ".jpg", "no such file"),
+        ("C:/a.jpg", "no such file"),
+    ],
+    ids=str,
+)
+def test_what_is_no_path(source: str | Path, said: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_image(source)
+    assert said in caught.value.reason
+    assert len(str(caught.value)) < 500
+    with pytest.raises(DataError) as listed:
+        find_images([source])
+    assert said in str(listed.value)
+    assert len(str(listed.value)) < 500
+
+
+def test_a_pipe_is_read_to_its_end_while_others_read(tmp_path: Path, photo: np.ndarray) -> None:
+    """Nobody waits for it: Pillow's limit is not set aside meanwhile."""
+    os.mkfifo(tmp_path / "pipe")
+    found: list[np.ndarray] = []
+    reader = threading.Thread(target=lambda: found.append(load_image(tmp_path / "pipe")))
+    reader.start()
+    np.testing.assert_array_equal(load_image(image_bytes(photo)), photo)
+    (tmp_path / "pipe").write_bytes(image_bytes(photo))
+    reader.join()
+    np.testing.assert_array_equal(found[0], photo)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ import pytest
 from delf_engine.errors import ConfigError, ProcessDiedError
 from delf_engine.support import processes
 from delf_engine.support.processes import ProcessPool, map_ordered, process_pool
+from forkserver import Child
 from helpers import is_running, raises
 
 
@@ -187,3 +188,19 @@ def test_ordered_with_a_bound() -> None:
             if taken == 50:
                 break
     assert list(map_ordered(lambda i: pool.submit(abs, i), [], 4)) == []
+
+
+def test_a_fork_leaves_kept_processes_to_its_parent() -> None:
+    code = """
+        import os
+        from delf_engine.support.processes import process_pool
+        def pid():
+            with process_pool(1, keep_seconds=60) as pool:
+                return pool.submit(os.getpid).result()
+        kept = pid()
+        child = os.fork()
+        if not child:
+            os._exit(0 if pid() != kept else 1)
+        print(os.waitpid(child, 0)[1], pid() == kept)
+    """
+    assert Child(code).communicate().split() == ["0", "True"]

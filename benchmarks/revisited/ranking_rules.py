@@ -50,11 +50,11 @@ class Pass:
     seconds_a_pair: float
 
     def first_scores(self) -> Scored:
-        """Return the number of putative matches of each pair: a first score where there is no index."""
-        return {
-            query: [(image_id, float(v.putative)) for image_id, v in found.items()]
-            for query, found in self.seeds[0].items()
+        """Return pairs by their number of putative matches, most first: a first order where there is no index."""
+        scores = {
+            q: [(name, float(v.putative)) for name, v in found.items()] for q, found in self.seeds[0].items()
         }
+        return {query: sorted(found, key=lambda pair: -pair[1]) for query, found in scores.items()}
 
 
 def verify_all(
@@ -98,7 +98,7 @@ def ranked_by_rules(first: Scored, done: Pass, truth: GroundTruth, *, top_n: int
     Parameters
     ----------
     first : mapping of query to sequence of (id, score)
-        Candidates, best first; their scores break ties.
+        Candidates, best first; their order breaks ties.
     done : Pass
     truth : GroundTruth
     top_n : int or None

@@ -29,11 +29,12 @@ from delf_engine.cli.console import staged_progress
 from delf_engine.config import Profile
 from delf_engine.errors import DataError, ImageError
 from delf_engine.evaluation import GroundTruth
+from delf_engine.extraction.runtime import choose_device
 from delf_engine.model import CheckpointInfo, load_checkpoint, save_checkpoint
 from delf_engine.model.network import DelfNetwork, Projection
 from delf_engine.training.config import PcaStage, TrainingConfig, teacher_names
 from delf_engine.training.finish import train_codebook, train_network
-from delf_engine.training.options import Reports, RunOptions, autocast_dtype, choose_device
+from delf_engine.training.options import Reports, RunOptions, autocast_dtype
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import best_vectors, fit_pca, photo_levels, spread
 from delf_engine.training.registry import teacher_file

@@ -28,12 +28,13 @@ from torch import Tensor
 
 from benchmarks.common import data_folder, options_parser, print_rows, write_json
 from delf_engine.errors import ConfigError
+from delf_engine.extraction.runtime import choose_device
 from delf_engine.images import find_images
 from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.batches import Batch
 from delf_engine.training.config import GradientStage, with_teacher
 from delf_engine.training.losses.classification import Softmax
-from delf_engine.training.options import Reports, RunOptions, autocast_dtype, choose_device, deterministic
+from delf_engine.training.options import Reports, RunOptions, autocast_dtype, deterministic
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import spread
 from delf_engine.training.run import Run

@@ -6,6 +6,7 @@ Exit codes: 0, done; 1, an error, or some images of a batch could not be read; 2
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Annotated, Any
@@ -78,6 +79,9 @@ def _version(asked: bool) -> None:
 def main() -> None:
     """Run the command line; errors of this package become one line on standard error and exit code 1."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # text that the terminal cannot show is no error
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except DelfEngineError as error:

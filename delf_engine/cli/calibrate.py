@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from delf_engine.cli.console import print_failures, print_json, say, staged_progress
-from delf_engine.cli.options import JsonOption, ModelOption, ProfileOption, SeedOption
+from delf_engine.cli.options import JsonOption, MaxPixelsOption, ModelOption, ProfileOption, SeedOption
 
 if TYPE_CHECKING:
     from delf_engine.config import Profile
@@ -49,6 +49,7 @@ def calibrate(
         float, typer.Option(help="Share of pairs of one place that probabilities are to hold for.")
     ] = 0.5,
     folds: Annotated[int, typer.Option(min=3, help="Of places, in cross-validation.")] = 5,
+    max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     plot: Annotated[
         Path | None,
@@ -74,7 +75,7 @@ def calibrate(
     listed = read_labelled_pairs(pairs)
     names = list(dict.fromkeys(name for pair in listed for name in (pair.a, pair.b)))
     with staged_progress(quiet=as_json) as progress:
-        source = _gathered(names, pairs.parent, features, model, profile, progress)
+        source = _gathered(names, pairs.parent, features, model, profile, max_pixels, progress)
         print_failures(source.failed.items())
         kept = [pair for pair in listed if not {pair.a, pair.b} & source.failed.keys()]
         calibration, check = fit(
@@ -129,6 +130,7 @@ def _gathered(
     directory: Path | None,
     model: str,
     profile: str | None,
+    max_pixels: int | None,
     progress: Progress,
 ) -> _Source:
     """Return the features of images, from an engine, or extracted."""
@@ -148,7 +150,7 @@ def _gathered(
             progress("reading photographs", number, len(names), None)
 
     if directory is None:
-        extractor = Extractor.from_pretrained(model, profile=profile)
+        extractor = Extractor.from_pretrained(model, profile=profile, max_pixels=max_pixels)
         info = extractor.info
         gather(lambda name: extractor(folder / name))
         chosen = load_profile(profile or (info.profile if info else "default"))
@@ -156,16 +158,18 @@ def _gathered(
     if profile or model != "delf-r18":
         raise ConfigError(f"{directory} has its own model and profile; leave --model and --profile out")
     with Engine.open(directory, readonly=True) as engine:
+        if max_pixels:
+            engine.extractor.max_pixels = max_pixels
         gather(lambda name: engine.get(name) if name in engine else engine.extractor(folder / name))
         return _Source(found, failed, engine.manifest.profile, engine.manifest.model_identity)
 
 
 def _report(calibration: Calibration, check: dict[str, Any], left_out: int, out: Path) -> list[str]:
-    total = calibration.positives + calibration.negatives
+    total = calibration.coarse.positives + calibration.coarse.negatives
     missing = f"; {left_out} left out, as a photograph could not be read" if left_out else ""
     lines = [
-        f"{total} pairs: {calibration.positives} of one place ({check['places']} places), "
-        f"{calibration.negatives} of different places{missing}"
+        f"{total} pairs: {calibration.coarse.positives} of one place ({check['places']} places), "
+        f"{calibration.coarse.negatives} of different places{missing}"
     ]
     if check["roc_auc"] is None:
         lines.append(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from delf_engine.cli.console import print_failures, print_json, say, staged_progress
-from delf_engine.cli.options import JsonOption
+from delf_engine.cli.options import JsonOption, MaxPixelsOption
 
 __all__ = ["codebook"]
 
@@ -26,6 +26,7 @@ def codebook(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first choice of words.")] = 0,
     model: Annotated[str, typer.Option(help="Checkpoint that extracts photographs.")] = "delf-r18",
+    max_pixels: MaxPixelsOption = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,6 +51,7 @@ def codebook(
             iterations=(100 if mixture else 10) if iterations is None else iterations,
             seed=seed,
             model=model,
+            max_pixels=max_pixels,
             on_error=lambda image, error: failed.append((str(image), str(error))),
             progress=lambda stage, done, total: report(stage, done, total, None),
         )

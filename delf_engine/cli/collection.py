@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,9 +14,11 @@ from delf_engine.cli.options import (
     ExpandOption,
     GraphOption,
     JsonOption,
+    MaxPixelsOption,
     ModelOption,
     PlotOption,
     ProfileOption,
+    RootOption,
     SeedOption,
     TopNOption,
     parse_box,
@@ -52,9 +54,11 @@ def add(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images computed together. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
+    max_pixels: MaxPixelsOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Extract photographs that are there already once more.")
     ] = False,
+    root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add photographs to an engine; the first call makes it. Photographs that are there are skipped, or replaced.
@@ -72,11 +76,14 @@ def add(
                 f"{directory} exists: its model, profile, index and codebook were chosen when it was made; "
                 "leave those options out, choose a new directory, or give it another index with reindex"
             )
-        engine = Engine.open(directory)
+        engine = Engine.open(directory, root=root)
     else:
-        engine = Engine.create(directory, model=model, profile=profile, index=index, codebook=codebook)  # type: ignore[arg-type]
+        chosen: dict[str, Any] = {"profile": profile, "index": index, "codebook": codebook}
+        engine = Engine.create(directory, model=model, root=root, **chosen)
     with engine, progress_bar("adding", quiet=as_json) as progress:
-        report = engine.add(photos, replace=replace, workers=workers, batch=batch, progress=progress)
+        report = engine.add(
+            photos, replace=replace, workers=workers, batch=batch, max_pixels=max_pixels, progress=progress
+        )
         total = len(engine)
     if as_json:
         print_json(report.to_dict())
@@ -104,14 +111,18 @@ def search(
     ] = None,
     expand: ExpandOption = False,
     graph: GraphOption = False,
+    max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     plot: PlotOption = None,
+    root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the photographs that show what the query shows, re-ranked by geometric verification."""
     from delf_engine.engine import Engine
 
-    with Engine.open(directory, readonly=True) as engine:
+    with Engine.open(directory, readonly=True, root=root) as engine:
+        if max_pixels:
+            engine.extractor.max_pixels = max_pixels
         result = engine.search(
             query,
             top_k=top_k,
@@ -233,8 +244,8 @@ def _plot_best(engine: Engine, query: str, result: SearchResult, plot: Path) -> 
         return
     save_matches(
         plot,
-        query,
-        best.id,
+        engine.path_of(query),
+        engine.path_of(best.id),
         result.features,
         engine.get(best.id),
         best.verification,

@@ -47,8 +47,13 @@ def say(text: str, *, error: bool = False) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on standard output, untouched by colours and line breaks."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+    r"""Print a value as JSON on standard output, untouched by colours and line breaks: UTF-8 in any locale.
+
+    Names of files may hold bytes that are not UTF-8, which Python reads as surrogates: each is written as its
+    escape ``\udcXX``, and `os.fsencode` makes the name of what `json.loads` returns. NaN and infinity are null.
+    """
+    plain = json.loads(json.dumps(value, ensure_ascii=False), parse_constant=lambda _: None)
+    typer.echo(json.dumps(plain, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace"))
 
 
 @contextmanager

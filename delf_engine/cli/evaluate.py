@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from delf_engine.cli.console import console, print_json, say
-from delf_engine.cli.options import JsonOption, read_ids
+from delf_engine.cli.options import DistancesOption, JsonOption, read_ids
 from delf_engine.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     rankings: Annotated[
         Path,
-        typer.Argument(help="Rankings of any system: .jsonl, .csv, TREC .run, .npy, .npz or .h5; submissions."),
+        typer.Argument(
+            help="Rankings of any system: .jsonl, .csv, TREC .run, .txt, .npy, .npz or .h5; submissions."
+        ),
     ],
     ground_truth: Annotated[
         Path, typer.Option(help="gnd_*.pkl, a solution of Google Landmarks, or a folder of classes.")
@@ -55,6 +57,7 @@ def evaluate(
     columns: Annotated[
         bool, typer.Option("--columns", help="Arrays hold one column a query, as published rank matrices do.")
     ] = False,
+    distances: DistancesOption = False,
     query_folder: Annotated[
         Path | None, typer.Option(help="Folder of classes of the queries; for the protocol classes.")
     ] = None,
@@ -78,9 +81,8 @@ def evaluate(
         )
     rows = None if names is None else read_ids(names), None if queries is None else read_ids(queries)
     files = (rankings,) if baseline is None else (rankings, baseline)
-    found = measure(
-        loaded, [_read(path, loaded, *rows, columns=columns) for path in files], allow_missing=allow_missing
-    )
+    read = [_read(path, loaded, *rows, columns=columns, distances=distances) for path in files]
+    found = measure(loaded, read, allow_missing=allow_missing)
     first, second = found.systems[0], found.systems[-1] if baseline is not None else None
     compared = [
         (one, compare(one, other, samples=samples)) for one, other in zip(first, second or (), strict=False)
@@ -101,7 +103,13 @@ def evaluate(
 
 
 def _read(
-    path: Path, protocol: Protocol, names: list[str] | None, queries: list[str] | None, *, columns: bool
+    path: Path,
+    protocol: Protocol,
+    names: list[str] | None,
+    queries: list[str] | None,
+    *,
+    columns: bool,
+    distances: bool,
 ) -> Mapping[str, Any]:
     """Return the rankings of a file by query; rows of an array without names are those of the ground truth."""
     from delf_engine.evaluation import rankings_from_ranks
@@ -112,11 +120,11 @@ def _read(
     if submitted is not None:
         return submitted
     if not protocol.of_a_gallery:
-        return read_shortlists(path, distinct=True)
+        return read_shortlists(path, distinct=True, distances=distances)
     if path.suffix.lower() not in ARRAY_ENDINGS:
         if columns:
             raise ConfigError(f"{path}: --columns is for files of arrays: {', '.join(ARRAY_ENDINGS)}")
-        return read_shortlists(path, names=names, queries=queries, distinct=True)
+        return read_shortlists(path, names=names, queries=queries, distinct=True, distances=distances)
     arrays = read_arrays(path)
     ranks = arrays.get("ids") if columns else arrays.get("ranks")
     rows = arrays.get("ids") if ranks is None else ranks
@@ -136,6 +144,7 @@ def _read(
         names=protocol.names if names is None and "names" not in arrays else names,
         queries=protocol.query_names if queries is None and "queries" not in arrays else queries,
         distinct=True,
+        distances=distances,
     )
 
 

@@ -14,6 +14,7 @@ from delf_engine.cli.options import Directory, JsonOption
 from delf_engine.errors import ConfigError, UnknownIdError
 
 if TYPE_CHECKING:
+    from delf_engine.engine import Engine
     from delf_engine.features import LocalFeatures
 
 __all__ = ["export"]
@@ -45,10 +46,10 @@ def export(
     from delf_engine.engine import Engine
     from delf_engine.interchange import export_features
 
-    def name_of(image_id: str) -> str:
+    def name_of(engine: Engine, image_id: str) -> str:
         if relative_to is None:
             return image_id
-        path = os.path.relpath(os.path.abspath(image_id), os.path.abspath(relative_to))
+        path = os.path.relpath(os.path.abspath(engine.path_of(image_id)), os.path.abspath(relative_to))
         if path.split(os.sep)[0] == os.pardir:
             raise ConfigError(
                 f"{image_id}: does not lie in {relative_to}; choose another folder for --relative-to"
@@ -58,16 +59,17 @@ def export(
     found = 0
     with Engine.open(directory, readonly=True) as engine, progress_bar("exporting", quiet=as_json) as progress:
         store = engine.store
-        missing = [image_id for image_id in ids or () if image_id not in store]
+        chosen_ids = [engine.state.id_of(one) for one in ids or ()]
+        missing = [image_id for image_id in chosen_ids if image_id not in store]
         if missing:
             raise UnknownIdError(f"{directory} holds no image {missing[0]!r}")
 
         def items() -> Iterator[tuple[str, LocalFeatures]]:
             nonlocal found
-            wanted = list(dict.fromkeys(ids)) if ids else None
+            wanted = list(dict.fromkeys(chosen_ids)) or None
             chosen = store.items() if wanted is None else ((one, store.get(one)) for one in wanted)
             for done, (image_id, features) in enumerate(chosen, 1):
-                yield name_of(image_id), features
+                yield name_of(engine, image_id), features
                 found += len(features)
                 progress(done, len(store) if wanted is None else len(wanted))
 

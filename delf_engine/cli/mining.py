@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from delf_engine.cli.console import error_console, print_failures, print_json, say, staged_progress
-from delf_engine.cli.options import JsonOption, SeedOption
+from delf_engine.cli.options import JsonOption, MaxPixelsOption, SeedOption
 
 __all__ = ["register"]
 
@@ -46,6 +46,7 @@ def mine(
     keep_duplicates: Annotated[
         bool, typer.Option("--keep-duplicates", help="Keep pairs of a photograph and its resized copy.")
     ] = False,
+    max_pixels: MaxPixelsOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that verify. Default: all cores.")] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -69,6 +70,7 @@ def mine(
                 min_inliers=min_inliers,
                 max_pairs=max_pairs,
                 keep_duplicates=keep_duplicates,
+                max_pixels=max_pixels,
                 seed=seed,
                 workers=workers,
                 on_error=lambda name, reason: failed.append((name, reason)),

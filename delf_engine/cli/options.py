@@ -12,12 +12,15 @@ from delf_engine.errors import ConfigError, FormatError
 __all__ = [
     "BoxOption",
     "Directory",
+    "DistancesOption",
     "ExpandOption",
     "GraphOption",
     "JsonOption",
+    "MaxPixelsOption",
     "ModelOption",
     "PlotOption",
     "ProfileOption",
+    "RootOption",
     "SeedOption",
     "TopNOption",
     "WorkersOption",
@@ -26,10 +29,24 @@ __all__ = [
 ]
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
+DistancesOption = Annotated[
+    bool, typer.Option("--distances", help="Scores of the file are distances: lower is better. Never guessed.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Refuse photographs of which more pixels would have to be decoded. Default: the profile's, or "
+        "89 million.",
+    ),
+]
 ModelOption = Annotated[str, typer.Option(help="Checkpoint: a name (`model list`) or a path.")]
 ProfileOption = Annotated[str | None, typer.Option(help="Profile: a shipped name, or the path of a .toml file.")]
 PlotOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the result into this picture.")]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder that the paths in ids start from: where it is now, if it was moved.")
+]
 SeedOption = Annotated[int, typer.Option(help="Of the sampling, where an estimator draws samples.")]
 TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Default: the profile's.")]
 ExpandOption = Annotated[

@@ -11,6 +11,7 @@ from delf_engine.cli.console import print_json, say
 from delf_engine.cli.options import (
     BoxOption,
     JsonOption,
+    MaxPixelsOption,
     ModelOption,
     PlotOption,
     ProfileOption,
@@ -34,6 +35,7 @@ def verify(
     profile: ProfileOption = None,
     box_a: BoxOption = None,
     box_b: BoxOption = None,
+    max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     plot: PlotOption = None,
     overlay: Annotated[
@@ -59,7 +61,7 @@ def verify(
         from delf_engine.plotting.report import check_path
 
         check_path(report)
-    extractor = Extractor.from_pretrained(model, profile=profile)
+    extractor = Extractor.from_pretrained(model, profile=profile, max_pixels=max_pixels)
     features_a = extractor(a, box=parse_box(box_a))
     features_b = extractor(b, box=parse_box(box_b))
     result = verify_pair(
@@ -95,11 +97,13 @@ def attention(
     plot: Annotated[Path, typer.Option(metavar="PNG", help="Draw the heat map into this picture.")],
     model: ModelOption = "delf-r18",
     profile: ProfileOption = None,
+    max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Draw where the extractor looks: a heat map of its attention over a photograph."""
     from delf_engine.extraction import Extractor
     from delf_engine.plotting import draw_attention, save_figure
 
-    extractor = Extractor.from_pretrained(model, profile=profile)
-    save_figure(draw_attention(photo, extractor.attention_map(photo), title=photo.name), plot)
+    extractor = Extractor.from_pretrained(model, profile=profile, max_pixels=max_pixels)
+    heat = extractor.attention_map(photo)
+    save_figure(draw_attention(photo, heat, title=photo.name, max_pixels=extractor.max_pixels), plot)
     say(f"{len(extractor(photo))} features; wrote {plot}")

@@ -10,9 +10,12 @@ import typer
 from delf_engine.cli.console import print_failures, print_hits, print_json, say, staged_progress
 from delf_engine.cli.options import (
     Directory,
+    DistancesOption,
     ExpandOption,
     GraphOption,
     JsonOption,
+    MaxPixelsOption,
+    RootOption,
     SeedOption,
     TopNOption,
     WorkersOption,
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 ShortlistsArgument = Annotated[
-    Path, typer.Argument(help="Shortlists of any system: .jsonl, .csv, TREC .run, .npy, .npz or .h5.")
+    Path,
+    typer.Argument(
+        help="Shortlists of any system: .jsonl, .csv, TREC .run, hloc's pairs .txt, .npy, .npz or .h5."
+    ),
 ]
 NamesOption = Annotated[
     Path | None, typer.Option(help="Text file of ids, one a line: what row numbers of .npy, .npz, .h5 stand for.")
@@ -50,6 +56,7 @@ def rerank(
     ] = None,
     names: NamesOption = None,
     queries: QueriesOption = None,
+    distances: DistancesOption = False,
     top_n: TopNOption = None,
     top_k: Annotated[
         int | None,
@@ -61,6 +68,7 @@ def rerank(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File that keeps finished queries: the same command goes on from there.")
     ] = None,
+    max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -73,8 +81,10 @@ def rerank(
     from delf_engine.reranking import write_rankings
 
     rows = _ids(names)
-    lists = _read(shortlists, rows, queries)
+    lists = _read(shortlists, rows, queries, distances)
     with Engine.open(directory, readonly=True) as engine:
+        if max_pixels:
+            engine.extractor.max_pixels = max_pixels
         done = _reranked(
             engine,
             lists,
@@ -110,6 +120,7 @@ def report(
     out: Annotated[Path, typer.Option(metavar="HTML", help="The page to write.")],
     names: NamesOption = None,
     query_names: Annotated[Path | None, typer.Option(help="As --queries of rerank.")] = None,
+    distances: DistancesOption = False,
     top_n: TopNOption = None,
     queries: Annotated[int, typer.Option(min=1, help="Queries to show: the first ones of the file.")] = 20,
     shown: Annotated[int, typer.Option(min=1, help="Images of each shortlist to show, before and after.")] = 8,
@@ -120,24 +131,26 @@ def report(
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Re-ranked shortlists",
     seed: SeedOption = 0,
     workers: WorkersOption = None,
+    root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Re-rank shortlists and write a page about them: pictures before and after, inliers, moves.
 
     Queries are ids of the engine or image files, candidates are ids of the engine; photographs are read from the
-    paths that they were added under. The page is one HTML file that needs nothing else.
+    files that they were added from. The page is one HTML file that needs nothing else.
     """
     from delf_engine.engine import Engine
     from delf_engine.plotting.report import check_path, write_report
 
     check_path(out)  # before minutes of work
-    lists = _read(shortlists, _ids(names), query_names)
+    lists = _read(shortlists, _ids(names), query_names, distances)
     taken = lists if all_queries else dict(list(lists.items())[:queries])
-    with Engine.open(directory, readonly=True) as engine:
+    with Engine.open(directory, readonly=True, root=root) as engine:
         done = _reranked(engine, taken, quiet=as_json, top_n=top_n, seed=seed, workers=workers)
         written = write_report(
             out,
             done.rankings,
+            images=engine.path_of,
             query_features=done.features,
             features=engine.store.get,
             failed=done.failed,
@@ -158,10 +171,12 @@ def _ids(path: Path | None) -> list[str] | None:
     return None if path is None else read_ids(path)
 
 
-def _read(shortlists: Path, names: list[str] | None, queries: Path | None) -> dict[str, Shortlist]:
+def _read(
+    shortlists: Path, names: list[str] | None, queries: Path | None, distances: bool
+) -> dict[str, Shortlist]:
     from delf_engine.reranking import read_shortlists
 
-    return dict(read_shortlists(shortlists, names=names, queries=_ids(queries)))
+    return dict(read_shortlists(shortlists, names=names, queries=_ids(queries), distances=distances))
 
 
 def _reranked(engine: Engine, lists: dict[str, Shortlist], *, quiet: bool, **options: Any) -> RerankedBatch:

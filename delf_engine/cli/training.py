@@ -35,7 +35,9 @@ def train(
             "Default: the recipe's, else torchvision's, of ImageNet."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan; write nothing, download nothing.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Same photographs, recipe and seed: same checkpoint.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
@@ -128,7 +130,7 @@ def _print_plan(
     say(f"recipe      {config.name} ({config.architecture}, {config.dim}-D), seed {options.seed}")
     say(f"photographs {len(photographs.files)}: {held_in} to train on, {held_out} to measure on")
     say(f"readable    {plan.read - len(plan.unreadable)} of {plan.read} tried")
-    say(f"trunk       {trunk or config.trunk or 'torchvision, IMAGENET1K_V1'}")
+    say(f"trunk       {trunk or config.trunk or 'torchvision, IMAGENET1K_V1 (not needed for a plan)'}")
     say(f"device      {plan.device}")
     say(f"writes      {files.names}; state in {work or files.work}")
     for number, stage in enumerate(plan.stages, 1):

@@ -77,6 +77,9 @@ class ExtractionConfig(Config):
     min_contrast : float
         Least standard deviation of brightness, of 255, around a feature (3 by 3 cells of the feature map): flat
         patches look alike everywhere.
+    max_pixels : int or None
+        Photographs of which more pixels would have to be decoded are refused; None: see
+        `delf_engine.images.MAX_PIXELS`. A JPEG above it is decoded reduced whatever `reduced_decoding` says.
     """
 
     scales: tuple[Positive, ...] = Field(min_length=1)
@@ -92,6 +95,7 @@ class ExtractionConfig(Config):
     min_image_size: Annotated[int, Field(ge=0)] = 0
     trim_frames: bool = False
     min_contrast: Annotated[float, Field(ge=0, le=255)] = 0.0
+    max_pixels: Count | None = None
 
     def for_codebook(self) -> ExtractionConfig:
         """Return these options without `fill_scales`, as codebooks are trained.
@@ -258,7 +262,7 @@ class RerankingConfig(Config):
 
 
 class RankingConfig(Config):
-    """By what verified candidates are ordered; equal ones by their first score, then by their first place.
+    """By what verified candidates are ordered; equal ones keep their first order.
 
     Attributes
     ----------

@@ -28,7 +28,8 @@ class VerificationConfig(Config):
         If given, `residual_px` holds for images whose longer side has this many pixels and grows with
         larger images; if None, it is in pixels of the original images.
     mutual : bool
-        Keep matches that are nearest neighbours both ways only.
+        Keep matches that are nearest neighbours both ways only. Else they are the nearest neighbours in B of the
+        features of A, the query: as published, but B and A are then counted otherwise than A and B.
     max_distance : float or None
         Upper limit of the Euclidean descriptor distance.
     ratio : float or None
@@ -64,8 +65,8 @@ class VerificationConfig(Config):
 class FineConfig(Config):
     """Fine evidence: features of pixel accuracy, which tell a place from another one that looks like it.
 
-    RootSIFT (Lowe, IJCV 2004; Arandjelović and Zisserman, CVPR 2012), mutual nearest neighbours, and what agrees on
-    one fundamental matrix and on one homography.
+    RootSIFT (Lowe, IJCV 2004; Arandjelović and Zisserman, CVPR 2012), mutual nearest neighbours, and what of them
+    agrees on one fundamental matrix and on one homography.
 
     Attributes
     ----------

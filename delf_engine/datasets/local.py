@@ -14,7 +14,7 @@ from pydantic import Field
 from delf_engine.config import Config, parse_config, read_toml
 from delf_engine.errors import DataError, DelfEngineError, FormatError
 from delf_engine.evaluation import load_ground_truth
-from delf_engine.images import IMAGE_SUFFIXES
+from delf_engine.images import image_suffixes
 from delf_engine.support.files import file_sha256, system_errors
 
 __all__ = ["KNOWN", "Dataset", "Definition", "Finding", "check", "data_folder", "definition", "locate", "place"]
@@ -199,7 +199,7 @@ class Dataset:
             names = [line.split(",")[0].removeprefix("./") for line in lines if line.split(",")[0] != "id"]
             if not names:
                 raise FormatError(f"{self.listing}: no image in this list")
-        jpeg = [name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f"{name}.jpg" for name in names]
+        jpeg = [name if Path(name).suffix.lower() in image_suffixes() else f"{name}.jpg" for name in names]
         return tuple(dict.fromkeys(place(name, known.layout) if known is not None else name for name in jpeg))
 
     def missing(self, part: int | None = None) -> list[str]:

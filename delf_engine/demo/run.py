@@ -126,7 +126,7 @@ def run_demo(
     report("rendering photographs", 1, 1, None)
     with Engine.create(folder / "engine") as engine:
         paths = [str(photo.path) for photo in collection.gallery]
-        engine.add(paths, progress=lambda done, total: report("indexing", done, total, None))
+        engine.add(paths, ids=paths, progress=lambda done, total: report("indexing", done, total, None))
         searches = []
         for number, query in enumerate(collection.queries):
             searches.append(_search(engine, query, collection, folder, seed))

@@ -25,7 +25,7 @@ from scipy.spatial.transform import Rotation
 
 from delf_engine.demo.clutter import SCENES, add_obstacle, smooth_noise
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError
-from delf_engine.images import load_image
+from delf_engine.images import load_reduced
 from delf_engine.pyramid import resize
 
 __all__ = ["Collection", "Photo", "render_collection"]
@@ -178,8 +178,8 @@ def _places_of(photos: Sequence[str | os.PathLike[str]], seed: int) -> Iterator[
     taken: set[str] = set()
     for number, path in enumerate(photos):
         try:
-            image = load_image(path)
-            if min(image.shape[:2]) < _SMALLEST_SIDE:
+            image, size = load_reduced(path, lambda _: _SOURCE_SIDE, always=False)
+            if min(size) < _SMALLEST_SIDE:
                 raise ImageError(os.fspath(path), f"is smaller than {_SMALLEST_SIDE} pixels")
         except ImageError as error:
             warnings.warn(f"left out: {error}", DelfEngineWarning, stacklevel=3)
@@ -187,12 +187,12 @@ def _places_of(photos: Sequence[str | os.PathLike[str]], seed: int) -> Iterator[
         stem = Path(path).stem
         name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, len(photos) + 2))) if n not in taken)
         taken.add(name)
-        factor = min(1.0, _SOURCE_SIDE / max(image.shape[:2]))
-        height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+        factor = min(1.0, _SOURCE_SIDE / max(size))
+        width, height = (max(1, round(side * factor)) for side in size)
         photo = resize(image, width, height, "area")
         middle = ((width - 1) / 2, (height - 1) / 2)
         place = _place(name, photo, np.random.default_rng([seed, 0, number]), middle, 0.45 * min(width, height))
-        scaled = np.diag([width / image.shape[1], height / image.shape[0], 1])
+        scaled = np.diag([width / size[0], height / size[1], 1])
         yield replace(place, placed=place.placed @ _shift(-0.5, -0.5) @ scaled @ _shift(0.5, 0.5))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from delf_engine.engine.file_ids import file_id
 from delf_engine.engine.manifest import write_manifest
 from delf_engine.engine.results import AddReport
 from delf_engine.engine.state import EngineState
@@ -148,9 +149,9 @@ def _keep_precision(state: EngineState) -> None:
 
 
 def named_images(
-    images: ImageSource | Iterable[ImageSource], ids: Sequence[str] | None
+    images: ImageSource | Iterable[ImageSource], ids: Sequence[str] | None, root: str | None
 ) -> Iterator[tuple[str, ImageSource]]:
-    """Yield each image with its id: the one given for it, or its path; folders are expanded."""
+    """Yield each image with its id: the one given for it, or that of its file; folders are expanded."""
     sources: list[ImageSource] = [images] if is_one_image(images) else list(images)  # type: ignore[list-item, arg-type]
     if ids is not None:
         if len(ids) != len(sources):
@@ -164,7 +165,7 @@ def named_images(
         with suppress(OSError):
             if Path(source).is_dir():
                 expanded = find_images([source])
-        yield from ((path, path) for path in expanded)
+        yield from ((file_id(path, root), path) for path in expanded)
 
 
 def is_one_image(images: Any) -> bool:

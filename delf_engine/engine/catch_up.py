@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
-from delf_engine.errors import DelfEngineWarning, FormatError, UnknownIdError
+from delf_engine.errors import DelfEngineWarning, FormatError
 from delf_engine.index import AnyIndex
 from delf_engine.storage import FeatureStore, Revision
 
@@ -20,7 +19,6 @@ __all__ = ["catch_up"]
 
 _BATCH = 256
 _SAVE = 4096  # images between two saves
-_ATTEMPTS = 5
 
 
 def catch_up(
@@ -36,6 +34,7 @@ def catch_up(
     Parameters
     ----------
     store : FeatureStore
+        Open for writing, or pinned: it does not change meanwhile.
     index : AnyIndex
         An image whose stored features are damaged is left out with a `DelfEngineWarning`.
     since : Revision or None
@@ -51,12 +50,7 @@ def catch_up(
     Revision
         The revision that the index holds now.
     """
-    replay = _Replay(store, index, save, progress)
-    for _ in range(_ATTEMPTS - 1):
-        # Another process may remove an image between two looks at the store.
-        with suppress(UnknownIdError):
-            return replay.run(since)
-    return replay.run(since)
+    return _Replay(store, index, save, progress).run(since)
 
 
 class _Replay:

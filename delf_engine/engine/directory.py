@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from delf_engine.config import Profile, load_profile
+from delf_engine.engine.file_ids import kept_root
 from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
 from delf_engine.engine.results import CheckReport
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
@@ -53,6 +54,7 @@ def create_directory(
     profile: str | os.PathLike[str] | Profile | None,
     index: IndexKind | None,
     codebook: Words | None,
+    root: str | os.PathLike[str],
 ) -> None:
     """Make the directory of an empty engine; see `Engine.create`."""
     info = read_checkpoint_info(model)
@@ -66,6 +68,7 @@ def create_directory(
         index=kind,
         codebook=None if words is None else words.hash,
         profile=chosen,
+        root=kept_root(directory, root),
     )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FormatError(f"{directory}: exists and is not empty; open it, or choose another place")
@@ -132,15 +135,21 @@ def empty_index(manifest: Manifest, encoder: Encoder | None) -> AnyIndex:
     return new_index(manifest.index, manifest.dim, manifest.profile, encoder)
 
 
-def open_index(directory: Path, manifest: Manifest, check: bool | None) -> tuple[Manifest, AnyIndex]:
+def open_index(
+    directory: Path, manifest: Manifest, check: bool | None, words: Encoder | None = None
+) -> tuple[Manifest, AnyIndex]:
     """Open the index of an engine's directory, without segments that are damaged.
+
+    `words` are those of an index that was opened before; they are read again unless they are the manifest's.
 
     Where there is none, or its manifest is damaged, a `DelfEngineWarning` says so and it begins empty. Returns the
     engine's manifest, too: another process may have given the engine another index since it was read.
     """
     for _ in range(_ATTEMPTS):
         try:
-            path, encoder = directory / manifest.index_folder, open_encoder(directory, manifest)
+            path, encoder = directory / manifest.index_folder, words
+            if encoder is None or encoder.hash != manifest.codebook:
+                encoder = open_encoder(directory, manifest)
             return manifest, load_index(path, manifest.index, manifest.profile, encoder, check=check)
         except (FormatError, MismatchError):
             before, manifest = manifest, read_manifest(directory)

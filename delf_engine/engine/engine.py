@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from delf_engine.config import Profile
 from delf_engine.engine.adding import add_features, add_images, named_images
@@ -18,12 +18,13 @@ from delf_engine.engine.reindexing import reindex
 from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, RerankedBatch, SearchResult
 from delf_engine.engine.searching import SearchOptions, StagedProgress, rerank, rerank_many, search, search_many
 from delf_engine.engine.state import EngineState, Query
-from delf_engine.errors import ImageError
+from delf_engine.errors import ConfigError, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.index import AnyIndex, IndexKind
 from delf_engine.reranking.candidates import Shortlist
 from delf_engine.storage import FeatureStore
+from delf_engine.support.threads import lock_across_forks
 from delf_engine.verification import Calibration, Verification, verify_features
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ __all__ = ["Engine"]
 
 Progress = Callable[[int, int], None]
 
+_refreshing = lock_across_forks()
+
 
 class Engine:
     """Photographs in a directory on disk that can be searched and verified; see `create` and `open`.
@@ -40,8 +43,16 @@ class Engine:
     What it is made of is its `state`; the methods are functions of this.
     """
 
-    def __init__(self, state: EngineState) -> None:
-        self.state = state
+    def __init__(self, state: EngineState, *, auto_refresh: bool = False) -> None:
+        self._state = state
+        self._auto_refresh = auto_refresh
+
+    @property
+    def state(self) -> EngineState:
+        """What it answers from. A call takes it once, and has one snapshot from its beginning to its end."""
+        if self._auto_refresh or self._state.is_inherited:
+            self.refresh()
+        return self._state
 
     @classmethod
     def create(
@@ -52,6 +63,7 @@ class Engine:
         profile: str | os.PathLike[str] | Profile | None = None,
         index: IndexKind | None = None,
         codebook: Words | None = None,
+        root: str | os.PathLike[str] | None = None,
     ) -> Engine:
         """Make an empty engine and open it for writing.
 
@@ -68,6 +80,9 @@ class Engine:
         codebook : Codebook, Mixture, path or None
             Visual words of the index; None: those that come with the checkpoint, which are too many for "vlad". A
             mixture for "fisher", nothing for "kdtree".
+        root : path or None
+            Folder that ids of files start from; files elsewhere have their absolute path as id. None: the current
+            one. Where the engine lies inside, they can be moved together.
 
         Raises
         ------
@@ -76,12 +91,20 @@ class Engine:
         CheckpointError, ConfigError
             If there is no such model, profile or codebook.
         """
-        create_directory(Path(directory), model=model, profile=profile, index=index, codebook=codebook)
+        create_directory(
+            Path(directory), model=model, profile=profile, index=index, codebook=codebook, root=root or os.getcwd()
+        )
         return cls.open(directory)
 
     @classmethod
     def open(
-        cls, directory: str | os.PathLike[str], *, readonly: bool = False, check: bool | None = None
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        readonly: bool = False,
+        check: bool | None = None,
+        auto_refresh: bool = False,
+        root: str | os.PathLike[str] | None = None,
     ) -> Engine:
         """Open an engine that exists.
 
@@ -89,26 +112,61 @@ class Engine:
         ----------
         directory : path
         readonly : bool
-            Readers need no lock: they see what was last committed, also while another process adds.
+            Readers need no lock and are never refused: as many as you like, in this process and others, beside a
+            writer too. They see what was committed when they were opened, until `refresh`.
         check : bool or None
             Whether to compare the checksums of all files of the index, not their sizes only. None: where they
             are small (64 MiB). A damaged segment is named in a `DelfEngineWarning`, and its images are indexed
             again from the feature store: on disk, or for a reader in memory.
+        auto_refresh : bool
+            Let a reader `refresh` at the beginning of each call, as a service wants it.
+        root : path or None
+            Where the folder is now that ids of files start from, if it was moved without the engine; a writer
+            keeps it. None: as kept.
 
         Raises
         ------
         FormatError
-            If there is no engine, or it is damaged or of another format version.
+            If there is no engine, it is damaged or of another format version, or cannot be written.
         LockedError
-            If another process is writing to it, or this process has it open.
+            If another process, or another object of this one, has it open for writing.
         MismatchError
             If its parts do not belong together.
         """
-        return cls(EngineState.open(Path(directory), readonly=readonly, check=check))
+        # Absolute: it is opened again after the process may have gone elsewhere.
+        place = Path(os.path.abspath(directory))
+        state = EngineState.open(place, readonly=readonly, check=check)
+        if root is not None:
+            try:
+                state.use_root(root)
+            except BaseException:
+                state.close()
+                raise
+        return cls(state, auto_refresh=auto_refresh)
+
+    def refresh(self) -> bool:
+        """Let a reader see what was last committed, all of it or nothing; return whether that is anything new.
+
+        Takes microseconds when there is nothing new, otherwise about as long as the new images take to index,
+        unless the writer has saved its index since. Calls of other threads end on what they began with. What was
+        removed keeps its place in the file while a reader sees it: readers that stay open should refresh now and
+        then.
+
+        A forked child does this by itself on its first call, and is a reader from then on.
+        """
+        with _refreshing:
+            before, self._state = self._state, self._state.newer()
+            return self._state is not before
 
     def close(self) -> None:
         """Close the store and let go of its lock. Closing twice is harmless."""
-        self.state.close()
+        self._state.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError(
+            "an open engine cannot be pickled; hand its path to the other process, and open it there: "
+            f"Engine.open({str(self.directory)!r}, readonly=True)"
+        )
 
     def __enter__(self) -> Engine:
         return self
@@ -119,7 +177,7 @@ class Engine:
     @property
     def directory(self) -> Path:
         """Where it lies."""
-        return self.state.directory
+        return self._state.directory
 
     @property
     def manifest(self) -> Manifest:
@@ -152,7 +210,12 @@ class Engine:
 
     def get(self, image_id: str) -> LocalFeatures:
         """Return the features of an image; an `UnknownIdError` if it is not there."""
-        return self.store.get(image_id)
+        state = self.state
+        return state.store.get(state.id_of(image_id))
+
+    def path_of(self, image: str | os.PathLike[str]) -> str:
+        """Return the path of an image's file, from the engine's root; what is no id is a path already."""
+        return self.state.path_of(image)
 
     def ids(self) -> list[str]:
         """Return all image ids, in the order of insertion."""
@@ -162,7 +225,8 @@ class Engine:
         return len(self.store)
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self.store
+        state = self.state
+        return isinstance(image_id, (str, os.PathLike)) and state.id_of(image_id) in state.store
 
     def __repr__(self) -> str:
         return (
@@ -171,20 +235,22 @@ class Engine:
 
     def info(self) -> EngineInfo:
         """Return what the engine holds, and in ``index["advice"]`` what would serve it better, if anything."""
+        state = self.state
         return EngineInfo(
-            directory=str(self.directory),
-            model=self.manifest.model_identity,
-            profile=self.manifest.profile.name,
-            images=len(self),
-            dim=self.manifest.dim,
-            precision=self.manifest.profile.extraction.precision,
-            store=self.store.info().to_dict(),
-            index=self.index.info().to_dict(),
+            directory=str(state.directory),
+            model=state.manifest.model_identity,
+            profile=state.manifest.profile.name,
+            images=len(state.store),
+            dim=state.manifest.dim,
+            precision=state.manifest.profile.extraction.precision,
+            store=state.store.info().to_dict(),
+            index=state.index.info().to_dict(),
         )
 
     def check(self) -> CheckReport:
         """Compare everything on disk with its checksums; this reads all of it. Nothing is repaired: see `open`."""
-        return check_parts(self.directory, self.manifest, self.store)
+        state = self.state
+        return check_parts(state.directory, state.manifest, state.store)
 
     def search(
         self,
@@ -290,6 +356,7 @@ class Engine:
         box: Box | None = None,
         top_n: int | None = None,
         seed: int = 0,
+        distances: bool = False,
     ) -> SearchResult:
         """Re-rank a shortlist of any other system by geometric verification.
 
@@ -302,8 +369,11 @@ class Engine:
             Hits to return at most; None: all.
         box, top_n, seed
             As in `search`.
+        distances : bool
+            Scores are distances, of which lower is better: they get the opposite sign.
         """
-        return rerank(self.state, query, shortlist, SearchOptions(top_k, top_n, seed=seed), box=box)
+        options = SearchOptions(top_k, top_n, seed=seed, distances=distances)
+        return rerank(self.state, query, shortlist, options, box=box)
 
     def rerank_many(
         self,
@@ -315,6 +385,7 @@ class Engine:
         expand: bool = False,
         graph: bool = False,
         seed: int = 0,
+        distances: bool = False,
         workers: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: StagedProgress | None = None,
@@ -330,27 +401,31 @@ class Engine:
             See `RerankingConfig`; None: as the profile says.
         expand, graph, seed
             As in `search`, but the same candidates are verified again, not others searched.
-        workers
+        distances, workers
             See `delf_engine.reranking.RerankOptions`.
         checkpoint : path or None
             See `delf_engine.reranking.rerank_batch`. It is one of the first round.
         progress : callable or None
             Called with (what is done, pairs done, pairs).
         """
-        options = self.state.rerank_options(top_n=top_n, top_k=top_k, seconds=seconds, seed=seed, workers=workers)
+        state = self.state
+        options = state.rerank_options(
+            top_n=top_n, top_k=top_k, seconds=seconds, seed=seed, distances=distances, workers=workers
+        )
         return rerank_many(
-            self.state, shortlists, options, expand=expand, graph=graph, checkpoint=checkpoint, progress=progress
+            state, shortlists, options, expand=expand, graph=graph, checkpoint=checkpoint, progress=progress
         )
 
     def verify(self, a: Query, b: Query, *, seed: int = 0) -> Verification:
         """Verify whether two images show the same place; an id of the engine stands for its image."""
-        profile = self.manifest.profile
+        state = self.state
+        profile = state.manifest.profile
         return verify_features(
-            self.state.features_of(a),
-            self.state.features_of(b),
+            state.features_of(a),
+            state.features_of(b),
             config=profile.verification,
             exponent=profile.ranking.exponent,
-            calibration=self.calibration,
+            calibration=state.calibration,
             seed=seed,
         )
 
@@ -362,6 +437,7 @@ class Engine:
         replace: bool = False,
         workers: int | None = None,
         batch: int | None = None,
+        max_pixels: int | None = None,
         progress: Progress | None = None,
     ) -> AddReport:
         """Extract and add images; those whose id is there already are skipped, or replaced.
@@ -374,12 +450,16 @@ class Engine:
         images : image, folder, or iterable of them
             Paths (folders are searched for images), bytes, PIL images or RGB arrays.
         ids : sequence of str or None
-            One for each image, needed for images that are not files; None: the paths as given.
+            One for each image, needed for images that are not files; None: the paths from the engine's root,
+            however they are written: `x`, `./x` and `a/../x` are one image.
         replace : bool
             Extract images again whose id is there already; see `replace`. After an interruption all of them are
             extracted once more.
         workers, batch : int or None
             Decoding processes, and images that go through the network together; see `Extractor.extract_many`.
+        max_pixels : int or None
+            Larger images are refused, but for JPEG files that can be decoded smaller; None: as the profile says.
+            For queries set ``engine.extractor.max_pixels``.
         progress : callable or None
             Called with (done, total).
 
@@ -398,8 +478,16 @@ class Engine:
             If `ids` does not fit `images`.
         """
         self.state.check_writable()
-        named = named_images(images, ids)
-        return add_images(self.state, named, replace=replace, progress=progress, workers=workers, batch=batch)
+        named = named_images(images, ids, self.state.root)
+        return add_images(
+            self.state,
+            named,
+            replace=replace,
+            progress=progress,
+            workers=workers,
+            batch=batch,
+            max_pixels=max_pixels,
+        )
 
     def replace(
         self,
@@ -408,6 +496,7 @@ class Engine:
         ids: Sequence[str] | None = None,
         workers: int | None = None,
         batch: int | None = None,
+        max_pixels: int | None = None,
         progress: Progress | None = None,
     ) -> AddReport:
         """Extract images again that are there, such as photographs that were edited, and replace their features.
@@ -417,7 +506,7 @@ class Engine:
 
         Parameters
         ----------
-        images, ids, workers, batch, progress
+        images, ids, workers, batch, max_pixels, progress
             As in `add`, and so are the report and the errors.
 
         Returns
@@ -431,9 +520,11 @@ class Engine:
             If one is not there; then nothing is replaced.
         """
         self.state.check_writable()
-        named = list(named_images(images, ids))
+        named = list(named_images(images, ids, self.state.root))
         self.state.check_known([image_id for image_id, _ in named], "replaced")
-        return add_images(self.state, named, replace=True, progress=progress, workers=workers, batch=batch)
+        return add_images(
+            self.state, named, replace=True, progress=progress, workers=workers, batch=batch, max_pixels=max_pixels
+        )
 
     def add_features(self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False) -> AddReport:
         """Add features that were extracted elsewhere by the same model, as (id, features).
@@ -458,7 +549,8 @@ class Engine:
     def remove(self, ids: str | Iterable[str]) -> None:
         """Remove images; nothing and an `UnknownIdError` if one is not there, a `LockedError` if read-only."""
         self.state.check_writable()
-        wanted = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+        names = [ids] if isinstance(ids, str) else ids
+        wanted = list(dict.fromkeys(self.state.id_of(name) for name in names))
         self.state.check_known(wanted, "removed")
         self.state.remove(wanted)
 

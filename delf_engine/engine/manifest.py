@@ -42,6 +42,9 @@ class Manifest(Config):
     profile : Profile
         All options, as they were when the engine was made; a precision of "auto" gives way to what the first
         image was extracted in.
+    root : str or None
+        Folder that ids of files start from, absolute or as seen from the directory. None: not known, ids are paths
+        as they were given; so it is in engines of version 0.1.
     """
 
     format: Literal["delf-engine"] = "delf-engine"
@@ -54,6 +57,7 @@ class Manifest(Config):
     codebook: str | None
     codebook_file: str = "codebook.safetensors"
     profile: Profile
+    root: str | None = None
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -85,6 +89,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest so that it is there whole or not at all; a `FormatError` if it cannot be written."""
     path = directory / MANIFEST
     with system_errors(f"{path}: cannot be written"), replacing(path) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        # Not by pydantic, which refuses paths that are not UTF-8.
+        temporary.write_text(json.dumps(manifest.model_dump(), indent=1), encoding="utf-8")
     with system_errors(f"{directory}: cannot be synchronised"):
         sync_directory(directory)

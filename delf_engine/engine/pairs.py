@@ -102,6 +102,7 @@ def rerank(
     top_k: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
+    distances: bool = False,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -120,7 +121,7 @@ def rerank(
     top_n, top_k, seconds
         Candidates to verify for each query, and what may stop it earlier; see `RerankingConfig`. None: as the
         profile says.
-    seed, workers, calibration, progress, checkpoint
+    seed, distances, workers, calibration, progress, checkpoint
         See `delf_engine.reranking.RerankOptions` and `rerank_batch`.
 
     Returns
@@ -133,6 +134,7 @@ def rerank(
         top_k=top_k,
         seconds=seconds,
         seed=seed,
+        distances=distances,
         workers=workers,
         calibration=calibration,
     )

@@ -45,6 +45,7 @@ class SearchOptions:
     min_score: float | None = None
     seed: int = 0
     workers: int | None = None
+    distances: bool = False
 
     def __post_init__(self) -> None:
         if (self.top_k is not None and self.top_k < 1) or (self.top_n is not None and self.top_n < 0):
@@ -55,10 +56,10 @@ class SearchOptions:
         verified = state.manifest.profile.reranking.top_n if self.top_n is None else self.top_n
         return max(self.top_k or 0, verified)
 
-    def limits(self) -> dict[str, Any]:
+    def limits(self, state: EngineState) -> dict[str, Any]:
         """Return the options of an index that leave images out; here one id may stand for a list."""
-        among = None if self.among is None else _ids(self.among)
-        return {"among": among, "exclude": _ids(self.exclude), "min_score": self.min_score}
+        among = None if self.among is None else _ids(state, self.among)
+        return {"among": among, "exclude": _ids(state, self.exclude), "min_score": self.min_score}
 
 
 def search(
@@ -66,7 +67,7 @@ def search(
 ) -> SearchResult:
     """Search with one query; see `Engine.search`."""
     features = state.features_of(query, box)
-    limits = options.limits()
+    limits = options.limits(state)
 
     def found(query: LocalFeatures) -> list[RankedCandidate]:
         ids, scores = state.index.search(query, options.candidates(state), **limits)
@@ -103,7 +104,7 @@ def search_many(
     """Search with many queries, one pass over the index for each block of them; see `Engine.search_many`."""
     if isinstance(queries, LocalFeatures) or is_one_image(queries):
         raise ConfigError("expected several queries, got one; put it into a list, or call search")
-    several, limits = list(queries), options.limits()
+    several, limits = list(queries), options.limits(state)
     out: list[SearchResult] = []
     for start in range(0, len(several), _BLOCK):
         block = several[start : start + _BLOCK]
@@ -160,8 +161,9 @@ def _ranked(
 ) -> list[RankedCandidate]:
     """Verify the first candidates of a shortlist and rank it; with a `top_n` of 0 keep it as it is."""
     if options.top_n == 0:
-        return rank_verified(shortlist, {}, ranking=state.manifest.profile.ranking)
-    given = state.rerank_options(top_n=options.top_n, seed=options.seed)
+        ranking = state.manifest.profile.ranking
+        return rank_verified(shortlist, {}, ranking=ranking, distances=options.distances)
+    given = state.rerank_options(top_n=options.top_n, seed=options.seed, distances=options.distances)
     return rerank_shortlist(query, shortlist, state.store, given)
 
 
@@ -196,5 +198,6 @@ def _name(query: Query) -> str:
     return repr(query) if isinstance(query, LocalFeatures) else source_name(query)
 
 
-def _ids(ids: str | Iterable[str]) -> list[str]:
-    return [ids] if isinstance(ids, str) else list(ids)
+def _ids(state: EngineState, ids: str | Iterable[str]) -> list[str]:
+    names = [ids] if isinstance(ids, str) else list(ids)
+    return [state.id_of(name) if isinstance(name, (str, os.PathLike)) else name for name in names]

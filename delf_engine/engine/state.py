@@ -3,24 +3,29 @@
 The feature store is the truth and is changed first, in one transaction a batch; the index follows and is saved
 with the revision of the store that it holds. So after a crash at any moment the index can tell what it has missed,
 and catches up with the store on opening.
+
+What was opened to read is a snapshot: the store is pinned, the index holds the same revision. It never changes;
+`EngineState.newer` gives another one, and searches that are at work go on with the one they have.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from delf_engine.engine.catch_up import catch_up
 from delf_engine.engine.directory import FEATURES, open_index, remove_unused
-from delf_engine.engine.manifest import Manifest, read_manifest
+from delf_engine.engine.file_ids import file_id, file_of, kept_root, root_of
+from delf_engine.engine.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from delf_engine.engine.pairs import calibration_of
 from delf_engine.errors import ConfigError, LockedError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
-from delf_engine.index import AnyIndex
+from delf_engine.index import AnyIndex, saved_mark
 from delf_engine.reranking import RerankOptions
 from delf_engine.storage import FeatureStore, Revision
 from delf_engine.storage.codec import as_stored
@@ -46,15 +51,22 @@ class EngineState:
         self.store = store
         self.index = index
         self.readonly = readonly
+        self._process = os.getpid()
+        self._seen: tuple[int, ...] = ()  # signature of the manifest
+        self.root = root_of(directory, manifest.root)
         noted = None if index.mark is None else Revision.from_dict(index.mark)
         self._revision = self._caught_up(noted)  # of the store: the one that the index holds
         if not readonly:
             self.save()
+        index.mark = self._revision.to_dict()
+        index.flush()
 
     @classmethod
-    def open(cls, directory: Path, *, readonly: bool, check: bool | None) -> EngineState:
-        """Open an engine that exists; see `Engine.open`."""
-        manifest = read_manifest(directory)
+    def open(
+        cls, directory: Path, *, readonly: bool, check: bool | None = None, before: EngineState | None = None
+    ) -> EngineState:
+        """Open an engine that exists; see `Engine.open`. What is still right of a state `before` is kept."""
+        seen, manifest = _signature(directory), read_manifest(directory)
         with ExitStack() as undo:
             store = undo.enter_context(FeatureStore.open(directory / FEATURES, readonly=readonly))
             if store.model != manifest.model_identity or store.dim != manifest.dim:
@@ -65,10 +77,53 @@ class EngineState:
             if not readonly:  # others have no way to change it from here on
                 manifest = read_manifest(directory)
                 remove_unused(directory, manifest)
-            manifest, index = open_index(directory, manifest, check)
+            if before is not None and before._leads_to(manifest):
+                index = before.index.copy()
+                index.mark = before._revision.to_dict()
+            else:
+                manifest, index = open_index(
+                    directory, manifest, check, None if before is None else before.index.encoder
+                )
+            if readonly:
+                store.pin()  # now: an index is never ahead of its store
             state = cls(directory, manifest, store, index, readonly=readonly)
             undo.pop_all()
+        state._seen = seen
+        if before is not None and before._extracts_as(manifest):
+            state.extractor = before.extractor
         return state
+
+    def newer(self) -> EngineState:
+        """Return the state to go on with: this one, or another if a reader is behind, or in a forked child."""
+        if self.is_inherited:
+            self.store.revision()  # an error if it is closed
+            self.index.flush()
+        elif not self.readonly or not (self.store.has_gone_on() or self._seen != _signature(self.directory)):
+            return self
+        after = EngineState.open(self.directory, readonly=True, before=self)
+        if self.root != root_of(self.directory, self.manifest.root):
+            after.root = self.root  # as `use_root` has said
+        return after
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a forked child of the process that has opened the engine."""
+        return self._process != os.getpid()
+
+    def _leads_to(self, manifest: Manifest) -> bool:
+        """Whether to go on from the index in memory takes less than from the one on disk."""
+        mine = self.manifest
+        if (mine.index_folder, mine.codebook) != (manifest.index_folder, manifest.codebook):
+            return False
+        mark = saved_mark(self.directory / manifest.index_folder)
+        return mark is None or Revision.from_dict(mark).commit <= self._revision.commit
+
+    def _extracts_as(self, manifest: Manifest) -> bool:
+        """Whether the extractor is loaded and right for a manifest."""
+        mine = self.manifest
+        made_with = (mine.model, mine.model_identity, mine.profile.extraction)
+        same = made_with == (manifest.model, manifest.model_identity, manifest.profile.extraction)
+        return same and "extractor" in vars(self)
 
     def close(self) -> None:
         """Close the store and let go of its lock. Closing twice is harmless."""
@@ -104,9 +159,32 @@ class EngineState:
             if box is not None:
                 raise ConfigError("a box goes with an image; features were given")
             return query
-        if box is None and isinstance(query, str) and query in self.store:
-            return self.store.get(query)
+        if isinstance(query, (str, os.PathLike)):
+            image_id = self.id_of(query)
+            if image_id in self.store:
+                return self.store.get(image_id) if box is None else self.extractor(self.path_of(image_id), box=box)
         return self.extractor(query, box=box)
+
+    def id_of(self, name: str | os.PathLike[str]) -> str:
+        """Return the id that is meant: as given if it is one, or that of a file, however its path is written."""
+        given = os.fspath(name)
+        if given in self.store:
+            return given
+        found = file_id(given, self.root) if given else given
+        return found if found in self.store else given
+
+    def path_of(self, name: str | os.PathLike[str]) -> str:
+        """Return where the file of an image is, given by its id; what is no id is a path already."""
+        image_id = self.id_of(name)
+        return file_of(image_id, self.root) if image_id in self.store else image_id
+
+    def use_root(self, root: str | os.PathLike[str]) -> None:
+        """Look for files from another root on, which a writer keeps."""
+        self.root = os.path.abspath(root)
+        kept = kept_root(self.directory, root)
+        if not self.readonly and kept != self.manifest.root:
+            self.manifest = self.manifest.model_copy(update={"root": kept})
+            write_manifest(self.directory, self.manifest)
 
     def check_writable(self) -> None:
         """Raise `LockedError` if the engine was opened read-only."""
@@ -170,3 +248,11 @@ class EngineState:
     def _caught_up(self, since: Revision | None) -> Revision:
         save = None if self.readonly else lambda: self._save(None)
         return catch_up(self.store, self.index, since, save=save)
+
+
+def _signature(directory: Path) -> tuple[int, ...]:
+    """Return what changes when the manifest is replaced."""
+    with suppress(OSError):  # that it is missing is said where it is read
+        status = (directory / MANIFEST).stat()
+        return status.st_ino, status.st_mtime_ns, status.st_size
+    return ()

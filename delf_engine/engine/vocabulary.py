@@ -40,6 +40,7 @@ def train_codebook(
     iterations: int = 10,
     seed: int = 0,
     model: str | os.PathLike[str] = "delf-r18",
+    max_pixels: int | None = None,
     on_error: OnError = None,
     progress: Report | None = None,
 ) -> Codebook:
@@ -61,6 +62,8 @@ def train_codebook(
         Of k-means, see `Codebook.train`; words of descriptors are found by the fast assignment.
     model : str or path
         Checkpoint that extracts photographs; an engine has features already.
+    max_pixels : int or None
+        See `Engine.add`.
     on_error : callable or None
         Called with each photograph that cannot be read and its error; None: a `DelfEngineWarning` for each.
     progress : callable or None
@@ -77,7 +80,7 @@ def train_codebook(
         If there are fewer descriptors than words.
     """
     report = progress or (lambda stage, done, total: None)
-    with _descriptors(source, per_image, model, on_error, report) as descriptors:
+    with _descriptors(source, per_image, model, max_pixels, on_error, report) as descriptors:
         return Codebook.train(
             descriptors,
             words,
@@ -96,6 +99,7 @@ def train_mixture(
     iterations: int = 100,
     seed: int = 0,
     model: str | os.PathLike[str] = "delf-r18",
+    max_pixels: int | None = None,
     on_error: OnError = None,
     progress: Report | None = None,
 ) -> Mixture:
@@ -103,7 +107,7 @@ def train_mixture(
 
     Parameters
     ----------
-    source, per_image, model, on_error, progress
+    source, per_image, model, max_pixels, on_error, progress
         As `train_codebook`, and so are the errors.
     components : int
         Gaussians. At most 100,000 descriptors are used, drawn at random.
@@ -111,7 +115,7 @@ def train_mixture(
         Of expectation maximisation, see `Mixture.train`.
     """
     report = progress or (lambda stage, done, total: None)
-    with _descriptors(source, per_image, model, on_error, report) as descriptors:
+    with _descriptors(source, per_image, model, max_pixels, on_error, report) as descriptors:
         blocks = Blocks(descriptors)
         count = min(blocks.count, _MIXTURE_DESCRIPTORS)
         rows = np.random.default_rng(seed).choice(blocks.count, count, replace=False, shuffle=False)
@@ -124,6 +128,7 @@ def _descriptors(
     source: str | os.PathLike[str],
     per_image: int,
     model: str | os.PathLike[str],
+    max_pixels: int | None,
     on_error: OnError,
     report: Report,
 ) -> Iterator[Descriptors]:
@@ -131,7 +136,7 @@ def _descriptors(
         raise ConfigError(f"per_image must be at least 1, got {per_image}")
     folder = Path(source)
     if not (folder / MANIFEST).is_file():
-        yield _extracted(find_images([folder]), per_image, model, on_error, report)
+        yield _extracted(find_images([folder]), per_image, model, max_pixels, on_error, report)
         return
     read_manifest(folder)
     with FeatureStore.open(folder / FEATURES, readonly=True) as store:
@@ -153,12 +158,17 @@ class _Stored:
 
 
 def _extracted(
-    photos: Sequence[str], per_image: int, model: str | os.PathLike[str], on_error: OnError, report: Report
+    photos: Sequence[str],
+    per_image: int,
+    model: str | os.PathLike[str],
+    max_pixels: int | None,
+    on_error: OnError,
+    report: Report,
 ) -> Iterator[npt.NDArray[np.float32]]:
     from delf_engine.extraction import Extractor
 
     profile = load_profile(read_checkpoint_info(model).profile)
-    extractor = Extractor.from_pretrained(model, config=profile.extraction.for_codebook())
+    extractor = Extractor.from_pretrained(model, config=profile.extraction.for_codebook(), max_pixels=max_pixels)
     found: Iterable[tuple[ImageSource, LocalFeatures]] = extractor.extract_many(photos, on_error=on_error)
     for done, (_, features) in enumerate(found, 1):
         report("features", done, len(photos))

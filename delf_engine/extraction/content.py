@@ -15,14 +15,15 @@ Pixels = npt.NDArray[np.uint8]
 
 #: A line belongs to a frame if all but this share of it lies this near to the colour of the outermost line.
 _SPECKS, _NEAR = 0.01, 12
+_FRAMES = 3  # more would eat up a sky that fades
 _LINES = 64  # looked at together
 
 
 def content_box(image: Pixels) -> tuple[int, int, int, int]:
     """Return the box, x0, y0, x1, y1, that is left without uniform bands along the edges of an image.
 
-    Frames inside frames are peeled off one after the other, each side by its own colour. x1, y1 are exclusive; an
-    image of one colour leaves nothing: a box without area.
+    Frames inside frames are peeled off one after the other, three at most, each side by its own colour. x1, y1 are
+    exclusive; an image of one colour leaves nothing: a box without area.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ def content_box(image: Pixels) -> tuple[int, int, int, int]:
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = 0, 0, width, height
-    while x0 < x1 and y0 < y1:
+    for _ in range(_FRAMES):
         before = x0, y0, x1, y1
         y0 += _band(image[y0:y1, x0:x1])
         y1 -= _band(image[y0:y1, x0:x1][::-1])

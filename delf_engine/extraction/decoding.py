@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +23,7 @@ from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError, ProcessDiedError
 from delf_engine.extraction.content import content_box, textured
 from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name
+from delf_engine.images.files import no_path
 from delf_engine.pyramid import Level, plan_levels, resize
 from delf_engine.support.processes import can_start_processes, map_ordered, process_pool
 from delf_engine.support.threads import usable_cores
@@ -87,7 +87,8 @@ def read_pyramid(
     box : x0, y0, x1, y1 or None
         Region of interest, in pixels: it keeps the scale that the whole image would have had.
     max_pixels : int
-        Larger images are refused before decoding.
+        Larger images are refused before decoding; of a JPEG as many pixels are decoded as the pyramid needs, and
+        refused only if these are more.
 
     Raises
     ------
@@ -112,33 +113,39 @@ def read_pyramid(
     def needed(size: tuple[int, int]) -> int:
         return max((max(level.width, level.height) for level in planned(size, size)), default=1)
 
-    reduces = config.reduced_decoding and box is None
-    image, image_size = load_reduced(source, needed if reduces else None, max_pixels=max_pixels)
+    image, image_size = load_reduced(
+        source, needed if box is None else None, always=config.reduced_decoding, max_pixels=max_pixels
+    )
     region_size, whole_size, offset = image_size, image_size, (0, 0)
     if box is not None:
         image, offset = crop(image, box, name=name)
         region_size = (image.shape[1], image.shape[0])
     elif config.trim_frames:
-        image, offset, region_size = _trimmed(image, image_size)
-        whole_size = region_size if min(region_size) >= config.min_side else image_size
+        image, offset, region_size = _trimmed(image, image_size, config.min_side)
+        whole_size = region_size
     if min(region_size) < config.min_side:
         raise ImageError(
             name,
             f"{region_size[0]} x {region_size[1]} pixels are too few; each side needs at least {config.min_side}",
         )
-    levels = planned(region_size, whole_size)
+    levels = planned(region_size, whole_size) if image.size else []
     pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
     masks = tuple(textured(level, stride, 3 * stride, config.min_contrast) for level in pixels)
     return Pyramid(image_size, region_size, offset, tuple(levels), pixels, masks)
 
 
 def _trimmed(
-    image: npt.NDArray[np.uint8], image_size: tuple[int, int]
+    image: npt.NDArray[np.uint8], image_size: tuple[int, int], min_side: int
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int], tuple[int, int]]:
-    """Return an image without its uniform frame, and where that leaves it in the pixels of the original."""
+    """Return an image without its uniform frame, and where that leaves it in the pixels of the original.
+
+    Of an image of one colour no pixel is left; one that keeps less than `min_side` pixels is kept whole.
+    """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = content_box(image)
     if x1 <= x0 or y1 <= y0:
+        return image[:0], (0, 0), image_size
+    if min(x1 - x0, y1 - y0) < min_side:
         return image, (0, 0), image_size
     x, y = image_size[0] / width, image_size[1] / height
     return image[y0:y1, x0:x1], (round(x0 * x), round(y0 * y)), (round((x1 - x0) * x), round((y1 - y0) * y))
@@ -174,11 +181,13 @@ def decoded(
         until_closed.callback(here.shutdown, cancel_futures=True)
         there = here
         if workers:
-            there = until_closed.enter_context(process_pool(workers, partial(_begin, _pillow_limit())))
+            there = until_closed.enter_context(process_pool(workers, _begin))
 
         def submit(source: ImageSource) -> Future[Pyramid | str]:
             if isinstance(source, (str, os.PathLike)):
-                return there.submit(_prepared, os.path.abspath(source), config, stride, max_pixels)
+                path = os.fspath(source)
+                given = path if no_path(path) and not os.path.exists(path) else os.path.abspath(path)
+                return there.submit(_prepared, given, config, stride, max_pixels)
             executor = there if isinstance(source, bytes) else here
             return executor.submit(_prepared, source, config, stride, max_pixels)
 
@@ -230,19 +239,11 @@ def _prepared(source: ImageSource, config: ExtractionConfig, stride: int, max_pi
         return error.reason
 
 
-def _pillow_limit() -> int | None:
-    from PIL import Image
-
-    return Image.MAX_IMAGE_PIXELS
-
-
-def _begin(pillow_limit: int | None) -> None:
+def _begin() -> None:
     """Begin a process that runs when the network leaves a core idle: it waits for its slowest core."""
     import cv2
-    from PIL import Image
 
     cv2.setNumThreads(1)  # there are as many processes as cores to use
-    Image.MAX_IMAGE_PIXELS = pillow_limit
     os.setsid()  # Linux shares out cores by session first
     os.nice(19)
     with contextlib.suppress(OSError):

@@ -22,10 +22,12 @@ from delf_engine.extraction.precision import (
     warn_emulated,
     with_bf16_trunk,
 )
-from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime
+from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime, choose_device
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource
 from delf_engine.model import CheckpointInfo, load_checkpoint
+from delf_engine.support.memory import Heap
+from delf_engine.support.threads import torch_after_fork
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +54,9 @@ class Extractor:
         Of the checkpoint that `network` came from.
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ..., or ``"auto"``: a GPU where there is one.
-    max_pixels : int
-        Larger images are refused before decoding.
+    max_pixels : int or None
+        Images of which more pixels would have to be decoded are refused; None: as `config` says. A JPEG above it
+        is decoded at 1/2, 1/4 or 1/8 of its size where its pyramid needs no more.
     precision : "auto", "fp32", "bf16" or None
         Arithmetic of the trunk; None: as `config` says. "auto" is bfloat16 where the hardware has it.
 
@@ -61,6 +64,13 @@ class Extractor:
     ----------
     precision : "fp32" or "bf16"
         What is computed in; `config.precision` is the same.
+    max_pixels : int
+        May be set anew at any time.
+
+    Notes
+    -----
+    In a forked child (`multiprocessing` with "fork", servers that preload) it goes on, in one thread, on a CPU; on
+    a GPU it is refused with a `ConfigError`, since a GPU does not work in a fork.
 
     References
     ----------
@@ -74,17 +84,19 @@ class Extractor:
         *,
         info: CheckpointInfo | None = None,
         device: str = "auto",
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
         precision: Literal["auto", "fp32", "bf16"] | None = None,
     ) -> None:
         self.info = info
-        self.max_pixels = max_pixels
+        self._heap = Heap()
+        self.max_pixels = max_pixels or config.max_pixels or MAX_PIXELS
         self.device: torch.device | None = None
         if isinstance(network, Runtime):
             self.precision = _own_precision(network, precision or config.precision)
             self.runtime = network
         else:
-            self.device = _device(device)
+            torch_after_fork()
+            self.device = choose_device(device)
             self.precision = resolve_precision(precision or config.precision, self.device)
             self.runtime = TorchRuntime(_lowered(network, self.precision, self.device), self.device)
         threshold = (info.attention_threshold if info else None) or 0.0  # on this checkpoint's own scale of scores
@@ -99,7 +111,7 @@ class Extractor:
         profile: str | os.PathLike[str] | None = None,
         config: ExtractionConfig | None = None,
         device: str = "auto",
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
         precision: Literal["auto", "fp32", "bf16"] | None = None,
     ) -> Extractor:
         """Load a checkpoint that comes with the package, or a file.
@@ -136,7 +148,7 @@ class Extractor:
         profile: str | os.PathLike[str] | None = None,
         config: ExtractionConfig | None = None,
         threads: int | None = None,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
     ) -> Extractor:
         """Load a file that ``delf-engine model export`` wrote as ONNX; torch is not needed.
 
@@ -192,6 +204,7 @@ class Extractor:
         *,
         workers: int | None = None,
         batch: int | None = None,
+        max_pixels: int | None = None,
         on_error: Callable[[Source, ImageError], None] | None = None,
     ) -> Generator[tuple[Source, LocalFeatures], None, None]:
         """Extract many images, decoding ahead in worker processes; results come in the order of `images`.
@@ -210,6 +223,8 @@ class Extractor:
             Images of which those with equal pyramids go through the network together. None: 1 on a CPU, which a
             single image keeps busy and where features are then the same bits as from a single call, whatever the
             workers; more on a GPU, where they agree to rounding.
+        max_pixels : int or None
+            In place of the extractor's own.
         on_error : callable or None
             Called with each image that could not be read and its error; the rest goes on. None: a
             `DelfEngineWarning` is issued for each.
@@ -230,7 +245,7 @@ class Extractor:
             images,
             self.config,
             stride=self.runtime.stride,
-            max_pixels=self.max_pixels,
+            max_pixels=max_pixels or self.max_pixels,
             workers=workers,
             ahead=batch,
         )
@@ -312,7 +327,9 @@ class Extractor:
         return [found[i] for i in range(len(images))]
 
     def _features(self, pyramid: Pyramid, maps: Sequence[CellMap]) -> LocalFeatures:
-        return assemble(pyramid, maps, self.config, self.runtime)
+        features = assemble(pyramid, maps, self.config, self.runtime)
+        self._heap.give_back()
+        return features
 
 
 def _lowered(network: DelfNetwork, precision: Precision, device: torch.device) -> DelfNetwork:
@@ -329,20 +346,6 @@ def _own_precision(runtime: Runtime, wanted: str) -> Precision:
     if wanted == "bf16":
         raise ConfigError(f"{runtime.name} computes in fp32; precision 'bf16' needs a checkpoint run by torch")
     return "fp32"
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}: {error}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} was asked for, but torch finds no CUDA device; use 'cpu' or 'auto'")
-    return device
 
 
 def _warn(source: ImageSource, error: ImageError) -> None:

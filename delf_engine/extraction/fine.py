@@ -65,7 +65,7 @@ def fine_features(
     if not part.size:
         return LocalFeatures.empty(size, FINE_DIM)
     scale = config.scale(size if box is not None else (part.shape[1], part.shape[0]))
-    grey = _resized(cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY), scale)
+    grey = _resized(np.asarray(cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY), np.uint8), scale)
     detector = cv2.SIFT_create(  # type: ignore[attr-defined]
         nfeatures=config.max_features, contrastThreshold=config.contrast, enable_precise_upscale=True
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from delf_engine.errors import ConfigError
+from delf_engine.support.threads import torch_after_fork
+
 if TYPE_CHECKING:
     import torch
 
     from delf_engine.model.network import DelfNetwork
 
-__all__ = ["CellMap", "Runtime", "TorchRuntime"]
+__all__ = ["CellMap", "Runtime", "TorchRuntime", "choose_device"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,32 @@ class Runtime(Protocol):
         ...
 
 
+def choose_device(name: str) -> torch.device:
+    """Return the device called "cpu", "cuda", "cuda:1", ..., or "auto": a GPU if there is one.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device, here or at all; it says which there are.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"device {name!r} is not supported: give 'auto', 'cpu', 'cuda' or 'cuda:N' (NVIDIA or ROCm)"
+        )
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device {name!r} is not there: torch sees {count} CUDA devices; give 'cpu' or 'auto'")
+    return device
+
+
 class TorchRuntime:
     """A `DelfNetwork` on one device.
 
@@ -71,14 +101,26 @@ class TorchRuntime:
     network : DelfNetwork
         Set to evaluation; on the device and channels-last from here on.
     device : torch.device
+
+    Raises
+    ------
+    ConfigError
+        If it is a GPU, and this process was forked from one that has used a GPU; when computing, too, if the
+        process was forked since.
     """
 
     def __init__(self, network: DelfNetwork, device: torch.device) -> None:
         import torch
 
-        network = network.eval().requires_grad_(False).to(device)
+        try:
+            network = network.eval().requires_grad_(False).to(device)
+        except RuntimeError as error:
+            if "forked subprocess" in str(error):
+                raise _no_gpu_after_fork(device) from error
+            raise
         self.network = network.to(memory_format=torch.channels_last)
         self.device = device
+        self._process = os.getpid()
         self.name = str(device)
         self.dim = self.network.dim
         self.stride = self.network.stride
@@ -87,6 +129,10 @@ class TorchRuntime:
         """See `Runtime`."""
         import torch
 
+        if self._process != os.getpid():
+            if self.device.type == "cuda":
+                raise _no_gpu_after_fork(self.device)
+            torch_after_fork()
         with torch.inference_mode():
             batch = torch.from_numpy(images).to(self.device)
             features, scores = self.network(self.network.normalise(batch))
@@ -104,3 +150,11 @@ class TorchRuntime:
             vectors = torch.cat([m.features[torch.from_numpy(cells).to(self.device)] for m, cells in parts])
             found: npt.NDArray[np.float32] = self.network.projection(vectors).float().cpu().numpy()
             return found
+
+
+def _no_gpu_after_fork(device: torch.device) -> ConfigError:
+    return ConfigError(
+        f"device {str(device)!r} was used before this process was forked, and a GPU does not work in a fork: "
+        "begin processes with multiprocessing.get_context('spawn') and make the extractor there, or take "
+        "device='cpu'"
+    )

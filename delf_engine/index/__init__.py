@@ -12,7 +12,7 @@ from delf_engine.index.dense.index import DenseIndex
 from delf_engine.index.ivf.index import IvfIndex
 from delf_engine.index.kdtree.index import KdTreeIndex
 from delf_engine.index.kinds import KINDS, AnyIndex, IndexKind
-from delf_engine.index.segments.disk import check_index, has_index
+from delf_engine.index.segments.disk import check_index, has_index, saved_mark
 
 __all__ = [
     "KINDS",
@@ -29,4 +29,5 @@ __all__ = [
     "Mixture",
     "check_index",
     "has_index",
+    "saved_mark",
 ]

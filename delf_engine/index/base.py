@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,7 +68,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
     def __init__(self, dim: int, layout: Layout, encoder: Encoder | None, config: ConfigT) -> None:
         self.config = config
         self._dim = dim
-        self._encoder = encoder
+        self.encoder = encoder
         self._collection = Collection(self.kind, layout)
 
     # What a kind brings along.
@@ -105,7 +106,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
 
     def _header(self) -> dict[str, Any]:
         """Return what the manifest says of how the index was made."""
-        encoder = None if self._encoder is None else self._encoder.hash
+        encoder = None if self.encoder is None else self.encoder.hash
         return {"dim": self.dim, "encoder": encoder, "config": self.config.model_dump(mode="json")}
 
     def _changed(self) -> None:
@@ -166,6 +167,17 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         """
         self._collection.remove(check_ids(ids))
         self._changed()
+
+    def flush(self) -> None:
+        """Make images that were added ready to be searched, as the next search would otherwise."""
+        self._collection.flush()
+
+    def copy(self) -> Self:
+        """Return an index of the same images, all flushed, that goes its own way; their arrays are shared."""
+        other = copy.copy(self)
+        other._collection = self._collection.copy()
+        other._changed()
+        return other
 
     def compact(self) -> None:
         """Let the next `save` merge all segments into one without removed images.

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from delf_engine.engine import Engine
@@ -31,6 +32,7 @@ def mine_folder(
     min_inliers: int | None = None,
     max_pairs: int = 1000,
     keep_duplicates: bool = False,
+    max_pixels: int | None = None,
     seed: int = 0,
     workers: int | None = None,
     on_error: Callable[[str, str], None] = lambda *_: None,
@@ -51,6 +53,8 @@ def mine_folder(
         Checkpoint; None: that of the engine if there is one, else the default.
     per_photo, min_inliers, max_pairs, keep_duplicates, seed, workers, progress
         See `mine.mine_pairs`.
+    max_pixels : int or None
+        See `Engine.add`.
     on_error : callable
         Called with path and reason of each photograph that cannot be read.
 
@@ -72,10 +76,12 @@ def mine_folder(
     with system_errors(f"{target}: cannot be written"), tempfile.TemporaryFile(dir=target.parent):
         pass  # it can: better to know before the work
     with _engine(engine, model) as opened:
-        added = opened.add(files, progress=lambda done, total: progress("extracting", done, total))
+        added = opened.add(
+            files, max_pixels=max_pixels, progress=lambda done, total: progress("extracting", done, total)
+        )
         for name, reason in added.failed:
             on_error(name, reason)
-        readable = [name for name in files if name in opened]
+        readable = list(dict.fromkeys(opened.state.id_of(file) for file in files if file in opened))
         if len(readable) < 2:
             raise DataError(f"pairs need 2 photographs at least: {len(readable)} of {len(files)} can be read")
         found = mine_pairs(
@@ -89,6 +95,7 @@ def mine_folder(
             workers=workers,
             progress=progress,
         )
+        found = _by_path(found, opened)
     if not found.pairs:
         raise DataError(
             f"no pair among {len(found.photographs)} photographs: of {found.compared} pairs verified the best has "
@@ -97,6 +104,12 @@ def mine_folder(
         )
     write_pairs(out, found.pairs)
     return found
+
+
+def _by_path(found: Mined, engine: Engine) -> Mined:
+    """Name photographs by where they are, not by their ids."""
+    pairs = tuple(replace(pair, a=engine.path_of(pair.a), b=engine.path_of(pair.b)) for pair in found.pairs)
+    return replace(found, pairs=pairs, photographs=tuple(map(engine.path_of, found.photographs)))
 
 
 def write_pairs(path: str | os.PathLike[str], pairs: Sequence[MinedPair]) -> None:

@@ -22,6 +22,7 @@ from delf_engine import __version__
 from delf_engine.config import Config, parse_config
 from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.support.files import replacing
+from delf_engine.support.threads import torch_after_fork
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -248,6 +249,7 @@ def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, Checkpoi
 
     from delf_engine.model.network import DelfNetwork
 
+    torch_after_fork()
     path = checkpoint_path(name_or_path)
     info, tensors = read_tensors(path)
     found = tensors_sha256(tensors)

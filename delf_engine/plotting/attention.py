@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError
-from delf_engine.images import ImageSource, load_image
+from delf_engine.images import MAX_PIXELS, ImageSource, load_reduced
 from delf_engine.plotting.canvas import GAP, QUIET, canvas, place_photo, shrunk, write
 from delf_engine.support.arrays import check_array
 
@@ -23,7 +23,9 @@ _BAR_WIDTH, _BAR_MARGIN = 16, 88
 _TOP_PERCENTILE = 99.5
 
 
-def draw_attention(image: ImageSource, score_map: npt.ArrayLike, *, title: str | None = None) -> Figure:
+def draw_attention(
+    image: ImageSource, score_map: npt.ArrayLike, *, title: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Figure:
     """Draw where the attention lies on a photograph, as a heat map with its scale.
 
     Parameters
@@ -32,6 +34,8 @@ def draw_attention(image: ImageSource, score_map: npt.ArrayLike, *, title: str |
     score_map : (h, w) float
         A map of scores over the image, of any size.
     title : str or None
+    max_pixels : int
+        See `Extractor`.
 
     Raises
     ------
@@ -42,7 +46,8 @@ def draw_attention(image: ImageSource, score_map: npt.ArrayLike, *, title: str |
     """
     import matplotlib
 
-    shown = shrunk(load_image(image), height=_PHOTO_HEIGHT, width=_PHOTO_WIDTH)
+    photo, _ = load_reduced(image, lambda _: _PHOTO_WIDTH, always=False, max_pixels=max_pixels)
+    shown = shrunk(photo, height=_PHOTO_HEIGHT, width=_PHOTO_WIDTH)
     height, width = shown.shape[:2]
     heat = _heat(score_map, width, height)
     figure, axes, top = canvas(width + GAP + _BAR_MARGIN, height + GAP, title)

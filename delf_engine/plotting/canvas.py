@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, MismatchError
-from delf_engine.images import ImageSource, load_image, source_name
+from delf_engine.images import MAX_PIXELS, ImageSource, load_image, source_name
 from delf_engine.pyramid import resize
 from delf_engine.support.files import system_errors
 
@@ -97,7 +97,8 @@ def photo_of(image: ImageSource, features: LocalFeatures) -> Pixels:
     MismatchError
         If it has another size than that of `features`.
     """
-    photo = load_image(image)
+    width, height = features.image_size
+    photo = load_image(image, max_pixels=max(MAX_PIXELS, width * height))  # it was read before
     size = (photo.shape[1], photo.shape[0])
     if size != features.image_size:
         raise MismatchError(

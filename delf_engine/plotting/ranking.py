@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from delf_engine.errors import DataError
-from delf_engine.images import ImageSource, load_image
+from delf_engine.images import ImageSource, load_reduced
 from delf_engine.plotting.canvas import INK, RULE, YES, canvas, place_photo, shrunk
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def draw_ranking(
 
 def _thumbnail(axes: Axes, image: ImageSource, caption: str, x: int, y: int, frame: str | None) -> None:
     """Put an image into the cell whose upper left corner is (x, y), its caption below and a frame around it."""
-    photo = shrunk(load_image(image), height=_CELL, width=_CELL)
+    photo, _ = load_reduced(image, lambda _: _CELL, always=False)
+    photo = shrunk(photo, height=_CELL, width=_CELL)
     height, width = photo.shape[:2]
     # The feet of a row stand on one line, above the captions.
     outline = place_photo(axes, photo, x + (_CELL - width) / 2, y + _CELL - height)

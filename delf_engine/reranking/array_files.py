@@ -25,7 +25,7 @@ __all__ = ["ARRAY_ENDINGS", "read_arrays", "write_arrays"]
 Array = npt.NDArray[Any]
 
 # What a file of shortlists may hold; all else in it is left alone.
-_FIELDS = ("ids", "scores", "distances", "ranks", "queries", "names")
+_FIELDS = ("ids", "scores", "distances", "ranks", "queries", "names", "first_rank")
 ARRAY_ENDINGS = (".npy", ".npz", ".h5", ".hdf5")
 
 # What numpy, zipfile and h5py raise on damaged files.

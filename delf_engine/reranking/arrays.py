@@ -8,7 +8,6 @@ other way round: one column a query, the row numbers of the database from the be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError, FormatError
-from delf_engine.reranking.candidates import Candidate, RankedCandidate, as_candidates, checked_shortlist
+from delf_engine.reranking.candidates import (
+    Candidate,
+    Entries,
+    RankedCandidate,
+    as_candidates,
+    check_best_first,
+    checked_shortlist,
+)
 from delf_engine.support.arrays import check_array
 
 __all__ = [
     "arrays_of_rankings",
+    "check_unranked",
     "checked_names",
     "lists_of_file",
     "shortlists_from_arrays",
@@ -75,10 +82,15 @@ def shortlists_from_arrays(
     ConfigError
         If there are row numbers and no `names`.
     """
-    lists = _lists_of_arrays(ids, scores, queries, names, distances=distances)
-    for query, found in lists.items():
-        _check_order(query, [entry[1] for entry in found if not isinstance(entry, str)], distances)
-    return lists
+    return _candidates(_lists_of_arrays(ids, scores, queries, names, distances=distances), distances)
+
+
+def _candidates(
+    lists: Mapping[str, Entries], distances: bool, *, reranked: bool = False
+) -> dict[str, list[Candidate]]:
+    for query, entries in () if reranked else lists.items():
+        check_best_first(query, entries, distances=distances)
+    return {query: as_candidates(entries) for query, entries in lists.items()}
 
 
 def _lists_of_arrays(
@@ -89,8 +101,8 @@ def _lists_of_arrays(
     *,
     distances: bool,
     distinct: bool = False,
-) -> dict[str, list[Candidate]]:
-    """Do what `shortlists_from_arrays` does, for scores that may rise, as in re-ranked lists they do.
+) -> dict[str, list[tuple[str, float | None]]]:
+    """Do what `shortlists_from_arrays` does, as entries with scores that may rise, as in re-ranked lists they do.
 
     With `distinct`, an id that occurs again in a list is refused.
     """
@@ -104,18 +116,17 @@ def _lists_of_arrays(
     if scores is not None:
         what = "distances" if distances else "scores"
         values = check_array(what, scores, np.float64, rows.shape, error=DataError, finite=False)
-        values = 0.0 - values if distances else values
     known = None if names is None else checked_names(names, "names")
     valid = rows != (_NO_RESULT if rows.dtype.kind == "i" else "")
     unknown = set(rows[valid].tolist()) - set(known or ()) if known is not None and rows.dtype.kind == "U" else ()
     if unknown:
         raise DataError(f"ids: {min(unknown)!r} is not one of the {len(known or ())} names")
-    out: dict[str, list[Candidate]] = {}
+    out: dict[str, list[tuple[str, float | None]]] = {}
     for q, query in enumerate(query_names):
         found: Any = _named(query, rows[q, valid[q]], known)
         if values is not None:
             found = list(zip(found, values[q, valid[q]].tolist(), strict=True))
-        out[query] = as_candidates(checked_shortlist(found, query=query, distinct=distinct))
+        out[query] = checked_shortlist(found, query=query, distinct=distinct, distances=distances)
     return out
 
 
@@ -164,7 +175,9 @@ def lists_of_file(
     arrays: Mapping[str, Array],
     names: list[str] | None,
     queries: list[str] | None,
+    *,
     distinct: bool,
+    distances: bool,
 ) -> dict[str, list[Candidate]]:
     """Return the shortlists that the arrays of a file hold; see `delf_engine.reranking.read_shortlists`."""
     if ("ids" in arrays) == ("ranks" in arrays):
@@ -182,11 +195,19 @@ def lists_of_file(
             raise ConfigError(f"{path}: holds row numbers and no names; give names=")
         if "ranks" in arrays:
             return shortlists_from_ranks(found, names=rows or (), query_names=asked)
-        distances = arrays.get("distances")
-        scores = arrays.get("scores", distances)
-        return _lists_of_arrays(found, scores, asked, rows, distances=distances is not None, distinct=distinct)
+        scores = arrays.get("scores", arrays.get("distances"))
+        reranked, distances = "first_rank" in arrays, distances or "distances" in arrays
+        check_unranked(path, reranked=reranked, distances=distances)
+        lists = _lists_of_arrays(found, scores, asked, rows, distances=distances, distinct=distinct)
+        return _candidates(lists, distances, reranked=reranked)
     except DataError as error:
         raise FormatError(f"{path}: {error}") from error
+
+
+def check_unranked(path: Path, *, reranked: bool, distances: bool) -> None:
+    """Refuse distances in a file that `write_rankings` has written, where they have their sign already."""
+    if reranked and distances:
+        raise FormatError(f"{path}: holds rankings with scores, of which higher is better; leave out distances")
 
 
 def arrays_of_rankings(
@@ -284,16 +305,3 @@ def _named(query: str, found: Array, known: Sequence[str] | None) -> list[str]:
             f"results of query {query!r}: row {found[k]}, number {k + 1}, is not one of the {size} names"
         )
     return [(known or ())[row] for row in found.tolist()]
-
-
-def _check_order(query: str, scores: Sequence[float], distances: bool) -> None:
-    for k, (before, after) in enumerate(pairwise(scores), start=2):
-        if after > before:
-            said, hint = (
-                f"score rises from {before:g} to {after:g}",
-                "for distances, of which lower is better, say",
-            )
-            if distances:
-                said, hint = f"distance falls from {-before:g} to {-after:g}", "for scores leave out"
-            where = f"results of query {query!r} are not best first: the {said} at place {k}"
-            raise DataError(f"{where}; {hint} distances=True, or sort them")

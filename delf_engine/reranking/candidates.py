@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 from typing import Any, Protocol, TypeAlias
 
@@ -21,6 +22,7 @@ __all__ = [
     "Reader",
     "Shortlist",
     "as_candidates",
+    "check_best_first",
     "checked_shortlist",
     "rank_entries",
     "rank_verified",
@@ -133,9 +135,9 @@ class RankedCandidate:
 
 
 def checked_shortlist(
-    shortlist: Iterable[Any], *, query: str, distinct: bool = False
+    shortlist: Iterable[Any], *, query: str, distinct: bool = False, distances: bool = False
 ) -> list[tuple[str, float | None]]:
-    """Return the candidates of a shortlist as (id, score or None).
+    """Return the candidates of a shortlist as (id, score or None); distances get the opposite sign.
 
     An id that occurs again is dropped: searches over regions or several indexes give an image once for each way
     they found it, and its first place is its best. With `distinct` it is refused.
@@ -163,10 +165,27 @@ def checked_shortlist(
         kinds.add(score is None)
         if distinct and image_id in out:
             raise DataError(f"shortlist of {query!r}, candidate {place}: {image_id!r} stands in it a second time")
-        out.setdefault(image_id, score)
+        out.setdefault(image_id, score if score is None or not distances else 0.0 - score)
     if len(kinds) > 1:
         raise DataError(f"shortlist of {query!r} has scores for some candidates and none for others")
     return list(out.items())
+
+
+def check_best_first(query: str, entries: Entries, *, distances: bool) -> None:
+    """Refuse, with a `DataError`, candidates of `checked_shortlist` whose scores rise: so do distances, unsaid."""
+    scores = [score for _, score in entries if score is not None]
+    for place, (before, after) in enumerate(pairwise(scores), start=2):
+        if after > before:
+            said, hint = (
+                f"score rises from {before:g} to {after:g}",
+                "for distances, of which lower is better, say",
+            )
+            if distances:
+                said, hint = f"distance falls from {-before:g} to {-after:g}", "for scores leave out"
+            raise DataError(
+                f"results of query {query!r} are not best first: the {said} at place {place}; {hint} "
+                "distances=True (--distances), or sort them"
+            )
 
 
 def as_candidates(entries: Entries) -> list[Candidate]:
@@ -207,24 +226,30 @@ def ranking_score(verification: Verification, ranking: RankingConfig) -> float:
 
 
 def rank_verified(
-    shortlist: Shortlist, verified: Mapping[str, Verification], *, ranking: RankingConfig, query: str = "query"
+    shortlist: Shortlist,
+    verified: Mapping[str, Verification],
+    *,
+    ranking: RankingConfig,
+    query: str = "query",
+    distances: bool = False,
 ) -> list[RankedCandidate]:
     """Rank candidates that are verified already: the same verifications serve any number of rules.
 
     Parameters
     ----------
     shortlist : sequence of id or of (id, score)
-        Candidates, best first; higher scores are better. An id that occurs again is dropped.
+        Candidates, best first. An id that occurs again is dropped.
     verified : mapping of id to Verification
     ranking : RankingConfig
     query : str
         Named in errors.
+    distances : bool
+        Scores are distances, of which lower is better: they get the opposite sign.
 
     Returns
     -------
     list of RankedCandidate
-        Those in `verified` by their ranking score; equal ones by their first score, then by their first place. All
-        others follow in their first order.
+        Those in `verified` by their ranking score, equal ones in their first order; all others follow in theirs.
 
     Raises
     ------
@@ -233,7 +258,7 @@ def rank_verified(
     MismatchError
         If a verification has another exponent than the rule needs.
     """
-    return rank_entries(checked_shortlist(shortlist, query=query), verified, ranking)
+    return rank_entries(checked_shortlist(shortlist, query=query, distances=distances), verified, ranking)
 
 
 def rank_entries(
@@ -246,7 +271,7 @@ def rank_entries(
     }
     head = [place for place in places if place[1] in ranks]
     tail = [place for place in places if place[1] not in ranks]
-    head.sort(key=lambda p: (-ranks[p[1]], -p[2] if p[2] is not None else 0.0, p[0]))
+    head.sort(key=lambda place: -ranks[place[1]])  # stable: of equal ones the first
     return [
         RankedCandidate(image_id, rank, first, score, verified.get(image_id), ranks.get(image_id))
         for rank, (first, image_id, score) in enumerate(head + tail, start=1)

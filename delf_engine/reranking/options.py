@@ -50,6 +50,9 @@ class RerankOptions:
     on_missing : "warn", "raise" or "ignore"
         What to do about a query or candidate without features. It is left unverified, behind the verified ones,
         and the rest goes on; "warn" gives one `DelfEngineWarning` at the end.
+    distances : bool
+        What stands beside the ids of shortlists are distances, of which lower is better: they get the opposite
+        sign. It is never guessed.
 
     Raises
     ------
@@ -64,6 +67,7 @@ class RerankOptions:
     calibration: Calibration | None = None
     workers: int | None = None
     on_missing: OnMissing = "warn"
+    distances: bool = False
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from typing import TypeAlias
 
 from delf_engine.errors import DelfEngineWarning, MismatchError, UnknownIdError
@@ -18,6 +18,7 @@ from delf_engine.reranking.candidates import (
     RankedCandidate,
     Reader,
     Shortlist,
+    check_best_first,
     checked_shortlist,
     rank_entries,
     ranking_score,
@@ -54,16 +55,16 @@ def rerank_batch(
 ) -> dict[str, list[RankedCandidate]]:
     """Re-rank the shortlists of many queries by geometric verification.
 
-    The first `top_n` candidates of each shortlist are verified and sorted by their ranking score; equal ones by
-    their first score, then by their first place. All others follow in their first order. Transforms lead from the
-    query (A) to the candidate (B).
+    The first `top_n` candidates of each shortlist are verified and sorted by their ranking score, equal ones in
+    their first order; all others follow in theirs. Transforms lead from the query (A) to the candidate (B).
 
     Parameters
     ----------
     queries : store, mapping or function
         Features of each query by its id.
     shortlists : mapping of query id to sequence of ids or of (id, score)
-        Candidates, best first; higher scores are better. An id that occurs again is dropped.
+        Candidates, best first; higher scores are better, unless the options say that they are `distances`. An id
+        that occurs again is dropped.
     features : store, mapping or function
         Features of each candidate by its id. Called in this process and thread only, and about once an image:
         features that a later shortlist needs are kept, up to 512 MiB.
@@ -107,7 +108,12 @@ def _reranked(
     progress: Progress | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> dict[str, list[RankedCandidate]]:
-    entries = {query: checked_shortlist(shortlist, query=query) for query, shortlist in shortlists.items()}
+    entries = {
+        query: checked_shortlist(shortlist, query=query, distances=options.distances)
+        for query, shortlist in shortlists.items()
+    }
+    for query, found in entries.items() if options.distances else ():
+        check_best_first(query, found, distances=True)
     with opened_journal(checkpoint, options.verification, options.ranking.exponent, options.seed) as journal:
         batch = _Batch(entries, reader(queries), reader(features), options, journal, progress)
         for job in verify_jobs(batch.jobs(), batch.read, options, pairs=batch.total, advanced=batch.advance):
@@ -142,13 +148,13 @@ class _Batch:
 
     def jobs(self) -> Iterator[QueryJob]:
         """Yield the queries that are to be verified; those that the journal knows are passed over."""
-        for query, entries in self._entries.items():
+        for query in self._entries:
             features, head = self._query_of(query), self._heads[query]
             if features is None:
                 self._lacks(f"query {query!r}")
                 self._skip(head)
                 continue
-            settled = _early_stop(entries, self._options)
+            settled = _early_stop(self._options)
             job = QueryJob(query, features, head, settled, self._options.reranking.seconds)
             if self._journal is not None and self._is_known(job, self._journal):
                 self._skip(head)
@@ -258,15 +264,14 @@ def _bytes(features: LocalFeatures | None) -> int:
     return 0 if features is None else 4 * len(features) * (features.dim + 4)
 
 
-def _early_stop(entries: Entries, options: RerankOptions) -> Callable[[Mapping[str, Verification]], bool] | None:
+def _early_stop(options: RerankOptions) -> Callable[[Mapping[str, Verification]], bool] | None:
     """Return a test of whether the first `top_k` places are settled; None if they never are before the end.
 
     They are once `top_k` candidates have reached the cap: no other can be better, and of equal ranking scores the
-    higher first score wins, then the earlier place. So first scores must not rise towards the end.
+    earlier place wins.
     """
     top_k, ranking = options.reranking.top_k, options.ranking
-    scores = [score for _, score in entries if score is not None]
-    if top_k is None or ranking.cap is None or any(a < b for a, b in pairwise(scores)):
+    if top_k is None or ranking.cap is None:
         return None
     cap = ranking.cap
     return lambda found: sum(ranking_score(each, ranking) >= cap for each in found.values()) >= top_k

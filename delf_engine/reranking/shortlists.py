@@ -1,12 +1,14 @@
-"""Shortlist files: text and arrays in; the same and rankings out.
+r"""Shortlist files: text and arrays in; the same and rankings out.
 
 The ending of the name tells the format.
 
 =====================  =======================================================================================
 ``.jsonl``             one query a line: ``{"query": id, "candidates": [[id, score], ...]}`` or ``[id, ...]``,
                        or ``[{"id": id, "score": score}, ...]`` as rankings are written
-``.csv``               columns ``query,id,score`` (``score`` may be left out), in order of rank within a query
+``.csv``               columns ``query,id,score``, or ``distance`` for ``score``, of which lower is better, or
+                       neither; in order of rank within a query
 ``.run``, ``.trec``    ``query Q0 id rank score tag``, ranked by score as trec_eval does, equal ones by rank
+``.txt``               ``query id``, in order of rank within a query: the pairs of hloc
 ``.npy``               (Q, K) integers: the row numbers of each query's results, best first, -1 for none
 ``.npz``               arrays ``ids`` (Q, K), row numbers or ids as strings; ``scores`` (Q, K), or
                        ``distances``, of which lower is better; ``queries`` (Q,) and ``names`` (N,), the ids of
@@ -14,6 +16,9 @@ The ending of the name tells the format.
                        revisited benchmark. All but ``ids`` or ``ranks`` may be left out
 ``.h5``, ``.hdf5``     datasets of the same names (needs h5py)
 =====================  =======================================================================================
+
+Text is UTF-8. Ids may hold bytes that are not, as names of files do: Python's surrogates ``\udcXX``
+(`os.fsdecode`). JSON lines have these escapes, other text the bytes themselves.
 """
 
 from __future__ import annotations
@@ -24,12 +29,18 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any, NamedTuple, TextIO, TypeAlias
 
 from delf_engine.errors import DataError, FormatError
 from delf_engine.reranking.array_files import ARRAY_ENDINGS, read_arrays, write_arrays
-from delf_engine.reranking.arrays import arrays_of_rankings, checked_names, lists_of_file
-from delf_engine.reranking.candidates import Candidate, RankedCandidate, as_candidates, checked_shortlist
+from delf_engine.reranking.arrays import arrays_of_rankings, check_unranked, checked_names, lists_of_file
+from delf_engine.reranking.candidates import (
+    Candidate,
+    RankedCandidate,
+    as_candidates,
+    check_best_first,
+    checked_shortlist,
+)
 from delf_engine.support.files import replacing, system_errors
 
 __all__ = ["read_shortlists", "write_rankings"]
@@ -46,13 +57,14 @@ def read_shortlists(
     names: Sequence[str] | None = None,
     queries: Sequence[str] | None = None,
     distinct: bool = False,
+    distances: bool = False,
 ) -> dict[str, list[Candidate]]:
     """Read the shortlists of many queries, in order of the file.
 
     Parameters
     ----------
     path : path
-        Ending in ``.jsonl``, ``.csv``, ``.run``, ``.trec``, ``.npy``, ``.npz``, ``.h5`` or ``.hdf5``.
+        Ending in ``.jsonl``, ``.csv``, ``.run``, ``.trec``, ``.txt``, ``.npy``, ``.npz``, ``.h5`` or ``.hdf5``.
     names : sequence of N str or None
         Ids of the rows, for a file of row numbers that does not hold them. In any other file all candidates must
         be among them.
@@ -61,6 +73,10 @@ def read_shortlists(
         among them.
     distinct : bool
         Refuse a list with an id that occurs again, as lists to be evaluated must.
+    distances : bool
+        What the file calls scores are distances, of which lower is better: they get the opposite sign. It is never
+        guessed: a list whose scores rise is refused, and one whose distances fall. Only rankings that
+        `write_rankings` has written may have scores in any order.
 
     Returns
     -------
@@ -80,9 +96,9 @@ def read_shortlists(
     known = None if names is None else checked_names(names, "names")
     asked = None if queries is None else checked_names(queries, "queries", distinct=True)
     if _is_text(path):
-        found = _read_text(path, distinct)
+        found = _read_text(_Reading(path, distinct, distances))
     else:
-        found = lists_of_file(path, read_arrays(path), known, asked, distinct)
+        found = lists_of_file(path, read_arrays(path), known, asked, distinct=distinct, distances=distances)
     _check_members(path, found, known, asked)
     return found
 
@@ -100,7 +116,7 @@ def write_rankings(
     verified) and ``ranking_score`` (NaN: not verified), of the same shape; ``.npy`` the row numbers alone. A TREC
     run file has one score, the ranking score, and its readers sort by nothing else: where equal scores would lose
     the order, the later one is lowered by a millionth; candidates that were not verified follow in steps of 1
-    below the last verified one, and below 0.
+    below the last verified one, and below 0. Pairs of hloc have no score.
 
     Parameters
     ----------
@@ -114,8 +130,8 @@ def write_rankings(
     Raises
     ------
     DataError
-        If an id is unknown, or one that the format cannot hold (blanks in a TREC run file, zero bytes in arrays),
-        or arrays should hold scores for some candidates and not for others.
+        If an id is unknown, or one that the format cannot hold (blanks in a TREC run file or in pairs, zero bytes
+        in arrays), or arrays should hold scores for some candidates and not for others.
     FormatError
         If there is no such format, or the file cannot be written.
     ConfigError
@@ -126,12 +142,17 @@ def write_rankings(
         write_arrays(path, arrays_of_rankings(path, rankings, names))
         return
     _, write = _TEXT[path.suffix.lower()]
-    with (
-        system_errors(f"{path}: cannot be written"),
-        replacing(path) as partial,
-        partial.open("w", encoding="utf-8", newline="") as file,
-    ):
-        write(path, file, rankings)
+    # What UTF-8 has no code for: JSON has an escape for it, which Python writes like its own.
+    errors = "backslashreplace" if path.suffix.lower() == ".jsonl" else "surrogateescape"
+    try:
+        with (
+            system_errors(f"{path}: cannot be written"),
+            replacing(path) as partial,
+            partial.open("w", encoding="utf-8", errors=errors, newline="") as file,
+        ):
+            write(path, file, rankings)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: cannot hold one of these ids: {error}; use .jsonl") from error
 
 
 def _is_text(path: Path) -> bool:
@@ -141,13 +162,33 @@ def _is_text(path: Path) -> bool:
     return ending in _TEXT
 
 
-def _read_text(path: Path, distinct: bool) -> Lists:
+class _Reading(NamedTuple):
+    """A file that is read, and how."""
+
+    path: Path
+    distinct: bool
+    distances: bool
+
+    def candidates(self, where: str, query: str, entries: Any, *, reranked: bool = False) -> list[Candidate]:
+        """Return checked candidates; of a list that was `reranked` scores may stand in any order."""
+        check_unranked(self.path, reranked=reranked, distances=self.distances)
+        try:
+            found = checked_shortlist(entries, query=query, distinct=self.distinct, distances=self.distances)
+            if not reranked:
+                check_best_first(query, found, distances=self.distances)
+        except DataError as error:
+            raise FormatError(f"{where}: {error}") from error
+        return as_candidates(found)
+
+
+def _read_text(reading: _Reading) -> Lists:
+    path = reading.path
     parse, _ = _TEXT[path.suffix.lower()]
-    try:
-        with system_errors(f"{path}: cannot be read"), path.open(encoding="utf-8-sig", newline="") as lines:
-            return parse(path, lines, distinct)
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: is not UTF-8 text: {error}") from error
+    with (
+        system_errors(f"{path}: cannot be read"),
+        path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines,
+    ):
+        return parse(reading, lines)
 
 
 def _check_members(
@@ -164,7 +205,8 @@ def _check_members(
             raise FormatError(f"{path}: shortlist of {query!r}: {unknown!r} is not one of the {len(known)} names")
 
 
-def _read_json_lines(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
+def _read_json_lines(reading: _Reading, lines: Iterable[str]) -> Lists:
+    path = reading.path
     out: Lists = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -177,19 +219,13 @@ def _read_json_lines(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
             raise FormatError(f'{path}, line {number}: expected {{"query": id, "candidates": [[id, score], ...]}}')
         if record["query"] in out:
             raise FormatError(f"{path}, line {number}: query {record['query']!r} occurs a second time")
-        entries = _without_evidence(record["candidates"])
-        out[record["query"]] = _candidates(f"{path}, line {number}", record["query"], entries, distinct)
+        entries, query = record["candidates"], record["query"]
+        objects = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+        reranked = objects and any("first_rank" in entry for entry in entries)
+        if objects:
+            entries = [e.get("id") if e.get("score") is None else (e.get("id"), e["score"]) for e in entries]
+        out[query] = reading.candidates(f"{path}, line {number}", query, entries, reranked=reranked)
     return out
-
-
-def _without_evidence(candidates: Any) -> Any:
-    """Return the candidates of a ranking, which are objects with their evidence, as those of a shortlist."""
-    if not isinstance(candidates, list) or not all(isinstance(entry, dict) for entry in candidates):
-        return candidates
-    return [
-        entry.get("id") if entry.get("score") is None else (entry.get("id"), entry["score"])
-        for entry in candidates
-    ]
 
 
 def _write_json_lines(path: Path, file: TextIO, rankings: Rankings) -> None:
@@ -198,22 +234,28 @@ def _write_json_lines(path: Path, file: TextIO, rankings: Rankings) -> None:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _read_csv(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
+def _read_csv(reading: _Reading, lines: Iterable[str]) -> Lists:
+    path = reading.path
     rows = csv.DictReader(lines, strict=True)
     out: dict[str, list[Any]] = {}
     try:
         rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
         if columns and not {"query", "id"} <= set(columns):
             raise FormatError(f"{path}, line 1: expected the columns query,id,score, got {','.join(columns)}")
+        if {"score", "distance"} <= set(columns):
+            raise FormatError(f"{path}, line 1: has a column 'distance' beside 'score'; leave one out")
+        named = "distance" if "distance" in columns else "score"
         for row in rows:
             if None in row or None in row.values():
                 raise FormatError(f"{path}, line {rows.line_num}: expected {len(columns)} columns")
-            score = row.get("score", "").strip()
+            score = row.get(named, "").strip()
             entry = (row["id"], _number(path, rows.line_num, score)) if score else row["id"]
             out.setdefault(row["query"], []).append(entry)
     except csv.Error as error:
         raise FormatError(f"{path}, line {rows.reader.line_num}: {error}") from error
-    return {query: _candidates(str(path), query, found, distinct) for query, found in out.items()}
+    reading = reading._replace(distances=reading.distances or named == "distance")
+    reranked = "first_rank" in columns
+    return {q: reading.candidates(str(path), q, found, reranked=reranked) for q, found in out.items()}
 
 
 def _write_csv(path: Path, file: TextIO, rankings: Rankings) -> None:
@@ -228,35 +270,60 @@ def _write_csv(path: Path, file: TextIO, rankings: Rankings) -> None:
         raise DataError(f"{path}: CSV cannot hold one of these ids ({error}); use .jsonl") from error
 
 
-def _read_trec(path: Path, lines: Iterable[str], distinct: bool) -> Lists:
+def _read_trec(reading: _Reading, lines: Iterable[str]) -> Lists:
+    path, sign = reading.path, 1 if reading.distances else -1
     found: dict[str, list[tuple[float, float, str]]] = {}
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        if len(fields) != 6:
-            raise FormatError(
-                f"{path}, line {number}: expected 'query Q0 id rank score tag', got {line.strip()!r}"
-            )
-        rank, score = _number(path, number, fields[3]), _number(path, number, fields[4])
-        found.setdefault(fields[0], []).append((-score, rank, fields[2]))
+    for number, (query, _, image_id, *numbers, _) in _fields(path, lines, "query Q0 id rank score tag"):
+        rank, score = (_number(path, number, text) for text in numbers)
+        found.setdefault(query, []).append((sign * score, rank, image_id))
     out: Lists = {}
     for query, rows in found.items():
+        rows.sort(key=lambda row: row[1])
+        costs = [cost for cost, _, _ in rows]
+        if costs != sorted(costs) == costs[::-1] and len({rank for _, rank, _ in rows}) == len(rows):
+            said = "falling distances" if reading.distances else "rising scores"
+            hint = "for scores leave out" if reading.distances else "for distances, of which lower is better, say"
+            raise FormatError(
+                f"{path}: ranks of query {query!r} go with {said}; {hint} distances=True (--distances)"
+            )
         rows.sort(key=lambda row: row[:2])  # stable: lines equal in score and rank stay in order
-        out[query] = _candidates(str(path), query, [(image_id, -cost) for cost, _, image_id in rows], distinct)
+        out[query] = reading.candidates(str(path), query, [(image_id, sign * cost) for cost, _, image_id in rows])
     return out
+
+
+def _fields(path: Path, lines: Iterable[str], columns: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the fields of each line of text that blanks divide into columns."""
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if fields and len(fields) != len(columns.split()):
+            raise FormatError(f"{path}, line {number}: expected {columns!r}, got {line.strip()!r}")
+        if fields:
+            yield number, fields
 
 
 def _write_trec(path: Path, file: TextIO, rankings: Rankings) -> None:
     for query, ranking in rankings.items():
         for c, score in zip(ranking, _descending(ranking), strict=True):
-            for name in (query, c.id):
-                if len(name.split()) != 1 or name != name.strip():
-                    raise DataError(
-                        f"{path}: a TREC run file cannot hold the id {name!r}: blanks separate its columns; use "
-                        ".jsonl"
-                    )
-            file.write(f"{query} Q0 {c.id} {c.rank} {score!r} {_TAG}\n")
+            file.write(f"{_word(path, query)} Q0 {_word(path, c.id)} {c.rank} {score!r} {_TAG}\n")
+
+
+def _read_pairs(reading: _Reading, lines: Iterable[str]) -> Lists:
+    found: dict[str, list[str]] = {}
+    for _, (query, image_id) in _fields(reading.path, lines, "query id"):
+        found.setdefault(query, []).append(image_id)
+    return {query: reading.candidates(str(reading.path), query, ids) for query, ids in found.items()}
+
+
+def _write_pairs(path: Path, file: TextIO, rankings: Rankings) -> None:
+    for query, ranking in rankings.items():
+        file.writelines(f"{_word(path, query)} {_word(path, c.id)}\n" for c in ranking)
+
+
+def _word(path: Path, name: str) -> str:
+    """Return an id that is one word."""
+    if name.split() != [name]:
+        raise DataError(f"{path}: cannot hold the id {name!r}: blanks separate its columns; use .jsonl")
+    return name
 
 
 def _descending(ranking: Sequence[RankedCandidate]) -> Iterator[float]:
@@ -272,13 +339,6 @@ def _descending(ranking: Sequence[RankedCandidate]) -> Iterator[float]:
         yield last
 
 
-def _candidates(where: str, query: str, entries: Any, distinct: bool) -> list[Candidate]:
-    try:
-        return as_candidates(checked_shortlist(entries, query=query, distinct=distinct))
-    except DataError as error:
-        raise FormatError(f"{where}: {error}") from error
-
-
 def _number(path: Path, number: int, text: str) -> float:
     try:
         value = float(text)
@@ -290,9 +350,10 @@ def _number(path: Path, number: int, text: str) -> float:
 
 
 #: How each text format is read and written, by the ending of the name.
-_TEXT: dict[str, tuple[Callable[[Path, Iterable[str], bool], Lists], Callable[[Path, TextIO, Rankings], None]]] = {
+_TEXT: dict[str, tuple[Callable[[_Reading, Iterable[str]], Lists], Callable[[Path, TextIO, Rankings], None]]] = {
     ".jsonl": (_read_json_lines, _write_json_lines),
     ".csv": (_read_csv, _write_csv),
     ".run": (_read_trec, _write_trec),
     ".trec": (_read_trec, _write_trec),
+    ".txt": (_read_pairs, _write_pairs),
 }

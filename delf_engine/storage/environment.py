@@ -1,50 +1,36 @@
-"""The LMDB environment of a store: its lock, its header, its transactions, and its errors in our words."""
+"""What a store does with its LMDB environment: header, transactions, snapshots, and errors in our words."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import lmdb
 from filelock import FileLock
 
-from delf_engine.errors import DelfEngineError, FormatError, LockedError
+from delf_engine.errors import ConfigError, DelfEngineError, FormatError, LockedError
 from delf_engine.storage.codec import CODECS
 from delf_engine.storage.revision import write_revision
-from delf_engine.support.files import acquired
+from delf_engine.storage.shared import DATA, TABLES, Environment, leave, mutex
 
-__all__ = [
-    "DATA",
-    "VERSION",
-    "Transactions",
-    "lock_for_writing",
-    "open_environment",
-    "read_header",
-    "translated",
-    "write_header",
-]
+__all__ = ["VERSION", "Transactions", "read_header", "translated", "write_header"]
 
 T = TypeVar("T")
 
-DATA = "data.mdb"
-_TABLES = (b"meta", b"keys", b"names", b"values")
 VERSION = 1
 
 _FORMAT = "delf-engine feature store"
-_LOCK = ".lock"
 _HEADER_KEY = b"header"
-_MAX_READERS = 1024
-_TWO_PAGES = 2 * 4096  # what LMDB writes first
 
 
-def write_header(path: Path, environment: Any, dim: int, codec: str, model: str) -> dict[str, Any]:
+def write_header(path: Path, shared: Environment, dim: int, codec: str, model: str) -> dict[str, Any]:
     """Make the tables and write the header, which is returned; without it a creation was interrupted.
 
     Raises
@@ -53,7 +39,8 @@ def write_header(path: Path, environment: Any, dim: int, codec: str, model: str)
         If there is one already.
     """
     header = {"format": _FORMAT, "version": VERSION, "dim": dim, "codec": codec, "model": model}
-    tables = [environment.open_db(name) for name in _TABLES]
+    environment = shared.live
+    tables = [environment.open_db(name) for name in TABLES]
     with environment.begin(write=True) as txn:
         if not txn.put(_HEADER_KEY, json.dumps(header).encode(), db=tables[0], overwrite=False):
             raise FormatError(f"{path}: there is a feature store here already; open it instead")
@@ -61,44 +48,7 @@ def write_header(path: Path, environment: Any, dim: int, codec: str, model: str)
     return header
 
 
-def lock_for_writing(path: Path) -> FileLock:
-    """Take the store's lock; see `delf_engine.support.files.acquired` for the errors."""
-    return acquired(path / _LOCK, f"{path}: another process is writing to this feature store; try again later")
-
-
-def open_environment(path: Path, *, readonly: bool, map_size: int) -> Any:
-    """Open the LMDB environment in `path`; it is made if it does not exist, unless `readonly`.
-
-    Raises
-    ------
-    FormatError
-        If the file is not one of LMDB's, or cut short.
-    LockedError
-        If this process has it open already.
-    """
-    data = path / DATA
-    if data.exists() and data.stat().st_size < _TWO_PAGES:  # LMDB would make an empty file anew
-        raise FormatError(f"{data}: the feature store is cut short; restore it or build it again")
-    try:
-        return lmdb.open(
-            str(path),
-            map_size=map_size,
-            max_dbs=len(_TABLES),
-            max_readers=_MAX_READERS,
-            readonly=readonly,
-            lock=not readonly or os.access(path, os.W_OK),
-        )
-    except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
-        raise FormatError(f"{data}: not a feature store, or damaged: {error}") from error
-    except lmdb.Error as error:
-        if "already open" in str(error):
-            raise LockedError(
-                f"{path}: this process has the feature store open already; share that object"
-            ) from error
-        raise FormatError(f"{path}: the feature store cannot be opened: {error}") from error
-
-
-def read_header(path: Path, environment: Any) -> dict[str, Any]:
+def read_header(path: Path, shared: Environment) -> dict[str, Any]:
     """Return the header of the store.
 
     Raises
@@ -106,6 +56,7 @@ def read_header(path: Path, environment: Any) -> dict[str, Any]:
     FormatError
         If the file is cut short, not a feature store, or of another version.
     """
+    environment = shared.live
     # Reading a mapped page beyond the end of the file would kill the process. A second look, because a
     # writer in another process commits first and grows the file to its nominal size a moment later.
     if _missing_bytes(path, environment) > 0:
@@ -113,8 +64,8 @@ def read_header(path: Path, environment: Any) -> dict[str, Any]:
         if (missing := _missing_bytes(path, environment)) > 0:
             raise FormatError(f"{path / DATA}: the feature store is cut short: {missing} bytes are missing")
     try:
-        table = environment.open_db(_TABLES[0], create=False)
-        with environment.begin() as txn:
+        table = shared.tables[b"meta"]
+        with shared.begin() as txn:
             header = json.loads(txn.get(_HEADER_KEY, db=table) or b"{}")
     except (lmdb.NotFoundError, lmdb.ReadonlyError, lmdb.IncompatibleError, ValueError) as error:
         raise FormatError(f"{path}: an LMDB directory, but not a feature store") from error
@@ -143,56 +94,91 @@ def translated(path: Path, what: str) -> Iterator[None]:
 class Transactions:
     """An open environment, its tables, and the lock of its writer."""
 
-    def __init__(self, path: Path, environment: Any, lock: FileLock | None) -> None:
+    def __init__(self, path: Path, shared: Environment, lock: FileLock | None) -> None:
         self._path = path
-        self._environment: Any = environment
+        self._shared = shared
         self._lock = lock
-        self._mutex = threading.RLock()
-        self._tables = {name: environment.open_db(name, create=False) for name in _TABLES}
+        self._process = os.getpid()
+        self._ticket = object()
+        self._leave = weakref.finalize(self, leave, shared, self._ticket, lock, self._process)
+        shared.writers += lock is not None
 
     def close(self) -> None:
         """Close the store and let go of its lock. Closing twice is harmless."""
-        with self._mutex:
-            if self._environment is not None:
-                self._environment.close()
-                self._environment = None
-            if self._lock is not None:
-                self._lock.release()
+        self._leave()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
-    def _live(self) -> Any:
-        if self._environment is None:
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError(
+            f"{self._path}: an open feature store cannot be pickled; hand its path to the other process, and open "
+            f"it there: FeatureStore.open({str(self._path.absolute())!r}, readonly=True)"
+        )
+
+    def pin(self) -> None:
+        """Answer from what is committed now, whatever is committed later, until the store is closed.
+
+        The file keeps the space of what is removed meanwhile; it is for new images again once the store is closed.
+        """
+        with mutex, translated(self._path, "is damaged"):
+            self._live().snapshots[self._ticket] = self._shared.begin()
+
+    def has_gone_on(self) -> bool:
+        """Whether more has been committed than a pinned store answers from."""
+        with mutex, translated(self._path, "is damaged"):
+            return self._shared.has_changed(self._live().snapshots[self._ticket])
+
+    @property
+    def _tables(self) -> dict[bytes, Any]:
+        return self._shared.tables
+
+    @property
+    def _is_closed(self) -> bool:
+        return not self._leave.alive
+
+    def _live(self) -> Environment:
+        if self._is_closed:
             raise DelfEngineError(f"{self._path}: the feature store is closed")
-        return self._environment
+        _ = self._shared.tables  # opened before a transaction begins, which they would wait for
+        return self._shared
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Any]:
-        with self._mutex, translated(self._path, "is damaged"):
-            environment = self._live()
-            try:
-                txn = environment.begin()
-            except lmdb.MapResizedError:  # a writer in another process has grown it
-                environment.set_mapsize(0)
-                txn = environment.begin()
-            with txn:
-                yield txn
+        with mutex, translated(self._path, "is damaged"):
+            shared = self._live()
+            if self._ticket not in shared.snapshots:
+                with shared.begin() as txn:
+                    yield txn
+                return
+            snapshot = shared.snapshots[self._ticket]
+            if not shared.keeps(snapshot):
+                raise LockedError(
+                    f"{self._path}: changed since it was opened, and what it was then is lost: this process may "
+                    "not write the lock there, or the file has outgrown its map. Refresh the engine, or open it "
+                    "again"
+                )
+            yield snapshot
 
     def _write(self, action: Callable[[Any], T]) -> T:
-        with self._mutex, translated(self._path, "cannot be written, and is as it was before"):
-            environment = self._live()
+        with mutex, translated(self._path, "cannot be written, and is as it was before"):
+            environment = self._live().live
             if self._lock is None:
                 raise LockedError(f"{self._path}: the feature store is open for reading only")
+            if self._process != os.getpid():
+                raise LockedError(
+                    f"{self._path}: opened for writing by process {self._process}, of which this is a fork: it "
+                    "reads only. Open it here once the other has closed it"
+                )
             while True:
                 try:
                     with environment.begin(write=True) as txn:
                         result = action(txn)
                     break
                 except lmdb.MapFullError:
-                    environment.set_mapsize(2 * environment.info()["map_size"])
+                    self._shared.resize(2 * environment.info()["map_size"])
             # LMDB does not write pages that were taken and freed within one transaction. At the end of the
             # file they would make it look cut short to `read_header`.
             used = _used_bytes(environment)

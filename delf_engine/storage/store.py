@@ -19,22 +19,14 @@ from filelock import FileLock
 from delf_engine.errors import ConfigError, FeatureError, FormatError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.storage.codec import CODECS, Codec, decode, encode, id_bytes, key_of, several
-from delf_engine.storage.environment import (
-    DATA,
-    VERSION,
-    Transactions,
-    lock_for_writing,
-    open_environment,
-    read_header,
-    translated,
-    write_header,
-)
+from delf_engine.storage.environment import VERSION, Transactions, read_header, translated, write_header
 from delf_engine.storage.revision import Changes, Revision, current_revision, has_been_at, write_revision
+from delf_engine.storage.shared import DATA, Environment, join, leave, lock_for_writing
 from delf_engine.support.files import system_errors
 
 __all__ = ["FeatureStore", "StoreInfo"]
 
-_MAP_SIZE = 1 << 30  # address space only: the file stays as small as its contents
+_MAP_SIZE = 1 << 40  # address space only: the file stays as small as its contents
 _SMALLEST_MAP = 1 << 16
 
 
@@ -73,12 +65,13 @@ class StoreInfo:
 class FeatureStore(Transactions):
     """Local features of many images on disk, by image id. Open one with `create` or `open`, close it after use.
 
-    One process writes at a time; any number of processes read meanwhile and see the last committed batch. One
-    process may open a store only once (a limit of LMDB): share the object, its methods are safe in threads.
+    One object writes at a time; any number of them, in this process and others, read meanwhile and see the last
+    committed batch, or if `pin` was called what was committed then. Their methods are safe in threads, and go on
+    in a forked child, where they only read.
     """
 
-    def __init__(self, path: Path, environment: Any, header: dict[str, Any], lock: FileLock | None) -> None:
-        super().__init__(path, environment, lock)
+    def __init__(self, path: Path, shared: Environment, header: dict[str, Any], lock: FileLock | None) -> None:
+        super().__init__(path, shared, lock)
         self._header = header
 
     @classmethod
@@ -113,7 +106,7 @@ class FeatureStore(Transactions):
         FormatError
             If the directory holds a store already, or cannot be written.
         LockedError
-            If another process is creating or writing it, or this process has it open.
+            If another process, or another object of this one, is creating or writing it.
         """
         if dim < 1 or codec not in CODECS or map_size < 1:
             raise ConfigError(
@@ -126,10 +119,10 @@ class FeatureStore(Transactions):
         with contextlib.ExitStack() as undo:
             lock = lock_for_writing(path)
             undo.callback(lock.release)
-            environment = open_environment(path, readonly=False, map_size=max(map_size, _SMALLEST_MAP))
-            undo.callback(environment.close)
+            shared = join(path, readonly=False, map_size=max(map_size, _SMALLEST_MAP))
+            undo.callback(leave, shared)
             with translated(path, "cannot be created"):
-                store = cls(path, environment, write_header(path, environment, dim, codec, model), lock)
+                store = cls(path, shared, write_header(path, shared, dim, codec, model), lock)
             undo.pop_all()
         return store
 
@@ -149,7 +142,7 @@ class FeatureStore(Transactions):
         FormatError
             If there is no store, or it is damaged, cut short, or of another format version.
         LockedError
-            If another process is writing to it, or this process has it open already.
+            If another process, or another object of this one, is writing to it: readers are never refused.
         """
         path = Path(path)
         if not (path / DATA).is_file():
@@ -159,10 +152,10 @@ class FeatureStore(Transactions):
             if not readonly:
                 lock = lock_for_writing(path)
                 undo.callback(lock.release)
-            environment = open_environment(path, readonly=readonly, map_size=_MAP_SIZE)
-            undo.callback(environment.close)
+            shared = join(path, readonly=readonly, map_size=_MAP_SIZE)
+            undo.callback(leave, shared)
             with translated(path, "is damaged"):
-                store = cls(path, environment, read_header(path, environment), lock)
+                store = cls(path, shared, read_header(path, shared), lock)
             undo.pop_all()
         return store
 
@@ -305,9 +298,8 @@ class FeatureStore(Transactions):
                 if sequence is None:
                     raise self._unknown(image_id)
                 # bytes, not a view of the map: decoded arrays refer to them after the transaction.
-                value = txn.get(sequence, db=self._tables[b"values"]) or b""
-                found.append(decode(value, name, f"{self._path}: {image_id}"))
-        return found
+                found.append((image_id, name, txn.get(sequence, db=self._tables[b"values"]) or b""))
+        return [decode(value, name, f"{self._path}: {image_id}") for image_id, name, value in found]
 
     def items(self, *, batch: int = 256) -> Iterator[tuple[str, LocalFeatures]]:
         """Yield (image id, features) in the order of insertion, reading `batch` images at a time.
@@ -367,7 +359,7 @@ class FeatureStore(Transactions):
         return StoreInfo(len(self), size, self.dim, self.codec, self.model, VERSION)
 
     def __repr__(self) -> str:
-        if self._environment is None:
+        if self._is_closed:
             return f"FeatureStore({str(self._path)!r}, closed)"
         return f"FeatureStore({str(self._path)!r}, {len(self)} images, {self.dim}-D {self.codec})"
 

@@ -23,6 +23,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from delf_engine.errors import ConfigError, ProcessDiedError
+from delf_engine.support.threads import lock_across_forks
 
 __all__ = ["ProcessPool", "can_start_processes", "map_ordered", "process_pool"]
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 _TRIES = 2
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_starting = threading.Lock()
+_starting = lock_across_forks()
 
 
 class ProcessPool(Executor):
@@ -166,7 +167,8 @@ def can_start_processes() -> bool:
 
 
 _kept: dict[int, tuple[ProcessPool, threading.Timer]] = {}  # by the number of their workers
-_keeping = threading.Lock()
+_keeping = lock_across_forks()
+os.register_at_fork(after_in_child=_kept.clear)  # they are the parent's
 
 
 @contextlib.contextmanager

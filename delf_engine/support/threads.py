@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +12,14 @@ from typing import TypeVar
 
 from delf_engine.errors import ConfigError
 
-__all__ = ["check_threads", "faiss_in_one_thread", "in_threads", "usable_cores"]
+__all__ = [
+    "check_threads",
+    "faiss_in_one_thread",
+    "in_threads",
+    "lock_across_forks",
+    "torch_after_fork",
+    "usable_cores",
+]
 
 T = TypeVar("T")
 
@@ -18,6 +27,39 @@ T = TypeVar("T")
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def lock_across_forks() -> threading.RLock:
+    """Return a lock, for the time of the process, that a forked child never finds taken by a thread that it lacks.
+
+    The process waits for it before it forks.
+    """
+    lock = threading.RLock()
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
+
+
+_torch_lost_its_threads = False
+
+
+def _note_fork() -> None:
+    global _torch_lost_its_threads
+    _torch_lost_its_threads = "torch" in sys.modules
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def torch_after_fork() -> None:
+    """Let torch compute in the calling thread in a forked child, whose parent has loaded it.
+
+    Its threads have stayed in the parent: what asks for them would wait for ever. Called before torch computes;
+    does nothing the second time, so whoever knows better may give it threads again.
+    """
+    global _torch_lost_its_threads
+    if _torch_lost_its_threads:
+        sys.modules["torch"].set_num_threads(1)
+        _torch_lost_its_threads = False
 
 
 def check_threads(threads: int | None) -> int:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from delf_engine.errors import DataError, DelfEngineWarning, FormatError
-from delf_engine.images import IMAGE_SUFFIXES, find_images
+from delf_engine.images import find_images, image_suffixes
 from delf_engine.support.files import system_errors
 from delf_engine.training.labelled import LabelledImages, named
 
@@ -73,7 +73,7 @@ def read_class_folders(root: str | os.PathLike[str]) -> LabelledImages:
         raise DataError(f"{root}: not a readable folder of class folders: {error.strerror or error}") from error
     folders = [entry.name for entry in entries if entry.is_dir()]
     others = [entry.name for entry in entries if not entry.is_dir()]
-    beside = [name for name in others if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    beside = [name for name in others if Path(name).suffix.lower() in image_suffixes()]
     if not folders:
         raise DataError(
             f"{root}: no class folders in it"

@@ -22,7 +22,6 @@ __all__ = [
     "RunOptions",
     "autocast",
     "autocast_dtype",
-    "choose_device",
     "deterministic",
     "tensorboard_log",
 ]
@@ -125,28 +124,6 @@ def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[Log | Non
 
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called "cpu", "cuda", "cuda:1" or "auto" (a GPU if there is one).
-
-    Raises
-    ------
-    ConfigError
-        If this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}: give auto, cpu or cuda") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device {name!r} is not supported: give auto, cpu or cuda")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device {name!r} is not there: torch sees {count} CUDA devices; give --device cpu")
-    return device
 
 
 def autocast_dtype(precision: Arithmetic, device: torch.device) -> torch.dtype:

@@ -12,13 +12,13 @@ from typing import TypeVar
 import torch
 
 from delf_engine.errors import DataError, ImageError
-from delf_engine.images import load_image
 from delf_engine.support.threads import in_threads, usable_cores
 from delf_engine.training.config import GradientStage, TrainingConfig
 from delf_engine.training.options import Reports, RunOptions, autocast, deterministic
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import PcaStage, best_vectors, photo_levels, spread
 from delf_engine.training.run import Run
+from delf_engine.training.views import read_photograph
 from delf_engine.training.work import Work
 
 __all__ = ["Plan", "StagePlan", "make_plan"]
@@ -107,7 +107,7 @@ def _unreadable(photos: Sequence[str]) -> dict[str, str]:
 
     def problem(index: int) -> str | None:
         try:
-            load_image(photos[index])
+            read_photograph(photos[index])
         except ImageError as error:
             return error.reason
         return None

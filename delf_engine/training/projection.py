@@ -16,11 +16,11 @@ from torch import Tensor
 
 from delf_engine.config import Config, Count, Positive
 from delf_engine.errors import DataError, ImageError
-from delf_engine.images import load_image
 from delf_engine.model.network import DelfNetwork, Projection
 from delf_engine.pyramid import plan_levels, resize
 from delf_engine.support.processes import map_ordered
 from delf_engine.training.options import Arithmetic, autocast
+from delf_engine.training.views import read_photograph
 
 __all__ = ["PcaStage", "best_vectors", "fit_pca", "fit_projection", "photo_levels", "spread"]
 
@@ -109,7 +109,7 @@ def photo_levels(path: str, stage: PcaStage) -> list[Rgb]:
     ImageError
         If it cannot be read.
     """
-    photo = load_image(path)
+    photo = read_photograph(path)
     levels = plan_levels((photo.shape[1], photo.shape[0]), stage.scales, max_image_size=None, min_side=32)
     return [np.asarray(resize(photo, level.width, level.height, "area")) for level in levels]
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from delf_engine.errors import ConfigError, ImageError
+from delf_engine.extraction.runtime import choose_device
 from delf_engine.model.network import AttentionHead, DelfNetwork
 from delf_engine.training.batches import START, Forward, StageFacts, Teacher, TeacherContext
 from delf_engine.training.config import GradientStage, Stage, TrainingConfig, teacher_names, with_teacher
 from delf_engine.training.contract import Loss, Source, SourceContext
 from delf_engine.training.losses.match import MatchOptions
-from delf_engine.training.options import Reports, RunOptions, autocast_dtype, choose_device, deterministic
+from delf_engine.training.options import Reports, RunOptions, autocast_dtype, deterministic
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import PcaStage, fit_projection, spread
 from delf_engine.training.registry import LOSSES, SOURCES, build_teacher, find, teacher_file
@@ -45,7 +46,7 @@ class Run:
     work : Work
         Entered.
     sample : int or None
-        Render only so many items of each store, to plan with.
+        Render only so many items of each store, to plan with; torchvision's weights are not fetched for that.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Run:
             )
         self.config, self.photographs, self.options, self.work = config, photographs, options, work
         self.reports, self.seed = replace(reports, error=_once(reports.error)), options.seed
+        self.sample = sample
         self.device = choose_device(options.device)
         self.stores = Stores(
             limit=int(options.cache_gb * 1e9),
@@ -96,7 +98,8 @@ class Run:
     def start(self, trunk_weights: Any) -> None:
         """Build the network that the first stage begins with."""
         config = self.config
-        trunk = load_trunk(config.architecture, config.trunk if trunk_weights is None else trunk_weights)
+        start = config.trunk if trunk_weights is None else trunk_weights
+        trunk = load_trunk(config.architecture, start, trained=self.sample is None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = DelfNetwork(

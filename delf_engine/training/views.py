@@ -10,12 +10,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from delf_engine.config import Config
+from delf_engine.images import load_reduced
 
-__all__ = ["ViewsConfig", "random_view"]
+__all__ = ["ViewsConfig", "random_view", "read_photograph"]
 
 Rgb = npt.NDArray[np.uint8]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+_LONGEST = 2048  # side that training needs at most, of a photograph too large to be decoded whole
 _REGION_CROP = (0.8, 1.6)  # side of a crop around a region, of the region's longer side
 _REGION_SHIFT = 0.15  # largest shift of its centre, of its side
 _SMALLEST_CROP = 0.2  # of the photograph's shorter side: smaller ones are blur
@@ -49,6 +51,17 @@ class ViewsConfig(Config):
     corner_jitter: Annotated[float, Field(ge=0, lt=0.4)]
     aspect: Annotated[float, Field(ge=0, lt=1)]
     grey: Share
+
+
+def read_photograph(path: str) -> Rgb:
+    """Read a photograph as (H, W, 3) uint8; a JPEG of more than 89 million pixels smaller than it is.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read, or is too large and no JPEG.
+    """
+    return load_reduced(path, lambda _: _LONGEST, always=False)[0]
 
 
 def random_view(

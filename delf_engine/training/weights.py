@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -18,7 +19,7 @@ from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint
 __all__ = ["load_trunk", "pretrained_state", "read_state"]
 
 
-def load_trunk(architecture: str, path: str | os.PathLike[str] | None) -> Trunk:
+def load_trunk(architecture: str, path: str | os.PathLike[str] | None, *, trained: bool = True) -> Trunk:
     """Build a trunk from weights.
 
     Parameters
@@ -27,6 +28,8 @@ def load_trunk(architecture: str, path: str | os.PathLike[str] | None) -> Trunk:
     path : path, str or None
         A file (`read_state`), or a checkpoint of this package by name or path, whose trunk is taken. None:
         torchvision's ImageNet weights.
+    trained : bool
+        False: random weights in place of torchvision's, which may have to be downloaded; for a plan.
 
     Raises
     ------
@@ -35,8 +38,10 @@ def load_trunk(architecture: str, path: str | os.PathLike[str] | None) -> Trunk:
     ConfigError
         If the architecture is unknown.
     """
+    state: dict[str, Tensor] | None
     if path is None:
-        state = pretrained_state(architecture)
+        _offered(architecture)
+        state = pretrained_state(architecture) if trained else None
     elif _is_checkpoint(path):
         state = _checkpoint_state(architecture, path)
     else:
@@ -71,12 +76,7 @@ def pretrained_state(architecture: str) -> dict[str, Tensor]:
     CheckpointError
         If torchvision has none for this architecture, or they can be neither found nor downloaded.
     """
-    if architecture not in ARCHITECTURES:
-        raise ConfigError(f"unknown trunk {architecture!r}; known trunks: {', '.join(ARCHITECTURES)}")
-    kind = ARCHITECTURES[architecture]
-    if kind.stride_on_first or kind.padding != "torch":
-        raise CheckpointError(f"torchvision has no weights for {architecture}: pass --trunk FILE")
-    weights = torchvision.models.get_model_weights(kind.constructor).IMAGENET1K_V1
+    weights = _offered(architecture)
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (OSError, RuntimeError) as error:
@@ -85,6 +85,16 @@ def pretrained_state(architecture: str) -> dict[str, Tensor]:
             f"torchvision's weights of {architecture} are not in {folder} and cannot be downloaded ({error}): "
             f"pass --trunk FILE, or put {weights.url} there"
         ) from error
+
+
+def _offered(architecture: str) -> Any:
+    """Return what torchvision offers for an architecture, without loading it; errors as of `pretrained_state`."""
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"unknown trunk {architecture!r}; known trunks: {', '.join(ARCHITECTURES)}")
+    kind = ARCHITECTURES[architecture]
+    if kind.stride_on_first or kind.padding != "torch":
+        raise CheckpointError(f"torchvision has no weights for {architecture}: pass --trunk FILE")
+    return torchvision.models.get_model_weights(kind.constructor).IMAGENET1K_V1
 
 
 def _is_checkpoint(path: str | os.PathLike[str]) -> bool:

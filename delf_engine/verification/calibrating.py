@@ -107,18 +107,19 @@ def read_labelled_pairs(path: Path) -> list[LabelledPair]:
     if rows is None:
         raise FormatError(f"{path}: the ending must be .csv or .jsonl")
     found: dict[tuple[str, str], tuple[LabelledPair, int]] = {}
-    try:
-        with system_errors(f"{path}: cannot be read"), path.open(encoding="utf-8-sig", newline="") as lines:
-            for number, values in rows(path, lines):
-                pair = _parsed(f"{path}, line {number}", values)
-                first, line = found.setdefault((min(pair[:2]), max(pair[:2])), (pair, number))
-                if first.label != pair.label:
-                    raise FormatError(
-                        f"{path}, line {number}: {pair.a!r} and {pair.b!r} have label {pair.label} here and "
-                        f"{first.label} in line {line}; keep one of them"
-                    )
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: cannot be read: {error}") from error
+    with (
+        system_errors(f"{path}: cannot be read"),
+        # As the system gives names of files that are not UTF-8.
+        path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines,
+    ):
+        for number, values in rows(path, lines):
+            pair = _parsed(f"{path}, line {number}", values)
+            first, line = found.setdefault((min(pair[:2]), max(pair[:2])), (pair, number))
+            if first.label != pair.label:
+                raise FormatError(
+                    f"{path}, line {number}: {pair.a!r} and {pair.b!r} have label {pair.label} here and "
+                    f"{first.label} in line {line}; keep one of them"
+                )
     if not found:
         raise FormatError(f"{path}: holds no pair; one a line is needed, with the columns a, b and label")
     return [pair for pair, _ in found.values()]

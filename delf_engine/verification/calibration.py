@@ -1,14 +1,13 @@
 """`Calibration`: from the evidence of a `Verification` to a probability that two photographs show one place.
 
-Logistic curves, fitted once on labelled pairs and kept as a JSON file, beside the checkpoint if it is that checkpoint's own; what it then needs
-is NumPy's and Python's own arithmetic.
+Logistic curves, fitted once on labelled pairs and kept as a JSON file, beside the checkpoint if it is that
+checkpoint's own; what it then needs is NumPy's and Python's own arithmetic.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from delf_engine.config import Config, Profile
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.support.arrays import check_array
 from delf_engine.support.files import replacing, system_errors
-from delf_engine.verification.curve import EVIDENCE, Curve, Evidence, Probability, logistic, logit
+from delf_engine.verification.curve import Curve, Evidence, Probability, logistic, logit
 from delf_engine.verification.result import Verification
 
 __all__ = [
@@ -48,6 +47,7 @@ _FINE: tuple[Evidence, ...] = ("log_epipolar", "log_planar")
 #: Pairs of either label that a fit needs.
 MINIMUM_PAIRS = 10
 
+
 class Calibration(Config):
     """How probable it is that two photographs show the same place, given what their verification found.
 
@@ -68,7 +68,8 @@ class Calibration(Config):
         Identity of the model that made the features, and name of their profile, if known.
     verification_sha256, extraction_sha256, fine_sha256 : str or None
         Of that profile's options: all of verification but `min_inliers`, all of extraction but `precision`, which
-        is the machine's, and all of fine evidence. Those at their defaults do not count, so that a new option does not change the hash.
+        is the machine's, and `max_pixels`, and all of fine evidence. Those at their defaults do not count, so that
+        a new option does not change the hash.
     geometry, estimator, residual_px, reference_size, exponent
         As in `Verification`, whose `model` is `geometry`.
     """
@@ -363,7 +364,7 @@ def _hashes(profile: Profile) -> dict[str, str]:
     """Return hashes of the options that evidence depends on, by their names in a `Calibration`."""
     return {
         "verification_sha256": _sha256(profile.verification, {"min_inliers"}),
-        "extraction_sha256": _sha256(profile.extraction, {"precision"}),
+        "extraction_sha256": _sha256(profile.extraction, {"precision", "max_pixels"}),
         "fine_sha256": _sha256(profile.fine, set()),
     }
 

@@ -22,7 +22,9 @@ __all__ = ["EVIDENCE", "FALSE_ACCEPTANCE", "Curve", "Evidence", "Probability", "
 Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 Probability = Annotated[float, Field(gt=0, lt=1)]
-Evidence = Literal["inliers", "inlier_similarity", "log_inliers", "log_inlier_similarity", "log_epipolar", "log_planar"]
+Evidence = Literal[
+    "inliers", "inlier_similarity", "log_inliers", "log_inlier_similarity", "log_epipolar", "log_planar"
+]
 
 #: Fine matches that agree by chance on some fundamental matrix, and on some homography.
 _EPIPOLAR, _PLANAR = 16, 6
@@ -123,7 +125,8 @@ def _fit_logistic(
     Pairs are weighted so that the two labels together weigh as the prior says, whatever their numbers. They are
     sorted first, so that sums have the same bits in whatever order they came. Labels are Platt's targets,
     (n + 1) / (n + 2) and 1 / (n + 2): even pairs that the evidence separates without an error get finite weights.
-    Each pair counts as label 1 with its target's part of its weight. Evidence that would count against is left out.
+    Each pair counts as label 1 with its target's part of its weight. Evidence that would count against is left
+    out.
     """
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits

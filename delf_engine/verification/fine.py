@@ -15,7 +15,8 @@ from delf_engine.features import LocalFeatures
 from delf_engine.matching import PreparedDescriptors, match_prepared
 from delf_engine.verification.fits import Fit, ModelName
 from delf_engine.verification.models import estimate
-from delf_engine.verification.overlays import moving
+from delf_engine.verification.order import goes_first
+from delf_engine.verification.overlays import overlay_matches
 
 __all__ = ["FineEvidence", "fine_evidence"]
 
@@ -68,9 +69,11 @@ class FineEvidence:
         """Return the evidence that `dataclasses.asdict` has written; `FormatError` if it is no such."""
         try:
             H = values["homography"]
-            numbers = (int(values[name]) for name in ("putative", "epipolar", "planar"))
+            putative, epipolar, planar, overlay = (
+                int(values[name]) for name in ("putative", "epipolar", "planar", "overlay")
+            )
             found = None if H is None else _rows(np.array(H, np.float64).reshape(3, 3))
-            return cls(*numbers, homography=found, overlay=int(values["overlay"]))
+            return cls(putative, epipolar, planar, found, overlay)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not fine evidence: {type(error).__name__}: {error}") from error
 
@@ -78,7 +81,7 @@ class FineEvidence:
 def fine_evidence(
     a: LocalFeatures, b: LocalFeatures, *, config: FineConfig | None = None, seed: int = 0
 ) -> FineEvidence:
-    """Match the fine features of two images, and count what agrees.
+    """Match the fine features of two images, and count what agrees; A and B are counted as B and A are.
 
     Parameters
     ----------
@@ -94,6 +97,8 @@ def fine_evidence(
     MismatchError
         If the descriptors have different dimensions.
     """
+    if goes_first(b, a):
+        return fine_evidence(b, a, config=config, seed=seed).inverted()
     config = config or FineConfig()
     matched = match_prepared(
         PreparedDescriptors(a.descriptors, "A", "uint8"),
@@ -107,9 +112,7 @@ def fine_evidence(
     kept = np.ones(len(matched.pairs), bool)
 
     def fitted(model: ModelName) -> Fit | None:
-        first, second = (
-            (side[kept] + 0.5) * scale - 0.5 for side, scale in zip(sides, scales, strict=True)
-        )
+        first, second = ((side[kept] + 0.5) * scale - 0.5 for side, scale in zip(sides, scales, strict=True))
         return estimate(
             model,
             first,
@@ -122,14 +125,14 @@ def fine_evidence(
 
     plane = fitted("homography")
     if plane is not None:
-        left = moving(*sides, a.image_size, b.image_size, plane.inliers)
-        if left is not None:
-            kept = left
+        overlay = overlay_matches(a, b, matched.pairs, plane.inliers)
+        if overlay is not None:
+            kept = ~overlay
             plane = fitted("homography")
     epipolar = fitted("fundamental")
-    counts = [0 if fit is None else int(fit.inliers.sum()) for fit in (epipolar, plane)]
-    H = None if plane is None else _in_pixels(plane.transform, *scales)
-    return FineEvidence(int(kept.sum()), *counts, homography=H, overlay=int((~kept).sum()))
+    planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
+    H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
+    return FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()))
 
 
 def _in_pixels(H: Float64, scale_a: float, scale_b: float) -> tuple[tuple[float, ...], ...] | None:

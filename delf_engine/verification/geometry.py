@@ -11,12 +11,14 @@ import numpy.typing as npt
 __all__ = [
     "MAX_STRETCH",
     "MAX_ZOOM",
+    "at_customary_scale",
     "fundamental_residuals",
     "is_degenerate",
     "occupied_bins",
     "pixel_frame",
     "planar_residuals",
     "plausible",
+    "turned_round",
 ]
 
 Float64 = npt.NDArray[np.float64]
@@ -115,6 +117,26 @@ def plausible(H: Float64, a: Float64) -> Mask:
             & (area < MAX_ZOOM**2)
             & (squares < area * (MAX_STRETCH + 1 / MAX_STRETCH))
         )
+
+
+def turned_round(model: str, transform: Float64) -> Float64:
+    """Return the transform from B to A, (3, 3), of one from A to B: F^T, or H^-1 at its customary scale."""
+    if model == "fundamental":
+        return np.ascontiguousarray(transform.T)
+    # The adjugate: up to its scale the inverse, and there for any matrix.
+    (a, b, c), (d, e, f), (g, h, i) = transform.tolist()
+    rows = [
+        [e * i - f * h, c * h - b * i, b * f - c * e],
+        [f * g - d * i, a * i - c * g, c * d - a * f],
+        [d * h - e * g, b * g - a * h, a * e - b * d],
+    ]
+    return at_customary_scale(np.array(rows))
+
+
+def at_customary_scale(H: Float64) -> Float64:
+    """Return a planar transform, (3, 3), with H[2, 2] = 1, or where that is about 0 with a largest number of 1."""
+    size = np.abs(H).max()
+    return np.asarray(H / (H[2, 2] if abs(H[2, 2]) > 1e-12 * size else size))
 
 
 def is_degenerate(a: Float64, b: Float64, *, minimum: int) -> bool:

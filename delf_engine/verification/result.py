@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import FormatError
 from delf_engine.verification.fine import FineEvidence
+from delf_engine.verification.geometry import turned_round
 
 __all__ = ["Verdict", "Verification", "percent", "similarity_sum"]
 
@@ -21,7 +22,9 @@ Verdict = Literal["same", "different", "unsure"]
 #: What fields of a written verification are made to be, and which of them may be None.
 _NUMBERS: dict[str, type] = {
     **dict.fromkeys(("model", "estimator"), str),
-    **dict.fromkeys(("putative", "min_inliers", "effective_inliers", "reference_size", "overlay", "rotation"), int),
+    **dict.fromkeys(
+        ("putative", "min_inliers", "effective_inliers", "reference_size", "overlay", "rotation"), int
+    ),
     **dict.fromkeys(("residual_px", "similarity", "exponent", "error_px", "probability", "accept"), float),
 }
 _OPTIONAL = {"reference_size", "error_px", "probability", "accept"}
@@ -87,11 +90,11 @@ class Verification:
     accept : float or None
         Probability from which on the verdict is "same".
     fine : FineEvidence or None
-        What keypoints of pixel accuracy say; None if they were not asked. `transform` is theirs where they have one.
+        What keypoints of pixel accuracy say; None if they were not asked. `transform` is theirs if they have one.
     overlay : int
         Matches left out because both images wear the same frame, caption or screenshot chrome.
     rotation : 0, 90, 180 or 270
-        Degrees by which image A was turned, counterclockwise, to agree with B; `transform` maps pixels of A as it is.
+        Degrees by which image A was turned, counterclockwise, to agree with B; `transform` maps A as it is.
     """
 
     model: str
@@ -134,12 +137,7 @@ class Verification:
     @property
     def inverse(self) -> npt.NDArray[np.float64] | None:
         """The transform from pixels of B to pixels of A: H^-1, or F^T. None if there is no transform."""
-        if self.transform is None:
-            return None
-        if self.model == "fundamental":
-            return np.ascontiguousarray(self.transform.T)
-        H = np.linalg.inv(self.transform)
-        return np.asarray(H / H[2, 2] if abs(H[2, 2]) > 1e-12 * np.linalg.norm(H) else H)
+        return None if self.transform is None else turned_round(self.model, self.transform)
 
     @property
     def inlier_similarity(self) -> float:
@@ -210,7 +208,7 @@ class Verification:
     def _repr_html_(self) -> str:
         colour = {"same": "#1a7f37", "different": "#9a3412", "unsure": "#9a6700"}[self.verdict]
         rows = {
-            "coarse matches": f"{self.inliers} of {self.putative} agree on one {self.model_name}, {self._residual}",
+            "coarse matches": f"{self.inliers} of {self.putative} on one {self.model_name}, {self._residual}",
             "fine matches": "not asked"
             if self.fine is None
             else f"{self.fine.epipolar} of {self.fine.putative} agree on the geometry of two views, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,13 @@ import numpy.typing as npt
 from delf_engine.config import FineConfig, Profile, VerificationConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.matching import Matches, PreparedDescriptors, match_prepared
+from delf_engine.matching import PreparedDescriptors, match_prepared
 from delf_engine.verification.fine import fine_evidence
 from delf_engine.verification.fits import Fit, ModelName
-from delf_engine.verification.geometry import occupied_bins, pixel_frame
+from delf_engine.verification.geometry import at_customary_scale, occupied_bins, pixel_frame, turned_round
 from delf_engine.verification.models import estimate
-from delf_engine.verification.overlays import moving
+from delf_engine.verification.order import goes_first
+from delf_engine.verification.overlays import overlay_matches
 from delf_engine.verification.result import Verification, similarity_sum
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def verify_features(
     Parameters
     ----------
     a, b : LocalFeatures
-        Of the two images. Their order matters little to the count and fixes the transform's direction.
+        Of the two images. The transform leads from A to B; all else is the same for B and A, to the bit, but for
+        ``mutual=False``, where each feature of A has a match in B.
     config : VerificationConfig or None
         None takes that of the default profile.
     exponent : float or None
@@ -95,14 +97,18 @@ def confirmed(
     Its probability, which held without them, is taken away. Parameters as for `fine_evidence`.
     """
     evidence = fine_evidence(a, b, config=config, seed=seed)
-    transform = found.transform if evidence.transform is None or found.model == "fundamental" else evidence.transform
+    transform = (
+        found.transform if evidence.transform is None or found.model == "fundamental" else evidence.transform
+    )
     return replace(found, fine=evidence, transform=transform, probability=None, accept=None)
 
 
 class PairVerifier:
     """One image, of every pair the first, ready to be verified with many others.
 
-    Takes what `verify_features` takes, which gives the same answers.
+    Takes what `verify_features` takes, which gives the same answers. Inside, the image that `goes_first` names is
+    the first, whichever was given as A: estimators and ratio tests know a first image. Matches in one direction
+    keep theirs, of the query: the other counts otherwise, and counts of one query are compared with each other.
     """
 
     def __init__(
@@ -123,16 +129,20 @@ class PairVerifier:
 
     def __call__(self, b: LocalFeatures) -> Verification:
         """Return the verification of A and an image B."""
+        own = _Side(self._features, self._prepared)
+        other = _Side(b, PreparedDescriptors(b.descriptors, "B", self._config.precision))
+        if self._config.mutual and goes_first(b, self._features):
+            return self._verified(other, own, turned=True)
+        return self._verified(own, other, turned=False)
+
+    def _verified(self, a: _Side, b: _Side, *, turned: bool) -> Verification:
+        """Verify a pair in this order; the answer, if `turned`, is that of the images exchanged."""
         config = self._config
         matched = match_prepared(
-            self._prepared,
-            PreparedDescriptors(b.descriptors, "B", config.precision),
-            mutual=config.mutual,
-            ratio=config.ratio,
-            max_distance=config.max_distance,
+            a.prepared, b.prepared, mutual=config.mutual, ratio=config.ratio, max_distance=config.max_distance
         )
-        frames = [pixel_frame(image.image_size, config.reference_size) for image in (self._features, b)]
-        sides = list(zip((self._features, b), matched.pairs.T, frames, strict=True))
+        frames = [pixel_frame(side.features.image_size, config.reference_size) for side in (a, b)]
+        sides = list(zip((a.features, b.features), matched.pairs.T, frames, strict=True))
         # In float64: the smallest scale of float32 must not become zero.
         first, second = (
             f.keypoints[rows].astype(np.float64) * frame[0, 0] + frame[0, 2] for f, rows, frame in sides
@@ -155,19 +165,25 @@ class PairVerifier:
             )
 
         fit = fitted()
-        overlay = self._overlay(b, matched, fit)
+        overlay = None if fit is None else overlay_matches(a.features, b.features, matched.pairs, fit.inliers)
         if overlay is not None:
             kept = ~overlay
             fit = fitted()
         inliers = np.zeros(len(first), bool)
         if fit is not None:
             inliers[kept] = fit.inliers
+        transform = None if fit is None else _in_pixels(config.model, fit.transform, *frames)
+        matches, similarities = matched.pairs[inliers], matched.similarities[inliers]
+        if turned:
+            order = np.argsort(matches[:, 1], kind="stable")
+            matches, similarities = matches[order, ::-1], similarities[order]
+            transform = None if transform is None else turned_round(config.model, transform)
         return Verification(
             model=config.model,
             estimator=config.estimator,
-            transform=None if fit is None else _in_pixels(config.model, fit.transform, *frames),
-            matches=matched.pairs[inliers],
-            similarities=matched.similarities[inliers],
+            transform=transform,
+            matches=matches,
+            similarities=similarities,
             effective_inliers=min(occupied_bins(side[inliers], config.residual_px) for side in (first, second)),
             error_px=None if fit is None else float(np.sqrt(np.mean(fit.residuals[fit.inliers] ** 2))),
             putative=int(kept.sum()),
@@ -179,14 +195,12 @@ class PairVerifier:
             exponent=self._exponent,
         )
 
-    def _overlay(self, b: LocalFeatures, matched: Matches, fit: Fit | None) -> npt.NDArray[np.bool_] | None:
-        """Return which matches are those of a frame or caption that both images wear; None if there is none."""
-        if fit is None:
-            return None
-        a = self._features
-        points = (f.keypoints[rows].astype(np.float64) for f, rows in zip((a, b), matched.pairs.T, strict=True))
-        left = moving(*points, a.image_size, b.image_size, fit.inliers)
-        return None if left is None else ~left
+
+class _Side(NamedTuple):
+    """One of the two images of a pair."""
+
+    features: LocalFeatures
+    prepared: PreparedDescriptors
 
 
 @lru_cache(maxsize=1)
@@ -201,6 +215,4 @@ def _in_pixels(model: ModelName, transform: Float64, frame_a: Float64, frame_b: 
         F /= np.linalg.norm(F)
         return np.asarray(F if F.flat[np.abs(F).argmax()] > 0 else -F)
     s, shift = 1 / frame_b[0, 0], -frame_b[0, 2] / frame_b[0, 0]
-    H = np.array([[s, 0, shift], [0, s, shift], [0, 0, 1]]) @ transform @ frame_a
-    size = np.abs(H).max()
-    return np.asarray(H / (H[2, 2] if abs(H[2, 2]) > 1e-12 * size else size))
+    return at_customary_scale(np.array([[s, 0, shift], [0, s, shift], [0, 0, 1]]) @ transform @ frame_a)

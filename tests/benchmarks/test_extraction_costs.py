@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.extraction import adding
+from benchmarks.extraction import adding, memory
 from benchmarks.reranking import profiles
 from delf_engine.engine import Engine
 from delf_engine.evaluation import GroundTruth
@@ -58,3 +61,30 @@ def test_memory_and_speed_of_adding(
     assert found["photographs"] == 3
     assert set(found["seconds"]) == {"plain", "0 workers", "1 workers"}
     assert "images a second" in capsys.readouterr().out
+
+
+def test_memory_of_large_photographs_and_of_many_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = str(write_tiny_model(tmp_path))
+    monkeypatch.setattr(memory, "_LARGE", {"large": (2000, 1200)})
+    # In this process: what a process alone takes is not what is tested.
+    monkeypatch.setattr(memory, "measured_apart", lambda _, *options: _said(*map(str, options)))
+    monkeypatch.setattr(memory.Heap, "give_back", memory.Heap.give_back)  # "kept" replaces it
+    memory.main(["large", "--model", model, "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "memory_large.json").read_text())["rows"]
+    assert [(row["jpeg"], row["decoded"]) for row in rows] == [
+        (jpeg, decoded) for jpeg in ("baseline", "progressive") for decoded in ("reduced", "whole")
+    ]
+    assert all(row["features"] > 0 and row["seconds"] > 0 for row in rows)
+    memory.main(["sizes", "--model", model, "--count", "10", "--longest", "120", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "memory_sizes.json").read_text())
+    for how in ("given back", "kept"):
+        assert [row[0] for row in found[how]["rows"]] == [1, 2, 4, 6, 8, 10]
+        assert all(0 < resident <= peak for _, resident, peak, _ in found[how]["rows"])
+
+
+def _said(*options: str) -> dict[str, Any]:
+    """What the benchmark prints for another process of it."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        memory.main(options)
+    return dict(json.loads(said.getvalue()))

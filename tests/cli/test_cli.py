@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 
 from delf_engine import __version__
 from delf_engine.cli import app
-from delf_engine.errors import DelfEngineError, DelfEngineWarning
+from delf_engine.cli.console import print_json
+from delf_engine.errors import DelfEngineError, DelfEngineWarning, FormatError
 from helpers import random_photo, write_image, write_tiny_model
 
 
@@ -68,6 +69,35 @@ def test_help_of_every_command() -> None:
         assert command in text
         assert "Usage" in _run(command, "--help").output
     assert __version__ in _run("--version").output
+
+
+def test_limit_of_pixels_everywhere(engine: str, model: str, photos: Path, tmp_path: Path) -> None:
+    first = photos / "photo [0].png"
+    photo = write_image(tmp_path / "other.png", random_photo(np.random.default_rng(9), 150, 120))
+    (tmp_path / "lists.csv").write_text(f"query,id,score\n{photo},{first},1\n")
+    commands = [
+        ("search", engine, str(photo)),
+        ("rerank", engine, str(tmp_path / "lists.csv")),
+        ("verify", str(photo), str(first), "--model", model),
+        ("attention", str(photo), "--plot", str(tmp_path / "a.png"), "--model", model),
+        ("add", str(tmp_path / "e"), str(photo)),
+    ]
+    assert _run("add", str(tmp_path / "e"), str(first), "--model", model).exit_code == 0
+    for command in commands:
+        refused = _run(*command, "--max-pixels", "17999")
+        assert refused.exit_code == 1, command
+        assert "17999" in f"{refused.output} {refused.exception}".replace("\n", ""), command
+        assert _run(*command, "--max-pixels", "18000").exit_code == 0, command
+    (tmp_path / "pairs.csv").write_text(f"a,b,label\n{photo},{first},1\n")
+    for command in (
+        ("mine", str(photos), "--out", str(tmp_path / "pairs.jsonl"), "--model", model),
+        ("calibrate", str(tmp_path / "pairs.csv"), "--out", str(tmp_path / "c.json"), "--model", model),
+    ):
+        refused = _run(*command, "--max-pixels", "17999")
+        assert "17999" in refused.output.replace("\n", ""), command
+    codebook = ("codebook", str(photos), str(tmp_path / "c.safetensors"), "--words", "4", "--model", model)
+    assert _run(*codebook, "--max-pixels", "17999").exit_code == 1
+    assert _run(*codebook, "--max-pixels", "18000").exit_code == 0
 
 
 def test_add_skips_what_is_there_and_reports_failures(model: str, photos: Path, tmp_path: Path) -> None:
@@ -146,6 +176,23 @@ def test_rerank_shortlists(engine: str, photos: Path, tmp_path: Path) -> None:
     assert [entry["id"] if isinstance(entry, dict) else entry[0] for entry in first] == paths[2:]
     lists.write_text(json.dumps(lines[0]))
     assert _json("rerank", engine, str(lists))["rankings"][paths[2]][0]["id"] == paths[2]
+
+
+def test_distances_are_asked_for_by_name(engine: str, photos: Path, tmp_path: Path) -> None:
+    a, b, c, _ = (str(p) for p in sorted(photos.iterdir()))
+    lists = tmp_path / "lists.csv"
+    lists.write_text(f"query,id,score\n{a},{b},0.5\n{a},{c},0.75\n")
+    page = tmp_path / "page.html"
+    for command in (["rerank", engine, str(lists)], ["report", engine, str(lists), "--out", str(page)]):
+        assert isinstance(_run(*command).exception, FormatError)
+        assert _run(*command, "--distances").exit_code == 0
+    found = _json("rerank", engine, str(lists), "--distances")["rankings"][a]
+    assert {hit["id"]: hit["score"] for hit in found} == {b: -0.5, c: -0.75}
+
+
+def test_json_has_no_numbers_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"é": [float("nan"), float("inf"), 1.5], "\udcff": None})
+    assert capsys.readouterr().out == '{\n "é": [\n  null,\n  null,\n  1.5\n ],\n "\\udcff": null\n}\n'
 
 
 def test_rerank_row_numbers_in_two_rounds(engine: str, photos: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def by_name(ranks: np.ndarray) -> dict[str, list[str]]:
 # -------------------------------------------------------------------------------------------------- revisited
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", ".npy", ".npz", ".h5"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", ".txt", ".npy", ".npz", ".h5"])
 def test_files_of_every_format(ground_truth: Path, ranks: np.ndarray, tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rankings{ending}"
     write_lists(path, by_name(ranks), names=NAMES)
@@ -70,6 +70,18 @@ def test_files_of_every_format(ground_truth: Path, ranks: np.ndarray, tmp_path: 
         assert [row[f"mP@{k}"] for k in (1, 5, 10)] == list(figures.mean_precision.values())
     assert found["title"] == "Revisited protocol, gnd_small.pkl: 6 queries, 30 images"
     assert found["left_out"] == []
+
+
+def test_distances(ground_truth: Path, ranks: np.ndarray, tmp_path: Path) -> None:
+    lists, options = by_name(ranks), ("--ground-truth", ground_truth)
+    rows = [f"{q} Q0 {name} {k} {k / 7} x" for q, names in lists.items() for k, name in enumerate(names)]
+    path = written(tmp_path / "rankings.run", "\n".join(rows))
+    refused(FormatError, "--distances", path, *options[1:])
+    write_lists(tmp_path / "rankings.jsonl", lists)
+    assert (
+        values(path, *options, "--distances")["results"]
+        == values(tmp_path / "rankings.jsonl", *options)["results"]
+    )
 
 
 def test_rank_matrices(ground_truth: Path, ranks: np.ndarray, tmp_path: Path) -> None:

@@ -80,6 +80,19 @@ def test_dry_run_prints_the_plan_and_writes_nothing(files: Path, tmp_path: Path)
     assert _listing(tmp_path) == []
 
 
+def test_a_dry_run_touches_no_network(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run opened a connection")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    given = ["train", str(files / "photos"), "--dry-run", "--recipe", str(files / "small.toml")]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.exception
+    assert "IMAGENET1K_V1" in result.output
+    assert _listing(tmp_path) == []
+
+
 def test_a_whole_run(files: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.safetensors"
     result = _train(files, str(files / "photos"), "--out", str(out), "--log", str(tmp_path / "log"), "--seed", "1")
@@ -117,7 +130,8 @@ def test_folders_that_cannot_work(files: Path, tmp_path: Path) -> None:
     [
         (("--precision", "fp8"), ConfigError, "choose one of auto, fp32, bf16, fp16"),
         (("--precision", "fp16", "--device", "cpu"), ConfigError, "fp16 needs a GPU"),
-        (("--device", "tpu"), ConfigError, "unknown device 'tpu'"),
+        (("--device", "tpu"), ConfigError, "'tpu'"),
+        (("--device", "mps"), ConfigError, "'mps'"),
         (("--device", "cuda:9"), ConfigError, "torch sees"),
         (("--recipe", "nothing"), ConfigError, "train_nothing.toml"),
         (("--trunk", "nothing"), CheckpointError, "nothing"),

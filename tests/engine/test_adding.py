@@ -17,7 +17,7 @@ import pytest
 import deadly
 import delf_engine as de
 from delf_engine.engine.manifest import MANIFEST
-from delf_engine.errors import ConfigError, FormatError, LockedError, UnknownIdError
+from delf_engine.errors import ConfigError, FormatError, ImageError, LockedError, UnknownIdError
 from helpers import raises, random_features, random_photo, write_image
 
 
@@ -42,6 +42,21 @@ def one_scale(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _create(directory: Path, model: Path, profile: str | None = None) -> de.Engine:
     return de.Engine.create(directory, model=model, index="asmk", profile=profile)
+
+
+def test_a_limit_of_pixels_is_that_of_the_call_or_of_the_profile(tmp_path: Path, tiny_model: Path) -> None:
+    profile = tmp_path / "small.toml"
+    profile.write_text('extends = "default"\n[extraction]\nmax_pixels = 100\n')
+    path = str(write_image(tmp_path / "a.png", random_photo(np.random.default_rng(0), 64, 48)))
+    with _create(tmp_path / "e", tiny_model, str(profile)) as engine:
+        ((_, reason),) = engine.add(path).failed
+        assert "64 x 48" in reason
+        assert engine.add(path, max_pixels=64 * 48).added == [path]
+        assert engine.replace(path, max_pixels=10).failed
+        with raises(ImageError, "a.png"):
+            engine.search(Path(path))
+        engine.extractor.max_pixels = 64 * 48
+        assert engine.search(Path(path))[0].id == path
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -16,7 +16,7 @@ import pytest
 import delf_engine as de
 from delf_engine.engine import catch_up as catching_up
 from delf_engine.engine.directory import check_directory, empty_index, open_encoder
-from delf_engine.errors import DelfEngineWarning, FormatError, LockedError
+from delf_engine.errors import DelfEngineWarning, FormatError, LockedError, UnknownIdError
 from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection
 from delf_engine.storage import FeatureStore
@@ -260,7 +260,13 @@ def test_readers_beside_a_writer(tmp_path: Path, tiny_model: Path, kind: str) ->
                 again = reader.index.search(QUERY, 99)
                 assert again[0] == found
                 np.testing.assert_array_equal(again[1], scores)
+            assert reader.ids() == ids
+            with pytest.raises(UnknownIdError):
+                reader.get("never")
+            assert reader.refresh()
             assert reader.ids() != ids
+            assert_caught_up(reader)
+            assert not reader.refresh()
     process.kill()
     process.communicate()
 

@@ -18,7 +18,7 @@ from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError
 from delf_engine.extraction.decoding import Pyramid, decoded, read_pyramid, worker_count
 from delf_engine.images import ImageSource
-from helpers import image_bytes, is_running, raises, random_photo, write_image
+from helpers import exif_with_orientation, image_bytes, is_running, raises, random_photo, write_image
 
 CONFIG = ExtractionConfig(
     scales=(0.35355339, 0.5, 1.0),
@@ -80,10 +80,10 @@ def test_paths_are_those_of_the_folder_when_they_are_taken(
 def test_errors_come_in_place_and_are_those_of_a_single_call(photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "cut.jpg").write_bytes(photos[0].read_bytes()[:300])
-    bad = [tmp_path / "gone.jpg", tmp_path / "text.jpg", tmp_path / "cut.jpg", b""]
-    sources = [bad[0], photos[0], bad[1], bad[2], bad[3], photos[1]]
+    bad = [tmp_path / "gone.jpg", tmp_path / "text.jpg", tmp_path / "cut.jpg", b"", "s3://bucket/a.jpg"]
+    sources = [bad[0], photos[0], bad[1], bad[2], bad[3], photos[1], bad[4]]
     found = list(decoded(sources, CONFIG, stride=16, workers=2))  # type: ignore[type-var]
-    assert [isinstance(one, ImageError) for _, one in found] == [True, False, True, True, True, False]
+    assert [isinstance(one, ImageError) for _, one in found] == [True, False, True, True, True, False, True]
     for source, one in found:
         if isinstance(one, ImageError):
             with pytest.raises(ImageError) as alone:
@@ -91,14 +91,27 @@ def test_errors_come_in_place_and_are_those_of_a_single_call(photos: list[Path],
             assert str(one) == str(alone.value)
 
 
-def test_limits_reach_the_processes(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_reach_the_processes(photos: list[Path]) -> None:
     ((_, found),) = decoded(photos[:1], CONFIG, stride=16, workers=1, max_pixels=100)
     assert isinstance(found, ImageError)
     assert "100 pixels" in found.reason
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    ((_, found),) = decoded(photos[:1], CONFIG, stride=16, workers=1)
-    assert isinstance(found, ImageError)
-    assert "decompression bomb" in found.reason
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_above_the_limit_is_decoded_to_what_its_pyramid_needs(tmp_path: Path, progressive: bool) -> None:
+    photo = write_image(
+        tmp_path / "large.jpg",
+        Image.new("RGB", (1000, 600), "gray"),
+        progressive=progressive,
+        exif=exif_with_orientation(8),
+    )
+    whole = read_pyramid(photo, CONFIG, stride=16)
+    reduced = read_pyramid(photo, CONFIG, stride=16, max_pixels=500 * 300)
+    assert (reduced.image_size, reduced.levels) == ((600, 1000), whole.levels)
+    with raises(ImageError, "500 x 300", "max_pixels"):  # less than the largest level is never decoded
+        read_pyramid(photo, CONFIG.model_copy(update={"max_image_size": 500}), stride=16, max_pixels=500 * 300 - 1)
+    with raises(ImageError, "1000 x 600"):  # a region is cut from the whole
+        read_pyramid(photo, CONFIG, stride=16, max_pixels=500 * 300, box=(0, 0, 100, 100))
 
 
 def test_workers_that_die_cost_nothing(photos: list[Path]) -> None:

@@ -13,7 +13,7 @@ from delf_engine.extraction import Extractor
 from delf_engine.extraction.assembly import select_top
 from delf_engine.features import LocalFeatures
 from delf_engine.model.network import DelfNetwork
-from helpers import checkpoint_info, raises, random_photo, write_image
+from helpers import checkpoint_info, oriented_kinds, oriented_scene, raises, random_photo, write_image
 
 
 def _config(**changes: object) -> ExtractionConfig:
@@ -133,6 +133,29 @@ def test_box_keeps_the_scale_of_the_whole_image(photo: np.ndarray) -> None:
     assert extractor(big, box=(0, 0, 800, 600)) == extractor(big)
 
 
+@pytest.mark.parametrize("kind", oriented_kinds())
+def test_features_are_in_the_upright_frame(extractor: Extractor, kind: str, tmp_path: Path) -> None:
+    upright = extractor(oriented_scene(kind, 1))
+    for orientation in range(2, 9):
+        (tmp_path / "a").write_bytes(oriented_scene(kind, orientation))
+        turned = extractor(tmp_path / "a")
+        assert turned.image_size == upright.image_size == (48, 32)
+        if kind in ("PNG", "TIFF", "WEBP"):  # the others lose a little, each in its own blocks
+            assert turned == upright
+
+
+def test_limit_of_pixels(photo: np.ndarray, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png", photo)
+    for limited in (_config(max_pixels=29_999), _config()):
+        given = None if limited.max_pixels else 29_999
+        extractor = Extractor(_network(), limited, device="cpu", max_pixels=given)
+        with raises(ImageError, "200 x 150", "29999", "--max-pixels"):
+            extractor(path)
+        assert len(list(extractor.extract_many([path], max_pixels=30_000))) == 1
+        extractor.max_pixels = 30_000
+        assert len(extractor(path))
+
+
 def test_extract_many_goes_on_past_bad_images(extractor: Extractor, photo: np.ndarray, tmp_path: Path) -> None:
     good = write_image(tmp_path / "good.png", photo)
     (tmp_path / "zero.jpg").touch()
@@ -164,11 +187,12 @@ def test_no_level_or_no_score_gives_the_empty_value(photo: np.ndarray) -> None:
 
 
 def test_bad_options() -> None:
-    with raises(ConfigError, "'tpu9'"):
-        Extractor(_network(), _config(), device="tpu9")
-    if not torch.cuda.is_available():
-        with raises(ConfigError, "CUDA"):
-            Extractor(_network(), _config(), device="cuda")
+    for device in ("tpu9", "mps", "xpu", "meta", ""):
+        with raises(ConfigError, repr(device), "'cpu'", "'cuda:N'"):
+            Extractor(_network(), _config(), device=device)
+    for device in ("cuda:99", *(() if torch.cuda.is_available() else ("cuda",))):
+        with raises(ConfigError, repr(device), "CUDA"):
+            Extractor(_network(), _config(), device=device)
     with raises(CheckpointError, "'nothing'"):
         Extractor.from_pretrained("nothing")
 

@@ -84,12 +84,15 @@ def test_the_tail_keeps_its_order_behind(world: Any) -> None:
     assert [(c.inliers, c.verification, c.score) for c in ranking[4:]] == [(None, None, None)] * 6
 
 
-def test_equal_inliers_are_ordered_by_score_then_place(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("distances", [False, True])
+def test_equal_inliers_keep_the_order_of_the_list(rng: np.random.Generator, distances: bool) -> None:
     query, image = random_features(rng, 50), random_features(rng, 0)
     shortlist = [("a", 0.2), ("b", 0.5), ("c", 0.5), ("d", 0.9)]
-    ranking = run(query, shortlist, lambda _: image)
-    assert [c.id for c in ranking] == ["d", "b", "c", "a"]
+    ranking = run(query, shortlist, lambda _: image, distances=distances)
+    assert [(c.id, c.score) for c in ranking] == [(name, -s if distances else s) for name, s in shortlist]
     assert [c.inliers for c in ranking] == [0] * 4
+    with raises(DataError, "'query'", "at place 2", "distances"):
+        run(query, shortlist[::-1], lambda _: image, distances=True)
     assert [c.id for c in run(query, ["x", "a", "m", "a"], lambda _: image)] == ["x", "a", "m"]
     assert run(query, [], {}) == []
     assert rerank_batch({}, {}, {}, OPTIONS) == {}
@@ -245,10 +248,10 @@ def test_another_exponent_is_refused_where_it_matters() -> None:
 
 
 @given(data=st.data(), score=st.sampled_from(RULES), scored=st.booleans(), n=st.integers(0, 12))
-def test_ranks_do_not_depend_on_the_order_of_candidates(
+def test_ties_alone_depend_on_the_order_of_candidates(
     data: st.DataObject, score: Rule, scored: bool, n: int
 ) -> None:
-    # Few different verifications and first scores, so that ties abound.
+    # Few different verifications, so that ties abound.
     kinds = data.draw(st.lists(EVIDENCE, min_size=1, max_size=3))
     found = {f"i{k}": data.draw(st.sampled_from(kinds)) for k in range(n)}
     first = {name: data.draw(st.sampled_from([0.5, 1.0, 2.0])) for name in found}
@@ -257,13 +260,12 @@ def test_ranks_do_not_depend_on_the_order_of_candidates(
         rank_verified([(name, first[name]) if scored else name for name in order], found, ranking=rule(score))
         for order in (list(found), shuffled)
     )
-    by_score = [(c.ranking_score, c.score) for c in ranked]
-    assert by_score == [(c.ranking_score, c.score) for c in again]
+    assert [c.ranking_score for c in ranked] == [c.ranking_score for c in again]
     assert [c.rank for c in ranked] == list(range(1, n + 1))
     for order, ranking in ((list(found), ranked), (shuffled, again)):
         assert sorted(c.id for c in ranking) == sorted(found)
-        keys = [(-(c.ranking_score or 0.0), -(c.score or 0.0), order.index(c.id)) for c in ranking]
-        assert keys == sorted(keys)  # equal ones by their first score, then by their first place
+        keys = [(-(c.ranking_score or 0.0), order.index(c.id)) for c in ranking]
+        assert keys == sorted(keys)
         for c in ranking:
             assert (c.inliers, c.verification) == (found[c.id].inliers, found[c.id])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,132 @@ def test_trec_runs_are_sorted_by_score(shortlists: Any, tmp_path: Path) -> None:
 
 def test_trec_ties_go_by_rank(tmp_path: Path) -> None:
     path = tmp_path / "list.run"
-    path.write_text("q Q0 a 2 0.5 x\nq Q0 b 1 0.5 x\n\nq Q0 c 3 0.9 x\n")
-    assert read_shortlists(path) == {"q": [("c", 0.9), ("b", 0.5), ("a", 0.5)]}
+    path.write_text("q Q0 a 3 0.5 x\nq Q0 b 2 0.5 x\n\nq Q0 d 4 0.1 x\nq Q0 c 4 0.1 x\n")
+    assert read_shortlists(path) == {"q": [("b", 0.5), ("a", 0.5), ("d", 0.1), ("c", 0.1)]}
+    assert read_shortlists(path, distances=True) == {"q": [("d", -0.1), ("c", -0.1), ("b", -0.5), ("a", -0.5)]}
+
+
+def write_plainly(path: Path, lists: dict[str, list[tuple[str, float]]], column: str) -> None:
+    """Write ids and numbers, best first, as other software does."""
+    rows = [(q, name, rank, x) for q, found in lists.items() for rank, (name, x) in enumerate(found)]
+    if path.suffix == ".npz":
+        width = max(map(len, lists.values()), default=0)
+        filled = {q: found + [("", np.nan)] * (width - len(found)) for q, found in lists.items()}
+        ids = np.array([[name for name, _ in found] for found in filled.values()], str).reshape(len(lists), width)
+        numbers = np.array([[x for _, x in found] for found in filled.values()]).reshape(len(lists), width)
+        np.savez(path, **{"ids": ids, f"{column}s": numbers, "queries": np.array(list(lists), str)})
+        return
+    lines = {
+        ".csv": [f"query,id,{column}", *(f"{q},{name},{x!r}" for q, name, _, x in rows)],
+        ".run": [f"{q} Q0 {name} {rank} {x!r} x" for q, name, rank, x in rows],
+        ".jsonl": [json.dumps({"query": q, "candidates": found}) for q, found in lists.items()],
+    }
+    path.write_text("\n".join(lines[path.suffix]), encoding="utf-8")
+
+
+@st.composite
+def best_first(draw: st.DrawFn, *, distances: bool) -> dict[str, list[tuple[str, float]]]:
+    """Lists in order of their numbers, of which many are equal."""
+    entry = st.tuples(PLAIN, st.sampled_from([0.0, 0.25, 1.0]) | st.floats(0, 1e6))
+    found = draw(
+        st.dictionaries(PLAIN, st.lists(entry, min_size=1, max_size=6, unique_by=lambda e: e[0]), max_size=3)
+    )
+    return {q: sorted(rows, key=lambda row: row[1], reverse=not distances) for q, rows in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("ending", "column"),
+    [
+        (".jsonl", "score"),
+        (".csv", "score"),
+        (".csv", "distance"),
+        (".run", "score"),
+        (".npz", "score"),
+        (".npz", "distance"),
+    ],
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lists=best_first(distances=True))
+def test_distances_must_be_named(lists: Any, ending: str, column: str, tmp_path: Path) -> None:
+    path = tmp_path / f"list{ending}"
+    write_plainly(path, lists, column)
+    turned = {q: [(name, 0.0 - x) for name, x in found] for q, found in lists.items()}
+    assert read_shortlists(path, distances=True) == turned  # equal ones in their order
+    if column == "distance":
+        assert read_shortlists(path) == turned
+    elif any(len({x for _, x in found}) > 1 for found in lists.values()):
+        with raises(FormatError, str(path), "distances=True", "--distances"):
+            read_shortlists(path)
+    else:
+        assert read_shortlists(path) == lists
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", ".npz"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lists=best_first(distances=False))
+def test_scores_are_no_distances(lists: Any, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"list{ending}"
+    write_plainly(path, lists, "score")
+    assert read_shortlists(path) == lists
+    if any(len({x for _, x in found}) > 1 for found in lists.values()):
+        with raises(FormatError, str(path), "distances=True"):
+            read_shortlists(path, distances=True)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".npz"])
+def test_rankings_have_scores_in_any_order_and_no_distances(ending: str, tmp_path: Path) -> None:
+    path, lists = tmp_path / f"list{ending}", {"q": [("a", 0.25), ("b", 0.5)]}
+    write_lists(path, lists)
+    assert read_shortlists(path) == lists
+    with raises(FormatError, str(path), "distances"):
+        read_shortlists(path, distances=True)
+
+
+def parse_retrieval(path: Path) -> dict[str, list[str]]:
+    """What hloc/utils/parsers.py does."""
+    retrieval: dict[str, list[str]] = {}
+    for line in path.read_text("utf-8").rstrip("\n").split("\n"):
+        if line:
+            query, image = line.split()
+            retrieval.setdefault(query, []).append(image)
+    return retrieval
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shortlists=lists(PLAIN, False))
+def test_pairs_of_hloc(shortlists: Any, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.txt"
+    write_lists(path, shortlists)
+    assert parse_retrieval(path) == read_shortlists(path) == shortlists
+    # As hloc itself writes them.
+    path.write_text("\n".join(" ".join((q, name)) for q, found in shortlists.items() for name in found), "utf-8")
+    assert read_shortlists(path) == shortlists
+
+
+UNDECODABLE = os.fsdecode(b"caf\xe9-\xff\xc3\xa9.jpg")
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", ".txt", ".npz"])
+def test_names_that_are_not_utf_8_come_back(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"list{ending}"
+    write_lists(path, {UNDECODABLE: ["a", UNDECODABLE, "é"]})
+    found = read_shortlists(path)[UNDECODABLE]
+    assert [entry if isinstance(entry, str) else entry[0] for entry in found] == ["a", UNDECODABLE, "é"]
+    if ending == ".jsonl":
+        assert b"\xc3\xa9" in path.read_bytes()
+        assert json.loads(path.read_bytes())["query"] == UNDECODABLE
+    elif ending != ".npz":
+        assert os.fsencode(UNDECODABLE) in path.read_bytes()
+
+
+def test_half_a_pair_of_surrogates_goes_into_json_alone(tmp_path: Path) -> None:
+    lists = {"q": ["\ud800"]}
+    write_lists(tmp_path / "list.jsonl", lists)
+    assert read_shortlists(tmp_path / "list.jsonl") == lists
+    for ending in (".csv", ".run", ".txt", ".h5"):
+        with raises(DataError, f"list{ending}"):
+            write_lists(tmp_path / f"list{ending}", lists)
+    assert [path.name for path in tmp_path.iterdir()] == ["list.jsonl"]
 
 
 def test_other_peoples_files(tmp_path: Path) -> None:
@@ -98,7 +223,9 @@ def test_other_peoples_files(tmp_path: Path) -> None:
         ("x.csv", 'query,id\nq,"a\n', "line 2: "),
         ("x.run", "q Q0 a 1 0.5\n", "line 1:"),
         ("x.run", "q Q0 a 1 0.5 t\nq Q0 a first 0.5 t\n", "line 2:"),
-        ("x.txt", "", ".jsonl, .csv"),
+        ("x.txt", "q a\nq b c\n", "line 2:"),
+        ("x.csv", "query,id,score,distance\nq,a,1,1\n", "line 1:"),
+        ("x.lst", "", ".jsonl, .csv"),
     ],
 )
 def test_bad_files_are_named_with_the_line(name: str, text: str, where: str, tmp_path: Path) -> None:

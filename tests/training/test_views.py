@@ -1,11 +1,14 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from delf_engine.training import load_training_config, views
 from delf_engine.training.correspondence import cell_grid, sample_cells
-from delf_engine.training.views import _random_homography, random_view
-from helpers import random_photo
+from delf_engine.training.views import _random_homography, random_view, read_photograph
+from helpers import random_photo, write_image
 
 VIEWS = load_training_config("delf_contrast").views
 
@@ -70,3 +73,8 @@ def test_cells_equal_a_plain_projection() -> None:
     for key, place in got.items():
         np.testing.assert_allclose(place, expected[key], atol=1e-3)
     assert len(sample_cells(h, (18, 18), size=288, stride=16, count=5, rng=rng).pair) == 10
+
+
+def test_photographs_too_large_to_be_decoded_whole_are_read_smaller(tmp_path: Path) -> None:
+    photo = write_image(tmp_path / "a.jpg", Image.new("L", (10_000, 9_000), 90))
+    assert read_photograph(str(photo)).shape == (2250, 2500, 3)

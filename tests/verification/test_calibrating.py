@@ -160,9 +160,14 @@ def test_bad_lists_are_named_with_their_line(name: str, text: str, message: str,
 def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
     with raises(FormatError, "none.csv"):
         read_labelled_pairs(tmp_path / "none.csv")
+    (tmp_path / "utf16.csv").write_text("a,b,label\nx,y,1\n", "utf-16")
+    with raises(FormatError, "utf16.csv"):
+        read_labelled_pairs(tmp_path / "utf16.csv")
+
+
+def test_names_of_files_that_are_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes(b"a,b,label\n\xe4,b,1\n")
-    with raises(FormatError, "latin.csv"):
-        read_labelled_pairs(tmp_path / "latin.csv")
+    assert read_labelled_pairs(tmp_path / "latin.csv") == [("\udce4", "b", 1)]
 
 
 def test_labels_may_be_numbers_words_or_truths(tmp_path: Path) -> None:

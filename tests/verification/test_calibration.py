@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from scipy.optimize import minimize
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.model import checkpoint_names, checkpoint_path, read_checkpoint_info
+from delf_engine.verification import FineEvidence, Verification
 from delf_engine.verification.calibration import (
-    EVIDENCE,
+    COARSE,
     Calibration,
     calibration_beside,
     load_calibration,
 )
+from delf_engine.verification.curve import EVIDENCE
 from helpers import raises
 from verification.answers import answer, labelled
 
@@ -60,13 +63,14 @@ def platt_oracle(evidence: Float64, labels: npt.NDArray[np.bool_], prior: float)
     return np.asarray(1 / (1 + np.exp(-(x * best.x[0] + best.x[1]))))
 
 
-@given(seed=st.integers(0, 300), prior=st.sampled_from([0.01, 0.5, 0.9]), name=st.sampled_from([*EVIDENCE]))
+@given(seed=st.integers(0, 300), prior=st.sampled_from([0.01, 0.5, 0.9]), name=st.sampled_from(COARSE))
 def test_logistic_is_the_best_curve(seed: int, prior: float, name: str) -> None:
     found, labels = labelled(seed, 30, 40)
     evidence = np.array([EVIDENCE[name](v) for v in found])
-    fit = Calibration.fit(found, labels, evidence=name, prior=prior, trained_on="made up")  # type: ignore[arg-type]
-    assert fit.slope > 0
-    p = 1 / (1 + np.exp(-(evidence * fit.slope + fit.intercept)))
+    fit = Calibration.fit(found, labels, evidence=name, prior=prior, trained_on="made up").coarse  # type: ignore[arg-type]
+    (slope,) = fit.weights.values()
+    assert slope > 0
+    p = 1 / (1 + np.exp(-(evidence * slope + fit.intercept)))
     np.testing.assert_allclose(p, platt_oracle(evidence, labels == 1, prior), atol=2e-3)
 
 
@@ -95,7 +99,7 @@ def test_the_prior_is_the_stated_one_whatever_the_numbers_of_pairs() -> None:
         labels = [0] * 120 + [0, *[1] * 120, 1] * repeat
         calibration = Calibration.fit(found, labels, prior=0.2, trained_on="made up")
         assert calibration.probability(answer(10)) == pytest.approx(0.2, abs=0.03)
-        assert (calibration.positives, calibration.negatives) == (121 * repeat, 120 + repeat)
+        assert (calibration.coarse.positives, calibration.coarse.negatives) == (121 * repeat, 120 + repeat)
 
 
 # --------------------------------------------------------------------------------------------- probabilities
@@ -138,6 +142,61 @@ def test_calibrated_on_pairs_of_its_own_kind() -> None:
         inside = (p >= low) & (p < low + 0.2)
         if inside.sum() > 200:
             assert p[inside].mean() == pytest.approx(truth[inside].mean(), abs=0.12)
+
+
+# -------------------------------------------------------------------------------------- verdicts, fine evidence
+
+
+def detailed(seed: int) -> tuple[list[Verification], npt.NDArray[np.int64]]:
+    """Pairs whose fine matches tell look-alikes from the same place."""
+    rng = np.random.default_rng(seed)
+    found, labels = labelled(seed)
+    return [
+        replace(v, fine=FineEvidence(200, int(rng.integers(8, 20)) + 60 * int(same), 5 + 30 * int(same)))
+        for v, same in zip(found, labels, strict=True)
+    ], labels
+
+
+def test_fine_evidence_has_a_curve_of_its_own() -> None:
+    found, labels = detailed(0)
+    calibration = Calibration.fit(found, labels, trained_on="made up")
+    assert calibration.fine is not None
+    look_alike = answer(60)
+    assert calibration.curve_for(look_alike) is calibration.coarse
+    sure = calibration.judged(look_alike)
+    for fine in (FineEvidence(90, 12, 5), FineEvidence(90, 0, 0)):
+        judged = calibration.judged(replace(look_alike, fine=fine))
+        assert judged.probability is not None
+        assert sure.probability is not None
+        assert judged.probability < sure.probability
+        assert judged.verdict != "same"
+        assert judged.accept == calibration.fine.accept
+    confirmed = calibration.judged(replace(look_alike, fine=FineEvidence(90, 60, 35)))
+    assert confirmed.verdict == "same"
+    assert Calibration.fit([*found[:-1], answer(3)], labels, trained_on="made up").fine is None
+
+
+@given(seed=st.integers(0, 20), epipolar=st.integers(0, 500), planar=st.integers(0, 500), more=st.integers(0, 50))
+def test_more_fine_inliers_never_make_it_less_probable(seed: int, epipolar: int, planar: int, more: int) -> None:
+    calibration = Calibration.fit(*detailed(seed), trained_on="made up")
+    v = answer(20, fine=FineEvidence(900, epipolar, planar))
+    for other in (FineEvidence(900, epipolar + more, planar), FineEvidence(900, epipolar, planar + more)):
+        assert calibration.probability(replace(v, fine=other)) >= calibration.probability(v)
+
+
+@given(seed=st.integers(0, 50))
+def test_few_of_the_different_pairs_are_the_same(seed: int) -> None:
+    found, labels = labelled(seed, 40, 300)
+    calibration = Calibration.fit(found, labels, trained_on="made up")
+    verdicts = [calibration.judged(v).verdict for v in found]
+    assert calibration.coarse.accept >= 0.9
+    assert "same" not in [verdict for verdict, same in zip(verdicts, labels, strict=True) if not same]
+    for v in found:
+        judged = calibration.judged(v)
+        assert judged.probability == calibration.probability(v)
+        expected = "same" if judged.probability >= calibration.coarse.accept else "unsure"
+        assert judged.verdict == ("different" if judged.probability < 0.5 else expected)
+        assert bool(judged) is judged.same is (judged.verdict == "same")
 
 
 # ----------------------------------------------------------------------------------------------------- refusals
@@ -232,17 +291,21 @@ def test_comes_back_from_its_file_with_the_same_bits(tmp_path: Path) -> None:
     assert json.loads(first)["trained_on"] == "Häuser \udcff"  # of a file name that is not UTF-8
 
 
+CURVE = {"weights": {"log_inliers": 1.0}, "intercept": -3.0, "positives": 20, "negatives": 30, "accept": 0.95}
 DAMAGE: list[tuple[Any, str]] = [
     ({"format": None}, "not a calibration"),
-    ({"format_version": 2}, "2.*1"),
+    ({"format_version": 1}, "1.*2"),
     ({"prior": 1.5}, "prior"),
     ({"prior": "0.5"}, "prior"),
-    ({"intercept": float("nan")}, "intercept"),
-    ({"intercept": None}, "intercept"),
-    ({"slope": -1.0}, "slope"),
+    ({"coarse": None}, "coarse"),
+    ({"coarse": {**CURVE, "intercept": float("nan")}}, "intercept"),
+    ({"coarse": {**CURVE, "intercept": None}}, "intercept"),
+    ({"coarse": {**CURVE, "weights": {"log_inliers": -1.0}}}, "log_inliers"),
+    ({"coarse": {**CURVE, "weights": {"matches": 1.0}}}, "matches"),
+    ({"coarse": {**CURVE, "positives": 0}}, "positives"),
+    ({"fine": {**CURVE, "accept": 1.0}}, "accept"),
     ({"evidence": "matches"}, "evidence"),
     ({"evidence": ["inliers"]}, "evidence"),
-    ({"positives": 0}, "positives"),
     ({"surprise": 1}, "'surprise'"),
     ({"verification_sha256": "abc"}, "verification_sha256"),
 ]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from delf_engine.config import VerificationConfig, load_profile
 from delf_engine.errors import FormatError
 from delf_engine.features import LocalFeatures
-from delf_engine.verification import Verification, verify_features
+from delf_engine.verification import FineEvidence, Verification, verify_features
 from delf_engine.verification.geometry import fundamental_residuals, pixel_frame, planar_residuals
 from delf_engine.verification.models import ESTIMATORS
 from delf_engine.verification.result import percent
@@ -141,26 +141,49 @@ def test_equality_is_by_value() -> None:
         answer(similarities=[0.9])
 
 
+def test_without_a_probability_the_inliers_decide() -> None:
+    assert (answer().verdict, answer(min_inliers=3).verdict) == ("same", "different")
+    assert (bool(answer()), bool(answer(min_inliers=3))) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("probability", "verdict"),
+    [(0.0, "different"), (0.49, "different"), (0.5, "unsure"), (0.95, "same"), (1.0, "same")],
+)
+@pytest.mark.parametrize("min_inliers", [1, 100])
+def test_the_probability_decides_whatever_the_inliers(probability: float, verdict: str, min_inliers: int) -> None:
+    found = answer(probability=probability, accept=0.95, min_inliers=min_inliers)
+    assert found.verdict == verdict
+    assert found.same is bool(found) is (verdict == "same")
+    words = {"same": "the same place", "different": "not the same place", "unsure": "perhaps the same place"}
+    assert str(found).startswith(f"{words[verdict]} (probability {percent(probability)}): {found.why}"[:30])
+    assert found.to_dict()["verdict"] == verdict
+    assert found.to_dict()["same"] is found.same
+
+
+def test_says_why() -> None:
+    assert "2 of 8" in answer().why
+    look_alike = answer(probability=0.2, accept=0.9, fine=FineEvidence(40, 12, 5))
+    assert "look-alike" in look_alike.why
+    seen = answer(probability=0.99, accept=0.9, fine=FineEvidence(40, 25, 18), overlay=7, rotation=90)
+    for fact in ("25 details", "7 matches", "90 degrees"):
+        assert fact in seen.why
+    assert "look-alike" not in seen.why
+
+
 def test_answer_prints_well() -> None:
-    assert repr(answer()) == "Verification(same=True, inliers=2, putative=8, similarity=4.5, model='affine')"
-    assert str(answer(model="homography")) == (
-        "same place: 2 of 8 matches agree on one homography "
-        "(from 2 on it counts as the same; within 24 px at 1024 px)"
+    assert repr(answer()) == (
+        "Verification(verdict='same', inliers=2, putative=8, similarity=4.5, model='affine')"
     )
-    assert str(answer(min_inliers=15, reference_size=None)) == (
-        "not the same place: 2 of 8 matches agree on one affine map "
-        "(from 15 on it counts as the same; within 24 px)"
-    )
+    assert str(answer(model="homography")) == "the same place: 2 of 8 coarse matches agree on one homography"
     html = answer()._repr_html_()
     assert html.startswith("<strong")
-    assert html.count("<tr>") == html.count("</tr>") == 8
+    assert html.count("<tr>") == html.count("</tr>") == 5
     assert "Not the same place" in answer(min_inliers=3)._repr_html_()
-    sure = answer(probability=0.99999, error_px=3.25, effective_inliers=2)
-    assert str(sure).endswith(", probability > 99.9 %")
+    sure = answer(probability=0.99999, accept=0.9, error_px=3.25, effective_inliers=2)
     html = sure._repr_html_()
     for text in ("&gt; 99.9 %", "3.2 px", "2 places"):
         assert text in html
-    assert "not calibrated" in answer()._repr_html_()
 
 
 @given(seed=st.integers(0, 10**6), perspective=st.sampled_from([0.0, 1e-4]))
@@ -212,12 +235,23 @@ def test_percent_never_looks_surer_than_it_is(probability: float, text: str) -> 
     effective=st.integers(0, 2),
     error=st.one_of(st.none(), st.floats(0, 1e9)),
     probability=st.one_of(st.none(), st.floats(0, 1)),
+    fine=st.none()
+    | st.builds(
+        FineEvidence,
+        st.integers(0, 9),
+        st.integers(0, 9),
+        st.integers(0, 9),
+        st.sampled_from([None, ((1.0, 0.5, 2.0), (0.0, 1.0, 3.0), (0.0, 0.0, 1.0))]),
+        st.integers(0, 9),
+    ),
     estimator=st.sampled_from(sorted({estimator for _, estimator in ESTIMATORS})),
 )
 def test_all_fields_survive_json(
-    effective: int, error: float | None, probability: float | None, estimator: str
+    effective: int, error: float | None, probability: float | None, fine: FineEvidence | None, estimator: str
 ) -> None:
-    found = answer(effective_inliers=effective, error_px=error, probability=probability, estimator=estimator)
+    found = answer(
+        effective_inliers=effective, error_px=error, probability=probability, fine=fine, estimator=estimator
+    )
     values = json.loads(json.dumps(found.to_dict()))
     again = Verification.from_dict(values)
     assert again == found
@@ -228,7 +262,7 @@ def test_all_fields_survive_json(
 
 def test_every_field_must_be_there() -> None:
     values = answer().to_dict()
-    for name in set(values) - {"same", "inliers", "inlier_ratio", "inlier_similarity"}:
+    for name in set(values) - {"verdict", "why", "same", "inliers", "inlier_ratio", "inlier_similarity"}:
         with pytest.raises(FormatError, match=name):
             Verification.from_dict({key: value for key, value in values.items() if key != name})
 
@@ -265,6 +299,11 @@ def test_arrays_are_copied_once() -> None:
         {"similarities": [1.0]},
         {"matches": [[1, 2, 3]]},
         {"putative": "x"},
+        {"fine": 3},
+        {"fine": {"putative": 3}},
+        {"fine": {"putative": 3, "epipolar": 2, "planar": 1, "homography": [[1]], "overlay": 0}},
+        {"accept": "often"},
+        {"rotation": None},
     ],
 )
 def test_damaged_fields_are_refused(damage: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.dense.encodings import (
     Vector,
     bow_vector,
+    euclidean_length,
     fisher_vector,
     inverse_document_frequency,
     vlad_vector,
@@ -164,7 +165,7 @@ class DenseIndex(CandidateIndex[Vector, DenseConfig]):
     def _score(self, query: Vector, threads: int, session: _Weights | None) -> npt.NDArray[np.float32]:
         length = 1.0
         if session is not None:
-            length = float(np.linalg.norm(query * session.words))
+            length = euclidean_length(query * session.words)
             query = (query * np.square(session.words)).astype(np.float32)
         out = []
         for number, segment in enumerate(self._collection.segments):
@@ -195,7 +196,7 @@ def _weighed(state: list[tuple[Segment, int]], codebook: Any, idf: bool) -> _Wei
                 having += segment.arrays["vectors"][row] > 0
         weights = inverse_document_frequency(sum(segment.live for segment, _ in state), having)
     lengths = [
-        np.array([np.linalg.norm(row * weights) for row in segment.arrays["vectors"]]) for segment, _ in state
+        np.array([euclidean_length(row * weights) for row in segment.arrays["vectors"]]) for segment, _ in state
     ]
     return _Weights(state, weights, lengths)
 

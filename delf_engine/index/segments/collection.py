@@ -118,6 +118,12 @@ class Collection:
             first += len(segment.ids)
         return out
 
+    def copy(self) -> Collection:
+        """Return a collection of the same images that goes its own way, in memory only; none may be waiting."""
+        other = Collection(self._kind, self._layout)
+        other.segments, other.mark = [segment.copy() for segment in self.segments], self.mark
+        return other
+
     def add(self, payloads: Mapping[str, Any]) -> None:
         """Add images that are not there yet."""
         self._pending.update(payloads)

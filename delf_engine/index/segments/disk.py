@@ -27,6 +27,7 @@ __all__ = [
     "has_index",
     "open_array",
     "read_manifest",
+    "saved_mark",
     "seal",
     "sync_directory",
     "write_manifest",
@@ -132,6 +133,14 @@ def has_index(directory: str | os.PathLike[str]) -> bool:
         read_manifest(Path(directory))
         return True
     return False
+
+
+def saved_mark(directory: Path) -> dict[str, Any] | None:
+    """Return the mark that an index was last saved with; None, too, if there is none or it cannot be read."""
+    with contextlib.suppress(FormatError):
+        mark: dict[str, Any] | None = read_manifest(directory)["mark"]
+        return mark
+    return None
 
 
 def read_manifest(directory: Path, *kinds: str) -> dict[str, Any]:

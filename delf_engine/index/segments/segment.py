@@ -133,6 +133,10 @@ class Segment:
         """Number of rows that are there."""
         return int(np.count_nonzero(self.alive))
 
+    def copy(self) -> Segment:
+        """Return a segment of the same arrays, from which rows can be removed without the other."""
+        return Segment(self.arrays, name=self.name, dead=np.flatnonzero(~self.alive))
+
     def damaged(self, what: str) -> FormatError:
         """Return the error of a segment that turns out to be damaged when it is searched or merged."""
         return FormatError(

@@ -17,11 +17,11 @@ from pydantic import Field, model_validator
 
 from delf_engine.config import Config, Count
 from delf_engine.errors import DataError, ImageError
-from delf_engine.images import load_image
 from delf_engine.pyramid import resize
 from delf_engine.training.batches import Batch, Kind
 from delf_engine.training.contract import SourceContext, SourceOptions
 from delf_engine.training.labelled import LabelledImages, draw_balanced
+from delf_engine.training.views import read_photograph
 
 __all__ = [
     "ClassesOptions",
@@ -203,7 +203,7 @@ class CropReader:
         for offset in range(size):
             candidate = start + (index - start + offset) % size
             try:
-                return cut(load_image(self.data.path(candidate))), failed
+                return cut(read_photograph(self.data.path(candidate))), failed
             except ImageError as error:
                 failed.append((candidate, error))
         return None, failed

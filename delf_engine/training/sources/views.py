@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from delf_engine.images import load_image
 from delf_engine.training.batches import Batch, Kind
 from delf_engine.training.contract import SourceContext, SourceOptions
 from delf_engine.training.stores import Items, ViewStore
-from delf_engine.training.views import ViewsConfig, random_view
+from delf_engine.training.views import ViewsConfig, random_view, read_photograph
 
 __all__ = ["ViewsSource", "draw_rows", "gather_pairs", "photo_items"]
 
@@ -23,7 +22,7 @@ def photo_items(photos: Sequence[str], config: ViewsConfig, seed: int) -> Items:
     """Return augmented views of single photographs; random numbers come from (seed, photograph, view)."""
 
     def render(index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-        photo = load_image(photos[index])
+        photo = read_photograph(photos[index])
         rngs = [np.random.default_rng((seed, index, view)) for view in range(config.count)]
         views, homographies = zip(*(random_view(photo, config, rng) for rng in rngs), strict=True)
         return np.stack(views), np.stack(homographies)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from delf_engine.config import BowConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import Codebook, DenseIndex, Mixture
-from delf_engine.index.dense.encodings import bow_vector, fisher_vector, vlad_vector
+from delf_engine.index.dense.encodings import bow_vector, euclidean_length, fisher_vector, vlad_vector
 from delf_engine.index.dense.index import LARGEST, DenseKind
 from helpers import raises, random_features
 from index.asmk.test_aggregation import lattice
@@ -45,6 +46,17 @@ def corners(*rows: int) -> LocalFeatures:
 
 
 # -------------------------------------------------------------------------------------------------- the vectors
+
+
+def test_long_vectors_have_the_same_length_with_any_number_of_threads(rng: np.random.Generator) -> None:
+    vectors = rng.normal(size=(20, 100_000))
+    for vector in vectors:
+        assert euclidean_length(vector) == pytest.approx(float(np.linalg.norm(vector)), rel=1e-12)
+    lengths = set()
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads):
+            lengths.add(tuple(map(euclidean_length, vectors)))
+    assert len(lengths) == 1
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 40]), st.sampled_from([1, 6, 30]), SIZES, st.integers(1, 5))

@@ -1,0 +1,100 @@
+"""Overlays: matches of what two images wear alike do not count, those of two copies of one photograph do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delf_engine.features import LocalFeatures
+from delf_engine.verification import fine_evidence, verify_features
+from delf_engine.verification.overlays import overlay_matches
+from helpers import random_features
+
+SIZE = (800, 600)
+Int32 = npt.NDArray[np.int32]
+
+
+def dressed(seed: int, *, worn: int, size: tuple[int, int] = SIZE, dim: int = 40) -> LocalFeatures:
+    """300 features of a photograph, and `worn` ones of a caption in its upper tenth, the same for every seed."""
+    own = random_features(np.random.default_rng(seed), 300, image_size=size, dim=dim)
+    caption = random_features(np.random.default_rng(99), worn, image_size=size, dim=dim)
+    places = own.keypoints.copy()
+    places[:, 1] = places[:, 1] * 0.85 + 0.15 * size[1]
+    band = caption.keypoints * np.float32([1, 0.1])
+    scores = np.sort(np.r_[own.scores, caption.scores])[::-1]
+    return LocalFeatures(
+        np.r_[band, places],
+        np.r_[caption.scales, own.scales],
+        scores,
+        np.r_[caption.descriptors, own.descriptors],
+        size,
+    )
+
+
+def shifted(features: LocalFeatures, by: tuple[float, float], rows: slice) -> LocalFeatures:
+    places = features.keypoints.copy()
+    places[rows] += np.float32(by)
+    return replace(features, keypoints=places)
+
+
+@pytest.mark.parametrize("worn", [20, 80])
+@pytest.mark.parametrize("seeds", [(0, 1), (2, 3)])
+def test_what_both_wear_does_not_count(seeds: tuple[int, int], worn: int) -> None:
+    a, b = (dressed(seed, worn=worn) for seed in seeds)
+    found = verify_features(a, b)
+    assert found.overlay >= worn * 0.9
+    assert found.inliers < 12
+    assert verify_features(b, a).inliers == found.inliers
+
+
+@pytest.mark.parametrize("worn", [0, 20, 80])
+def test_copies_are_still_the_same(worn: int) -> None:
+    a = dressed(0, worn=worn)
+    found = verify_features(a, a)
+    assert (found.overlay, found.inliers) == (0, 300 + worn)
+
+
+@pytest.mark.parametrize("by", [(60.0, 0.0), (0.0, 50.0), (-90.0, 40.0)])
+def test_a_true_pair_under_one_caption_is_found_beside_it(by: tuple[float, float]) -> None:
+    a = dressed(0, worn=60)
+    rows = slice(60, 360)
+    b = shifted(a, by, rows)
+    found = verify_features(a, b)  # the caption alone, or both, agree with the identity
+    assert found.transform is not None
+    moved = a.keypoints[rows].mean(axis=0) @ found.transform[:2, :2].T + found.transform[:2, 2]
+    np.testing.assert_allclose(moved - a.keypoints[rows].mean(axis=0), by, atol=12)
+    assert found.inliers >= 290
+
+
+def test_fine_matches_of_an_overlay_do_not_count_either() -> None:
+    a, b = (dressed(seed, worn=80, dim=128) for seed in (0, 1))
+    found = fine_evidence(a, b)
+    assert found.overlay >= 70
+    assert max(found.planar, found.epipolar) < 16
+    copies = fine_evidence(a, a)
+    assert (copies.overlay, copies.planar, copies.epipolar) == (0, 380, 380)
+
+
+def test_an_overlay_on_photographs_of_another_shape() -> None:
+    for size in ((800, 600), (400, 300), (600, 800)):
+        a, b = dressed(0, worn=60), dressed(1, worn=60, size=size)
+        rows = np.arange(60, dtype=np.int32)
+        pairs: Int32 = np.c_[rows, rows]
+        band = overlay_matches(a, b, pairs, np.ones(60, bool))
+        assert band is not None
+        assert band.sum() >= 40
+
+
+@given(seed=st.integers(0, 100), matches=st.integers(0, 60))
+def test_matches_that_move_are_no_overlay(seed: int, matches: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = dressed(0, worn=20), dressed(1, worn=20)
+    pairs = np.c_[rng.integers(0, 320, matches), rng.integers(0, 320, matches)].astype(np.int32)
+    moved = np.abs(a.keypoints[pairs[:, 0]] - b.keypoints[pairs[:, 1]]).max(axis=1) > 120
+    assert overlay_matches(a, b, pairs[moved], np.ones(int(moved.sum()), bool)) is None
+    assert overlay_matches(a, b, pairs, np.zeros(matches, bool)) is None
