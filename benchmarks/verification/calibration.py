@@ -77,15 +77,14 @@ def main() -> None:
 
 _COLUMNS = {
     "set": "{set}",
-    "one place": "{right:,}",
-    "different": "{wrong:,}",
+    "pairs": "{right:,} / {wrong:,}",
     "ECE": "{ece:.3f}",
-    "without details": "{coarse_ece:.3f}",
+    "coarse": "{coarse_ece:.3f}",
     '"same", %': "{same:.1f}",
-    "without details, %": "{coarse_same:.1f}",
+    "coarse, %": "{coarse_same:.1f}",
     "falsely": "{false:.1f}",
-    "in 10,000": "{false_rate:.2f}",
-    "without": "{coarse_false:.1f}",
+    "1 / 10,000": "{false_rate:.2f}",
+    "coarse, falsely": "{coarse_false:.1f}",
 }
 
 
