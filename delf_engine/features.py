@@ -108,6 +108,23 @@ class LocalFeatures:
             self.keypoints[:k], self.scales[:k], self.scores[:k], self.descriptors[:k], self.image_size
         )
 
+    def turned(self, rotation: int) -> LocalFeatures:
+        """Return the features as they stand once the image is turned, descriptors as they are.
+
+        Parameters
+        ----------
+        rotation : int
+            Degrees counterclockwise, a multiple of 90.
+        """
+        width, height = self.image_size
+        x, y = self.keypoints.T
+        if (quarters := rotation // 90 % 4) == 0:
+            return self
+        places = {1: (y, width - 1 - x), 2: (width - 1 - x, height - 1 - y), 3: (height - 1 - y, x)}
+        size = (width, height) if quarters == 2 else (height, width)
+        keypoints = np.stack(places[quarters], axis=1)
+        return LocalFeatures(keypoints, self.scales, self.scores, self.descriptors, size)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LocalFeatures):
             return NotImplemented

@@ -2,6 +2,7 @@
 
 Each command imports what it needs when it runs, so that ``delf-engine --help`` starts at once and without torch.
 Exit codes: 0, done; 1, an error, or some images of a batch could not be read; 2, wrong usage; 130, interrupted.
+`verify` has two more: 3, not the same place; 4, not sure.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import typer
 from delf_engine.cli.console import print_failures, print_hits, print_json, progress_bar, say
 from delf_engine.cli.options import (
     BoxOption,
+    ConfirmOption,
     Directory,
     ExpandOption,
     GraphOption,
@@ -58,6 +59,9 @@ def add(
     replace: Annotated[
         bool, typer.Option("--replace", help="Extract photographs that are there already once more.")
     ] = False,
+    fine: Annotated[
+        bool, typer.Option("--fine", help="Of a new engine: keep fine features, too, so that searches are sooner.")
+    ] = False,
     root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -71,14 +75,14 @@ def add(
     from delf_engine.errors import ConfigError
 
     if (directory / MANIFEST).exists():
-        if profile or index or codebook or model != "delf-r18":
+        if profile or index or codebook or fine or model != "delf-r18":
             raise ConfigError(
-                f"{directory} exists: its model, profile, index and codebook were chosen when it was made; "
+                f"{directory} exists: its model, profile, index, codebook and fine features were chosen when it was made; "
                 "leave those options out, choose a new directory, or give it another index with reindex"
             )
         engine = Engine.open(directory, root=root)
     else:
-        chosen: dict[str, Any] = {"profile": profile, "index": index, "codebook": codebook}
+        chosen: dict[str, Any] = {"profile": profile, "index": index, "codebook": codebook, "fine": fine}
         engine = Engine.create(directory, model=model, root=root, **chosen)
     with engine, progress_bar("adding", quiet=as_json) as progress:
         report = engine.add(
@@ -111,6 +115,7 @@ def search(
     ] = None,
     expand: ExpandOption = False,
     graph: GraphOption = False,
+    confirm: ConfirmOption = None,
     max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     plot: PlotOption = None,
@@ -133,6 +138,7 @@ def search(
             min_score=min_score,
             expand=expand,
             graph=graph,
+            confirm=confirm,
             seed=seed,
         )
         if as_json:

@@ -106,6 +106,10 @@ def print_failures(failed: Iterable[tuple[str, str]]) -> None:
         )
 
 
+#: Of verdicts; different places are what most hits are, and stay plain.
+_COLOURS = {"same": "green", "unsure": "yellow"}
+
+
 def print_hits(result: SearchResult) -> None:
     """Print the hits of a search as a table."""
     from rich.markup import escape
@@ -115,9 +119,10 @@ def print_hits(result: SearchResult) -> None:
         say(f"{result.query}: nothing found")
         return
     names, *rows = result.table()
-    table = Table(title=f"hits for {escape(result.query)}", title_justify="left")
+    turned = f", turned by {result.rotation} degrees" if result.rotation else ""
+    table = Table(title=f"hits for {escape(result.query)}{turned}", title_justify="left")
     for name in names:
         table.add_column(name, justify="left" if name in ("place", "image") else "right", overflow="fold")
     for row in rows:
-        table.add_row(*("[green]same[/]" if cell == "same" else escape(cell) for cell in row))
+        table.add_row(*(f"[{_COLOURS[cell]}]{cell}[/]" if cell in _COLOURS else escape(cell) for cell in row))
     console().print(table)

@@ -60,14 +60,15 @@ def _print(search: DemoSearch) -> None:
     table = Table(title=f"query: another view of {escape(str(search.query.place))}", title_justify="left")
     for column in ("rank", "inliers"):
         table.add_column(column, justify="right")
-    for column in ("same place", "in truth it shows", "photograph"):
+    for column in ("verdict", "in truth it shows", "photograph"):
         table.add_column(column, overflow="fold")
     for hit in search.result:
         place = search.shows[hit.id]
-        same = "" if hit.verification is None else ("yes" if hit.verification.same else "no")
         style = "green" if place == search.query.place else ""
         inliers = "" if hit.inliers is None else str(hit.inliers)
-        table.add_row(str(hit.rank), inliers, same, place or "something else", Path(hit.id).name, style=style)
+        table.add_row(
+            str(hit.rank), inliers, hit.verdict or "", place or "something else", Path(hit.id).name, style=style
+        )
     console().print(table)
     verdict = "correct" if search.correct else "NOT correct"
     mistaken = f", {search.mistaken} wrong one(s) taken for the same place" if search.mistaken else ""

@@ -55,6 +55,10 @@ ExpandOption = Annotated[
 GraphOption = Annotated[
     bool, typer.Option("--graph", help="Verify the best hits with each other, too: find images through others.")
 ]
+ConfirmOption = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Hits of each query that are looked at in detail, the first N."),
+]
 WorkersOption = Annotated[int | None, typer.Option(help="Parallel workers. Default: all cores.")]
 BoxOption = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Region of interest in pixels.")]
 

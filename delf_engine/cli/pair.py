@@ -21,6 +21,9 @@ from delf_engine.cli.options import (
 
 __all__ = ["register"]
 
+#: 1 and 2 are errors.
+_EXIT_CODES = {"different": 3, "unsure": 4}
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
@@ -51,10 +54,12 @@ def verify(
         Path | None,
         typer.Option(metavar="JSON", help="Of `calibrate`. Default: the model's own, if it has one that holds."),
     ] = None,
+    fine: Annotated[bool, typer.Option(help="Look at details, too, which tell look-alikes; about 0.5 s.")] = True,
+    turn: Annotated[bool, typer.Option(help="Where they do not seem to, turn one of them.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether two photographs show the same place."""
-    from delf_engine.engine import verify as verify_pair
+    """Say whether two photographs show the same place: exit code 0 if so, 3 if not, 4 if that is not sure."""
+    from delf_engine.engine.pairs import verify_pair
     from delf_engine.extraction import Extractor
 
     if report:
@@ -62,16 +67,18 @@ def verify(
 
         check_path(report)
     extractor = Extractor.from_pretrained(model, profile=profile, max_pixels=max_pixels)
-    features_a = extractor(a, box=parse_box(box_a))
-    features_b = extractor(b, box=parse_box(box_b))
-    result = verify_pair(
-        features_a,
-        features_b,
+    result, features_a, features_b = verify_pair(
+        a,
+        b,
         model=model,
         profile=profile,
+        box_a=parse_box(box_a),
+        box_b=parse_box(box_b),
         seed=seed,
         extractor=extractor,
         calibration=calibration,
+        fine=fine,
+        turn=turn,
     )
     if as_json:
         print_json({"a": str(a), "b": str(b), **result.to_dict()})
@@ -90,6 +97,8 @@ def verify(
         from delf_engine.plotting.report import write_pair_report
 
         write_pair_report(report, a, b, features_a, features_b, result, title=f"{a.name} and {b.name}")
+    if not result:
+        raise typer.Exit(_EXIT_CODES[result.verdict])
 
 
 def attention(

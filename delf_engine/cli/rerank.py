@@ -9,6 +9,7 @@ import typer
 
 from delf_engine.cli.console import print_failures, print_hits, print_json, say, staged_progress
 from delf_engine.cli.options import (
+    ConfirmOption,
     Directory,
     DistancesOption,
     ExpandOption,
@@ -65,6 +66,7 @@ def rerank(
     seconds: Annotated[float | None, typer.Option(help="Time for each query.")] = None,
     expand: ExpandOption = False,
     graph: GraphOption = False,
+    confirm: ConfirmOption = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File that keeps finished queries: the same command goes on from there.")
     ] = None,
@@ -94,6 +96,7 @@ def rerank(
             seconds=seconds,
             expand=expand,
             graph=graph,
+            confirm=confirm,
             checkpoint=checkpoint,
             seed=seed,
             workers=workers,

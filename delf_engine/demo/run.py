@@ -46,13 +46,13 @@ class DemoSearch:
     def correct(self) -> bool:
         """Whether all right photographs stand before all wrong ones and are said to show the same place."""
         right = [h for h in self.result if self.shows[h.id] == self.query.place]
-        return self.found_first >= self.right and all(h.verification and h.verification.same for h in right)
+        return self.found_first >= self.right and all(h.verdict == "same" for h in right)
 
     @property
     def mistaken(self) -> int:
         """Wrong photographs said to show the same place."""
         wrong = [h for h in self.result if self.shows[h.id] != self.query.place]
-        return sum(h.verification is not None and h.verification.same for h in wrong)
+        return sum(h.verdict == "same" for h in wrong)
 
 
 @dataclass(frozen=True)
@@ -148,22 +148,21 @@ def _clear(folder: Path) -> None:
 
 def _search(engine: Engine, query: Photo, collection: Collection, folder: Path, seed: int) -> DemoSearch:
     shows = {str(photo.path): photo.place for photo in collection.gallery}
-    features = engine.extractor(query.path)
-    result = engine.search(features, top_k=_HITS, seed=seed)
-    result = SearchResult(str(query.path), result.hits)
+    result = engine.search(query.path, top_k=_HITS, seed=seed)
+    assert result.features is not None
     pictures = [folder / f"{kind}_{query.place}.png" for kind in ("matches", "ranking", "attention")]
     right = [hit for hit in result if shows[hit.id] == query.place and hit.verification is not None]
     if right:
         hit = right[len(right) // 2]  # neither the easiest nor the hardest
         assert hit.verification is not None
-        found = features, engine.get(hit.id), hit.verification
+        found = result.features, engine.get(hit.id), hit.verification
         save_matches(pictures[0], query.path, hit.id, *found, labels=("query", Path(hit.id).name))
     counts = ["not verified" if hit.inliers is None else f"{hit.inliers} inliers" for hit in result]
     sheet = draw_ranking(
         query.path,
         [hit.id for hit in result],
         [f"{hit.rank}. {Path(hit.id).stem}\n{count}" for hit, count in zip(result, counts, strict=True)],
-        same=[hit.verification.same if hit.verification else None for hit in result],
+        verdicts=[hit.verdict for hit in result],
         query_caption=f"query: {query.place}",
     )
     save_figure(sheet, pictures[1])

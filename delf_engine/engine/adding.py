@@ -18,6 +18,7 @@ from delf_engine.engine.state import EngineState
 from delf_engine.errors import ConfigError, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource, find_images, source_name
+from delf_engine.support.threads import in_threads, usable_cores
 
 __all__ = ["add_features", "add_images", "is_one_image", "named_images"]
 
@@ -69,7 +70,8 @@ def add_images(
     stream = state.extractor.extract_many(todo.values(), on_error=failed, **extraction)
     with _Writer(state, report, there) as writer, closing(stream):
         for _, features in stream:
-            writer.put(next_id(), features)
+            image_id = next_id()
+            writer.put(image_id, features, todo[image_id])
     return report
 
 
@@ -97,11 +99,13 @@ class _Writer:
     def __init__(self, state: EngineState, report: AddReport, there: set[str]) -> None:
         self._state, self._report, self._there = state, report, there
         self._batch: list[tuple[str, LocalFeatures]] = []
+        self._sources: dict[str, ImageSource] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
         self._unsaved = 0
 
-    def put(self, image_id: str, features: LocalFeatures) -> None:
+    def put(self, image_id: str, features: LocalFeatures, source: ImageSource) -> None:
+        self._sources[image_id] = source
         self._batch.append((image_id, features))
         if len(self._batch) == _COMMIT:
             self._wait()
@@ -131,12 +135,21 @@ class _Writer:
 
     def _commit(self, batch: list[tuple[str, LocalFeatures]]) -> None:
         written = self._state.commit(batch, replace=bool(self._there))
+        sources = {image_id: self._sources.pop(image_id) for image_id, _ in batch}
+        if self._state.fine.store is not None:
+            self._keep_fine({image_id: sources[image_id] for image_id in written})
         self._report.added.extend(image_id for image_id in written if image_id not in self._there)
         self._report.replaced.extend(image_id for image_id in written if image_id in self._there)
         self._unsaved += len(written)
         if self._unsaved >= _SAVE:
             self._state.save()
             self._unsaved = 0
+
+    def _keep_fine(self, sources: dict[str, ImageSource]) -> None:
+        """Extract and keep fine features of images that are committed; OpenCV works beside Python's lock."""
+        fine, ids = self._state.fine, list(sources)
+        found = in_threads(lambda number: fine.extracted(sources[ids[number]]), len(ids), usable_cores())
+        fine.put((image_id, own) for image_id, own in zip(ids, found, strict=True) if own is not None)
 
 
 def _keep_precision(state: EngineState) -> None:

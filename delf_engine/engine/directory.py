@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from delf_engine.config import Profile, load_profile
 from delf_engine.engine.file_ids import kept_root
+from delf_engine.engine.fine import FINE, create_fine_store
 from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
 from delf_engine.engine.results import CheckReport
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
@@ -55,6 +56,7 @@ def create_directory(
     index: IndexKind | None,
     codebook: Words | None,
     root: str | os.PathLike[str],
+    fine: bool,
 ) -> None:
     """Make the directory of an empty engine; see `Engine.create`."""
     info = read_checkpoint_info(model)
@@ -81,6 +83,8 @@ def create_directory(
             FeatureStore.create(
                 temporary / FEATURES, dim=info.dim, codec=chosen.storage.codec, model=info.identity
             ).close()
+            if fine:
+                create_fine_store(temporary, chosen)
             if words is not None:
                 words.save(temporary / manifest.codebook_file)
             empty_index(manifest, words).save(temporary / manifest.index_folder)
@@ -225,4 +229,8 @@ def check_parts(directory: Path, manifest: Manifest, store: FeatureStore) -> Che
         report.images.append(image_id)
         if problem is not None:
             report.damaged_images.append((image_id, problem))
+    if (directory / FINE).is_dir():
+        with FeatureStore.open(directory / FINE, readonly=True) as details:
+            found = ((image_id, problem) for image_id, problem in details.check() if problem is not None)
+            report.damaged_images.extend(found)
     return report

@@ -18,6 +18,7 @@ from delf_engine.engine.reindexing import reindex
 from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, RerankedBatch, SearchResult
 from delf_engine.engine.searching import SearchOptions, StagedProgress, rerank, rerank_many, search, search_many
 from delf_engine.engine.state import EngineState, Query
+from delf_engine.engine.views import verify_views
 from delf_engine.errors import ConfigError, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
@@ -25,7 +26,7 @@ from delf_engine.index import AnyIndex, IndexKind
 from delf_engine.reranking.candidates import Shortlist
 from delf_engine.storage import FeatureStore
 from delf_engine.support.threads import lock_across_forks
-from delf_engine.verification import Calibration, Verification, verify_features
+from delf_engine.verification import Calibration, Verification
 
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 Progress = Callable[[int, int], None]
+
+_CONFIRMED = 10  # hits of one search, about 0.5 s
 
 _refreshing = lock_across_forks()
 
@@ -64,6 +67,7 @@ class Engine:
         index: IndexKind | None = None,
         codebook: Words | None = None,
         root: str | os.PathLike[str] | None = None,
+        fine: bool = False,
     ) -> Engine:
         """Make an empty engine and open it for writing.
 
@@ -83,6 +87,9 @@ class Engine:
         root : path or None
             Folder that ids of files start from; files elsewhere have their absolute path as id. None: the current
             one. Where the engine lies inside, they can be moved together.
+        fine : bool
+            Keep the fine features of images that are added, about 0.6 MB each, so that searches need not extract
+            them from the photographs.
 
         Raises
         ------
@@ -92,7 +99,13 @@ class Engine:
             If there is no such model, profile or codebook.
         """
         create_directory(
-            Path(directory), model=model, profile=profile, index=index, codebook=codebook, root=root or os.getcwd()
+            Path(directory),
+            model=model,
+            profile=profile,
+            index=index,
+            codebook=codebook,
+            root=root or os.getcwd(),
+            fine=fine,
         )
         return cls.open(directory)
 
@@ -265,11 +278,15 @@ class Engine:
         expand: bool = False,
         graph: bool = False,
         seed: int = 0,
+        confirm: int | None = None,
     ) -> SearchResult:
         """Find the images that show what the query shows.
 
         Candidates come from the index; the best `top_n` are verified and ordered by the profile's ranking
-        score, then by the candidate score; the rest keep their order behind them.
+        score, then by the candidate score; the rest keep their order behind them. The first hits get fine evidence.
+
+        If none of the hits shows the same place, a query that is a photograph is turned by 90, 180 and 270 degrees,
+        too: `SearchResult.rotation`. Only then it takes up to four times as long.
 
         Parameters
         ----------
@@ -295,6 +312,9 @@ class Engine:
             found through them.
         seed : int
             Of the sampling, where the profile's estimator draws samples.
+        confirm : int or None
+            So many hits get fine evidence, which changes their verdicts and not their places; None: 10. Their fine
+            features are stored (see `create`), or extracted from their photographs where these can be read.
 
         Raises
         ------
@@ -303,9 +323,10 @@ class Engine:
         UnknownIdError
             If an id of `among` is not in the engine.
         ConfigError
-            If `top_k`, `top_n` or `min_score` is out of range.
+            If `top_k`, `top_n`, `min_score` or `confirm` is out of range.
         """
-        options = SearchOptions(top_k, top_n, among, exclude, min_score, seed)
+        shown = _CONFIRMED if confirm is None else confirm
+        options = SearchOptions(top_k, top_n, among, exclude, min_score, seed, confirm=shown)
         return search(self.state, query, options, box=box, expand=expand, graph=graph)
 
     def search_many(
@@ -318,6 +339,7 @@ class Engine:
         exclude: str | Iterable[str] = (),
         min_score: float | None = None,
         seed: int = 0,
+        confirm: int = 0,
         threads: int | None = None,
         workers: int | None = None,
         on_error: Callable[[ImageSource, ImageError], None] | None = None,
@@ -325,10 +347,12 @@ class Engine:
     ) -> list[SearchResult]:
         """Search with many queries: the same results as of `search` one by one, sooner where there are many cores.
 
+        Queries are not turned, and no hit gets fine evidence unless `confirm` says so.
+
         Parameters
         ----------
         queries : iterable of image or LocalFeatures
-        top_k, top_n, among, exclude, min_score, seed
+        top_k, top_n, among, exclude, min_score, seed, confirm
             As in `search`, for every query.
         threads : int or None
             That search the index; None: one a usable core.
@@ -344,7 +368,7 @@ class Engine:
         ------
         As `search`, and `ConfigError` if `threads` or `workers` is below 1.
         """
-        options = SearchOptions(top_k, top_n, among, exclude, min_score, seed, workers)
+        options = SearchOptions(top_k, top_n, among, exclude, min_score, seed, workers, confirm=confirm)
         return search_many(self.state, queries, options, threads=threads, on_error=on_error, progress=progress)
 
     def rerank(
@@ -357,6 +381,7 @@ class Engine:
         top_n: int | None = None,
         seed: int = 0,
         distances: bool = False,
+        confirm: int | None = None,
     ) -> SearchResult:
         """Re-rank a shortlist of any other system by geometric verification.
 
@@ -367,12 +392,13 @@ class Engine:
             Best first. Ids that the engine does not hold are left out with a `DelfEngineWarning`.
         top_k : int or None
             Hits to return at most; None: all.
-        box, top_n, seed
-            As in `search`.
+        box, top_n, seed, confirm
+            As in `search`; a query that fails is turned as there.
         distances : bool
             Scores are distances, of which lower is better: they get the opposite sign.
         """
-        options = SearchOptions(top_k, top_n, seed=seed, distances=distances)
+        shown = _CONFIRMED if confirm is None else confirm
+        options = SearchOptions(top_k, top_n, seed=seed, distances=distances, confirm=shown)
         return rerank(self.state, query, shortlist, options, box=box)
 
     def rerank_many(
@@ -386,6 +412,7 @@ class Engine:
         graph: bool = False,
         seed: int = 0,
         distances: bool = False,
+        confirm: int = 0,
         workers: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: StagedProgress | None = None,
@@ -401,8 +428,8 @@ class Engine:
             See `RerankingConfig`; None: as the profile says.
         expand, graph, seed
             As in `search`, but the same candidates are verified again, not others searched.
-        distances, workers
-            See `delf_engine.reranking.RerankOptions`.
+        distances, confirm, workers
+            See `delf_engine.reranking.RerankOptions`. With `expand` the hits that it uses are confirmed in any case.
         checkpoint : path or None
             See `delf_engine.reranking.rerank_batch`. It is one of the first round.
         progress : callable or None
@@ -410,24 +437,26 @@ class Engine:
         """
         state = self.state
         options = state.rerank_options(
-            top_n=top_n, top_k=top_k, seconds=seconds, seed=seed, distances=distances, workers=workers
+            top_n=top_n,
+            top_k=top_k,
+            seconds=seconds,
+            seed=seed,
+            distances=distances,
+            confirm=confirm,
+            workers=workers,
         )
         return rerank_many(
             state, shortlists, options, expand=expand, graph=graph, checkpoint=checkpoint, progress=progress
         )
 
     def verify(self, a: Query, b: Query, *, seed: int = 0) -> Verification:
-        """Verify whether two images show the same place; an id of the engine stands for its image."""
+        """Verify whether two images show the same place; an id of the engine stands for its image.
+
+        With fine evidence, and with one of them turned where they do not seem to; see `delf_engine.verify`.
+        """
         state = self.state
-        profile = state.manifest.profile
-        return verify_features(
-            state.features_of(a),
-            state.features_of(b),
-            config=profile.verification,
-            exponent=profile.ranking.exponent,
-            calibration=state.calibration,
-            seed=seed,
-        )
+        views = state.view_of(a), state.view_of(b)
+        return verify_views(*views, state.manifest.profile, calibration=state.calibration, seed=seed).verification
 
     def add(
         self,

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from delf_engine.config import Profile, load_profile
-from delf_engine.errors import CheckpointError
+from delf_engine.engine.views import PairAnswer, View, verify_views
+from delf_engine.errors import CheckpointError, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.model import checkpoint_path
 from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from delf_engine.reranking.candidates import FeatureSource, Shortlist
-from delf_engine.verification import Calibration, Verification, load_calibration, verify_features
+from delf_engine.reranking.rerank import FineSources
+from delf_engine.verification import Calibration, Verification, load_calibration
 
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
 
-__all__ = ["calibration_of", "rerank", "verify"]
+__all__ = ["calibration_of", "rerank", "verify", "verify_pair"]
 
 
 def verify(
@@ -32,8 +35,13 @@ def verify(
     seed: int = 0,
     extractor: Extractor | None = None,
     calibration: Calibration | str | os.PathLike[str] | None = None,
+    fine: bool = True,
+    fine_features: tuple[LocalFeatures, LocalFeatures] | None = None,
+    turn: bool = True,
 ) -> Verification:
     """Verify whether two photographs show the same place.
+
+    Where they are not said to, one of them is turned by 90, 180 and 270 degrees, too.
 
     Parameters
     ----------
@@ -52,6 +60,13 @@ def verify(
     calibration : Calibration, path or None
         Gives the answer its probability; a file must hold for these options. None takes that of `model`, if it has
         one for these options and made the features.
+    fine : bool
+        Whether to ask for fine evidence, of two images; about 0.5 s.
+    fine_features : (LocalFeatures, LocalFeatures) or None
+        Fine features of A and of B (`delf_engine.extraction.fine_features`), instead of extracting them, or where
+        features were given for images.
+    turn : bool
+        Whether to turn an image: up to three more extractions.
 
     Returns
     -------
@@ -66,16 +81,42 @@ def verify(
     FormatError, MismatchError
         If the calibration is no such file, or was fitted for another model or other options.
     """
-    features = []
-    for image, box in ((a, box_a), (b, box_b)):
-        if isinstance(image, LocalFeatures):
-            features.append(image)
-            continue
-        if extractor is None:
-            from delf_engine.extraction import Extractor
+    return verify_pair(
+        a,
+        b,
+        model=model,
+        profile=profile,
+        box_a=box_a,
+        box_b=box_b,
+        seed=seed,
+        extractor=extractor,
+        calibration=calibration,
+        fine=fine,
+        fine_features=fine_features,
+        turn=turn,
+    ).verification
 
-            extractor = Extractor.from_pretrained(model, profile=profile)
-        features.append(extractor(image, box=box))
+
+def verify_pair(
+    a: ImageSource | LocalFeatures,
+    b: ImageSource | LocalFeatures,
+    *,
+    model: str | os.PathLike[str] = "delf-r18",
+    profile: str | os.PathLike[str] | None = None,
+    box_a: Box | None = None,
+    box_b: Box | None = None,
+    seed: int = 0,
+    extractor: Extractor | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
+    fine: bool = True,
+    fine_features: tuple[LocalFeatures, LocalFeatures] | None = None,
+    turn: bool = True,
+) -> PairAnswer:
+    """Do what `verify` does, and return the features beside the answer, as the pictures of the pair need them."""
+    if extractor is None and not (isinstance(a, LocalFeatures) and isinstance(b, LocalFeatures)):
+        from delf_engine.extraction import Extractor
+
+        extractor = Extractor.from_pretrained(model, profile=profile)
     info = None if extractor is None else extractor.info
     options = load_profile(profile or ("default" if info is None else info.profile))
     identity = None if info is None else info.identity
@@ -83,13 +124,35 @@ def verify(
         calibration = calibration_of(model, options, identity)
     elif isinstance(calibration, (str, os.PathLike)):
         calibration = load_calibration(calibration, profile=options, identity=identity)
-    return verify_features(
-        *features,
-        config=options.verification,
-        exponent=options.ranking.exponent,
-        seed=seed,
-        calibration=calibration,
-    )
+    details = fine_features or (None, None)
+    with_details = fine and fine_features is None and not any(isinstance(side, LocalFeatures) for side in (a, b))
+
+    def view(side: ImageSource | LocalFeatures, box: Box | None, detail: LocalFeatures | None) -> View:
+        if isinstance(side, LocalFeatures):
+            return View(side, detail)
+        assert extractor is not None
+        features = extractor(side, box=box)
+        if with_details:
+            detail = _details(side, options, box, extractor.max_pixels)
+        turned = partial(_turned, side, extractor, box)
+        return View(features, detail, turned if turn else None)
+
+    first, second = view(a, box_a, details[0]), view(b, box_b, details[1])
+    return verify_views(first, second, options, calibration=calibration, seed=seed)
+
+
+def _turned(image: ImageSource, extractor: Extractor, box: Box | None, rotation: int) -> LocalFeatures:
+    return extractor(image, box=box, rotation=rotation)
+
+
+def _details(image: ImageSource, profile: Profile, box: Box | None, max_pixels: int) -> LocalFeatures | None:
+    """Return the fine features of an image that was read; None if it is too large to be read as a whole."""
+    from delf_engine.extraction.fine import fine_features
+
+    try:
+        return fine_features(image, config=profile.fine, box=box, max_pixels=max_pixels)
+    except ImageError:
+        return None
 
 
 def rerank(
@@ -107,6 +170,8 @@ def rerank(
     progress: Callable[[int, int], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     calibration: Calibration | None = None,
+    confirm: int = 0,
+    fine: FineSources | None = None,
 ) -> dict[str, list[RankedCandidate]]:
     """Re-rank the shortlists of any global search by geometric verification.
 
@@ -121,7 +186,7 @@ def rerank(
     top_n, top_k, seconds
         Candidates to verify for each query, and what may stop it earlier; see `RerankingConfig`. None: as the
         profile says.
-    seed, distances, workers, calibration, progress, checkpoint
+    seed, distances, workers, calibration, confirm, fine, progress, checkpoint
         See `delf_engine.reranking.RerankOptions` and `rerank_batch`.
 
     Returns
@@ -137,8 +202,11 @@ def rerank(
         distances=distances,
         workers=workers,
         calibration=calibration,
+        confirm=confirm,
     )
-    return rerank_batch(queries, shortlists, features, options, progress=progress, checkpoint=checkpoint)
+    return rerank_batch(
+        queries, shortlists, features, options, fine=fine, progress=progress, checkpoint=checkpoint
+    )
 
 
 def calibration_of(model: str | os.PathLike[str], profile: Profile, identity: str) -> Calibration | None:

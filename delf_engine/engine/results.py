@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate
+from delf_engine.verification import Verification
 from delf_engine.verification.result import percent
 
 __all__ = ["AddReport", "CheckReport", "EngineInfo", "RerankedBatch", "SearchResult"]
@@ -147,11 +148,15 @@ class SearchResult(Sequence[RankedCandidate]):
         was not verified) and `ranking_score`, by which the verified ones are ordered.
     features : LocalFeatures or None
         Of the query: the A of each verification.
+    rotation : 0, 90, 180 or 270
+        Degrees by which the query was turned, counterclockwise, to find them; features and transforms are those of
+        the query as it is.
     """
 
     query: str
     hits: tuple[RankedCandidate, ...]
     features: LocalFeatures | None = field(default=None, repr=False, compare=False)
+    rotation: int = 0
 
     @overload
     def __getitem__(self, index: int) -> RankedCandidate: ...
@@ -166,6 +171,12 @@ class SearchResult(Sequence[RankedCandidate]):
         return len(self.hits)
 
     @property
+    def surest(self) -> Verification | None:
+        """The verification that says most; None if nothing was verified."""
+        found = [hit.verification for hit in self.hits if hit.verification is not None]
+        return max(found, key=lambda v: (v.same, v.probability or 0.0, v.inliers), default=None)
+
+    @property
     def by_inliers(self) -> bool:
         """Whether every ranking score is the plain count of inliers, so that showing both tells nothing more."""
         return all(hit.ranking_score == hit.inliers for hit in self.hits)
@@ -173,11 +184,11 @@ class SearchResult(Sequence[RankedCandidate]):
     def table(self) -> list[tuple[str, ...]]:
         """Return the names of the columns and one row a hit, as text; columns that tell nothing are left out."""
         verified = [hit.verification for hit in self.hits]
-        columns = {
+        columns: dict[str, list[str]] = {
             "rank": [str(hit.rank) for hit in self.hits],
             "ranking": [_text(hit.ranking_score, ".2f") for hit in self.hits],
             "inliers": [_text(hit.inliers, "d") for hit in self.hits],
-            "place": ["" if found is None else ("same" if found.same else "-") for found in verified],
+            "place": [hit.verdict or "" for hit in self.hits],
             "probability": [
                 "" if found is None or found.probability is None else percent(found.probability)
                 for found in verified
@@ -200,7 +211,8 @@ class SearchResult(Sequence[RankedCandidate]):
             " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)) + f"  {name}"
             for *cells, name in rows
         ]
-        return "\n".join([f"{self.query}:", *lines])
+        turned = f", turned by {self.rotation} degrees" if self.rotation else ""
+        return "\n".join([f"{self.query}{turned}:", *lines])
 
     def _repr_html_(self) -> str:
         names, *rows = self.table()
@@ -212,7 +224,8 @@ class SearchResult(Sequence[RankedCandidate]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
-        return {"query": self.query, "hits": [hit.to_dict() for hit in self.hits]}
+        hits = [hit.to_dict() for hit in self.hits]
+        return {"query": self.query, "rotation": self.rotation, "hits": hits}
 
 
 @dataclass(frozen=True)

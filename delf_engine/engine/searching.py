@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from delf_engine.engine.adding import is_one_image
 from delf_engine.engine.results import RerankedBatch, SearchResult
 from delf_engine.engine.state import EngineState, Query
+from delf_engine.engine.views import surer
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource, source_name
 from delf_engine.reranking import (
+    Confirmer,
+    ExpansionConfig,
     RankedCandidate,
     RerankOptions,
     expand_query,
@@ -25,11 +28,18 @@ from delf_engine.reranking import (
     rerank_shortlist,
 )
 from delf_engine.reranking.candidates import Shortlist
+from delf_engine.reranking.confirming import confirm_rankings
+from delf_engine.verification import turned_back, turns_by_evidence
 
 __all__ = ["SearchOptions", "StagedProgress", "rerank", "rerank_many", "search", "search_many"]
 
 #: Called with what is being done, how much of it is done, and how much there is.
 StagedProgress = Callable[[str, int, int], None]
+
+#: The features that hits were verified with, and the hits.
+_Answer: TypeAlias = tuple[LocalFeatures, list[RankedCandidate]]
+_Ask: TypeAlias = Callable[[LocalFeatures], list[RankedCandidate]]
+_Rounds: TypeAlias = Callable[[LocalFeatures, _Ask, Confirmer], _Answer]
 
 _BLOCK = 256  # queries whose features are held at a time
 
@@ -46,10 +56,13 @@ class SearchOptions:
     seed: int = 0
     workers: int | None = None
     distances: bool = False
+    confirm: int = 0
 
     def __post_init__(self) -> None:
         if (self.top_k is not None and self.top_k < 1) or (self.top_n is not None and self.top_n < 0):
             raise ConfigError(f"top_k must be at least 1 and top_n at least 0, got {self.top_k} and {self.top_n}")
+        if self.confirm < 0:
+            raise ConfigError(f"confirm must be at least 0, got {self.confirm}")
 
     def candidates(self, state: EngineState) -> int:
         """Return how many candidates the index is asked for."""
@@ -66,30 +79,72 @@ def search(
     state: EngineState, query: Query, options: SearchOptions, *, box: Box | None, expand: bool, graph: bool
 ) -> SearchResult:
     """Search with one query; see `Engine.search`."""
-    features = state.features_of(query, box)
-    limits = options.limits(state)
+    limits, given = options.limits(state), state.rerank_options(seed=options.seed)
 
-    def found(query: LocalFeatures) -> list[RankedCandidate]:
-        ids, scores = state.index.search(query, options.candidates(state), **limits)
-        return _ranked(state, query, list(zip(ids, scores.tolist(), strict=True)), options)
+    def once(features: LocalFeatures) -> list[RankedCandidate]:
+        ids, scores = state.index.search(features, options.candidates(state), **limits)
+        return _ranked(state, features, list(zip(ids, scores.tolist(), strict=True)), options)
 
-    hits = found(features)
-    if expand:
-        features = expand_query(features, hits, state.store, box=box)
-        hits = found(features)
-    if graph:
-        rounds = rerank_graph({"query": hits}, state.store, state.rerank_options(seed=options.seed))
-        hits = list(rounds["query"])
-    return SearchResult(_name(query), tuple(hits[: options.top_k]), features)
+    def rounds(features: LocalFeatures, ask: _Ask, confirmed: Confirmer) -> _Answer:
+        hits = ask(features)
+        if expand:
+            hits = confirmed(hits, max(options.confirm, ExpansionConfig().count))
+            features = expand_query(features, hits, state.store, box=box)
+            hits = ask(features)
+        if graph:
+            hits = list(rerank_graph({"query": confirmed(hits, options.confirm)}, state.store, given)["query"])
+        return features, hits
+
+    return _whichever_way_up(state, query, options, box, once, rounds)
 
 
 def rerank(
     state: EngineState, query: Query, shortlist: Shortlist, options: SearchOptions, *, box: Box | None
 ) -> SearchResult:
     """Re-rank a shortlist of any other system; see `Engine.rerank`."""
-    features = state.features_of(query, box)
-    hits = _ranked(state, features, shortlist, options)
-    return SearchResult(_name(query), tuple(hits[: options.top_k]), features)
+
+    def once(features: LocalFeatures) -> list[RankedCandidate]:
+        return _ranked(state, features, shortlist, options)
+
+    return _whichever_way_up(state, query, options, box, once, lambda features, ask, _: (features, ask(features)))
+
+
+def _whichever_way_up(
+    state: EngineState, query: Query, options: SearchOptions, box: Box | None, once: _Ask, rounds: _Rounds
+) -> SearchResult:
+    """Ask with a query, in one or more rounds, and confirm the hits that are shown.
+
+    If none of them shows the same place, the query is turned, and what that finds is the answer if it is surer.
+    Features and transforms are those of the query as it is.
+    """
+    view = state.view_of(query, box)
+    confirmed = Confirmer(view.fine, state.fine.get, state.rerank_options(seed=options.seed))
+
+    def asked(features: LocalFeatures, rotation: int) -> SearchResult:
+        def ask(features: LocalFeatures) -> list[RankedCandidate]:
+            hits = once(features.turned(rotation))
+            return [_turned_back(hit, features.image_size, rotation) for hit in hits] if rotation else hits
+
+        features, hits = rounds(features, ask, confirmed)
+        shown = confirmed(hits[: options.top_k], options.confirm)
+        return SearchResult(_name(query), tuple(shown), features, rotation)
+
+    best = asked(view.features, 0)
+    surest = best.surest
+    if surest is None or surest.same or view.turned is None or not len(view.features):
+        return best
+    for rotation in turns_by_evidence(surest.fine):
+        other = asked(view.turned(rotation).turned(-rotation), rotation)
+        if other.surest is not None and surer(other.surest, surest):
+            best, surest = other, other.surest
+        if surest.same:
+            break
+    return best
+
+
+def _turned_back(hit: RankedCandidate, image_size: tuple[int, int], rotation: int) -> RankedCandidate:
+    found = hit.verification
+    return hit if found is None else replace(hit, verification=turned_back(found, image_size, rotation))
 
 
 def search_many(
@@ -114,7 +169,11 @@ def search_many(
         shortlists = [list(zip(ids, scores.tolist(), strict=True)) for ids, scores in found]
         ranked = _ranked_many(state, features, shortlists, options)
         for (query, own), hits in zip(read, ranked, strict=True):
-            out.append(SearchResult(_name(query), tuple(hits[: options.top_k]), own))
+            shown = hits[: options.top_k]
+            if options.confirm:
+                given = state.rerank_options(seed=options.seed)
+                shown = Confirmer(state.fine_of(query), state.fine.get, given)(shown, options.confirm)
+            out.append(SearchResult(_name(query), tuple(shown), own))
         if progress is not None:
             progress(start + len(block), len(several))
     return out
@@ -143,15 +202,22 @@ def rerank_many(
     def reported(what: str) -> Callable[[int, int], None] | None:
         return None if progress is None else partial(progress, what)
 
+    def confirmed(rankings: dict[str, list[RankedCandidate]], count: int) -> dict[str, list[RankedCandidate]]:
+        given = replace(options, confirm=count)
+        return confirm_rankings(rankings, state.fine_of, state.fine.get, given) if count else rankings
+
+    plain = replace(options, confirm=0)
     rankings: dict[str, list[RankedCandidate]] = rerank_batch(
-        features, lists, state.store, options, progress=reported("verifying"), checkpoint=checkpoint
+        features, lists, state.store, plain, progress=reported("verifying"), checkpoint=checkpoint
     )
     if expand:
+        rankings = confirmed(rankings, max(options.confirm, ExpansionConfig().count))
         features = {name: expand_query(own, rankings[name], state.store) for name, own in features.items()}
         again = reported("verifying expanded queries")
-        rankings = rerank_batch(features, lists, state.store, options, progress=again)
+        rankings = rerank_batch(features, lists, state.store, plain, progress=again)
+    rankings = confirmed(rankings, options.confirm)
     if graph:
-        found = rerank_graph(rankings, state.store, options)
+        found = rerank_graph(rankings, state.store, plain)
         rankings = {name: list(ranking) for name, ranking in found.items()}
     return RerankedBatch(rankings, features, failed)
 

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from delf_engine.engine.catch_up import catch_up
 from delf_engine.engine.directory import FEATURES, open_index, remove_unused
 from delf_engine.engine.file_ids import file_id, file_of, kept_root, root_of
+from delf_engine.engine.fine import FineSource
 from delf_engine.engine.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from delf_engine.engine.pairs import calibration_of
+from delf_engine.engine.views import View
 from delf_engine.errors import ConfigError, LockedError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
@@ -60,6 +62,7 @@ class EngineState:
             self.save()
         index.mark = self._revision.to_dict()
         index.flush()
+        self.fine = FineSource(directory, manifest.profile, self.path_of, readonly=readonly)  # last: it is opened
 
     @classmethod
     def open(
@@ -126,7 +129,8 @@ class EngineState:
         return same and "extractor" in vars(self)
 
     def close(self) -> None:
-        """Close the store and let go of its lock. Closing twice is harmless."""
+        """Close the stores and let go of their locks. Closing twice is harmless."""
+        self.fine.close()
         self.store.close()
 
     @cached_property
@@ -164,6 +168,28 @@ class EngineState:
             if image_id in self.store:
                 return self.store.get(image_id) if box is None else self.extractor(self.path_of(image_id), box=box)
         return self.extractor(query, box=box)
+
+    def fine_of(self, query: Query) -> LocalFeatures | None:
+        """Return the fine features of a query; None if its photograph cannot be read and they are not stored."""
+        if isinstance(query, LocalFeatures):
+            return None
+        if isinstance(query, (str, os.PathLike)) and self.id_of(query) in self.store:
+            return self.fine.get(self.id_of(query))
+        return self.fine.extracted(query)
+
+    def view_of(self, query: Query, box: Box | None = None) -> View:
+        """Return a query with its fine features, as far as its photograph can be read or they are stored."""
+        features = self.features_of(query, box)
+        if isinstance(query, LocalFeatures):
+            return View(features)
+        image: ImageSource = self.path_of(query) if isinstance(query, (str, os.PathLike)) else query
+
+        def turned(rotation: int) -> LocalFeatures:
+            return self.extractor(image, box=box, rotation=rotation)
+
+        fine = self.fine_of(query) if box is None else self.fine.extracted(image, box)
+        gone = isinstance(image, (str, os.PathLike)) and not os.path.isfile(image)  # an id whose file is elsewhere
+        return View(features, fine, None if gone else turned)
 
     def id_of(self, name: str | os.PathLike[str]) -> str:
         """Return the id that is meant: as given if it is one, or that of a file, however its path is written."""
@@ -211,6 +237,7 @@ class EngineState:
                 batch.pop(image_id, None)
             batch.setdefault(image_id, features)
         self.catch_up()
+        self.fine.forget(image_id for image_id in batch if replace or image_id not in self.store)
         written = self.store.put_many(batch.items(), replace=replace)
         if known := [image_id for image_id in written if replace and image_id in self.index]:
             self.index.remove(known)
@@ -222,6 +249,7 @@ class EngineState:
     def remove(self, ids: Sequence[str]) -> None:
         """Remove images from store and index."""
         self.catch_up()
+        self.fine.forget(ids)
         self.store.remove(ids)
         self.index.remove([image_id for image_id in ids if image_id in self.index])
         self._revision = self.store.revision()

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from delf_engine.config import ExtractionConfig
 from delf_engine.errors import ConfigError, ImageError, ProcessDiedError
 from delf_engine.extraction.content import content_box, textured
-from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name
+from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name, turn
 from delf_engine.images.files import no_path
 from delf_engine.pyramid import Level, plan_levels, resize
 from delf_engine.support.processes import can_start_processes, map_ordered, process_pool
@@ -74,6 +74,7 @@ def read_pyramid(
     *,
     stride: int,
     box: Box | None = None,
+    rotation: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> Pyramid:
     """Read an image and make its pyramid.
@@ -86,6 +87,8 @@ def read_pyramid(
         Of the network's feature map, in pixels of a level.
     box : x0, y0, x1, y1 or None
         Region of interest, in pixels: it keeps the scale that the whole image would have had.
+    rotation : int
+        Degrees, a multiple of 90, by which the image is turned counterclockwise; all else is of the turned one.
     max_pixels : int
         Larger images are refused before decoding; of a JPEG as many pixels are decoded as the pyramid needs, and
         refused only if these are more.
@@ -116,6 +119,9 @@ def read_pyramid(
     image, image_size = load_reduced(
         source, needed if box is None else None, always=config.reduced_decoding, max_pixels=max_pixels
     )
+    if rotation:
+        image, box = turn(image, rotation, box)
+        image_size = image_size if rotation % 180 == 0 else image_size[::-1]
     region_size, whole_size, offset = image_size, image_size, (0, 0)
     if box is not None:
         image, offset = crop(image, box, name=name)

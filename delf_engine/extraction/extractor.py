@@ -175,7 +175,7 @@ class Extractor:
         chosen = config or load_profile(profile or runtime.info.profile).extraction
         return cls(runtime, chosen, info=runtime.info, max_pixels=max_pixels)
 
-    def __call__(self, image: ImageSource, *, box: Box | None = None) -> LocalFeatures:
+    def __call__(self, image: ImageSource, *, box: Box | None = None, rotation: int = 0) -> LocalFeatures:
         """Extract the local features of one image.
 
         Parameters
@@ -184,6 +184,9 @@ class Extractor:
         box : x0, y0, x1, y1 or None
             Region of interest in pixels: only it is looked at, at the scale that the whole image would
             have had; keypoints are still in pixels of the whole image.
+        rotation : int
+            Degrees, a multiple of 90, by which the image, and the box with it, is turned counterclockwise first:
+            keypoints are in pixels of the turned image. ``.turned(-rotation)`` takes them back.
 
         Returns
         -------
@@ -195,7 +198,7 @@ class Extractor:
         ImageError
             If the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
         """
-        pyramid = self._prepare(image, box)
+        pyramid = self._prepare(image, box, rotation)
         return self._features(pyramid, self._maps([pyramid])[0])
 
     def extract_many(
@@ -300,8 +303,9 @@ class Extractor:
             raise ConfigError(f"{self!r} has no torch network")
         return self.runtime.network
 
-    def _prepare(self, image: ImageSource, box: Box | None) -> Pyramid:
-        return read_pyramid(image, self.config, stride=self.runtime.stride, box=box, max_pixels=self.max_pixels)
+    def _prepare(self, image: ImageSource, box: Box | None, rotation: int = 0) -> Pyramid:
+        stride, most = self.runtime.stride, self.max_pixels
+        return read_pyramid(image, self.config, stride=stride, box=box, rotation=rotation, max_pixels=most)
 
     def _batch(self, batch: int | None) -> int:
         if batch is None:

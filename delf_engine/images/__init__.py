@@ -1,7 +1,16 @@
 """Photographs: which files of a folder are some, and their pixels."""
 
 from delf_engine.images.files import find_images, image_suffixes
-from delf_engine.images.reading import MAX_PIXELS, Box, ImageSource, crop, load_image, load_reduced, source_name
+from delf_engine.images.reading import (
+    MAX_PIXELS,
+    Box,
+    ImageSource,
+    crop,
+    load_image,
+    load_reduced,
+    source_name,
+    turn,
+)
 
 __all__ = [
     "MAX_PIXELS",
@@ -13,4 +22,5 @@ __all__ = [
     "load_image",
     "load_reduced",
     "source_name",
+    "turn",
 ]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import DelfEngineWarning, ImageError
+from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.images.files import HEIF_ADVICE, is_heif, no_path, shortened, with_heif
 
 if TYPE_CHECKING:
@@ -146,6 +146,24 @@ def load_reduced(
         raise ImageError(name, f"refused as a possible decompression bomb: {error}") from None
     except _DECODER_ERRORS as error:
         raise ImageError(name, f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def turn(
+    image: npt.NDArray[np.uint8], rotation: int, box: Box | None = None
+) -> tuple[npt.NDArray[np.uint8], Box | None]:
+    """Turn an image, (H, W, 3) uint8, by `rotation` degrees counterclockwise, a multiple of 90, and a box of it.
+
+    A `ConfigError` if it is no such multiple.
+    """
+    if rotation % 90:
+        raise ConfigError(f"images are turned by multiples of 90 degrees, got {rotation}")
+    for _ in range(rotation // 90 % 4):
+        width = image.shape[1]
+        image = np.rot90(image)
+        if box is not None:
+            x0, y0, x1, y1 = box
+            box = (y0, width - x1, y1, width - x0)
+    return np.ascontiguousarray(image), box
 
 
 def crop(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,9 @@ Pixels = npt.NDArray[np.uint8]
 
 GAP = 16
 INK, QUIET, RULE = "#1f2328", "#656d76", "#d0d7de"
-YES, NO = "#1a7f37", "#b35900"
+YES, UNSURE, NO = "#1a7f37", "#9a6700", "#b35900"
+#: The verdicts of verifications.
+COLOURS = {"same": YES, "unsure": UNSURE, "different": NO}
 #: Least width of a canvas with a `verdict`.
 VERDICT_WIDTH = 1000
 
@@ -72,13 +75,24 @@ def write(
 
 def verdict(axes: Axes, verification: Verification, y: float) -> None:
     """Write the answer of a verification and its evidence along the foot of a canvas, around height `y`."""
-    found, needed = verification.inliers, verification.min_inliers
-    answer, colour = ("Same place", YES) if verification.same else ("Not the same place", NO)
-    box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
-    badge = axes.text(GAP + 8, y, answer, fontsize=13, fontweight="bold", color="white", va="center", bbox=box)
+    box = {"boxstyle": "round,pad=0.4", "facecolor": COLOURS[verification.verdict], "edgecolor": "none"}
+    badge = axes.text(
+        GAP + 8,
+        y,
+        _sentence(verification.answer),
+        fontsize=13,
+        fontweight="bold",
+        color="white",
+        va="center",
+        bbox=box,
+    )
     end = badge.get_window_extent().x1  # one unit of the axes is one pixel
-    text = f"{found} of {verification.putative} matching features agree on one {verification.model_name}"
-    write(axes, end + 24, y, f"{text}; {needed} or more count as the same place", size=11, align="left")
+    room = int((axes.get_xlim()[1] - end - 24 - GAP) / 7)  # letters of size 11
+    write(axes, end + 24, y, "\n".join(wrap(_sentence(verification.why), max(20, room))), size=11, align="left")
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def shrunk(photo: Pixels, *, height: float, width: float) -> Pixels:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from delf_engine.errors import DataError
 from delf_engine.images import ImageSource, load_reduced
-from delf_engine.plotting.canvas import INK, RULE, YES, canvas, place_photo, shrunk
+from delf_engine.plotting.canvas import COLOURS, INK, RULE, canvas, place_photo, shrunk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from delf_engine.verification.result import Verdict
 
 __all__ = ["draw_ranking"]
 
@@ -26,7 +28,7 @@ def draw_ranking(
     images: Sequence[ImageSource],
     captions: Sequence[str],
     *,
-    same: Sequence[bool | None] | None = None,
+    verdicts: Sequence[Verdict | None] | None = None,
     query_caption: str = "query",
 ) -> Figure:
     """Draw a contact sheet: the query, and the images of a ranking in order.
@@ -38,8 +40,8 @@ def draw_ranking(
         Best first.
     captions : sequence of str
         One under each image; it may have two lines.
-    same : sequence of bool or None, optional
-        The decision on each image: a green frame for True, a grey one for False, none for None.
+    verdicts : sequence of "same", "unsure", "different" or None, optional
+        On each image: a green, a yellow or a grey frame, none for None.
     query_caption : str
 
     Raises
@@ -49,7 +51,7 @@ def draw_ranking(
     DataError
         If captions or decisions are not as many as images.
     """
-    decisions = [None] * len(images) if same is None else list(same)
+    decisions = [None] * len(images) if verdicts is None else list(verdicts)
     if not len(images) == len(captions) == len(decisions):
         raise DataError(
             f"{len(images)} images, {len(captions)} captions and {len(decisions)} decisions do not fit"
@@ -63,7 +65,7 @@ def draw_ranking(
     axes.plot([split - _CELL_GAP] * 2, [top, top + rows * row_height - _CELL_GAP], color=RULE, linewidth=1)
     for place, (image, caption, decision) in enumerate(zip(images, captions, decisions, strict=True)):
         row, column = divmod(place, _COLUMNS)
-        frame = {True: YES, False: _OTHER, None: None}[decision]
+        frame = None if decision is None else {**COLOURS, "different": _OTHER}[decision]
         _thumbnail(axes, image, caption, split + column * (_CELL + _CELL_GAP), top + row * row_height, frame)
     return figure
 

@@ -13,6 +13,7 @@ from delf_engine.config import RankingConfig
 from delf_engine.errors import ConfigError, DataError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import Verification
+from delf_engine.verification.result import Verdict
 
 __all__ = [
     "Candidate",
@@ -106,8 +107,13 @@ class RankedCandidate:
         """Number of matches that agree on one transform; None if the image was not verified."""
         return None if self.verification is None else self.verification.inliers
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """What is said of the query and the image; None if the image was not verified."""
+        return None if self.verification is None else self.verification.verdict
+
     def __str__(self) -> str:
-        evidence = "not verified" if self.inliers is None else f"{self.inliers} inliers"
+        evidence = "not verified" if self.inliers is None else f"{self.inliers} inliers, {self.verdict}"
         if self.ranking_score is not None and self.ranking_score != self.inliers:
             evidence += f", ranking score {self.ranking_score:.4g}"
         score = "" if self.score is None else f", score {self.score:.4g}"
@@ -127,6 +133,7 @@ class RankedCandidate:
             "first_rank": self.first_rank,
             "score": self.score,
             "inliers": self.inliers,
+            "verdict": self.verdict,
             "ranking_score": self.ranking_score,
         }
         if with_verification:

@@ -64,7 +64,7 @@ def expand_query(
 ) -> LocalFeatures:
     """Return the query's features together with those of the images verified with it.
 
-    An image joins if it has the inliers that its verification wants to call it the same place. A feature of it is
+    An image joins if its verification says that it shows the same place. A feature of it is
     added if the transform takes it into the query's image, or into `box`, and does there what a camera can do; its
     scale is multiplied by the local zoom of the transform. Near duplicates of one that is there already are left
     out: those of the query come first, then those of the images in order of their inliers, in each by attention.

@@ -122,25 +122,23 @@ def rerank_graph(
         If an option is out of range.
     """
     config = GraphConfig() if config is None else config
-    enough = options.verification.min_inliers
     heads = {
         query: [c for c in ranking if c.inliers is not None][: config.top] for query, ranking in rankings.items()
     }
-    hubs = {query: _hubs(head, enough, config.neighbours) for query, head in heads.items()}
+    hubs = {query: _hubs(head, config.neighbours) for query, head in heads.items()}
     pairs = {
         _pair(hub.id, c.id) for q, head in heads.items() for c in head for hub in hubs[q] if _may_widen(hub, c)
     }
-    widths = _verified(sorted(pairs), features, options)
-    joined = {pair: width for pair, width in widths.items() if width >= enough}
+    joined = _verified(sorted(pairs), features, options)
     return {
         query: _ranked(ranking, heads[query], hubs[query], joined, config.blend)
         for query, ranking in rankings.items()
     }
 
 
-def _hubs(head: Iterable[RankedCandidate], enough: int, count: int) -> list[RankedCandidate]:
+def _hubs(head: Iterable[RankedCandidate], count: int) -> list[RankedCandidate]:
     """Return the candidates that others are verified with, most inliers first."""
-    sure = [c for c in head if _inliers(c) >= enough]
+    sure = [c for c in head if c.verification]
     return sorted(sure, key=lambda c: (-_inliers(c), c.rank))[:count]
 
 
@@ -178,19 +176,19 @@ def _ranked(
 
 
 def _verified(pairs: Sequence[Pair], features: FeatureSource, options: RerankOptions) -> dict[Pair, int]:
-    """Return the number of inliers of each pair."""
+    """Return the number of inliers of each pair that is said to show the same place."""
     out: dict[Pair, int] = {}
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         part: dict[str, list[str]] = {}  # the second images by the first
         for a, b in pairs[start : start + _PAIRS_AT_ONCE]:
             part.setdefault(a, []).append(b)
         of_all = RerankingConfig(top_n=max(map(len, part.values())))
-        given = replace(options, reranking=of_all, calibration=None, on_missing="raise")
+        given = replace(options, reranking=of_all, on_missing="raise", confirm=0)
         try:
             found = rerank_batch(features, part, features, given)
         except UnknownIdError as error:
             raise UnknownIdError(f"{error}; give the source that the candidates were verified with") from error
-        out.update(((a, c.id), _inliers(c)) for a, ranked in found.items() for c in ranked)
+        out.update(((a, c.id), _inliers(c)) for a, ranked in found.items() for c in ranked if c.verification)
     return out
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from delf_engine.config import (
+    FineConfig,
     Profile,
     RankingConfig,
     RerankingConfig,
@@ -43,7 +44,7 @@ class RerankOptions:
         Of every verification. Results have the same bits in any order and with any number of workers, and each
         pair's are those of `verify_features`.
     calibration : Calibration or None
-        Gives verifications their probability. It has no part in the ranking.
+        Gives verifications their probability and their verdict. It has no part in the ranking.
     workers : int or None
         Threads, or processes where an estimator holds Python's interpreter lock. None takes one a usable core, and
         the calling thread alone for few pairs.
@@ -53,11 +54,15 @@ class RerankOptions:
     distances : bool
         What stands beside the ids of shortlists are distances, of which lower is better: they get the opposite
         sign. It is never guessed.
+    confirm : int
+        The first so many of each query get fine evidence, where there are fine features; their places stay.
+    fine : FineConfig
+        How fine features are matched.
 
     Raises
     ------
     ConfigError
-        If `workers` is below 1, or `on_missing` another word.
+        If `workers` is below 1, `confirm` below 0, or `on_missing` another word.
     """
 
     reranking: RerankingConfig
@@ -68,10 +73,14 @@ class RerankOptions:
     workers: int | None = None
     on_missing: OnMissing = "warn"
     distances: bool = False
+    confirm: int = 0
+    fine: FineConfig = field(default_factory=FineConfig)
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers must be at least 1, got {self.workers}")
+        if self.confirm < 0:
+            raise ConfigError(f"confirm must be at least 0, got {self.confirm}")
         if self.on_missing not in ("warn", "raise", "ignore"):
             raise ConfigError(f"on_missing must be 'warn', 'raise' or 'ignore', got {self.on_missing!r}")
 
@@ -95,7 +104,7 @@ class RerankOptions:
         given = {"top_n": top_n, "top_k": top_k, "seconds": seconds}
         values = {**profile.reranking.model_dump(), **{name: v for name, v in given.items() if v is not None}}
         reranking = parse_config(RerankingConfig, values, where="re-ranking")
-        return cls(reranking, profile.verification, profile.ranking, **more)
+        return cls(reranking, profile.verification, profile.ranking, fine=profile.fine, **more)
 
     def verifier(self, query: LocalFeatures) -> PairVerifier:
         """Return the query, made ready for all its pairs."""

@@ -6,11 +6,10 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain, islice
 from typing import TypeAlias
 
-from delf_engine.errors import DelfEngineWarning, MismatchError, UnknownIdError
+from delf_engine.errors import ConfigError, DelfEngineWarning, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking.candidates import (
     Entries,
@@ -24,14 +23,17 @@ from delf_engine.reranking.candidates import (
     ranking_score,
     reader,
 )
+from delf_engine.reranking.confirming import confirm_rankings
 from delf_engine.reranking.journal import Journal, opened_journal, query_key
 from delf_engine.reranking.options import RerankOptions
 from delf_engine.reranking.scheduling import QueryJob, verify_jobs
 from delf_engine.verification import Verification
 
-__all__ = ["rerank_batch", "rerank_shortlist"]
+__all__ = ["FineSources", "rerank_batch", "rerank_shortlist"]
 
 Progress: TypeAlias = Callable[[int, int], None]
+#: Fine features of queries, and of candidates, by id.
+FineSources: TypeAlias = tuple[FeatureSource, FeatureSource]
 
 # About 3,000 images of 1000 x 40 floats.
 _CACHE_BYTES = 1 << 29
@@ -50,6 +52,7 @@ def rerank_batch(
     features: FeatureSource,
     options: RerankOptions,
     *,
+    fine: FineSources | None = None,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> dict[str, list[RankedCandidate]]:
@@ -69,6 +72,9 @@ def rerank_batch(
         Features of each candidate by its id. Called in this process and thread only, and about once an image:
         features that a later shortlist needs are kept, up to 512 MiB.
     options : RerankOptions
+    fine : (source, source) or None
+        Fine features of queries and of candidates by id, for the first `options.confirm` of each query; where one
+        has none, its evidence is coarse only. None: none have.
     progress : callable or None
         Called with the number of pairs done and the number of all, in this thread.
     checkpoint : path or None
@@ -93,11 +99,17 @@ def rerank_batch(
     UnknownIdError
         If features are missing and `on_missing` is "raise".
     ConfigError
-        If an option is out of range.
+        If an option is out of range, or `options.confirm` is given without `fine`.
     DelfEngineError
         If a process that verifies pairs is killed.
     """
-    return _reranked(queries, shortlists, features, options, progress, checkpoint)
+    if options.confirm and fine is None:
+        raise ConfigError("confirm needs fine features: give fine=(those of queries, those of candidates)")
+    rankings = _reranked(queries, shortlists, features, options, progress, checkpoint)
+    if fine is None:
+        return rankings
+    of_queries, of_images = fine
+    return confirm_rankings(rankings, reader(of_queries), reader(of_images), options)
 
 
 def _reranked(
@@ -282,9 +294,5 @@ def _ranking(
 ) -> list[RankedCandidate]:
     """Rank candidates, their verifications with a probability where there is a calibration."""
     if options.calibration is not None:
-        probabilities = options.calibration.probabilities(verified.values()).tolist()
-        verified = {
-            name: replace(verification, probability=probability)
-            for (name, verification), probability in zip(verified.items(), probabilities, strict=True)
-        }
+        verified = {name: options.calibration.judged(found) for name, found in verified.items()}
     return rank_entries(entries, verified, options.ranking)

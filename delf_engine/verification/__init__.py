@@ -5,7 +5,8 @@ from __future__ import annotations
 from delf_engine.verification.calibration import Calibration, load_calibration
 from delf_engine.verification.fine import FineEvidence, fine_evidence
 from delf_engine.verification.result import Verification
-from delf_engine.verification.verify import PairVerifier, confirmed, verify_features
+from delf_engine.verification.turns import exchanged, turned_back, turns_by_evidence
+from delf_engine.verification.verify import PairVerifier, confirmed, verify_features, with_evidence
 
 __all__ = [
     "Calibration",
@@ -13,7 +14,11 @@ __all__ = [
     "PairVerifier",
     "Verification",
     "confirmed",
+    "exchanged",
     "fine_evidence",
     "load_calibration",
+    "turned_back",
+    "turns_by_evidence",
     "verify_features",
+    "with_evidence",
 ]

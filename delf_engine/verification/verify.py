@@ -14,7 +14,7 @@ from delf_engine.config import FineConfig, Profile, VerificationConfig, load_pro
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.matching import PreparedDescriptors, match_prepared
-from delf_engine.verification.fine import fine_evidence
+from delf_engine.verification.fine import FineEvidence, fine_evidence
 from delf_engine.verification.fits import Fit, ModelName
 from delf_engine.verification.geometry import at_customary_scale, occupied_bins, pixel_frame, turned_round
 from delf_engine.verification.models import estimate
@@ -25,7 +25,7 @@ from delf_engine.verification.result import Verification, similarity_sum
 if TYPE_CHECKING:
     from delf_engine.verification.calibration import Calibration
 
-__all__ = ["PairVerifier", "confirmed", "verify_features"]
+__all__ = ["PairVerifier", "confirmed", "verify_features", "with_evidence"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -96,7 +96,11 @@ def confirmed(
 
     Its probability, which held without them, is taken away. Parameters as for `fine_evidence`.
     """
-    evidence = fine_evidence(a, b, config=config, seed=seed)
+    return with_evidence(found, fine_evidence(a, b, config=config, seed=seed))
+
+
+def with_evidence(found: Verification, evidence: FineEvidence) -> Verification:
+    """Return a verification with fine evidence that was gathered before; see `confirmed`."""
     transform = (
         found.transform if evidence.transform is None or found.model == "fundamental" else evidence.transform
     )

@@ -1,0 +1,117 @@
+"""Fine features of an engine's images: kept in a second store where the engine was made so, else extracted on demand.
+
+The store beside that of the features never decides what the engine holds. A record may be missing, never stale: it is
+deleted before the features of its image change, and written after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from delf_engine.config import FineConfig, Profile
+from delf_engine.errors import FormatError, ImageError, MismatchError, UnknownIdError
+from delf_engine.extraction.fine import FINE_DIM, fine_features
+from delf_engine.features import LocalFeatures
+from delf_engine.images import MAX_PIXELS, Box, ImageSource
+from delf_engine.storage import FeatureStore
+from delf_engine.storage.codec import Codec, as_stored, decode, encode
+from delf_engine.support.threads import lock_across_forks
+
+__all__ = ["FINE", "FineSource", "create_fine_store"]
+
+#: Folder of the store in an engine's directory.
+FINE = "fine"
+
+_CODEC: Codec = "uint8"
+_KEPT = 200  # images in memory, 0.6 MB each
+_keeping = lock_across_forks()
+
+
+class FineSource:
+    """Gives fine features of images by their id, the same bits whether they were stored or are extracted now."""
+
+    def __init__(
+        self, directory: Path, profile: Profile, path_of: Callable[[str], str], *, readonly: bool
+    ) -> None:
+        self._config = profile.fine
+        self._max_pixels = profile.extraction.max_pixels or MAX_PIXELS
+        self._path_of = path_of
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self.store: FeatureStore | None = None
+        if (directory / FINE).is_dir():
+            self.store = FeatureStore.open(directory / FINE, readonly=readonly)
+            if self.store.model != _identity(self._config):
+                found = self.store.model
+                self.store.close()
+                raise MismatchError(
+                    f"{directory / FINE}: holds {found}, the profile's are {_identity(self._config)}"
+                )
+            if readonly:
+                self.store.pin()
+
+    def extracted(self, image: ImageSource, box: Box | None = None) -> LocalFeatures | None:
+        """Return the fine features of a photograph, as stored; None if it cannot be read."""
+        try:
+            found = fine_features(image, config=self._config, box=box, max_pixels=self._max_pixels)
+        except ImageError:
+            return None
+        return as_stored(found, _CODEC)
+
+    def get(self, image_id: str) -> LocalFeatures | None:
+        """Return those of an image of the engine; None if they are not stored and its file cannot be read."""
+        if self.store is not None:
+            with suppress(UnknownIdError, FormatError):  # missing, or damaged, as `check` says
+                return self.store.get(image_id)
+        path = self._path_of(image_id)
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        key = f"{path}\0{status.st_mtime_ns}\0{status.st_size}"
+        with _keeping:
+            value = self._kept.get(key)
+            if value is not None:
+                self._kept.move_to_end(key)
+        if value is None:
+            found = self.extracted(path)
+            if found is None:
+                return None
+            value = encode(found, _CODEC, b"")
+            with _keeping:
+                self._kept[key] = value
+                while len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+        return decode(value, b"", image_id)
+
+    def put(self, items: Iterable[tuple[str, LocalFeatures]]) -> None:
+        """Keep fine features of images whose features are stored already."""
+        if self.store is not None:
+            self.store.put_many(items, replace=True)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Delete records before the features of their images change."""
+        if self.store is not None:
+            known = [image_id for image_id in ids if image_id in self.store]
+            if known:
+                self.store.remove(known)
+
+    def close(self) -> None:
+        """Close the store if there is one."""
+        if self.store is not None:
+            self.store.close()
+
+
+def create_fine_store(directory: Path, profile: Profile) -> None:
+    """Make the empty store of fine features in an engine's directory."""
+    FeatureStore.create(directory / FINE, dim=FINE_DIM, codec=_CODEC, model=_identity(profile.fine)).close()
+
+
+def _identity(config: FineConfig) -> str:
+    """Name the fine features by what they depend on, as the features are named by their model."""
+    values = config.model_dump_json(include={"max_features", "min_image_size", "max_image_size", "contrast"})
+    return f"rootsift@{hashlib.sha256(values.encode()).hexdigest()[:16]}"

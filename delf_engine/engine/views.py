@@ -1,0 +1,99 @@
+"""One image of a pair or a search: its features, its fine features, and its features once it is turned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from delf_engine.config import Profile
+from delf_engine.features import LocalFeatures
+from delf_engine.verification import (
+    Calibration,
+    Verification,
+    exchanged,
+    fine_evidence,
+    turned_back,
+    turns_by_evidence,
+    verify_features,
+    with_evidence,
+)
+from delf_engine.verification.order import goes_first
+
+__all__ = ["PairAnswer", "View", "surer", "verify_views"]
+
+
+@dataclass(frozen=True)
+class View:
+    """An image as far as it is known.
+
+    Attributes
+    ----------
+    features : LocalFeatures
+    fine : LocalFeatures or None
+        None: no fine evidence.
+    turned : function from degrees to LocalFeatures, or None
+        Extracts the features of the image turned counterclockwise, in pixels of the turned one. None: there are no
+        pixels.
+    """
+
+    features: LocalFeatures
+    fine: LocalFeatures | None = None
+    turned: Callable[[int], LocalFeatures] | None = None
+
+
+class PairAnswer(NamedTuple):
+    """A verification, and the features that its matches are of, each in the pixels of its photograph as it is."""
+
+    verification: Verification
+    features_a: LocalFeatures
+    features_b: LocalFeatures
+
+
+def verify_views(
+    a: View, b: View, profile: Profile, *, calibration: Calibration | None = None, seed: int = 0
+) -> PairAnswer:
+    """Verify a pair; where it is not said to show the same place, with one of the images turned.
+
+    Which of them is turned does not depend on which is A. A turned answer counts if it is surer, and not
+    "different".
+    """
+    options = profile.verification
+    evidence = None
+    if a.fine is not None and b.fine is not None:
+        evidence = fine_evidence(a.fine, b.fine, config=profile.fine, seed=seed)
+
+    def verified(a: LocalFeatures, b: LocalFeatures) -> Verification:
+        return verify_features(a, b, config=options, exponent=profile.ranking.exponent, seed=seed)
+
+    def judged(found: Verification) -> Verification:
+        found = found if evidence is None else with_evidence(found, evidence)
+        return found if calibration is None else calibration.judged(found)
+
+    best = PairAnswer(judged(verified(a.features, b.features)), a.features, b.features)
+    if best.verification.same:
+        return best
+    exchange = b.turned is not None and (
+        a.turned is None or (options.mutual and goes_first(b.features, a.features))
+    )
+    subject, other = (b, a) if exchange else (a, b)
+    if subject.turned is None or not len(subject.features) or not len(other.features):
+        return best
+    for rotation in turns_by_evidence(evidence, exchange=exchange):
+        features = subject.turned(rotation)
+        found = turned_back(verified(features, other.features), subject.features.image_size, rotation)
+        found = judged(exchanged(found) if exchange else found)
+        if surer(found, best.verification):
+            own = features.turned(-rotation)
+            best = PairAnswer(found, *((other.features, own) if exchange else (own, other.features)))
+        if found.same:
+            break
+    return best
+
+
+def surer(found: Verification, than: Verification) -> bool:
+    """Tell whether a verification with an image turned counts more than another: not if it says "different"."""
+    if found.verdict == "different":
+        return False
+    sure = [(v.same, v.inliers if v.probability is None else v.probability) for v in (found, than)]
+    return sure[0] > sure[1]

@@ -1,0 +1,69 @@
+"""Fine evidence for the first hits of rankings: they keep their places, and get a verdict out of all evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from delf_engine.features import LocalFeatures
+from delf_engine.reranking.candidates import RankedCandidate, Reader
+from delf_engine.reranking.options import RerankOptions
+from delf_engine.verification import FineEvidence, fine_evidence, with_evidence
+
+__all__ = ["Confirmer", "confirm_rankings"]
+
+Hit = TypeVar("Hit", bound=RankedCandidate)
+
+
+class Confirmer:
+    """Gives the hits of one query fine evidence; each image is asked once, however often it is ranked anew.
+
+    Parameters
+    ----------
+    query : LocalFeatures or None
+        Fine features of the query; None: there is no fine evidence.
+    read : function
+        From the id of an image to its fine features, or to None.
+    options : RerankOptions
+        How fine features are matched, the seed and the calibration.
+    """
+
+    def __init__(self, query: LocalFeatures | None, read: Reader, options: RerankOptions) -> None:
+        self._query, self._read, self._options = query, read, options
+        self._found: dict[str, FineEvidence | None] = {}
+
+    def __call__(self, hits: Sequence[Hit], count: int) -> list[Hit]:
+        """Return hits, the first `count` with fine evidence as far as they are verified."""
+        return [self._confirmed(hit) if place < count else hit for place, hit in enumerate(hits)]
+
+    def _confirmed(self, hit: Hit) -> Hit:
+        if hit.verification is None or hit.verification.fine is not None:
+            return hit
+        evidence = self._evidence(hit.id)
+        if evidence is None:
+            return hit
+        found = with_evidence(hit.verification, evidence)
+        calibration = self._options.calibration
+        return replace(hit, verification=found if calibration is None else calibration.judged(found))
+
+    def _evidence(self, image_id: str) -> FineEvidence | None:
+        if self._query is not None and image_id not in self._found:
+            image = self._read(image_id)
+            self._found[image_id] = (
+                None
+                if image is None
+                else fine_evidence(self._query, image, config=self._options.fine, seed=self._options.seed)
+            )
+        return self._found.get(image_id)
+
+
+def confirm_rankings(
+    rankings: Mapping[str, Sequence[Hit]], queries: Reader, images: Reader, options: RerankOptions
+) -> dict[str, list[Hit]]:
+    """Return rankings whose first `options.confirm` hits have fine evidence, where query and image have features."""
+    out = {}
+    for query, hits in rankings.items():
+        own = queries(query) if options.confirm and hits else None
+        out[query] = Confirmer(own, images, options)(hits, options.confirm)
+    return out
