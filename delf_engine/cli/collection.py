@@ -77,8 +77,8 @@ def add(
     if (directory / MANIFEST).exists():
         if profile or index or codebook or fine or model != "delf-r18":
             raise ConfigError(
-                f"{directory} exists: its model, profile, index, codebook and fine features were chosen when it was "
-                "made; leave those options out, choose a new directory, or give it another index with reindex"
+                f"{directory} exists: its model, profile, index, codebook and fine features were chosen when it "
+                "was made; leave those options out, choose a new directory, or give it another index with reindex"
             )
         engine = Engine.open(directory, root=root)
     else:

@@ -100,7 +100,7 @@ class FineConfig(Config):
         return self
 
     def sees(self, image_size: tuple[int, int]) -> bool:
-        """Tell whether a photograph, (width, height), has pixels enough for details: a quarter of the least size."""
+        """Tell whether a photograph, (width, height), has pixels for details: a quarter of the least size."""
         return 4 * max(image_size) >= self.min_image_size
 
     def scale(self, image_size: tuple[int, int]) -> float:

@@ -67,8 +67,8 @@ def _stands_still(a: Float64, b: Float64, size_a: tuple[int, int], size_b: tuple
     """Tell which matched points, (N, 2) in pixels, stand at the same place of both images: (N,) bool.
 
     The same place, across and down: in parts of width and height, or so many pixels from one edge or the other, or
-    so many parts of the width from the upper or the lower edge. Overlays are fitted to photographs of another shape
-    or size in one of these ways.
+    so many parts of the width from the upper or the lower edge. Overlays are fitted to photographs of another
+    shape or size in one of these ways.
     """
     a, b = a + 0.5, b + 0.5
     sizes = np.array([size_a, size_b], np.float64)
