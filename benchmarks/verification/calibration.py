@@ -11,6 +11,7 @@ cross-validation between places (log loss at prior 0.5). The last table is of se
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,14 @@ def main() -> None:
 
 _COLUMNS = {
     "set": "{set}",
-    "one place": "{right:,}",
-    "different": "{wrong:,}",
+    "pairs": "{right:,} / {wrong:,}",
     "ECE": "{ece:.3f}",
-    "without details": "{coarse_ece:.3f}",
+    "coarse": "{coarse_ece:.3f}",
     '"same", %': "{same:.1f}",
-    "without details, %": "{coarse_same:.1f}",
+    "coarse, %": "{coarse_same:.1f}",
     "falsely": "{false:.1f}",
-    "in 10,000": "{false_rate:.2f}",
-    "without": "{coarse_false:.1f}",
+    "1 / 10,000": "{false_rate:.2f}",
+    "coarse, falsely": "{coarse_false:.1f}",
 }
 
 
@@ -126,10 +126,10 @@ def figures(calibration: Calibration, pairs: Judged) -> dict[str, float]:
     """
     right, wrong = pairs.labels, ~pairs.labels
     out: dict[str, float] = {"right": int(right.sum()), "wrong": round(pairs.weights[wrong].sum())}
-    for kind, curve in (("", calibration.fine or calibration.coarse), ("coarse_", calibration.coarse)):
-        ratios = curve.ratios(pairs.verifications, calibration.prior)
-        p = 1 / (1 + np.exp(-ratios))
-        same = p >= curve.accept
+    coarse = [replace(v, fine=None) for v in pairs.verifications]
+    for kind, verifications in (("", pairs.verifications), ("coarse_", coarse)):
+        p = calibration.probabilities(verifications)
+        same = p >= [calibration.curve_for(v).accept for v in verifications]
         both = bool(right.any() and wrong.any())
         weights = _balanced(right, pairs.weights) if both else pairs.weights
         out[f"{kind}ece"] = calibration_error(p, right, weights) if both else float("nan")

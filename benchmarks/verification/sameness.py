@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 
 import delf_engine
-from benchmarks.common import data_folder, options_parser, print_rows, write_json
+from benchmarks.common import data_folder, options_parser, print_markdown, write_json
 from benchmarks.systems import System, model_system
 from benchmarks.verification.acceptance import RATES, Scored, accepted, difference
 from benchmarks.verification.calibration import figures
@@ -67,7 +67,8 @@ def main() -> None:
         result: Row = {"model": model, "profile": system.profile.name, "accept": _accepts(calibration)}
         for table in args.tables:
             rows, columns = _TABLES[table](evidence, calibration, args.sets)
-            print_rows(f"{model}, profile {system.profile.name}: {table}", rows, columns)
+            cells = [[cell.format_map(row) for cell in columns.values()] for row in rows]
+            print_markdown(f"{model}, profile {system.profile.name}: {table}", list(columns), cells)
             result[table] = rows
         results.append(result)
     write_json(args.out, {"results": results})

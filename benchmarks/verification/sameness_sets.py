@@ -63,6 +63,7 @@ _SURE_INLIERS = 60
 _COPY = 0.6
 _SHARE = (0.25, 0.8)
 _THUMBNAIL = 100
+_RARE = 0.02  # about 1 in 10,000 pairs of different places wear the same
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class PairSet:
         Whether they show one place.
     places : list of P (str, str)
         That the two pictures show.
+    weight : float
+        How much each pair counts: few photographs wear the same frame.
     """
 
     name: str
@@ -85,6 +88,7 @@ class PairSet:
     pairs: list[Names]
     labels: Bools
     places: list[Names]
+    weight: float = 1.0
 
 
 class Judged(NamedTuple):
@@ -108,8 +112,8 @@ def judged(evidence: Evidence, pairs: PairSet) -> Judged:
     rest = wrong[_HARD:]
     drawn = np.random.default_rng(0).choice(rest, min(_REST, len(rest)), replace=False)
     rows = np.sort(np.concatenate([np.flatnonzero(pairs.labels), wrong[:_HARD], drawn])).astype(int)
-    weights = np.ones(len(coarse))
-    weights[drawn] = len(rest) / max(1, len(drawn))
+    weights = np.full(len(coarse), pairs.weight)
+    weights[drawn] *= len(rest) / max(1, len(drawn))
     asked = [pairs.pairs[i] for i in rows]
     found = evidence.verified(kept, asked, fine=True)
     return Judged(found, pairs.labels[rows], weights[rows], [pairs.places[i] for i in rows], asked)
@@ -239,7 +243,7 @@ def _framed(data: Path, kinds: Sequence[str]) -> PairSet:
     photos = _files(data, "photos")[::5]
     groups = [[replace(p, overlay=kind) for p in photos[k * 12 : k * 12 + 12]] for k, kind in enumerate(kinds)]
     rows = [(a, b, False, a.file, b.file) for group in groups for a, b in itertools.combinations(group, 2)]
-    return _pairset("photos framed", itertools.chain(*groups), rows)
+    return replace(_pairset("photos framed", itertools.chain(*groups), rows), weight=_RARE)
 
 
 def _some(labels: Bools, positives: int, negatives: int) -> list[int]:
@@ -294,8 +298,8 @@ def landmark_part(evidence: Evidence, part: Part, *, indirect: bool = False) -> 
     """Return the pairs of a part of `landmarks/`, labelled by geometry.
 
     Of one place are pairs of one folder that `linked` joins, directly or, if `indirect`, also through a third
-    photograph; of different places those of different folders, at most 60,000 drawn by chance, but for folders that
-    seem to show one place (`across`). Copies of one photograph are left out.
+    photograph; of different places those of different folders, at most 60,000 drawn by chance, but for folders
+    that seem to show one place (`across`). Copies of one photograph are left out.
     """
     folders = sorted(path.name for path in (evidence.data / "landmarks").iterdir() if path.is_dir())
     of: dict[str, list[Picture]] = {}

@@ -99,6 +99,10 @@ class FineConfig(Config):
             raise ValueError("min_image_size must not be above max_image_size")
         return self
 
+    def sees(self, image_size: tuple[int, int]) -> bool:
+        """Tell whether a photograph, (width, height), has pixels for details: a quarter of the least size."""
+        return 4 * max(image_size) >= self.min_image_size
+
     def scale(self, image_size: tuple[int, int]) -> float:
         """Return by how much a photograph, (width, height), is enlarged."""
         longest = max(image_size)

@@ -283,7 +283,8 @@ class Engine:
         """Find the images that show what the query shows.
 
         Candidates come from the index; the best `top_n` are verified and ordered by the profile's ranking
-        score, then by the candidate score; the rest keep their order behind them. The first get fine evidence.
+        score, then by the candidate score; the rest keep their order behind them. The first hits get fine
+        evidence.
 
         If none of the hits shows the same place, a query that is a photograph is turned by 90, 180 and 270
         degrees, too: `SearchResult.rotation`. Only then it takes up to four times as long.
@@ -429,7 +430,7 @@ class Engine:
         expand, graph, seed
             As in `search`, but the same candidates are verified again, not others searched.
         distances, confirm, workers
-            See `delf_engine.reranking.RerankOptions`. With `expand` the hits that it uses are always confirmed.
+            See `delf_engine.reranking.RerankOptions`. With `expand` the hits that it uses are confirmed anyway.
         checkpoint : path or None
             See `delf_engine.reranking.rerank_batch`. It is one of the first round.
         progress : callable or None

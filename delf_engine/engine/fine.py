@@ -1,7 +1,7 @@
-"""Fine features of an engine's images: kept in a store of their own if it was made so, else extracted on demand.
+"""Fine features of an engine's images: kept in a second store if the engine was made so, else extracted on demand.
 
-That store never decides what the engine holds. A record may be missing, never stale: it is deleted before the
-features of its image change, and written after.
+The store beside that of the features never decides what the engine holds. A record may be missing, never stale: it
+is deleted before the features of its image change, and written after.
 """
 
 from __future__ import annotations

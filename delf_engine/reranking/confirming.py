@@ -61,7 +61,7 @@ class Confirmer:
 def confirm_rankings(
     rankings: Mapping[str, Sequence[Hit]], queries: Reader, images: Reader, options: RerankOptions
 ) -> dict[str, list[Hit]]:
-    """Return rankings, the first `options.confirm` hits of each with fine evidence where there are features."""
+    """Return rankings whose first `options.confirm` hits have fine evidence, if query and image have features."""
     out = {}
     for query, hits in rankings.items():
         own = queries(query) if options.confirm and hits else None

@@ -110,7 +110,7 @@ class Calibration(Config):
         Parameters
         ----------
         verifications : sequence of N Verification
-            All made with the same options; if all have fine evidence, the calibration has a curve for that, too.
+            All made with the same options. Where 10 of either label have fine evidence, that has a curve, too.
         labels : (N,) of 0 and 1
             1: the same place. 10 of either label at least.
         evidence : str
@@ -140,15 +140,19 @@ class Calibration(Config):
         _checked_prior(prior)
         same = checked_labels(labels, len(verifications))
         made_with = _common_options(verifications, profile)
-        detailed = all(verification.fine is not None for verification in verifications)
+        detailed = np.array([verification.fine is not None for verification in verifications])
         stand_for = check_array(
             "weights", np.ones(len(same)) if weights is None else weights, np.float64, same.shape, error=DataError
         )
+        seen = [v for v in verifications if v.fine is not None]
+        fine = None
+        if min(np.count_nonzero(detailed & same), np.count_nonzero(detailed & ~same)) >= MINIMUM_PAIRS:
+            fine = Curve.fit(seen, same[detailed], (evidence, *_FINE), prior, stand_for[detailed])
         values: dict[str, Any] = {
             "evidence": evidence,
             "prior": float(prior),
             "coarse": Curve.fit(verifications, same, (evidence,), prior, stand_for),
-            "fine": Curve.fit(verifications, same, (evidence, *_FINE), prior, stand_for) if detailed else None,
+            "fine": fine,
             "trained_on": trained_on,
             "checkpoint": checkpoint,
             "profile": None if profile is None else profile.name,

@@ -63,7 +63,8 @@ class Curve(Config):
         Pairs that it was fitted on.
     accept : float
         Probability, at the prior, from which on the answer is "same": at most one in 10,000 of the pairs of
-        different places that it was fitted on reaches it, and it is 0.9 at least.
+        different places that it was fitted on reaches it, unless more have the highest probability of all, and it
+        is 0.9 at least.
     """
 
     weights: dict[Evidence, Annotated[float, Field(ge=0)]]
@@ -97,7 +98,8 @@ class Curve(Config):
         order = np.argsort(-wrong, kind="stable")
         above = np.cumsum(weights[~labels][order]) > FALSE_ACCEPTANCE * weights[~labels].sum()
         highest = logistic(float(wrong[order[int(above.argmax())]]) + logit(prior))
-        accept = min(max(_LEAST, math.nextafter(highest, 1)), math.nextafter(1, 0))
+        most = logistic(math.log(curve.negatives + 2) + logit(prior))  # no pair gets more
+        accept = min(max(_LEAST, math.nextafter(highest, 1)), most)
         return curve.model_copy(update={"accept": accept})
 
     def ratios(self, verifications: Sequence[Verification], prior: float) -> Float64:

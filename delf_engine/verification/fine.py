@@ -80,7 +80,7 @@ class FineEvidence:
 
 def fine_evidence(
     a: LocalFeatures, b: LocalFeatures, *, config: FineConfig | None = None, seed: int = 0
-) -> FineEvidence:
+) -> FineEvidence | None:
     """Match the fine features of two images, and count what agrees; A and B are counted as B and A are.
 
     Parameters
@@ -92,14 +92,22 @@ def fine_evidence(
     seed : int
         Of RANSAC (pydegensac; Chum, Werner and Matas, CVPR 2005).
 
+    Returns
+    -------
+    FineEvidence or None
+        None if an image has so few pixels that it cannot show details (`FineConfig.sees`).
+
     Raises
     ------
     MismatchError
         If the descriptors have different dimensions.
     """
-    if goes_first(b, a):
-        return fine_evidence(b, a, config=config, seed=seed).inverted()
     config = config or FineConfig()
+    if not config.sees(a.image_size) or not config.sees(b.image_size):
+        return None
+    if goes_first(b, a):
+        found = fine_evidence(b, a, config=config, seed=seed)
+        return None if found is None else found.inverted()
     matched = match_prepared(
         PreparedDescriptors(a.descriptors, "A", "uint8"),
         PreparedDescriptors(b.descriptors, "B", "uint8"),

@@ -29,7 +29,9 @@ _MOST = 0.6
 def overlay_matches(
     a: LocalFeatures, b: LocalFeatures, pairs: npt.NDArray[np.int32], inliers: Mask
 ) -> Mask | None:
-    """Tell which matches are those of an overlay, if it explains the ones that agreed on a transform.
+    """Tell which matches may be those of an overlay, if it explains the ones that agreed on a transform.
+
+    These are all that stand still, and all in the band that the overlay takes: its ornaments match each other.
 
     Parameters
     ----------
@@ -57,23 +59,32 @@ def overlay_matches(
             break
         middle = inward >= band
         if np.count_nonzero(still & middle) <= _SHARE * least:
-            return np.asarray(still & ~middle)
+            return np.asarray(still | ~middle)
     return None
 
 
 def _stands_still(a: Float64, b: Float64, size_a: tuple[int, int], size_b: tuple[int, int]) -> Mask:
     """Tell which matched points, (N, 2) in pixels, stand at the same place of both images: (N,) bool.
 
-    The same place: in parts of width and height, or in parts of the width from the upper or the lower edge, as an
-    overlay is fitted to photographs of another shape.
+    The same place, across and down: in parts of width and height, or so many pixels from one edge or the other, or
+    so many parts of the width from the upper or the lower edge. Overlays are fitted to photographs of another
+    shape or size in one of these ways.
     """
-    (width_a, height_a), (width_b, height_b) = size_a, size_b
-    high, other_high = height_a / width_a, height_b / width_b
-    xa, ya = (a[:, 0] + 0.5) / width_a, (a[:, 1] + 0.5) / width_a
-    xb, yb = (b[:, 0] + 0.5) / width_b, (b[:, 1] + 0.5) / width_b
-    lower = min(high, other_high)
-    down = np.abs([ya - yb, (ya - high) - (yb - other_high), (ya / high - yb / other_high) * lower]).min(axis=0)
-    return np.asarray(np.maximum(np.abs(xa - xb), down) <= _STILL * min(1.0, lower))
+    a, b = a + 0.5, b + 0.5
+    sizes = np.array([size_a, size_b], np.float64)
+    shorter = sizes.min(axis=0)
+    across = [_moved(a, b, sizes, axis=0, unit=unit) for unit in (shorter[0] / sizes[:, 0], np.ones(2))]
+    scaled = shorter[0] / sizes[:, 0]
+    down = [_moved(a, b, sizes, axis=1, unit=unit) for unit in (shorter[1] / sizes[:, 1], np.ones(2), scaled)]
+    limit = _STILL * shorter.min()
+    return np.asarray(np.maximum(np.min(across, axis=0), np.min(down, axis=0)) <= limit)
+
+
+def _moved(a: Float64, b: Float64, sizes: Float64, *, axis: int, unit: Float64) -> Float64:
+    """Return by how many units points have moved, (N,), from the nearer in result of both edges along an axis."""
+    start = a[:, axis] * unit[0] - b[:, axis] * unit[1]
+    end = (sizes[0, axis] - a[:, axis]) * unit[0] - (sizes[1, axis] - b[:, axis]) * unit[1]
+    return np.asarray(np.minimum(np.abs(start), np.abs(end)))
 
 
 def _inward(points: Float64, size: tuple[int, int]) -> Float64:

@@ -99,8 +99,10 @@ def confirmed(
     return with_evidence(found, fine_evidence(a, b, config=config, seed=seed))
 
 
-def with_evidence(found: Verification, evidence: FineEvidence) -> Verification:
-    """Return a verification with fine evidence that was gathered before; see `confirmed`."""
+def with_evidence(found: Verification, evidence: FineEvidence | None) -> Verification:
+    """Return a verification with fine evidence that was gathered before, if there is any; see `confirmed`."""
+    if evidence is None:
+        return found
     transform = (
         found.transform if evidence.transform is None or found.model == "fundamental" else evidence.transform
     )

@@ -173,7 +173,10 @@ def test_fine_evidence_has_a_curve_of_its_own() -> None:
         assert judged.accept == calibration.fine.accept
     confirmed = calibration.judged(replace(look_alike, fine=FineEvidence(90, 60, 35)))
     assert confirmed.verdict == "same"
-    assert Calibration.fit([*found[:-1], answer(3)], labels, trained_on="made up").fine is None
+    plain = [replace(v, fine=None) for v in found]
+    assert Calibration.fit(plain, labels, trained_on="made up").fine is None
+    few = [v if i < 20 else p for i, (v, p) in enumerate(zip(found, plain, strict=True))]
+    assert Calibration.fit(few, labels, trained_on="made up").fine is None  # of one label fewer than 10
 
 
 @given(seed=st.integers(0, 20), epipolar=st.integers(0, 500), planar=st.integers(0, 500), more=st.integers(0, 50))
@@ -190,7 +193,9 @@ def test_few_of_the_different_pairs_are_the_same(seed: int) -> None:
     calibration = Calibration.fit(found, labels, trained_on="made up")
     verdicts = [calibration.judged(v).verdict for v in found]
     assert calibration.coarse.accept >= 0.9
-    assert "same" not in [verdict for verdict, same in zip(verdicts, labels, strict=True) if not same]
+    most = calibration.probability(answer(10**6))
+    if calibration.coarse.accept < most:  # else some have the highest probability of all
+        assert "same" not in [verdict for verdict, same in zip(verdicts, labels, strict=True) if not same]
     for v in found:
         judged = calibration.judged(v)
         assert judged.probability == calibration.probability(v)
