@@ -28,7 +28,8 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 # Extraction: configs/default.toml says the same.
-MAX_IMAGE_SIZE, MIN_SIDE = 1024, 10
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE, MIN_SIDE = 512, 1024, 10
+MIN_CONTRAST = 3.0  # flat patches look alike everywhere; frames, too, which this file does not trim
 SCALES = (0.25, 0.35355339, 0.5, 0.70710678)
 FILL_SCALES = (1.0, 1.41421356)  # for small photographs: while there are fewer cells than features wanted
 MAX_FEATURES, STRIDE = 1000, 16
@@ -68,7 +69,7 @@ def read(path: str | Path) -> np.ndarray:
 def pyramid(image: np.ndarray) -> list[tuple[float, np.ndarray]]:
     """Return the levels as (scale relative to the photograph, pixels)."""
     height, width = image.shape[:2]
-    base = min(1.0, MAX_IMAGE_SIZE / max(width, height))
+    base = max(min(1.0, MAX_IMAGE_SIZE / max(width, height)), MIN_IMAGE_SIZE / max(width, height))
     levels: list[tuple[float, np.ndarray]] = []
     cells = 0
     for scale in (*SCALES, *FILL_SCALES):
@@ -120,6 +121,14 @@ class Network:
         return F.normalize(centred @ self.weights["projection.components"].T, dim=1)
 
 
+def textured(pixels: np.ndarray) -> np.ndarray:
+    """Return at which cells of a level brightness varies around them, (h, w) bool."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    window = (3 * STRIDE, 3 * STRIDE)
+    mean, square = (cv2.blur(x, window, borderType=cv2.BORDER_REFLECT) for x in (grey, grey**2))
+    return np.asarray(square - mean**2 >= MIN_CONTRAST**2)[::STRIDE, ::STRIDE]
+
+
 @torch.inference_mode()
 def extract(image: np.ndarray, network: Network) -> Features:
     """Return the cells of highest attention over all levels together, described."""
@@ -132,9 +141,10 @@ def extract(image: np.ndarray, network: Network) -> Features:
         ratio = np.array([width / pixels.shape[1], height / pixels.shape[0]])
         keypoints.append((np.stack([columns, rows], 1) * STRIDE + 0.5) * ratio - 0.5)
         scales.append(np.full(attention.numel(), 1 / scale))
-        scores.append(attention.numpy().ravel())
+        scores.append(np.where(textured(pixels), attention.numpy(), -1.0).ravel())
         vectors.append(cells.reshape(-1, cells.shape[2]))
     best = np.argsort(-np.concatenate(scores), kind="stable")[:MAX_FEATURES]
+    best = best[np.concatenate(scores)[best] >= 0]
     descriptors = network.project(torch.cat(vectors)[torch.from_numpy(best)]).numpy()
     at, size, score = (np.concatenate(parts)[best] for parts in (keypoints, scales, scores))
     return Features(at, size, score, descriptors, (width, height))

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from delf_engine import Extractor, LocalFeatures
+from delf_engine.extraction.content import textured
 from delf_engine.model import load_checkpoint
 from delf_engine.model.backbones import ARCHITECTURES
 from delf_engine.model.network import AttentionHead, DelfNetwork
@@ -52,6 +53,7 @@ class PlainExtractor:
             config.scales,
             max_image_size=config.max_image_size,
             min_side=config.min_side,
+            min_image_size=config.min_image_size,
             fill_scales=config.fill_scales,
             fill_to=config.max_features,
             stride=self.stride,
@@ -59,7 +61,8 @@ class PlainExtractor:
             resized = resize(image, level.width, level.height, config.resize)
             pixels = torch.from_numpy(resized.transpose(2, 0, 1).copy())[None].float() / 255
             features = self.trunk((pixels - self.pixel_mean) / self.pixel_std)
-            scores.append(self.attention(features)[0].reshape(-1))
+            seen = torch.from_numpy(textured(resized, self.stride, 3 * self.stride, config.min_contrast))
+            scores.append(torch.where(seen, self.attention(features)[0], -1).reshape(-1))
             vectors = F.normalize(features[0].permute(1, 2, 0).reshape(-1, features.shape[1]), dim=1)
             descriptors.append(F.normalize((vectors - self.mean) @ self.components.T, dim=1))
             rows, columns = torch.meshgrid(*map(torch.arange, features.shape[2:]), indexing="ij")
@@ -68,11 +71,12 @@ class PlainExtractor:
             places.append((cells + 0.5) * ratio - 0.5)
             scales.append(torch.full((len(cells),), 1 / level.scale))
         best = torch.cat(scores).topk(min(config.max_features, sum(map(len, scores))))
+        chosen = best.indices[best.values >= 0]
         return LocalFeatures(
-            torch.cat(places)[best.indices].float().numpy(),
-            torch.cat(scales)[best.indices].numpy(),
-            best.values.numpy(),
-            torch.cat(descriptors)[best.indices].numpy(),
+            torch.cat(places)[chosen].float().numpy(),
+            torch.cat(scales)[chosen].numpy(),
+            best.values[: len(chosen)].numpy(),
+            torch.cat(descriptors)[chosen].numpy(),
             size,
         )
 

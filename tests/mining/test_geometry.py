@@ -92,7 +92,7 @@ def test_no_homography_without_matches_or_across_the_horizon(rng: np.random.Gene
     steep = np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 500, 0, 1]])
     b = moved(rng, left, steep, size=(900, 1400))
     found = verify_features(left, b, config=CONFIG)
-    assert found.inliers > 100
+    assert found.inliers > 40
     assert fit_pair(left, b, found, CONFIG) is None
 
 
