@@ -149,6 +149,10 @@ def test_search(engine: str, photos: Path, tmp_path: Path) -> None:
 def test_verify_and_attention(model: str, photos: Path, tmp_path: Path) -> None:
     a, b = str(photos / "photo [0].png"), str(photos / "photo [1].png")
     assert _json("verify", a, a, "--model", model)["same"] is True
+    flat = str(write_image(tmp_path / "flat.png", np.full((90, 120, 3), 99, np.uint8)))
+    for options in ((), ("--no-fine", "--no-turn")):
+        other = _run("verify", a, flat, "--model", model, "--json", *options)
+        assert (other.exit_code, json.loads(other.stdout)["verdict"]) == (3, "different")
     result = _run("verify", a, b, "--model", model, "--plot", str(tmp_path / "m.png"), "--box-a", "0,0,100,100")
     assert "matches agree on one affine map" in result.output.replace("\n", " ")
     assert (tmp_path / "m.png").stat().st_size > 10_000
