@@ -208,7 +208,8 @@ def test_rerank_row_numbers_in_two_rounds(engine: str, photos: Path, tmp_path: P
     journal = tmp_path / "journal"
     options = ["--expand", "--graph", "--top-n", "3", "--checkpoint", str(journal), *given]
     found = _json("rerank", engine, str(tmp_path / "ranks.npy"), *options)["rankings"]
-    assert {q: r[0]["id"] for q, r in found.items()} == {paths[2]: paths[2], paths[0]: paths[3]}
+    assert found[paths[2]][0]["id"] == paths[2]
+    assert {hit["id"] for hit in found[paths[0]][:3]} == {*paths[1:]}  # the fourth is not verified
     assert journal.is_file()
     out = tmp_path / "out.npz"
     _run("rerank", engine, str(tmp_path / "ranks.npy"), "--out", str(out), *given)
