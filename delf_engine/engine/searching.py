@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from delf_engine.engine.adding import is_one_image
 from delf_engine.engine.results import RerankedBatch, SearchResult
 from delf_engine.engine.state import EngineState, Query
-from delf_engine.engine.views import surer
+from delf_engine.engine.views import View, surer
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource, source_name
@@ -95,7 +95,8 @@ def search(
             hits = list(rerank_graph({"query": confirmed(hits, options.confirm)}, state.store, given)["query"])
         return features, hits
 
-    return _whichever_way_up(state, query, options, box, once, rounds)
+    view = state.view_of(query, box, fine=options.confirm > 0 or expand)
+    return _whichever_way_up(state, _name(query), view, options, once, rounds)
 
 
 def rerank(
@@ -106,18 +107,21 @@ def rerank(
     def once(features: LocalFeatures) -> list[RankedCandidate]:
         return _ranked(state, features, shortlist, options)
 
-    return _whichever_way_up(state, query, options, box, once, lambda features, ask, _: (features, ask(features)))
+    def rounds(features: LocalFeatures, ask: _Ask, _: Confirmer) -> _Answer:
+        return features, ask(features)
+
+    view = state.view_of(query, box, fine=options.confirm > 0)
+    return _whichever_way_up(state, _name(query), view, options, once, rounds)
 
 
 def _whichever_way_up(
-    state: EngineState, query: Query, options: SearchOptions, box: Box | None, once: _Ask, rounds: _Rounds
+    state: EngineState, query: str, view: View, options: SearchOptions, once: _Ask, rounds: _Rounds
 ) -> SearchResult:
     """Ask with a query, in one or more rounds, and confirm the hits that are shown.
 
     If none of them shows the same place, the query is turned, and what that finds is the answer if it is surer.
     Features and transforms are those of the query as it is.
     """
-    view = state.view_of(query, box)
     confirmed = Confirmer(view.fine, state.fine_of, state.rerank_options(seed=options.seed))
 
     def asked(features: LocalFeatures, rotation: int) -> SearchResult:
@@ -127,7 +131,7 @@ def _whichever_way_up(
 
         features, hits = rounds(features, ask, confirmed)
         shown = confirmed(hits[: options.top_k], options.confirm)
-        return SearchResult(_name(query), tuple(shown), features, rotation)
+        return SearchResult(query, tuple(shown), features, rotation)
 
     best = asked(view.features, 0)
     surest = best.surest

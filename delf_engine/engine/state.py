@@ -177,8 +177,8 @@ class EngineState:
             return self.fine.get(self.id_of(query), self.path_of(query))
         return self.fine.extracted(query)
 
-    def view_of(self, query: Query, box: Box | None = None) -> View:
-        """Return a query with its fine features, as far as its photograph can be read or they are stored."""
+    def view_of(self, query: Query, box: Box | None = None, *, fine: bool = True) -> View:
+        """Return a query with its fine features, if wanted and its photograph can be read or they are stored."""
         features = self.features_of(query, box)
         if isinstance(query, LocalFeatures):
             return View(features)
@@ -187,9 +187,11 @@ class EngineState:
         def turned(rotation: int) -> LocalFeatures:
             return self.extractor(image, box=box, rotation=rotation)
 
-        fine = self.fine_of(query) if box is None else self.fine.extracted(image, box)
+        details = None
+        if fine:
+            details = self.fine_of(query) if box is None else self.fine.extracted(image, box)
         gone = isinstance(image, (str, os.PathLike)) and not os.path.isfile(image)  # an id whose file is elsewhere
-        return View(features, fine, None if gone else turned)
+        return View(features, details, None if gone else turned)
 
     def id_of(self, name: str | os.PathLike[str]) -> str:
         """Return the id that is meant: as given if it is one, or that of a file, however its path is written."""

@@ -87,7 +87,7 @@ def verdict(axes: Axes, verification: Verification, y: float) -> None:
         bbox=box,
     )
     end = badge.get_window_extent().x1  # one unit of the axes is one pixel
-    room = int((axes.get_xlim()[1] - end - 24 - GAP) / 7)  # letters of size 11
+    room = int((axes.get_xlim()[1] - end - 24 - GAP) / 8.2)  # letters of size 11
     write(axes, end + 24, y, "\n".join(wrap(_sentence(verification.why), max(20, room))), size=11, align="left")
 
 

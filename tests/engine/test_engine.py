@@ -30,7 +30,6 @@ from delf_engine.errors import (
     UnknownIdError,
 )
 from delf_engine.extraction import precision
-from delf_engine.extraction.fine import fine_features
 from delf_engine.model import load_checkpoint, save_checkpoint
 from forkserver import Child
 from helpers import raises, random_features, random_photo, write_image, write_tiny_model
@@ -278,13 +277,7 @@ def test_verify_takes_images_and_features(tiny_model: Path, photos: list[str]) -
     np.testing.assert_allclose(same.transform, np.eye(3), atol=0.05)
     extractor = de.Extractor.from_pretrained(tiny_model)
     features = extractor(photos[0])
-    assert same.fine is not None
-    assert same.fine.planar > 50
-    plain = de.verify(photos[0], photos[0], model=tiny_model, fine=False)
-    assert plain.fine is None
-    assert de.verify(features, photos[0], extractor=extractor) == de.verify(features, features) == plain
-    fine = fine_features(photos[0])
-    assert de.verify(features, features, fine_features=(fine, fine)) == same
+    assert de.verify(features, photos[0], extractor=extractor) == de.verify(features, features) == same
     assert de.verify(photos[0], photos[1], model=tiny_model, box_a=(10, 10, 90, 90)).inliers < same.inliers
     with raises(ImageError, "gone.jpg"):
         de.verify(photos[0], "gone.jpg", model=tiny_model)

@@ -1,0 +1,116 @@
+"""Fine features of an engine's images: stored or extracted on demand, never those of another photograph."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import delf_engine as de
+from delf_engine.engine.fine import FINE
+from delf_engine.errors import ConfigError
+from delf_engine.reranking import RankedCandidate
+from delf_engine.storage import FeatureStore
+from helpers import raises, random_photo, write_image
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    rng = np.random.default_rng(3)
+    (tmp_path / "photos").mkdir()
+    return [str(write_image(tmp_path / "photos" / f"{i}.png", random_photo(rng, 200, 150))) for i in range(4)]
+
+
+def engine_of(tmp_path: Path, model: Path, files: list[str], *, fine: bool) -> de.Engine:
+    engine = de.Engine.create(tmp_path / ("fine" if fine else "plain"), model=model, fine=fine)
+    engine.add(files)
+    return engine
+
+
+def evidence(hits: de.SearchResult) -> list[object]:
+    return [hit.verification.fine if hit.verification else None for hit in hits]
+
+
+def test_stored_and_on_demand_are_the_same_bits(tmp_path: Path, tiny_model: Path, files: list[str]) -> None:
+    with engine_of(tmp_path, tiny_model, files, fine=True) as kept:
+        assert kept.state.fine.store is not None
+        assert kept.state.fine.store.ids() == files
+        with engine_of(tmp_path, tiny_model, files, fine=False) as plain:
+            assert plain.state.fine.store is None
+            found = plain.search(files[0])
+            assert found.hits == kept.search(files[0]).hits == plain.search(files[0]).hits
+            assert all(one is not None for one in evidence(found))
+            assert plain.verify(files[0], files[1]) == kept.verify(files[0], files[1])
+        shutil.rmtree(Path(files[0]).parent)  # the store needs no photographs
+        assert kept.search(files[0]).hits == found.hits
+    with de.Engine.open(tmp_path / "fine", readonly=True) as reader:
+        assert reader.search(files[0]).hits == found.hits
+
+
+def test_without_photographs_and_records_the_evidence_is_coarse(
+    tmp_path: Path, tiny_model: Path, files: list[str]
+) -> None:
+    with engine_of(tmp_path, tiny_model, files, fine=False) as engine:
+        coarse = engine.search(files[0], confirm=0)
+        shutil.rmtree(Path(files[0]).parent)
+        assert engine.search(files[0]).hits == coarse.hits
+        assert evidence(coarse) == [None] * 4
+        assert engine.verify(files[0], files[1]).fine is None
+
+
+def test_records_follow_their_images(tmp_path: Path, tiny_model: Path, files: list[str]) -> None:
+    with engine_of(tmp_path, tiny_model, files, fine=True) as engine:
+        store = engine.state.fine.store
+        assert store is not None
+        before = store.get(files[1])
+        engine.remove(files[0])
+        assert files[0] not in store
+        write_image(Path(files[1]), random_photo(np.random.default_rng(9), 200, 150))
+        engine.replace(files[1])
+        assert store.get(files[1]) != before
+        engine.add_features([(files[2], engine.get(files[3]))], replace=True)  # of which no photograph is known
+        assert files[2] not in store
+        assert engine.add_features([(files[3], engine.get(files[2]))]).skipped == [files[3]]
+        assert files[3] in store
+
+
+def test_a_missing_or_damaged_record_is_extracted(tmp_path: Path, tiny_model: Path, files: list[str]) -> None:
+    with engine_of(tmp_path, tiny_model, files, fine=True) as engine:
+        found = engine.search(files[0])
+    with FeatureStore.open(tmp_path / "fine" / FINE) as store:  # as after a kill between the two commits
+        store.remove(files[1:3])
+    with de.Engine.open(tmp_path / "fine") as engine:
+        assert engine.search(files[0]).hits == found.hits
+        assert engine.check().whole
+
+
+def test_the_first_n_are_confirmed(tmp_path: Path, tiny_model: Path, files: list[str]) -> None:
+    with engine_of(tmp_path, tiny_model, files, fine=True) as engine:
+
+        def confirmed(hits: list[RankedCandidate]) -> list[bool]:
+            return [hit.verification is not None and hit.verification.fine is not None for hit in hits]
+
+        assert confirmed(list(engine.search(files[0], confirm=2))) == [True, True, False, False]
+        lists = dict.fromkeys(files[:2], files)
+        plain = engine.rerank_many(lists).rankings
+        some = engine.rerank_many(lists, confirm=3).rankings
+        for query, hits in some.items():
+            assert [hit.id for hit in hits] == [hit.id for hit in plain[query]]
+            assert confirmed(hits) == [True, True, True, False]
+            assert confirmed(plain[query]) == [False] * 4
+        assert [r.hits for r in engine.search_many(files[:2], confirm=3)] == [
+            engine.search(query, confirm=3).hits for query in files[:2]
+        ]
+        fine = engine.state.fine_of
+        given = {"confirm": 3, "profile": "default"}
+        assert de.rerank(engine.store, lists, engine.store, fine=(fine, fine), **given) == some
+        only_one = de.rerank(engine.store, lists, engine.store, fine=(fine, {files[1]: fine(files[1])}), **given)
+        assert sum(confirmed(only_one[files[0]])) <= 1
+        with raises(ConfigError, "fine"):
+            de.rerank(engine.store, lists, engine.store, **given)
+        with raises(ConfigError, "confirm"):
+            engine.rerank_many(lists, confirm=-1)
+        with raises(ConfigError, "confirm"):
+            engine.search(files[0], confirm=-1)
