@@ -137,7 +137,8 @@ def _whichever_way_up(
     surest = best.surest
     if surest is None or surest.same or view.turned is None or not len(view.features):
         return best
-    for rotation in turns_by_evidence(surest.fine):
+    # The image that would say so by its details need not be among the hits: all turns, the likeliest first.
+    for rotation in dict.fromkeys((*turns_by_evidence(surest.fine), *turns_by_evidence(None))):
         other = asked(view.turned(rotation).turned(-rotation), rotation)
         if other.surest is not None and surer(other.surest, surest):
             best, surest = other, other.surest

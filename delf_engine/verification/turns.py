@@ -18,7 +18,7 @@ from delf_engine.verification.result import Verification
 __all__ = ["exchanged", "turned_back", "turns_by_evidence"]
 
 #: Least matches on a plane that say by how much a photograph is turned.
-_TELLING = 6
+_TELLING = 7
 
 
 def turned_back(found: Verification, image_size: tuple[int, int], rotation: int) -> Verification:
@@ -57,16 +57,20 @@ def exchanged(found: Verification) -> Verification:
     )
 
 
-def turns_by_evidence(evidence: FineEvidence | None, *, exchange: bool = False) -> tuple[int, int, int]:
-    """Return the turns of image A, or with `exchange` of image B: 90, 180 and 270, the likeliest first."""
-    turns = (90, 270, 180)  # a camera held upright, without a word of it in the file
-    if evidence is None or evidence.homography is None or evidence.planar < _TELLING:
-        return turns
+def turns_by_evidence(evidence: FineEvidence | None, *, exchange: bool = False) -> tuple[int, ...]:
+    """Return the turns of image A, or with `exchange` of image B, that are worth an extraction.
+
+    Fine matches know no upright: they say by how much an image is turned, or that nothing agrees in any position.
+    Without them it may be 90, 270 or 180 degrees.
+    """
+    if evidence is None:
+        return 90, 270, 180
+    if evidence.homography is None or evidence.planar < _TELLING:
+        return ()
     H = np.array((evidence.inverted() if exchange else evidence).homography)
     # The way that points to the right of A take in B; y goes down.
-    angle = math.degrees(math.atan2(-H[1, 0], H[0, 0]))
-    first, second, third = sorted(turns, key=lambda turn: abs((angle - turn + 180) % 360 - 180))
-    return first, second, third
+    turn = round(math.degrees(math.atan2(-H[1, 0], H[0, 0])) / 90) % 4 * 90
+    return (turn,) if turn else ()
 
 
 def _turn(image_size: tuple[int, int], rotation: int) -> npt.NDArray[np.float64]:
