@@ -8,7 +8,7 @@ import numpy.typing as npt
 from delf_engine.config import FineConfig
 from delf_engine.extraction.content import content_box
 from delf_engine.features import LocalFeatures
-from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_image, source_name
+from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name
 
 __all__ = ["FINE_DIM", "fine_features"]
 
@@ -35,7 +35,7 @@ def fine_features(
     box : x0, y0, x1, y1 or None
         Region of interest in pixels, at the scale that the whole image would have had.
     max_pixels : int
-        Larger images are refused before decoding.
+        Larger images are refused before decoding, but for JPEGs, which are then decoded reduced.
 
     Returns
     -------
@@ -56,16 +56,19 @@ def fine_features(
     import cv2
 
     config = config or FineConfig()
-    pixels = load_image(image, max_pixels=max_pixels)
-    size = (pixels.shape[1], pixels.shape[0])
+    needed = None if box is not None else lambda whole: config.max_image_size  # a JPEG above the limit is reduced
+    pixels, size = load_reduced(image, needed, always=False, max_pixels=max_pixels)
     x0, y0, x1, y1 = content_box(pixels)
     part, offset = pixels[y0:y1, x0:x1], (x0, y0)
     if box is not None:
         part, offset = crop(pixels, box, name=source_name(image))
     if not part.size:
         return LocalFeatures.empty(size, FINE_DIM)
-    scale = config.scale(size if box is not None else (part.shape[1], part.shape[0]))
-    grey = _resized(np.asarray(cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY), np.uint8), scale)
+    reduced = np.array([pixels.shape[1] / size[0], pixels.shape[0] / size[1]])
+    width, height = (part.shape[1::-1] / reduced).round().astype(int).tolist()
+    scale = config.scale(size if box is not None else (width, height))
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    grey = _resized(np.asarray(cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY), np.uint8), target)
     detector = cv2.SIFT_create(  # type: ignore[attr-defined]
         nfeatures=config.max_features, contrastThreshold=config.contrast, enable_precise_upscale=True
     )
@@ -78,9 +81,9 @@ def fine_features(
     norms = np.linalg.norm(root, axis=1, keepdims=True)
     keep = order[norms[:, 0] > 0]
     points = np.array([found[i].pt for i in keep], np.float32).reshape(-1, 2)
-    zoom = np.array([grey.shape[1] / part.shape[1], grey.shape[0] / part.shape[0]], np.float32)
+    zoom = np.array(target, np.float32) / np.array([width, height], np.float32)
     return LocalFeatures(
-        (points + np.float32(0.5)) / zoom - np.float32(0.5) + np.array(offset, np.float32),
+        (points + np.float32(0.5)) / zoom - np.float32(0.5) + np.asarray(np.array(offset) / reduced, np.float32),
         np.array([found[i].size for i in keep], np.float32) / np.float32(scale),
         np.array([found[i].response for i in keep], np.float32),
         (root / np.maximum(norms, 1e-9))[norms[:, 0] > 0],
@@ -88,13 +91,10 @@ def fine_features(
     )
 
 
-def _resized(grey: npt.NDArray[np.uint8], scale: float) -> npt.NDArray[np.uint8]:
+def _resized(grey: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     import cv2
 
-    height, width = (max(1, round(side * scale)) for side in grey.shape)
-    if (height, width) == grey.shape:
+    if size == grey.shape[::-1]:
         return grey
-    shrinks = scale < 1
-    return np.asarray(
-        cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC), np.uint8
-    )
+    how = cv2.INTER_AREA if size[0] < grey.shape[1] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(grey, size, interpolation=how), np.uint8)

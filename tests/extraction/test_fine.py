@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,7 @@ import pytest
 from delf_engine.config import FineConfig
 from delf_engine.errors import ImageError
 from delf_engine.extraction.fine import FINE_DIM, fine_features
-from helpers import raises, random_photo
+from helpers import raises, random_photo, write_image
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -57,6 +59,18 @@ def test_frames_and_boxes(photo: Pixels) -> None:
     assert len(part) > 0
     assert (part.keypoints >= [width // 4 - 1, height // 4 - 1]).all()
     assert (part.keypoints <= [width // 2, height // 2]).all()
+
+
+def test_a_large_jpeg_is_read_reduced(photo: Pixels, tmp_path: Path) -> None:
+    large = np.asarray(cv2.resize(photo, (2400, 1800), interpolation=cv2.INTER_CUBIC), np.uint8)
+    path = write_image(tmp_path / "large.jpg", np.pad(large, ((90, 90), (60, 60), (0, 0))), quality=95)
+    whole, reduced = fine_features(path), fine_features(path, max_pixels=2_000_000)
+    assert reduced.image_size == whole.image_size == (2520, 1980)
+    nearest = (whole.descriptors @ reduced.descriptors.T).argmax(axis=1)
+    off = reduced.keypoints[nearest] - whole.keypoints
+    close = np.abs(off).max(axis=1) < 8
+    assert close.mean() > 0.3
+    np.testing.assert_allclose(np.median(off[close], axis=0), 0, atol=0.8)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 200)])
