@@ -82,8 +82,10 @@ def fine_features(
     keep = order[norms[:, 0] > 0]
     points = np.array([found[i].pt for i in keep], np.float32).reshape(-1, 2)
     zoom = np.array(target, np.float32) / np.array([width, height], np.float32)
+    corner = np.asarray(np.array(offset) / reduced, np.float32)
+    keypoints = np.asarray((points + np.float32(0.5)) / zoom - np.float32(0.5) + corner, np.float32)
     return LocalFeatures(
-        (points + np.float32(0.5)) / zoom - np.float32(0.5) + np.asarray(np.array(offset) / reduced, np.float32),
+        keypoints,
         np.array([found[i].size for i in keep], np.float32) / np.float32(scale),
         np.array([found[i].response for i in keep], np.float32),
         (root / np.maximum(norms, 1e-9))[norms[:, 0] > 0],
