@@ -71,7 +71,7 @@ def verify_views(
         return found if calibration is None else calibration.judged(found)
 
     best = PairAnswer(judged(verified(a.features, b.features)), a.features, b.features)
-    if best.verification.same:
+    if best.verification.same and evidence is None:
         return best
     exchange = b.turned is not None and (
         a.turned is None or (options.mutual and goes_first(b.features, a.features))
@@ -79,6 +79,7 @@ def verify_views(
     subject, other = (b, a) if exchange else (a, b)
     if subject.turned is None or not len(subject.features) or not len(other.features):
         return best
+    # Details may have said "same" already; then the turn is for the coarse matches and for `rotation`.
     for rotation in turns_by_evidence(evidence, exchange=exchange):
         features = subject.turned(rotation)
         found = turned_back(verified(features, other.features), subject.features.image_size, rotation)
@@ -95,5 +96,5 @@ def surer(found: Verification, than: Verification) -> bool:
     """Tell whether a verification with an image turned counts more than another: not if it says "different"."""
     if found.verdict == "different":
         return False
-    sure = [(v.same, v.inliers if v.probability is None else v.probability) for v in (found, than)]
+    sure = [(v.same, v.inliers if v.probability is None else v.probability, v.inliers) for v in (found, than)]
     return sure[0] > sure[1]
