@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 # Extraction: configs/default.toml says the same.
-MIN_IMAGE_SIZE, MAX_IMAGE_SIZE, MIN_SIDE = 512, 1024, 10
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE, MIN_SIDE = 256, 1024, 10
 MIN_CONTRAST = 3.0  # flat patches look alike everywhere; frames, too, which this file does not trim
 SCALES = (0.25, 0.35355339, 0.5, 0.70710678)
 FILL_SCALES = (1.0, 1.41421356)  # for small photographs: while there are fewer cells than features wanted
