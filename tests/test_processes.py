@@ -140,8 +140,9 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(
             """
-            import multiprocessing, time
+            import multiprocessing, signal, time
             from delf_engine.support.processes import process_pool
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
             with process_pool(2) as pool:
                 pool.submit(abs, 1).result()
                 at_work = [pool.submit(time.sleep, 100) for _ in range(3)]

@@ -20,10 +20,11 @@ Mask = npt.NDArray[np.bool_]
 _STILL = 0.05
 #: How far overlays may reach in from the edges, in parts of width and height, least first.
 _BANDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
-#: The middle disagrees if it holds so many features of either image, of which at most this share stand still.
-_MIDDLE, _SHARE = 12, 0.04
-#: A transform may be that of an overlay if this share of its matches stand still.
-_MOST = 0.6
+#: The middle disagrees if of its features in either image at most this share stand still, though it would hold so
+#: many of those that do if they lay where features lie.
+_SHARE, _EXPECTED = 0.04, 6
+#: A transform may be that of an overlay if it has so many matches and this share of them stand still.
+_LEAST, _MOST = 10, 0.6
 
 
 def overlay_matches(
@@ -49,13 +50,14 @@ def overlay_matches(
     """
     first, second = a.keypoints[pairs[:, 0]].astype(np.float64), b.keypoints[pairs[:, 1]].astype(np.float64)
     still = _stands_still(first, second, a.image_size, b.image_size)
-    if not inliers.any() or np.count_nonzero(still & inliers) < _MOST * np.count_nonzero(inliers):
+    agreeing = np.count_nonzero(inliers)
+    if agreeing < _LEAST or np.count_nonzero(still & inliers) < _MOST * agreeing:
         return None
     inward = np.minimum(_inward(first, a.image_size), _inward(second, b.image_size))
     features = [_inward(f.keypoints.astype(np.float64), f.image_size) for f in (a, b)]
     for band in _BANDS:
         least = min(np.count_nonzero(one >= band) for one in features)
-        if least < _MIDDLE:
+        if np.count_nonzero(still) * least < _EXPECTED * min(len(a), len(b)):
             break
         middle = inward >= band
         if np.count_nonzero(still & middle) <= _SHARE * least:
