@@ -354,7 +354,8 @@ def test_holds_for_its_model_and_options_only() -> None:
     calibration = kept()
     assert calibration.holds_for()
     assert calibration.holds_for(profile=DEFAULT, checkpoint="tiny@0123")
-    assert calibration.holds_for(profile=load_profile("strong"))  # another ranking rule, the same evidence
+    ranked = DEFAULT.model_copy(update={"ranking": load_profile("strong").ranking})
+    assert calibration.holds_for(profile=ranked)  # another ranking rule, the same evidence
     assert calibration.holds_for(profile=changed(min_inliers=9))
     for options in ({"max_distance": 0.7}, {"ratio": 0.9}, {"max_iterations": 9}):
         assert not calibration.holds_for(profile=changed(**options))
