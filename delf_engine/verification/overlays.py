@@ -19,10 +19,10 @@ Mask = npt.NDArray[np.bool_]
 #: A match stands still if it moves by less than this part of the width (or the height, if that is less).
 _STILL = 0.05
 #: How far overlays may reach in from the edges, in parts of width and height, least first.
-_BANDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
-#: The middle disagrees if of its features in either image at most this share stand still, though it would hold so
-#: many of those that do if they lay where features lie.
-_SHARE, _EXPECTED = 0.04, 6
+_BANDS = (0.1, 0.15, 0.2, 0.25, 0.3)
+#: The middle disagrees if it holds at most this share of the matches that would stand still there if they lay where
+#: features lie, and these would be so many.
+_SHARE, _EXPECTED = 0.1, 8
 #: A transform may be that of an overlay if it has so many matches and this share of them stand still.
 _LEAST, _MOST = 10, 0.6
 
@@ -57,10 +57,11 @@ def overlay_matches(
     features = [_inward(f.keypoints.astype(np.float64), f.image_size) for f in (a, b)]
     for band in _BANDS:
         least = min(np.count_nonzero(one >= band) for one in features)
-        if np.count_nonzero(still) * least < _EXPECTED * min(len(a), len(b)):
+        expected = np.count_nonzero(still) * least / min(len(a), len(b))
+        if expected < _EXPECTED:
             break
         middle = inward >= band
-        if np.count_nonzero(still & middle) <= _SHARE * least:
+        if np.count_nonzero(still & middle) <= _SHARE * expected:
             return np.asarray(still | ~middle)
     return None
 
