@@ -20,8 +20,8 @@ Mask = npt.NDArray[np.bool_]
 _STILL = 0.05
 #: How far overlays may reach in from the edges, in parts of width and height, least first.
 _BANDS = (0.1, 0.15, 0.2, 0.25, 0.3)
-#: The middle disagrees if it holds at most this share of the matches that would stand still there if they lay where
-#: features lie, and these would be so many.
+#: The middle disagrees if it holds at most this share of the matches that would stand still there if they lay
+#: where features lie, and these would be so many.
 _SHARE, _EXPECTED = 0.1, 8
 #: A transform may be that of an overlay if it has so many matches and this share of them stand still.
 _LEAST, _MOST = 10, 0.6
