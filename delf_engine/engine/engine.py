@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -149,12 +150,11 @@ class Engine:
         # Absolute: it is opened again after the process may have gone elsewhere.
         place = Path(os.path.abspath(directory))
         state = EngineState.open(place, readonly=readonly, check=check)
-        if root is not None:
-            try:
+        with ExitStack() as undo:
+            undo.callback(state.close)
+            if root is not None:
                 state.use_root(root)
-            except BaseException:
-                state.close()
-                raise
+            undo.pop_all()
         return cls(state, auto_refresh=auto_refresh)
 
     def refresh(self) -> bool:

@@ -41,7 +41,7 @@ def verify(
 ) -> Verification:
     """Verify whether two photographs show the same place.
 
-    Where they are not said to, one of them is turned by 90, 180 and 270 degrees, too.
+    Where details agree that one of them is turned by 90, 180 or 270 degrees, or show nothing, it is turned, too.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ class PairAnswer(NamedTuple):
 def verify_views(
     a: View, b: View, profile: Profile, *, calibration: Calibration | None = None, seed: int = 0
 ) -> PairAnswer:
-    """Verify a pair; where it is not said to show the same place, with one of the images turned.
+    """Verify a pair, with one image turned where details say so, or where there are none and it seems different.
 
     Which of them is turned does not depend on which is A. A turned answer counts if it is surer, and not
     "different".

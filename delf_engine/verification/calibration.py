@@ -22,7 +22,7 @@ from delf_engine.config import Config, Profile
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.support.arrays import check_array
 from delf_engine.support.files import replacing, system_errors
-from delf_engine.verification.curve import Curve, Evidence, Probability, logistic, logit
+from delf_engine.verification.curve import EVIDENCE, Curve, Evidence, Probability, logistic, logit
 from delf_engine.verification.result import Verification
 
 __all__ = [
@@ -190,6 +190,9 @@ class Calibration(Config):
         for curve in {id(c): c for c in map(self.curve_for, items)}.values():
             rows = [i for i, item in enumerate(items) if self.curve_for(item) is curve]
             ratios = curve.ratios([items[i] for i in rows], self.prior)
+            if curve is self.fine:  # what no detail supports is never surer than "unsure", however much is alike
+                bare = [all(EVIDENCE[name](items[i]) == 0 for name in _FINE) for i in rows]
+                ratios = np.where(bare, np.minimum(ratios, logit(curve.accept) - logit(self.prior) - 1e-6), ratios)
             out[rows] = [logistic(ratio + offset) for ratio in ratios.tolist()]
         return out
 

@@ -171,6 +171,8 @@ def test_fine_evidence_has_a_curve_of_its_own() -> None:
         assert judged.probability < sure.probability
         assert judged.verdict != "same"
         assert judged.accept == calibration.fine.accept
+    for likeness in (answer(10**5), answer(900, similarity=1.0)):  # two gradients: all alike, and nothing to see
+        assert calibration.judged(replace(likeness, fine=FineEvidence(0, 16, 6))).verdict != "same"
     confirmed = calibration.judged(replace(look_alike, fine=FineEvidence(90, 60, 35)))
     assert confirmed.verdict == "same"
     plain = [replace(v, fine=None) for v in found]
