@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from delf_engine.errors import FormatError, LockedError, UnknownIdError
 from delf_engine.support.arrays import LARGEST, check_array
 from delf_engine.support.files import acquired, locked, replacing, system_errors
-from delf_engine.support.threads import in_threads, usable_cores
+from delf_engine.support.threads import in_threads, uninterrupted, usable_cores
 from helpers import raises
 
 
@@ -117,3 +119,38 @@ def test_an_error_in_a_thread_is_raised(threads: int) -> None:
         in_threads(call, 100, threads, seen.append)
     assert seen == [1, 2, 3, 4, 5]
     assert in_threads(call, 5, threads) == [0, 1, 2, 3, 4]
+
+
+def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
+    done = []
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), uninterrupted():
+            with uninterrupted():
+                signal.raise_signal(signal.SIGINT)
+                done.append("inner")
+            done.append("outer")
+        assert done == ["inner", "outer"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(ZeroDivisionError), uninterrupted():
+            raise ZeroDivisionError
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_are_not_reached_by_ctrl_c() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(uninterrupted()(lambda: signal.getsignal(signal.SIGINT))).result() is before

@@ -18,7 +18,7 @@ from delf_engine.engine.state import EngineState
 from delf_engine.errors import ConfigError, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource, find_images, source_name
-from delf_engine.support.threads import in_threads, usable_cores
+from delf_engine.support.threads import in_threads, uninterrupted, usable_cores
 
 __all__ = ["add_features", "add_images", "is_one_image", "named_images"]
 
@@ -52,8 +52,6 @@ def add_images(
         todo[image_id] = image
     if not todo:
         return report
-
-    import numba  # noqa: F401  now, since an import that is interrupted half-way cannot be taken up again
 
     _keep_precision(state)
     waiting = deque(todo)  # results and errors come in the order of the sources, so the ids can follow along
@@ -126,13 +124,15 @@ class _Writer:
             self._commit(self._batch)
         finally:
             self._thread.shutdown()
-            self._state.save()
+            with uninterrupted():
+                self._state.save()
 
     def _wait(self) -> None:
         if self._pending is not None:
             self._pending.result()  # interrupted here, or failed: still there for `__exit__`
             self._pending = None
 
+    @uninterrupted()
     def _commit(self, batch: list[tuple[str, LocalFeatures]]) -> None:
         written = self._state.commit(batch, replace=bool(self._there))
         sources = {image_id: self._sources.pop(image_id) for image_id, _ in batch}

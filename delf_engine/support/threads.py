@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ __all__ = [
     "in_threads",
     "lock_across_forks",
     "torch_after_fork",
+    "uninterrupted",
     "usable_cores",
 ]
 
@@ -112,6 +114,27 @@ def in_threads(
     finally:  # also on Ctrl-C: what runs is short, what waits is dropped
         pool.shutdown(cancel_futures=True)
     return out
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block has ended: for work after which more is done all the same.
+
+    Numba cannot be interrupted while it compiles: LLVM's lock may stay taken, and what comes next waits for ever. In
+    threads other than the main one, which Ctrl-C does not reach, this does nothing.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:  # None: set by a C library
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
