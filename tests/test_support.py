@@ -123,14 +123,18 @@ def test_an_error_in_a_thread_is_raised(threads: int) -> None:
 
 def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
     done = []
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @uninterrupted()
+    def block() -> None:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append("inner")
+        done.append("outer")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), uninterrupted():
-            with uninterrupted():
-                signal.raise_signal(signal.SIGINT)
-                done.append("inner")
-            done.append("outer")
+        with pytest.raises(KeyboardInterrupt):
+            block()
         assert done == ["inner", "outer"]
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         with pytest.raises(ZeroDivisionError), uninterrupted():

@@ -120,8 +120,8 @@ def in_threads(
 def uninterrupted() -> Iterator[None]:
     """Hold Ctrl-C back until the block has ended: for work after which more is done all the same.
 
-    Numba cannot be interrupted while it compiles: LLVM's lock may stay taken, and what comes next waits for ever. In
-    threads other than the main one, which Ctrl-C does not reach, this does nothing.
+    Numba cannot be interrupted while it compiles: LLVM's lock may stay taken, and what comes next waits for ever.
+    In threads other than the main one, which Ctrl-C does not reach, this does nothing.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:  # None: set by a C library
