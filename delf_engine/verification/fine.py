@@ -18,12 +18,15 @@ from delf_engine.verification.models import estimate
 from delf_engine.verification.order import goes_first
 from delf_engine.verification.overlays import overlay_matches
 
-__all__ = ["FineEvidence", "fine_evidence"]
+__all__ = ["EPIPOLAR_BY_CHANCE", "PLANAR_BY_CHANCE", "FineEvidence", "fine_evidence"]
 
 Float64 = npt.NDArray[np.float64]
 
+#: Matches that agree by chance on some fundamental matrix, and on some homography.
+EPIPOLAR_BY_CHANCE, PLANAR_BY_CHANCE = 16, 6
 #: So many matches on one plane are no accident: their homography is the pair's transform.
 PLANE = 12
+_VISIBLE = 0.5  # pixels of a small photograph that a keypoint of a larger one must have there
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class FineEvidence:
     planar: int
     homography: tuple[tuple[float, ...], ...] | None = None
     overlay: int = 0
+
+    @property
+    def details(self) -> int:
+        """Matches that agree on one geometry, more than chance has it; 0 if there are none."""
+        epipolar = self.epipolar if self.epipolar > EPIPOLAR_BY_CHANCE else 0
+        return max(epipolar, self.planar if self.planar > PLANAR_BY_CHANCE else 0)
 
     @property
     def transform(self) -> Float64 | None:
@@ -95,7 +104,7 @@ def fine_evidence(
     Returns
     -------
     FineEvidence or None
-        None if an image has so few pixels that it cannot show details (`FineConfig.sees`).
+        None if nothing agrees, but an image has so few pixels (`FineConfig.sees`) that this says nothing.
 
     Raises
     ------
@@ -103,11 +112,12 @@ def fine_evidence(
         If the descriptors have different dimensions.
     """
     config = config or FineConfig()
-    if not config.sees(a.image_size) or not config.sees(b.image_size):
-        return None
     if goes_first(b, a):
         found = fine_evidence(b, a, config=config, seed=seed)
         return None if found is None else found.inverted()
+    large_enough = config.sees(a.image_size) and config.sees(b.image_size)
+    if not large_enough:
+        a, b = _visible(a, b), _visible(b, a)
     matched = match_prepared(
         PreparedDescriptors(a.descriptors, "A", "uint8"),
         PreparedDescriptors(b.descriptors, "B", "uint8"),
@@ -140,7 +150,19 @@ def fine_evidence(
     epipolar = fitted("fundamental")
     planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
     H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
-    return FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()))
+    found = FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()))
+    return found if found.details or large_enough else None
+
+
+def _visible(features: LocalFeatures, other: LocalFeatures) -> LocalFeatures:
+    """Return what is large enough to be seen if the photograph is shrunk to the size of another, smaller one."""
+    shrunk = max(other.image_size) / max(features.image_size)
+    kept = features.scales * shrunk >= _VISIBLE
+    if shrunk >= 1 or kept.all():
+        return features
+    columns = (features.keypoints, features.scales, features.scores, features.descriptors)
+    keypoints, scales, scores, descriptors = (column[kept] for column in columns)
+    return LocalFeatures(keypoints, scales, scores, descriptors, features.image_size)
 
 
 def _in_pixels(H: Float64, scale_a: float, scale_b: float) -> tuple[tuple[float, ...], ...] | None:

@@ -170,9 +170,8 @@ class Verification:
         coarse = f"{self.inliers} of {self.putative} coarse matches agree on one {self.model_name}"
         parts = [coarse]
         if self.fine is not None:
-            details = max(self.fine.epipolar if self.fine.epipolar > 16 else 0, self.fine.planar)
-            parts.append(f"{details} details do" if details > 6 else "no detail does")
-            if self.inliers >= self.min_inliers and details <= 6 and not self.same:
+            parts.append(f"{self.fine.details} details do" if self.fine.details else "no detail does")
+            if self.inliers >= self.min_inliers and not self.fine.details and not self.same:
                 parts[-1] += ": a look-alike, or too little to see"
         overlay = self.overlay + (self.fine.overlay if self.fine else 0)
         if overlay:
