@@ -198,9 +198,9 @@ class Calibration(Config):
         offset = logit(_checked_prior(self.prior if prior is None else prior))
         for number, verification in enumerate(items):
             self.check(verification)
-            if self.curve_for(verification) is None:
+            if self.coarse is None and verification.fine is None:
                 raise DataError(f"pair {number} (counted from 0) has no fine evidence, which alone counts here")
-        out = np.empty(len(items))
+        out = np.full(len(items), logistic(offset))  # where nothing says anything
         for curve in (self.coarse, self.fine):
             if curve is None:
                 continue
@@ -214,21 +214,23 @@ class Calibration(Config):
 
     def curve_for(self, verification: Verification) -> Curve | None:
         """Return the curve that judges a verification: with the fine evidence if both have it. None: none can."""
-        return self.coarse if self.fine is None or verification.fine is None else self.fine
+        fine = verification.fine
+        return self.coarse if self.fine is None or fine is None or not fine.conclusive else self.fine
 
     def judged(self, verification: Verification) -> Verification:
         """Return a verification with its probability, at the calibration's prior, and so with its verdict.
 
-        One that no curve judges is returned as it is.
+        One without the fine evidence that alone counts is returned as it is.
 
         Raises
         ------
         MismatchError, DataError
             As `probability`.
         """
-        curve = self.curve_for(verification)
-        if curve is None:
+        if self.coarse is None and verification.fine is None:
             return verification
+        curve = self.curve_for(verification) or self.fine
+        assert curve is not None
         return replace(verification, probability=self.probability(verification), accept=curve.accept)
 
     def check(self, verification: Verification) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class FineEvidence:
         From pixels of image A to pixels of image B; None if none was found.
     overlay : int
         Matches left out because both images wear the same frame, caption or screenshot chrome.
+    small : bool
+        Whether an image has so few pixels (`FineConfig.sees`) that it says nothing if none agree.
     """
 
     putative: int
@@ -52,6 +54,12 @@ class FineEvidence:
     planar: int
     homography: tuple[tuple[float, ...], ...] | None = None
     overlay: int = 0
+    small: bool = False
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether it says something: details agree, or there are pixels enough for them."""
+        return self.details > 0 or not self.small
 
     @property
     def details(self) -> int:
@@ -71,7 +79,7 @@ class FineEvidence:
         if self.homography is None:
             return self
         H = np.linalg.inv(np.array(self.homography))
-        return FineEvidence(self.putative, self.epipolar, self.planar, _rows(H / H[2, 2]), self.overlay)
+        return replace(self, homography=_rows(H / H[2, 2]))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FineEvidence:
@@ -82,14 +90,14 @@ class FineEvidence:
                 int(values[name]) for name in ("putative", "epipolar", "planar", "overlay")
             )
             found = None if H is None else _rows(np.array(H, np.float64).reshape(3, 3))
-            return cls(putative, epipolar, planar, found, overlay)
+            return cls(putative, epipolar, planar, found, overlay, bool(values["small"]))
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not fine evidence: {type(error).__name__}: {error}") from error
 
 
 def fine_evidence(
     a: LocalFeatures, b: LocalFeatures, *, config: FineConfig | None = None, seed: int = 0
-) -> FineEvidence | None:
+) -> FineEvidence:
     """Match the fine features of two images, and count what agrees; A and B are counted as B and A are.
 
     Parameters
@@ -103,8 +111,7 @@ def fine_evidence(
 
     Returns
     -------
-    FineEvidence or None
-        None if nothing agrees, but an image has so few pixels (`FineConfig.sees`) that this says nothing.
+    FineEvidence
 
     Raises
     ------
@@ -113,10 +120,9 @@ def fine_evidence(
     """
     config = config or FineConfig()
     if goes_first(b, a):
-        found = fine_evidence(b, a, config=config, seed=seed)
-        return None if found is None else found.inverted()
-    large_enough = config.sees(a.image_size) and config.sees(b.image_size)
-    if not large_enough:
+        return fine_evidence(b, a, config=config, seed=seed).inverted()
+    small = not (config.sees(a.image_size) and config.sees(b.image_size))
+    if small:
         a, b = _visible(a, b), _visible(b, a)
     matched = match_prepared(
         PreparedDescriptors(a.descriptors, "A", "uint8"),
@@ -150,8 +156,7 @@ def fine_evidence(
     epipolar = fitted("fundamental")
     planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
     H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
-    found = FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()))
-    return found if found.details or large_enough else None
+    return FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()), small)
 
 
 def _visible(features: LocalFeatures, other: LocalFeatures) -> LocalFeatures:

@@ -93,11 +93,10 @@ def test_a_thumbnail_shows_details_or_says_nothing(photo: Pixels) -> None:
     small = np.asarray(cv2.resize(photo, (100, 75), interpolation=cv2.INTER_AREA), np.uint8)
     own, whole, else_where = fine_features(small), fine_features(large), fine_features(other)
     found = fine_evidence(own, whole)
-    assert found is not None
     assert found.planar > 20
+    assert (found.small, found.conclusive) == (True, True)
     assert found.transform is not None
     np.testing.assert_allclose(found.transform @ [50, 37, 1], [504.5, 374.5, 1], atol=6)
-    assert fine_evidence(own, else_where) is None  # too small to deny it
-    denied = fine_evidence(whole, else_where)
-    assert denied is not None
-    assert denied.details == 0
+    for one, small in ((own, True), (whole, False)):  # a thumbnail is too small to deny it
+        other_place = fine_evidence(one, else_where)
+        assert (other_place.details, other_place.small, other_place.conclusive) == (0, small, not small)
