@@ -13,9 +13,8 @@ from delf_engine.engine.fine import FINE
 from delf_engine.errors import ConfigError
 from delf_engine.reranking import RankedCandidate
 from delf_engine.storage import FeatureStore
-from delf_engine.verification import Calibration, FineEvidence
-from delf_engine.verification.curve import Curve
-from helpers import flip_stored, raises, random_photo, write_image
+from delf_engine.verification import FineEvidence
+from helpers import flip_stored, planes_decide, raises, random_photo, write_image
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def engine_of(tmp_path: Path, model: Path, files: list[str], *, fine: bool) -> d
 
 
 def evidence(hits: de.SearchResult) -> list[object]:
-    return [hit.verification.fine if hit.verification else None for hit in hits]
+    return [None if hit.verification is None else hit.verification.fine for hit in hits]
 
 
 def test_stored_and_on_demand_are_the_same_bits(tmp_path: Path, tiny_model: Path, files: list[str]) -> None:
@@ -95,10 +94,8 @@ def test_a_missing_or_damaged_record_is_extracted(tmp_path: Path, tiny_model: Pa
 def test_confirmed_hits_are_ordered_by_evidence_and_fewer_are_the_first_of_more(
     tmp_path: Path, tiny_model: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    curve = Curve(weights={"log_planar": 3.0}, intercept=-9.0, positives=900, negatives=900, accept=0.9)
-    calibration = Calibration(evidence=None, prior=0.5, coarse=None, fine=curve, trained_on="nothing")
     with engine_of(tmp_path, tiny_model, files, fine=True) as engine:
-        engine.state.calibration = calibration
+        engine.state.calibration = planes_decide()
         coarse = [hit.id for hit in engine.search(files[0], confirm=0)]
         agreeing = {files[0]: 90, coarse[1]: 5, coarse[2]: 30, coarse[3]: 20}
         marked = {len(engine.state.fine_of(name) or ()): n for name, n in agreeing.items()}
@@ -139,7 +136,7 @@ def test_the_first_n_are_confirmed(tmp_path: Path, tiny_model: Path, files: list
             engine.search(query, confirm=3).hits for query in files[:2]
         ]
         fine = engine.state.fine_of
-        given = {"confirm": 3, "profile": "default"}
+        given = {"confirm": 3, "profile": "default", "calibration": engine.calibration}
         assert de.rerank(engine.store, lists, engine.store, fine=(fine, fine), **given) == some
         only_one = de.rerank(engine.store, lists, engine.store, fine=(fine, {files[1]: fine(files[1])}), **given)
         assert sum(confirmed(only_one[files[0]])) <= 1
