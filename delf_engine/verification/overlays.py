@@ -27,7 +27,7 @@ _SHARE, _EXPECTED = 0.1, 8
 #: A transform may be that of an overlay if it has so many matches and this share of them stand still.
 _LEAST, _MOST = 10, 0.6
 #: Marks stand still as exactly as this, nearly all matches do so then, and they are so few of the features.
-_EXACTLY, _NEARLY_ALL, _FEW = 0.02, 0.75, 0.02
+_EXACTLY, _NEARLY_ALL, _FEW = 0.02, 0.75, 0.04
 
 
 def overlay_matches(

@@ -87,7 +87,7 @@ def test_limit_of_pixels_everywhere(engine: str, model: str, photos: Path, tmp_p
         refused = _run(*command, "--max-pixels", "17999")
         assert refused.exit_code == 1, command
         assert "17999" in f"{refused.output} {refused.exception}".replace("\n", ""), command
-        assert _run(*command, "--max-pixels", "18000").exit_code == 0, command
+        assert _run(*command, "--max-pixels", "18000").exit_code in (0, 3, 4), command  # an answer of verify
     (tmp_path / "pairs.csv").write_text(f"a,b,label\n{photo},{first},1\n")
     for command in (
         ("mine", str(photos), "--out", str(tmp_path / "pairs.jsonl"), "--model", model),

@@ -151,15 +151,15 @@ def test_a_journal_is_gone_on_from(engine_of_photos: de.Engine, photos: list[str
 
 def test_second_rounds_are_those_of_reranking(engine_of_photos: de.Engine, photos: list[str]) -> None:
     options = RerankOptions.of(engine_of_photos.manifest.profile)
-    plain = engine_of_photos.search(photos[0], top_k=6)
+    plain = engine_of_photos.search(photos[0], top_k=6, confirm=0)
     assert plain.features == engine_of_photos.get(photos[0])
-    graph = engine_of_photos.search(photos[0], top_k=6, graph=True)
+    graph = engine_of_photos.search(photos[0], top_k=6, confirm=0, graph=True)
     expected = rerank_graph({"q": list(plain.hits)}, engine_of_photos.store, options)["q"]
     assert list(graph.hits) == expected
-    again = engine_of_photos.search(photos[0], top_k=6, expand=True)
+    again = engine_of_photos.search(photos[0], top_k=6, confirm=0, expand=True)
     wider = expand_query(engine_of_photos.get(photos[0]), plain.hits, engine_of_photos.store)
     assert again.features == wider
-    assert [hit.id for hit in again] == [hit.id for hit in engine_of_photos.search(wider, top_k=6)]
+    assert [hit.id for hit in again] == [hit.id for hit in engine_of_photos.search(wider, top_k=6, confirm=0)]
     listed = engine_of_photos.rerank_many({photos[0]: photos}, expand=True, graph=True)
     assert listed.features[photos[0]] == wider
     assert {hit.id for hit in listed.rankings[photos[0]]} == set(photos)
@@ -190,14 +190,25 @@ def test_answers_carry_the_probability_of_the_models_calibration(tmp_path: Path,
         assert each is not None
         assert each.probability == calibration.probability(each) > 0.9
     assert "probability" in str(answers[0])
-    other = de.verify(photos[0], photos[0], model=model, profile="delf")  # fitted for other options
-    assert other.probability is None
+    other = de.verify(photos[0], photos[0], model=model, profile="delf")  # it was fitted for other options
+    details = calibration_of(model, load_profile("delf"), read_checkpoint_info(model).identity)
+    assert details is not None
+    assert details.coarse is None
+    assert other.probability == details.probability(other)
     extract = de.Extractor.from_pretrained(model)
     given = de.verify(extract(photos[0]), extract(photos[1]), calibration=calibration)
     assert given.probability == calibration.probability(given)
 
 
-def test_no_calibration_no_probability(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
+def test_without_a_calibration_details_alone_judge(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
+    profile = load_profile("default")
     for model in (tiny_model, tmp_path / "gone.safetensors"):
-        assert calibration_of(model, load_profile("default"), "x") is None
-    assert de.verify(photos[1], photos[0], model=tiny_model).probability is None
+        found = calibration_of(model, profile, "x")
+        assert found is not None
+        assert found.coarse is None
+    others = profile.model_copy(update={"fine": profile.fine.model_copy(update={"ratio": 0.8})})
+    assert calibration_of(tiny_model, others, "x") is None
+    same = de.verify(photos[0], photos[0], model=tiny_model)
+    assert same.probability is not None
+    assert same.same
+    assert de.verify(photos[0], photos[0], model=tiny_model, fine=False).probability is None

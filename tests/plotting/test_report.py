@@ -98,7 +98,7 @@ def test_page_of_a_batch(scene: Scene, path: Path) -> None:
         assert cards[4 + c.rank] == f"{c.rank}. {name} {c.inliers} inliers · {moved} {said}"
     assert sum("same" in card.classes for card in page.find("li", "card")) == 2 * same
     assert [row for row in page.rows if row[0] == "rank"] == [
-        ["rank", "was", "inliers", "first score", "image"]
+        ["rank", "was", "inliers", "ranking score", "first score", "image"]
     ] * 2
 
 
