@@ -59,7 +59,7 @@ def test_help_of_every_command_and_its_group() -> None:
     for name, command in commands.items():
         assert "Usage" in _run(name, "--help").output
         assert command.rich_help_panel in text
-        assert text.index(command.rich_help_panel) < text.index(f" {name} ")
+        assert text.index(command.rich_help_panel) < text.index(f"│ {name} ")
 
 
 def test_limit_of_pixels_everywhere(engine: str, model: str, photos: Path, tmp_path: Path) -> None:
