@@ -21,7 +21,7 @@ if len(sys.argv) != 3:
 def root_sift(path: str, most: int = 2000) -> de.LocalFeatures:
     """Return the RootSIFT features of a photograph, best first."""
     image = load_image(path)  # (H, W, 3) uint8 RGB, upright
-    found, sift = cv2.SIFT_create(most).detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)
+    found, sift = cv2.SIFT.create(most).detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)
     if not found:
         sys.exit(f"{path}: no keypoints")
     best = np.argsort([-point.response for point in found], kind="stable")[:most]

@@ -1,6 +1,8 @@
 """Do two photographs show the same place? Print the answer, and draw what it rests on.
 
 python examples/verify_pair.py a.jpg b.jpg matches.png
+
+"Unsure" is an answer, too: there is something in common, and too little to decide.
 """
 
 import sys
@@ -20,8 +22,6 @@ except ImageError as error:
     sys.exit(f"{error.source} cannot be used: {error.reason}")
 
 print(result)  # the verdict, its probability, and the evidence in words
-if result.verdict == "unsure":  # neither accepted nor rejected: have a person look
-    print("not enough evidence to decide")
 if result.transform is not None:
     print("pixels of a to pixels of b:", result.transform.round(4).tolist())
 
