@@ -8,8 +8,8 @@ A page says where: everything between these two lines is replaced.
     <!-- results: NAME TABLES | COMMAND -->
     <!-- end of results -->
 
-TABLES are numbers, from 1 on, of those in the file; without any, all are shown. COMMAND makes the file; it is shown
-as long as there is none.
+TABLES are numbers, from 1 on, of those in the file; without any, all are shown. COMMAND makes the file: it is all
+that a page shows as long as there is none.
 """
 
 from __future__ import annotations
