@@ -112,7 +112,7 @@ def constants() -> str:
         said = meanings(type(value))
         rows = (_constant(section, key, value, profiles, said.get(key, "")) for key in type(value).model_fields)
         summary = inspect.cleandoc(type(value).__doc__ or "").split("\n\n")[0]
-        head = ("constant", "default", "in other profiles", "meaning")
+        head = ("constant", "default", "meaning", "in other profiles")
         parts.append(f"## `[{section}]`\n\n{plain(summary)}\n\n{table(head, rows)}")
     return "\n".join(parts)
 
@@ -139,7 +139,7 @@ def _constant(
         if value != own:
             others.setdefault(_value(value), []).append(f"`{name}`")
     differing = "; ".join(f"{', '.join(names)}: {value}" for value, names in others.items())
-    return f"`{key}`", _value(own), differing, said
+    return f"`{key}`", _value(own), said, differing
 
 
 def _value(value: Any) -> str:
@@ -164,7 +164,9 @@ def profiles() -> str:
 def error_table() -> str:
     """Return a table of the error types and what each means."""
     kinds = [getattr(errors, name) for name in errors.__all__]
-    rows = ((f"{{py:obj}}`~delf_engine.errors.{k.__name__}`", plain(inspect.getdoc(k).split("\n\n")[0])) for k in kinds)  # type: ignore[union-attr]
+    rows = (
+        (f"{{py:obj}}`~delf_engine.errors.{k.__name__}`", plain(inspect.getdoc(k).split("\n\n")[0])) for k in kinds
+    )  # type: ignore[union-attr]
     return table(("type", "meaning"), rows)
 
 
