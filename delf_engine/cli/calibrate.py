@@ -18,14 +18,9 @@ if TYPE_CHECKING:
     from delf_engine.verification import Calibration
     from delf_engine.verification.calibrating import CrossValidation
 
-__all__ = ["register"]
+__all__ = ["calibrate"]
 
 Progress = Callable[[str, int, int, float | None], None]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
-    app.command()(calibrate)
 
 
 def calibrate(

@@ -29,13 +29,7 @@ from delf_engine.cli.options import (
 if TYPE_CHECKING:
     from delf_engine.engine import Engine, SearchResult
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    for command in (add, search, remove, info, compact, reindex, check):
-        app.command()(command)
+__all__ = ["add", "check", "compact", "info", "reindex", "remove", "search"]
 
 
 def add(
@@ -167,7 +161,7 @@ def remove(
 
 
 def info(directory: Directory, as_json: JsonOption = False) -> None:
-    """Say what an engine holds."""
+    """Show what an engine holds: images, model, options, index, and what would serve it better."""
     from delf_engine.engine import Engine
 
     with Engine.open(directory, readonly=True) as engine:

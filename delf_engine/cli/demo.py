@@ -13,12 +13,7 @@ from delf_engine.cli.options import JsonOption
 if TYPE_CHECKING:
     from delf_engine.demo.run import DemoSearch
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
-    app.command()(demo)
+__all__ = ["demo"]
 
 
 def demo(

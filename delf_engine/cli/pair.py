@@ -19,16 +19,10 @@ from delf_engine.cli.options import (
     parse_box,
 )
 
-__all__ = ["register"]
+__all__ = ["attention", "verify"]
 
 #: 1 and 2 are errors.
 _EXIT_CODES = {"different": 3, "unsure": 4}
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    for command in (verify, attention):
-        app.command()(command)
 
 
 def verify(

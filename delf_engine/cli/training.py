@@ -14,12 +14,7 @@ if TYPE_CHECKING:
     from delf_engine.training import RunOptions, TrainingConfig
     from delf_engine.training.finish import CheckpointFiles
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
-    app.command()(train)
+__all__ = ["train"]
 
 
 def train(

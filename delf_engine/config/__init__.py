@@ -120,7 +120,7 @@ class AsmkConfig(Config):
     image_assignments, query_assignments : int
         Visual words each descriptor is assigned to, for indexed images and for queries.
     alpha : float
-        Exponent of the selectivity function sign(s) |s|^alpha.
+        Exponent of the selectivity function ``sign(s) |s|^alpha``.
     threshold : float
         Similarities below it score nothing.
     idf : bool
@@ -218,7 +218,7 @@ class VladConfig(Config):
         Scale the sum of each word to unit length (Arandjelović and Zisserman, CVPR 2013): a repeated structure
         then counts no more than what is seen once.
     power : float
-        Exponent p of sign(x) |x|^p, applied to each component after that; 1 changes nothing, 0.5 is usual.
+        Exponent p of ``sign(x) |x|^p``, applied to each component after that; 1 changes nothing, 0.5 is usual.
     regions : "grid" or None
         Add the sums of the regions of `delf_engine.index.grid` to those of indexed images, all at unit length over
         all words: regions with few descriptors count as much as the image.
@@ -235,7 +235,7 @@ class FisherConfig(Config):
     Attributes
     ----------
     power : float
-        Exponent p of sign(x) |x|^p, applied to each component; 0.5 as published, 1 changes nothing.
+        Exponent p of ``sign(x) |x|^p``, applied to each component; 0.5 as published, 1 changes nothing.
     """
 
     power: Power

@@ -1,0 +1,33 @@
+"""How Sphinx builds this site: `make docs`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "delf-engine"
+author = "The delf-engine maintainers"
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+    "myst_nb",
+    "generated",
+]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+default_role = "py:obj"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+autodoc_member_order = "bysource"
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_execution_in_temp = True
+html_theme = "furo"
+html_title = "delf-engine"
+exclude_patterns = ["_build", "results"]
