@@ -1,11 +1,12 @@
 """How probable is it that two photographs show the same place? Fits the calibration of a checkpoint and checks it.
 
     python -m benchmarks.verification.calibration --data DATA --model delf-r18 [--profile P]
-        [--write FILE.calibration.json]
+        [--write FILE.calibration.json] [--details FILE.calibration.json]
 
 Fitted on Strecha's scenes, whole and cut out, on the part of `landmarks/` that is for fitting, and on unrelated
 photographs; some of them thumbnails, some wearing frames and overlays. The coarse evidence is chosen by
-cross-validation between places (log loss at prior 0.5). The last table is of sets that nothing was fitted on.
+cross-validation between places (log loss at prior 0.5). The last rows are of sets that nothing was fitted on; one
+table is of the calibration by fine evidence alone, which holds for any model.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> None:
     parser = options_parser(__doc__, "out/calibration.json", data=True, model=True)
     parser.add_argument("--profile", help="default: the checkpoint's own")
     parser.add_argument("--write", type=Path, help="write the chosen calibration here")
+    parser.add_argument("--details", type=Path, help="write that of fine evidence alone here")
     parser.add_argument("--candidate", choices=COARSE, help="take this one, whatever wins")
     parser.add_argument("--sets", nargs="*", choices=CHECKED, default=CHECKED, help="to check it on")
     args = parser.parse_args()
@@ -51,29 +53,37 @@ def main() -> None:
     fitted = together(list(parts.values()))
     cross = {name: cross_validation(fitted, name) for name in COARSE}
     chosen = args.candidate or min(COARSE, key=lambda name: round(cross[name]["log_loss"], 4))
-    calibration = Calibration.fit(
-        fitted.verifications,
-        fitted.labels,
-        evidence=chosen,
-        prior=_PRIOR,
-        weights=fitted.weights,
-        trained_on=_TRAINED_ON,
-        checkpoint=system.identity.split()[0],
-        profile=system.profile,
+    calibration, details = (
+        Calibration.fit(
+            fitted.verifications,
+            fitted.labels,
+            evidence=name,
+            prior=_PRIOR,
+            weights=fitted.weights,
+            trained_on=_TRAINED_ON,
+            checkpoint=system.identity.split()[0],
+            profile=system.profile,
+        )
+        for name in (chosen, None)
     )
     name = f"{args.model}, profile {system.profile.name}"
     columns = {"evidence": "{evidence}", "log loss": "{log_loss:.4f}", "ECE": "{ece:.4f}"}
     print_rows(f"Cross-validation between places ({name})", [{"evidence": c, **cross[c]} for c in cross], columns)
-    for curve in (calibration.coarse, calibration.fine):
+    for curve in (calibration.coarse, calibration.fine, details.fine):
         Console().print(curve, highlight=False)
     checked = {pairs.name: judged(evidence, pairs) for pairs in checked_sets(evidence, args.sets)}
-    rows = [{"set": what, **figures(calibration, each)} for what, each in {**parts, **checked}.items()]
+    sets = {**parts, **checked}
+    rows, bare = (
+        [{"set": what, **figures(each, pairs)} for what, pairs in sets.items()] for each in (calibration, details)
+    )
     print_rows(f"Fitted on, and checked on ({name}, {chosen})", rows, _COLUMNS)
-    if args.write:
-        calibration.save(args.write)
-        Console(stderr=True).print(f"wrote {args.write}", highlight=False)
+    print_rows("The same by fine evidence alone", bare, {n: c for n, c in _COLUMNS.items() if "coarse" not in n})
+    for path, each in ((args.write, calibration), (args.details, details)):
+        if path:
+            each.save(path)
+            Console(stderr=True).print(f"wrote {path}", highlight=False)
     report = {"model": args.model, "profile": system.profile.name, "chosen": chosen, "cross_validation": cross}
-    write_json(args.out, {**report, "sets": rows, "calibration": calibration.to_dict()})
+    write_json(args.out, {**report, "sets": rows, "details": bare, "calibration": calibration.to_dict()})
 
 
 _COLUMNS = {
@@ -122,17 +132,22 @@ def cross_validation(pairs: Judged, name: Any) -> dict[str, float]:
 def figures(calibration: Calibration, pairs: Judged) -> dict[str, float]:
     """Return expected calibration error at prior 0.5, per cent of one place and pairs of different ones accepted.
 
-    Those of ``coarse`` are without fine evidence.
+    Those of ``coarse`` are without fine evidence, if the calibration judges that.
     """
     right, wrong = pairs.labels, ~pairs.labels
     out: dict[str, float] = {"right": int(right.sum()), "wrong": round(pairs.weights[wrong].sum())}
-    coarse = [replace(v, fine=None) for v in pairs.verifications]
+    coarse = [replace(v, fine=None) for v in pairs.verifications] if calibration.coarse else None
     for kind, verifications in (("", pairs.verifications), ("coarse_", coarse)):
-        p = calibration.probabilities(verifications)
-        same = p >= [calibration.curve_for(v).accept for v in verifications]
-        both = bool(right.any() and wrong.any())
-        weights = _balanced(right, pairs.weights) if both else pairs.weights
-        out[f"{kind}ece"] = calibration_error(p, right, weights) if both else float("nan")
+        if verifications is None:
+            continue
+        said = [calibration.judged(v) for v in verifications]
+        same = np.array([v.same for v in said])
+        p = np.array([np.nan if v.probability is None else v.probability for v in said])
+        known = ~np.isnan(p)  # fine evidence alone says nothing of small photographs of which nothing agrees
+        weights = pairs.weights * known
+        both = bool((weights > 0)[right].any() and (weights > 0)[wrong].any())
+        error = calibration_error(p[known], right[known], _balanced(right, weights)[known]) if both else np.nan
+        out[f"{kind}ece"] = error
         out[f"{kind}same"] = 100 * float(same[right].mean()) if right.any() else float("nan")
         out[f"{kind}false"] = float(pairs.weights[same & wrong].sum())
     out["false_rate"] = 1e4 * out["false"] / max(1, out["wrong"])

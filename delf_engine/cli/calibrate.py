@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -69,14 +70,17 @@ def calibrate(
 
     listed = read_labelled_pairs(pairs)
     names = list(dict.fromkeys(name for pair in listed for name in (pair.a, pair.b)))
-    with staged_progress(quiet=as_json) as progress:
-        source = _gathered(names, pairs.parent, features, model, profile, max_pixels, progress)
+    with (
+        staged_progress(quiet=as_json) as progress,
+        _gathered(names, pairs.parent, features, model, profile, max_pixels, progress) as source,
+    ):
         print_failures(source.failed.items())
         kept = [pair for pair in listed if not {pair.a, pair.b} & source.failed.keys()]
         calibration, check = fit(
             kept,
             source.features,
             source.profile,
+            fine=source.fine,
             evidence=evidence,  # type: ignore[arg-type]  # checked there
             prior=prior,
             folds=folds,
@@ -117,8 +121,10 @@ class _Source(NamedTuple):
     failed: dict[str, str]
     profile: Profile
     identity: str | None
+    fine: Callable[[str], LocalFeatures | None]
 
 
+@contextmanager
 def _gathered(
     names: Sequence[str],
     folder: Path,
@@ -127,10 +133,11 @@ def _gathered(
     profile: str | None,
     max_pixels: int | None,
     progress: Progress,
-) -> _Source:
-    """Return the features of images, from an engine, or extracted."""
+) -> Iterator[_Source]:
+    """Yield the features of images, from an engine, or extracted."""
     from delf_engine.config import load_profile
     from delf_engine.engine import Engine
+    from delf_engine.engine.fine import FineSource
     from delf_engine.errors import ConfigError, ImageError
     from delf_engine.extraction import Extractor
 
@@ -149,22 +156,39 @@ def _gathered(
         info = extractor.info
         gather(lambda name: extractor(folder / name))
         chosen = load_profile(profile or (info.profile if info else "default"))
-        return _Source(found, failed, chosen, info.identity if info else None)
+        kept = FineSource(None, chosen)
+        yield _Source(
+            found,
+            failed,
+            chosen,
+            info.identity if info else None,
+            lambda name: kept.get(name, str(folder / name)),
+        )
+        return
     if profile or model != "delf-r18":
         raise ConfigError(f"{directory} has its own model and profile; leave --model and --profile out")
     with Engine.open(directory, readonly=True) as engine:
         if max_pixels:
             engine.extractor.max_pixels = max_pixels
         gather(lambda name: engine.get(name) if name in engine else engine.extractor(folder / name))
-        return _Source(found, failed, engine.manifest.profile, engine.manifest.model_identity)
+        manifest = engine.manifest
+        yield _Source(
+            found,
+            failed,
+            manifest.profile,
+            manifest.model_identity,
+            lambda name: engine.state.fine_of(name if name in engine else folder / name),
+        )
 
 
 def _report(calibration: Calibration, check: dict[str, Any], left_out: int, out: Path) -> list[str]:
-    total = calibration.coarse.positives + calibration.coarse.negatives
+    curve = calibration.coarse
+    assert curve is not None
+    total = curve.positives + curve.negatives
     missing = f"; {left_out} left out, as a photograph could not be read" if left_out else ""
     lines = [
-        f"{total} pairs: {calibration.coarse.positives} of one place ({check['places']} places), "
-        f"{calibration.coarse.negatives} of different places{missing}"
+        f"{total} pairs: {curve.positives} of one place ({check['places']} places), "
+        f"{curve.negatives} of different places{missing}"
     ]
     if check["roc_auc"] is None:
         lines.append(

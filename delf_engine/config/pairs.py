@@ -10,6 +10,8 @@ from delf_engine.config.base import Config, Count, Positive
 
 __all__ = ["FineConfig", "VerificationConfig"]
 
+_MOST_ENLARGED = 4.0  # beyond, nothing is seen better
+
 
 class VerificationConfig(Config):
     """How two images are matched and verified.
@@ -73,7 +75,8 @@ class FineConfig(Config):
     max_features : int
         Keypoints kept an image, the strongest.
     min_image_size, max_image_size : int
-        Photographs are enlarged or shrunk until their longer side lies between: the pixels of `residual_px`.
+        Photographs are enlarged, at most four times, or shrunk until their longer side lies between: the pixels of
+        `residual_px`.
     contrast : float
         Least contrast of a keypoint, OpenCV's ``contrastThreshold``; its own default of 0.04 leaves a third.
     ratio : float
@@ -101,9 +104,10 @@ class FineConfig(Config):
 
     def sees(self, image_size: tuple[int, int]) -> bool:
         """Tell whether a photograph, (width, height), has pixels for details: a quarter of the least size."""
-        return 4 * max(image_size) >= self.min_image_size
+        return _MOST_ENLARGED * max(image_size) >= self.min_image_size
 
     def scale(self, image_size: tuple[int, int]) -> float:
         """Return by how much a photograph, (width, height), is enlarged."""
         longest = max(image_size)
-        return min(max(1.0, self.min_image_size / longest), self.max_image_size / longest)
+        enlarged = min(self.min_image_size / longest, _MOST_ENLARGED)
+        return min(max(1.0, enlarged), self.max_image_size / longest)

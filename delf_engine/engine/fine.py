@@ -33,14 +33,17 @@ _keeping = lock_across_forks()
 
 
 class FineSource:
-    """Gives fine features of images by their id, the same bits whether they were stored or are extracted now."""
+    """Gives fine features of images by their id, the same bits whether they were stored or are extracted now.
 
-    def __init__(self, directory: Path, profile: Profile, *, readonly: bool) -> None:
+    Without a directory there is no store.
+    """
+
+    def __init__(self, directory: Path | None, profile: Profile, *, readonly: bool = True) -> None:
         self._config = profile.fine
         self._max_pixels = profile.extraction.max_pixels or MAX_PIXELS
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self.store: FeatureStore | None = None
-        if (directory / FINE).is_dir():
+        if directory is not None and (directory / FINE).is_dir():
             self.store = FeatureStore.open(directory / FINE, readonly=readonly)
             if self.store.model != _identity(self._config):
                 found = self.store.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from delf_engine.engine.views import PairAnswer, View, verify_views
 from delf_engine.errors import CheckpointError, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
-from delf_engine.model import checkpoint_path
+from delf_engine.model import checkpoint_path, packaged_folder
 from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from delf_engine.reranking.candidates import FeatureSource, Shortlist
 from delf_engine.reranking.rerank import FineSources
@@ -59,7 +60,7 @@ def verify(
         Used instead of loading `model`: give one when verifying many pairs, or the one that made the features.
     calibration : Calibration, path or None
         Gives the answer its probability; a file must hold for these options. None takes that of `model`, if it has
-        one for these options and made the features.
+        one for these options and made the features, or else that of fine evidence alone.
     fine : bool
         Whether to ask for fine evidence, of two images; about 0.5 s.
     fine_features : (LocalFeatures, LocalFeatures) or None
@@ -120,7 +121,7 @@ def verify_pair(
     info = None if extractor is None else extractor.info
     options = load_profile(profile or ("default" if info is None else info.profile))
     identity = None if info is None else info.identity
-    if calibration is None and identity is not None:
+    if calibration is None:
         calibration = calibration_of(model, options, identity)
     elif isinstance(calibration, (str, os.PathLike)):
         calibration = load_calibration(calibration, profile=options, identity=identity)
@@ -209,10 +210,14 @@ def rerank(
     )
 
 
-def calibration_of(model: str | os.PathLike[str], profile: Profile, identity: str) -> Calibration | None:
-    """Return the calibration beside a model's checkpoint, if both are there and it holds for these options."""
-    try:
-        path = checkpoint_path(model)
-    except CheckpointError:
-        return None
-    return load_calibration(path, profile=profile, identity=identity)
+def calibration_of(model: str | os.PathLike[str], profile: Profile, identity: str | None) -> Calibration | None:
+    """Return the calibration beside a model's checkpoint that holds for these options.
+
+    Where there is none, that of fine evidence alone, which comes with the package: it holds for any model. None if
+    the options of fine evidence are others than it was fitted for.
+    """
+    with suppress(CheckpointError):
+        own = identity and load_calibration(checkpoint_path(model), profile=profile, identity=identity)
+        if own:
+            return own
+    return load_calibration(packaged_folder() / "details.safetensors", profile=profile)

@@ -71,7 +71,7 @@ def verify_views(
         return found if calibration is None else calibration.judged(found)
 
     best = PairAnswer(judged(verified(a.features, b.features)), a.features, b.features)
-    if best.verification.same and evidence is None:
+    if best.verification.same and (evidence is None or not evidence.conclusive):
         return best
     exchange = b.turned is not None and (
         a.turned is None or (options.mutual and goes_first(b.features, a.features))

@@ -12,6 +12,7 @@ from delf_engine.model.checkpoint import (
     codebook_path,
     load_checkpoint,
     model_reference,
+    packaged_folder,
     read_checkpoint_info,
     save_checkpoint,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "codebook_path",
     "load_checkpoint",
     "model_reference",
+    "packaged_folder",
     "read_checkpoint_info",
     "save_checkpoint",
 ]

@@ -28,7 +28,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.support.files import system_errors
 from delf_engine.verification.calibration import MINIMUM_PAIRS, Calibration, Evidence, checked_labels
 from delf_engine.verification.result import Verification
-from delf_engine.verification.verify import PairVerifier
+from delf_engine.verification.verify import PairVerifier, confirmed
 
 __all__ = [
     "CrossValidation",
@@ -171,6 +171,7 @@ def calibrate(
     features: Mapping[str, LocalFeatures],
     profile: Profile,
     *,
+    fine: Callable[[str], LocalFeatures | None] | None = None,
     evidence: Evidence = "inlier_similarity",
     prior: float = 0.5,
     folds: int = 5,
@@ -188,6 +189,8 @@ def calibrate(
         Of both images of every pair.
     profile : Profile
         That they were extracted with, and are verified with.
+    fine : function or None
+        From an image to its fine features, or to None: for the fine evidence of the pairs.
     evidence, prior, trained_on, checkpoint
         See `Calibration.fit`, which tells the errors too.
     folds : int
@@ -200,8 +203,11 @@ def calibrate(
     config, exponent = profile.verification, profile.ranking.exponent
     verifications = []
     for number, (a, b, _) in enumerate(pairs, start=1):
-        verify = PairVerifier(features[a], config=config, exponent=exponent, seed=seed)
-        verifications.append(verify(features[b]))
+        found = PairVerifier(features[a], config=config, exponent=exponent, seed=seed)(features[b])
+        details = [] if fine is None else [own for own in (fine(a), fine(b)) if own is not None]
+        if len(details) == 2:
+            found = confirmed(found, *details, config=profile.fine, seed=seed)
+        verifications.append(found)
         if progress is not None:
             progress(number, len(pairs))
     labels = np.array([pair.label for pair in pairs])

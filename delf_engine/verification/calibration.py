@@ -6,6 +6,7 @@ checkpoint's own; what it then needs is NumPy's and Python's own arithmetic.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -16,20 +17,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from delf_engine.config import Config, Profile
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.support.arrays import check_array
 from delf_engine.support.files import replacing, system_errors
-from delf_engine.verification.curve import EVIDENCE, Curve, Evidence, Probability, logistic, logit
+from delf_engine.verification.curve import Curve, Evidence, Probability, logistic, logit
 from delf_engine.verification.result import Verification
 
 __all__ = [
     "COARSE",
     "MINIMUM_PAIRS",
     "Calibration",
-    "calibration_beside",
     "checked_labels",
     "load_calibration",
 ]
@@ -51,17 +51,17 @@ MINIMUM_PAIRS = 10
 class Calibration(Config):
     """How probable it is that two photographs show the same place, given what their verification found.
 
-    One curve for coarse evidence alone and, where the pairs had it, one for coarse and fine evidence together; see
-    `Curve`. At prior 0.5 no probability is below 1 / (positives + 3) or above 1 - 1 / (negatives + 3).
+    One curve for coarse evidence alone and, where the pairs had it, one for coarse and fine evidence together; or
+    one for fine evidence alone, which holds whatever made the coarse features. See `Curve`. At prior 0.5 no
+    probability is below 1 / (positives + 3) or above 1 - 1 / (negatives + 3).
 
     Attributes
     ----------
-    evidence : str
-        The coarse evidence, a name of `EVIDENCE`.
+    evidence : str or None
+        The coarse evidence, a name of `EVIDENCE`; None: it does not count.
     prior : float
         Share of pairs of one place that the curves hold for.
-    coarse : Curve
-    fine : Curve or None
+    coarse, fine : Curve or None
     trained_on : str
         What they were, in words.
     checkpoint, profile : str or None
@@ -71,12 +71,12 @@ class Calibration(Config):
         is the machine's, and `max_pixels`, and all of fine evidence. Those at their defaults do not count, so that
         a new option does not change the hash.
     geometry, estimator, residual_px, reference_size, exponent
-        As in `Verification`, whose `model` is `geometry`.
+        As in `Verification`, whose `model` is `geometry`; None where coarse evidence does not count.
     """
 
-    evidence: Evidence
+    evidence: Evidence | None
     prior: Probability
-    coarse: Curve
+    coarse: Curve | None
     fine: Curve | None = None
     trained_on: str
     checkpoint: str | None = None
@@ -84,11 +84,19 @@ class Calibration(Config):
     verification_sha256: Sha256 | None = None
     extraction_sha256: Sha256 | None = None
     fine_sha256: Sha256 | None = None
-    geometry: str
-    estimator: str
-    residual_px: float
-    reference_size: int | None
-    exponent: float
+    geometry: str | None = None
+    estimator: str | None = None
+    residual_px: float | None = None
+    reference_size: int | None = None
+    exponent: float | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Calibration:
+        needed = {"coarse", "geometry", "estimator", "residual_px", "exponent"} if self.evidence else {"fine"}
+        missing = sorted(name for name in needed if getattr(self, name) is None)
+        if missing:
+            raise ValueError(f"with evidence {self.evidence!r} there must be {', '.join(missing)}")
+        return self
 
     @classmethod
     def fit(
@@ -96,7 +104,7 @@ class Calibration(Config):
         verifications: Sequence[Verification],
         labels: npt.ArrayLike,
         *,
-        evidence: Evidence = "inlier_similarity",
+        evidence: Evidence | None = "inlier_similarity",
         prior: float = 0.5,
         trained_on: str,
         checkpoint: str | None = None,
@@ -113,8 +121,8 @@ class Calibration(Config):
             All made with the same options. Where 10 of either label have fine evidence, that has a curve, too.
         labels : (N,) of 0 and 1
             1: the same place. 10 of either label at least.
-        evidence : str
-            A name of `EVIDENCE`.
+        evidence : str or None
+            A name of `EVIDENCE`; None: fine evidence alone, whatever model and options the pairs have.
         prior : float
             Share of pairs of one place that probabilities are to hold for, above 0 and below 1. The labels are
             weighted to it; the share among the given pairs does not matter.
@@ -128,37 +136,41 @@ class Calibration(Config):
         Raises
         ------
         DataError
-            If there are too few pairs of a label, numbers of pairs and labels differ, labels are not 0 and 1,
-            evidence is not finite, or pairs of one place have no more inliers than the others.
+            If there are too few pairs of a label, with fine evidence if that is all that counts, numbers of pairs
+            and labels differ, labels are not 0 and 1, evidence is not finite, or pairs of one place have no more
+            inliers than the others.
         MismatchError
             If the verifications were made with different options, or with others than the profile's.
         ConfigError
             If `evidence` or `prior` is not one of those above.
         """
-        if evidence not in COARSE:
+        if evidence is not None and evidence not in COARSE:
             raise ConfigError(f"there is no calibration evidence {evidence!r}; known: {', '.join(COARSE)}")
         _checked_prior(prior)
         same = checked_labels(labels, len(verifications))
-        made_with = _common_options(verifications, profile)
         detailed = np.array([verification.fine is not None for verification in verifications])
         stand_for = check_array(
             "weights", np.ones(len(same)) if weights is None else weights, np.float64, same.shape, error=DataError
         )
-        seen = [v for v in verifications if v.fine is not None]
-        fine = None
-        if min(np.count_nonzero(detailed & same), np.count_nonzero(detailed & ~same)) >= MINIMUM_PAIRS:
-            fine = Curve.fit(seen, same[detailed], (evidence, *_FINE), prior, stand_for[detailed])
         values: dict[str, Any] = {
             "evidence": evidence,
             "prior": float(prior),
-            "coarse": Curve.fit(verifications, same, (evidence,), prior, stand_for),
-            "fine": fine,
+            "coarse": None,
+            "fine": None,
             "trained_on": trained_on,
-            "checkpoint": checkpoint,
-            "profile": None if profile is None else profile.name,
             **({} if profile is None else _hashes(profile)),
-            **made_with,
         }
+        if evidence is None:
+            checked_labels(same[detailed], int(detailed.sum()))
+            values |= {"verification_sha256": None, "extraction_sha256": None}
+        else:
+            values |= {"checkpoint": checkpoint, "profile": None if profile is None else profile.name}
+            values |= _common_options(verifications, profile)
+            values["coarse"] = Curve.fit(verifications, same, (evidence,), prior, stand_for)
+        if min(np.count_nonzero(detailed & same), np.count_nonzero(detailed & ~same)) >= MINIMUM_PAIRS:
+            seen = [v for v in verifications if v.fine is not None]
+            used = _FINE if evidence is None else (evidence, *_FINE)
+            values["fine"] = Curve.fit(seen, same[detailed], used, prior, stand_for[detailed])
         return cls(**values)
 
     def probability(self, verification: Verification, *, prior: float | None = None) -> float:
@@ -172,7 +184,7 @@ class Calibration(Config):
         MismatchError
             As `check`.
         DataError
-            If its evidence is not finite.
+            If its evidence is not finite, or it lacks the fine evidence that alone counts.
         ConfigError
             If `prior` is out of range.
         """
@@ -184,38 +196,50 @@ class Calibration(Config):
         """Return `probability` of each verification, (N,) float64; the same bits as one by one."""
         items = list(verifications)
         offset = logit(_checked_prior(self.prior if prior is None else prior))
-        for verification in items:
+        for number, verification in enumerate(items):
             self.check(verification)
-        out = np.empty(len(items))
-        for curve in {id(c): c for c in map(self.curve_for, items)}.values():
+            if self.coarse is None and verification.fine is None:
+                raise DataError(f"pair {number} (counted from 0) has no fine evidence, which alone counts here")
+        out = np.full(len(items), logistic(offset))  # where nothing says anything
+        for curve in (self.coarse, self.fine):
+            if curve is None:
+                continue
             rows = [i for i, item in enumerate(items) if self.curve_for(item) is curve]
             ratios = curve.ratios([items[i] for i in rows], self.prior)
             if curve is self.fine:  # what no detail supports is never surer than "unsure", however much is alike
-                bare = [all(EVIDENCE[name](items[i]) == 0 for name in _FINE) for i in rows]
+                bare = [not fine.details for fine in (items[i].fine for i in rows) if fine is not None]
                 ratios = np.where(bare, np.minimum(ratios, logit(curve.accept) - logit(self.prior) - 1e-6), ratios)
             out[rows] = [logistic(ratio + offset) for ratio in ratios.tolist()]
         return out
 
-    def curve_for(self, verification: Verification) -> Curve:
-        """Return the curve that judges a verification: with the fine evidence if both have it."""
-        return self.coarse if self.fine is None or verification.fine is None else self.fine
+    def curve_for(self, verification: Verification) -> Curve | None:
+        """Return the curve that judges a verification: with the fine evidence if both have it. None: none can."""
+        fine = verification.fine
+        return self.coarse if self.fine is None or fine is None or not fine.conclusive else self.fine
 
     def judged(self, verification: Verification) -> Verification:
         """Return a verification with its probability, at the calibration's prior, and so with its verdict.
+
+        One without the fine evidence that alone counts is returned as it is.
 
         Raises
         ------
         MismatchError, DataError
             As `probability`.
         """
-        accept = self.curve_for(verification).accept
-        return replace(verification, probability=self.probability(verification), accept=accept)
+        if self.coarse is None and verification.fine is None:
+            return verification
+        curve = self.curve_for(verification) or self.fine
+        assert curve is not None
+        return replace(verification, probability=self.probability(verification), accept=curve.accept)
 
     def check(self, verification: Verification) -> None:
         """Refuse, by a `MismatchError`, a verification that was made with other options than the pairs of the fit.
 
         An exponent that no evidence depends on may differ.
         """
+        if self.evidence is None:
+            return
         for what, found in _options_of(verification).items():
             fitted = getattr(self, what)
             if found != fitted and not (what == "exponent" and not self._uses_similarity):
@@ -280,26 +304,22 @@ class Calibration(Config):
 
     @property
     def _uses_similarity(self) -> bool:
-        return "similarity" in self.evidence
-
-
-def calibration_beside(checkpoint: str | os.PathLike[str]) -> Path:
-    """Return where the calibration of a checkpoint file lies if it has one: ``NAME.calibration.json``."""
-    path = Path(checkpoint)
-    return path.with_name(f"{path.stem}.calibration.json")
+        return self.evidence is not None and "similarity" in self.evidence
 
 
 def load_calibration(
     checkpoint: str | os.PathLike[str], *, profile: Profile | None = None, identity: str | None = None
 ) -> Calibration | None:
-    """Load the calibration that lies beside a checkpoint; None if there is none, or it does not hold.
+    """Load the calibration that lies beside a checkpoint; None if there is none, or none that holds.
 
     No probability rather than a wrong one: it must have been fitted for this model and these options.
 
     Parameters
     ----------
     checkpoint : path
-        Of the checkpoint's file (`delf_engine.model.checkpoint_path`), or of a calibration (``.json``).
+        Of the checkpoint's file (`delf_engine.model.checkpoint_path`), beside which calibrations lie as
+        ``NAME.calibration.json`` and, for further profiles, ``NAME.PROFILE.calibration.json``; or of a
+        calibration (``.json``).
     profile : Profile or None
         That pairs are extracted and verified with.
     identity : str or None
@@ -308,23 +328,23 @@ def load_calibration(
     Raises
     ------
     FormatError
-        If the file is damaged, or a calibration that was named outright is missing.
+        If a file is damaged, or a calibration that was named outright is missing.
     MismatchError
         If a calibration that was named outright does not hold for this model and these options.
     """
-    named = Path(checkpoint).suffix == ".json"
-    path = Path(checkpoint) if named else calibration_beside(checkpoint)
-    if not named and not path.is_file():
-        return None
-    found = Calibration.load(path)
-    if found.holds_for(profile=profile, checkpoint=identity):
-        return found
-    if named:
-        raise MismatchError(
-            f"{path}: fitted for model {found.checkpoint or '(unknown)'} and profile "
-            f"{found.profile or '(unknown)'}, not for {identity or 'this model'} and "
-            f"{profile.name if profile else 'this profile'}; fit another one (delf-engine calibrate)"
-        )
+    path = Path(checkpoint)
+    named = path.suffix == ".json"
+    beside = sorted(path.parent.glob(f"{glob.escape(path.stem)}.*calibration.json"))
+    for file in [path] if named else beside:
+        found = Calibration.load(file)
+        if found.holds_for(profile=profile, checkpoint=identity):
+            return found
+        if named:
+            raise MismatchError(
+                f"{path}: fitted for model {found.checkpoint or '(unknown)'} and profile "
+                f"{found.profile or '(unknown)'}, not for {identity or 'this model'} and "
+                f"{profile.name if profile else 'this profile'}; fit another one (delf-engine calibrate)"
+            )
     return None
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from delf_engine.config import Config
 from delf_engine.errors import DataError
+from delf_engine.verification.fine import EPIPOLAR_BY_CHANCE, PLANAR_BY_CHANCE
 from delf_engine.verification.result import Verification
 
 __all__ = ["EVIDENCE", "FALSE_ACCEPTANCE", "Curve", "Evidence", "Probability", "logistic", "logit"]
@@ -26,17 +27,14 @@ Evidence = Literal[
     "inliers", "inlier_similarity", "log_inliers", "log_inlier_similarity", "log_epipolar", "log_planar"
 ]
 
-#: Fine matches that agree by chance on some fundamental matrix, and on some homography.
-_EPIPOLAR, _PLANAR = 16, 6
-
 #: What a curve may depend on. Each grows, or stays, with every inlier more: that keeps probabilities monotone.
 EVIDENCE: dict[str, Callable[[Verification], float]] = {
     "inliers": lambda v: float(v.inliers),
     "inlier_similarity": lambda v: v.inlier_similarity,
     "log_inliers": lambda v: math.log1p(v.inliers),
     "log_inlier_similarity": lambda v: math.log1p(v.inlier_similarity),
-    "log_epipolar": lambda v: math.log1p(max(0, v.fine.epipolar - _EPIPOLAR)) if v.fine else 0.0,
-    "log_planar": lambda v: math.log1p(max(0, v.fine.planar - _PLANAR)) if v.fine else 0.0,
+    "log_epipolar": lambda v: math.log1p(max(0, v.fine.epipolar - EPIPOLAR_BY_CHANCE)) if v.fine else 0.0,
+    "log_planar": lambda v: math.log1p(max(0, v.fine.planar - PLANAR_BY_CHANCE)) if v.fine else 0.0,
 }
 
 #: Share of different places that may be called the same, and the least probability of that answer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,15 @@ from delf_engine.verification.models import estimate
 from delf_engine.verification.order import goes_first
 from delf_engine.verification.overlays import overlay_matches
 
-__all__ = ["FineEvidence", "fine_evidence"]
+__all__ = ["EPIPOLAR_BY_CHANCE", "PLANAR_BY_CHANCE", "FineEvidence", "fine_evidence"]
 
 Float64 = npt.NDArray[np.float64]
 
+#: Matches that agree by chance on some fundamental matrix, and on some homography.
+EPIPOLAR_BY_CHANCE, PLANAR_BY_CHANCE = 16, 6
 #: So many matches on one plane are no accident: their homography is the pair's transform.
 PLANE = 12
+_VISIBLE = 0.5  # pixels of a small photograph that a keypoint of a larger one must have there
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class FineEvidence:
         From pixels of image A to pixels of image B; None if none was found.
     overlay : int
         Matches left out because both images wear the same frame, caption or screenshot chrome.
+    small : bool
+        Whether an image has so few pixels (`FineConfig.sees`) that it says nothing if none agree.
     """
 
     putative: int
@@ -49,6 +54,18 @@ class FineEvidence:
     planar: int
     homography: tuple[tuple[float, ...], ...] | None = None
     overlay: int = 0
+    small: bool = False
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether it says something: details agree, or there are pixels enough for them."""
+        return self.details > 0 or not self.small
+
+    @property
+    def details(self) -> int:
+        """Matches that agree on one geometry, more than chance has it; 0 if there are none."""
+        epipolar = self.epipolar if self.epipolar > EPIPOLAR_BY_CHANCE else 0
+        return max(epipolar, self.planar if self.planar > PLANAR_BY_CHANCE else 0)
 
     @property
     def transform(self) -> Float64 | None:
@@ -62,7 +79,7 @@ class FineEvidence:
         if self.homography is None:
             return self
         H = np.linalg.inv(np.array(self.homography))
-        return FineEvidence(self.putative, self.epipolar, self.planar, _rows(H / H[2, 2]), self.overlay)
+        return replace(self, homography=_rows(H / H[2, 2]))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FineEvidence:
@@ -73,14 +90,14 @@ class FineEvidence:
                 int(values[name]) for name in ("putative", "epipolar", "planar", "overlay")
             )
             found = None if H is None else _rows(np.array(H, np.float64).reshape(3, 3))
-            return cls(putative, epipolar, planar, found, overlay)
+            return cls(putative, epipolar, planar, found, overlay, bool(values["small"]))
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not fine evidence: {type(error).__name__}: {error}") from error
 
 
 def fine_evidence(
     a: LocalFeatures, b: LocalFeatures, *, config: FineConfig | None = None, seed: int = 0
-) -> FineEvidence | None:
+) -> FineEvidence:
     """Match the fine features of two images, and count what agrees; A and B are counted as B and A are.
 
     Parameters
@@ -94,8 +111,7 @@ def fine_evidence(
 
     Returns
     -------
-    FineEvidence or None
-        None if an image has so few pixels that it cannot show details (`FineConfig.sees`).
+    FineEvidence
 
     Raises
     ------
@@ -103,11 +119,11 @@ def fine_evidence(
         If the descriptors have different dimensions.
     """
     config = config or FineConfig()
-    if not config.sees(a.image_size) or not config.sees(b.image_size):
-        return None
     if goes_first(b, a):
-        found = fine_evidence(b, a, config=config, seed=seed)
-        return None if found is None else found.inverted()
+        return fine_evidence(b, a, config=config, seed=seed).inverted()
+    small = not (config.sees(a.image_size) and config.sees(b.image_size))
+    if small:
+        a, b = _visible(a, b), _visible(b, a)
     matched = match_prepared(
         PreparedDescriptors(a.descriptors, "A", "uint8"),
         PreparedDescriptors(b.descriptors, "B", "uint8"),
@@ -140,7 +156,18 @@ def fine_evidence(
     epipolar = fitted("fundamental")
     planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
     H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
-    return FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()))
+    return FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()), small)
+
+
+def _visible(features: LocalFeatures, other: LocalFeatures) -> LocalFeatures:
+    """Return what is large enough to be seen if the photograph is shrunk to the size of another, smaller one."""
+    shrunk = max(other.image_size) / max(features.image_size)
+    kept = features.scales * shrunk >= _VISIBLE
+    if shrunk >= 1 or kept.all():
+        return features
+    columns = (features.keypoints, features.scales, features.scores, features.descriptors)
+    keypoints, scales, scores, descriptors = (column[kept] for column in columns)
+    return LocalFeatures(keypoints, scales, scores, descriptors, features.image_size)
 
 
 def _in_pixels(H: Float64, scale_a: float, scale_b: float) -> tuple[tuple[float, ...], ...] | None:

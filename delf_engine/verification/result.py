@@ -170,16 +170,21 @@ class Verification:
         coarse = f"{self.inliers} of {self.putative} coarse matches agree on one {self.model_name}"
         parts = [coarse]
         if self.fine is not None:
-            details = max(self.fine.epipolar if self.fine.epipolar > 16 else 0, self.fine.planar)
-            parts.append(f"{details} details do" if details > 6 else "no detail does")
-            if self.inliers >= self.min_inliers and details <= 6 and not self.same:
-                parts[-1] += ": a look-alike, or too little to see"
+            parts.append(self._details_in_words(self.fine))
         overlay = self.overlay + (self.fine.overlay if self.fine else 0)
         if overlay:
             parts.append(f"{overlay} matches of a frame or caption that both wear do not count")
         if self.rotation:
             parts.append(f"with the first one turned by {self.rotation} degrees")
         return "; ".join(parts)
+
+    def _details_in_words(self, fine: FineEvidence) -> str:
+        if fine.details:
+            return f"{fine.details} details do"
+        if fine.small:
+            return "a photograph is too small to show details"
+        look_alike = self.inliers >= self.min_inliers and not self.same
+        return "no detail does" + (": a look-alike, or too little to see" if look_alike else "")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Verification):

@@ -11,14 +11,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.verification.fine import FineEvidence
+from delf_engine.verification.fine import PLANAR_BY_CHANCE, FineEvidence
 from delf_engine.verification.geometry import at_customary_scale, turned_round
 from delf_engine.verification.result import Verification
 
 __all__ = ["exchanged", "turned_back", "turns_by_evidence"]
-
-#: Least matches on a plane that say by how much a photograph is turned.
-_TELLING = 7
 
 
 def turned_back(found: Verification, image_size: tuple[int, int], rotation: int) -> Verification:
@@ -61,11 +58,11 @@ def turns_by_evidence(evidence: FineEvidence | None, *, exchange: bool = False) 
     """Return the turns of image A, or with `exchange` of image B, that are worth an extraction.
 
     Fine matches know no upright: they say by how much an image is turned, or that nothing agrees in any position.
-    Without them it may be 90, 270 or 180 degrees.
+    Without them, or in small photographs, it may be 90, 270 or 180 degrees.
     """
-    if evidence is None:
+    if evidence is None or not evidence.conclusive:
         return 90, 270, 180
-    if evidence.homography is None or evidence.planar < _TELLING:
+    if evidence.homography is None or evidence.planar <= PLANAR_BY_CHANCE:
         return ()
     H = np.array((evidence.inverted() if exchange else evidence).homography)
     # The way that points to the right of A take in B; y goes down.

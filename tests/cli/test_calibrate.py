@@ -58,7 +58,11 @@ def test_calibrate_photographs(folder: Path, model: str, tmp_path: Path) -> None
     assert "cross-validation between places, 276 pairs judged: ECE 0." in result.output
     assert f"wrote {out}" in result.output
     calibration = Calibration.load(out)
-    assert (calibration.coarse.positives, calibration.coarse.negatives, calibration.prior) == (36, 240, 0.5)
+    assert calibration.coarse
+    assert calibration.fine
+    for curve in (calibration.coarse, calibration.fine):
+        assert (curve.positives, curve.negatives) == (36, 240)
+    assert calibration.prior == 0.5
     assert (calibration.profile, calibration.trained_on) == ("default", "labelled pairs of pairs.csv")
     assert calibration.checkpoint is not None
     assert calibration.checkpoint.startswith("tiny@")

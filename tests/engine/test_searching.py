@@ -17,7 +17,6 @@ from delf_engine.errors import ConfigError, DelfEngineWarning, UnknownIdError
 from delf_engine.model import read_checkpoint_info
 from delf_engine.reranking import RerankOptions, expand_query, rerank_graph
 from delf_engine.verification import Calibration
-from delf_engine.verification.calibration import calibration_beside
 from helpers import raises, random_features, write_tiny_model
 from verification.answers import answer
 
@@ -175,7 +174,7 @@ def test_options_out_of_range(engine_of_photos: de.Engine, photos: list[str]) ->
 def test_answers_carry_the_probability_of_the_models_calibration(tmp_path: Path, photos: list[str]) -> None:
     model = write_tiny_model(tmp_path)
     calibration = _calibration(model)
-    calibration.save(calibration_beside(model))
+    calibration.save(model.with_suffix(".calibration.json"))
     with de.Engine.create(tmp_path / "e", model=model) as engine:
         engine.add(photos)
         assert engine.calibration == calibration

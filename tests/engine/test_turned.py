@@ -14,7 +14,6 @@ import delf_engine as de
 from delf_engine.engine.pairs import verify_pair
 from delf_engine.errors import FormatError
 from delf_engine.extraction.fine import fine_features
-from delf_engine.verification.calibration import calibration_beside
 from helpers import raises, random_photo, write_image, write_tiny_model
 
 SIDES = (200, 150)  # large enough to have details
@@ -145,8 +144,8 @@ def test_a_calibration_of_the_first_format_is_refused(
     tmp_path: Path, pictures: list[npt.NDArray[np.uint8]]
 ) -> None:
     model = write_tiny_model(tmp_path)
-    calibration_beside(model).write_text('{"format": "delf-engine calibration", "format_version": 1}')
-    with raises(FormatError, "version 1", calibration_beside(model).name):
+    model.with_suffix(".calibration.json").write_text('{"format": "delf-engine calibration", "format_version": 1}')
+    with raises(FormatError, "version 1", model.with_suffix(".calibration.json").name):
         de.verify(pictures[0], pictures[1], model=model)
 
 

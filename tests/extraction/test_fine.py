@@ -12,6 +12,7 @@ import pytest
 from delf_engine.config import FineConfig
 from delf_engine.errors import ImageError
 from delf_engine.extraction.fine import FINE_DIM, fine_features
+from delf_engine.verification import fine_evidence
 from helpers import raises, random_photo, write_image
 
 Pixels = npt.NDArray[np.uint8]
@@ -84,3 +85,18 @@ def test_what_is_no_image() -> None:
         fine_features("none.jpg")
     with raises(ImageError, "box"):
         fine_features(np.zeros((40, 40, 3), np.uint8), box=(900, 900, 950, 950))
+
+
+def test_a_thumbnail_shows_details_or_says_nothing(photo: Pixels) -> None:
+    large = np.asarray(cv2.resize(photo, (1000, 750), interpolation=cv2.INTER_CUBIC), np.uint8)
+    other = random_photo(np.random.default_rng(2), 400, 300)
+    small = np.asarray(cv2.resize(photo, (100, 75), interpolation=cv2.INTER_AREA), np.uint8)
+    own, whole, else_where = fine_features(small), fine_features(large), fine_features(other)
+    found = fine_evidence(own, whole)
+    assert found.planar > 20
+    assert (found.small, found.conclusive) == (True, True)
+    assert found.transform is not None
+    np.testing.assert_allclose(found.transform @ [50, 37, 1], [504.5, 374.5, 1], atol=6)
+    for one, small in ((own, True), (whole, False)):  # a thumbnail is too small to deny it
+        other_place = fine_evidence(one, else_where)
+        assert (other_place.details, other_place.small, other_place.conclusive) == (0, small, not small)

@@ -24,7 +24,7 @@ from delf_engine.verification import FineEvidence, Verification
 from delf_engine.verification.calibration import (
     COARSE,
     Calibration,
-    calibration_beside,
+    _hashes,
     load_calibration,
 )
 from delf_engine.verification.curve import EVIDENCE
@@ -374,17 +374,49 @@ def test_holds_for_its_model_and_options_only() -> None:
 
 def test_found_beside_the_checkpoint(tmp_path: Path) -> None:
     checkpoint = tmp_path / "tiny.v2.safetensors"
-    assert calibration_beside(checkpoint) == tmp_path / "tiny.v2.calibration.json"
+    path = tmp_path / "tiny.v2.calibration.json"
     assert load_calibration(checkpoint) is None
     calibration = kept()
-    calibration.save(calibration_beside(checkpoint))
+    calibration.save(path)
     assert load_calibration(checkpoint, profile=DEFAULT, identity="tiny@0123") == calibration
     assert load_calibration(str(checkpoint)) == calibration
-    assert load_calibration(checkpoint, profile=load_profile("fast")) is None
+    fast = load_profile("fast")
+    assert load_calibration(checkpoint, profile=fast) is None
     assert load_calibration(checkpoint, identity="tiny@4567") is None
-    calibration_beside(checkpoint).write_text("{")
+    other = calibration.model_copy(update=_hashes(fast))
+    other.save(tmp_path / "tiny.v2.fast.calibration.json")
+    assert load_calibration(checkpoint, profile=fast) == other
+    assert load_calibration(checkpoint, profile=DEFAULT) == calibration
+    path.write_text("{")
     with pytest.raises(FormatError):
         load_calibration(checkpoint)
+
+
+def test_details_alone_judge_whatever_made_the_coarse_features() -> None:
+    found, labels = labelled(0)
+    rng = np.random.default_rng(1)
+    counts = [(rng.integers(30, 90), rng.integers(10, 60)) if same else (14, 5) for same in labels]
+    details = [FineEvidence(100, int(epipolar), int(planar)) for epipolar, planar in counts]
+    seen = [replace(v, fine=d) for v, d in zip(found, details, strict=True)]
+    alone = Calibration.fit(
+        seen, labels, evidence=None, trained_on="made up", checkpoint="tiny@0123", profile=DEFAULT
+    )
+    assert (alone.coarse, alone.evidence, alone.checkpoint, alone.verification_sha256) == (None, None, None, None)
+    assert alone.holds_for(profile=load_profile("delf"), checkpoint="other@4567")
+    assert Calibration.model_validate(alone.model_dump()) == alone
+    other = replace(seen[0], model="homography", estimator="ransac", exponent=1.0)
+    for one in (seen[0], other, answer(0, fine=details[0])):
+        assert alone.judged(one).same == labels[0]
+    bare = found[0]
+    assert alone.judged(bare) is bare
+    tiny = alone.judged(replace(bare, fine=FineEvidence(50, 9, 4, small=True)))
+    assert (tiny.probability, tiny.verdict) == (0.5, "unsure")
+    assert alone.judged(replace(bare, fine=FineEvidence(50, 9, 4))).verdict == "different"
+    assert fitted().judged(replace(bare, fine=FineEvidence(50, 9, 4, small=True))).probability is not None
+    with raises(DataError, "pair 1"):
+        alone.probabilities([seen[0], bare])
+    with raises(DataError, "0 pairs with label"):
+        Calibration.fit(found, labels, evidence=None, trained_on="made up")
 
 
 def test_named_outright_it_must_be_there_and_hold(tmp_path: Path) -> None:
