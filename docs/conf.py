@@ -31,3 +31,5 @@ nb_execution_in_temp = True
 html_theme = "furo"
 html_title = "delf-engine"
 exclude_patterns = ["_build", "results"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
