@@ -71,8 +71,12 @@ def test_the_readme_is_one_screen() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_python_on_pages_parses_and_its_names_exist(page: Path) -> None:
     for code in blocks(page, "python", "{code-cell} ipython3", "{code-cell} python", "{code-cell}"):
-        lines = [line for line in code.splitlines() if not line.startswith(("%", "!"))]
-        check_names(ast.parse("\n".join(lines)))
+        check_names(parsed(code))
+
+
+def parsed(code: str) -> ast.AST:
+    """Parse code without the magic of notebooks."""
+    return ast.parse("\n".join(line for line in code.splitlines() if not line.startswith(("%", "!"))))
 
 
 def check_names(tree: ast.AST) -> None:
@@ -267,7 +271,7 @@ def test_notebooks_hold_no_output_and_name_what_exists(notebook: Path) -> None:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
             assert cell["execution_count"] is None
-            check_names(ast.parse("".join(cell["source"])))
+            check_names(parsed("".join(cell["source"])))
 
 
 def test_the_image_is_made_of_what_is_there_and_runs_without_rights() -> None:
