@@ -40,3 +40,5 @@ nb_number_source_lines = False
 html_theme = "furo"
 html_title = "delf-engine"
 exclude_patterns = ["_build", "results"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]

@@ -46,7 +46,7 @@ def _shown(block: re.Match[str], results: Path) -> str:
     if not path.is_file():
         return (
             "*Not measured with this version yet. This command prints the tables:*\n\n"
-            f"```bash\n{block['command']}\n```\n"
+            f"```bash\n{_wrapped(block['command'])}\n```\n"
         )
     result = json.loads(path.read_text(encoding="utf-8"))
     tables = list(_tables(result, path))
@@ -56,7 +56,7 @@ def _shown(block: re.Match[str], results: Path) -> str:
     parts.append(
         f"*Measured on {result['date']}, on {machine['cores']} cores of {_processor(machine['processor'])}, with "
         f"delf-engine {machine['delf_engine']} and Python {machine['python']}, by*\n\n"
-        f"```bash\n{result['command']}\n```\n"
+        f"```bash\n{_wrapped(result['command'])}\n```\n"
     )
     return "\n".join(parts)
 
@@ -86,6 +86,17 @@ def _markdown(table: Mapping[str, Any]) -> str:
     rows = [[_escaped(cell) for cell in row] for row in (table["columns"], *table["rows"])]
     lines = ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
     return "\n".join([f"**{_escaped(table['title'])}**", "", *lines, ""])
+
+
+def _wrapped(command: str) -> str:
+    """Return a command in lines of about 90 characters, broken before options."""
+    lines = [""]
+    for part in re.split(r" (?=--)", command):
+        if lines[-1] and len(lines[-1]) + len(part) > 90:
+            lines.append(f"   {part}")
+        else:
+            lines[-1] = f"{lines[-1]} {part}".strip() if len(lines) == 1 else f"{lines[-1]} {part}"
+    return " \\\n ".join(lines)
 
 
 def _escaped(cell: str) -> str:

@@ -44,7 +44,7 @@ def calibrate(
     prior: Annotated[
         float, typer.Option(help="Share of pairs of one place that probabilities are to hold for.")
     ] = 0.5,
-    folds: Annotated[int, typer.Option(min=3, help="Of places, in cross-validation.")] = 5,
+    folds: Annotated[int, typer.Option(min=3, help="Folds of places in cross-validation.")] = 5,
     max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     plot: Annotated[

@@ -54,7 +54,7 @@ def add(
         bool, typer.Option("--replace", help="Extract photographs that are there already once more.")
     ] = False,
     fine: Annotated[
-        bool, typer.Option("--fine", help="Of a new engine: keep fine features, too, so that searches are sooner.")
+        bool, typer.Option("--fine", help="Keep fine features in a new engine, so that searches take less time.")
     ] = False,
     root: RootOption = None,
     as_json: JsonOption = False,

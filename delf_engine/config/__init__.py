@@ -271,7 +271,7 @@ class RankingConfig(Config):
         ``weighted``: the sum of similarity^exponent over the inliers. ``similarity``: the same sum over all mutual
         nearest neighbours, without geometry.
     exponent : float
-        Of the cosine similarity of a match; negative similarities count as 0.
+        Exponent of the cosine similarity of a match; negative similarities count as 0.
     blend : float
         What is added to the first three: so many times the sum over all mutual nearest neighbours.
     cap : float or None

@@ -312,7 +312,7 @@ class Engine:
             Verify the best hits with each other, too, and let images that the query has little in common with be
             found through them.
         seed : int
-            Of the sampling, where the profile's estimator draws samples.
+            Seed of the sampling, where the profile's estimator draws samples.
         confirm : int or None
             So many hits get fine evidence, which changes their verdicts and not their places; None: 10. Their fine
             features are stored (see `create`), or extracted from their photographs where these can be read.

@@ -55,7 +55,7 @@ class GroundTruth:
     Parameters
     ----------
     names : sequence of N str
-        Of the gallery's images. An index is a place in it.
+        Names of the gallery's images, in the order that indices refer to.
     query_names : sequence of Q str
     boxes : (Q, 4) float64
         x0, y0, x1, y1 of each query's landmark in pixels of the query image, to which it is cropped.

@@ -46,7 +46,7 @@ class Mined:
     min_inliers : int
         Inliers from which on a pair was kept.
     most_inliers : int
-        Of any pair that was verified.
+        Most inliers of any pair that was verified.
     duplicates : int
         Pairs left out as near-duplicates.
     uneven : int
@@ -146,7 +146,7 @@ def mine_pairs(
     keep_duplicates : bool
         Keep pairs of which one photograph is the other, resized or recompressed.
     seed : int
-        Of RANSAC, 0 to 2^31 - 1.
+        Seed of RANSAC, 0 to 2^31 - 1.
     workers : int or None
         Processes that verify; None: this one alone for few pairs, all cores for many.
     progress : callable

@@ -63,9 +63,9 @@ def draw_matches(
     ----------
     image_a, image_b : path, bytes, PIL image or array
     features_a, features_b : LocalFeatures
-        Of these images.
+        Features of these images.
     verification : Verification
-        Of these features, in this order.
+        Verification of these features, in this order.
     labels : (str, str) or None
         Names under the photographs.
     height : int

@@ -323,7 +323,7 @@ def load_calibration(
     profile : Profile or None
         That pairs are extracted and verified with.
     identity : str or None
-        Of the model (`CheckpointInfo.identity`).
+        Identity of the model (`CheckpointInfo.identity`).
 
     Raises
     ------
