@@ -71,19 +71,15 @@ def test_the_readme_is_one_screen() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_python_on_pages_parses_and_its_names_exist(page: Path) -> None:
-<<<<<<< HEAD
     for code in blocks(page, "python", CELL):
-        if not code.startswith("%%bash"):
-            check_names(ast.parse(code))
-=======
-    for code in blocks(page, "python", "{code-cell} ipython3", "{code-cell} python", "{code-cell}"):
-        check_names(parsed(code))
+        if not code.startswith("%%"):  # of another language
+            check_names(parsed(code))
 
 
 def parsed(code: str) -> ast.AST:
     """Parse code without the magic of notebooks."""
-    return ast.parse("\n".join(line for line in code.splitlines() if not line.startswith(("%", "!"))))
->>>>>>> 32e3a82fe049b4f114c9af74aaa69834003a7b3f
+    return ast.parse("
+".join(line for line in code.splitlines() if not line.startswith(("%", "!"))))
 
 
 def check_names(tree: ast.AST) -> None:
