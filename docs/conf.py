@@ -1,9 +1,14 @@
 """How Sphinx builds this site: `make docs`."""
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+# Cells find the commands of this environment, and the benchmarks.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
 
 project = "delf-engine"
 author = "The delf-engine maintainers"
@@ -24,10 +29,14 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 autodoc_member_order = "bysource"
-nb_execution_mode = "cache"
+nb_execution_mode = "force"  # what a page prints is what this version says
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_execution_in_temp = True
+nb_execution_show_tb = True
+nb_output_stderr = "remove"  # progress bars
+nb_merge_streams = True
+nb_number_source_lines = False
 html_theme = "furo"
 html_title = "delf-engine"
 exclude_patterns = ["_build", "results"]
