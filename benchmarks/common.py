@@ -258,7 +258,7 @@ def write_json(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _command() -> str:
-    """Return what was typed, from the root of the checkout: without ``--out``, and absolute paths by their names."""
+    """Return what was typed, from the root of the checkout: without ``--out``, absolute paths by their names."""
     root = Path(__file__).resolve().parents[1]
     module = getattr(sys.modules["__main__"], "__spec__", None)
     script = Path(sys.argv[0]).resolve()

@@ -78,8 +78,7 @@ def test_python_on_pages_parses_and_its_names_exist(page: Path) -> None:
 
 def parsed(code: str) -> ast.AST:
     """Parse code without the magic of notebooks."""
-    return ast.parse("
-".join(line for line in code.splitlines() if not line.startswith(("%", "!"))))
+    return ast.parse("\n".join(line for line in code.splitlines() if not line.startswith(("%", "!"))))
 
 
 def check_names(tree: ast.AST) -> None:
