@@ -258,9 +258,13 @@ def write_json(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _command() -> str:
-    """Return what was typed, from the root of the checkout."""
+    """Return what was typed, from the root of the checkout: without ``--out``, absolute paths by their names."""
+    root = Path(__file__).resolve().parents[1]
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    script = Path(sys.argv[0])
-    beside = Path(__file__).resolve().parents[1]
-    named = script.resolve().relative_to(beside) if script.resolve().is_relative_to(beside) else script.name
-    return shlex.join(["python", *(("-m", module.name) if module else (str(named),)), *sys.argv[1:]])
+    script = Path(sys.argv[0]).resolve()
+    named = str(script.relative_to(root)) if script.is_relative_to(root) else script.name
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    if "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    return shlex.join(["python", *(("-m", module.name) if module else (named,)), *words])

@@ -71,7 +71,7 @@ def _tables(result: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
 
     def text(cell: Cell) -> str:
         shown = f"**{cell.text}**" if cell.strong else cell.text
-        return f"{shown} {cell.note}".strip()
+        return f"{shown}{'' if not cell.note or cell.note[0] == '(' else ','} {cell.note}".strip()
 
     for name, table in tables(read_result(path)).items():
         rows = [list(map(text, row)) for row in table.rows]

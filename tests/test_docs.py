@@ -186,12 +186,16 @@ def test_tables_of_benchmarks_are_those_of_their_results() -> None:
         text = page.read_text("utf-8")
         assert tables.renewed(text) == text, f"{page.name}: run python docs/tables.py"
         shown |= set(tables.result_names(text))
-    assert {path.stem for path in (DOCS / "results").glob("*.json")} <= shown
+    for path in (DOCS / "results").glob("*.json"):
+        assert path.stem in shown, f"{path.name} is on no page"
+        elsewhere = re.findall(r'"/\w[^"]*"', path.read_text("utf-8"))
+        assert not elsewhere, f"{path.name} names paths of one machine: {elsewhere[:3]}"
 
 
 def test_a_table_is_made_of_what_a_benchmark_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = importlib.import_module("benchmarks.common")
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "startup.py"), "--runs", "2"])
+    script = str(ROOT / "benchmarks" / "startup.py")
+    monkeypatch.setattr(sys, "argv", [script, "--runs", "2", "--out", "a.json", "--data", "/home/me/DATA"])
     common.print_markdown("Seconds | of two_runs", ["command", "a < b"], [["verify", "1.0"]])
     common.print_table("other", ["x"], [["1"]])
     common.print_table("other", ["x"], [["2"]])
@@ -203,7 +207,7 @@ def test_a_table_is_made_of_what_a_benchmark_wrote(tmp_path: Path, monkeypatch: 
     assert tables.renewed(text, tmp_path) == text
     assert "**Seconds \\| of two\\_runs**" in text
     assert "| command | a \\< b |\n| --- | ---: |\n| verify | 1.0 |" in text
-    assert "--runs 2" in text
+    assert "--runs 2 --data DATA\n```" in text
     assert "other" not in text
     assert "| 2 |" in tables.renewed(page.replace("startup 1", "startup 2"), tmp_path)
     missing = tables.renewed(page, tmp_path / "nowhere")
