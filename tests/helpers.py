@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -18,6 +19,8 @@ from delf_engine.images import image_suffixes
 from delf_engine.index import Codebook
 from delf_engine.model import CheckpointInfo, save_checkpoint
 from delf_engine.reranking import RankedCandidate, write_rankings
+from delf_engine.verification import Calibration
+from delf_engine.verification.curve import Curve
 
 ORIENTATION_TAG = 0x0112
 
@@ -184,3 +187,23 @@ def write_tiny_model(folder: Path, *, words: int = 32) -> Path:
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     Codebook(centroids).save(folder / "tiny.codebook.safetensors")
     return path
+
+
+def planes_decide() -> Calibration:
+    """A calibration, fitted to nothing, by which photographs are of one place if details agree on one plane."""
+    curve = Curve(weights={"log_planar": 3.0}, intercept=-9.0, positives=900, negatives=900, accept=0.9)
+    return Calibration(evidence=None, prior=0.5, coarse=None, fine=curve, trained_on="nothing")
+
+
+def flip_stored(store: Path, image_id: str) -> None:
+    """Flip a bit of the stored descriptors of an image, in a feature store that is closed."""
+    with lmdb.open(str(store), max_dbs=4) as environment, environment.begin() as txn:
+        keys, values = (environment.open_db(name, txn=txn, create=False) for name in (b"keys", b"values"))
+        value = txn.get(txn.get(b"\x00" + image_id.encode(), db=keys), db=values)
+    data = store / "data.mdb"
+    contents = bytearray(data.read_bytes())
+    at = contents.find(value)
+    while at >= 0:  # in old pages too
+        contents[at + len(value) - 1] ^= 1
+        at = contents.find(value)
+    data.write_bytes(contents)

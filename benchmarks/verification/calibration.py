@@ -140,14 +140,12 @@ def figures(calibration: Calibration, pairs: Judged) -> dict[str, float]:
     for kind, verifications in (("", pairs.verifications), ("coarse_", coarse)):
         if verifications is None:
             continue
-        said = [calibration.judged(v) for v in verifications]
-        same = np.array([v.same for v in said])
-        p = np.array([np.nan if v.probability is None else v.probability for v in said])
-        known = ~np.isnan(p)  # fine evidence alone says nothing of small photographs of which nothing agrees
-        weights = pairs.weights * known
-        both = bool((weights > 0)[right].any() and (weights > 0)[wrong].any())
-        error = calibration_error(p[known], right[known], _balanced(right, weights)[known]) if both else np.nan
-        out[f"{kind}ece"] = error
+        p = calibration.probabilities(verifications)
+        curves = [calibration.curve_for(v) for v in verifications]  # none: too small, for fine evidence alone
+        same = p >= [1.0 if curve is None else curve.accept for curve in curves]
+        both = bool(right.any() and wrong.any())
+        weights = _balanced(right, pairs.weights) if both else pairs.weights
+        out[f"{kind}ece"] = calibration_error(p, right, weights) if both else float("nan")
         out[f"{kind}same"] = 100 * float(same[right].mean()) if right.any() else float("nan")
         out[f"{kind}false"] = float(pairs.weights[same & wrong].sum())
     out["false_rate"] = 1e4 * out["false"] / max(1, out["wrong"])

@@ -28,14 +28,6 @@ def mine(
         str | None,
         typer.Option(help="Checkpoint: a name or a path. Default: the engine's, for a new one delf-r18."),
     ] = None,
-    min_inliers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Inliers a pair needs. Default: half as many again as the profile's decision (45 for 30), as the "
-            "most similar of all photographs are compared and a wrong pair would be taught over and over.",
-        ),
-    ] = None,
     max_pairs: Annotated[int, typer.Option(min=1, help="Pairs to keep; each photograph's best go first.")] = 1000,
     per_photo: Annotated[int, typer.Option(min=1, help="Candidates to verify for each photograph.")] = 20,
     keep_duplicates: Annotated[
@@ -48,7 +40,7 @@ def mine(
 ) -> None:
     """Find pairs of photographs of one place in your own folder, to train on them.
 
-    Every photograph is searched for among the others and verified. Then:
+    Every photograph is searched for among the others and verified, details decide. Then:
     delf-engine train FOLDER --recipe delf_self --pairs pairs.jsonl
     """
     from delf_engine.mining.folder import mine_folder
@@ -62,7 +54,6 @@ def mine(
                 engine=engine,
                 model=model,
                 per_photo=per_photo,
-                min_inliers=min_inliers,
                 max_pairs=max_pairs,
                 keep_duplicates=keep_duplicates,
                 max_pixels=max_pixels,

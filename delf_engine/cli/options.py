@@ -57,7 +57,9 @@ GraphOption = Annotated[
 ]
 ConfirmOption = Annotated[
     int | None,
-    typer.Option(min=0, metavar="N", help="Hits of each query that are looked at in detail, the first N."),
+    typer.Option(
+        min=0, metavar="N", help="First hits of each query that are looked at in detail, and so ordered."
+    ),
 ]
 WorkersOption = Annotated[int | None, typer.Option(help="Parallel workers. Default: all cores.")]
 BoxOption = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Region of interest in pixels.")]

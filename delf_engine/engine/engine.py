@@ -284,7 +284,7 @@ class Engine:
 
         Candidates come from the index; the best `top_n` are verified and ordered by the profile's ranking
         score, then by the candidate score; the rest keep their order behind them. The first hits get fine
-        evidence.
+        evidence, and share their places by the probability that follows from it.
 
         If none of the hits shows the same place, a query that is a photograph is turned by 90, 180 and 270
         degrees, too: `SearchResult.rotation`. Only then it takes up to four times as long.
@@ -314,8 +314,9 @@ class Engine:
         seed : int
             Seed of the sampling, where the profile's estimator draws samples.
         confirm : int or None
-            So many hits get fine evidence, which changes their verdicts and not their places; None: 10. Their fine
-            features are stored (see `create`), or extracted from their photographs where these can be read.
+            So many hits get fine evidence, which decides their verdicts and order, whatever `top_k`; None: 10.
+            Their fine features are stored (see `create`), or extracted from their photographs where these can be
+            read; hits without keep their places.
 
         Raises
         ------

@@ -91,8 +91,10 @@ def search(
             hits = confirmed(hits, max(options.confirm, ExpansionConfig().count))
             features = expand_query(features, hits, state.store, box=box)
             hits = ask(features)
+        hits = confirmed(hits, options.confirm)
         if graph:
-            hits = list(rerank_graph({"query": confirmed(hits, options.confirm)}, state.store, given)["query"])
+            found = rerank_graph({"query": hits}, state.store, given)["query"]
+            hits = list(confirmed.confirmed(found, options.confirm))
         return features, hits
 
     view = state.view_of(query, box, fine=options.confirm > 0 or expand)
@@ -107,8 +109,8 @@ def rerank(
     def once(features: LocalFeatures) -> list[RankedCandidate]:
         return _ranked(state, features, shortlist, options)
 
-    def rounds(features: LocalFeatures, ask: _Ask, _: Confirmer) -> _Answer:
-        return features, ask(features)
+    def rounds(features: LocalFeatures, ask: _Ask, confirmed: Confirmer) -> _Answer:
+        return features, confirmed(ask(features), options.confirm)
 
     view = state.view_of(query, box, fine=options.confirm > 0)
     return _whichever_way_up(state, _name(query), view, options, once, rounds)
@@ -117,7 +119,7 @@ def rerank(
 def _whichever_way_up(
     state: EngineState, query: str, view: View, options: SearchOptions, once: _Ask, rounds: _Rounds
 ) -> SearchResult:
-    """Ask with a query, in one or more rounds, and confirm the hits that are shown.
+    """Ask with a query, in one or more rounds.
 
     If none of them shows the same place, the query is turned, and what that finds is the answer if it is surer.
     Features and transforms are those of the query as it is.
@@ -130,8 +132,7 @@ def _whichever_way_up(
             return [_turned_back(hit, features.image_size, rotation) for hit in hits] if rotation else hits
 
         features, hits = rounds(features, ask, confirmed)
-        shown = confirmed(hits[: options.top_k], options.confirm)
-        return SearchResult(query, tuple(shown), features, rotation)
+        return SearchResult(query, tuple(hits[: options.top_k]), features, rotation)
 
     best = asked(view.features, 0)
     surest = best.surest
@@ -174,11 +175,10 @@ def search_many(
         shortlists = [list(zip(ids, scores.tolist(), strict=True)) for ids, scores in found]
         ranked = _ranked_many(state, features, shortlists, options)
         for (query, own), hits in zip(read, ranked, strict=True):
-            shown = hits[: options.top_k]
             if options.confirm:
                 given = state.rerank_options(seed=options.seed)
-                shown = Confirmer(state.fine_of(query), state.fine_of, given)(shown, options.confirm)
-            out.append(SearchResult(_name(query), tuple(shown), own))
+                hits = Confirmer(state.fine_of(query), state.fine_of, given)(hits, options.confirm)
+            out.append(SearchResult(_name(query), tuple(hits[: options.top_k]), own))
         if progress is not None:
             progress(start + len(block), len(several))
     return out

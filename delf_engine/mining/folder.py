@@ -29,7 +29,6 @@ def mine_folder(
     engine: str | os.PathLike[str] | None = None,
     model: str | os.PathLike[str] | None = None,
     per_photo: int = 20,
-    min_inliers: int | None = None,
     max_pairs: int = 1000,
     keep_duplicates: bool = False,
     max_pixels: int | None = None,
@@ -51,7 +50,7 @@ def mine_folder(
         same paths is taken from there. None: a temporary one.
     model : str, path or None
         Checkpoint; None: that of the engine if there is one, else the default.
-    per_photo, min_inliers, max_pairs, keep_duplicates, seed, workers, progress
+    per_photo, max_pairs, keep_duplicates, seed, workers, progress
         See `mine.mine_pairs`.
     max_pixels : int or None
         See `Engine.add`.
@@ -88,7 +87,6 @@ def mine_folder(
             opened,
             readable,
             per_photo=per_photo,
-            min_inliers=min_inliers,
             max_pairs=max_pairs,
             keep_duplicates=keep_duplicates,
             seed=seed,
@@ -98,9 +96,9 @@ def mine_folder(
         found = _by_path(found, opened)
     if not found.pairs:
         raise DataError(
-            f"no pair among {len(found.photographs)} photographs: of {found.compared} pairs verified the best has "
-            f"{found.most_inliers} inliers, {found.min_inliers} are asked for{found.left_out}. Add photographs "
-            "that share a place, or ask for fewer inliers and look at the pairs"
+            f"no pair among {len(found.photographs)} photographs: of {found.compared} pairs verified "
+            f"{found.proposed} have matches enough to train on, of which {found.same} show the same place"
+            f"{found.left_out}. Add photographs that share a place"
         )
     write_pairs(out, found.pairs)
     return found
@@ -143,7 +141,7 @@ def _engine(directory: str | os.PathLike[str] | None, model: str | os.PathLike[s
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="delf-engine-"))
             directory = Path(folder) / "engine"
         if not (Path(directory) / MANIFEST).exists():
-            yield stack.enter_context(Engine.create(directory, model=model or "delf-r18"))
+            yield stack.enter_context(Engine.create(directory, model=model or "delf-r18", fine=True))
             return
         engine = stack.enter_context(Engine.open(directory))
         if model is not None and read_checkpoint_info(model).identity != engine.manifest.model_identity:

@@ -1,11 +1,11 @@
-"""Mining: each photograph of an engine is searched for among the others, and what verifies well is a pair."""
+"""Mining: each photograph of an engine is searched for among the others; what shows the same place is a pair."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.mining.geometry import fit_pair, near_duplicate
-from delf_engine.reranking import RerankOptions, rerank_batch
+from delf_engine.reranking import rerank_batch
+from delf_engine.reranking.confirming import confirm_rankings
 from delf_engine.training.sources.mined import MinedPair, places
 from delf_engine.verification import Verification
 
@@ -24,11 +25,9 @@ FEW_PAIRS = 12
 #: Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
-# A decision is right for one pair that somebody asks about. Mining looks at the most similar photographs of all,
-# and one wrong pair is taught again in every epoch, so that it asks for half as many inliers again.
-_STRICTER = 1.5
-# Of these inliers, the homography that is fitted closer must keep this share: it is what is trained on.
-_KEPT = 0.5
+# What is trained on are the matches that agree with the homography: a pair must have this share of the inliers
+# that a decision without probabilities asks for. Details of pairs with fewer inliers need not be asked.
+_POINTS = 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +42,10 @@ class Mined:
         That were searched.
     compared : int
         Pairs that were verified.
-    min_inliers : int
-        Inliers from which on a pair was kept.
-    most_inliers : int
-        Most inliers of any pair that was verified.
+    proposed : int
+        Of these had enough inliers to train on, and were asked for details.
+    same : int
+        Of these show the same place, as all evidence says.
     duplicates : int
         Pairs left out as near-duplicates.
     uneven : int
@@ -58,8 +57,8 @@ class Mined:
     pairs: tuple[MinedPair, ...]
     photographs: tuple[str, ...]
     compared: int
-    min_inliers: int
-    most_inliers: int
+    proposed: int
+    same: int
     duplicates: int
     uneven: int
     surplus: int
@@ -87,14 +86,15 @@ class Mined:
         largest = ", ".join(map(str, self.groups[:8])) + (", ..." if len(self.groups) > 8 else "")
         lines = [
             f"{len(self.photographs)} photographs, {self.compared} pairs verified",
-            f"{len(self.pairs)} pairs of at least {self.min_inliers} inliers{self.left_out}",
+            f"{self.proposed} of them have matches enough, {self.same} of these show the same place",
+            f"{len(self.pairs)} pairs{self.left_out}",
             f"{len(self.groups)} connected groups, photographs in each: {largest}",
             f"{len(self.alone)} photographs without a partner",
         ]
         if len(self.pairs) < FEW_PAIRS:
             lines.append(
                 f"too few to train on: recipe delf_self draws {FEW_PAIRS} pairs a batch; add photographs of the "
-                "same places, or ask for fewer inliers (min_inliers) and look at the pairs"
+                "same places"
             )
         return "\n".join(lines)
 
@@ -103,7 +103,8 @@ class Mined:
         return {
             "photographs": len(self.photographs),
             "compared": self.compared,
-            "min_inliers": self.min_inliers,
+            "proposed": self.proposed,
+            "same": self.same,
             "pairs": len(self.pairs),
             "near_duplicates": self.duplicates,
             "not_on_one_plane": self.uneven,
@@ -119,7 +120,6 @@ def mine_pairs(
     photographs: Sequence[str],
     *,
     per_photo: int = 20,
-    min_inliers: int | None = None,
     max_pairs: int = 1000,
     keep_duplicates: bool = False,
     seed: int = 0,
@@ -128,9 +128,9 @@ def mine_pairs(
 ) -> Mined:
     """Find pairs of photographs that show the same place.
 
-    Each photograph is searched for in the engine's index, its best candidates are verified, once a pair, and
-    pairs with enough inliers get a homography of their own. The result has the same bits with any number of
-    workers.
+    Each photograph is searched for in the engine's index, its best candidates are verified, once a pair. Pairs
+    with inliers enough get fine evidence, where the engine stores it or their photographs can be read, and those
+    whose verdict is "same" get a homography of their own. The result has the same bits with any number of workers.
 
     Parameters
     ----------
@@ -139,14 +139,12 @@ def mine_pairs(
         Ids to mine among, at least 2; the engine may hold others.
     per_photo : int
         Candidates verified for each photograph.
-    min_inliers : int or None
-        Inliers from which on a pair is kept; None: half as many again as for the profile's decision.
     max_pairs : int
         Pairs to keep: see `strongest`.
     keep_duplicates : bool
         Keep pairs of which one photograph is the other, resized or recompressed.
     seed : int
-        Seed of RANSAC, 0 to 2^31 - 1.
+        Of RANSAC, 0 to 2^31 - 1.
     workers : int or None
         Processes that verify; None: this one alone for few pairs, all cores for many.
     progress : callable
@@ -161,26 +159,29 @@ def mine_pairs(
     UnknownIdError
         If the engine does not hold one of the photographs.
     """
-    if per_photo < 1 or max_pairs < 1 or (min_inliers is not None and min_inliers < 1):
-        raise ConfigError(
-            "per_photo, max_pairs and min_inliers must be at least 1, got "
-            f"{per_photo}, {max_pairs} and {min_inliers}"
-        )
+    if per_photo < 1 or max_pairs < 1:
+        raise ConfigError(f"per_photo and max_pairs must be at least 1, got {per_photo} and {max_pairs}")
     names = tuple(dict.fromkeys(photographs))
     if len(names) < 2:
         raise DataError(f"pairs need 2 photographs at least, got {len(names)}")
-    profile = engine.manifest.profile
-    least = min_inliers or math.ceil(_STRICTER * profile.verification.min_inliers)
+    least = math.ceil(_POINTS * engine.manifest.profile.verification.min_inliers)
     shortlists = _candidates(engine, names, per_photo, progress)
+    top_n = max(1, *map(len, shortlists.values()))
+    options = engine.state.rerank_options(top_n=top_n, seed=seed, workers=workers)
     rankings = rerank_batch(
         engine.store,
         shortlists,
         engine.store,
-        RerankOptions.of(profile, top_n=max(1, *map(len, shortlists.values())), seed=seed, workers=workers),
+        options,
         progress=lambda done, total: progress("verifying", done, total),
     )
-    verified = {(a, hit.id): hit.verification for a, hits in rankings.items() for hit in hits if hit.verification}
-    good = {pair: found for pair, found in verified.items() if found.inliers >= least}
+    proposed = {a: [hit for hit in hits if (hit.inliers or 0) >= least] for a, hits in rankings.items()}
+    asked = replace(options, confirm=top_n)
+    good: dict[tuple[str, str], Verification] = {}
+    for done, (a, hits) in enumerate(proposed.items(), 1):
+        confirmed = confirm_rankings({a: hits}, engine.state.fine_of, engine.state.fine_of, asked)[a]
+        good |= {(a, hit.id): hit.verification for hit in confirmed if hit.verification and hit.verification.same}
+        progress("looking at details", done, len(proposed))
     pairs, duplicates = _fitted(engine, good, least, keep_duplicates, seed)
     kept = strongest({pair: found.inliers for pair, found in good.items() if pair in pairs}, max_pairs)
     place = {name: number for number, name in enumerate(names)}
@@ -188,9 +189,9 @@ def mine_pairs(
     return Mined(
         pairs=tuple(pairs[pair] for pair in kept),
         photographs=names,
-        compared=len(verified),
-        min_inliers=least,
-        most_inliers=max((found.inliers for found in verified.values()), default=0),
+        compared=sum(hit.verification is not None for hits in rankings.values() for hit in hits),
+        proposed=sum(map(len, proposed.values())),
+        same=len(good),
         duplicates=duplicates,
         uneven=len(good) - len(pairs) - duplicates,
         surplus=len(pairs) - len(kept),
@@ -244,7 +245,7 @@ def _fitted(
     for (a, b), found in good.items():
         features = engine.get(a), engine.get(b)
         fit = fit_pair(*features, found, config, seed=seed)
-        if fit is None or len(fit[1]) < _KEPT * least:
+        if fit is None or len(fit[1]) < least:
             continue
         homography, points = fit
         if not keep_duplicates and near_duplicate(homography, found, *features):

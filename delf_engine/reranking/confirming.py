@@ -1,4 +1,4 @@
-"""Fine evidence for the first hits of rankings: they keep their places, and get a verdict out of all evidence."""
+"""Fine evidence for the first hits of rankings: they get a verdict out of all evidence, and are ordered by it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from delf_engine.reranking.candidates import RankedCandidate, Reader
 from delf_engine.reranking.options import RerankOptions
 from delf_engine.verification import FineEvidence, fine_evidence, with_evidence
 
-__all__ = ["Confirmer", "confirm_rankings"]
+__all__ = ["Confirmer", "by_evidence", "confirm_rankings"]
 
 Hit = TypeVar("Hit", bound=RankedCandidate)
 
@@ -34,7 +34,11 @@ class Confirmer:
         self._found: dict[str, FineEvidence | None] = {}
 
     def __call__(self, hits: Sequence[Hit], count: int) -> list[Hit]:
-        """Return hits, the first `count` with fine evidence as far as they are verified."""
+        """Return hits, the first `count` with fine evidence as far as they are verified, in its order."""
+        return by_evidence(self.confirmed(hits, count))
+
+    def confirmed(self, hits: Sequence[Hit], count: int) -> list[Hit]:
+        """Return hits in their order, the first `count` with fine evidence as far as they are verified."""
         return [self._confirmed(hit) if place < count else hit for place, hit in enumerate(hits)]
 
     def _confirmed(self, hit: Hit) -> Hit:
@@ -58,10 +62,29 @@ class Confirmer:
         return self._found.get(image_id)
 
 
+def by_evidence(hits: Sequence[Hit]) -> list[Hit]:
+    """Return hits, those with fine evidence ordered by their probability; all others keep their places.
+
+    Equal ones, such as all without a calibration, stay in their order, which is that of the ranking score.
+    """
+    sure = {
+        place: hit.verification.probability or 0.0
+        for place, hit in enumerate(hits)
+        if hit.verification is not None and hit.verification.fine is not None
+    }
+    out = list(hits)
+    for place, best in zip(sure, sorted(sure, key=lambda place: -sure[place]), strict=True):
+        out[place] = replace(hits[best], rank=hits[place].rank)
+    return out
+
+
 def confirm_rankings(
     rankings: Mapping[str, Sequence[Hit]], queries: Reader, images: Reader, options: RerankOptions
 ) -> dict[str, list[Hit]]:
-    """Return rankings whose first `options.confirm` hits have fine evidence, if query and image have features."""
+    """Return rankings, the first `options.confirm` hits of each with fine evidence and in its order.
+
+    Those of which query or image have no features keep their places.
+    """
     out = {}
     for query, hits in rankings.items():
         own = queries(query) if options.confirm and hits else None

@@ -20,6 +20,7 @@ from delf_engine.config import RerankingConfig
 from delf_engine.config.base import Config, Count
 from delf_engine.errors import UnknownIdError
 from delf_engine.reranking.candidates import FeatureSource, RankedCandidate
+from delf_engine.reranking.confirming import by_evidence
 from delf_engine.reranking.options import RerankOptions
 from delf_engine.reranking.rerank import rerank_batch
 
@@ -89,10 +90,11 @@ def rerank_graph(
 ) -> dict[str, list[GraphCandidate]]:
     """Rank the heads of rankings again by the widest paths from the query to their images.
 
-    Candidate i gets the score n_i + blend (p_i - n_i): n_i is its number of inliers with the query, p_i the larger
-    of n_i and of min(n_j, n_ij) over the candidates j that it was verified with. Only the `neighbours` candidates
-    of most inliers are asked, and of these only those that have more than i: no other path can be wider. Pairs
-    that are not said to show the same place are not joined.
+    Candidate i gets the score s_i + blend (p_i - n_i) u: s_i is its ranking score, n_i its number of inliers with
+    the query, p_i the larger of n_i and of min(n_j, n_ij) over the candidates j that it was verified with, u the
+    ranking score of an inlier, s_j / n_j of the best j (1 where inliers are the score). Only the `neighbours`
+    candidates of most inliers are asked, and of these only those that have more than i: no other path can be
+    wider. Pairs that are not said to show the same place are not joined.
 
     Parameters
     ----------
@@ -110,7 +112,7 @@ def rerank_graph(
     -------
     dict of query id to list of GraphCandidate
         The first `top` verified candidates by their score, equal ones by their rank in `rankings`; behind them all
-        others in their order.
+        others in their order. Candidates with fine evidence share their places by it (`by_evidence`).
 
     Raises
     ------
@@ -131,7 +133,7 @@ def rerank_graph(
     }
     joined = _verified(sorted(pairs), features, options)
     return {
-        query: _ranked(ranking, heads[query], hubs[query], joined, config.blend)
+        query: by_evidence(_ranked(ranking, heads[query], hubs[query], joined, config.blend))
         for query, ranking in rankings.items()
     }
 
@@ -156,13 +158,13 @@ def _ranked(
 ) -> list[GraphCandidate]:
     scored = []
     for c in head:
-        own = _inliers(c)
-        width, via = own, None
+        own, score = _inliers(c), c.ranking_score or 0.0
+        width, via, unit = own, None, 0.0
         for hub in hubs:
             through = min(_inliers(hub), widths.get(_pair(hub.id, c.id), 0)) if _may_widen(hub, c) else 0
             if through > width:
-                width, via = through, hub.id
-        scored.append((own + blend * (width - own), width, via, c))
+                width, via, unit = through, hub.id, (hub.ranking_score or 0.0) / _inliers(hub)
+        scored.append((score + blend * (width - own) * unit, width, via, c))
     scored.sort(key=lambda entry: (-entry[0], entry[3].rank))
     again = {id(c) for c in head}
     tail = [c for c in ranking if id(c) not in again]

@@ -44,7 +44,7 @@ class RerankOptions:
         Of every verification. Results have the same bits in any order and with any number of workers, and each
         pair's are those of `verify_features`.
     calibration : Calibration or None
-        Gives verifications their probability and their verdict. It has no part in the ranking.
+        Gives verifications their probability and their verdict. Only hits with fine evidence are ordered by it.
     workers : int or None
         Threads, or processes where an estimator holds Python's interpreter lock. None takes one a usable core, and
         the calling thread alone for few pairs.
@@ -55,7 +55,8 @@ class RerankOptions:
         What stands beside the ids of shortlists are distances, of which lower is better: they get the opposite
         sign. It is never guessed.
     confirm : int
-        The first so many of each query get fine evidence, where there are fine features; their places stay.
+        The first so many of each query get fine evidence, where there are fine features, and are ordered by the
+        probability that follows, equal ones by their ranking score.
     fine : FineConfig
         How fine features are matched.
 

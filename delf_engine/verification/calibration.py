@@ -148,7 +148,7 @@ class Calibration(Config):
             raise ConfigError(f"there is no calibration evidence {evidence!r}; known: {', '.join(COARSE)}")
         _checked_prior(prior)
         same = checked_labels(labels, len(verifications))
-        detailed = np.array([verification.fine is not None for verification in verifications])
+        detailed = np.array([v.fine is not None and v.fine.conclusive for v in verifications])
         stand_for = check_array(
             "weights", np.ones(len(same)) if weights is None else weights, np.float64, same.shape, error=DataError
         )
@@ -168,7 +168,7 @@ class Calibration(Config):
             values |= _common_options(verifications, profile)
             values["coarse"] = Curve.fit(verifications, same, (evidence,), prior, stand_for)
         if min(np.count_nonzero(detailed & same), np.count_nonzero(detailed & ~same)) >= MINIMUM_PAIRS:
-            seen = [v for v in verifications if v.fine is not None]
+            seen = [v for v, own in zip(verifications, detailed, strict=True) if own]
             used = _FINE if evidence is None else (evidence, *_FINE)
             values["fine"] = Curve.fit(seen, same[detailed], used, prior, stand_for[detailed])
         return cls(**values)

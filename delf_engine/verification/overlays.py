@@ -1,7 +1,8 @@
-"""What two photographs wear alike: matches of screenshot chrome, captions, ornate frames, TV strips.
+"""What two photographs wear alike: screenshot chrome, captions, ornate frames, TV strips, watermarks, buttons.
 
-Such an overlay stands at the same place in both images, near their edges, while what they show in the middle does
-not. Two copies of one photograph, or two shots from a tripod, agree in the middle too.
+An overlay stands at the same place in both images. One near their edges is known by a middle that does not
+agree, one that lies anywhere by how little stands exactly still. Two copies of one photograph, or two shots from a
+tripod, agree in the middle too, and in much.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ _BANDS = (0.1, 0.15, 0.2, 0.25, 0.3)
 _SHARE, _EXPECTED = 0.1, 8
 #: A transform may be that of an overlay if it has so many matches and this share of them stand still.
 _LEAST, _MOST = 10, 0.6
+#: Marks stand still as exactly as this, nearly all matches do so then, and they are so few of the features.
+_EXACTLY, _NEARLY_ALL, _FEW = 0.02, 0.75, 0.02
 
 
 def overlay_matches(
-    a: LocalFeatures, b: LocalFeatures, pairs: npt.NDArray[np.int32], inliers: Mask
+    a: LocalFeatures, b: LocalFeatures, pairs: npt.NDArray[np.int32], inliers: Mask, *, marks: bool = False
 ) -> Mask | None:
     """Tell which matches may be those of an overlay, if it explains the ones that agreed on a transform.
 
-    These are all that stand still, and all in the band that the overlay takes: its ornaments match each other.
+    These are all that stand still, and all in the band that the overlay takes, or near the marks: its ornaments
+    match each other.
 
     Parameters
     ----------
@@ -42,6 +46,8 @@ def overlay_matches(
         Their tentative matches.
     inliers : (M,) bool
         Of the transform.
+    marks : bool
+        Whether to look for marks anywhere: features must have the accuracy of a pixel.
 
     Returns
     -------
@@ -63,10 +69,25 @@ def overlay_matches(
         middle = inward >= band
         if np.count_nonzero(still & middle) <= _SHARE * expected:
             return np.asarray(still | ~middle)
-    return None
+    if not marks:
+        return None
+    exactly = inliers & _stands_still(first, second, a.image_size, b.image_size, _EXACTLY)
+    few = _FEW * min(len(a), len(b))
+    if not _NEARLY_ALL * agreeing <= np.count_nonzero(exactly) < few:
+        return None
+    near = [_near(points, exactly, size) for points, size in ((first, a.image_size), (second, b.image_size))]
+    return np.asarray(near[0] | near[1])
 
 
-def _stands_still(a: Float64, b: Float64, size_a: tuple[int, int], size_b: tuple[int, int]) -> Mask:
+def _near(points: Float64, marks: Mask, size: tuple[int, int]) -> Mask:
+    """Tell which points, (N, 2) in pixels, lie near those that are marks, (N,) bool."""
+    apart = np.linalg.norm(points[:, None] - points[marks], axis=2)
+    return np.asarray(apart.min(axis=1) <= _EXACTLY * max(size))
+
+
+def _stands_still(
+    a: Float64, b: Float64, size_a: tuple[int, int], size_b: tuple[int, int], part: float = _STILL
+) -> Mask:
     """Tell which matched points, (N, 2) in pixels, stand at the same place of both images: (N,) bool.
 
     The same place, across and down: in parts of width and height, or so many pixels from one edge or the other, or
@@ -79,7 +100,7 @@ def _stands_still(a: Float64, b: Float64, size_a: tuple[int, int], size_b: tuple
     across = [_moved(a, b, sizes, axis=0, unit=unit) for unit in (shorter[0] / sizes[:, 0], np.ones(2))]
     scaled = shorter[0] / sizes[:, 0]
     down = [_moved(a, b, sizes, axis=1, unit=unit) for unit in (shorter[1] / sizes[:, 1], np.ones(2), scaled)]
-    limit = _STILL * shorter.min()
+    limit = part * shorter.min()
     return np.asarray(np.maximum(np.min(across, axis=0), np.min(down, axis=0)) <= limit)
 
 

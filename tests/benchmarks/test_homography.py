@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from benchmarks.verification.homography import (
     PlanarPair,
+    corner_error,
     homography_pairs,
     matching_figures,
+    oxford_pairs,
     planar_figures,
     project,
     repeatability,
@@ -41,6 +43,27 @@ def test_points_beyond_the_horizon_are_not_visible() -> None:
     H = np.array([[1, 0, 0], [0, 1, 0], [-1 / 60, 0, 1.0]])  # the horizon is x = 60, the centre x = 49.5
     visible = project(H, [[10, 5], [60, 5], [90, 5]], SIZE, (10_000, 10_000))[1]
     assert visible.tolist() == [True, False, False]
+
+
+@given(st.floats(-50, 50), st.floats(-50, 50), st.floats(0.1, 10))
+def test_corner_error_is_the_mean_distance_of_corners(x: float, y: float, scale: float) -> None:
+    assert corner_error(scale * shift(x, y), IDENTITY, SIZE) == pytest.approx(np.hypot(x, y))
+    wider = np.diag([1 + 4 / 99, 1, 1])  # two corners by 4 pixels
+    assert corner_error(wider, IDENTITY, SIZE) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("found", [None, np.zeros((3, 3)), np.full((3, 3), np.nan)])
+def test_what_is_no_homography_is_infinitely_wrong(found: npt.NDArray[np.float64] | None) -> None:
+    assert corner_error(found, IDENTITY, SIZE) == np.inf
+
+
+def test_pairs_of_oxford_start_from_the_first_image(tmp_path: Path) -> None:
+    (tmp_path / "wall").mkdir()
+    for k in range(2, 7):
+        np.savetxt(tmp_path / "wall" / f"H1to{k}p", shift(k))
+    pairs = oxford_pairs(tmp_path)
+    assert [(p.first, p.second) for p in pairs] == [("wall/img1.jpg", f"wall/img{k}.jpg") for k in range(2, 7)]
+    assert [p.H[0, 2] for p in pairs] == [2, 3, 4, 5, 6]
 
 
 # ------------------------------------------------------------------------------------------------- repeatability

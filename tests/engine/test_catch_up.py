@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 import pytest
 
@@ -21,7 +20,7 @@ from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection
 from delf_engine.storage import FeatureStore
 from forkserver import Child
-from helpers import raises, random_features
+from helpers import flip_stored, raises, random_features
 
 IMAGES = {f"image {i}": random_features(np.random.default_rng(i), 5 + i) for i in range(12)}
 NAMES = list(IMAGES)
@@ -116,7 +115,7 @@ def test_an_image_whose_features_are_damaged_is_left_out(tmp_path: Path, tiny_mo
     directory = create(tmp_path / "e", tiny_model, kind, NAMES[:4])
     with de.Engine.open(directory) as engine:
         engine.store.put_many(features_of(NAMES[4:8]))
-    flip_stored(directory, NAMES[5])
+    flip_stored(directory / "features", NAMES[5])
     for readonly in (True, False):
         with pytest.warns(DelfEngineWarning, match=NAMES[5]):
             engine = de.Engine.open(directory, readonly=readonly)
@@ -125,24 +124,10 @@ def test_an_image_whose_features_are_damaged_is_left_out(tmp_path: Path, tiny_mo
             if not readonly:
                 engine.add_features(features_of(NAMES[5:6]), replace=True)
                 assert_caught_up(engine, [*NAMES[:5], *NAMES[6:8], NAMES[5]])
-    flip_stored(directory, NAMES[6])
+    flip_stored(directory / "features", NAMES[6])
     with de.Engine.open(directory) as engine:
         engine.remove(NAMES[6])
         assert_caught_up(engine)
-
-
-def flip_stored(directory: Path, image_id: str) -> None:
-    """Flip a bit of the stored descriptors of an image."""
-    with lmdb.open(str(directory / "features"), max_dbs=4) as environment, environment.begin() as txn:
-        keys, values = (environment.open_db(name, txn=txn, create=False) for name in (b"keys", b"values"))
-        value = txn.get(txn.get(b"\x00" + image_id.encode(), db=keys), db=values)
-    data = directory / "features" / "data.mdb"
-    contents = bytearray(data.read_bytes())
-    at = contents.find(value)
-    while at >= 0:  # in old pages too
-        contents[at + len(value) - 1] ^= 1
-        at = contents.find(value)
-    data.write_bytes(contents)
 
 
 CHANGES: dict[str, Callable[[de.Engine], object]] = {
@@ -349,7 +334,7 @@ def test_check_names_everything_that_is_damaged(tmp_path: Path, tiny_model: Path
     damaged = sorted((directory / "index" / "segment-00000001").iterdir())[:2]
     for file in damaged:
         flip(file)
-    flip_stored(directory, NAMES[3])
+    flip_stored(directory / "features", NAMES[3])
     if kind == "asmk":
         damaged.insert(0, directory / "codebook.safetensors")
         flip(damaged[0])

@@ -13,7 +13,8 @@ from delf_engine.engine.fine import FINE
 from delf_engine.errors import ConfigError
 from delf_engine.reranking import RankedCandidate
 from delf_engine.storage import FeatureStore
-from helpers import raises, random_photo, write_image
+from delf_engine.verification import FineEvidence
+from helpers import flip_stored, planes_decide, raises, random_photo, write_image
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def engine_of(tmp_path: Path, model: Path, files: list[str], *, fine: bool) -> d
 
 
 def evidence(hits: de.SearchResult) -> list[object]:
-    return [hit.verification.fine if hit.verification else None for hit in hits]
+    return [None if hit.verification is None else hit.verification.fine for hit in hits]
 
 
 def test_stored_and_on_demand_are_the_same_bits(tmp_path: Path, tiny_model: Path, files: list[str]) -> None:
@@ -80,10 +81,40 @@ def test_a_missing_or_damaged_record_is_extracted(tmp_path: Path, tiny_model: Pa
     with engine_of(tmp_path, tiny_model, files, fine=True) as engine:
         found = engine.search(files[0])
     with FeatureStore.open(tmp_path / "fine" / FINE) as store:  # as after a kill between the two commits
-        store.remove(files[1:3])
+        store.remove(files[1:2])
+    flip_stored(tmp_path / "fine" / FINE, files[2])
     with de.Engine.open(tmp_path / "fine") as engine:
         assert engine.search(files[0]).hits == found.hits
-        assert engine.check().whole
+        assert [image_id for image_id, _ in engine.check().damaged_images] == [files[2]]
+        shutil.rmtree(Path(files[0]).parent)
+        seen = {hit.id: hit.verification for hit in engine.search(files[0])}
+        assert [seen[name].fine is not None for name in files] == [True, False, False, True]  # type: ignore[union-attr]
+
+
+def test_confirmed_hits_are_ordered_by_evidence_and_fewer_are_the_first_of_more(
+    tmp_path: Path, tiny_model: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_of(tmp_path, tiny_model, files, fine=True) as engine:
+        engine.state.calibration = planes_decide()
+        coarse = [hit.id for hit in engine.search(files[0], confirm=0)]
+        agreeing = {files[0]: 90, coarse[1]: 5, coarse[2]: 30, coarse[3]: 20}
+        marked = {len(engine.state.fine_of(name) or ()): n for name, n in agreeing.items()}
+        assert len(marked) == 4
+
+        def evidence_of(_: object, image: de.LocalFeatures, **__: object) -> FineEvidence:
+            return FineEvidence(99, 0, marked[len(image)])
+
+        monkeypatch.setattr("delf_engine.reranking.confirming.fine_evidence", evidence_of)
+        found = engine.search(files[0])
+        assert [hit.id for hit in found] == [files[0], coarse[2], coarse[3], coarse[1]]
+        assert [hit.rank for hit in found] == [1, 2, 3, 4]
+        assert engine.search(files[0], top_k=2).hits == found.hits[:2]
+        assert engine.search_many(files[:1], top_k=2, confirm=10)[0].hits == found.hits[:2]
+        assert engine.rerank(files[0], coarse).hits[:2] == engine.rerank(files[0], coarse, top_k=2).hits
+        assert [hit.id for hit in engine.rerank(files[0], coarse)] == [hit.id for hit in found]
+        assert [hit.id for hit in engine.search(files[0], confirm=3)] == [coarse[i] for i in (0, 2, 1, 3)]
+        (many,) = engine.rerank_many({files[0]: coarse}, confirm=3).rankings.values()
+        assert [hit.id for hit in many] == [coarse[i] for i in (0, 2, 1, 3)]
 
 
 def test_the_first_n_are_confirmed(tmp_path: Path, tiny_model: Path, files: list[str]) -> None:
@@ -97,14 +128,15 @@ def test_the_first_n_are_confirmed(tmp_path: Path, tiny_model: Path, files: list
         plain = engine.rerank_many(lists).rankings
         some = engine.rerank_many(lists, confirm=3).rankings
         for query, hits in some.items():
-            assert [hit.id for hit in hits] == [hit.id for hit in plain[query]]
+            assert [hit.id for hit in hits[:1] + hits[3:]] == [query, plain[query][3].id]
+            assert [hit.rank for hit in hits] == [1, 2, 3, 4]
             assert confirmed(hits) == [True, True, True, False]
             assert confirmed(plain[query]) == [False] * 4
         assert [r.hits for r in engine.search_many(files[:2], confirm=3)] == [
             engine.search(query, confirm=3).hits for query in files[:2]
         ]
         fine = engine.state.fine_of
-        given = {"confirm": 3, "profile": "default"}
+        given = {"confirm": 3, "profile": "default", "calibration": engine.calibration}
         assert de.rerank(engine.store, lists, engine.store, fine=(fine, fine), **given) == some
         only_one = de.rerank(engine.store, lists, engine.store, fine=(fine, {files[1]: fine(files[1])}), **given)
         assert sum(confirmed(only_one[files[0]])) <= 1

@@ -47,35 +47,28 @@ def same_pairs(a: Mined, b: Mined) -> bool:
 def test_pairs_are_those_of_an_exhaustive_comparison(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
     names = list(folder)
     engine = engine_of(folder)
-    found = mine_pairs(engine, names, min_inliers=45, keep_duplicates=True)
+    found = mine_pairs(engine, names, keep_duplicates=True)
     config = engine.manifest.profile.verification
     expected = [
         (a, b)
         for a, b in combinations(names, 2)
-        if verify_features(engine.get(a), engine.get(b), config=config).inliers >= 45
+        if verify_features(engine.get(a), engine.get(b), config=config).same
     ]
     assert [(pair.a, pair.b) for pair in found.pairs] == expected
     assert len(expected) == 3 + 3 + 3
     assert {pair.a[0] + pair.b[0] for pair in found.pairs} == {"xx", "yy"}
     assert found.groups == (4, 3)
     assert found.alone == ("alone1", "alone2", "empty")
-    assert found.min_inliers == 45
-    assert found.most_inliers > 100
+    assert (found.proposed, found.same) == (9, 9)
     assert (found.duplicates, found.uneven, found.surplus) == (0, 0, 0)
 
 
-def test_a_resized_copy_is_no_pair_and_the_threshold_is_stricter_than_the_decision(
-    engine_of: Make, folder: dict[str, LocalFeatures]
-) -> None:
+def test_a_resized_copy_is_no_pair(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:
     engine = engine_of(folder)
     found = mine_pairs(engine, list(folder))
     assert ("x1", "x1 small") not in [(pair.a, pair.b) for pair in found.pairs]
     assert found.duplicates == 1
     assert len(found.pairs) == 8
-    assert found.min_inliers == 1.5 * engine.manifest.profile.verification.min_inliers == 45
-    none = mine_pairs(engine, list(folder), min_inliers=found.most_inliers + 1)
-    assert (none.pairs, none.groups) == ((), ())
-    assert len(none.alone) == len(folder)
 
 
 def test_same_bits_in_any_order_of_adding_and_with_any_workers(
@@ -112,7 +105,7 @@ def test_what_cannot_be_mined(engine_of: Make, folder: dict[str, LocalFeatures])
             mine_pairs(engine, names)
     with raises(UnknownIdError):
         mine_pairs(engine, ["x1", "nobody"])
-    for options in ({"per_photo": 0}, {"max_pairs": 0}, {"min_inliers": 0}):
+    for options in ({"per_photo": 0}, {"max_pairs": 0}):
         with raises(ConfigError):
             mine_pairs(engine, list(folder), **options)  # type: ignore[arg-type]
 
@@ -120,7 +113,8 @@ def test_what_cannot_be_mined(engine_of: Make, folder: dict[str, LocalFeatures])
 def test_photographs_without_features_have_no_pairs(engine_of: Make) -> None:
     empty = {name: random_features(np.random.default_rng(0), 0) for name in "abc"}
     found = mine_pairs(engine_of(empty), list(empty))
-    assert (found.pairs, found.most_inliers) == ((), 0)
+    assert (found.pairs, found.groups, found.proposed) == ((), (), 0)
+    assert found.alone == tuple("abc")
 
 
 @given(

@@ -26,7 +26,7 @@ from delf_engine.reranking import (
     rerank_graph,
     write_rankings,
 )
-from delf_engine.verification import verify_features
+from delf_engine.verification import FineEvidence, verify_features
 from helpers import raises, random_features
 from verification.answers import answer
 
@@ -102,6 +102,35 @@ def test_scores_are_those_of_the_oracle(data: st.DataObject) -> None:
             assert (c.via is None) == (c.path_inliers == c.inliers)
         else:
             assert (c.via, c.path_inliers, c.ranking_score) == (None, None, plain[c.id].ranking_score)
+
+
+def test_a_path_adds_to_any_ranking_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranking = ranking_of([80, 10, 12, 11])
+    weighted = [replace(c, ranking_score=s) for c, s in zip(ranking, (40.0, 9.0, 8.0, 7.0), strict=True)]
+    monkeypatch.setattr(graph, "_verified", lambda *_: {})
+    assert [c.id for c in rerank_graph({"q": weighted}, {}, OPTIONS)["q"]] == ["i1", "i2", "i3", "i4"]
+    monkeypatch.setattr(graph, "_verified", lambda *_: {("i1", "i4"): 51})
+    found = rerank_graph({"q": weighted}, {}, OPTIONS, config=GraphConfig(blend=0.5))["q"]
+    assert [(c.id, c.ranking_score, c.via) for c in found] == [
+        ("i1", 40.0, None),
+        ("i4", 7.0 + 0.5 * (51 - 11) * 40 / 80, "i1"),
+        ("i2", 9.0, None),
+        ("i3", 8.0, None),
+    ]
+
+
+def test_what_details_confirm_is_ordered_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = FineEvidence(90, 60, 60)
+    sure = [
+        replace(c, verification=replace(c.verification, fine=fine, probability=p, accept=0.9))
+        for c, p in zip(ranking_of([80, 50, 40]), (0.2, 0.95, 0.99), strict=True)
+        if c.verification is not None
+    ]
+    rest = [replace(c, id=f"j{k}", rank=3 + k) for k, c in enumerate(ranking_of([60, 20]), 1)]
+    monkeypatch.setattr(graph, "_verified", lambda *_: {})
+    found = rerank_graph({"q": [*sure, *rest]}, {}, OPTIONS)["q"]
+    assert [c.id for c in found] == ["i3", "j1", "i2", "i1", "j2"]
+    assert [c.rank for c in found] == [1, 2, 3, 4, 5]
 
 
 def window(rng: np.random.Generator, scene: LocalFeatures, first: int, last: int) -> LocalFeatures:

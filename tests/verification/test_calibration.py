@@ -365,6 +365,8 @@ def test_holds_for_its_model_and_options_only() -> None:
     assert calibration.holds_for(profile=DEFAULT.model_copy(update={"extraction": precise}))
     assert not calibration.holds_for(profile=load_profile("fast"))  # other features
     assert not calibration.holds_for(profile=load_profile("delf"))
+    other_details = DEFAULT.fine.model_copy(update={"ratio": 0.8})
+    assert not calibration.holds_for(profile=DEFAULT.model_copy(update={"fine": other_details}))
     assert not calibration.holds_for(checkpoint="tiny@4567")
     other = DEFAULT.model_copy(update={"ranking": DEFAULT.ranking.model_copy(update={"exponent": 2.0})})
     assert not calibration.holds_for(profile=other)

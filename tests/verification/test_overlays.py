@@ -98,3 +98,24 @@ def test_matches_that_move_are_no_overlay(seed: int, matches: int) -> None:
     moved = np.abs(a.keypoints[pairs[:, 0]] - b.keypoints[pairs[:, 1]]).max(axis=1) > 120
     assert overlay_matches(a, b, pairs[moved], np.ones(int(moved.sum()), bool)) is None
     assert overlay_matches(a, b, pairs, np.zeros(matches, bool)) is None
+
+
+def marked(seed: int, *, marks: int = 30, dim: int = 128) -> LocalFeatures:
+    """2,000 features of a photograph, and those of a watermark all over it, the same for every seed."""
+    own = random_features(np.random.default_rng(seed), 2000, image_size=SIZE, dim=dim)
+    worn = random_features(np.random.default_rng(99), marks, image_size=SIZE, dim=dim)
+    scores = np.sort(np.r_[own.scores, worn.scores])[::-1]
+    columns = ((f.keypoints, f.scales, f.descriptors) for f in (worn, own))
+    keypoints, scales, descriptors = (np.concatenate(both) for both in zip(*columns, strict=True))
+    return LocalFeatures(keypoints, scales, scores, descriptors, SIZE)
+
+
+def test_marks_all_over_do_not_count() -> None:
+    a, b = marked(0), marked(1)
+    found = fine_evidence(a, b)
+    assert found.overlay >= 25
+    assert found.details == 0
+    copies = fine_evidence(a, a)
+    assert (copies.overlay, copies.planar) == (0, 2030)
+    moved = replace(b, keypoints=b.keypoints + np.float32([40, 25]))  # too far for a mark: a small thing both show
+    assert fine_evidence(a, moved).planar >= 25
