@@ -24,11 +24,35 @@ _LINE = re.compile(r"<!-- generated: (\w+) -->")
 def setup(sphinx: Any) -> dict[str, bool]:
     """Register with Sphinx."""
     sphinx.connect("source-read", _fill)
+    sphinx.connect("autodoc-process-signature", _readable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def _fill(sphinx: Any, docname: str, source: list[str]) -> None:
     source[0] = _LINE.sub(lambda line: CONTENTS[line[1]](), source[0])
+
+
+def _readable(
+    sphinx: Any, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """Return a signature without what pydantic and NumPy put into their types; options have attributes instead."""
+    if inspect.isclass(value) and issubclass(value, Config):
+        return "", None
+    if signature is None:
+        return None
+    return _short(signature), None if returns is None else _short(returns)
+
+
+_ARRAY = re.compile(
+    r"~?numpy\.ndarray\[tuple\[~?typing\.Any, \.\.\.\], ~?numpy\.dtype\[~?[\w.]*?(\w+)(?:\[[^\]]*\])?\]\]"
+)
+_ARRAY_LIKE = re.compile(
+    r"~?numpy\._typing\._array_like\._Buffer \|.*?\| complex \| bytes \| str \| [\w.~]*\[complex \| bytes \| str\]"
+)
+
+
+def _short(text: str) -> str:
+    return _ARRAY_LIKE.sub("ArrayLike", _ARRAY.sub(r"NDArray[\1]", text))
 
 
 def table(columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
