@@ -17,7 +17,7 @@ RESULTS = (HERE / "results" / "rparis.json", HERE / "results" / "rparis_peers.js
 
 
 def points(result: dict[str, Any]) -> dict[str, tuple[float, float, float, float]]:
-    """Return of each system: seconds a photograph, and Medium mAP of its first verified ranking, and its interval."""
+    """Return of each system: seconds a photograph, Medium mAP of its first verified ranking, and the interval."""
     found: dict[str, tuple[float, float, float, float]] = {}
     for stage in result["stages"]:
         system, _, what = stage["name"].partition(": ")
