@@ -166,6 +166,17 @@ def named(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def test_every_documented_function_describes_its_parameters() -> None:
+    text = "".join(page.read_text("utf-8") for page in (DOCS / "reference").rglob("*.md"))
+    lacking = []
+    for path in re.findall(r"^\.\. autofunction:: (\S+)$", text, re.MULTILINE):
+        doc = inspect.getdoc(named(path)) or ""
+        names = [n for n in inspect.signature(named(path)).parameters if not n.startswith("_")]
+        if len(names) > 2:  # with fewer, the summary says it
+            lacking += [f"{path}: {name}" for name in names if not re.search(rf"\b{name}\b", doc)]
+    assert lacking == []
+
+
 def test_every_documented_name_has_a_docstring() -> None:
     text = "".join(page.read_text("utf-8") for page in (DOCS / "reference").rglob("*.md"))
     for path in re.findall(r"^\.\. auto(?:class|function|exception):: (\S+)$", text, re.MULTILINE):
