@@ -50,7 +50,11 @@ Lists = Mapping[str, Sequence[tuple[str, float]]]
 Rankings = dict[str, list[str]]
 
 _SETS = ("holidays_dev", "ukbench_dev", "landmarks held out, all", "paris")
-_RULES: dict[str, tuple[Any, float]] = {"inliers": ("inliers", 0.0), "weighted": ("weighted", 0.3)}
+_RULES: dict[str, tuple[Any, float]] = {
+    "inliers": ("inliers", 0.0),
+    "inliers, blend 0.2": ("inliers", 0.2),
+    "weighted, blend 0.3": ("weighted", 0.3),
+}
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from delf_engine.config import load_profile
+from delf_engine.config import load_profile, profile_names
+from delf_engine.engine.pairs import calibration_of
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.model import checkpoint_names, checkpoint_path, read_checkpoint_info
 from delf_engine.verification import FineEvidence, Verification
@@ -448,6 +449,26 @@ def test_shipped_checkpoints_have_one_that_holds(name: str) -> None:
     assert p[0] < 0.1
     assert p[3] > 0.95
     assert (np.diff(p) >= 0).all()
+
+
+@pytest.mark.parametrize("profile", profile_names())
+@pytest.mark.parametrize("name", checkpoint_names())
+def test_every_checkpoint_and_profile_has_one(name: str, profile: str) -> None:
+    options = load_profile(profile)
+    found = calibration_of(name, options, read_checkpoint_info(name).identity)
+    assert found is not None
+    assert found.fine is not None
+    geometry = {
+        "model": options.verification.model,
+        "estimator": options.verification.estimator,
+        "residual_px": options.verification.residual_px,
+        "reference_size": options.verification.reference_size,
+        "exponent": options.ranking.exponent,
+    }
+    sure = answer(150, fine=FineEvidence(400, 120, 80), **geometry)
+    assert found.judged(sure).verdict == "same"
+    for inliers in (0, 20):
+        assert found.judged(answer(inliers, fine=FineEvidence(100, 12, 5), **geometry)).verdict == "different"
 
 
 def test_probabilities_need_no_scikit_learn(tmp_path: Path) -> None:
