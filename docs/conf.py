@@ -2,11 +2,17 @@
 
 import os
 import sys
+from functools import partialmethod
 from pathlib import Path
+
+from nbclient import NotebookClient
+
+# Else what %%bash prints is shown in pieces of 100 bytes.
+NotebookClient.__init__ = partialmethod(NotebookClient.__init__, coalesce_streams=True)
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
-os.environ |= {"TTY_COMPATIBLE": "0", "COLUMNS": "96"}  # commands in cells print plain text of the width of a page
+os.environ |= {"TTY_COMPATIBLE": "0", "COLUMNS": "84"}  # commands in cells print plain text of the width of a page
 # Cells find the commands of this environment, and the benchmarks.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
@@ -37,9 +43,11 @@ nb_execution_in_temp = True
 nb_execution_show_tb = True
 nb_output_stderr = "remove"  # progress bars
 nb_merge_streams = True
-nb_number_source_lines = False
+nb_render_markdown_format = "gfm"
 html_theme = "furo"
 html_title = "delf-engine"
+html_show_copyright = False
+html_theme_options = {"top_of_page_buttons": []}
 exclude_patterns = ["_build", "results"]
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -226,6 +226,24 @@ def test_a_table_is_made_of_what_a_benchmark_wrote(tmp_path: Path, monkeypatch: 
     assert "| ---" not in missing
 
 
+def test_the_figure_shows_every_system_of_its_results() -> None:
+    setup = {"mean_ap": 90.0, "interval_95": [80.0, 95.0]}
+    result = {
+        "methods": [
+            {"name": "delf-r18: ASMK", "setups": {"medium": {"mean_ap": 50.0, "interval_95": [40.0, 60.0]}}},
+            {"name": "delf-r18: ASMK, first 100 verified", "setups": {"medium": setup}},
+        ],
+        "stages": [
+            {"name": "delf-r18: features, paris", "seconds": 5.0, "timed": 10},
+            {"name": "delf-r18: features, queries of paris", "seconds": 1.0, "timed": 1},
+        ],
+    }
+    figure = loaded(DOCS / "figure.py")
+    assert figure.points(result) == {"delf-r18": (0.5, 90.0, 80.0, 95.0)}
+    (axes,) = figure.draw([result]).axes
+    assert [text.get_text() for text in axes.texts] == ["delf-r18"]
+
+
 def test_generated_reference_holds_every_command_and_constant() -> None:
     pytest.importorskip("numpydoc", reason="of the extra `docs`")
     generated = loaded(DOCS / "_ext" / "generated.py")
