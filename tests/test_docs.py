@@ -280,7 +280,7 @@ def test_examples_are_short_and_run(script: Path, collection: Collection, tmp_pa
     arguments, said = {
         "group_by_place": ([folder, "groups.json"], "2 places with more than one photograph"),
         "own_features": ([query, found], "matches agree on one homography"),
-        "rerank_faiss": ([folder, query], "same (was "),
+        "rerank_faiss": ([folder, query], " inliers, same"),
         "search_folder": ([folder, query, "engine"], "2 photographs show the same place"),
         "verify_pair": ([query, found, "matches.png"], "the same place (probability"),
     }[script.stem]
