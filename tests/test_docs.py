@@ -166,6 +166,17 @@ def named(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def test_every_documented_function_describes_its_parameters() -> None:
+    text = "".join(page.read_text("utf-8") for page in (DOCS / "reference").rglob("*.md"))
+    lacking = []
+    for path in re.findall(r"^\.\. autofunction:: (\S+)$", text, re.MULTILINE):
+        doc = inspect.getdoc(named(path)) or ""
+        names = [n for n in inspect.signature(named(path)).parameters if not n.startswith("_")]
+        if len(names) > 2:  # with fewer, the summary says it
+            lacking += [f"{path}: {name}" for name in names if not re.search(rf"\b{name}\b", doc)]
+    assert lacking == []
+
+
 def test_every_documented_name_has_a_docstring() -> None:
     text = "".join(page.read_text("utf-8") for page in (DOCS / "reference").rglob("*.md"))
     for path in re.findall(r"^\.\. auto(?:class|function|exception):: (\S+)$", text, re.MULTILINE):
@@ -269,7 +280,7 @@ def test_examples_are_short_and_run(script: Path, collection: Collection, tmp_pa
     arguments, said = {
         "group_by_place": ([folder, "groups.json"], "2 places with more than one photograph"),
         "own_features": ([query, found], "matches agree on one homography"),
-        "rerank_faiss": ([folder, query], "same (was "),
+        "rerank_faiss": ([folder, query], " inliers, same"),
         "search_folder": ([folder, query, "engine"], "2 photographs show the same place"),
         "verify_pair": ([query, found, "matches.png"], "the same place (probability"),
     }[script.stem]

@@ -286,7 +286,19 @@ class RankingConfig(Config):
 
 
 class Profile(Config):
-    """One complete pipeline, as one file under ``configs/`` describes it."""
+    """One complete pipeline, as one file under ``configs/`` describes it.
+
+    Attributes
+    ----------
+    name : str
+        Name of the file.
+    index : str
+        Kind of index that gathers candidates.
+    extraction, storage, verification, fine, reranking, ranking : Config
+        Options of the stages.
+    asmk, kdtree, ivf, bow, vlad, fisher : Config
+        Options of each kind of index.
+    """
 
     name: str
     extraction: ExtractionConfig

@@ -174,7 +174,13 @@ def save_ground_truth(path: str | os.PathLike[str], truth: GroundTruth) -> None:
 
 
 def restrict(ground_truth: GroundTruth, names: Sequence[str], query_names: Sequence[str]) -> GroundTruth:
-    """Return the ground truth of some of the queries on a part of the gallery, in the order that they are given.
+    """Return the ground truth of some of the queries on a part of the gallery.
+
+    Parameters
+    ----------
+    ground_truth : GroundTruth
+    names, query_names : sequence of str
+        Images and queries to keep, in this order.
 
     Raises
     ------

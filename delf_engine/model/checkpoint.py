@@ -282,7 +282,17 @@ def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, Checkpoi
 def save_checkpoint(
     path: str | os.PathLike[str], state: Mapping[str, npt.NDArray[Any]], info: CheckpointInfo, *, half: bool = True
 ) -> CheckpointInfo:
-    """Write a checkpoint in half precision (default) or as it is; replaces the file at once or not at all.
+    """Write a checkpoint; replaces the file at once or not at all.
+
+    Parameters
+    ----------
+    path : path
+    state : mapping of name to array
+        Weights of the network.
+    info : CheckpointInfo
+        What the checkpoint says of itself.
+    half : bool
+        In half precision, or as the weights are.
 
     Returns
     -------

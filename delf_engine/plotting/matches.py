@@ -125,7 +125,15 @@ def save_matches(
     verification: Verification,
     **options: Any,
 ) -> None:
-    """Write the picture of `draw_matches`, with its options, to a file; see there and at `save_figure`."""
+    """Write the picture of `draw_matches` to a file.
+
+    Parameters
+    ----------
+    path : path
+        As for `save_figure`, and so are the errors.
+    image_a, image_b, features_a, features_b, verification
+        As for `draw_matches`, which takes `options` as well.
+    """
     save_figure(draw_matches(image_a, image_b, features_a, features_b, verification, **options), path)
 
 
