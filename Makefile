@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 $(VENV)/.installed: pyproject.toml
 	@echo "installing into $(VENV): about 5 GB, a minute or two"
@@ -19,6 +19,15 @@ test: $(VENV)/.installed
 	# One thread a process: more would wait for each other.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+# The site, in docs/_build/html: runs the code of tutorials and notebooks; warnings are errors. Needs no network.
+docs: $(VENV)/.docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,4 +39,4 @@ lint: $(VENV)/.installed
 	$(BIN)/vulture delf_engine benchmarks
 
 clean:
-	rm -rf $(VENV) demo out build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo out build dist docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -49,6 +50,9 @@ __all__ = [
 
 #: A query of Sub-RParis with only two positives among the photographs at hand; its definition leaves it out.
 _LEFT_OUT = "paris_defense_000038"
+
+#: Tables, by title, printed since `write_json` was last called: it writes them, and the documentation shows them.
+_printed: dict[str, dict[str, Any]] = {}
 
 
 def own_process(module: str, *options: object, stderr: int | None = None) -> subprocess.Popen[str]:
@@ -183,7 +187,8 @@ def memory(field: str, pid: int | str = "self") -> int | None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output."""
+    """Print a table to standard output; one with the title of an earlier one takes its place in the JSON file."""
+    _keep(title, columns, rows)
     table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
@@ -201,10 +206,15 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[s
 
 def print_markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output as Markdown, in lines of any length; the first column is text."""
+    _keep(title, columns, rows)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     print(f"\n{title}\n")
     for line in lines:
         print("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |")
+
+
+def _keep(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    _printed[title] = {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
 
 
 def machine() -> dict[str, Any]:
@@ -227,14 +237,34 @@ def machine() -> dict[str, Any]:
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a benchmark's result with the command, the time and the machine beside it; return what was written."""
+    """Write a benchmark's result; return what was written.
+
+    Beside it stand the command, the date, the machine, and the tables that were printed: ``docs/tables.py`` takes
+    them into the documentation.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     full = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         **result,
     }
+    if _printed:
+        full["tables"] = list(_printed.values())
+        _printed.clear()
     path.write_text(json.dumps(full, indent=1, ensure_ascii=False), encoding="utf-8")
     Console(stderr=True).print(f"wrote {path}", highlight=False)
     return full
+
+
+def _command() -> str:
+    """Return what was typed, from the root of the checkout: without ``--out``, absolute paths by their names."""
+    root = Path(__file__).resolve().parents[1]
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    script = Path(sys.argv[0]).resolve()
+    named = str(script.relative_to(root)) if script.is_relative_to(root) else script.name
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    if "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    return shlex.join(["python", *(("-m", module.name) if module else (named,)), *words])

@@ -36,7 +36,7 @@ class LocalFeatures:
     descriptors : (N, D) float32
         L2-normalised rows.
     image_size : (width, height)
-        Of the original image, in pixels.
+        Size of the original image, in pixels.
 
     Raises
     ------
@@ -78,7 +78,7 @@ class LocalFeatures:
         Parameters
         ----------
         image_size : (width, height)
-            Of the image, in pixels.
+            Size of the image, in pixels.
         dim : int
             Descriptor dimension D, so that the empty value fits beside others.
         """

@@ -35,8 +35,18 @@ _CHUNK = 10_000
 _EACH, _WORDS_EACH = 1000, 700
 
 
+_COLUMNS = {
+    "images": "{images:,}",
+    "kind": "{kind}",
+    "ms a query": "{query_ms:,.1f}",
+    "MB on disk": "{disk_mb:,.0f}",
+    "MB in memory": "{memory_mb:,.0f}",
+    "s to the first query": "{first_s:.2f}",
+}
+
+
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure each kind at each size in a process of its own, print a table, write JSON."""
+    """Measure each kind at each size in a process of its own; after each print the table, write JSON."""
     args = _arguments(given)
     if args.one:
         kind, count = args.one
@@ -50,16 +60,8 @@ def main(given: Sequence[str] | None = None) -> None:
             options = ["--queries", args.queries, "--folder", args.folder]
             figures = measured_apart("benchmarks.index.sizes", "--one", kind, count, *options)
             rows.append({"kind": kind, "images": count, **figures})
+            print_rows("Indexes by number of images, 1,000 descriptors each", rows, _COLUMNS)
             write_json(args.out, {"rows": rows})
-    columns = {
-        "images": "{images:,}",
-        "kind": "{kind}",
-        "ms a query": "{query_ms:,.1f}",
-        "MB on disk": "{disk_mb:,.0f}",
-        "MB in memory": "{memory_mb:,.0f}",
-        "s to the first query": "{first_s:.2f}",
-    }
-    print_rows("Indexes by number of images, 1,000 descriptors each", rows, columns)
 
 
 def measured(kind: str, count: int, args: argparse.Namespace) -> dict[str, float]:

@@ -41,6 +41,19 @@ _SCALES: dict[str, dict[str, Any]] = {
 }
 
 
+_COLUMNS = {
+    "model": "{model}",
+    "profile": "{profile}",
+    "s a photograph": "{seconds:.3f}",
+    "features": "{features:.0f}",
+    "bytes": "{bytes:.0f}",
+    "by": "{by}",
+    "Medium": "{medium[mean_ap]:.1f}",
+    "Hard": "{hard[mean_ap]:.1f}",
+    "by similarity, no geometry": "{similarity[medium]:.1f} / {similarity[hard]:.1f}",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write JSON."""
     args = _arguments(arguments)
@@ -50,19 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for model in args.model:
         for name, profile in _profiles(args).items():
             rows.append(_row(model, name, profile, truth, data, args))
+            print_rows(f"Sub-RParis, {len(truth)} queries, {len(truth.names)} images", rows, _COLUMNS)
             write_json(args.out, {"queries": len(truth), "images": len(truth.names), "rows": rows})
-    columns = {
-        "model": "{model}",
-        "profile": "{profile}",
-        "s a photograph": "{seconds:.3f}",
-        "features": "{features:.0f}",
-        "bytes": "{bytes:.0f}",
-        "by": "{by}",
-        "Medium": "{medium[mean_ap]:.1f}",
-        "Hard": "{hard[mean_ap]:.1f}",
-        "by similarity, no geometry": "{similarity[medium]:.1f} / {similarity[hard]:.1f}",
-    }
-    print_rows(f"Sub-RParis, {len(truth)} queries, {len(truth.names)} images", rows, columns)
 
 
 def _profiles(args: argparse.Namespace) -> dict[str, Profile]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -45,18 +46,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-collection.register(app)
-app.command()(export.export)
-pair.register(app)
-rerank.register(app)
-evaluate.register(app)
-calibrate.register(app)
-mining.register(app)
-training.register(app)
-app.command()(codebook.codebook)
-app.add_typer(model.commands)
-app.add_typer(data.data_app)
-demo.register(app)
+_GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "First steps": (demo.demo,),
+    "Pairs of photographs": (pair.verify, pair.attention),
+    "Search a folder of photographs": (
+        collection.add,
+        collection.search,
+        collection.remove,
+        collection.info,
+        collection.check,
+        collection.compact,
+        collection.reindex,
+        codebook.codebook,
+        export.export,
+    ),
+    "Re-rank the results of another search": (rerank.rerank, rerank.report),
+    "Measure": (evaluate.evaluate, calibrate.calibrate),
+    "Models and training": (training.train, mining.mine),
+}
+for _group, _commands in _GROUPS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_group)(_command)
+app.add_typer(data.data_app, rich_help_panel="Measure")
+app.add_typer(model.commands, rich_help_panel="Models and training")
 
 
 @app.callback()

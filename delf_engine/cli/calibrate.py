@@ -18,14 +18,9 @@ if TYPE_CHECKING:
     from delf_engine.verification import Calibration
     from delf_engine.verification.calibrating import CrossValidation
 
-__all__ = ["register"]
+__all__ = ["calibrate"]
 
 Progress = Callable[[str, int, int, float | None], None]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
-    app.command()(calibrate)
 
 
 def calibrate(
@@ -49,7 +44,7 @@ def calibrate(
     prior: Annotated[
         float, typer.Option(help="Share of pairs of one place that probabilities are to hold for.")
     ] = 0.5,
-    folds: Annotated[int, typer.Option(min=3, help="Of places, in cross-validation.")] = 5,
+    folds: Annotated[int, typer.Option(min=3, help="Folds of places in cross-validation.")] = 5,
     max_pixels: MaxPixelsOption = None,
     seed: SeedOption = 0,
     plot: Annotated[

@@ -22,9 +22,9 @@ def codebook(
         bool, typer.Option("--mixture", help="Fit a mixture of so many Gaussians instead, for Fisher vectors.")
     ] = False,
     iterations: Annotated[
-        int | None, typer.Option(help="Of k-means, by default 10; of a mixture, at most, by default 100.")
+        int | None, typer.Option(help="Iterations: of k-means, default 10; of a mixture at most, default 100.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first choice of words.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the first choice of words.")] = 0,
     model: Annotated[str, typer.Option(help="Checkpoint that extracts photographs.")] = "delf-r18",
     max_pixels: MaxPixelsOption = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the file.")] = False,

@@ -29,13 +29,7 @@ from delf_engine.cli.options import (
 if TYPE_CHECKING:
     from delf_engine.engine import Engine, SearchResult
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    for command in (add, search, remove, info, compact, reindex, check):
-        app.command()(command)
+__all__ = ["add", "check", "compact", "info", "reindex", "remove", "search"]
 
 
 def add(
@@ -60,7 +54,7 @@ def add(
         bool, typer.Option("--replace", help="Extract photographs that are there already once more.")
     ] = False,
     fine: Annotated[
-        bool, typer.Option("--fine", help="Of a new engine: keep fine features, too, so that searches are sooner.")
+        bool, typer.Option("--fine", help="Keep fine features in a new engine, so that searches take less time.")
     ] = False,
     root: RootOption = None,
     as_json: JsonOption = False,
@@ -167,7 +161,7 @@ def remove(
 
 
 def info(directory: Directory, as_json: JsonOption = False) -> None:
-    """Say what an engine holds."""
+    """Show what an engine holds: images, model, options, index, and what would serve it better."""
     from delf_engine.engine import Engine
 
     with Engine.open(directory, readonly=True) as engine:

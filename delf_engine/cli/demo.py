@@ -13,12 +13,7 @@ from delf_engine.cli.options import JsonOption
 if TYPE_CHECKING:
     from delf_engine.demo.run import DemoSearch
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
-    app.command()(demo)
+__all__ = ["demo"]
 
 
 def demo(
@@ -28,7 +23,7 @@ def demo(
     photos: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Take the photographs of this folder.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the rendering and of RANSAC.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the rendering and of RANSAC.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Render views of photographs among clutter, index them, search them, and draw the matches.

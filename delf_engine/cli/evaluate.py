@@ -17,14 +17,9 @@ if TYPE_CHECKING:
     from delf_engine.evaluation import Comparison, Evaluation
     from delf_engine.evaluation.protocols import Measured, Protocol
 
-__all__ = ["register"]
+__all__ = ["evaluate"]
 
 _WORDS = {"first is better": "better than the baseline", "second is better": "worse than the baseline"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
-    app.command()(evaluate)
 
 
 def evaluate(

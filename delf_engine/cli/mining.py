@@ -10,12 +10,7 @@ import typer
 from delf_engine.cli.console import error_console, print_failures, print_json, say, staged_progress
 from delf_engine.cli.options import JsonOption, MaxPixelsOption, SeedOption
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
-    app.command()(mine)
+__all__ = ["mine"]
 
 
 def mine(

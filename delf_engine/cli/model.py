@@ -138,7 +138,7 @@ def import_command(
         bool, typer.Option("--whiten", help="Whiten by pca_vars.datum or the .npz's variances.")
     ] = False,
     stride: Annotated[
-        int | None, typer.Option(help="Of DELF's feature map, 16 or 32. Default: as saved, else 32.")
+        int | None, typer.Option(help="Stride of DELF's feature map, 16 or 32. Default: as saved, else 32.")
     ] = None,
     profile: Annotated[
         str | None,
@@ -147,9 +147,9 @@ def import_command(
     threshold: Annotated[
         float | None, typer.Option(help="Published attention threshold, for the metadata (DELF: 100).")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the model. Default: the name of FILE.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of FILE.")] = None,
     data: Annotated[str, typer.Option(help="What it was trained on, for the metadata.")] = "",
-    licence: Annotated[str, typer.Option(help="Of the weights, for the metadata.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the weights, for the metadata.")] = "",
     half: Annotated[
         bool, typer.Option("--half", help="Half precision: half the size, not the same bits.")
     ] = False,

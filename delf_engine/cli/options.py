@@ -47,10 +47,10 @@ PlotOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the r
 RootOption = Annotated[
     Path | None, typer.Option(help="Folder that the paths in ids start from: where it is now, if it was moved.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Of the sampling, where an estimator draws samples.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the sampling, where an estimator draws samples.")]
 TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Default: the profile's.")]
 ExpandOption = Annotated[
-    bool, typer.Option("--expand", help="Once more, with the features of the images that were verified.")
+    bool, typer.Option("--expand", help="A second round, with the features of the images that were verified, too.")
 ]
 GraphOption = Annotated[
     bool, typer.Option("--graph", help="Verify the best hits with each other, too: find images through others.")

@@ -19,16 +19,10 @@ from delf_engine.cli.options import (
     parse_box,
 )
 
-__all__ = ["register"]
+__all__ = ["attention", "verify"]
 
 #: 1 and 2 are errors.
 _EXIT_CODES = {"different": 3, "unsure": 4}
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    for command in (verify, attention):
-        app.command()(command)
 
 
 def verify(
@@ -45,17 +39,21 @@ def verify(
         Path | None, typer.Option(metavar="PNG", help="Draw A laid over B into this picture.")
     ] = None,
     mode: Annotated[
-        str, typer.Option("--overlay-mode", help="Of the overlay: blend, checkerboard or colours.")
+        str, typer.Option("--overlay-mode", help="How A is laid over B: blend, checkerboard or colours.")
     ] = "blend",
     report: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Write a page with pictures and figures.")
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(metavar="JSON", help="Of `calibrate`. Default: the model's own, if it has one that holds."),
+        typer.Option(
+            metavar="JSON", help="File of `calibrate`. Default: what comes with the model or the package."
+        ),
     ] = None,
-    fine: Annotated[bool, typer.Option(help="Look at details, too, which tell look-alikes; about 0.5 s.")] = True,
-    turn: Annotated[bool, typer.Option(help="Where they do not seem to, turn one of them.")] = True,
+    fine: Annotated[
+        bool, typer.Option(help="Look at details, too, which tell look-alikes apart; about 0.5 s.")
+    ] = True,
+    turn: Annotated[bool, typer.Option(help="If the answer is not yes, turn one of them and try again.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether two photographs show the same place: exit code 0 if so, 3 if not, 4 if that is not sure."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from delf_engine.engine import Engine, RerankedBatch
     from delf_engine.reranking.candidates import Shortlist
 
-__all__ = ["register"]
+__all__ = ["report", "rerank"]
 
 ShortlistsArgument = Annotated[
     Path,
@@ -41,12 +41,6 @@ NamesOption = Annotated[
 QueriesOption = Annotated[
     Path | None, typer.Option(help="Text file of queries, one a line: what rows of .npy, .npz, .h5 are of.")
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the application."""
-    for command in (rerank, report):
-        app.command()(command)
 
 
 def rerank(

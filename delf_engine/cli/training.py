@@ -14,12 +14,7 @@ if TYPE_CHECKING:
     from delf_engine.training import RunOptions, TrainingConfig
     from delf_engine.training.finish import CheckpointFiles
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
-    app.command()(train)
+__all__ = ["train"]
 
 
 def train(
@@ -55,7 +50,7 @@ def train(
     ] = None,
     log: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a log for TensorBoard there.")] = None,
     data: Annotated[str, typer.Option(help="What the photographs are, for the model card.")] = "",
-    licence: Annotated[str, typer.Option(help="Of the checkpoint, for the model card.")] = "Apache-2.0",
+    licence: Annotated[str, typer.Option(help="Licence of the checkpoint, for the model card.")] = "Apache-2.0",
     work: Annotated[
         Path | None, typer.Option(help="Folder to go on from when called again. Default: OUT with .work.")
     ] = None,

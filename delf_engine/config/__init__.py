@@ -120,7 +120,7 @@ class AsmkConfig(Config):
     image_assignments, query_assignments : int
         Visual words each descriptor is assigned to, for indexed images and for queries.
     alpha : float
-        Exponent of the selectivity function sign(s) |s|^alpha.
+        Exponent of the selectivity function ``sign(s) |s|^alpha``.
     threshold : float
         Similarities below it score nothing.
     idf : bool
@@ -218,7 +218,7 @@ class VladConfig(Config):
         Scale the sum of each word to unit length (Arandjelović and Zisserman, CVPR 2013): a repeated structure
         then counts no more than what is seen once.
     power : float
-        Exponent p of sign(x) |x|^p, applied to each component after that; 1 changes nothing, 0.5 is usual.
+        Exponent p of ``sign(x) |x|^p``, applied to each component after that; 1 changes nothing, 0.5 is usual.
     regions : "grid" or None
         Add the sums of the regions of `delf_engine.index.grid` to those of indexed images, all at unit length over
         all words: regions with few descriptors count as much as the image.
@@ -235,7 +235,7 @@ class FisherConfig(Config):
     Attributes
     ----------
     power : float
-        Exponent p of sign(x) |x|^p, applied to each component; 0.5 as published, 1 changes nothing.
+        Exponent p of ``sign(x) |x|^p``, applied to each component; 0.5 as published, 1 changes nothing.
     """
 
     power: Power
@@ -271,7 +271,7 @@ class RankingConfig(Config):
         ``weighted``: the sum of similarity^exponent over the inliers. ``similarity``: the same sum over all mutual
         nearest neighbours, without geometry.
     exponent : float
-        Of the cosine similarity of a match; negative similarities count as 0.
+        Exponent of the cosine similarity of a match; negative similarities count as 0.
     blend : float
         What is added to the first three: so many times the sum over all mutual nearest neighbours.
     cap : float or None
@@ -286,7 +286,19 @@ class RankingConfig(Config):
 
 
 class Profile(Config):
-    """One complete pipeline, as one file under ``configs/`` describes it."""
+    """One complete pipeline, as one file under ``configs/`` describes it.
+
+    Attributes
+    ----------
+    name : str
+        Name of the file.
+    index : str
+        Kind of index that gathers candidates.
+    extraction, storage, verification, fine, reranking, ranking : Config
+        Options of the stages.
+    asmk, kdtree, ivf, bow, vlad, fisher : Config
+        Options of each kind of index.
+    """
 
     name: str
     extraction: ExtractionConfig

@@ -84,7 +84,7 @@ class FineConfig(Config):
     residual_px : float
         Largest Sampson distance of an inlier.
     max_iterations, confidence
-        Of RANSAC, as for verification.
+        Limits of RANSAC, as for verification.
     """
 
     max_features: Count = 4000

@@ -43,7 +43,16 @@ def get(
 ) -> Dataset:
     """Download and unpack a known data set below `data_folder`, or what is missing of it.
 
-    `parts` are the numbers of the archives wanted, as `Definition.parts` has them; by default, all.
+    Parameters
+    ----------
+    name : str
+        One of `KNOWN`.
+    root : path or None
+        Folder of all data sets; None: as `data_folder` says.
+    parts : iterable of int or None
+        Numbers of the archives wanted, as `Definition.parts` has them; None: all.
+    report : callable or None
+        Called with (what is done, bytes done, bytes or 0).
 
     Raises
     ------

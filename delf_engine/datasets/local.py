@@ -21,7 +21,31 @@ __all__ = ["KNOWN", "Dataset", "Definition", "Finding", "check", "data_folder", 
 
 
 class Definition(Config):
-    """A data set as it is published; ``sets.toml`` tells what each field is."""
+    """A data set as it is published.
+
+    Attributes
+    ----------
+    name, title, homepage, licence, citation : str
+        For people.
+    folder, images : str
+        Its folder below that of all sets, and the folder of its images in it.
+    layout : "flat", "tree" or "letters"
+        Where an image lies: all in one folder, as in the archive, or by the first three letters of its name.
+    count, queries : int
+        Images, queries included, and how many of them are queries of the ground truth.
+    files, hashes : dict of str
+        Addresses of files that are kept as they come, and their SHA-256 where it is known.
+    ground_truth, listing : str or None
+        The one of `files` that is the ground truth, or that lists all images.
+    archive, md5 : str
+        Addresses of a part and of the file with its MD5; {} is its number.
+    archive_bytes : int
+        Size of one archive, roughly.
+    first_part, last_part : int
+        Numbers of the parts.
+    corrupt : tuple of str
+        Files that are damaged as published and belong to no protocol.
+    """
 
     name: str
     title: str
@@ -124,7 +148,14 @@ def _dataset(name: str, root: str | os.PathLike[str] | None) -> Dataset:
 class Dataset:
     """A data set in a folder of this machine: its folder, and the one of its images.
 
-    `definition` is what is known of it, None for a set of one's own. A ground truth or a list names its images.
+    Attributes
+    ----------
+    name : str
+    folder, images : Path
+    definition : Definition or None
+        What is known of it; None for a set of your own.
+    ground_truth_file, listing : Path or None
+        What names its images: a ground truth of the revisited protocol, or a list.
     """
 
     name: str

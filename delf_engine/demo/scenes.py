@@ -43,8 +43,13 @@ _RELIEF = 0.22  # shift of the far background at 90 degrees, in radii of the sub
 class Photo:
     """One rendered photograph.
 
-    `place` is None for a scene that is none. `homography`, (3, 3) float64, maps pixels of the place's source
-    photograph to this one, on the plane of the subject.
+    Attributes
+    ----------
+    path : Path
+    place : str or None
+        What it shows; None for a scene that is none of the places.
+    homography : (3, 3) float64 or None
+        Maps pixels of the place's source photograph to this one, on the plane of the subject.
     """
 
     path: Path
@@ -54,10 +59,18 @@ class Photo:
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """What `render_collection` wrote."""
+    """What `render_collection` wrote.
 
-    gallery: tuple[Photo, ...]  #: to be indexed: the views of all places, then the scenes that are none
-    queries: tuple[Photo, ...]  #: one more view of each place, not in the gallery
+    Attributes
+    ----------
+    gallery : tuple of Photo
+        To be indexed: the views of all places, then the scenes that are none.
+    queries : tuple of Photo
+        One more view of each place, not in the gallery.
+    """
+
+    gallery: tuple[Photo, ...]
+    queries: tuple[Photo, ...]
 
 
 @dataclass(frozen=True)

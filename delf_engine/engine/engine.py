@@ -312,7 +312,7 @@ class Engine:
             Verify the best hits with each other, too, and let images that the query has little in common with be
             found through them.
         seed : int
-            Of the sampling, where the profile's estimator draws samples.
+            Seed of the sampling, where the profile's estimator draws samples.
         confirm : int or None
             So many hits get fine evidence, which decides their verdicts and order, whatever `top_k`; None: 10.
             Their fine features are stored (see `create`), or extracted from their photographs where these can be
@@ -452,9 +452,14 @@ class Engine:
         )
 
     def verify(self, a: Query, b: Query, *, seed: int = 0) -> Verification:
-        """Verify whether two images show the same place; an id of the engine stands for its image.
+        """Verify whether two images show the same place, with details and turns, as `delf_engine.verify` does.
 
-        With fine evidence, and with one of them turned where they do not seem to; see `delf_engine.verify`.
+        Parameters
+        ----------
+        a, b : image, id or LocalFeatures
+            An id of the engine stands for its image.
+        seed : int
+            Seed of the sampling.
         """
         state = self.state
         views = state.view_of(a), state.view_of(b)

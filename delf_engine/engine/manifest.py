@@ -24,7 +24,7 @@ class Manifest(Config):
     Attributes
     ----------
     format, version
-        Of the directory.
+        Format of the directory and its version.
     model : str
         Name or path of the checkpoint.
     model_identity : str

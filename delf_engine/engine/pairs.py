@@ -55,7 +55,7 @@ def verify(
     box_a, box_b : x0, y0, x1, y1 or None
         Regions of interest in pixels, for images.
     seed : int
-        Of RANSAC.
+        Seed of RANSAC.
     extractor : Extractor or None
         Used instead of loading `model`: give one when verifying many pairs, or the one that made the features.
     calibration : Calibration, path or None

@@ -147,7 +147,7 @@ class SearchResult(Sequence[RankedCandidate]):
         Each with `id`, `rank`, `score` of the candidate stage, `inliers` and `verification` (None where it
         was not verified) and `ranking_score`, by which the verified ones are ordered.
     features : LocalFeatures or None
-        Of the query: the A of each verification.
+        Features of the query: the A of each verification.
     rotation : 0, 90, 180 or 270
         Degrees by which the query was turned, counterclockwise, to find them; features and transforms are those of
         the query as it is.

@@ -53,9 +53,16 @@ class Comparison:
 def paired_bootstrap(
     first: npt.ArrayLike, second: npt.ArrayLike, *, samples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Compare two systems by their figures for the same queries, by so many resamples of these.
+    """Compare two systems by their figures for the same queries.
 
-    Figures are (Q,), such as `Evaluation.average_precision`. NaN, in both, leaves the query out.
+    Parameters
+    ----------
+    first, second : (Q,) numbers
+        One for each query, such as `Evaluation.average_precision`. NaN, in both, leaves the query out.
+    samples : int
+        Resamples of the queries.
+    seed : int
+        Seed of the resampling.
 
     Raises
     ------

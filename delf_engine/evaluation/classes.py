@@ -30,7 +30,7 @@ class ClassTruth:
     Attributes
     ----------
     names : tuple of N str
-        Of the gallery's images. An index is a place in it.
+        Names of the gallery's images, in the order that indices refer to.
     classes : tuple of N str
     query_names : tuple of Q str
     query_classes : tuple of Q str

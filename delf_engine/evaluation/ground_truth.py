@@ -55,7 +55,7 @@ class GroundTruth:
     Parameters
     ----------
     names : sequence of N str
-        Of the gallery's images. An index is a place in it.
+        Names of the gallery's images, in the order that indices refer to.
     query_names : sequence of Q str
     boxes : (Q, 4) float64
         x0, y0, x1, y1 of each query's landmark in pixels of the query image, to which it is cropped.
@@ -174,7 +174,13 @@ def save_ground_truth(path: str | os.PathLike[str], truth: GroundTruth) -> None:
 
 
 def restrict(ground_truth: GroundTruth, names: Sequence[str], query_names: Sequence[str]) -> GroundTruth:
-    """Return the ground truth of some of the queries on a part of the gallery, in the order that they are given.
+    """Return the ground truth of some of the queries on a part of the gallery.
+
+    Parameters
+    ----------
+    ground_truth : GroundTruth
+    names, query_names : sequence of str
+        Images and queries to keep, in this order.
 
     Raises
     ------

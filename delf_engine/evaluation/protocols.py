@@ -205,9 +205,25 @@ class Measured(NamedTuple):
 
 
 def measure(protocol: Protocol, systems: Sequence[Lists], *, allow_missing: bool = False) -> Measured:
-    """Measure the rankings of systems, mappings of query to ranking each, on the same queries.
+    """Measure the rankings of systems on the same queries.
 
-    With `allow_missing`, for protocols of a gallery, queries are left out that a system has no ranking of.
+    Parameters
+    ----------
+    protocol : Protocol
+        From `load_protocol`.
+    systems : sequence of mapping of query to ranking
+        A ranking holds ids, best first, or (id, score).
+    allow_missing : bool
+        For protocols of a gallery: leave out queries that a system has no ranking of.
+
+    Returns
+    -------
+    title : str
+        What was measured, in words.
+    systems : list of list of Evaluation
+        Figures of each system, in per cent.
+    left_out : list of str
+        Queries that were left out.
 
     Raises
     ------
@@ -231,6 +247,13 @@ def measure(protocol: Protocol, systems: Sequence[Lists], *, allow_missing: bool
 
 def compare(first: Evaluation, second: Evaluation, *, samples: int = 2000) -> Comparison | None:
     """Compare two systems on one part of a benchmark; None where no query has a positive.
+
+    Parameters
+    ----------
+    first, second : Evaluation
+        Of the same queries.
+    samples : int
+        Resamples of the queries; the interval is the same in every call.
 
     Raises
     ------

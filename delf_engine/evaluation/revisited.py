@@ -21,9 +21,14 @@ _LISTS = ("easy", "hard", "junk")  # of a ground truth; the bit of a label is th
 
 
 def evaluate(rankings: Rankings, ground_truth: GroundTruth, *, setup: Setup = "medium") -> Evaluation:
-    """Measure rankings by the revisited protocol in one set-up; see `evaluate_setups`.
+    """Measure rankings by the revisited protocol in one set-up.
 
-    `ConfigError` if there is no such set-up.
+    Parameters
+    ----------
+    rankings, ground_truth
+        As for `evaluate_setups`, and so are the errors.
+    setup : "easy", "medium" or "hard"
+        Anything else is a `ConfigError`.
     """
     setup_fields(setup)
     return evaluate_setups(rankings, ground_truth)[setup]

@@ -51,7 +51,7 @@ class Extractor:
     config : ExtractionConfig
         Scales, input size, number of features.
     info : CheckpointInfo or None
-        Of the checkpoint that `network` came from.
+        What the checkpoint of `network` says of itself.
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ..., or ``"auto"``: a GPU where there is one.
     max_pixels : int or None
@@ -158,7 +158,7 @@ class Extractor:
         profile, config, max_pixels
             See `from_pretrained`.
         threads : int or None
-            Of ONNX Runtime; None: one a core.
+            Threads of ONNX Runtime; None: one for each core.
 
         Raises
         ------
@@ -227,7 +227,7 @@ class Extractor:
             single image keeps busy and where features are then the same bits as from a single call, whatever the
             workers; more on a GPU, where they agree to rounding.
         max_pixels : int or None
-            In place of the extractor's own.
+            Limit to use in place of the extractor's own.
         on_error : callable or None
             Called with each image that could not be read and its error; the rest goes on. None: a
             `DelfEngineWarning` is issued for each.

@@ -120,7 +120,7 @@ def load_reduced(
     image : (H, W, 3) uint8
         Its longer side has at least as many pixels as needed, or is the original.
     size : (width, height)
-        Of the original image, upright.
+        Size of the original image, upright.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def crop(
     box : x0, y0, x1, y1
         In pixels, rounded to whole ones and clipped to the image; x1, y1 are exclusive.
     name : str
-        Of the image, for error messages.
+        Name of the image, for error messages.
 
     Returns
     -------

@@ -201,7 +201,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         Parameters
         ----------
         features : LocalFeatures
-            Of the query.
+            Features of the query.
         top_k : int
             Images returned at most. Only images with a score above 0 are.
         among : iterable of str or None

@@ -177,6 +177,12 @@ def match_prepared(
 ) -> Matches:
     """Do what `match_descriptors` does, with descriptors that are prepared.
 
+    Parameters
+    ----------
+    a, b : PreparedDescriptors
+    mutual, ratio, max_distance
+        As for `match_descriptors`.
+
     Raises
     ------
     MismatchError

@@ -42,7 +42,7 @@ def fit_pair(
     config : VerificationConfig
         That it was made with.
     seed : int
-        Of RANSAC.
+        Seed of RANSAC.
 
     Returns
     -------

@@ -63,19 +63,19 @@ class CheckpointInfo(Config):
     dim : int
         Descriptor dimension.
     attention_hidden : int
-        Of the attention head; without one, 1.
+        Hidden channels of the attention head; without one, 1.
     attention_norm_weighted : bool
     profile : str
         Profile it is meant for.
     preprocessing : str
-        In words.
+        What is done to an image before the network sees it, in words.
     data, recipe, licence : str
         What it was trained on and how, in words.
     seed : int
     figures : dict
         Measured with this checkpoint, by name.
     sha256 : str
-        Of all tensors: names, types, shapes and bytes.
+        Hash of all tensors: names, types, shapes and bytes.
     mean, std : tuple of 3 float
         Of RGB in [0, 1]: the network sees (pixel / 255 - mean) / std. ImageNet's unless stated.
     attention : "head" or "norm"
@@ -89,9 +89,9 @@ class CheckpointInfo(Config):
     attention_threshold : float or None
         Score below which a feature is not worth keeping; None: no limit is known.
     package_version : str or None
-        Of the package that wrote it.
+        Version of the package that wrote it.
     training_data_sha256 : str or None
-        Of the list of photographs it was trained on.
+        Hash of the list of photographs it was trained on.
     codebook_sha256 : str or None
         `Codebook.hash` of the visual words made for it.
     """
@@ -282,7 +282,17 @@ def load_checkpoint(name_or_path: str | os.PathLike[str]) -> tuple[Any, Checkpoi
 def save_checkpoint(
     path: str | os.PathLike[str], state: Mapping[str, npt.NDArray[Any]], info: CheckpointInfo, *, half: bool = True
 ) -> CheckpointInfo:
-    """Write a checkpoint in half precision (default) or as it is; replaces the file at once or not at all.
+    """Write a checkpoint; replaces the file at once or not at all.
+
+    Parameters
+    ----------
+    path : path
+    state : mapping of name to array
+        Weights of the network.
+    info : CheckpointInfo
+        What the checkpoint says of itself.
+    half : bool
+        In half precision, or as the weights are.
 
     Returns
     -------

@@ -87,7 +87,7 @@ def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: Checkp
         Its folder is made where there is none.
     network : DelfNetwork
     info : CheckpointInfo
-        Of the checkpoint that `network` came from.
+        What the checkpoint of `network` says of itself.
 
     Raises
     ------

@@ -63,9 +63,9 @@ def draw_matches(
     ----------
     image_a, image_b : path, bytes, PIL image or array
     features_a, features_b : LocalFeatures
-        Of these images.
+        Features of these images.
     verification : Verification
-        Of these features, in this order.
+        Verification of these features, in this order.
     labels : (str, str) or None
         Names under the photographs.
     height : int
@@ -125,7 +125,15 @@ def save_matches(
     verification: Verification,
     **options: Any,
 ) -> None:
-    """Write the picture of `draw_matches`, with its options, to a file; see there and at `save_figure`."""
+    """Write the picture of `draw_matches` to a file.
+
+    Parameters
+    ----------
+    path : path
+        As for `save_figure`, and so are the errors.
+    image_a, image_b, features_a, features_b, verification
+        As for `draw_matches`, which takes `options` as well.
+    """
     save_figure(draw_matches(image_a, image_b, features_a, features_b, verification, **options), path)
 
 

@@ -213,6 +213,12 @@ def ranking_score(verification: Verification, ranking: RankingConfig) -> float:
     Inlier counts are the rule of DELF (Noh et al. 2017); sums of cubed similarities are the selectivity of ASMK
     (Tolias, Avrithis, Jégou 2016), here of exact nearest neighbours.
 
+    Parameters
+    ----------
+    verification : Verification
+    ranking : RankingConfig
+        The rule.
+
     Raises
     ------
     MismatchError

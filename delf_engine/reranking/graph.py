@@ -99,7 +99,7 @@ def rerank_graph(
     Parameters
     ----------
     rankings : mapping of query id to sequence of RankedCandidate
-        Of `rerank_batch`.
+        Rankings that `rerank_batch` returned.
     features : store, mapping or function
         Features of each candidate by its id. Called in this process and thread only.
     options : RerankOptions

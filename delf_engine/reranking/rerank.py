@@ -42,7 +42,22 @@ _CACHE_BYTES = 1 << 29
 def rerank_shortlist(
     query_features: LocalFeatures, shortlist: Shortlist, features: FeatureSource, options: RerankOptions
 ) -> list[RankedCandidate]:
-    """Re-rank the candidates of one query; see `rerank_batch`."""
+    """Re-rank the candidates of one query.
+
+    Parameters
+    ----------
+    query_features : LocalFeatures
+    shortlist : sequence of id, or of (id, score)
+        Best first.
+    features : FeatureStore, mapping or function
+        `LocalFeatures` of the candidates by id.
+    options : RerankOptions
+
+    Returns
+    -------
+    list of RankedCandidate
+        All candidates, best first; errors are those of `rerank_batch`.
+    """
     return _reranked({"query": query_features}, {"query": shortlist}, features, options, None, None)["query"]
 
 

@@ -64,7 +64,7 @@ class Changes:
     Attributes
     ----------
     revision : Revision
-        Of the state now.
+        Revision of the current state.
     images : int
         Number of images now.
     put : list of str or None

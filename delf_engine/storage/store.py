@@ -47,7 +47,7 @@ class StoreInfo:
     model : str
         Name and hash of the model that made the features, as given on creation.
     version : int
-        Of the format on disk.
+        Version of the format on disk.
     """
 
     count: int

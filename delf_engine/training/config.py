@@ -160,8 +160,20 @@ class CodebookConfig(Config):
 class TrainingConfig(Config):
     """One recipe: name and architecture of the checkpoint, and its stages in order.
 
-    `held_out_every`: of this many photographs one is kept out of all gradient stages, to measure on.
-    `trunk`: checkpoint that the trunk starts from where none is given; None: torchvision's weights.
+    Attributes
+    ----------
+    name, architecture, profile : str
+        Name of the checkpoint, its trunk, and the profile that it is meant for.
+    dim : int
+        Descriptor dimension.
+    held_out_every : int
+        Of this many photographs one is kept out of all gradient stages, to measure on.
+    trunk : str or None
+        Checkpoint that the trunk starts from where none is given; None: torchvision's weights.
+    views, attention, codebook : Config
+        How views are distorted, the attention head, the visual words.
+    stages : tuple of Config
+        What is done, in order.
     """
 
     name: str

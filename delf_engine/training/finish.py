@@ -64,7 +64,7 @@ class TrainingReport:
     ----------
     files : CheckpointFiles
     info : CheckpointInfo
-        Of the checkpoint; its `figures` were measured on photographs held out.
+        What the checkpoint says of itself; its `figures` were measured on photographs held out.
     failed : dict of path to reason
         Photographs that could not be read.
     """

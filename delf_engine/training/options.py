@@ -43,7 +43,7 @@ class RunOptions:
     device : str
         "auto", "cpu", "cuda" or "cuda:N".
     precision : "auto", "fp32", "bf16", "fp16" or None
-        Of all stages, in place of what the recipe says.
+        Precision of all stages, in place of what the recipe says.
     cache_gb : float
         Maps of rendered views that are kept, 10^9 bytes; what does not fit is computed again when it is drawn.
     workers : int
@@ -51,7 +51,7 @@ class RunOptions:
     pairs : path or None
         File of mined pairs, for recipes that draw from it.
     teacher : str or None
-        In place of the recipe's teacher.
+        Teacher to use in place of the recipe's.
     checkpoint_seconds : float
     checkpoint_steps : int or None
         How often a running stage writes its state; both hold.

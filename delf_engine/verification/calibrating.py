@@ -186,7 +186,7 @@ def calibrate(
     ----------
     pairs : sequence of LabelledPair
     features : mapping of image to LocalFeatures
-        Of both images of every pair.
+        Features of both images of every pair.
     profile : Profile
         That they were extracted with, and are verified with.
     fine : function or None
@@ -196,7 +196,7 @@ def calibrate(
     folds : int
         See `cross_validated`.
     seed : int
-        Of estimators that draw samples.
+        Seed of estimators that draw samples.
     progress : callable or None
         Called with the number of pairs verified, and of all.
     """

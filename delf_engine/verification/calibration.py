@@ -255,6 +255,12 @@ class Calibration(Config):
         """Tell whether it was fitted for this model and these options, as far as both sides know.
 
         The number of inliers of the decision, and the precision of extraction, do not matter.
+
+        Parameters
+        ----------
+        profile : Profile or None
+        checkpoint : str or None
+            Identity of the model (`CheckpointInfo.identity`).
         """
         known = [(self.checkpoint, checkpoint)]
         if profile is not None:
@@ -325,7 +331,7 @@ def load_calibration(
     profile : Profile or None
         That pairs are extracted and verified with.
     identity : str or None
-        Of the model (`CheckpointInfo.identity`).
+        Identity of the model (`CheckpointInfo.identity`).
 
     Raises
     ------

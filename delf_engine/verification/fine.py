@@ -38,9 +38,9 @@ class FineEvidence:
     putative : int
         Tentative matches, without those of an overlay.
     epipolar : int
-        Of them agree on one fundamental matrix.
+        Matches that agree on one fundamental matrix.
     planar : int
-        Of them agree on one homography.
+        Matches that agree on one homography.
     homography : (3, 3) tuple of float or None
         From pixels of image A to pixels of image B; None if none was found.
     overlay : int
@@ -107,7 +107,7 @@ def fine_evidence(
     config : FineConfig or None
         None: those of the default profile.
     seed : int
-        Of RANSAC (pydegensac; Chum, Werner and Matas, CVPR 2005).
+        Seed of RANSAC (pydegensac; Chum, Werner and Matas, CVPR 2005).
 
     Returns
     -------

@@ -75,7 +75,7 @@ class Verification:
         Sum of similarity^exponent over all mutual nearest neighbours of the two images, without geometry, limit
         of distance or ratio test.
     exponent : float
-        Of the similarities summed in `similarity` and `inlier_similarity`.
+        Exponent of the similarities summed in `similarity` and `inlier_similarity`.
     estimator : str
         What the model was fitted by (see `models`).
     effective_inliers : int

@@ -24,9 +24,9 @@ def turned_back(found: Verification, image_size: tuple[int, int], rotation: int)
     Parameters
     ----------
     found : Verification
-        Of A turned by `rotation` degrees counterclockwise, and B.
+        Verification of A, turned by `rotation` degrees counterclockwise, and B.
     image_size : (width, height)
-        Of A as it is.
+        Size of A as it is.
     rotation : int
         0, 90, 180 or 270.
     """

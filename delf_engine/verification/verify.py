@@ -94,7 +94,18 @@ def confirmed(
 ) -> Verification:
     """Return a verification with the evidence of fine features, and with their transform where they have one.
 
-    Its probability, which held without them, is taken away. Parameters as for `fine_evidence`.
+    Its probability, which held without them, is taken away: let a `Calibration` judge it again.
+
+    Parameters
+    ----------
+    found : Verification
+        Of A and B.
+    a, b : LocalFeatures
+        Fine features of A and of B.
+    config : FineConfig or None
+        None takes that of the default profile.
+    seed : int
+        Seed of RANSAC.
     """
     return with_evidence(found, fine_evidence(a, b, config=config, seed=seed))
 
@@ -112,9 +123,17 @@ def with_evidence(found: Verification, evidence: FineEvidence | None) -> Verific
 class PairVerifier:
     """One image, of every pair the first, ready to be verified with many others.
 
-    Takes what `verify_features` takes, which gives the same answers. Inside, the image that `goes_first` names is
-    the first, whichever was given as A: estimators and ratio tests know a first image. Matches in one direction
-    keep theirs, of the query: the other counts otherwise, and counts of one query are compared with each other.
+    Calling it with the features of another image gives what `verify_features` gives.
+
+    Parameters
+    ----------
+    a : LocalFeatures
+    config : VerificationConfig or None
+        None takes that of the default profile.
+    exponent : float or None
+        Of the similarities that the answer sums up; None takes that of the default profile.
+    seed : int
+        Seed of the sampling, 0 to 2^31 - 1.
     """
 
     def __init__(
@@ -137,6 +156,8 @@ class PairVerifier:
         """Return the verification of A and an image B."""
         own = _Side(self._features, self._prepared)
         other = _Side(b, PreparedDescriptors(b.descriptors, "B", self._config.precision))
+        # Estimators and ratio tests know a first image: the same one, whichever was given as A. Matches in one
+        # direction keep theirs, of the query: counts of one query are compared with each other.
         if self._config.mutual and goes_first(b, self._features):
             return self._verified(other, own, turned=True)
         return self._verified(own, other, turned=False)

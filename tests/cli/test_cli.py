@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from delf_engine import __version__
@@ -50,25 +51,15 @@ def _json(*args: str) -> dict:  # type: ignore[type-arg]
     return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
-def test_help_of_every_command() -> None:
+def test_help_of_every_command_and_its_group() -> None:
     text = _run("--help").output
-    for command in (
-        "add",
-        "search",
-        "rerank",
-        "evaluate",
-        "remove",
-        "info",
-        "compact",
-        "check",
-        "verify",
-        "attention",
-        "train",
-        "demo",
-    ):
-        assert command in text
-        assert "Usage" in _run(command, "--help").output
     assert __version__ in _run("--version").output
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {"add", "search", "rerank", "verify", "evaluate", "train", "demo", "model", "data"} < set(commands)
+    for name, command in commands.items():
+        assert "Usage" in _run(name, "--help").output
+        assert command.rich_help_panel in text
+        assert text.index(command.rich_help_panel) < text.index(f"│ {name} ")
 
 
 def test_limit_of_pixels_everywhere(engine: str, model: str, photos: Path, tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ class Codebook(Encoder):
         words : int
             Centroids W, at most N. A cluster that runs empty is given a part of a large one.
         iterations : int
-            Of k-means (10 in the published ASMK code).
+            Iterations of k-means (10 in the published ASMK code).
         seed : int
-            Of the descriptors that are the first centroids.
+            Seed of the choice of descriptors that are the first centroids.
         half : bool
             Round the centroids to half precision, so that `save` needs half the space.
         init : Codebook or None

@@ -66,7 +66,7 @@ class Mixture(Encoder):
         iterations : int
             Of expectation maximisation at most; it stops when the likelihood grows by less than 0.001 in one.
         seed : int
-            Of k-means.
+            Seed of k-means.
 
         Raises
         ------

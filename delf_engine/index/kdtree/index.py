@@ -102,7 +102,7 @@ class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32], KdTreeConfig]):
     config : KdTreeConfig, optional
         By default that of the ``default`` profile.
     seed : int
-        Of the randomised trees.
+        Seed of the randomised trees.
     """
 
     kind = "kdtree"

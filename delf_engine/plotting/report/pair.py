@@ -47,9 +47,9 @@ def write_pair_report(
     image_a, image_b : path, bytes, PIL image or array
         One that cannot be read is named in the place of the pictures.
     features_a, features_b : LocalFeatures
-        Of these images.
+        Features of these images.
     verification : Verification
-        Of these features, in this order.
+        Verification of these features, in this order.
     title : str
 
     Returns
