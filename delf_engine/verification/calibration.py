@@ -220,17 +220,19 @@ class Calibration(Config):
     def judged(self, verification: Verification) -> Verification:
         """Return a verification with its probability, at the calibration's prior, and so with its verdict.
 
-        One without the fine evidence that alone counts is returned as it is.
+        One that no curve judges is returned as it is, or as unsure if only details are missing.
 
         Raises
         ------
         MismatchError, DataError
             As `probability`.
         """
-        if self.coarse is None and verification.fine is None:
-            return verification
-        curve = self.curve_for(verification) or self.fine
-        assert curve is not None
+        curve = self.curve_for(verification)
+        if curve is None:
+            # Of a photograph too small for details nothing is known, unless the coarse matches deny it.
+            if verification.fine is None or self.fine is None or verification.inliers < verification.min_inliers:
+                return verification
+            curve = self.fine
         return replace(verification, probability=self.probability(verification), accept=curve.accept)
 
     def check(self, verification: Verification) -> None:

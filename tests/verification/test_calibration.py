@@ -412,8 +412,10 @@ def test_details_alone_judge_whatever_made_the_coarse_features() -> None:
         assert alone.judged(one).same == labels[0]
     bare = found[0]
     assert alone.judged(bare) is bare
-    tiny = alone.judged(replace(bare, fine=FineEvidence(50, 9, 4, small=True)))
-    assert (tiny.probability, tiny.verdict) == (0.5, "unsure")
+    small = FineEvidence(50, 9, 4, small=True)
+    alike, unlike = (alone.judged(answer(inliers, fine=small)) for inliers in (35, 34))
+    assert (alike.probability, alike.verdict) == (0.5, "unsure")
+    assert (unlike.probability, unlike.verdict) == (None, "different")
     assert alone.judged(replace(bare, fine=FineEvidence(50, 9, 4))).verdict == "different"
     assert fitted().judged(replace(bare, fine=FineEvidence(50, 9, 4, small=True))).probability is not None
     with raises(DataError, "pair 1"):
