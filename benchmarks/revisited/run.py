@@ -217,7 +217,7 @@ class _Run:
             "codebook": None
             if codebook is None
             else {
-                "path": str(path),
+                "path": None if path is None else Path(path).name,
                 "trained_on": trained_on,
                 "hash": codebook.hash,
                 "words": codebook.words,
