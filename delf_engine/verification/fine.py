@@ -149,7 +149,7 @@ def fine_evidence(
 
     plane = fitted("homography")
     if plane is not None:
-        overlay = overlay_matches(a, b, matched.pairs, plane.inliers, marks=True)
+        overlay = overlay_matches(a, b, matched.pairs, plane.inliers, exact=True)
         if overlay is not None:
             kept = ~overlay
             plane = fitted("homography")

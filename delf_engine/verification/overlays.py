@@ -26,12 +26,13 @@ _BANDS = (0.1, 0.15, 0.2, 0.25, 0.3)
 _SHARE, _EXPECTED = 0.1, 8
 #: A transform may be that of an overlay if it has so many matches and this share of them stand still.
 _LEAST, _MOST = 10, 0.6
-#: Marks stand still as exactly as this, nearly all matches do so then, and they are so few of the features.
-_EXACTLY, _NEARLY_ALL, _FEW = 0.02, 0.75, 0.04
+#: Marks stand still as exactly as this, nearly all matches do so then, and they are at most this share of the
+#: features; of features with the accuracy of a pixel so many matches are enough.
+_EXACTLY, _NEARLY_ALL, _FEW, _LEAST_EXACT = 0.02, 0.75, 0.06, 7
 
 
 def overlay_matches(
-    a: LocalFeatures, b: LocalFeatures, pairs: npt.NDArray[np.int32], inliers: Mask, *, marks: bool = False
+    a: LocalFeatures, b: LocalFeatures, pairs: npt.NDArray[np.int32], inliers: Mask, *, exact: bool = False
 ) -> Mask | None:
     """Tell which matches may be those of an overlay, if it explains the ones that agreed on a transform.
 
@@ -46,8 +47,9 @@ def overlay_matches(
         Their tentative matches.
     inliers : (M,) bool
         Of the transform.
-    marks : bool
-        Whether to look for marks anywhere: features must have the accuracy of a pixel.
+    exact : bool
+        Whether features have the accuracy of a pixel: then marks are looked for anywhere, and of the band only
+        what lies near something that stands still is left out.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def overlay_matches(
     first, second = a.keypoints[pairs[:, 0]].astype(np.float64), b.keypoints[pairs[:, 1]].astype(np.float64)
     still = _stands_still(first, second, a.image_size, b.image_size)
     agreeing = np.count_nonzero(inliers)
-    if agreeing < _LEAST or np.count_nonzero(still & inliers) < _MOST * agreeing:
+    if agreeing < (_LEAST_EXACT if exact else _LEAST) or np.count_nonzero(still & inliers) < _MOST * agreeing:
         return None
     inward = np.minimum(_inward(first, a.image_size), _inward(second, b.image_size))
     features = [_inward(f.keypoints.astype(np.float64), f.image_size) for f in (a, b)]
@@ -68,20 +70,21 @@ def overlay_matches(
             break
         middle = inward >= band
         if np.count_nonzero(still & middle) <= _SHARE * expected:
-            return np.asarray(still | ~middle)
-    if not marks:
+            if not exact:
+                return np.asarray(still | ~middle)
+            worn = still & ~middle
+            return still | _near(first, worn, a.image_size) | _near(second, worn, b.image_size)
+    if not exact:
         return None
-    exactly = inliers & _stands_still(first, second, a.image_size, b.image_size, _EXACTLY)
-    few = _FEW * min(len(a), len(b))
-    if not _NEARLY_ALL * agreeing <= np.count_nonzero(exactly) < few:
+    marks = inliers & _stands_still(first, second, a.image_size, b.image_size, _EXACTLY)
+    if not _NEARLY_ALL * agreeing <= np.count_nonzero(marks) < _FEW * min(len(a), len(b)):
         return None
-    near = [_near(points, exactly, size) for points, size in ((first, a.image_size), (second, b.image_size))]
-    return np.asarray(near[0] | near[1])
+    return _near(first, marks, a.image_size) | _near(second, marks, b.image_size)
 
 
-def _near(points: Float64, marks: Mask, size: tuple[int, int]) -> Mask:
-    """Tell which points, (N, 2) in pixels, lie near those that are marks, (N,) bool."""
-    apart = np.linalg.norm(points[:, None] - points[marks], axis=2)
+def _near(points: Float64, worn: Mask, size: tuple[int, int]) -> Mask:
+    """Tell which points, (N, 2) in pixels, lie near those that are worn, of which there are some; (N,) bool."""
+    apart = np.linalg.norm(points[:, None] - points[worn], axis=2)
     return np.asarray(apart.min(axis=1) <= _EXACTLY * max(size))
 
 
