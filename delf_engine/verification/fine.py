@@ -157,7 +157,7 @@ def fine_evidence(
     planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
     if (
         not kept.all() and planar <= PLANAR_BY_CHANCE
-    ):  # what is left of an overlay agrees on some epipolar geometry
+    ):  # what an overlay leaves over agrees on some geometry
         agreeing = min(agreeing, EPIPOLAR_BY_CHANCE)
     H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
     return FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()), small)
