@@ -155,9 +155,7 @@ def fine_evidence(
             plane = fitted("homography")
     epipolar = fitted("fundamental")
     planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
-    if (
-        not kept.all() and planar <= PLANAR_BY_CHANCE
-    ):  # what an overlay leaves over agrees on some geometry
+    if not kept.all() and planar <= PLANAR_BY_CHANCE:  # what an overlay leaves over agrees on some geometry
         agreeing = min(agreeing, EPIPOLAR_BY_CHANCE)
     H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
     return FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()), small)
