@@ -220,4 +220,5 @@ def calibration_of(model: str | os.PathLike[str], profile: Profile, identity: st
         own = identity and load_calibration(checkpoint_path(model), profile=profile, identity=identity)
         if own:
             return own
-    return load_calibration(packaged_folder() / "details.safetensors", profile=profile)
+    details = Calibration.load(packaged_folder() / "details.calibration.json")
+    return details if details.holds_for(profile=profile) else None
