@@ -1,8 +1,8 @@
-"""What all formats need to make `LocalFeatures` of arrays that other software has written."""
+"""What several formats need: `LocalFeatures` of arrays that other software has written, and what a pair is."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,31 @@ import numpy.typing as npt
 from delf_engine.errors import FeatureError, FormatError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["local_features"]
+__all__ = ["MatchedPair", "local_features"]
+
+
+class MatchedPair(Protocol):
+    """What is written of a pair of images: a `Verification` has it."""
+
+    @property
+    def matches(self) -> npt.NDArray[np.int32]:
+        """(M, 2): keypoint of A and of B."""
+
+    @property
+    def similarities(self) -> npt.NDArray[np.float32]:
+        """(M,): of each match."""
+
+    @property
+    def model(self) -> str:
+        """Model of the transform."""
+
+    @property
+    def transform(self) -> npt.NDArray[np.float64] | None:
+        """(3, 3): from pixels of A to those of B, or the fundamental matrix."""
+
+    @property
+    def rotation(self) -> int:
+        """Degrees by which A was turned."""
 
 
 def local_features(
