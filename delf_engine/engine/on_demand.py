@@ -153,7 +153,7 @@ class _Photographs:
             self.failed[missing[source]] = error.reason  # type: ignore[index]
 
         for source, features in self._extractor.extract_many(list(missing), on_error=failed):
-            name = missing[source]  # type: ignore[index]
+            name = missing[source]
             if self._cache is None:
                 found[name] = features
                 continue

@@ -5,9 +5,9 @@ Instead of ``from asmk import ASMKMethod``::
     from delf_engine.index.asmk_method import ASMKMethod
 
 Steps, parameters, metadata and results are those of the package; given the same words, scores too, to rounding.
-What is different: k-means begins with other descriptors; caches are a codebook and an index of ours, no pickle is
-read; words are found on the CPU, whatever ``gpu_id``; ``binary: False`` is refused, and ``use_idf: True``, which has
-other norms there; vectors are of unit length; images of equal scores are in the order of their ids.
+What is different: k-means begins with other descriptors; caches are a codebook and an index of ours, no pickle
+is read; words are found on the CPU, whatever ``gpu_id``; ``binary: False`` is refused, and ``use_idf: True``,
+which has other norms there; vectors are of unit length; images of equal scores are in the order of their ids.
 """
 
 from __future__ import annotations

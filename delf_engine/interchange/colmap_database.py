@@ -1,8 +1,9 @@
 """Databases of COLMAP: images, keypoints, matches, and the transform that the matches of two images agree on.
 
-Written by pycolmap: ``pip install "delf-engine[colmap]"``. Each image gets a camera of its own (SIMPLE_RADIAL), with
-COLMAP's guess of the focal length, 1.2 times the longer side. Keypoints and transforms are shifted by half a pixel:
-COLMAP has the centre of the top left one at (0.5, 0.5). There are no descriptors: nothing is left to be matched.
+Written by pycolmap: ``pip install "delf-engine[colmap]"``. Each image gets a camera of its own (SIMPLE_RADIAL),
+with COLMAP's guess of the focal length, 1.2 times the longer side. Keypoints and transforms are shifted by half
+a pixel: COLMAP has the centre of the top left one at (0.5, 0.5). There are no descriptors: nothing is left to be
+matched.
 """
 
 from __future__ import annotations

@@ -98,8 +98,8 @@ def read_hits(
         return [one.image for one in found]
     if distances is None:
         distances = False if scored_ids else _are_distances(scores, found[0].is_distance)
-    signed = [(one.image, 0.0 - score if distances else score) for one, score in zip(found, scores, strict=True)]
-    return sorted(signed, key=lambda hit: -hit[1])  # stable
+    signed = [0.0 - score if distances else score for score in scores]
+    return [(found[k].image, signed[k]) for k in sorted(range(len(signed)), key=lambda k: -signed[k])]  # stable
 
 
 def _are_distances(scores: Sequence[float], named: bool | None) -> bool:

@@ -172,5 +172,5 @@ def test_the_howto_works_as_printed(
     code = section.split("```python\n")[1].split("```")[0].replace("100", "3")
     exec(code, given)
     result: Any = given["result"]
-    assert [hit.id for hit in result.hits][0] == clients.BEST[2]
+    assert result.hits[0].id == clients.BEST[2]
     assert sorted(hit.id for hit in result.hits) == sorted(clients.BEST)
