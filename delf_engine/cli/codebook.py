@@ -10,8 +10,6 @@ import typer
 from delf_engine.cli.console import print_failures, print_json, say, staged_progress
 from delf_engine.cli.options import JsonOption, MaxPixelsOption
 
-__all__ = ["codebook"]
-
 
 def codebook(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="An engine, or a folder of photographs.")],

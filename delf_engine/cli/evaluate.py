@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from delf_engine.evaluation import Comparison, Evaluation
     from delf_engine.evaluation.protocols import Measured, Protocol
 
-__all__ = ["evaluate"]
-
 _WORDS = {"first is better": "better than the baseline", "second is better": "worse than the baseline"}
 
 

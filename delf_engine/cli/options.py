@@ -9,25 +9,6 @@ import typer
 
 from delf_engine.errors import ConfigError, FormatError
 
-__all__ = [
-    "BoxOption",
-    "Directory",
-    "DistancesOption",
-    "ExpandOption",
-    "GraphOption",
-    "JsonOption",
-    "MaxPixelsOption",
-    "ModelOption",
-    "PlotOption",
-    "ProfileOption",
-    "RootOption",
-    "SeedOption",
-    "TopNOption",
-    "WorkersOption",
-    "parse_box",
-    "read_ids",
-]
-
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
 DistancesOption = Annotated[
     bool, typer.Option("--distances", help="Scores of the file are distances: lower is better. Never guessed.")

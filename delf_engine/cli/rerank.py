@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from delf_engine.engine import Engine, RerankedBatch
     from delf_engine.reranking.candidates import Shortlist
 
-__all__ = ["report", "rerank"]
-
 ShortlistsArgument = Annotated[
     Path,
     typer.Argument(

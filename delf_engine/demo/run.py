@@ -16,8 +16,6 @@ from delf_engine.errors import FormatError
 from delf_engine.images import find_images
 from delf_engine.plotting import draw_attention, draw_ranking, save_figure, save_matches
 
-__all__ = ["DemoReport", "DemoSearch", "run_demo"]
-
 _HITS = 10
 _MOST_PLACES = 8  # of a user's own folder: enough to see, and still a minute
 

@@ -28,8 +28,6 @@ from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageE
 from delf_engine.images import load_reduced
 from delf_engine.pyramid import resize
 
-__all__ = ["Collection", "Photo", "render_collection"]
-
 Picture: TypeAlias = npt.NDArray[np.float32]
 Matrix: TypeAlias = npt.NDArray[np.float64]
 

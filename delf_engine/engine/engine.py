@@ -32,8 +32,6 @@ from delf_engine.verification import Calibration, Verification
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
 
-__all__ = ["Engine"]
-
 Progress = Callable[[int, int], None]
 
 _CONFIRMED = 10  # hits of one search, about 0.5 s

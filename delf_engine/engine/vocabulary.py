@@ -23,8 +23,6 @@ from delf_engine.index.codebook.training import Blocks
 from delf_engine.model import read_checkpoint_info
 from delf_engine.storage import FeatureStore
 
-__all__ = ["train_codebook", "train_mixture"]
-
 Report: TypeAlias = Callable[[str, int, int], None]
 OnError: TypeAlias = Callable[[ImageSource, Any], None] | None
 Descriptors: TypeAlias = Iterable[npt.NDArray[np.float32]]

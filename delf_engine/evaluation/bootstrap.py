@@ -16,8 +16,6 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.evaluation.landmarks import RecognitionFigures
 
-__all__ = ["Comparison", "paired_bootstrap", "recognition_bootstrap"]
-
 _CONFIDENCE = 0.95
 _BATCH = 64  # resamples drawn at a time: with all queries of a large benchmark in memory
 

@@ -13,8 +13,6 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.support.arrays import check_array
 
-__all__ = ["Reliability", "RocCurve", "expected_calibration_error", "reliability", "roc_auc", "roc_curve"]
-
 Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 

@@ -18,8 +18,6 @@ from delf_engine.evaluation.figures import Evaluation
 from delf_engine.evaluation.rankings import Gallery, Indices, Rankings, check_complete, in_query_order
 from delf_engine.images import find_images
 
-__all__ = ["ClassTruth", "class_truth_of_folder", "evaluate_classes"]
-
 _RANKS = (1, 5, 10)  # of recall@k and of the mean precision mP@k
 
 

@@ -35,18 +35,6 @@ from delf_engine.evaluation.figures import Evaluation
 from delf_engine.evaluation.rankings import unknown_hint
 from delf_engine.support.files import system_errors
 
-__all__ = [
-    "LandmarkSolution",
-    "RecognitionFigures",
-    "evaluate_landmark_recognition",
-    "evaluate_landmark_retrieval",
-    "is_retrieval_submission",
-    "read_recognition_solution",
-    "read_recognition_submission",
-    "read_retrieval_solution",
-    "read_retrieval_submission",
-]
-
 Label = TypeVar("Label", str, int)
 Prediction = TypeVar("Prediction")
 

@@ -34,8 +34,6 @@ from delf_engine.evaluation.landmarks import (
 )
 from delf_engine.evaluation.revisited import evaluate_setups
 
-__all__ = ["PROTOCOLS", "Measured", "Protocol", "QueryRow", "compare", "load_protocol", "measure", "query_rows"]
-
 #: Rankings by query, in the form that the protocol's own function takes.
 Lists: TypeAlias = Mapping[str, Any]
 

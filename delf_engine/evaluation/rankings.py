@@ -17,20 +17,6 @@ import numpy.typing as npt
 from delf_engine.errors import DataError
 from delf_engine.support.arrays import check_array
 
-__all__ = [
-    "Gallery",
-    "Indices",
-    "Ranking",
-    "Rankings",
-    "check_complete",
-    "check_listed",
-    "distinct_names",
-    "in_query_order",
-    "index_array",
-    "rankings_from_ranks",
-    "unknown_hint",
-]
-
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 #: Images of one query, best first: ids, (id, score), or indices into the gallery.

@@ -28,8 +28,6 @@ from delf_engine.pyramid import Level, plan_levels, resize
 from delf_engine.support.processes import can_start_processes, map_ordered, process_pool
 from delf_engine.support.threads import usable_cores
 
-__all__ = ["Pyramid", "decoded", "read_pyramid", "windows", "worker_count"]
-
 Source = TypeVar("Source", bound=ImageSource)
 Item = TypeVar("Item")
 

@@ -10,8 +10,6 @@ from delf_engine.extraction.content import content_box
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name
 
-__all__ = ["FINE_DIM", "fine_features"]
-
 #: Dimension of a RootSIFT descriptor.
 FINE_DIM = 128
 

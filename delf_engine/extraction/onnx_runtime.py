@@ -16,8 +16,6 @@ from delf_engine.model.checkpoint import CheckpointInfo
 from delf_engine.model.onnx_export import read_onnx_record
 from delf_engine.support.files import system_errors
 
-__all__ = ["OnnxRuntime"]
-
 _EPSILON = 1e-12  # torch's, below which a vector has no direction
 
 

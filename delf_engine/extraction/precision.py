@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from delf_engine.model.network import DelfNetwork
 
-__all__ = ["Precision", "has_native_bf16", "resolve_precision", "warn_emulated", "with_bf16_trunk"]
-
 Precision = Literal["fp32", "bf16"]
 
 _NATIVE = ("avx512_bf16", "amx_bf16")

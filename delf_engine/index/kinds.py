@@ -16,8 +16,6 @@ from delf_engine.index.dense.index import DenseIndex
 from delf_engine.index.ivf.index import IvfIndex
 from delf_engine.index.kdtree.index import KdTreeIndex
 
-__all__ = ["KINDS", "AnyIndex", "IndexKind", "load_encoder", "load_index", "new_index"]
-
 IndexKind: TypeAlias = Literal["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
 KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 AnyIndex: TypeAlias = CandidateIndex[Any, Any]

@@ -31,8 +31,6 @@ from scipy.linalg import hadamard
 from delf_engine.errors import DataError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["DIM", "encode", "serialise_colmap"]
-
 #: Dimension of the descriptors that COLMAP reads.
 DIM = 128
 

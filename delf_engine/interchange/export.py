@@ -15,8 +15,6 @@ from delf_engine.interchange.delf_file import serialise_delf
 from delf_engine.interchange.hloc_file import require_h5py, write_hloc
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["FORMATS", "export_features", "relative_name"]
-
 #: What can be written: a folder of ``NAME.delf``, the files of the published DELF code; one HDF5 file of all
 #: images, as hloc (Hierarchical-Localization) reads it; a folder of ``NAME.txt`` for COLMAP's feature_importer.
 FORMATS = ("delf", "hloc", "colmap")

@@ -25,8 +25,6 @@ from delf_engine.features import LocalFeatures
 from delf_engine.interchange.records import local_features
 from delf_engine.support.arrays import check_array
 
-__all__ = ["read_hloc", "require_h5py", "write_hloc"]
-
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 

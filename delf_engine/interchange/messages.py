@@ -21,17 +21,6 @@ from google.protobuf.message import DecodeError, Message
 from delf_engine.errors import FormatError
 from delf_engine.support.files import system_errors
 
-__all__ = [
-    "BundleEntryProto",
-    "BundleHeaderProto",
-    "DatumProto",
-    "DelfFeatures",
-    "TrackableObjectGraph",
-    "array_of",
-    "parse_message",
-    "read_datum",
-]
-
 #: Messages by package and syntax: fields as "number type name"; "*" marks repeated ones, packed where they can be.
 _MESSAGES = {
     ("delf.protos", "proto2"): {

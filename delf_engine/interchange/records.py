@@ -10,8 +10,6 @@ import numpy.typing as npt
 from delf_engine.errors import FeatureError, FormatError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["local_features"]
-
 
 def local_features(
     where: str,

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_reliability", "draw_roc"]
-
 _WIDTH = 640
 _SQUARE = 520  # of the diagram
 _COUNTS_HEIGHT = 110

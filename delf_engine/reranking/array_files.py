@@ -20,8 +20,6 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError
 from delf_engine.support.files import replacing
 
-__all__ = ["ARRAY_ENDINGS", "read_arrays", "write_arrays"]
-
 Array = npt.NDArray[Any]
 
 # What a file of shortlists may hold; all else in it is left alone.

@@ -25,15 +25,6 @@ from delf_engine.reranking.candidates import (
 )
 from delf_engine.support.arrays import check_array
 
-__all__ = [
-    "arrays_of_rankings",
-    "check_unranked",
-    "checked_names",
-    "lists_of_file",
-    "shortlists_from_arrays",
-    "shortlists_from_ranks",
-]
-
 Array = npt.NDArray[Any]
 
 _NO_RESULT = -1

@@ -43,8 +43,6 @@ from delf_engine.reranking.candidates import (
 )
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["read_shortlists", "write_rankings"]
-
 Lists: TypeAlias = dict[str, list[Candidate]]
 Rankings: TypeAlias = Mapping[str, Sequence[RankedCandidate]]
 

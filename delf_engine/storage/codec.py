@@ -28,8 +28,6 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, FeatureError, FormatError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["CODECS", "Codec", "as_stored", "decode", "encode", "id_bytes", "key_of", "several"]
-
 Codec = Literal["float32", "float16", "uint8"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 

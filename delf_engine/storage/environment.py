@@ -20,8 +20,6 @@ from delf_engine.storage.codec import CODECS
 from delf_engine.storage.revision import write_revision
 from delf_engine.storage.shared import DATA, TABLES, Environment, leave, mutex
 
-__all__ = ["VERSION", "Transactions", "read_header", "translated", "write_header"]
-
 T = TypeVar("T")
 
 VERSION = 1

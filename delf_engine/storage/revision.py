@@ -14,8 +14,6 @@ from typing import Any
 
 from delf_engine.errors import FormatError
 
-__all__ = ["Changes", "Revision", "current_revision", "has_been_at", "write_revision"]
-
 _CURRENT = b"revision"
 _PAST = b"past "  # and the number of the transaction: its token
 

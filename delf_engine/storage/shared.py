@@ -13,8 +13,6 @@ from delf_engine.errors import FormatError, LockedError
 from delf_engine.support.files import acquired
 from delf_engine.support.threads import lock_across_forks
 
-__all__ = ["DATA", "TABLES", "Environment", "join", "leave", "lock_for_writing", "mutex"]
-
 DATA = "data.mdb"
 TABLES = (b"meta", b"keys", b"names", b"values")
 

@@ -25,8 +25,6 @@ from typing import Any, TypeVar
 from delf_engine.errors import ConfigError, ProcessDiedError
 from delf_engine.support.threads import lock_across_forks
 
-__all__ = ["ProcessPool", "can_start_processes", "map_ordered", "process_pool"]
-
 Item = TypeVar("Item")
 T = TypeVar("T")
 

@@ -13,16 +13,6 @@ from typing import TypeVar
 
 from delf_engine.errors import ConfigError
 
-__all__ = [
-    "check_threads",
-    "faiss_in_one_thread",
-    "in_threads",
-    "lock_across_forks",
-    "torch_after_fork",
-    "uninterrupted",
-    "usable_cores",
-]
-
 T = TypeVar("T")
 
 

@@ -30,16 +30,6 @@ from delf_engine.verification.calibration import MINIMUM_PAIRS, Calibration, Evi
 from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import PairVerifier, confirmed
 
-__all__ = [
-    "CrossValidation",
-    "LabelledPair",
-    "calibrate",
-    "connected_places",
-    "cross_validated",
-    "fold_of_places",
-    "read_labelled_pairs",
-]
-
 Names = Sequence[tuple[str, str]]
 
 

@@ -18,8 +18,6 @@ from delf_engine.errors import DataError
 from delf_engine.verification.fine import EPIPOLAR_BY_CHANCE, PLANAR_BY_CHANCE
 from delf_engine.verification.result import Verification
 
-__all__ = ["EVIDENCE", "FALSE_ACCEPTANCE", "Curve", "Evidence", "Probability", "logistic", "logit"]
-
 Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 Probability = Annotated[float, Field(gt=0, lt=1)]

@@ -37,8 +37,6 @@ from delf_engine.verification.fits import (
 from delf_engine.verification.geometry import is_degenerate
 from delf_engine.verification.libraries import degensac_transform, usac_transform
 
-__all__ = ["ESTIMATORS", "MINIMUM_MATCHES", "estimate"]
-
 Float64 = npt.NDArray[np.float64]
 #: Returns the transform of a model, (3, 3); None, zeros or NaN if it finds none.
 Solver: TypeAlias = Callable[[ModelName, MatchedPoints, EstimatorOptions], "Float64 | None"]

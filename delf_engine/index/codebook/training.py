@@ -15,8 +15,6 @@ from delf_engine.support.arrays import LARGEST, check_array
 from delf_engine.support.files import system_errors
 from delf_engine.support.threads import usable_cores
 
-__all__ = ["Blocks", "centroids_of"]
-
 _ROWS = 65536  # of a block
 
 Matrix: TypeAlias = npt.NDArray[np.float32]

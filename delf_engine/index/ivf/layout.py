@@ -17,8 +17,6 @@ from delf_engine.errors import ConfigError
 from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment, offsets_of, row_counts
 from delf_engine.support.threads import faiss_in_one_thread
 
-__all__ = ["Codec", "IvfLayout", "Lists", "Rows"]
-
 Ids: TypeAlias = npt.NDArray[np.int64]
 Matrix: TypeAlias = npt.NDArray[np.float32]
 Codes: TypeAlias = npt.NDArray[np.uint8]

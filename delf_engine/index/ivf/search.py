@@ -17,8 +17,6 @@ from delf_engine.index.ivf.layout import Codec, Ids, Lists, Matrix
 from delf_engine.index.segments.segment import Segment, row_counts
 from delf_engine.support.threads import faiss_in_one_thread, in_threads
 
-__all__ = ["Neighbours", "SegmentSearcher", "nearest"]
-
 Neighbours: TypeAlias = tuple[Ids, Matrix, Ids]  # rows, squared distances, images
 
 _LEAST_PART = 32  # query descriptors that are worth a thread

@@ -17,22 +17,6 @@ import numpy.typing as npt
 from delf_engine.errors import FormatError
 from delf_engine.support.files import replacing, sync_directory
 
-__all__ = [
-    "MANIFEST",
-    "VERSION",
-    "check_file",
-    "check_index",
-    "clean",
-    "create_array",
-    "has_index",
-    "open_array",
-    "read_manifest",
-    "saved_mark",
-    "seal",
-    "sync_directory",
-    "write_manifest",
-]
-
 MANIFEST = "index.json"
 VERSION = 1
 

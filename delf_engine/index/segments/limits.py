@@ -10,8 +10,6 @@ import numpy.typing as npt
 from delf_engine.errors import UnknownIdError
 from delf_engine.index.segments.collection import Collection
 
-__all__ = ["allowed_rows", "best"]
-
 
 def allowed_rows(
     collection: Collection, among: Sequence[str] | None, exclude: Sequence[str]

@@ -16,8 +16,6 @@ from delf_engine.interchange.published.network import PublishedNetwork, Reductio
 from delf_engine.model import CheckpointInfo
 from delf_engine.support.files import system_errors
 
-__all__ = ["KINDS", "assemble", "import_model"]
-
 #: What can be imported.
 KINDS = ("delf", "delg", "how", "torchvision")
 

@@ -27,8 +27,6 @@ from delf_engine.interchange.published.tensorflow_files import (
     bundle_prefix,
 )
 
-__all__ = ["fold", "keras_network", "read_delf_model", "slim_network"]
-
 _SLIM_EPSILON = 1e-5  # resnet_utils.resnet_arg_scope
 _KERAS_EPSILON = 1e-3  # the default of Keras, which the training code leaves
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")

@@ -19,8 +19,6 @@ from delf_engine.errors import CheckpointError, ConfigError, FormatError
 from delf_engine.interchange.messages import read_datum
 from delf_engine.support.arrays import check_array
 
-__all__ = ["HALF_RANGE", "IMAGENET", "PublishedNetwork", "Reduction", "from_affine", "read_pca"]
-
 Floats = npt.NDArray[np.float32]
 Rgb = tuple[float, float, float]
 

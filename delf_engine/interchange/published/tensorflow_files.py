@@ -32,8 +32,6 @@ from delf_engine.interchange.messages import (
 )
 from delf_engine.support.files import system_errors
 
-__all__ = ["OBJECT_GRAPH", "ObjectGraph", "TensorBundle", "bundle_prefix", "crc32c", "mask", "read_table"]
-
 #: Name of the tensor that holds the graph of objects.
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 

@@ -19,8 +19,6 @@ from delf_engine.errors import CheckpointError
 from delf_engine.interchange.published.network import IMAGENET, PublishedNetwork, from_affine
 from delf_engine.support.arrays import check_array
 
-__all__ = ["read_how", "read_torch_file", "read_torchvision"]
-
 Array = npt.NDArray[Any]
 
 #: Children of torchvision's ResNets in their order; HOW numbers them.

@@ -25,22 +25,6 @@ from delf_engine.verification.result import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Images",
-    "Photographs",
-    "Picture",
-    "Written",
-    "check_path",
-    "counted",
-    "figure_picture",
-    "fitting",
-    "jpeg_picture",
-    "page_templates",
-    "short_name",
-    "small_photo",
-    "write_page",
-]
-
 #: Where photographs come from by their id; None: an id is a path.
 Images: TypeAlias = Mapping[str, ImageSource] | Callable[[str], ImageSource] | None
 
