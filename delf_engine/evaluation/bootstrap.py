@@ -87,14 +87,8 @@ def recognition_bootstrap(
 
     As `paired_bootstrap`, but GAP is no mean of figures of single queries: predictions of all queries are sorted
     into one list. It is computed again from the queries of each sample; a query drawn twice predicts twice. A
-    sample in which no query shows a landmark shows no difference.
-
-    Raises
-    ------
-    DataError
-        If the figures are not of the same queries, or no query shows a landmark.
-    ConfigError
-        If `samples` is below 1.
+    sample in which no query shows a landmark shows no difference. A `DataError` if the figures are not of the same
+    queries, or no query shows a landmark; a `ConfigError` if `samples` is below 1.
     """
     shown = first.shows_landmark
     if first.query_names != second.query_names or not np.array_equal(shown, second.shows_landmark):

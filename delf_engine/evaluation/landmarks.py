@@ -211,14 +211,8 @@ def evaluate_landmark_retrieval(
 
     `predictions` are image ids, best first; what is beyond the first `k`, 100 in the published figures, does not
     matter. `relevant` is one image at least for each query, as in `LandmarkSolution.private`; `name` is that of
-    what is measured.
-
-    Raises
-    ------
-    DataError
-        If a prediction is for an unknown query, an image occurs twice, or a query has no relevant image.
-    ConfigError
-        If `k` is below 1.
+    what is measured. A `DataError` if a prediction is for an unknown query, an image occurs twice, or a query has
+    no relevant image; a `ConfigError` if `k` is below 1.
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
@@ -296,16 +290,12 @@ def evaluate_landmark_recognition(
     """Measure recognition by the global average precision (GAP, also called micro-AP).
 
     The predictions of all queries are sorted by confidence, equal ones by query id, ascending. GAP is the sum,
-    over the places that hold a right prediction, of the share of right ones up to there, divided by the number
-    of queries that show a landmark. A confident prediction for a query that shows none thus costs.
+    over the places that hold a right prediction, of the share of right ones up to there, divided by the number of
+    queries that show a landmark. A confident prediction for a query that shows none thus costs.
 
     `predictions` are one at most a query, `landmarks` empty for a query that shows none, as in
-    `LandmarkSolution.private`; `name` is that of what is measured.
-
-    Raises
-    ------
-    DataError
-        If a prediction is for an unknown query, or a confidence is NaN.
+    `LandmarkSolution.private`; `name` is that of what is measured. A `DataError` if a prediction is for an unknown
+    query, or a confidence is NaN.
     """
     _check_queries(predictions, landmarks)
     names = tuple(landmarks)

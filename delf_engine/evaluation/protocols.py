@@ -278,10 +278,7 @@ class QueryRow(NamedTuple):
 def query_rows(first: Evaluation, second: Evaluation | None = None) -> list[QueryRow]:
     """Return the figures query by query, the largest loss of the first system at the top; without NaN.
 
-    Raises
-    ------
-    DataError
-        If the figures are not of the same queries.
+    A `DataError` if the figures are not of the same queries.
     """
     others = first.average_precision * 0 if second is None else second.average_precision
     if second is not None and second.query_names != first.query_names:

@@ -206,10 +206,7 @@ def decoded(
 def worker_count(workers: int | None, images: Iterable[object], *, gpu: bool) -> int:
     """Return how many decoding processes to use: `workers`; None: see `Extractor.extract_many`.
 
-    Raises
-    ------
-    ConfigError
-        If `workers` is negative.
+    A `ConfigError` if `workers` is negative.
     """
     if workers is not None:
         if workers < 0:

@@ -30,10 +30,7 @@ _AMPERE = 8  # first compute capability whose tensor cores multiply bfloat16
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
     """Return the precision that "auto", "fp32" or "bf16" means on a device.
 
-    Raises
-    ------
-    ConfigError
-        If `wanted` is none of them.
+    A `ConfigError` if `wanted` is none of them.
     """
     if wanted == "auto":
         return "bf16" if has_native_bf16(device) else "fp32"

@@ -67,10 +67,7 @@ def load_index(
 def load_encoder(kind: IndexKind, path: str | os.PathLike[str]) -> Encoder:
     """Read what encodes the images of an index: a codebook, or a mixture for "fisher".
 
-    Raises
-    ------
-    FormatError
-        If the file is missing, damaged or of another sort.
+    A `FormatError` if the file is missing, damaged or of another sort.
     """
     return Mixture.load(path) if kind == "fisher" else Codebook.load(path)
 

@@ -75,12 +75,7 @@ def write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], *, half: 
     """Write a new feature file of hloc, one image at a time; return their number.
 
     Errors name `where`, the file whose place it takes when it is whole. With `half`, descriptors and scores are of
-    half precision.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be written, or a score is too large for half precision.
+    half precision. A `FormatError` if it cannot be written, or a score is too large for half precision.
     """
     count, small = 0, np.float16 if half else np.float32
     with _translated(f"{where}: cannot be written"):

@@ -48,12 +48,8 @@ _DAMAGE = (
 def read_arrays(path: Path) -> dict[str, Array]:
     """Return the arrays of a file that shortlists are made of; that of an .npy file is called ``ids``.
 
-    Raises
-    ------
-    FormatError
-        If the file is missing, cut short or damaged, or holds Python objects (pickles).
-    ConfigError
-        If it is HDF5 and h5py is not installed.
+    A `FormatError` if the file is missing, cut short or damaged, or holds Python objects (pickles); a
+    `ConfigError` if it is HDF5 and h5py is not installed.
     """
     read = {".npy": _read_npy, ".npz": _read_npz}.get(path.suffix.lower(), _read_hdf5)
     with _translated(path, "cannot be read"):

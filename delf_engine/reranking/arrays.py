@@ -240,10 +240,7 @@ def arrays_of_rankings(
 def checked_names(values: Iterable[Any], what: str, *, distinct: bool = False) -> list[str]:
     """Return ids as a list of plain strings; with `distinct`, one that stands twice is refused.
 
-    Raises
-    ------
-    DataError
-        If they are not strings, or a string instead of several.
+    A `DataError` if they are not strings, or a string instead of several.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise DataError(f"{what} must be a list of ids, got {type(values).__name__}")

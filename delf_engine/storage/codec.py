@@ -42,10 +42,7 @@ _DTYPES: dict[Codec, str] = {"float32": "<f4", "float16": "<f2", "uint8": "u1"}
 def encode(features: LocalFeatures, codec: Codec, key: bytes) -> bytes:
     """Return `features` as one value; its checksum covers `key` too, so values cannot be swapped unnoticed.
 
-    Raises
-    ------
-    FeatureError
-        If the image size does not fit 64 bits.
+    A `FeatureError` if the image size does not fit 64 bits.
     """
     try:
         header = _HEADER.pack(

@@ -78,13 +78,7 @@ class Changes:
 
 
 def current_revision(txn: Any, table: Any) -> Revision:
-    """Return the revision of the state that a transaction sees.
-
-    Raises
-    ------
-    FormatError
-        If it is damaged or missing.
-    """
+    """Return the revision of the state that a transaction sees; a `FormatError` if it is damaged or missing."""
     value = txn.get(_CURRENT, db=table) or b""
     try:
         commit, token, sequence = value.split(b" ")

@@ -57,10 +57,7 @@ def torch_after_fork() -> None:
 def check_threads(threads: int | None) -> int:
     """Return the number of threads: as given, or one a usable core.
 
-    Raises
-    ------
-    ConfigError
-        If it is no whole number of at least 1.
+    A `ConfigError` if it is no whole number of at least 1.
     """
     if threads is None:
         return usable_cores()

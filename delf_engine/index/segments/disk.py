@@ -130,10 +130,7 @@ def saved_mark(directory: Path) -> dict[str, Any] | None:
 def read_manifest(directory: Path, *kinds: str) -> dict[str, Any]:
     """Return the manifest of an index; without `kinds`, of any kind and version.
 
-    Raises
-    ------
-    FormatError
-        If there is none, or it is damaged, of another kind, or of another version.
+    A `FormatError` if there is none, or it is damaged, of another kind, or of another version.
     """
     path = directory / MANIFEST
     try:

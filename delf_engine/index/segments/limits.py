@@ -16,12 +16,8 @@ def allowed_rows(
 ) -> npt.NDArray[np.bool_] | None:
     """Return which rows of a flushed collection may be returned, (n,) bool through all segments; None: all.
 
-    Those of `among`, None for any, but for those of `exclude`, which need not be there.
-
-    Raises
-    ------
-    UnknownIdError
-        If an id of `among` is not there: a search among images that are not there cannot be meant.
+    Those of `among`, None for any, but for those of `exclude`, which need not be there. An `UnknownIdError` if an
+    id of `among` is not there: a search among images that are not there cannot be meant.
     """
     if among is None and not exclude:
         return None

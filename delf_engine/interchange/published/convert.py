@@ -124,14 +124,9 @@ def assemble(
     """Build this package's network from the parts of a published one, and check that they fit.
 
     Descriptors are reduced by the model's own reduction or else by `pca`, if there is one of them; `stated` are
-    fields of `CheckpointInfo` that the parts do not tell. Returned is what `import_model` returns.
-
-    Raises
-    ------
-    CheckpointError
-        If something is missing or has the wrong shape.
-    ConfigError
-        If `pca` is given for a model that has a reduction of its own.
+    fields of `CheckpointInfo` that the parts do not tell. Returned is what `import_model` returns. A
+    `CheckpointError` if something is missing or has the wrong shape; a `ConfigError` if `pca` is given for a model
+    that has a reduction of its own.
     """
     import torch
 

@@ -73,10 +73,7 @@ class PublishedNetwork:
 def from_affine(weight: npt.NDArray[Any], bias: npt.NDArray[Any], where: str) -> Reduction:
     """Write ``weight @ x + bias``, of shapes (D, C) and (D,), as ``weight @ (x - mean)``; `where` names the model.
 
-    Raises
-    ------
-    CheckpointError
-        If there is no such mean (the rows of `weight` depend on each other), or a shape is wrong.
+    A `CheckpointError` if there is no such mean (the rows of `weight` depend on each other), or a shape is wrong.
     """
     parts = f"{where}: weights of its reduction"
     matrix = check_array(parts, weight, np.float64, (None, None), error=CheckpointError)
