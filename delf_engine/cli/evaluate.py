@@ -30,9 +30,7 @@ def evaluate(
     ground_truth: Annotated[
         Path, typer.Option(help="gnd_*.pkl, a solution of Google Landmarks, or a folder of classes.")
     ],
-    protocol: Annotated[
-        str, typer.Option(help="One of revisited, gldv2-retrieval, gldv2-recognition, classes.")
-    ] = "revisited",
+    protocol: Annotated[str, typer.Option(help="One of revisited, gldv2-retrieval, classes.")] = "revisited",
     baseline: Annotated[Path | None, typer.Option(help="Rankings of another system to compare with.")] = None,
     per_query: Annotated[
         bool, typer.Option("--per-query", help="Every query by itself, the worst first.")
