@@ -23,9 +23,7 @@ _WORDS = {"first is better": "better than the baseline", "second is better": "wo
 def evaluate(
     rankings: Annotated[
         Path,
-        typer.Argument(
-            help="Rankings of any system: .jsonl, .csv, TREC .run, .txt, .npy, .npz or .h5; submissions."
-        ),
+        typer.Argument(help="Rankings of any system: .jsonl, .csv, TREC .run, .txt, .npy or .npz; submissions."),
     ],
     ground_truth: Annotated[
         Path, typer.Option(help="gnd_*.pkl, a solution of Google Landmarks, or a folder of classes.")

@@ -58,7 +58,7 @@ def by_name(ranks: np.ndarray) -> dict[str, list[str]]:
 # -------------------------------------------------------------------------------------------------- revisited
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", ".txt", ".npy", ".npz", ".h5"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", ".txt", ".npy", ".npz"])
 def test_files_of_every_format(ground_truth: Path, ranks: np.ndarray, tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rankings{ending}"
     write_lists(path, by_name(ranks), names=NAMES)
