@@ -98,6 +98,8 @@ def run_demo(
 ) -> DemoReport:
     """Render views of photographs among clutter, index them, and search with one more view of each.
 
+    A `DataError` if `photos` holds no image; a `FormatError` if `out` holds something that is no earlier demo.
+
     Parameters
     ----------
     out : path
@@ -107,13 +109,6 @@ def run_demo(
     seed : int
         Of the rendering and of RANSAC.
     progress : callable or None
-
-    Raises
-    ------
-    DataError
-        If `photos` holds no image.
-    FormatError
-        If `out` holds something that is no earlier demo.
     """
     folder = Path(out)
     sources: Sequence[str] | None = find_images([photos])[:_MOST_PLACES] if photos is not None else None

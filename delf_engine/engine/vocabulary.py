@@ -46,7 +46,9 @@ def train_codebook(
 
     Words of the collection itself divide it best; those of other photographs need not be made anew as it changes,
     and are what published figures are measured with. Descriptors are read in blocks: memory holds the words and
-    65,536 descriptors, however many there are.
+    65,536 descriptors, however many there are. A `ConfigError` if `words`, `per_image` or `iterations` is below 1;
+    a `DataError` if `source` is neither an engine with images nor a folder with photographs; a `FeatureError` if
+    there are fewer descriptors than words.
 
     Parameters
     ----------
@@ -67,15 +69,6 @@ def train_codebook(
     progress : callable or None
         Called with ("features", images done, images) while photographs are extracted, and ("codebook", iterations
         done, iterations).
-
-    Raises
-    ------
-    ConfigError
-        If `words`, `per_image` or `iterations` is below 1.
-    DataError
-        If `source` is neither an engine with images nor a folder with photographs.
-    FeatureError
-        If there are fewer descriptors than words.
     """
     report = progress or (lambda stage, done, total: None)
     with _descriptors(source, per_image, model, max_pixels, on_error, report) as descriptors:

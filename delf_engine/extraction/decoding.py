@@ -77,6 +77,8 @@ def read_pyramid(
 ) -> Pyramid:
     """Read an image and make its pyramid.
 
+    An `ImageError` if the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
+
     Parameters
     ----------
     source : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
@@ -90,11 +92,6 @@ def read_pyramid(
     max_pixels : int
         Larger images are refused before decoding; of a JPEG as many pixels are decoded as the pyramid needs, and
         refused only if these are more.
-
-    Raises
-    ------
-    ImageError
-        If the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
     """
     name = source_name(source)
 

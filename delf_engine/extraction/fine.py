@@ -23,7 +23,8 @@ def fine_features(
 ) -> LocalFeatures:
     """Extract RootSIFT features: OpenCV's SIFT, descriptors as square roots of their L1-normalised values.
 
-    A uniform frame of the photograph is left out first, as for the coarse features.
+    A uniform frame of the photograph is left out first, as for the coarse features. An `ImageError` if the image
+    cannot be read, or the box holds none of it.
 
     Parameters
     ----------
@@ -40,11 +41,6 @@ def fine_features(
     LocalFeatures
         At most `config.max_features`, 128-D, the strongest first; keypoints in pixels of the image, sizes of the
         keypoints as scales. The same bits for the same pixels.
-
-    Raises
-    ------
-    ImageError
-        If the image cannot be read, or the box holds none of it.
 
     References
     ----------

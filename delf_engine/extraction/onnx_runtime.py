@@ -22,6 +22,9 @@ _EPSILON = 1e-12  # torch's, below which a vector has no direction
 class OnnxRuntime:
     """A file that `delf_engine.model.onnx_export.export_onnx` wrote; satisfies `Runtime`.
 
+    A `ConfigError` if onnxruntime is not installed; a `CheckpointError` if the file is missing, damaged, not ours,
+    or of another version.
+
     Parameters
     ----------
     path : str or path
@@ -36,13 +39,6 @@ class OnnxRuntime:
         For people.
     dim, stride : int
         See `Runtime`.
-
-    Raises
-    ------
-    ConfigError
-        If onnxruntime is not installed.
-    CheckpointError
-        If the file is missing, damaged, not ours, or of another version.
     """
 
     info: CheckpointInfo

@@ -26,6 +26,8 @@ _CLASSES: dict[str, Any] = {"asmk": AsmkIndex, "ivf": IvfIndex, "kdtree": KdTree
 def new_index(kind: IndexKind, dim: int, profile: Profile, encoder: Encoder | None) -> AnyIndex:
     """Return an empty index.
 
+    A `ConfigError` if the encoder does not go with the kind.
+
     Parameters
     ----------
     kind : str
@@ -36,11 +38,6 @@ def new_index(kind: IndexKind, dim: int, profile: Profile, encoder: Encoder | No
         Its section of the same name holds the options.
     encoder : Codebook, Mixture or None
         A mixture for "fisher", None for "kdtree", a codebook for all others.
-
-    Raises
-    ------
-    ConfigError
-        If these do not go with the kind.
     """
     fitting, config = _fitting(kind, encoder), getattr(profile, kind)
     if kind == "kdtree":

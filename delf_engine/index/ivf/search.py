@@ -99,6 +99,8 @@ def nearest(
 ) -> Neighbours:
     """Return the nearest descriptors of all segments, with any number of threads.
 
+    A `FormatError` if a segment turns out to be damaged.
+
     Parameters
     ----------
     segments : sequence of SegmentSearcher
@@ -119,11 +121,6 @@ def nearest(
         Squared distances, in units of the codec.
     images : (Q, count) int64
         Image of each row, counted through all segments.
-
-    Raises
-    ------
-    FormatError
-        If a segment turns out to be damaged.
     """
     visited = cells.astype(np.int64)
     parts = max(1, min(threads, len(queries) // _LEAST_PART))

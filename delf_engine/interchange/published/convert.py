@@ -38,6 +38,10 @@ def import_model(
 ) -> tuple[State, CheckpointInfo]:
     """Read a published model and build this package's network from it.
 
+    A `ConfigError` if `kind` is unknown, or options do not go together; a `FormatError` if a file is missing,
+    damaged, or not of the format; a `CheckpointError` if the model is not of this kind, or cannot be expressed by
+    this package's network.
+
     Parameters
     ----------
     kind : str
@@ -68,15 +72,6 @@ def import_model(
         The network's weights by name.
     info : CheckpointInfo
         What the checkpoint says of it; `delf_engine.model.save_checkpoint` writes both.
-
-    Raises
-    ------
-    ConfigError
-        If `kind` is unknown, or options do not go together.
-    FormatError
-        If a file is missing, damaged, or not of the format.
-    CheckpointError
-        If the model is not of this kind, or cannot be expressed by this package's network.
     """
     from delf_engine.config import load_profile
 

@@ -91,6 +91,9 @@ def from_affine(weight: npt.NDArray[Any], bias: npt.NDArray[Any], where: str) ->
 def read_pca(source: str | os.PathLike[str], *, dim: int | None = None, whiten: bool = False) -> Reduction:
     """Read the PCA of a published model.
 
+    A `FormatError` if a file is missing or damaged, or shapes do not fit each other; a `ConfigError` if there are
+    fewer components than `dim`.
+
     Parameters
     ----------
     source : path
@@ -100,13 +103,6 @@ def read_pca(source: str | os.PathLike[str], *, dim: int | None = None, whiten: 
         Take the first `dim` components; None: all that are there.
     whiten : bool
         Divide each component by the square root of its variance.
-
-    Raises
-    ------
-    FormatError
-        If a file is missing or damaged, or shapes do not fit each other.
-    ConfigError
-        If there are fewer components than `dim`.
     """
     path = Path(source)
     given, components, *variances = _arrays(path, whiten)
