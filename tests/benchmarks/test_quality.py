@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 
-from benchmarks.reranking.evidence import truth_of
 from benchmarks.verification.evidence import Picture
 from benchmarks.verification.sameness_sets import PairSet
+from benchmarks.verification.searched_sets import truth_of
 
 
 def pair_set(pictures: list[Picture], same: set[tuple[str, str]], unknown: set[tuple[str, str]]) -> PairSet:
