@@ -118,10 +118,10 @@ def sub_rparis(data: Path, *, distractors: bool = False, more: bool = False) -> 
     names = [name for name in full.names if name in here]
     queries = [name for name in full.query_names if name in here and name != _LEFT_OUT]
     found = restrict(full, names, queries)
-    more = (
+    unrelated = (
         sorted(f"distractors/{path.stem}" for path in (data / "distractors").glob("*.jpg")) if distractors else ()
     )
-    return replace(found, names=(*found.names, *more))
+    return replace(found, names=(*found.names, *unrelated))
 
 
 def cached_features(

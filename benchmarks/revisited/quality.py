@@ -8,7 +8,8 @@ each score, the others behind them; without a codebook every image is verified. 
 but one of Sub-RParis (256), whose lists are the official ones; pictures of the other sets are searched for among
 each other. Differences from `--against` have 95 % intervals over resampled queries.
 
-Besides: how many of the labelled pairs of one place coarse evidence accepts at one false acceptance in 10,000.
+Besides: how many of the labelled pairs of one place coarse evidence accepts at one false acceptance in 10,000; of
+landmarks also of those pairs alone that fine evidence joins directly.
 
 What shows one place is settled by one checkpoint (`--labels`) for all systems, where geometry settles it.
 """
@@ -30,6 +31,7 @@ from benchmarks.verification.evidence import Evidence
 from benchmarks.verification.sameness_sets import PairSet, checked_sets
 from benchmarks.verification.searched_sets import Lists, SearchedSet, searched_set, whole_rankings
 from delf_engine import Verification
+from delf_engine.config import RankingConfig
 from delf_engine.evaluation import SETUPS, evaluate_setups
 from delf_engine.evaluation.bootstrap import paired_bootstrap
 from delf_engine.reranking import rank_verified
@@ -39,6 +41,7 @@ __all__ = ["main", "measured", "tables"]
 Row = dict[str, Any]
 
 _SETS = ("holidays_dev", "ukbench_dev", "landmarks choose, all", "landmarks held out, all", "paris")
+_INDIRECT = ", all"  # with pairs that only a third picture joins
 _SCORES = ("candidates", "similarity", "inliers", "weighted", "own")
 _EVIDENCE = ("inliers", "inlier_similarity")
 _RATE = 1e-4
@@ -49,8 +52,9 @@ def main() -> None:
     args = _arguments()
     data = data_folder(args.data)
     labels = Evidence(model_system(args.labels), data, args.cache)
-    sets = {pairs.name: pairs for pairs in checked_sets(labels, args.sets)}
-    searched = [searched_set(data, pairs) for pairs in sets.values()]
+    direct = [name.removesuffix(_INDIRECT) for name in args.sets if name.endswith(_INDIRECT)]
+    sets = {pairs.name: pairs for pairs in checked_sets(labels, [*args.sets, *direct])}
+    searched = [searched_set(data, sets[name]) for name in args.sets]
     if "paris" in sets:
         searched.append(replace(searched_set(data, sets["paris"], distractors=False), name="paris (256)"))
     results: list[Row] = []
@@ -98,7 +102,8 @@ def measured(evidence: Evidence, searched: SearchedSet, top: int | None) -> list
             for query, found in verified.items()
         }
     own = system.profile.ranking
-    for score, ranking in {**{rule: rule_of(own, rule) for rule in RULES}, "own": own}.items():
+    scores: dict[str, RankingConfig] = {rule: rule_of(own, rule) for rule in RULES}
+    for score, ranking in {**scores, "own": own}.items():
         rankings[score] = {
             query: [hit.id for hit in rank_verified(found, verified[query], ranking=ranking, query=query)]
             for query, found in lists.items()
