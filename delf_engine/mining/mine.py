@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ import numpy.typing as npt
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.mining.geometry import composed, fit_fine, fit_pair, near_duplicate
-from delf_engine.reranking import rerank_batch
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from delf_engine.reranking.confirming import confirm_rankings
+from delf_engine.support.threads import check_threads, in_threads
 from delf_engine.training.sources.mined import MinedPair, places
 from delf_engine.verification import Verification
 
@@ -27,11 +29,13 @@ FEW_PAIRS = 12
 #: Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
+Rankings = Mapping[str, Sequence[RankedCandidate]]
 Fitted = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # homography and points
 
 # What is trained on are the matches that agree with the homography: a pair must have this share of the inliers
 # that a decision without probabilities asks for. Details of pairs with fewer inliers need not be asked.
 _POINTS = 0.75
+_TOGETHER = 32  # photographs whose details are compared at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +47,7 @@ class Mined:
     pairs : tuple of MinedPair
         In the order of the photographs; behind them those of two hops, at most as many again.
     alike : tuple of (str, str)
-        Photographs of different places that have matches enough to be taken for one.
+        Photographs of different folders and places that have matches enough to be taken for one place.
     hops : int
         Pairs that only a third photograph joins.
     photographs : tuple of str
@@ -143,9 +147,9 @@ def mine_pairs(
 
     Each photograph is searched for in the engine's index, its best candidates are verified, once a pair. Pairs
     with inliers enough get fine evidence, where the engine stores it or their photographs can be read. Those whose
-    verdict is "same" get a homography of their own, and so do pairs that a third photograph joins; those whose
-    verdict is "different" are look-alikes, unless a chain of pairs joins them. The result has the same bits with
-    any number of workers.
+    verdict is "same" get a homography of their own, and so do pairs that a third photograph joins. Those of
+    different folders of which no detail agrees are look-alikes, unless a chain of pairs joins them. The result has
+    the same bits with any number of workers.
 
     Parameters
     ----------
@@ -194,13 +198,11 @@ def mine_pairs(
     asked = replace(options, confirm=top_n)
     good: dict[tuple[str, str], Verification] = {}
     unlike: dict[tuple[str, str], int] = {}
-    for done, (a, hits) in enumerate(proposed.items(), 1):
-        confirmed = confirm_rankings({a: hits}, engine.state.fine_of, engine.state.fine_of, asked)[a]
-        found = {(a, hit.id): hit.verification for hit in confirmed if hit.verification}
+    for a, hits in _confirmed(engine, proposed, asked, progress).items():
+        found = {(a, hit.id): hit.verification for hit in hits if hit.verification}
         good |= {pair: each for pair, each in found.items() if each.same}
-        unlike |= {pair: each.inliers for pair, each in found.items() if each.verdict == "different"}
-        progress("looking at details", done, len(proposed))
-    pairs, duplicates = _fitted(engine, good, least, keep_duplicates, seed)
+        unlike |= {pair: each.inliers for pair, each in found.items() if _unlike(each)}
+    pairs, duplicates = _fitted(engine, good, least, keep_duplicates, seed, check_threads(workers))
     kept = strongest({pair: found.inliers for pair, found in good.items() if pair in pairs}, max_pairs)
     place = {name: number for number, name in enumerate(names)}
     kept.sort(key=lambda pair: (place[pair[0]], place[pair[1]]))
@@ -208,7 +210,12 @@ def mine_pairs(
     hops = _two_hops(engine, direct, {*good, *unlike}, least, place)
     through = strongest({pair: len(found.points) for pair, found in hops.items()}, max_pairs)
     of = places([MinedPair(a, b, np.eye(3), np.zeros((1, 4))) for a, b in good])
-    apart = {(a, b): n for (a, b), n in unlike.items() if a not in of or of[a] != of.get(b)}
+    folder = {name: os.path.dirname(engine.path_of(name)) for name in names}
+    apart = {
+        (a, b): n
+        for (a, b), n in unlike.items()
+        if folder[a] != folder[b] and of.get(os.path.realpath(a), a) != of.get(os.path.realpath(b), b)
+    }
     return Mined(
         pairs=(*direct, *(hops[pair] for pair in through)),
         alike=tuple(strongest(apart, max_pairs)),
@@ -240,6 +247,30 @@ def _candidates(engine: Engine, names: Sequence[str], per_photo: int, progress: 
     return {name: sorted(partners, key=place.__getitem__) for name, partners in found.items()}
 
 
+def _confirmed(
+    engine: Engine, proposed: Rankings, options: RerankOptions, progress: Progress
+) -> dict[str, list[RankedCandidate]]:
+    """Give all hits fine evidence, some photographs at a time in threads."""
+    fine_of, threads = engine.state.fine_of, check_threads(options.workers)
+    names = list(proposed)
+    out: dict[str, list[RankedCandidate]] = {}
+    for start in range(0, len(names), _TOGETHER):
+        part = names[start : start + _TOGETHER]
+
+        def confirmed(number: int, part: Sequence[str] = part) -> dict[str, list[RankedCandidate]]:
+            return confirm_rankings({part[number]: proposed[part[number]]}, fine_of, fine_of, options)
+
+        for found in in_threads(confirmed, len(part), threads):
+            out |= found
+        progress("looking at details", len(out), len(names))
+    return out
+
+
+def _unlike(found: Verification) -> bool:
+    """Tell whether details deny what coarse matches say."""
+    return found.fine is not None and found.fine.conclusive and not found.fine.details
+
+
 def strongest(inliers: dict[tuple[str, str], int], count: int) -> list[tuple[str, str]]:
     """Choose `count` pairs so that each photograph keeps its best ones: first, second, ... of all photographs.
 
@@ -261,17 +292,23 @@ def strongest(inliers: dict[tuple[str, str], int], count: int) -> list[tuple[str
 
 
 def _fitted(
-    engine: Engine, good: dict[tuple[str, str], Verification], least: int, keep_duplicates: bool, seed: int
+    engine: Engine,
+    good: dict[tuple[str, str], Verification],
+    least: int,
+    keep_duplicates: bool,
+    seed: int,
+    threads: int,
 ) -> tuple[dict[tuple[str, str], MinedPair], int]:
     """Fit a homography to each pair; return the pairs worth keeping, and how many were near-duplicates."""
     pairs: dict[tuple[str, str], MinedPair] = {}
     duplicates = 0
-    for (a, b), found in good.items():
-        fit = _fit(engine, a, b, found, least, seed)
+    names = list(good)
+    fits = in_threads(lambda n: _fit(engine, *names[n], good[names[n]], least, seed), len(names), threads)
+    for (a, b), fit in zip(names, fits, strict=True):
         if fit is None:
             continue
         homography, points = fit
-        if not keep_duplicates and near_duplicate(homography, found, engine.get(a), engine.get(b)):
+        if not keep_duplicates and near_duplicate(homography, good[a, b], engine.get(a), engine.get(b)):
             duplicates += 1
         else:
             pairs[a, b] = MinedPair(a, b, homography, np.round(points, 3))
