@@ -199,7 +199,7 @@ def mine_pairs(
     good: dict[tuple[str, str], Verification] = {}
     unlike: dict[tuple[str, str], int] = {}
     for a, hits in _confirmed(engine, proposed, asked, progress).items():
-        found = {(a, hit.id): hit.verification for hit in hits if hit.verification}
+        found = {(a, hit.id): hit.verification for hit in hits if hit.verification is not None}
         good |= {pair: each for pair, each in found.items() if each.same}
         unlike |= {pair: each.inliers for pair, each in found.items() if _unlike(each)}
     pairs, duplicates = _fitted(engine, good, least, keep_duplicates, seed, check_threads(workers))

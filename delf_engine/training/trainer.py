@@ -275,9 +275,7 @@ def trained_parameters(
     return list(found), list(found.values())
 
 
-def _optimiser(
-    stage: GradientStage, names: Sequence[str], parameters: Sequence[Tensor]
-) -> torch.optim.Optimizer:
+def _optimiser(stage: GradientStage, names: Sequence[str], parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     """Parts of the network first, then parameters of the losses, each with its share of the learning rate."""
     own = [p for name, p in zip(names, parameters, strict=True) if name.startswith("losses.")]
     network = [p for name, p in zip(names, parameters, strict=True) if not name.startswith("losses.")]

@@ -101,7 +101,7 @@ def test_look_alikes_are_of_other_folders_and_places(engine_of: Make, monkeypatc
                     verification=h.verification if h.verification.same else replace(h.verification, fine=nothing),
                 )
                 for h in hits
-                if h.verification
+                if h.verification is not None
             ]
             for query, hits in rankings.items()
         }
