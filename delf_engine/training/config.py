@@ -41,7 +41,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
 
 #: What a gradient stage can train of the network.
-Part = Literal["trunk", "layer3", "attention"]
+Part = Literal["trunk", "layer3", "attention", "projection"]
 
 
 class AttentionConfig(Config):
@@ -68,7 +68,7 @@ class GradientStage(Config):
         As progress, logs and errors call it; unique in the recipe.
     source : SourceOptions
         Where batches come from; in TOML its name (``"views"``), or a table with ``kind`` and its options.
-    train : tuple of "trunk", "layer3", "attention"
+    train : tuple of "trunk", "layer3", "attention", "projection"
         Parts of the network that are trained, with the parameters of the losses. What lies below them is computed
         once and cached.
     losses : tuple of LossOptions

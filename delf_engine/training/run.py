@@ -176,6 +176,8 @@ class Run:
         self.fitted = True
 
     def _train(self, number: int, stage: GradientStage, key: str) -> list[tuple[int, dict[str, float]]]:
+        if "projection" in stage.train and not self.fitted:
+            raise ConfigError(f"stage {stage.name}: trains the projection: put a pca stage before it")
         run = self.prepare(number, stage, self.work.running(stage.name, key))
         run.run()
         self.attends = self.attends or "attention" in stage.train

@@ -341,3 +341,20 @@ def test_only_the_parts_named_are_trained(network: DelfNetwork, part: str) -> No
     }
     assert changed == ({"conv1", "layer1", "layer2", "layer3"} if part == "trunk" else {"layer3"})
     assert not any(parameter.requires_grad for parameter in mine.parameters())
+
+
+def test_the_projection_is_trained_where_a_stage_says_so(network: DelfNetwork) -> None:
+    class Described(Loss):
+        def forward(self, step: Step) -> Tensor:
+            return step.network.projection(step.features.flatten(2).transpose(1, 2).flatten(0, 1)).mean()
+
+    mine = copy.deepcopy(network)
+    stage = _stage(train=("projection",), steps=2, losses=(LossOptions(kind="toy mean"),))
+    run = _run(mine, stage)
+    run.losses = [Described(LossOptions(kind="described"), mine, StageFacts("labels", None, True, frozenset()))]
+    run.run()
+    changed = {
+        name for name, value in mine.state_dict().items() if not torch.equal(value, network.state_dict()[name])
+    }
+    assert changed == {"projection.components"}
+    assert not mine.projection.components.requires_grad
