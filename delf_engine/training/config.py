@@ -220,7 +220,7 @@ class TrainingConfig(Config):
         return self.model_copy(update={"stages": stages})
 
 
-def load_training_config(name: str | os.PathLike[str] = "delf_contrast") -> TrainingConfig:
+def load_training_config(name: str | os.PathLike[str] = "delf_views") -> TrainingConfig:
     """Read a recipe by name (``delf_self`` for ``configs/train_delf_self.toml``) or by path.
 
     Raises
