@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from delf_engine.training import RunOptions, TrainingConfig
     from delf_engine.training.finish import CheckpointFiles
 
-__all__ = ["train"]
-
 
 def train(
     photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Image files and folders.")],

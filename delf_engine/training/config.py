@@ -92,6 +92,9 @@ class GradientStage(Config):
     precision : "auto", "fp32", "bf16" or "fp16"
         Of the network's arithmetic; weights, losses and optimiser stay float32. auto: bf16 where the hardware has
         it, else fp32.
+    keep : float
+        Share of the weights of before the stage in those behind it. The mean of a tuned network and its start is as
+        good as the tuned one on what it has seen and better elsewhere (WiSE-FT; Wortsman et al., CVPR 2022).
     evaluate_every : int
         Steps between measurements on the held-out photographs; 0: at the end only.
     """
@@ -113,6 +116,7 @@ class GradientStage(Config):
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: Positive | None = None
     precision: Arithmetic = "auto"
+    keep: Annotated[float, Field(ge=0, lt=1)] = 0.0
     evaluate_every: NotNegativeInt = 0
 
     @model_validator(mode="after")

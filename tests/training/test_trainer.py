@@ -202,6 +202,22 @@ def test_conv4_resumes_to_the_same_bits(photos: list[str], trunk: Path, tiny: Ti
     assert all(np.array_equal(whole.state[key], resumed.state[key]) for key in whole.state)
 
 
+def test_a_stage_keeps_a_share_of_its_start(photos: list[str], trunk: Path, tiny: Tiny) -> None:
+    config = tiny(stages=tiny().stages[:2])
+    start, tuned, mixed = (
+        train(photos, recipe, trunk).state
+        for recipe in (
+            config.model_copy(update={"stages": config.stages[:1]}),
+            config.with_stage("conv4", learning_rate=1e-3),
+            config.with_stage("conv4", learning_rate=1e-3, keep=0.75),
+        )
+    )
+    name = "trunk.layer3.0.conv1.weight"
+    assert np.abs(tuned[name] - start[name]).max() > 1e-3
+    np.testing.assert_allclose(mixed[name], 0.75 * start[name] + 0.25 * tuned[name], atol=2e-4)
+    assert np.array_equal(mixed["trunk.conv1.weight"], start["trunk.conv1.weight"])
+
+
 def test_first_ctrl_c_ends_the_step_and_writes_the_state(network: DelfNetwork, tmp_path: Path) -> None:
     def press(name: str, done: int, total: int, loss: float | None) -> None:
         if done == 3:
