@@ -17,8 +17,9 @@ What shows one place is settled by one checkpoint (`--labels`) for all systems, 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from delf_engine.evaluation import SETUPS, evaluate_setups
 from delf_engine.evaluation.bootstrap import paired_bootstrap
 from delf_engine.reranking import rank_verified
 
-__all__ = ["main", "measured", "tables"]
+__all__ = ["compared", "main", "measured", "measuring_options", "searched_sets", "tables"]
 
 Row = dict[str, Any]
 
@@ -54,22 +55,30 @@ def main() -> None:
     labels = Evidence(model_system(args.labels), data, args.cache)
     direct = [name.removesuffix(_INDIRECT) for name in args.sets if name.endswith(_INDIRECT)]
     sets = {pairs.name: pairs for pairs in checked_sets(labels, [*args.sets, *direct])}
-    searched = [searched_set(data, sets[name]) for name in args.sets]
-    if "paris" in sets:
-        searched.append(replace(searched_set(data, sets["paris"], distractors=False), name="paris (256)"))
+    searched = searched_sets(data, [sets[name] for name in args.sets])
     results: list[Row] = []
     for system in _systems(args):
         evidence = Evidence(system, data, args.cache)
         rows: list[Row] = []
         for each in searched:
-            rows += measured(evidence, each, None if args.all else args.top)
+            rows += measured(evidence, each, args.top)
         shares = {name: _accepted(evidence, pairs) for name, pairs in sets.items()}
         own = system.profile.ranking.model_dump()
         results.append({"system": system.name, "identity": system.identity, "own": own} | compared(rows, results))
         results[-1]["accepted"] = shares
-        for title, columns, cells in tables(results):
+        for title, columns, cells in [*tables(results), _accepted_table(results)]:
             print_markdown(title, columns, cells)
         write_json(args.out, {"labels": labels.system.identity, "results": results})
+
+
+def searched_sets(data: Path, sets: Iterable[PairSet]) -> list[SearchedSet]:
+    """Return sets with all distractors, and behind ``paris`` its 256 photographs without."""
+    found = []
+    for pairs in sets:
+        found.append(searched_set(data, pairs))
+        if pairs.name == "paris":
+            found.append(replace(searched_set(data, pairs, distractors=False), name="paris (256)"))
+    return found
 
 
 def measured(evidence: Evidence, searched: SearchedSet, top: int | None) -> list[Row]:
@@ -140,7 +149,7 @@ def compared(rows: Sequence[Row], results: Sequence[Row]) -> Row:
 
 
 def tables(results: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return title, columns and cells of a table for each set, and of one for the pairs accepted."""
+    """Return title, columns and cells of a table for each set."""
     found = []
     for i, row in enumerate(results[0]["rows"]):
         title = f"{row['set']}: mAP of {row['queries']} queries, {row['images']} images"
@@ -149,18 +158,23 @@ def tables(results: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]
             for r in results
         ]
         found.append((title, ["system", "verified", *_SCORES], cells))
+    return found
+
+
+def _accepted_table(results: Sequence[Row]) -> tuple[str, list[str], list[list[str]]]:
     title = "Pairs of one place accepted at one false acceptance in 10,000, %: by inliers / by their similarities"
     names = list(results[0]["accepted"])
     shares = [[" / ".join(f"{r['accepted'][n][e]:.1f}" for e in _EVIDENCE) for n in names] for r in results]
     cells = [[r["system"], *row] for r, row in zip(results, shares, strict=True)]
-    return [*found, (title, ["system", *names], cells)]
+    return title, ["system", *names], cells
 
 
 def _cell(row: Row, score: str) -> str:
     if score not in row["map"]:
         return ""
     gap = row["difference"].get(score)
-    text = f"{row['map'][score]:.2f}"
+    of_seeds = row.get("of_seeds", {}).get(score, ())
+    text = f"{row['map'][score]:.2f}" + (f" ± {np.std(of_seeds, ddof=1):.2f}" if len(of_seeds) > 1 else "")
     return text if gap is None else text + " ({difference:+.2f} [{low:+.2f}, {high:+.2f}])".format(**gap)
 
 
@@ -190,20 +204,29 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=["delf-r18", "delf-r50"])
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=[])
     parser.add_argument("--weights", help="folder of aliked-n16.safetensors; without it, weights/ beside the data")
-    parser.add_argument("--sets", nargs="+", choices=_SETS, default=_SETS)
     parser.add_argument("--against", help="the model or peer to compare with; default: the first model")
-    parser.add_argument("--labels", default="delf-r18", help="checkpoint that settles what shows one place")
-    verified = parser.add_mutually_exclusive_group()
-    verified.add_argument("--top", type=int, default=100, help="images of each ranking that are verified")
-    verified.add_argument("--all", action="store_true", help="verify every image")
+    measuring_options(parser)
     args = parser.parse_args()
     args.models, args.peers = list(dict.fromkeys(args.models)), list(dict.fromkeys(args.peers))
     args.against = args.against or args.models[0]
     if args.against not in [*args.models, *args.peers]:
         parser.error(f"--against {args.against}: none of --models and --peers")
-    if args.top < 1:
-        parser.error("--top must be at least 1")
     return args
+
+
+def measuring_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say on which sets, with whose labels, and how many images are verified (or None)."""
+    parser.add_argument("--sets", nargs="+", choices=_SETS, default=_SETS)
+    parser.add_argument("--labels", default="delf-r18", help="checkpoint that settles what shows one place")
+    verified = parser.add_mutually_exclusive_group()
+    verified.add_argument("--top", type=_count, default=100, help="images of each ranking that are verified")
+    verified.add_argument("--all", action="store_const", const=None, dest="top", help="verify every image")
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ __all__ = [
     "checked_sets",
     "fitted_sets",
     "judged",
+    "landmark_folders",
     "landmark_part",
     "linked",
     "paris_truth",
@@ -307,6 +308,11 @@ def part_of(folder: str) -> Part:
     return "fit" if number < 70 else "choose" if number < 85 else "held out"
 
 
+def landmark_folders(data: Path, part: Part) -> list[Path]:
+    """Return the folders of `landmarks/` that are for this."""
+    return sorted(path for path in (data / "landmarks").iterdir() if path.is_dir() and part_of(path.name) == part)
+
+
 def landmark_part(evidence: Evidence, part: Part, *, indirect: bool = False) -> PairSet:
     """Return the pairs of a part of `landmarks/`, labelled by geometry.
 
@@ -314,9 +320,8 @@ def landmark_part(evidence: Evidence, part: Part, *, indirect: bool = False) -> 
     photograph; of different places those of different folders, at most 60,000 drawn by chance, but for folders
     that seem to show one place (`across`). Copies of one photograph are left out.
     """
-    folders = sorted(path.name for path in (evidence.data / "landmarks").iterdir() if path.is_dir())
     of: dict[str, list[Picture]] = {}
-    for folder in (folder for folder in folders if part_of(folder) == part):
+    for folder in (path.name for path in landmark_folders(evidence.data, part)):
         files = _files(evidence.data, f"landmarks/{folder}")
         of[folder] = files[:: max(1, len(files) // 18)][:_A_FOLDER]
     pictures = {picture.id: picture for files in of.values() for picture in files}
