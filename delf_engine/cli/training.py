@@ -20,7 +20,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Checkpoint to write, its codebook and card beside it. Default: its name.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe by name or path (configs/train_NAME.toml).")] = "delf_r18",
+    recipe: Annotated[str, typer.Option(help="Recipe by name or path (configs/train_NAME.toml).")] = "delf_views",
     trunk: Annotated[
         str | None,
         typer.Option(

@@ -220,8 +220,8 @@ class TrainingConfig(Config):
         return self.model_copy(update={"stages": stages})
 
 
-def load_training_config(name: str | os.PathLike[str] = "delf_r18") -> TrainingConfig:
-    """Read a recipe by name (``delf_r18`` for ``configs/train_delf_r18.toml``) or by path.
+def load_training_config(name: str | os.PathLike[str] = "delf_views") -> TrainingConfig:
+    """Read a recipe by name (``delf_self`` for ``configs/train_delf_self.toml``) or by path.
 
     Raises
     ------
