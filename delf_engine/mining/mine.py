@@ -262,7 +262,7 @@ def _confirmed(
 def _apart(
     engine: Engine, unlike: Mapping[tuple[str, str], int], good: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], int]:
-    """Return the inliers of those look-alikes that are of different folders and joined by no chain of good pairs."""
+    """Return the inliers of the look-alikes of different folders that no chain of good pairs joins."""
     of = places([MinedPair(a, b, np.eye(3), np.zeros((1, 4))) for a, b in good])
 
     def where(name: str) -> tuple[str, int | str]:
