@@ -33,8 +33,6 @@ from delf_engine.verification import Calibration
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
 
-__all__ = ["rerank"]
-
 _Sources: TypeAlias = dict[str, str | bytes]  # by id
 
 _COMMIT = 32  # images in one transaction of the cache

@@ -27,8 +27,6 @@ from delf_engine.index.asmk.index import AsmkIndex
 from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.support.threads import check_threads
 
-__all__ = ["ASMKMethod", "IvfBuilder"]
-
 Array = npt.NDArray[Any]
 Parameters = Mapping[str, Any]
 Path = str | os.PathLike[str]

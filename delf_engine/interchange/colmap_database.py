@@ -11,22 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.features import LocalFeatures
-from delf_engine.interchange.records import MatchedPair
 
-__all__ = ["write_colmap_database"]
+if TYPE_CHECKING:
+    from delf_engine.verification import Verification
 
 _FOCAL_FACTOR = 1.2  # of COLMAP, where a photograph does not state its focal length
 _HALF_PIXEL = np.array([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
 
 
 def write_colmap_database(
-    path: Path, images: Mapping[str, LocalFeatures], pairs: Sequence[tuple[str, str, MatchedPair]], where: str
+    path: Path, images: Mapping[str, LocalFeatures], pairs: Sequence[tuple[str, str, Verification]], where: str
 ) -> None:
     """Write a new database of images and of pairs of them; errors name `where`.
 
@@ -66,7 +66,7 @@ def _write_image(pycolmap: Any, database: Any, number: int, name: str, features:
     database.write_keypoints(number, np.column_stack(columns).astype(np.float32))  # x, y, scale, orientation
 
 
-def _geometry(pycolmap: Any, found: MatchedPair) -> Any:
+def _geometry(pycolmap: Any, found: Verification) -> Any:
     """Return the geometry of two views: a plane, or a fundamental matrix."""
     kind = pycolmap.TwoViewGeometryConfiguration
     matches = found.matches.astype(np.uint32)

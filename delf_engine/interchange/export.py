@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.features import LocalFeatures
@@ -14,10 +15,10 @@ from delf_engine.interchange.colmap_database import write_colmap_database
 from delf_engine.interchange.colmap_text import serialise_colmap
 from delf_engine.interchange.delf_file import serialise_delf
 from delf_engine.interchange.hloc_file import require_h5py, write_hloc, write_hloc_matches
-from delf_engine.interchange.records import MatchedPair
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["FORMATS", "export_features", "export_matches", "relative_name"]
+if TYPE_CHECKING:
+    from delf_engine.verification import Verification
 
 #: What can be written: a folder of ``NAME.delf``, the files of the published DELF code; one HDF5 file of all
 #: images, as hloc (Hierarchical-Localization) reads it; a folder of ``NAME.txt`` for COLMAP's feature_importer.
@@ -77,7 +78,7 @@ def export_features(
 def export_matches(
     format: str,  # noqa: A002 - as of `export_features`
     target: str | os.PathLike[str],
-    pairs: Iterable[tuple[str, str, MatchedPair]],
+    pairs: Iterable[tuple[str, str, Verification]],
     features: Callable[[str], LocalFeatures],
     *,
     replace: bool = False,
@@ -136,11 +137,11 @@ def export_matches(
 
 
 def _checked_pairs(
-    pairs: Iterable[tuple[str, str, MatchedPair]], features: Callable[[str], LocalFeatures]
-) -> tuple[dict[str, LocalFeatures], list[tuple[str, str, MatchedPair]]]:
+    pairs: Iterable[tuple[str, str, Verification]], features: Callable[[str], LocalFeatures]
+) -> tuple[dict[str, LocalFeatures], list[tuple[str, str, Verification]]]:
     """Return the features of all images by their `relative_name`, in order of appearance, and the pairs."""
     images: dict[str, LocalFeatures] = {}
-    checked: list[tuple[str, str, MatchedPair]] = []
+    checked: list[tuple[str, str, Verification]] = []
     known: set[frozenset[str]] = set()
     for a, b, found in pairs:
         names = relative_name(a), relative_name(b)
@@ -163,14 +164,10 @@ def _checked_pairs(
 def relative_name(name: str) -> str:
     """Return the name of an image as a path that cannot leave the folder it is put into.
 
-    It is resolved as if that folder were the root of the file system: a leading ``/`` is dropped, ``.`` and
-    double slashes vanish, ``..`` takes one folder back and stops at the root. ``/data/a.jpg`` becomes
-    ``data/a.jpg``, ``../x/../a.jpg`` becomes ``a.jpg``; names of neither kind stay as they are.
-
-    Raises
-    ------
-    DataError
-        If nothing is left, or the name holds a zero byte.
+    It is resolved as if that folder were the root of the file system: a leading ``/`` is dropped, ``.`` and double
+    slashes vanish, ``..`` takes one folder back and stops at the root. ``/data/a.jpg`` becomes ``data/a.jpg``,
+    ``../x/../a.jpg`` becomes ``a.jpg``; names of neither kind stay as they are. A `DataError` if nothing is left,
+    or the name holds a zero byte.
     """
     path = posixpath.normpath("/" + name).lstrip("/")
     if not path or "\0" in path:

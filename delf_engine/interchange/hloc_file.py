@@ -18,17 +18,18 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError, UnknownIdError
 from delf_engine.features import LocalFeatures
-from delf_engine.interchange.records import MatchedPair, local_features
+from delf_engine.interchange.records import local_features
 from delf_engine.support.arrays import check_array
 
-__all__ = ["read_hloc", "require_h5py", "write_hloc", "write_hloc_matches"]
+if TYPE_CHECKING:
+    from delf_engine.verification import Verification
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -80,12 +81,7 @@ def write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], *, half: 
     """Write a new feature file of hloc, one image at a time; return their number.
 
     Errors name `where`, the file whose place it takes when it is whole. With `half`, descriptors and scores are of
-    half precision.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be written, or a score is too large for half precision.
+    half precision. A `FormatError` if it cannot be written, or a score is too large for half precision.
     """
     count, small = 0, np.float16 if half else np.float32
     with _translated(f"{where}: cannot be written"):
@@ -112,7 +108,7 @@ def write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], *, half: 
 
 
 def write_hloc_matches(
-    path: Path, images: Mapping[str, LocalFeatures], pairs: Iterable[tuple[str, str, MatchedPair]], where: str
+    path: Path, images: Mapping[str, LocalFeatures], pairs: Iterable[tuple[str, str, Verification]], where: str
 ) -> None:
     """Write a new file of matches; errors name `where`.
 

@@ -1,40 +1,14 @@
-"""What several formats need: `LocalFeatures` of arrays that other software has written, and what a pair is."""
+"""What all formats need to make `LocalFeatures` of arrays that other software has written."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import FeatureError, FormatError
 from delf_engine.features import LocalFeatures
-
-__all__ = ["MatchedPair", "local_features"]
-
-
-class MatchedPair(Protocol):
-    """What is written of a pair of images: a `Verification` has it."""
-
-    @property
-    def matches(self) -> npt.NDArray[np.int32]:
-        """(M, 2): keypoint of A and of B."""
-
-    @property
-    def similarities(self) -> npt.NDArray[np.float32]:
-        """(M,): of each match."""
-
-    @property
-    def model(self) -> str:
-        """Model of the transform."""
-
-    @property
-    def transform(self) -> npt.NDArray[np.float64] | None:
-        """(3, 3): from pixels of A to those of B, or the fundamental matrix."""
-
-    @property
-    def rotation(self) -> int:
-        """Degrees by which A was turned."""
 
 
 def local_features(
@@ -49,6 +23,8 @@ def local_features(
 ) -> LocalFeatures:
     """Return the features sorted by descending score (equal scores keep their order), checked.
 
+    A `FormatError` if they are not valid features, or a descriptor that is to be normalised is zero.
+
     Parameters
     ----------
     where : str
@@ -59,11 +35,6 @@ def local_features(
         None: that of the smallest image that holds all keypoints.
     normalise : bool
         Divide every descriptor by its L2 norm.
-
-    Raises
-    ------
-    FormatError
-        If they are not valid features, or a descriptor that is to be normalised is zero.
     """
     if normalise:
         wide = np.asarray(descriptors, np.float64)

@@ -18,8 +18,6 @@ import numpy as np
 
 from delf_engine.errors import ConfigError, DataError
 
-__all__ = ["Hit", "Names", "read_hits"]
-
 #: An id, a path or the bytes of an image file, alone or with its score (higher is better).
 Hit: TypeAlias = str | bytes | tuple[str | bytes, float]
 #: What ids or row numbers stand for: a list by row, a mapping, or a function.
