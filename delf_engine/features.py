@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class LocalFeatures:
         L2-normalised rows.
     image_size : (width, height)
         Size of the original image, in pixels.
+    global_descriptor : (G,) float32 or None
+        One vector of the whole image, L2-normalised; all zeros: there is nothing to describe. None: not made.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class LocalFeatures:
     scores: npt.NDArray[np.float32]
     descriptors: npt.NDArray[np.float32]
     image_size: tuple[int, int]
+    global_descriptor: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(_own(self, "keypoints", (None, 2)))
@@ -58,6 +61,14 @@ class LocalFeatures:
             raise FeatureError("descriptors must have at least one dimension; for no features use (0, D)")
         if n:
             self._check_values()
+        if self.global_descriptor is not None:
+            vector = _own(self, "global_descriptor", (None,)).astype(np.float64)
+            if not len(vector) or (vector.any() and abs(np.linalg.norm(vector) - 1) > _NORM_TOLERANCE):
+                norm = np.linalg.norm(vector)
+                raise FeatureError(
+                    f"the global descriptor must be L2-normalised, or zeros; it has {len(vector)} components and "
+                    f"norm {norm:.4g}; without one give None"
+                )
 
     def _check_values(self) -> None:
         if self.scales.min() <= 0:
@@ -102,8 +113,12 @@ class LocalFeatures:
             raise FeatureError(f"top(k) needs k >= 0, got {k}")
         if k >= len(self):
             return self
-        return LocalFeatures(
-            self.keypoints[:k], self.scales[:k], self.scores[:k], self.descriptors[:k], self.image_size
+        return replace(
+            self,
+            keypoints=self.keypoints[:k],
+            scales=self.scales[:k],
+            scores=self.scores[:k],
+            descriptors=self.descriptors[:k],
         )
 
     def turned(self, rotation: int) -> LocalFeatures:
@@ -121,14 +136,14 @@ class LocalFeatures:
         places = {1: (y, width - 1 - x), 2: (width - 1 - x, height - 1 - y), 3: (height - 1 - y, x)}
         size = (width, height) if quarters == 2 else (height, width)
         keypoints = np.stack(places[quarters], axis=1)
-        return LocalFeatures(keypoints, self.scales, self.scores, self.descriptors, size)
+        return replace(self, keypoints=keypoints, image_size=size)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LocalFeatures):
             return NotImplemented
         return self.image_size == other.image_size and all(
             np.array_equal(getattr(self, name), getattr(other, name))
-            for name in ("keypoints", "scales", "scores", "descriptors")
+            for name in ("keypoints", "scales", "scores", "descriptors", "global_descriptor")
         )
 
     __hash__ = None  # type: ignore[assignment]  # equality by value of large arrays: not a dictionary key
@@ -145,6 +160,7 @@ class LocalFeatures:
             "scores": self.scores.tolist(),
             "descriptors": self.descriptors.tolist(),
             "image_size": list(self.image_size),
+            "global_descriptor": None if self.global_descriptor is None else self.global_descriptor.tolist(),
         }
 
 

@@ -10,6 +10,7 @@ import typer
 from delf_engine.cli.console import print_failures, print_hits, print_json, progress_bar, say
 from delf_engine.cli.options import (
     BoxOption,
+    CandidatesOption,
     ConfirmOption,
     Directory,
     ExpandOption,
@@ -105,6 +106,7 @@ def search(
     min_score: Annotated[
         float | None, typer.Option(help="Leave out candidates with a lower score in the index.")
     ] = None,
+    candidates: CandidatesOption = None,
     expand: ExpandOption = False,
     graph: GraphOption = False,
     confirm: ConfirmOption = None,
@@ -132,6 +134,7 @@ def search(
             graph=graph,
             confirm=confirm,
             seed=seed,
+            candidates=candidates,  # type: ignore[arg-type]  # checked there
         )
         if as_json:
             print_json(result.to_dict())

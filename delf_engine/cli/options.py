@@ -30,6 +30,10 @@ RootOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of the sampling, where an estimator draws samples.")]
 TopNOption = Annotated[int | None, typer.Option(help="Candidates to verify. Default: the profile's.")]
+CandidatesOption = Annotated[
+    str | None,
+    typer.Option(help="What gathers candidates: global (one vector an image), fused (both). Default: the index."),
+]
 ExpandOption = Annotated[
     bool, typer.Option("--expand", help="A second round, with the features of the images that were verified, too.")
 ]

@@ -132,7 +132,7 @@ class AsmkConfig(Config):
         has it: there two random codes of 40 bits score 0.375 and not 0.
     regions : "grid" or None
         Count the descriptors of indexed images once more in each region that they lie in (R-ASMK), those of
-        `delf_engine.index.grid`.
+        `delf_engine.grid`.
     """
 
     image_assignments: Count
@@ -220,7 +220,7 @@ class VladConfig(Config):
     power : float
         Exponent p of ``sign(x) |x|^p``, applied to each component after that; 1 changes nothing, 0.5 is usual.
     regions : "grid" or None
-        Add the sums of the regions of `delf_engine.index.grid` to those of indexed images, all at unit length over
+        Add the sums of the regions of `delf_engine.grid` to those of indexed images, all at unit length over
         all words: regions with few descriptors count as much as the image.
     """
 

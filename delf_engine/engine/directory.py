@@ -18,7 +18,13 @@ from delf_engine.engine.results import CheckReport
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
 from delf_engine.index import KINDS, AnyIndex, Encoder, IndexKind, check_index, has_index
 from delf_engine.index.kinds import load_encoder, load_index, new_index
-from delf_engine.model import codebook_path, model_reference, read_checkpoint_info
+from delf_engine.model import (
+    GlobalHead,
+    codebook_path,
+    global_head_path,
+    model_reference,
+    read_checkpoint_info,
+)
 from delf_engine.storage import FeatureStore
 from delf_engine.support.files import system_errors
 
@@ -49,6 +55,8 @@ def create_directory(
     chosen = profile if isinstance(profile, Profile) else load_profile(profile or info.profile)
     kind = index or chosen.index
     words = choose_encoder(kind, codebook, model, info.dim)
+    beside = global_head_path(model)
+    head = None if beside is None else GlobalHead.load(beside)
     manifest = Manifest(
         model=model_reference(model),
         model_identity=info.identity,
@@ -57,6 +65,8 @@ def create_directory(
         codebook=None if words is None else words.hash,
         profile=chosen,
         root=kept_root(directory, root),
+        global_head=None if head is None else head.identity,
+        vectors=0 if head is None else head.dim,
     )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FormatError(f"{directory}: exists and is not empty; open it, or choose another place")
@@ -122,7 +132,9 @@ def check_kind(kind: str) -> None:
 
 def empty_index(manifest: Manifest, encoder: Encoder | None) -> AnyIndex:
     """Return an empty index of the kind that the manifest names."""
-    return new_index(manifest.index, manifest.dim, manifest.profile, encoder)
+    index = new_index(manifest.index, manifest.dim, manifest.profile, encoder)
+    index.keep_vectors(manifest.vectors)
+    return index
 
 
 def open_index(

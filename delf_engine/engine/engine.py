@@ -17,7 +17,15 @@ from delf_engine.engine.directory import Words, check_parts, create_directory
 from delf_engine.engine.manifest import Manifest
 from delf_engine.engine.reindexing import reindex
 from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, RerankedBatch, SearchResult
-from delf_engine.engine.searching import SearchOptions, StagedProgress, rerank, rerank_many, search, search_many
+from delf_engine.engine.searching import (
+    CandidateKind,
+    SearchOptions,
+    StagedProgress,
+    rerank,
+    rerank_many,
+    search,
+    search_many,
+)
 from delf_engine.engine.state import EngineState, Query
 from delf_engine.engine.views import verify_views
 from delf_engine.errors import ConfigError, ImageError
@@ -278,6 +286,7 @@ class Engine:
         graph: bool = False,
         seed: int = 0,
         confirm: int | None = None,
+        candidates: CandidateKind | None = None,
     ) -> SearchResult:
         """Find the images that show what the query shows.
 
@@ -316,6 +325,8 @@ class Engine:
             So many hits get fine evidence, which decides their verdicts and order, whatever `top_k`; None: 10.
             Their fine features are stored (see `create`), or extracted from their photographs where these can be
             read; hits without keep their places.
+        candidates : "asmk" or the engine's other kind of index, "global", "fused" or None
+            What gathers candidates: the index, as None does; global descriptors; or both, their rankings fused.
 
         Raises
         ------
@@ -324,10 +335,14 @@ class Engine:
         UnknownIdError
             If an id of `among` is not in the engine.
         ConfigError
-            If `top_k`, `top_n`, `min_score` or `confirm` is out of range.
+            If `top_k`, `top_n`, `min_score` or `confirm` is out of range, or the index is of another kind.
+        MismatchError
+            If the engine has no global descriptors, and they are asked for.
         """
         shown = _CONFIRMED if confirm is None else confirm
-        options = SearchOptions(top_k, top_n, among, exclude, min_score, seed, confirm=shown)
+        options = SearchOptions(
+            top_k, top_n, among, exclude, min_score, seed, confirm=shown, candidates=candidates
+        )
         return search(self.state, query, options, box=box, expand=expand, graph=graph)
 
     def search_many(
@@ -341,6 +356,7 @@ class Engine:
         min_score: float | None = None,
         seed: int = 0,
         confirm: int = 0,
+        candidates: CandidateKind | None = None,
         threads: int | None = None,
         workers: int | None = None,
         on_error: Callable[[ImageSource, ImageError], None] | None = None,
@@ -353,7 +369,7 @@ class Engine:
         Parameters
         ----------
         queries : iterable of image or LocalFeatures
-        top_k, top_n, among, exclude, min_score, seed, confirm
+        top_k, top_n, among, exclude, min_score, seed, confirm, candidates
             As in `search`, for every query.
         threads : int or None
             That search the index; None: one a usable core.
@@ -369,7 +385,9 @@ class Engine:
         ------
         As `search`, and `ConfigError` if `threads` or `workers` is below 1.
         """
-        options = SearchOptions(top_k, top_n, among, exclude, min_score, seed, workers, confirm=confirm)
+        options = SearchOptions(
+            top_k, top_n, among, exclude, min_score, seed, workers, confirm=confirm, candidates=candidates
+        )
         return search_many(self.state, queries, options, threads=threads, on_error=on_error, progress=progress)
 
     def rerank(

@@ -43,6 +43,10 @@ class Manifest(Config):
     root : str or None
         Folder that ids of files start from, absolute or as seen from the directory. None: not known, ids are paths
         as they were given; so it is in engines of version 0.1.
+    global_head : str or None
+        Identity of what made the global descriptors that the index keeps; None: it keeps none.
+    vectors : int
+        Their components.
     """
 
     format: Literal["delf-engine"] = "delf-engine"
@@ -56,6 +60,8 @@ class Manifest(Config):
     codebook_file: str = "codebook.safetensors"
     profile: Profile
     root: str | None = None
+    global_head: str | None = None
+    vectors: int = 0
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from delf_engine.engine.adding import is_one_image
 from delf_engine.engine.results import RerankedBatch, SearchResult
@@ -16,6 +16,7 @@ from delf_engine.engine.views import View, surer
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource, source_name
+from delf_engine.index import IndexKind, SearchBy
 from delf_engine.reranking import (
     Confirmer,
     ExpansionConfig,
@@ -31,6 +32,8 @@ from delf_engine.reranking.candidates import FeatureSource, Shortlist
 from delf_engine.reranking.confirming import confirm_rankings
 from delf_engine.verification import turned_back, turns_by_evidence
 
+#: How candidates are gathered: by the kind of the engine's index, by global descriptors, or by both.
+CandidateKind: TypeAlias = IndexKind | Literal["global", "fused"]
 #: Called with what is being done, how much of it is done, and how much there is.
 StagedProgress = Callable[[str, int, int], None]
 
@@ -72,6 +75,7 @@ class SearchOptions:
     workers: int | None = None
     distances: bool = False
     confirm: int = 0
+    candidates: CandidateKind | None = None
 
     def __post_init__(self) -> None:
         if (self.top_k is not None and self.top_k < 1) or (self.top_n is not None and self.top_n < 0):
@@ -79,7 +83,7 @@ class SearchOptions:
         if self.confirm < 0:
             raise ConfigError(f"confirm must be at least 0, got {self.confirm}")
 
-    def candidates(self, state: EngineState) -> int:
+    def count(self, state: EngineState) -> int:
         """Return how many candidates the index is asked for."""
         verified = state.manifest.profile.reranking.top_n if self.top_n is None else self.top_n
         return max(self.top_k or 0, verified)
@@ -87,7 +91,23 @@ class SearchOptions:
     def limits(self, state: EngineState) -> dict[str, Any]:
         """Return the options of an index that leave images out; here one id may stand for a list."""
         among = None if self.among is None else _ids(state, self.among)
-        return {"among": among, "exclude": _ids(state, self.exclude), "min_score": self.min_score}
+        return {
+            "among": among,
+            "exclude": _ids(state, self.exclude),
+            "min_score": self.min_score,
+            "by": self._way(state),
+        }
+
+    def _way(self, state: EngineState) -> SearchBy:
+        wanted, kind = self.candidates, state.manifest.index
+        if wanted is None or wanted == kind:
+            return "local"
+        if wanted == "global" or wanted == "fused":
+            return wanted
+        raise ConfigError(
+            f"candidates={wanted!r}: the index of this engine is {kind!r}; give {kind!r}, 'global' or 'fused', or "
+            "make another index with reindex"
+        )
 
 
 def search(
@@ -97,7 +117,7 @@ def search(
     limits, given = options.limits(state), state.rerank_options(seed=options.seed)
 
     def once(features: LocalFeatures) -> list[RankedCandidate]:
-        ids, scores = state.index.search(features, options.candidates(state), **limits)
+        ids, scores = state.index.search(features, options.count(state), **limits)
         return _ranked(state, features, list(zip(ids, scores.tolist(), strict=True)), options)
 
     def rounds(features: LocalFeatures, ask: _Ask, confirmed: Confirmer) -> _Answer:
@@ -186,7 +206,7 @@ def search_many(
         block = several[start : start + _BLOCK]
         read = _readable(state, block, on_error)
         features = [own for _, own in read]
-        found = state.index.search_many(features, options.candidates(state), **limits, threads=threads)
+        found = state.index.search_many(features, options.count(state), **limits, threads=threads)
         shortlists = [list(zip(ids, scores.tolist(), strict=True)) for ids, scores in found]
         ranked = _ranked_many(state, features, shortlists, options)
         for (query, own), hits in zip(read, ranked, strict=True):

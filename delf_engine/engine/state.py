@@ -144,6 +144,14 @@ class EngineState:
                 f"{self.directory}: made with model {manifest.model_identity}, but {manifest.model} is now "
                 f"{found}; its features do not fit. Use the old checkpoint or make a new engine"
             )
+        if manifest.global_head is None:
+            extractor.global_head = None
+        head = None if extractor.global_head is None else extractor.global_head.identity
+        if head != manifest.global_head:
+            raise MismatchError(
+                f"{self.directory}: made with the global head {manifest.global_head}, but beside {manifest.model} "
+                f"lies {head or 'none'} now; its vectors do not fit. Use the old file or make a new engine"
+            )
         return extractor
 
     @cached_property

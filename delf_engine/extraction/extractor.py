@@ -6,7 +6,8 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Literal, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from delf_engine.extraction.precision import (
 from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime, choose_device
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource
-from delf_engine.model import CheckpointInfo, load_checkpoint
+from delf_engine.model import CheckpointInfo, GlobalHead, global_head_path, load_checkpoint
 from delf_engine.support.memory import Heap
 from delf_engine.support.threads import torch_after_fork
 
@@ -57,6 +58,8 @@ class Extractor:
         is decoded at 1/2, 1/4 or 1/8 of its size where its pyramid needs no more.
     precision : "auto", "fp32", "bf16" or None
         Arithmetic of the trunk; None: as `config` says. "auto" is bfloat16 where the hardware has it.
+    global_head : GlobalHead or None
+        What makes the global descriptor of each image from the same maps; None: there is none. Torch only.
 
     Attributes
     ----------
@@ -84,8 +87,9 @@ class Extractor:
         device: str = "auto",
         max_pixels: int | None = None,
         precision: Literal["auto", "fp32", "bf16"] | None = None,
+        global_head: GlobalHead | None = None,
     ) -> None:
-        self.info = info
+        self.info, self.global_head = info, global_head
         self._heap = Heap()
         self.max_pixels = max_pixels or config.max_pixels or MAX_PIXELS
         self.device: torch.device | None = None
@@ -112,7 +116,7 @@ class Extractor:
         max_pixels: int | None = None,
         precision: Literal["auto", "fp32", "bf16"] | None = None,
     ) -> Extractor:
-        """Load a checkpoint that comes with the package, or a file.
+        """Load a checkpoint that comes with the package, or a file, and the global head that lies beside it.
 
         Parameters
         ----------
@@ -136,7 +140,11 @@ class Extractor:
             raise ConfigError("give profile or config, not both")
         network, info = load_checkpoint(name_or_path)
         chosen = config or load_profile(profile or info.profile).extraction
-        return cls(network, chosen, info=info, device=device, max_pixels=max_pixels, precision=precision)
+        beside = global_head_path(name_or_path)
+        options: Any = {"device": device, "max_pixels": max_pixels, "precision": precision}
+        if beside is not None:
+            options["global_head"] = GlobalHead.load(beside)
+        return cls(network, chosen, info=info, **options)
 
     @classmethod
     def from_onnx(
@@ -330,6 +338,9 @@ class Extractor:
 
     def _features(self, pyramid: Pyramid, maps: Sequence[CellMap]) -> LocalFeatures:
         features = assemble(pyramid, maps, self.config, self.runtime)
+        if self.global_head is not None:
+            vector = self.global_head([(one.features, one.scores) for one in maps])
+            features = replace(features, global_descriptor=vector)
         self._heap.give_back()
         return features
 

@@ -7,7 +7,7 @@ from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.index.codebook.mixture import Mixture
-from delf_engine.index.contract import IndexInfo
+from delf_engine.index.contract import IndexInfo, SearchBy
 from delf_engine.index.dense.index import DenseIndex
 from delf_engine.index.ivf.index import IvfIndex
 from delf_engine.index.kdtree.index import KdTreeIndex
@@ -27,6 +27,7 @@ __all__ = [
     "IvfIndex",
     "KdTreeIndex",
     "Mixture",
+    "SearchBy",
     "check_index",
     "has_index",
     "saved_mark",

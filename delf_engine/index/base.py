@@ -19,6 +19,7 @@ from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.index.contract import (
     Found,
     IndexInfo,
+    SearchBy,
     check_batch,
     check_features,
     check_ids,
@@ -26,10 +27,12 @@ from delf_engine.index.contract import (
     check_queries,
     check_top_k,
 )
+from delf_engine.index.fusion import fuse_ranks
 from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection, IfDamaged
 from delf_engine.index.segments.limits import allowed_rows, best
 from delf_engine.index.segments.segment import Layout, Segment
+from delf_engine.index.vectors import WithVectors, global_scores, kept_vector, query_vector
 from delf_engine.support.threads import check_threads, in_threads
 
 if TYPE_CHECKING:
@@ -68,6 +71,13 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         self._dim = dim
         self.encoder = encoder
         self._collection = Collection(self.kind, layout)
+        self.vectors = 0  # components of the global descriptors that are kept; 0: none are
+
+    def keep_vectors(self, length: int) -> None:
+        """Let an index that is new and empty keep the global descriptors of its images, of `length` components."""
+        self.vectors = length
+        if length:
+            self._collection = Collection(self.kind, WithVectors(self._collection.layout, length))
 
     # What a kind brings along.
 
@@ -105,7 +115,8 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
     def _header(self) -> dict[str, Any]:
         """Return what the manifest says of how the index was made."""
         encoder = None if self.encoder is None else self.encoder.hash
-        return {"dim": self.dim, "encoder": encoder, "config": self.config.model_dump(mode="json")}
+        config = self.config.model_dump(mode="json")
+        return {"dim": self.dim, "encoder": encoder, "config": config, "vectors": self.vectors}
 
     def _changed(self) -> None:
         """Forget what was derived from the images that were there, and from their order."""
@@ -149,7 +160,10 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         threads = check_threads(threads)
         batch = check_batch(ids, features, self.dim)
         new = [image_id for image_id in batch if image_id not in self]
+        vectors = [kept_vector(batch[image_id], self.vectors, image_id) for image_id in new if self.vectors]
         payloads = self._images([batch[image_id] for image_id in new], threads)
+        if self.vectors:
+            payloads = list(zip(payloads, vectors, strict=True))
         self._collection.add(dict(zip(new, payloads, strict=True)))
         if new:
             self._changed()
@@ -193,6 +207,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         among: Iterable[str] | None = None,
         exclude: Iterable[str] = (),
         min_score: float | None = None,
+        by: SearchBy = "local",
     ) -> Found:
         """Return the images most similar to a query.
 
@@ -209,6 +224,9 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             All but these, such as the query itself. Ids that the index does not hold are ignored.
         min_score : float or None
             Leave out images with a lower score, compared in float64. None: any above 0.
+        by : "local", "global" or "fused"
+            What is compared: local features, in the way of the kind; global descriptors, by their cosine; or both,
+            whose rankings are fused by `fuse_ranks`: scores are the fused ones then, but `min_score` is of each.
 
         Returns
         -------
@@ -223,12 +241,13 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         UnknownIdError
             If an id of `among` is not in the index.
         MismatchError
-            If descriptors have another dimension than the index.
+            If descriptors have another dimension than the index, or it keeps no global ones.
         FormatError
             If a memory-mapped segment turns out to be damaged.
         """
         check_features(features, self.dim, "query")
-        return self.search_many([features], top_k, among=among, exclude=exclude, min_score=min_score)[0]
+        options: Any = {"among": among, "exclude": exclude, "min_score": min_score, "by": by}
+        return self.search_many([features], top_k, **options)[0]
 
     def search_many(
         self,
@@ -238,6 +257,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         among: Iterable[str] | None = None,
         exclude: Iterable[str] = (),
         min_score: float | None = None,
+        by: SearchBy = "local",
         threads: int | None = None,
     ) -> list[Found]:
         """Search with many queries at once.
@@ -245,7 +265,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         Parameters
         ----------
         queries : iterable of LocalFeatures
-        top_k, among, exclude, min_score
+        top_k, among, exclude, min_score, by
             As in `search`, for every query. Ids are looked up once.
         threads : int or None
             None: one a usable core.
@@ -268,15 +288,28 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         out: list[Found] = []
         if not several:  # nothing to make a session for, which may take long
             return out
-        session = self._session()
+        if by == "fused":
+            options: Any = {"among": wanted, "exclude": left_out, "min_score": min_score, "threads": threads}
+            ways = [self.search_many(several, top_k, by=way, **options) for way in ("local", "global")]
+            return [fuse_ranks(found, top_k) for found in zip(*ways, strict=True)]
+        if by == "global":
+            vectors = [query_vector(features, self.vectors) for features in several]
+        session = self._session() if by == "local" else None
         for start in range(0, len(several), self._ready):
-            ready = self._queries(several[start : start + self._ready], threads, session)
+            block = slice(start, start + self._ready)
+            ready: Sequence[Any] = (
+                vectors[block] if by == "global" else self._queries(several[block], threads, session)
+            )
             inner = threads if len(ready) == 1 else 1
 
-            def found(i: int, ready: Sequence[Q] = ready, inner: int = inner) -> Found:
-                if not self._collection.segments:
+            def found(i: int, ready: Sequence[Any] = ready, inner: int = inner) -> Found:
+                segments = self._collection.segments
+                if not segments:
                     return [], np.empty(0, np.float32)
-                scores = self._score(ready[i], inner, session)
+                if by == "global":
+                    scores = global_scores(ready[i], segments, inner)
+                else:
+                    scores = self._score(ready[i], inner, session)
                 rows = best(scores, top_k, allowed=allowed, min_score=lowest)
                 return self._collection.names_of(rows), scores[rows]
 
@@ -322,6 +355,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             bytes=sum(array.nbytes for segment in segments for array in segment.arrays.values()),
             segments=len(segments),
             dim=self.dim,
+            vectors=self.vectors,
         )
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -390,6 +424,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             options: Any = Profile.model_fields[kind].annotation
             saved = parse_config(options, header["config"], where=str(directory))
             index = cls._empty(header, kind, encoder, saved)
+            index.keep_vectors(header.get("vectors", 0))
             if config is not None:
                 for name in index._fixed:
                     if getattr(config, name) != getattr(saved, name):

@@ -7,7 +7,7 @@ import numbers
 import operator
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.features import LocalFeatures
 
+#: What a search compares: what the kind of index keeps of local features, global descriptors, or both.
+SearchBy: TypeAlias = Literal["local", "global", "fused"]
 Found: TypeAlias = tuple[list[str], npt.NDArray[np.float32]]  # ids, best first, and their (K,) scores
 
 _KDTREE_DESCRIPTORS = 2_000_000  # more of them are better searched by an index that does not hold them in memory
@@ -43,6 +45,8 @@ class IndexInfo:
         Immutable parts that its arrays are kept in.
     dim : int
         Descriptor dimension D.
+    vectors : int
+        Components of the global descriptors that are kept, too; 0: none are.
     """
 
     kind: str
@@ -52,6 +56,7 @@ class IndexInfo:
     bytes: int
     segments: int
     dim: int
+    vectors: int = 0
 
     @property
     def advice(self) -> str | None:

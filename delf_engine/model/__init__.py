@@ -16,13 +16,16 @@ from delf_engine.model.checkpoint import (
     read_checkpoint_info,
     save_checkpoint,
 )
+from delf_engine.model.global_head import GlobalHead, global_head_path
 
 __all__ = [
     "DEFAULT_MODEL",
     "CheckpointInfo",
+    "GlobalHead",
     "checkpoint_names",
     "checkpoint_path",
     "codebook_path",
+    "global_head_path",
     "load_checkpoint",
     "model_reference",
     "packaged_folder",

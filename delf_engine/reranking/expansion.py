@@ -9,7 +9,7 @@ without geometry, Pattern Recognition 2014, who join them by visual word).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -159,12 +159,12 @@ class _Collected:
             others = np.concatenate(of_others)[best].astype(np.float32)
             return np.asarray(np.concatenate([getattr(own, name), others])[order])
 
-        return LocalFeatures(
-            merged("keypoints", [each.points for each in self._added]),
-            merged("scales", [each.scales for each in self._added]),
-            all_scores[order],
-            merged("descriptors", [each.descriptors for each in self._added]),
-            own.image_size,
+        return replace(
+            own,
+            keypoints=merged("keypoints", [each.points for each in self._added]),
+            scales=merged("scales", [each.scales for each in self._added]),
+            scores=all_scores[order],
+            descriptors=merged("descriptors", [each.descriptors for each in self._added]),
         )
 
 

@@ -10,6 +10,8 @@ float16   2 D    at most 2^-10 + 2^-23 sqrt(D)
 uint8     D      at most sqrt(D) m / 127, m being the largest magnitude of the descriptor's components
 ========  =====  =========================================================================================
 
+A global descriptor follows as exact float32.
+
 ``uint8`` divides a descriptor by m / 127, rounds, and adds 128. No scale is kept: descriptors have unit length,
 so the direction is all there is. Both lossy codecs give back rows of unit length.
 """
@@ -20,6 +22,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -33,7 +36,7 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 
 _MAGIC = b"DELF"
 _VERSION = 1
-_HEADER = struct.Struct("<4sBBHIIQQ")  # magic, version, codec, reserved, n, dim, width, height
+_HEADER = struct.Struct("<4sBBHIIQQ")  # magic, version, codec, G, n, dim, width, height
 _CHECKSUM = struct.Struct("<I4x")  # padded, so that the arrays behind it are aligned
 _LONGEST_KEY = 480  # LMDB's limit is 511 bytes
 _DTYPES: dict[Codec, str] = {"float32": "<f4", "float16": "<f2", "uint8": "u1"}
@@ -44,18 +47,22 @@ def encode(features: LocalFeatures, codec: Codec, key: bytes) -> bytes:
 
     A `FeatureError` if the image size does not fit 64 bits.
     """
+    vector = np.empty(0, "<f4") if features.global_descriptor is None else features.global_descriptor
+    counts = (len(vector), len(features), features.dim)
     try:
-        header = _HEADER.pack(
-            _MAGIC, _VERSION, CODECS.index(codec), 0, len(features), features.dim, *features.image_size
-        )
+        header = _HEADER.pack(_MAGIC, _VERSION, CODECS.index(codec), *counts, *features.image_size)
     except struct.error as error:
-        raise FeatureError(f"image size {features.image_size} cannot be stored: {error}") from error
+        raise FeatureError(
+            f"an image of size {features.image_size} with a global descriptor of {len(vector)} components cannot "
+            f"be stored: {error}"
+        ) from error
     payload = b"".join(
         (
             features.keypoints.astype("<f4", copy=False).tobytes(),
             features.scales.astype("<f4", copy=False).tobytes(),
             features.scores.astype("<f4", copy=False).tobytes(),
             _encoded(features.descriptors, codec).tobytes(),
+            vector.astype("<f4", copy=False).tobytes(),
         )
     )
     return header + _CHECKSUM.pack(_crc(key, header, payload)) + payload
@@ -72,7 +79,7 @@ def decode(value: bytes, key: bytes, name: str) -> LocalFeatures:
     start = _HEADER.size + _CHECKSUM.size
     if len(value) < start or not value.startswith(_MAGIC):
         raise FormatError(f"{name}: the stored value is damaged: it does not start with the header of features")
-    _, version, codec_index, _, n, dim, width, height = _HEADER.unpack_from(value)
+    _, version, codec_index, length, n, dim, width, height = _HEADER.unpack_from(value)
     if version != _VERSION:
         raise FormatError(f"{name}: the stored value has version {version}, this version reads {_VERSION}")
     if _CHECKSUM.unpack_from(value, _HEADER.size)[0] != _crc(
@@ -84,13 +91,15 @@ def decode(value: bytes, key: bytes, name: str) -> LocalFeatures:
     numbers = np.frombuffer(value, "<f4", sum(counts), start)
     keypoints, scales, scores = np.split(numbers, np.cumsum(counts[:-1]))
     stored = np.frombuffer(value, _DTYPES[codec], n * dim, start + numbers.nbytes).reshape(n, dim)
-    return LocalFeatures(keypoints.reshape(n, 2), scales, scores, _decoded(stored, codec), (width, height))
+    # Copied: behind 8-bit descriptors it is not aligned.
+    vector = np.frombuffer(value, "<f4", length, len(value) - 4 * length).copy() if length else None
+    return LocalFeatures(keypoints.reshape(n, 2), scales, scores, _decoded(stored, codec), (width, height), vector)
 
 
 def as_stored(features: LocalFeatures, codec: Codec) -> LocalFeatures:
     """Return what `decode` gives back of what `encode` writes, to the bit."""
     stored = _decoded(_encoded(features.descriptors, codec), codec)
-    return LocalFeatures(features.keypoints, features.scales, features.scores, stored, features.image_size)
+    return replace(features, descriptors=stored)
 
 
 def _crc(key: bytes, header: bytes, payload: bytes | memoryview) -> int:

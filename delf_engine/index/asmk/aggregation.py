@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.features import LocalFeatures
+from delf_engine.grid import inside_regions
 from delf_engine.index.codebook.codebook import Codebook
-from delf_engine.index.grid import inside_regions
 from delf_engine.support.threads import in_threads
 
 #: Distinct words of an image, ascending, (w,) int32; and their codes, (w, ceil(D / 64)) uint64.

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.features import LocalFeatures
+from delf_engine.grid import inside_regions
 from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.codebook.mixture import Mixture
-from delf_engine.index.grid import inside_regions
 
 Vector = npt.NDArray[np.float32]
 

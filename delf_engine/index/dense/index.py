@@ -23,7 +23,8 @@ from delf_engine.index.dense.encodings import (
     inverse_document_frequency,
     vlad_vector,
 )
-from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment
+from delf_engine.index.segments.segment import Segment
+from delf_engine.index.vectors import RowLayout, products
 from delf_engine.support.threads import in_threads
 
 DenseKind: TypeAlias = Literal["bow", "vlad", "fisher"]
@@ -38,42 +39,6 @@ _CONFIGS: dict[str, type[BowConfig | VladConfig | FisherConfig]] = {
     "fisher": FisherConfig,
 }
 _BUILT_WITH = {"bow": (), "vlad": ("intra", "power", "regions"), "fisher": ("power",)}
-_BLOCK = 256  # rows copied at a time
-
-
-class DenseLayout(Layout):
-    """The arrays of a segment: one row an image.
-
-    Parameters
-    ----------
-    length : int
-        Components L.
-    """
-
-    dtypes: Mapping[str, tuple[str, int]] = {"vectors": ("<f4", 2)}  # (n, L)
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def build(self, payloads: Sequence[Vector]) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays of a segment of these images."""
-        return {"vectors": np.stack(payloads).astype("<f4", copy=False)}
-
-    def merge(self, segments: Sequence[Segment], allocate: Allocate) -> None:
-        """Write the live rows of several segments into new arrays."""
-        vectors = allocate("vectors", (sum(segment.live for segment in segments), self.length))
-        first = 0
-        for segment in segments:
-            alive = np.flatnonzero(segment.alive)
-            for start in range(0, len(alive), _BLOCK):  # a segment may be larger than memory
-                rows = alive[start : start + _BLOCK]
-                vectors[first : first + len(rows)] = segment.arrays["vectors"][rows]
-                first += len(rows)
-
-    def problem(self, arrays: Arrays, images: int) -> str | None:
-        """Say what is wrong with the arrays of a segment, at no cost that grows with the images."""
-        shape, wanted = arrays["vectors"].shape, (images, self.length)
-        return None if shape == wanted else f"vectors have shape {shape}, wanted {wanted}"
 
 
 class DenseIndex(CandidateIndex[Vector, DenseConfig]):
@@ -117,7 +82,7 @@ class DenseIndex(CandidateIndex[Vector, DenseConfig]):
                 "smaller one, or use an ASMK index"
             )
         self._weights: _Weights | None = None
-        super().__init__(encoder.dim, DenseLayout(length), encoder, config)
+        super().__init__(encoder.dim, RowLayout(length), encoder, config)
 
     @classmethod
     def _kinds(cls) -> tuple[str, ...]:
@@ -167,7 +132,7 @@ class DenseIndex(CandidateIndex[Vector, DenseConfig]):
             query = (query * np.square(session.words)).astype(np.float32)
         out = []
         for number, segment in enumerate(self._collection.segments):
-            scores = _products(query, segment.arrays["vectors"])
+            scores = products(query, segment.arrays["vectors"])
             if session is not None:
                 divisor = length * session.lengths[number]
                 scores = (scores / np.where(divisor > 0, divisor, 1)).astype(np.float32)
@@ -204,18 +169,3 @@ def _length(kind: DenseKind, encoder: Codebook | Mixture) -> int:
     if isinstance(encoder, Mixture):
         return 2 * encoder.means.size
     return encoder.words if kind == "bow" else encoder.centroids.size
-
-
-def _products(query: Vector, rows: Vector) -> npt.NDArray[np.float32]:
-    """Return the product of a vector with each row, (n,).
-
-    Of fewer than 20 queries faiss multiplies each with each row by itself: the same bits among any other rows.
-    """
-    import faiss
-
-    scores = np.zeros(len(rows), np.float32)
-    if len(rows):
-        products, found = faiss.knn(query[None], rows, len(rows), metric=faiss.METRIC_INNER_PRODUCT)
-        there = found[0] >= 0  # products that are no number have no row
-        scores[found[0, there]] = products[0, there]
-    return scores

@@ -70,7 +70,7 @@ class Collection:
         self.segments: list[Segment] = []
         self.mark: dict[str, Any] | None = None
         self.damaged: tuple[str, ...] = ()
-        self._kind, self._layout = kind, layout
+        self._kind, self.layout = kind, layout
         self._whole = False  # whether the next save makes one segment of all
         self._pending: dict[str, Any] = {}
         self._home: Path | None = None  # where it was last saved or opened,
@@ -118,7 +118,7 @@ class Collection:
 
     def copy(self) -> Collection:
         """Return a collection of the same images that goes its own way, in memory only; none may be waiting."""
-        other = Collection(self._kind, self._layout)
+        other = Collection(self._kind, self.layout)
         other.segments, other.mark = [segment.copy() for segment in self.segments], self.mark
         return other
 
@@ -146,13 +146,13 @@ class Collection:
     def flush(self) -> None:
         """Turn the waiting images into a segment."""
         if self._pending:
-            self.segments.append(built(self._layout, self._pending))
+            self.segments.append(built(self.layout, self._pending))
             self._pending = {}
         first = len(self.segments)
         while first and self.segments[first - 1].name is None:
             first -= 1
         if len(self.segments) - first > MAX_SEGMENTS:  # from adding and searching in turns
-            self.segments[first:] = [merged(self._layout, self.segments[first:])]
+            self.segments[first:] = [merged(self.layout, self.segments[first:])]
 
     def compact(self) -> None:
         """Let the next save merge all segments into one without removed images."""
@@ -219,7 +219,7 @@ class Collection:
         bad: list[tuple[Manifest, str]] = []
         for entry in manifest["segments"]:
             try:
-                opened.append(open_segment(path, entry, self._layout, contents=contents))
+                opened.append(open_segment(path, entry, self.layout, contents=contents))
             except (FormatError, FileNotFoundError) as error:
                 if damaged == "error":
                     raise
@@ -273,8 +273,8 @@ class Collection:
         segment, bearable = group[0], 0.0 if whole else _BEARABLE
         if len(group) == 1 and segment.name in kept and segment.dead <= bearable * len(segment.ids):
             return segment, write_dead(path, segment, kept[segment.name], generation)
-        entry = write_segment(path, group, self._layout, f"segment-{number:08d}")
-        return open_segment(path, entry, self._layout, contents=False), entry
+        entry = write_segment(path, group, self.layout, f"segment-{number:08d}")
+        return open_segment(path, entry, self.layout, contents=False), entry
 
     def _is_saved(self, manifest: Manifest, header: dict[str, Any], whole: bool) -> bool:
         """Whether the manifest says all that a save would write."""

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from delf_engine.features import LocalFeatures
-from delf_engine.index.grid import inside_regions, rigid_grid
+from delf_engine.grid import inside_regions, rigid_grid
 
 
 def published(width: int, height: int) -> list[list[int]]:
