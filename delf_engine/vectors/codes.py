@@ -1,8 +1,6 @@
 """Binary codes of global vectors, and a search that looks at the codes first.
 
-References
-----------
-Gong, Lazebnik: Iterative quantization: A procrustean approach to learning binary codes. CVPR 2011 (ITQ).
+Gong, Lazebnik, CVPR 2011 (ITQ).
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ def itq(vectors: npt.ArrayLike, bits: int, *, seed: int = 0) -> Whitening:
     ----------
     vectors : (N, D) array
     bits : int
-        Bits of a code, at most min(N - 1, D).
+        Bits of a code, at most min(N - 1, D); a `ConfigError` if the vectors span fewer dimensions.
     seed : int
         Of the rotation that 50 iterations start from.
 
@@ -47,13 +45,6 @@ def itq(vectors: npt.ArrayLike, bits: int, *, seed: int = 0) -> Whitening:
     -------
     Whitening
         ``sign_codes(projection(vectors))`` are the codes.
-
-    Raises
-    ------
-    ConfigError
-        If the vectors span fewer than `bits` directions, or an option is out of range.
-    FeatureError
-        If vectors are not finite numbers of that shape.
     """
     from threadpoolctl import threadpool_limits
 
@@ -83,10 +74,8 @@ def hamming_then_exact(
 
     Parameters
     ----------
-    queries : (M, D) array
-    vectors : (N, D) array
-    query_codes : (M, B) array of uint8
-    codes : (N, B) array of uint8
+    queries, vectors : (M, D) and (N, D) array
+    query_codes, codes : (M, B) and (N, B) array of uint8
     keep : int
         Vectors that the codes leave for each query; of equal distances, the lower indices.
     top : int
@@ -94,17 +83,7 @@ def hamming_then_exact(
 
     Returns
     -------
-    scores : (M, min(top, keep, N)) float32
-    indices : (M, min(top, keep, N)) int64
-
-    Raises
-    ------
-    ConfigError
-        If `keep` or `top` is not at least 1.
-    FeatureError
-        If vectors are not finite numbers of that shape.
-    MismatchError
-        If vectors and codes do not go together.
+    scores, indices : (M, min(top, keep, N)) float32 and int64
     """
     import faiss
 

@@ -1,7 +1,5 @@
 """Diffusion: a query's similarity spreads over the graph of mutual nearest neighbours.
 
-References
-----------
 Iscen, Tolias, Avrithis, Furon, Chum: Efficient diffusion on region manifolds. CVPR 2017.
 """
 
@@ -70,9 +68,8 @@ class DiffusionGraph:
 
         Returns
         -------
-        scores : (M, min(top, N)) float32
-            Of any size: they order the results of one query.
-        indices : (M, min(top, N)) int64
+        scores, indices : (M, min(top, N)) float32 and int64
+            Scores may have any size: they order the results of one query.
         """
         from scipy.sparse import eye_array
         from scipy.sparse.linalg import cg

@@ -1,12 +1,7 @@
 """Vectors that are made better by their neighbours: query expansion, and database-side augmentation.
 
-References
-----------
-Chum, Philbin, Sivic, Isard, Zisserman: Total recall: Automatic query expansion with a generative feature model for
-object retrieval. ICCV 2007 (average query expansion).
-Radenović, Tolias, Chum: Fine-tuning CNN image retrieval with no human annotation. TPAMI 2018 (alpha expansion).
-Turcot, Lowe: Better matching with fewer features. ICCV Workshops 2009 (augmentation).
-Gordo, Almazán, Revaud, Larlus: End-to-end learning of deep visual representations. IJCV 2017 (weights by rank).
+Chum et al., ICCV 2007 (average expansion). Radenović et al., TPAMI 2018 (alpha). Turcot, Lowe, ICCV Workshops 2009
+(augmentation). Gordo et al., IJCV 2017 (weights by rank).
 """
 
 from __future__ import annotations
@@ -27,9 +22,8 @@ def expand_queries(
 
     Parameters
     ----------
-    queries : (M, D) array
-        One of zeros stays so.
-    vectors : (N, D) array
+    queries, vectors : (M, D) and (N, D) array
+        A query of zeros stays so.
     top : int
         Neighbours that are added.
     alpha : float

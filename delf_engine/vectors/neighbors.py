@@ -18,16 +18,13 @@ def nearest_neighbors(queries: npt.ArrayLike, vectors: npt.ArrayLike, k: int) ->
 
     Parameters
     ----------
-    queries : (M, D) array
-    vectors : (N, D) array
+    queries, vectors : (M, D) and (N, D) array
     k : int
         At least 1; of fewer vectors, all are returned.
 
     Returns
     -------
-    scores : (M, min(k, N)) float32
-    indices : (M, min(k, N)) int64
-        Of equal scores the lower index comes first.
+    scores, indices : (M, min(k, N)) float32 and int64
     """
     units = unit_vectors("vectors", vectors)
     return nearest(unit_vectors("queries", queries, units.shape[1]), units, check_count("k", k))

@@ -1,7 +1,5 @@
 """k-reciprocal re-ranking: images are alike that have the same images for neighbours, which agree that they are.
 
-References
-----------
 Zhong, Zheng, Cao, Li: Re-ranking person re-identification with k-reciprocal encoding. CVPR 2017.
 """
 
@@ -87,18 +85,8 @@ class ReciprocalGraph:
 
         Returns
         -------
-        distances : (M, K) float32
-            Infinite where there is no candidate.
-        indices : (M, K) int64
-
-        Raises
-        ------
-        ConfigError
-            If an option is out of range.
-        FeatureError
-            If queries are not finite numbers of that shape.
-        MismatchError
-            If queries have another dimension, or `indices` name what is not there.
+        distances, indices : (M, K) float32 and int64
+            A distance is infinite where there is no candidate.
         """
         asked = unit_vectors("queries", queries, self._vectors.shape[1])
         weight, top = check_number("weight", weight, 0, 1), check_count("top", top)

@@ -1,9 +1,6 @@
 """Query-adaptive matching: the part of an image that best fits the query, put together of region vectors.
 
-References
-----------
-Cao, Liu, Wang, Huang, Shen, Shen: Where to focus: Query adaptive matching for instance retrieval using
-convolutional feature maps. 2016.
+Cao et al.: Where to focus: Query adaptive matching for instance retrieval using convolutional feature maps. 2016.
 """
 
 from __future__ import annotations

@@ -2,13 +2,8 @@
 
 Fit it on other photographs than those that are searched or measured.
 
-References
-----------
-Jégou, Chum: Negative evidences and co-occurrences in image retrieval. ECCV 2012 (PCA whitening).
-Mikolajczyk, Matas: Improving descriptors for fast tree matching by optimal linear projection. ICCV 2007.
-Radenović, Tolias, Chum: Fine-tuning CNN image retrieval with no human annotation. TPAMI 2018 (learned whitening).
-Tolias, Jenicek, Chum: Learning and aggregating deep local descriptors for instance-level recognition. ECCV 2020
-(shrinkage).
+Jégou, Chum, ECCV 2012 (PCA whitening). Mikolajczyk, Matas, ICCV 2007, and Radenović et al., TPAMI 2018 (learned).
+Tolias et al., ECCV 2020 (shrinkage).
 """
 
 from __future__ import annotations
@@ -36,11 +31,6 @@ class Whitening:
     mean : (D,) array
         Kept as float64, as is the matrix.
     matrix : (D, K) array
-
-    Raises
-    ------
-    ConfigError
-        If the arrays do not fit each other or are not finite.
     """
 
     mean: Matrix
@@ -51,20 +41,14 @@ class Whitening:
         matrix = check_array("matrix", self.matrix, np.float64, (len(mean), None), error=ConfigError)
         if not matrix.size:
             raise ConfigError(f"matrix must have at least one row and column, got shape {matrix.shape}")
-        for name, array in (("mean", mean), ("matrix", matrix)):
-            array = array.copy()
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "matrix", matrix)
 
     def __call__(self, vectors: npt.ArrayLike) -> Vectors:
-        """Return vectors projected and L2-normalised, (N, K) float32.
+        """Return vectors, (N, D), projected and L2-normalised, (N, K) float32.
 
         A vector of zeros, which an image without features has, stays one. Each vector has the same bits in any
         batch and with any number of threads.
-
-        Parameters
-        ----------
-        vectors : (N, D) array
         """
         from threadpoolctl import threadpool_limits
 
@@ -88,16 +72,9 @@ def pca_whitening(vectors: npt.ArrayLike, dim: int, *, power: float = 1.0) -> Wh
     vectors : (N, D) array
         Float32 is enough; the fit is in float64. N vectors span at most min(N - 1, D) directions.
     dim : int
-        Dimensions K that are kept.
+        Dimensions K that are kept; a `ConfigError` if the vectors span fewer.
     power : float
         From 0 (PCA alone, no whitening) to 1 (unit variances): deviations are raised to it.
-
-    Raises
-    ------
-    ConfigError
-        If the vectors span fewer than `dim` directions, or an option is out of range.
-    FeatureError
-        If vectors are not finite numbers of that shape.
     """
     from threadpoolctl import threadpool_limits
 
@@ -119,19 +96,10 @@ def learned_whitening(vectors: npt.ArrayLike, pairs: npt.ArrayLike, dim: int) ->
     ----------
     vectors : (N, D) array
     pairs : (P, 2) array of int
-        Rows of `vectors` that show the same. Their differences must span all D dimensions, so P is at least D:
-        with fewer, apply a `pca_whitening` to fewer dimensions first.
+        Rows of `vectors` that show the same. Their differences must span all D dimensions, so P is at least D, or
+        it is a `ConfigError`: with fewer, apply a `pca_whitening` to fewer dimensions first.
     dim : int
-        Dimensions K that are kept.
-
-    Raises
-    ------
-    ConfigError
-        If pairs are too few or alike, the vectors span fewer than `dim` directions, or `dim` is out of range.
-    MismatchError
-        If a pair names a row that is not there.
-    FeatureError
-        If vectors are not finite numbers of that shape.
+        Dimensions K that are kept, as in `pca_whitening`.
     """
     from scipy.linalg import cholesky, solve_triangular
     from threadpoolctl import threadpool_limits

@@ -1,4 +1,4 @@
-"""Dense plain NumPy of what `delf_engine.vectors` does, and collections with everything that may go wrong in them."""
+"""Dense plain NumPy of what `delf_engine.vectors` does, and collections in which much may go wrong."""
 
 from __future__ import annotations
 

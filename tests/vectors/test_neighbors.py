@@ -8,14 +8,14 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from helpers import raises
 from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
-from vectors.oracles import clustered, collections, cosines, ranked
 
 from delf_engine import vectors as v
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
+from helpers import raises
+from vectors.oracles import clustered, collections, cosines, ranked
 
 
 @given(collections(), st.integers(1, 60))
@@ -118,7 +118,9 @@ def test_what_is_no_vectors_is_refused(name: str) -> None:
             CALLS[name](wrong)
 
 
-@pytest.mark.parametrize("name", ["nearest", "queries", "apply", "hamming", "expand", "rerank", "search", "regions"])
+@pytest.mark.parametrize(
+    "name", ["nearest", "queries", "apply", "hamming", "expand", "rerank", "search", "regions"]
+)
 def test_another_dimension_is_refused(name: str) -> None:
     with raises(MismatchError, "4", "7"):
         CALLS[name](np.ones((12, 7)))

@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import raises
 from hypothesis import given
 from hypothesis import strategies as st
+
+from delf_engine.errors import MismatchError
+from delf_engine.vectors import (
+    DiffusionGraph,
+    ReciprocalGraph,
+    augment_database,
+    expand_queries,
+    region_scores,
+)
+from helpers import raises
 from vectors.oracles import (
     clustered,
     collections,
@@ -19,15 +28,6 @@ from vectors.oracles import (
     ranked_others,
     reciprocal_distances,
     units,
-)
-
-from delf_engine.errors import MismatchError
-from delf_engine.vectors import (
-    DiffusionGraph,
-    ReciprocalGraph,
-    augment_database,
-    expand_queries,
-    region_scores,
 )
 
 # ---------------------------------------------------------------------------------------------------- expansion
@@ -171,4 +171,6 @@ def test_two_regions_together_are_found(rng: np.random.Generator) -> None:
     a, b, c = np.eye(3, 8)
     images = np.array([[a, c, a], [a, b, c], [a, b, 0 * a]])
     assert region_scores([a + 2 * b], images).tolist() == pytest.approx([1 / 5**0.5, 1, 1])
-    assert region_scores([a + 2 * b], images, combine=False).tolist() == pytest.approx([1 / 5**0.5, *2 * [2 / 5**0.5]])
+    assert region_scores([a + 2 * b], images, combine=False).tolist() == pytest.approx(
+        [1 / 5**0.5, *2 * [2 / 5**0.5]]
+    )

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import raises
 from hypothesis import given
 from hypothesis import strategies as st
-from vectors.oracles import clustered, collections, cosines, units
 
 from delf_engine.errors import ConfigError, MismatchError
 from delf_engine.vectors import (
@@ -20,6 +18,8 @@ from delf_engine.vectors import (
     pca_whitening,
     sign_codes,
 )
+from helpers import raises
+from vectors.oracles import clustered, collections, cosines, units
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -132,6 +132,11 @@ def test_codes_choose_whom_products_rank(both: tuple[Any, Any], keep: int, top: 
 
 def test_codes_of_other_vectors_are_refused() -> None:
     vectors, codes = np.eye(4), np.zeros((4, 2), np.uint8)
-    for asked, theirs in ((codes, codes[:3]), (codes[:, :1], codes), (codes[:, :0], codes[:, :0]), (codes, codes + 0.5)):
+    for asked, theirs in (
+        (codes, codes[:3]),
+        (codes[:, :1], codes),
+        (codes[:, :0], codes[:, :0]),
+        (codes, codes + 0.5),
+    ):
         with raises(MismatchError):
             hamming_then_exact(vectors, vectors, asked, theirs, keep=2, top=1)
