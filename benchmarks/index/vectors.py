@@ -3,9 +3,9 @@
     python -m benchmarks.index.vectors [--images 100000] [--dim 512] [--queries 100] [--naive 3000]
 
 Vectors are random, in clusters of about 20. Each row is measured in a process of its own: seconds until the graph
-is there, milliseconds a query, the most memory that the process had at any time, the vectors included. Dense NumPy,
-as the methods are published, needs a matrix of all pairs: it is measured on `--naive` images, queries included,
-beside ours on as many, and how many of the first 10 results are the same is printed.
+is there, milliseconds a query, the most memory that the process had at any time, the vectors included. Dense
+NumPy, as the methods are published, needs a matrix of all pairs, of the queries too: all its time stands under
+graph. It is measured on `--naive` images beside ours, and how many of the first 10 results agree is printed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import MismatchError
 from delf_engine.support.arrays import check_array
-from delf_engine.vectors.checks import Indices, Scores, check_count, check_vectors, unit_vectors
+from delf_engine.vectors.checks import Indices, Scores, check_count, check_vectors, normalized, unit_vectors
 from delf_engine.vectors.neighbors import best_first, candidate_products
 from delf_engine.vectors.whitening import Whitening, pca_whitening
 
@@ -87,13 +87,13 @@ def hamming_then_exact(
     """
     import faiss
 
-    units = unit_vectors("vectors", vectors)
-    asked = unit_vectors("queries", queries, units.shape[1])
-    bits = check_array("codes", codes, np.uint8, (len(units), None), error=MismatchError)
+    given = check_vectors("vectors", vectors)
+    asked = unit_vectors("queries", queries, given.shape[1])
+    bits = check_array("codes", codes, np.uint8, (len(given), None), error=MismatchError)
     asked_bits = check_array(
         "query_codes", query_codes, np.uint8, (len(asked), bits.shape[1]), error=MismatchError
     )
-    keep, top = min(check_count("keep", keep), len(units)), check_count("top", top)
+    keep, top = min(check_count("keep", keep), len(given)), check_count("top", top)
     if not bits.shape[1]:
         raise MismatchError("codes must have at least one byte")
     if not keep or not len(asked):
@@ -101,4 +101,6 @@ def hamming_then_exact(
     index = faiss.IndexBinaryFlat(8 * bits.shape[1])
     index.add(bits)
     _, kept = index.search(asked_bits, keep)
-    return best_first(candidate_products(asked, units, kept), kept, top)
+    rows, place = np.unique(kept, return_inverse=True)  # only these need unit length
+    products = candidate_products(asked, normalized(given[rows]), place.reshape(kept.shape))
+    return best_first(products, kept, top)

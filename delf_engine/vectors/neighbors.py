@@ -34,7 +34,7 @@ def nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[Scores, Indices
     """Return what `nearest_neighbors` does, of unit vectors.
 
     faiss finds a few more than asked for by products of matrices, whose rounding depends on threads; these are
-    compared by products in float64. Where one that was left out might belong in, all are.
+    compared by products in float64. Where one that was left out might belong in, all that might are.
     """
     import faiss
 
@@ -50,19 +50,13 @@ def nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[Scores, Indices
         scores[rows], indices[rows] = best_first(candidate_products(queries[rows], vectors, found), found, k)
         if wide < len(vectors):
             unsure = start + np.flatnonzero(scores[rows, -1] <= rough.min(axis=1) + slack)
-            _search_all(queries, vectors, unsure, scores, indices)
+            different, first, which = np.unique(queries[unsure], axis=0, return_index=True, return_inverse=True)
+            for number, query in enumerate(different):  # equal ones once: copies are why most are unsure
+                least = scores[unsure[first[number]], -1] - slack
+                may = np.flatnonzero(vectors @ query >= least)[None]
+                same = unsure[which.ravel() == number]
+                scores[same], indices[same] = best_first(candidate_products(query[None], vectors, may), may, k)
     return scores, indices
-
-
-def _search_all(queries: Vectors, vectors: Vectors, rows: Indices, scores: Scores, indices: Indices) -> None:
-    """Put in the results of some queries, compared with every vector; equal queries are searched once."""
-    different, which = np.unique(queries[rows], axis=0, return_inverse=True)
-    everything = np.arange(len(vectors))[None]
-    for number, query in enumerate(different):
-        products = candidate_products(query[None], vectors, everything)
-        best = best_first(products, everything, scores.shape[1])
-        same = rows[which.ravel() == number]
-        scores[same], indices[same] = best
 
 
 def best_first(scores: Scores, indices: Indices, k: int) -> tuple[Scores, Indices]:

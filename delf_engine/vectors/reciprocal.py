@@ -46,12 +46,12 @@ class ReciprocalGraph:
 
     def __init__(self, vectors: npt.ArrayLike, *, k1: int = 20, k2: int = 6) -> None:
         self._vectors = unit_vectors("vectors", vectors)
-        self.k1, self.k2 = check_count("k1", k1), check_count("k2", k2)
+        self._k1, self._k2 = check_count("k1", k1), check_count("k2", k2)
         count = len(self._vectors)
         self._there: npt.NDArray[np.bool_] = np.asarray(self._vectors.any(axis=1))
-        scores, others = nearest_others(self._vectors, max(self.k1, self.k2 - 1))
-        full = count > self.k1  # in a smaller collection everybody is a neighbour
-        self._limits = scores[:, self.k1 - 1] if full else np.full(count, -np.inf, np.float32)
+        scores, others = nearest_others(self._vectors, max(self._k1, self._k2 - 1))
+        full = count > self._k1  # in a smaller collection everybody is a neighbour
+        self._limits = scores[:, self._k1 - 1] if full else np.full(count, -np.inf, np.float32)
         itself = np.arange(count)[:, None]
         listed = np.concatenate([itself, others], axis=1)
         there = self._there[listed] & self._there[:, None]
@@ -61,9 +61,9 @@ class ReciprocalGraph:
             chosen = _ones(listed[:, : k + 1], there[:, : k + 1], count)
             return chosen.multiply(chosen.T).tocsr()
 
-        self._half = mutual(round(self.k1 / 2))
-        self._single = _encoded(mutual(self.k1), self._half, self._vectors, self._vectors)
-        average = _averaging(_ones(listed[:, : self.k2], there[:, : self.k2], count))
+        self._half = mutual(round(self._k1 / 2))
+        self._single = _encoded(mutual(self._k1), self._half, self._vectors, self._vectors)
+        average = _averaging(_ones(listed[:, : self._k2], there[:, : self._k2], count))
         self._encodings = average @ self._single
         self._sums = self._encodings.sum(axis=1)
 
@@ -91,7 +91,7 @@ class ReciprocalGraph:
         asked = unit_vectors("queries", queries, self._vectors.shape[1])
         weight, top = check_number("weight", weight, 0, 1), check_count("top", top)
         count = len(self._vectors)
-        scores, near = nearest(asked, self._vectors, max(self.k1, self.k2 - 1, top if indices is None else 1))
+        scores, near = nearest(asked, self._vectors, max(self._k1, self._k2 - 1, top if indices is None else 1))
         found = near[:, :top] if indices is None else check_ranking(indices, len(asked), count)
         encoded = self._queries(asked, scores, near)
         jaccard = np.ones(found.shape)
@@ -113,9 +113,9 @@ class ReciprocalGraph:
 
         there = self._there[near] & np.asarray(asked.any(axis=1))[:, None]
         agreed = there & (scores >= self._limits[near])
-        reciprocal = _ones(near[:, : self.k1], agreed[:, : self.k1], len(self._vectors))
+        reciprocal = _ones(near[:, : self._k1], agreed[:, : self._k1], len(self._vectors))
         own = _encoded(reciprocal, self._half, asked, self._vectors)
-        others = _ones(near[:, : self.k2 - 1], there[:, : self.k2 - 1], len(self._vectors))
+        others = _ones(near[:, : self._k2 - 1], there[:, : self._k2 - 1], len(self._vectors))
         together = own + others @ self._single
         return (diags_array(1 / (1 + others.sum(axis=1))) @ together).tocsr()
 

@@ -39,6 +39,14 @@ def test_more_copies_than_are_looked_at_come_in_order(rng: np.random.Generator) 
     assert np.array_equal(indices, ranked(cosines(vectors[[3, 51, 7]], vectors))[:, :60])
 
 
+def test_what_rounding_cannot_tell_apart_is_ranked_by_exact_products(rng: np.random.Generator) -> None:
+    vectors = clustered(rng, 400, 64)
+    vectors[100:] = vectors[0] + 1e-7 * rng.normal(size=(300, 64))
+    queries = vectors[[0, 120, 330, 5]]
+    _, indices = v.nearest_neighbors(queries, vectors, 25)
+    assert np.array_equal(indices, ranked(cosines(queries, vectors))[:, :25])
+
+
 def everything(rng: np.random.Generator) -> list[Any]:
     """What each function gives for one collection that is large enough for BLAS to share it out."""
     vectors, queries = clustered(rng, 1500, 48), clustered(rng, 40, 48)
