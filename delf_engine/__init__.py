@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from delf_engine.config import Profile, load_profile
-    from delf_engine.engine import AddReport, Engine, SearchResult, rerank, verify
+    from delf_engine.engine import AddReport, Engine, SearchResult, rerank, rerank_many, verify
     from delf_engine.errors import DelfEngineError
     from delf_engine.extraction import Extractor
     from delf_engine.features import LocalFeatures
@@ -39,6 +39,7 @@ __all__ = [
     "__version__",
     "load_profile",
     "rerank",
+    "rerank_many",
     "verify",
     "verify_features",
 ]
@@ -59,6 +60,7 @@ _HOME = {
     "Verification": "delf_engine.verification",
     "load_profile": "delf_engine.config",
     "rerank": "delf_engine.engine",
+    "rerank_many": "delf_engine.engine",
     "verify": "delf_engine.engine",
     "verify_features": "delf_engine.verification",
 }
