@@ -1,4 +1,4 @@
-"""Pooled vectors of pictures by every method, kept between runs: what `benchmarks.index.global_search` measures."""
+"""Pooled vectors of pictures by every method, kept between runs, for `benchmarks.index.global_search`."""
 
 from __future__ import annotations
 

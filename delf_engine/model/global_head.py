@@ -86,7 +86,7 @@ class GlobalHead:
         if not pooled.any():
             return np.zeros(self.dim, np.float32)
         # Not by BLAS, whose bits depend on the number of its threads.
-        white = np.einsum("k,kg->g", pooled.astype(np.float64) - self.mean, self.matrix)
+        white = np.einsum("gk,k->g", self._rows, pooled - self.mean)
         return _unit(white).astype(np.float32)
 
     def pooled(self, maps: Sequence[tuple[Tensor, npt.NDArray[np.float32]]]) -> npt.NDArray[np.float64]:
@@ -110,6 +110,10 @@ class GlobalHead:
                 weights = torch.from_numpy(scores).to(cells.device)[None]
                 total = total + _unit(pool(features, weights, **given)[0].double().cpu().numpy())
         return _unit(total)
+
+    @cached_property
+    def _rows(self) -> npt.NDArray[np.float64]:
+        return np.ascontiguousarray(self.matrix.T, np.float64)  # (G, K)
 
     @cached_property
     def _tensors(self) -> dict[str, npt.NDArray[Any]]:
