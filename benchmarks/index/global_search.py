@@ -112,10 +112,8 @@ def main() -> None:
         results[-1]["cost"] = _cost(extractor, data)
         write_json(args.out, {"labels": labels.system.identity, "results": results})
     search = _search_time()
-    rows = [
-        [k, f"{v:.3f}"] for result in results for k, v in {"model": 0.0, **result["cost"]}.items() if k != "model"
-    ]
-    print_markdown("Cost", ["what", "value"], [*rows, *([k, f"{v:.3f}"] for k, v in search.items())])
+    costs = {name: value for result in results for name, value in result["cost"].items()} | search
+    print_markdown("Cost", ["what", "value"], [[name, f"{value:.3f}"] for name, value in costs.items()])
     write_json(args.out, {"labels": labels.system.identity, "results": results, "search": search})
 
 
@@ -287,7 +285,8 @@ def _print(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def _cost(extractor: Extractor, data: Path) -> dict[str, float]:
     """Return seconds a photograph with the model's global head and without, in turns, the least of each."""
     photos = find_images([data / "paris"])[:20]
-    head, times = extractor.global_head, {}
+    head = extractor.global_head
+    times: dict[str, float] = {}
     if head is None:
         return {}
     for _ in range(3):

@@ -62,7 +62,8 @@ class Pooled:
                 continue
             found = self._of(pictures[name])
             temporary = path.with_suffix(".tmp.npz")
-            np.savez(temporary, **{key: value.astype(np.float16) for key, value in found.items()})
+            arrays: dict[str, Any] = {key: value.astype(np.float16) for key, value in found.items()}
+            np.savez(temporary, **arrays)
             temporary.replace(path)
             self.known[name] = found
         names = list(pictures)
