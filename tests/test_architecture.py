@@ -20,6 +20,7 @@ FLOORS: dict[int, set[str]] = {
         "model",
         "images",
         "features",
+        "grid",
         "config",
         "pyramid",
         "evaluation",
@@ -33,7 +34,7 @@ FLOORS: dict[int, set[str]] = {
     6: {"cli", "datasets", "demo", "mining", "serve"},
 }
 ROOMS = set().union(*FLOORS.values())
-RECORDS = {"errors", "features", "config", "pyramid", "images", "support"}
+RECORDS = {"errors", "features", "config", "grid", "pyramid", "images", "support"}
 TORCH_ROOMS = {"model", "training", "interchange", "extraction"}
 BY_NAME = {"import_module", "__import__"}
 
@@ -49,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": RECORDS,
     "evaluation": RECORDS,
     "support": {"errors"},
+    "grid": {"features"},
     "matching": {"errors", "support"},
     "vectors": {"errors", "support"},
     "interchange": {"features", "config", "errors", "model", "support"},
