@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.copies.pixels import HALF, agreement, corners_of, laid_over, read_grey
+from delf_engine.copies.pixels import HALF, LEAST, agreement, corners_of, laid_over, read_grey
 from delf_engine.copies.result import Copies, Copy, Outline, read_dismissed
 from delf_engine.copies.signature import VIEWS, distances, grid_of, levels, turned_grids
 from delf_engine.engine import Engine
@@ -30,7 +30,7 @@ __all__ = ["Paths", "Progress", "find_copies"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
-Floats: TypeAlias = npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.floating]
 Paths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 #: Called with what is being done, how much of it is done, and how much there is.
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -38,7 +38,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 _ALIKE = 0.5  # largest distance of signatures that is worth a look at the pixels
 _LOOKS = 5  # at the nearest by signature
 _INLIERS = 6  # of a pair that is worth a look at details
-_SAME = 0.8  # least correlation of the median patch of a copy
+_SAME = 0.93  # least correlation of the median patch of a copy
 _WHOLE = 0.9  # share of a photograph's content that counts as all of it
 _LARGER = 1.1  # pixels of a part over those in its whole, from which on it is embedded
 _BLOCK = 64  # photographs whose signatures are compared at once
@@ -126,6 +126,7 @@ def find_copies(
     # The photographs to search in go first: what is like one of them is grouped with it. Then the largest.
     order = sorted(known, key=lambda photo: (photo.path in tested, -photo.size[0] * photo.size[1]))
     copies, leaders = job.grouped(order)
+    leaders = [photo for photo in leaders if min(photo.size) >= LEAST]
     sides = {photo.path in tested for photo in leaders}
     if len(leaders) > 1 and (within is None or len(sides) == 2):
         with working_engine(engine, model, fine=False) as opened:
@@ -316,8 +317,11 @@ def _across(copies: Sequence[Copy], tested: set[str]) -> list[Copy]:
             parent = parents[parent]
             seen.add(parent)
         if name not in links:
+            renamed = {parent: name}
             out += [
-                replace(link, **{"b" if link.b == parent else "a": name}, outline_a=(), outline_b=())
+                replace(
+                    link, a=renamed.get(link.a, link.a), b=renamed.get(link.b, link.b), outline_a=(), outline_b=()
+                )
                 for link in links.get(parent, ())
             ]
     return out

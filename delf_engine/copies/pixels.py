@@ -16,17 +16,18 @@ import numpy.typing as npt
 from delf_engine.extraction.content import content_box
 from delf_engine.images import MAX_PIXELS, load_reduced
 
-__all__ = ["HALF", "Agreement", "Grey", "agreement", "corners_of", "laid_over", "read_grey"]
+__all__ = ["HALF", "LEAST", "Agreement", "Grey", "agreement", "corners_of", "laid_over", "read_grey"]
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 
 #: Takes pixels as squares, the first from 0 to 1, to points, the first at 0, as OpenCV and features have them.
 HALF = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
+#: Shorter side of an overlap that can be compared, pixels.
+LEAST = 24
 
 _WHOLE = np.linalg.inv(HALF)
 _SIDE = 1024  # of what is read, pixels
 _SHOWN = 320  # longer side of the overlap where it is compared
-_LEAST = 24  # shorter side of an overlap that can be compared, pixels
 _PATCH = (17, 17)  # pixels
 _TEXTURE = 4.0  # least standard deviation of a patch, of 255
 _PATCHES = 12  # with texture
@@ -89,8 +90,8 @@ def read_grey(path: str | os.PathLike[str], max_pixels: int | None = None) -> Gr
     x0, y0, x1, y1 = content_box(pixels)
     if x1 <= x0 or y1 <= y0:
         x0, y0, x1, y1 = 0, 0, pixels.shape[1], pixels.shape[0]
-    zoom = np.array(size) / pixels.shape[1::-1]
-    content = tuple((np.array([[x0, y0], [x1, y1]]) * zoom).ravel().tolist())
+    across, down = size[0] / pixels.shape[1], size[1] / pixels.shape[0]
+    content = (x0 * across, y0 * down, x1 * across, y1 * down)
     shrink = min(1.0, _SIDE / max(pixels.shape))
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     target = [max(1, round(side * shrink)) for side in grey.shape[::-1]]
@@ -172,20 +173,20 @@ class _Frame:
 
     def refined(self) -> Floats:
         """Return the transform that lays a best over b; the one that was given if none is found."""
-        steps = np.eye(2, 3, dtype=np.float32)
+        affine = np.eye(2, 3, dtype=np.float32)
         criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _STEPS, 1e-4)
-        if min(self._size) >= _LEAST // 4:
+        if min(self._size) >= LEAST // 4:
             try:
-                args = (self._b, self._a, steps, cv2.MOTION_AFFINE, criteria, self._mask, 5)
-                _, steps = cv2.findTransformECC(*args)
+                args = (self._b, self._a, affine.copy(), cv2.MOTION_AFFINE, criteria, self._mask, 5)
+                affine = np.asarray(cv2.findTransformECC(*args)[1], np.float32)
             except cv2.error:  # it does not converge: they do not agree
-                steps = np.eye(2, 3, dtype=np.float32)
-        moved = _WHOLE @ np.vstack([steps, [0, 0, 1]]) @ HALF
+                pass
+        moved = _WHOLE @ np.vstack([affine, [0, 0, 1]]) @ HALF
         return np.asarray(np.linalg.solve(moved @ self._from_b, self._from_a), np.float64)
 
     def score(self) -> float | None:
         """Return the correlation of the median patch that has texture; None if there are too few of them."""
-        if min(self._size) < _LEAST:
+        if min(self._size) < LEAST:
             return None
         mean_a, mean_b = (cv2.blur(side, _PATCH) for side in (self._a, self._b))
         vary_a, vary_b, vary = (

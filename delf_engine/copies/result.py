@@ -19,11 +19,11 @@ __all__ = ["Copies", "Copy", "Kind", "Outline", "check_keep", "dismiss", "read_d
 Kind: TypeAlias = Literal["exact", "copy", "crop", "embedded", "part", "place"]
 Outline: TypeAlias = tuple[tuple[float, float], ...]
 
-#: How `Copies.superfluous` orders photographs, those to keep first.
-_KEEP: Mapping[str, Callable[[str, tuple[int, int]], tuple[float, ...]]] = {
-    "largest": lambda path, size: (-size[0] * size[1], -os.stat(path).st_size),
-    "oldest": lambda path, size: (os.stat(path).st_mtime_ns,),
-    "first": lambda path, size: (),
+#: How `Copies.superfluous` orders photographs, those to keep first, by their size and status.
+_KEEP: Mapping[str, Callable[[tuple[int, int], os.stat_result], tuple[int, ...]]] = {
+    "largest": lambda size, status: (-size[0] * size[1], -status.st_size),
+    "oldest": lambda size, status: (status.st_mtime_ns,),
+    "first": lambda size, status: (),
 }
 
 
@@ -142,11 +142,12 @@ class Copies:
             if copy.kind in ("exact", "copy"):
                 shown_by[copy.a].append(copy.b)
         place = {name: number for number, name in enumerate(self.photographs)}
-        with system_errors("a photograph is gone since"):
-            order = sorted(
-                {name for copy in self.copies for name in (copy.a, copy.b)},
-                key=lambda name: (*_KEEP[keep](name, self.photographs[name]), place[name]),
-            )
+
+        def first(name: str) -> tuple[int, ...]:
+            with system_errors(f"{name}: is gone since"):
+                return (*_KEEP[keep](self.photographs[name], os.stat(name)), place[name])
+
+        order = sorted({name for copy in self.copies for name in (copy.a, copy.b)}, key=first)
         kept: dict[str, str] = {}  # photographs, each with the kept one that shows it
         listed = []
         for name in order:

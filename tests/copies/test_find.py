@@ -63,6 +63,7 @@ def test_each_copy_is_of_its_kind_and_where_it_is(found: Copies) -> None:
         ("exact.png", "turned.png"): "copy",
         ("exact.png", "crop.png"): "crop",
         ("page.png", "exact.png"): "embedded",
+        ("page.png", "crop.png"): "embedded",
     }
     np.testing.assert_allclose(copies["exact.png", "crop.png"].box_a, (100, 40, 330, 200), atol=1.5)
     np.testing.assert_allclose(copies["page.png", "exact.png"].box_a, (30, 50, 240, 200), atol=1.5)

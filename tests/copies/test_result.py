@@ -56,9 +56,11 @@ def test_what_is_superfluous_is_shown_by_what_is_kept(found: Copies) -> None:
     assert listed(found, "first") == listed(found, "oldest")
 
 
-def test_a_whole_is_never_superfluous_for_its_crop() -> None:
-    found = Copies({"crop": (5, 5), "whole": (9, 9)}, (Copy("crop", "whole", "crop", 1.0),))
-    assert found.superfluous("first") == []
+def test_a_whole_is_never_superfluous_for_its_crop(found: Copies) -> None:
+    wholes = Copies(found.photographs, (found.copies[2],))
+    order = dict(sorted(found.photographs.items(), reverse=True))  # the crop first
+    assert Copies(order, wholes.copies).superfluous("first") == []
+    assert list(listed(wholes, "first")) == ["d_crop"]
 
 
 def test_rules_and_photographs_that_are_not_there(found: Copies) -> None:
