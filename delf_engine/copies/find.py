@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.copies.pixels import HALF, LEAST, agreement, corners_of, laid_over, read_grey
+from delf_engine.copies.pixels import HALF, LEAST, Agreement, agreement, corners_of, laid_over, read_grey
 from delf_engine.copies.result import Copies, Copy, Outline, read_dismissed
 from delf_engine.copies.signature import VIEWS, distances, grid_of, levels, turned_grids
 from delf_engine.engine import Engine
@@ -37,10 +37,14 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 _ALIKE = 0.5  # largest distance of signatures that is worth a look at the pixels
 _LOOKS = 5  # at the nearest by signature
-_INLIERS = 6  # of a pair that is worth a look at details
-_SAME = 0.93  # least correlation of the median patch of a copy
+_INLIERS = 12  # of a pair that is worth a look at details
+# Least correlation of the median patch of a copy. Captions cover half of some and strong colours clip, but nothing
+# has moved then, and hardly another photograph has the very same frame.
+_SAME, _SAME_FRAME = 0.93, 0.8
+_FRAME = 0.99  # share of both photographs in the overlap from which on they have the same frame
 _WHOLE = 0.9  # share of a photograph's content that counts as all of it
 _LARGER = 1.1  # pixels of a part over those in its whole, from which on it is embedded
+_OTHERS = 3  # near copies of a leader that are looked at in its place
 _BLOCK = 64  # photographs whose signatures are compared at once
 _QUERIES = 256  # searched for at once
 _GREYS = 64  # photographs in memory, 1 MB each at most
@@ -149,6 +153,9 @@ class _Job:
     def __init__(self, max_pixels: int | None, threads: int, progress: Progress) -> None:
         self._max_pixels, self._threads, self._progress = max_pixels, threads, progress
         self._grey = lru_cache(_GREYS)(partial(read_grey, max_pixels=max_pixels))
+        self._near: dict[str, list[tuple[str, Floats]]] = defaultdict(
+            list
+        )  # of a leader, with its transform to them
 
     def _each(self, what: str, call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
         """Return what a call gives for each item, in several threads."""
@@ -217,22 +224,22 @@ class _Job:
     def _laid_over(self, leader: _Photo, photo: _Photo, view: int) -> Copy | None:
         """Compare a photograph with a leader, its signature turned to one of the views."""
         start = laid_over(self._grey(photo.path), self._grey(leader.path), view)
-        return self._compared(leader.path, photo.path, np.linalg.inv(start))
+        found = agreement(self._grey(leader.path), self._grey(photo.path), np.linalg.inv(start))
+        copy = _copy(leader.path, photo.path, found)
+        if found is not None and copy is not None and copy.kind == "copy":
+            self._near[leader.path].append((photo.path, found.transform))
+        return copy
 
     def _compared(self, a: str, b: str, transform: Floats) -> Copy | None:
-        """Compare photographs under a transform of pixels of a to pixels of b; None if they are no copies."""
-        found = agreement(self._grey(a), self._grey(b), transform)
-        if found is None or found.score < _SAME:
-            return None
-        outlines = _outline(found.outline_a), _outline(found.outline_b)
-        score = round(found.score, 4)
-        if found.part_a >= _WHOLE and found.part_b >= _WHOLE:
-            return Copy("copy", a, b, score, *outlines)
-        if found.part_b >= _WHOLE:
-            return Copy("crop" if found.scale <= _LARGER else "embedded", a, b, score, *outlines)
-        if found.part_a >= _WHOLE:
-            return Copy("crop" if found.scale * _LARGER >= 1 else "embedded", b, a, score, *outlines[::-1])
-        return Copy("part", a, b, score, *outlines)
+        """Compare leaders under a transform of pixels of a to pixels of b, or else near copies of one of them.
+
+        A leader may have a caption where the other has none, or colours that clip.
+        """
+        pairs = [(a, b, transform)]
+        pairs += [(near, b, transform @ np.linalg.inv(to_near)) for near, to_near in self._near[a][:_OTHERS]]
+        pairs += [(a, near, to_near @ transform) for near, to_near in self._near[b][:_OTHERS]]
+        looked = (_copy(x, y, agreement(self._grey(x), self._grey(y), start)) for x, y, start in pairs)
+        return next((copy for copy in looked if copy is not None), None)
 
     def parts(
         self, engine: Engine, leaders: Sequence[str], tested: set[str], per_photo: int
@@ -325,6 +332,24 @@ def _across(copies: Sequence[Copy], tested: set[str]) -> list[Copy]:
                 for link in links.get(parent, ())
             ]
     return out
+
+
+def _copy(a: str, b: str, found: Agreement | None) -> Copy | None:
+    """Return what two photographs are that agree so far; None if they are no copies."""
+    if found is None:
+        return None
+    framed = min(found.part_a, found.part_b) >= _FRAME
+    if found.score < (_SAME_FRAME if framed else _SAME):
+        return None
+    outlines = _outline(found.outline_a), _outline(found.outline_b)
+    score = round(found.score, 4)
+    if found.part_a >= _WHOLE and found.part_b >= _WHOLE:
+        return Copy("copy", a, b, score, *outlines)
+    if found.part_b >= _WHOLE:
+        return Copy("crop" if found.scale <= _LARGER else "embedded", a, b, score, *outlines)
+    if found.part_a >= _WHOLE:
+        return Copy("crop" if found.scale * _LARGER >= 1 else "embedded", b, a, score, *outlines[::-1])
+    return Copy("part", a, b, score, *outlines)
 
 
 def _images(paths: Paths) -> list[str]:

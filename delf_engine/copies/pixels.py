@@ -72,8 +72,8 @@ class Agreement:
         The overlap, a convex polygon, in pixels of either.
     part_a, part_b : float
         Share of either's content that lies in the overlap.
-    scale : float
-        Pixels of b over those of a for the same thing.
+    transform : (3, 3) float64
+        Pixels of a to pixels of b, affine.
     """
 
     score: float
@@ -81,7 +81,12 @@ class Agreement:
     outline_b: Floats
     part_a: float
     part_b: float
-    scale: float
+    transform: Floats
+
+    @property
+    def scale(self) -> float:
+        """Pixels of b over those of a for the same thing."""
+        return float(np.sqrt(abs(np.linalg.det(self.transform[:2, :2]))))
 
 
 def read_grey(path: str | os.PathLike[str], max_pixels: int | None = None) -> Grey:
@@ -143,7 +148,7 @@ def agreement(a: Grey, b: Grey, start: Floats) -> Agreement | None:
         for side, outline in zip((a, b), overlap, strict=True)
     ]
     part_a, part_b = (min(1.0, part / whole) for part, whole in areas)
-    return Agreement(score, *overlap, part_a, part_b, float(np.sqrt(abs(np.linalg.det(transform[:2, :2])))))
+    return Agreement(score, *overlap, part_a, part_b, transform)
 
 
 class _Frame:
