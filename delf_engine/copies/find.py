@@ -153,9 +153,7 @@ class _Job:
     def __init__(self, max_pixels: int | None, threads: int, progress: Progress) -> None:
         self._max_pixels, self._threads, self._progress = max_pixels, threads, progress
         self._grey = lru_cache(_GREYS)(partial(read_grey, max_pixels=max_pixels))
-        self._near: dict[str, list[tuple[str, Floats]]] = defaultdict(
-            list
-        )  # of a leader, with its transform to them
+        self._near: dict[str, list[tuple[str, Floats]]] = {}  # near copies by leader, with its transform to them
 
     def _each(self, what: str, call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
         """Return what a call gives for each item, in several threads."""
@@ -227,7 +225,7 @@ class _Job:
         found = agreement(self._grey(leader.path), self._grey(photo.path), np.linalg.inv(start))
         copy = _copy(leader.path, photo.path, found)
         if found is not None and copy is not None and copy.kind == "copy":
-            self._near[leader.path].append((photo.path, found.transform))
+            self._near.setdefault(leader.path, []).append((photo.path, found.transform))
         return copy
 
     def _compared(self, a: str, b: str, transform: Floats) -> Copy | None:
@@ -236,8 +234,10 @@ class _Job:
         A leader may have a caption where the other has none, or colours that clip.
         """
         pairs = [(a, b, transform)]
-        pairs += [(near, b, transform @ np.linalg.inv(to_near)) for near, to_near in self._near[a][:_OTHERS]]
-        pairs += [(a, near, to_near @ transform) for near, to_near in self._near[b][:_OTHERS]]
+        pairs += [
+            (near, b, transform @ np.linalg.inv(to_near)) for near, to_near in self._near.get(a, [])[:_OTHERS]
+        ]
+        pairs += [(a, near, to_near @ transform) for near, to_near in self._near.get(b, [])[:_OTHERS]]
         looked = (_copy(x, y, agreement(self._grey(x), self._grey(y), start)) for x, y, start in pairs)
         return next((copy for copy in looked if copy is not None), None)
 

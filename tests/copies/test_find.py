@@ -101,17 +101,22 @@ def test_the_page_holds_every_pair(found: Copies, tmp_path: Path) -> None:
     assert "no &lt;image&gt;" in (tmp_path / "gone.html").read_text(encoding="utf-8")
 
 
-def test_a_crop_is_found_where_what_stands_for_its_whole_has_a_caption(
-    rng: np.random.Generator, model: Path, tmp_path: Path
-) -> None:
+def test_a_crop_of_what_a_caption_hides_is_one_of_a_near_copy(rng: np.random.Generator, tmp_path: Path) -> None:
     photo = random_photo(rng, 420, 300)
     captioned = photo.copy()
-    captioned[100:200, 100:320] = 255  # the first of the same size stands for both
-    write_image(tmp_path / "a.png", captioned)
-    write_image(tmp_path / "b.png", photo)
-    write_image(tmp_path / "c.png", photo[95:205, 90:330])
-    kinds = {pair: copy.kind for pair, copy in by_name(find_copies(tmp_path, model=model)).items()}
-    assert kinds == {("a.png", "b.png"): "copy", ("b.png", "c.png"): "crop"}
+    captioned[105:185, 145:265] = rng.integers(0, 256, (80, 120, 3))
+    a = str(write_image(tmp_path / "a.png", captioned))
+    b = str(write_image(tmp_path / "b.png", photo))
+    c = str(write_image(tmp_path / "c.png", photo[100:190, 140:270]))
+    job = stages._Job(None, 1, lambda *_: None)
+    known, _ = job.read([a, b, c])
+    copies, leaders = job.grouped(known)
+    assert [(copy.kind, copy.a, copy.b) for copy in copies] == [("copy", a, b)]
+    assert [photo.path for photo in leaders] == [a, c]
+    start = np.array([[1, 0, -140], [0, 1, -100], [0, 0, 1.0]])
+    for crop in (job._compared(a, c, start), job._compared(c, a, np.linalg.inv(start))):
+        assert crop is not None
+        assert (crop.kind, crop.a, crop.b) == ("crop", b, c)
 
 
 def test_an_overlap_names_copies_and_places_across(folder: Path, model: Path, tmp_path: Path) -> None:
