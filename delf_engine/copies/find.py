@@ -38,10 +38,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 _ALIKE = 0.5  # largest distance of signatures that is worth a look at the pixels
 _LOOKS = 5  # at the nearest by signature
 _INLIERS = 12  # of a pair that is worth a look at details
-# Least correlation of the median patch of a copy. Captions cover half of some and strong colours clip, but nothing
-# has moved then, and hardly another photograph has the very same frame.
-_SAME, _SAME_FRAME = 0.93, 0.8
-_FRAME = 0.99  # share of both photographs in the overlap from which on they have the same frame
+_SAME = 0.93  # least correlation of the pixels of a copy
 _WHOLE = 0.9  # share of a photograph's content that counts as all of it
 _LARGER = 1.1  # pixels of a part over those in its whole, from which on it is embedded
 _OTHERS = 3  # near copies of a leader that are looked at in its place
@@ -233,11 +230,10 @@ class _Job:
 
         A leader may have a caption where the other has none, or colours that clip.
         """
+        near_a, near_b = (self._near.get(name, [])[:_OTHERS] for name in (a, b))
         pairs = [(a, b, transform)]
-        pairs += [
-            (near, b, transform @ np.linalg.inv(to_near)) for near, to_near in self._near.get(a, [])[:_OTHERS]
-        ]
-        pairs += [(a, near, to_near @ transform) for near, to_near in self._near.get(b, [])[:_OTHERS]]
+        pairs += [(near, b, transform @ np.linalg.inv(to_near)) for near, to_near in near_a]
+        pairs += [(a, near, to_near @ transform) for near, to_near in near_b]
         looked = (_copy(x, y, agreement(self._grey(x), self._grey(y), start)) for x, y, start in pairs)
         return next((copy for copy in looked if copy is not None), None)
 
@@ -336,10 +332,7 @@ def _across(copies: Sequence[Copy], tested: set[str]) -> list[Copy]:
 
 def _copy(a: str, b: str, found: Agreement | None) -> Copy | None:
     """Return what two photographs are that agree so far; None if they are no copies."""
-    if found is None:
-        return None
-    framed = min(found.part_a, found.part_b) >= _FRAME
-    if found.score < (_SAME_FRAME if framed else _SAME):
+    if found is None or found.score < _SAME:
         return None
     outlines = _outline(found.outline_a), _outline(found.outline_b)
     score = round(found.score, 4)

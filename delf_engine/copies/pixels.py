@@ -31,6 +31,9 @@ _SHOWN = 320  # longer side of the overlap where it is compared
 _PATCH = (17, 17)  # pixels
 _TEXTURE = 4.0  # least standard deviation of a patch, of 255
 _PATCHES = 12  # with texture
+# Where both have the very same frame, nothing has moved, and a caption may cover much: then a quarter of the patches
+# must agree fully, and the rest in part.
+_FRAME, _BEST, _COVERED = 0.98, 0.75, 0.55
 _STEPS = 40  # of the refinement
 _SKEW = 2.0  # longest axis over the shortest of a transform that is still a copy
 
@@ -67,7 +70,7 @@ class Agreement:
     Attributes
     ----------
     score : float
-        Normalised cross-correlation of the median patch, -1 to 1.
+        Normalised cross-correlation of the median patch, -1 to 1; of a better one where both have the same frame.
     outline_a, outline_b : (K, 2) float64
         The overlap, a convex polygon, in pixels of either.
     part_a, part_b : float
@@ -140,14 +143,17 @@ def agreement(a: Grey, b: Grey, start: Floats) -> Agreement | None:
     overlap = _overlap(a, b, transform)
     if overlap is None:
         return None
-    score = _Frame(a, b, transform, overlap[1], _SHOWN).score()
-    if score is None:
-        return None
     areas = [
         [cv2.contourArea(shape.astype(np.float32)) for shape in (outline, corners_of(side.content))]
         for side, outline in zip((a, b), overlap, strict=True)
     ]
     part_a, part_b = (min(1.0, part / whole) for part, whole in areas)
+    patches = _Frame(a, b, transform, overlap[1], _SHOWN).patches()
+    if len(patches) < _PATCHES:
+        return None
+    score, best = np.quantile(patches, (0.5, _BEST)).tolist()
+    if min(part_a, part_b) >= _FRAME and score >= _COVERED:
+        score = best
     return Agreement(score, *overlap, part_a, part_b, transform)
 
 
@@ -189,10 +195,10 @@ class _Frame:
         moved = _WHOLE @ np.vstack([affine, [0, 0, 1]]) @ HALF
         return np.asarray(np.linalg.solve(moved @ self._from_b, self._from_a), np.float64)
 
-    def score(self) -> float | None:
-        """Return the correlation of the median patch that has texture; None if there are too few of them."""
+    def patches(self) -> Floats:
+        """Return the normalised cross-correlation of patches with texture, (N,)."""
         if min(self._size) < LEAST:
-            return None
+            return np.empty(0)
         mean_a, mean_b = (cv2.blur(side, _PATCH) for side in (self._a, self._b))
         vary_a, vary_b, vary = (
             cv2.blur(x * y, _PATCH) - mean_x * mean_y
@@ -205,8 +211,7 @@ class _Frame:
         spread = np.sqrt(np.maximum(vary_a, 0) * np.maximum(vary_b, 0))
         inside = cv2.erode(self._mask, np.ones(_PATCH, np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
         seen = (inside > 0) & (spread > _TEXTURE**2)
-        patches = (vary[seen] / spread[seen])[:: _PATCH[0]]
-        return float(np.median(patches)) if len(patches) >= _PATCHES else None
+        return np.asarray(vary[seen] / spread[seen])[:: _PATCH[0]]
 
 
 def _grid(photo: Grey, pixels: npt.NDArray[np.uint8]) -> Floats:
