@@ -107,20 +107,21 @@ def data_folder(given: str | None) -> Path:
     return folder
 
 
-def sub_rparis(data: Path, *, distractors: bool = False) -> GroundTruth:
+def sub_rparis(data: Path, *, distractors: bool = False, more: bool = False) -> GroundTruth:
     """Return the ground truth of RParis6k restricted to the photographs at hand: 11 queries, 238 images.
 
-    With `distractors` the unrelated photographs are in the gallery too.
+    With `distractors` the unrelated photographs are in the gallery too, with `more` the 18 of ``paris_more/``.
     """
     full = load_ground_truth(data / "revisited" / "gnd_rparis6k.pkl")
-    here = {path.stem for path in (data / "paris").glob("*.jpg")}
+    folders = ("paris", "paris_more") if more else ("paris",)
+    here = {path.stem for folder in folders for path in (data / folder).glob("*.jpg")}
     names = [name for name in full.names if name in here]
     queries = [name for name in full.query_names if name in here and name != _LEFT_OUT]
     found = restrict(full, names, queries)
-    more = (
+    unrelated = (
         sorted(f"distractors/{path.stem}" for path in (data / "distractors").glob("*.jpg")) if distractors else ()
     )
-    return replace(found, names=(*found.names, *more))
+    return replace(found, names=(*found.names, *unrelated))
 
 
 def cached_features(

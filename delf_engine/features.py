@@ -11,8 +11,6 @@ import numpy.typing as npt
 from delf_engine.errors import FeatureError
 from delf_engine.support.arrays import check_array
 
-__all__ = ["LocalFeatures"]
-
 # Half precision leaves up to 5e-4 on a component, 8 bits leave 2e-3; a descriptor that was never
 # normalised is off by far more.
 _NORM_TOLERANCE = 2e-2

@@ -15,8 +15,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Level", "cell_centres", "cell_count", "plan_levels", "resize"]
-
 
 @dataclass(frozen=True)
 class Level:

@@ -24,15 +24,15 @@ import numpy as np
 
 from benchmarks.common import data_folder, options_parser, print_markdown, write_json
 from benchmarks.systems import model_system
-from benchmarks.verification.evidence import Evidence, Picture
-from benchmarks.verification.sameness_sets import PairSet, checked_sets
-from delf_engine import AsmkIndex, Codebook, LocalFeatures, Verification
+from benchmarks.verification.evidence import Evidence
+from benchmarks.verification.sameness_sets import checked_sets
+from benchmarks.verification.searched_sets import Lists, searched_set, whole_rankings
+from delf_engine import AsmkIndex, LocalFeatures, Verification
 from delf_engine.config import RankingConfig
 from delf_engine.engine.pairs import calibration_of
 from delf_engine.errors import DataError
 from delf_engine.evaluation import GroundTruth, evaluate
 from delf_engine.evaluation.bootstrap import paired_bootstrap
-from delf_engine.images import find_images
 from delf_engine.model import read_checkpoint_info
 from delf_engine.reranking import (
     ExpansionConfig,
@@ -46,7 +46,6 @@ from delf_engine.reranking import (
 from delf_engine.reranking.confirming import by_evidence, confirm_rankings
 from delf_engine.verification.calibration import Calibration
 
-Lists = Mapping[str, Sequence[tuple[str, float]]]
 Rankings = dict[str, list[str]]
 
 _SETS = ("holidays_dev", "ukbench_dev", "landmarks held out, all", "paris")
@@ -103,59 +102,10 @@ class _Searched:
 
 def _searched(evidence: Evidence, name: str) -> _Searched:
     (pairs,) = checked_sets(evidence, [name])
-    pictures = dict(pairs.pictures)
-    for path in find_images([evidence.data / "distractors"]):
-        picture = Picture(Path(path).relative_to(evidence.data).as_posix())
-        pictures[picture.id] = picture
-    truth = truth_of(replace(pairs, pictures=pictures))
-    evidence.pictures.update(pictures)
-    features = evidence.coarse(pictures)
+    searched = searched_set(evidence.data, pairs)
     codebook = evidence.system.codebook
     assert codebook is not None
-    index = AsmkIndex(Codebook.load(codebook), evidence.system.profile.asmk)
-    index.add(list(truth.names), [features[image] for image in truth.names])
-    lists = {}
-    for query in truth.query_names:
-        ids, scores = index.search(features[query], len(index))
-        lists[query] = [pair for pair in zip(ids, scores.tolist(), strict=True) if pair[0] != query]
-    return _Searched(name, truth, index, lists)
-
-
-def truth_of(pairs: PairSet) -> GroundTruth:
-    """Return the ground truth of searching for the pictures of a set among the others.
-
-    Positives are pairs of one place, negatives those of different ones and all distractors; other pairs are left
-    out. Queries are the pictures that are cut out, or the first ones of their groups (``holidays_dev``), or all
-    that have a positive. Queries that are not cut out are left out of their own gallery only, but for
-    ``holidays_dev``, whose queries are left out of all.
-    """
-    cut = [image for image, picture in pairs.pictures.items() if picture.box is not None]
-    firsts = [
-        image for image in pairs.pictures if image.startswith("holidays_dev/") and Path(image).stem.endswith("00")
-    ]
-    names = [image for image in pairs.pictures if image not in {*cut, *firsts}]
-    place = {image: number for number, image in enumerate(names)}
-    positives: dict[str, set[int]] = {}
-    known: dict[str, set[int]] = {}
-    for (a, b), same in zip(pairs.pairs, pairs.labels, strict=True):
-        for query, image in ((a, b), (b, a)):
-            if image in place:
-                known.setdefault(query, set()).add(place[image])
-                if same:
-                    positives.setdefault(query, set()).add(place[image])
-    queries = [query for query in (cut or firsts or names) if positives.get(query)]
-    others = {number for image, number in place.items() if image.startswith("distractors/")}
-    everything = set(place.values())
-    junk = [sorted(everything - others - known[query]) for query in queries]  # the query itself is among them
-    nothing = tuple(np.zeros(0, np.int64) for _ in queries)
-    return GroundTruth(
-        tuple(names),
-        tuple(queries),
-        np.tile([0.0, 0.0, 1.0, 1.0], (len(queries), 1)),
-        tuple(np.array(sorted(positives[query]), np.int64) for query in queries),
-        nothing,
-        tuple(np.array(each, np.int64) for each in junk),
-    )
+    return _Searched(name, searched.truth, *whole_rankings(evidence, searched, codebook))
 
 
 def _rankings(
@@ -169,7 +119,7 @@ def _rankings(
     coarse: dict[str, dict[str, Verification]] = {query: {} for query in heads}
     for (query, image), found in zip(pairs, evidence.verified(what, pairs), strict=True):
         coarse[query][image] = found
-    out = {"candidates": {query: [image for image, _ in found] for query, found in searched.lists.items()}}
+    out: dict[str, Rankings] = {}
     for rule, (score, blend) in _RULES.items():
         ranking = RankingConfig(score=score, blend=blend, exponent=profile.ranking.exponent)
         ranked = {q: rank_verified(found, coarse[q], ranking=ranking) for q, found in searched.lists.items()}

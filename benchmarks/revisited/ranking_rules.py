@@ -19,9 +19,10 @@ from delf_engine.evaluation.bootstrap import Comparison, paired_bootstrap
 from delf_engine.reranking import RerankOptions, rank_verified, rerank_batch
 from delf_engine.verification import Verification
 
-__all__ = ["RULES", "Pass", "compare", "ranked_by_rules", "ranker_of", "row_of", "verify_all"]
+__all__ = ["RULES", "Pass", "Rule", "compare", "ranked_by_rules", "ranker_of", "row_of", "rule_of", "verify_all"]
 
-RULES: tuple[Literal["inliers", "weighted", "similarity"], ...] = ("inliers", "weighted", "similarity")
+Rule = Literal["inliers", "weighted", "similarity"]
+RULES: tuple[Rule, ...] = ("inliers", "weighted", "similarity")
 
 _BLEND = 0.3  # of all mutual matches, in "weighted"
 
@@ -108,10 +109,14 @@ def ranked_by_rules(first: Scored, done: Pass, truth: GroundTruth, *, top_n: int
     rows: dict[str, Row] = {}
     pairs = len(next(iter(first.values()))) if top_n is None else top_n
     for score in RULES:
-        ranking = done.ranking.model_copy(update={"score": score, "blend": _BLEND if score == "weighted" else 0.0})
-        rankers = [ranker_of(first, found, ranking, top_n) for found in done.seeds]
+        rankers = [ranker_of(first, found, rule_of(done.ranking, score), top_n) for found in done.seeds]
         rows[score] = row_of(truth, rankers, pairs * done.seconds_a_pair)
     return rows
+
+
+def rule_of(ranking: RankingConfig, rule: Rule) -> RankingConfig:
+    """Return one of `RULES` with the exponent of a profile."""
+    return ranking.model_copy(update={"score": rule, "blend": _BLEND if rule == "weighted" else 0.0})
 
 
 def ranker_of(

@@ -1,6 +1,6 @@
 """Images a second of real training stages, against the bare forward and backward pass of the same network.
 
-    python -m benchmarks.training.throughput --trunk WEIGHTS [--recipe delf_r18] [--device cpu] [--rounds 3]
+    python -m benchmarks.training.throughput --trunk WEIGHTS [--recipe delf_views] [--device cpu] [--rounds 3]
 
 Three stages: the whole trunk from labelled photographs (224 of 250 px, decoded in every step), the recipe's first
 stage that trains layer3 from cached views, and its first that trains the attention from cached maps. A real step
@@ -229,7 +229,7 @@ _COLUMNS = {
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = options_parser(__doc__, "out/training_throughput.json")
-    parser.add_argument("--recipe", default="delf_r18", help="name or path")
+    parser.add_argument("--recipe", default="delf_views", help="name or path")
     parser.add_argument("--trunk", help="weights to start from; without it, the recipe's, else torchvision's")
     parser.add_argument("--teacher", help="in place of the recipe's")
     parser.add_argument("--photos", nargs="+", help="without it, photos/ in the data folder")

@@ -112,6 +112,11 @@ class Evidence:
         Folder of photographs, and of what is kept between runs: verifications until options or code change.
     workers : int
         Threads.
+
+    Attributes
+    ----------
+    key : str
+        Of all that verifications depend on: the system, its options, the code.
     """
 
     def __init__(self, system: System, data: Path, cache: Path, *, workers: int = 2) -> None:
@@ -128,7 +133,7 @@ class Evidence:
         code = [path for room in rooms for path in room.glob("*.py") if not path.name.startswith(("cal", "cur"))]
         options = (profile.verification, profile.fine, profile.ranking)
         said = " ".join([system.identity, self._fine_identity, *(each.model_dump_json() for each in options)])
-        self._key = hashlib.sha256(f"{said} {_digest(code)}".encode()).hexdigest()[:16]
+        self.key = hashlib.sha256(f"{said} {_digest(code)}".encode()).hexdigest()[:16]
 
     def coarse(self, ids: Iterable[str]) -> Mapping[str, LocalFeatures]:
         """Return coarse features of at least these pictures, which `pictures` must know."""
@@ -178,7 +183,7 @@ class Evidence:
         return FeatureStore.open(folder, readonly=True)
 
     def _kept(self, what: str, pairs: Sequence[Names], work: Callable[[list[Names]], list[Any]]) -> list[Any]:
-        path = self._cache / f"evidence-{self._key}" / f"{what}.pickle"
+        path = self._cache / f"evidence-{self.key}" / f"{what}.pickle"
         kept = pickle.loads(path.read_bytes()) if path.is_file() else {}  # noqa: S301 - our own
         missing = sorted(pair for pair in dict.fromkeys(pairs) if pair not in kept)
         if missing:

@@ -21,6 +21,7 @@ from benchmarks.verification.evidence import Evidence, Picture
 from benchmarks.verification.overlays import OVERLAYS
 from benchmarks.verification.strecha import labelled_pairs, load_views
 from delf_engine import Verification
+from delf_engine.evaluation import GroundTruth
 from delf_engine.images import find_images
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "checked_sets",
     "fitted_sets",
     "judged",
+    "landmark_folders",
     "landmark_part",
     "linked",
+    "paris_truth",
     "thumbnails",
     "wearing",
 ]
@@ -44,6 +47,7 @@ Bools = npt.NDArray[np.bool_]
 #: Sets that no calibration is fitted on.
 CHECKED = (
     "landmarks choose",
+    "landmarks choose, all",
     "landmarks held out",
     "landmarks held out, all",
     "holidays_dev",
@@ -140,6 +144,7 @@ def checked_sets(evidence: Evidence, names: Sequence[str] = CHECKED) -> list[Pai
     data = evidence.data
     makers: dict[str, Callable[[], PairSet]] = {
         "landmarks choose": lambda: landmark_part(evidence, "choose"),
+        "landmarks choose, all": lambda: landmark_part(evidence, "choose", indirect=True),
         "landmarks held out": lambda: landmark_part(evidence, "held out"),
         "landmarks held out, all": lambda: landmark_part(evidence, "held out", indirect=True),
         "holidays_dev": lambda: _grouped(data, "holidays_dev", lambda stem: stem[:4]),
@@ -175,19 +180,28 @@ def _grouped(data: Path, folder: str, group: Callable[[str], str]) -> PairSet:
     return _pairset(folder, pictures, rows)
 
 
-def _paris(data: Path) -> PairSet:
-    """Return the queries of Sub-RParis, cut out, with its gallery; junk is left out."""
-    truth = sub_rparis(data)
-    gallery = [Picture(f"paris/{name}.jpg") for name in truth.names]
+def paris_truth(data: Path) -> tuple[GroundTruth, dict[str, Picture]]:
+    """Return the ground truth of Sub-RParis (256) by ids of pictures, and these; queries are cut out."""
+    truth = sub_rparis(data, more=True)
+    first = {path.stem for path in (data / "paris").glob("*.jpg")}
+    gallery = [Picture(f"{'paris' if name in first else 'paris_more'}/{name}.jpg") for name in truth.names]
     boxes = zip(truth.query_names, truth.boxes.tolist(), strict=True)
     queries = [Picture(f"paris/{name}.jpg", box=tuple(box)) for name, box in boxes]
+    named = replace(truth, names=tuple(p.id for p in gallery), query_names=tuple(p.id for p in queries))
+    return named, {picture.id: picture for picture in [*queries, *gallery]}
+
+
+def _paris(data: Path) -> PairSet:
+    """Return the queries of Sub-RParis (256), cut out, with its gallery; junk is left out."""
+    truth, pictures = paris_truth(data)
+    queries, gallery = ([pictures[name] for name in names] for names in (truth.query_names, truth.names))
     rows = [
         (
             query,
             picture,
             i in {*truth.easy[q], *truth.hard[q]},
-            query.file.split("_")[1],
-            picture.file.split("_")[1],
+            Path(query.file).stem.split("_")[1],
+            Path(picture.file).stem.split("_")[1],
         )
         for q, query in enumerate(queries)
         for i, picture in enumerate(gallery)
@@ -294,6 +308,11 @@ def part_of(folder: str) -> Part:
     return "fit" if number < 70 else "choose" if number < 85 else "held out"
 
 
+def landmark_folders(data: Path, part: Part) -> list[Path]:
+    """Return the folders of `landmarks/` that are for this."""
+    return sorted(path for path in (data / "landmarks").iterdir() if path.is_dir() and part_of(path.name) == part)
+
+
 def landmark_part(evidence: Evidence, part: Part, *, indirect: bool = False) -> PairSet:
     """Return the pairs of a part of `landmarks/`, labelled by geometry.
 
@@ -301,9 +320,8 @@ def landmark_part(evidence: Evidence, part: Part, *, indirect: bool = False) -> 
     photograph; of different places those of different folders, at most 60,000 drawn by chance, but for folders
     that seem to show one place (`across`). Copies of one photograph are left out.
     """
-    folders = sorted(path.name for path in (evidence.data / "landmarks").iterdir() if path.is_dir())
     of: dict[str, list[Picture]] = {}
-    for folder in (folder for folder in folders if part_of(folder) == part):
+    for folder in (path.name for path in landmark_folders(evidence.data, part)):
         files = _files(evidence.data, f"landmarks/{folder}")
         of[folder] = files[:: max(1, len(files) // 18)][:_A_FOLDER]
     pictures = {picture.id: picture for files in of.values() for picture in files}

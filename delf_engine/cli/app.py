@@ -34,8 +34,6 @@ from delf_engine.cli import (
 from delf_engine.cli.console import error_console
 from delf_engine.errors import DelfEngineError, DelfEngineWarning
 
-__all__ = ["app", "main"]
-
 _INTERRUPTED = 130
 
 app = typer.Typer(

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from delf_engine.verification import Calibration
     from delf_engine.verification.calibrating import CrossValidation
 
-__all__ = ["calibrate"]
-
 Progress = Callable[[str, int, int, float | None], None]
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from delf_engine.cli.console import print_failures, print_json, say, staged_progress
 from delf_engine.cli.options import JsonOption, MaxPixelsOption
-
-__all__ = ["codebook"]
 
 
 def codebook(
@@ -34,7 +32,7 @@ def codebook(
 
     Use them for a new engine (add --codebook OUT) or for one that exists (reindex --codebook OUT).
     """
-    from delf_engine.engine.vocabulary import train_codebook, train_mixture
+    from delf_engine.engine.vocabulary import train_words
     from delf_engine.errors import ConfigError
 
     if out.exists() and not replace:
@@ -42,13 +40,13 @@ def codebook(
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
     failed: list[tuple[str, str]] = []
-    train: Any = train_mixture if mixture else train_codebook
     with staged_progress(quiet=as_json) as report:
-        trained = train(
+        trained = train_words(
             source,
             words,
+            mixture=mixture,
             per_image=per_image,
-            iterations=(100 if mixture else 10) if iterations is None else iterations,
+            iterations=iterations,
             seed=seed,
             model=model,
             max_pixels=max_pixels,

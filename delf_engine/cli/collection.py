@@ -29,8 +29,6 @@ from delf_engine.cli.options import (
 if TYPE_CHECKING:
     from delf_engine.engine import Engine, SearchResult
 
-__all__ = ["add", "check", "compact", "info", "reindex", "remove", "search"]
-
 
 def add(
     directory: Directory,

@@ -14,17 +14,6 @@ if TYPE_CHECKING:
 
     from delf_engine.engine import SearchResult
 
-__all__ = [
-    "console",
-    "error_console",
-    "print_failures",
-    "print_hits",
-    "print_json",
-    "progress_bar",
-    "say",
-    "staged_progress",
-]
-
 
 def console() -> Console:
     """Return a console on standard output."""

@@ -14,8 +14,6 @@ from delf_engine.cli.options import JsonOption
 if TYPE_CHECKING:
     from delf_engine.datasets import Definition
 
-__all__ = ["data_app"]
-
 _SHOWN = 10  # names of a finding in text; --json has all
 
 RootOption = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder that holds the data sets.")]

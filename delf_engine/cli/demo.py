@@ -13,8 +13,6 @@ from delf_engine.cli.options import JsonOption
 if TYPE_CHECKING:
     from delf_engine.demo.run import DemoSearch
 
-__all__ = ["demo"]
-
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the photographs, the engine and the pictures.")] = Path(

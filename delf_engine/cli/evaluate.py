@@ -17,24 +17,18 @@ if TYPE_CHECKING:
     from delf_engine.evaluation import Comparison, Evaluation
     from delf_engine.evaluation.protocols import Measured, Protocol
 
-__all__ = ["evaluate"]
-
 _WORDS = {"first is better": "better than the baseline", "second is better": "worse than the baseline"}
 
 
 def evaluate(
     rankings: Annotated[
         Path,
-        typer.Argument(
-            help="Rankings of any system: .jsonl, .csv, TREC .run, .txt, .npy, .npz or .h5; submissions."
-        ),
+        typer.Argument(help="Rankings of any system: .jsonl, .csv, TREC .run, .txt, .npy or .npz; submissions."),
     ],
     ground_truth: Annotated[
         Path, typer.Option(help="gnd_*.pkl, a solution of Google Landmarks, or a folder of classes.")
     ],
-    protocol: Annotated[
-        str, typer.Option(help="One of revisited, gldv2-retrieval, gldv2-recognition, classes.")
-    ] = "revisited",
+    protocol: Annotated[str, typer.Option(help="One of revisited, gldv2-retrieval, classes.")] = "revisited",
     baseline: Annotated[Path | None, typer.Option(help="Rankings of another system to compare with.")] = None,
     per_query: Annotated[
         bool, typer.Option("--per-query", help="Every query by itself, the worst first.")

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from delf_engine.engine import Engine
     from delf_engine.features import LocalFeatures
 
-__all__ = ["export"]
-
 
 def export(
     directory: Directory,

@@ -10,8 +10,6 @@ import typer
 from delf_engine.cli.console import error_console, print_failures, print_json, say, staged_progress
 from delf_engine.cli.options import JsonOption, MaxPixelsOption, SeedOption
 
-__all__ = ["mine"]
-
 
 def mine(
     photos: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders and image files.")],

@@ -14,8 +14,6 @@ from delf_engine.cli.console import console, print_json, say
 from delf_engine.cli.options import JsonOption
 from delf_engine.errors import CheckpointError, ConfigError
 
-__all__ = ["commands"]
-
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name (`model list`) or a path.")]
 
 commands = typer.Typer(

@@ -9,25 +9,6 @@ import typer
 
 from delf_engine.errors import ConfigError, FormatError
 
-__all__ = [
-    "BoxOption",
-    "Directory",
-    "DistancesOption",
-    "ExpandOption",
-    "GraphOption",
-    "JsonOption",
-    "MaxPixelsOption",
-    "ModelOption",
-    "PlotOption",
-    "ProfileOption",
-    "RootOption",
-    "SeedOption",
-    "TopNOption",
-    "WorkersOption",
-    "parse_box",
-    "read_ids",
-]
-
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
 DistancesOption = Annotated[
     bool, typer.Option("--distances", help="Scores of the file are distances: lower is better. Never guessed.")
@@ -66,13 +47,7 @@ BoxOption = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Regi
 
 
 def parse_box(text: str | None) -> tuple[float, ...] | None:
-    """Parse ``x0,y0,x1,y1``.
-
-    Raises
-    ------
-    ConfigError
-        If it is not four numbers.
-    """
+    """Parse ``x0,y0,x1,y1``; a `ConfigError` if it is not four numbers."""
     if text is None:
         return None
     try:
@@ -87,10 +62,7 @@ def parse_box(text: str | None) -> tuple[float, ...] | None:
 def read_ids(path: Path) -> list[str]:
     """Read image ids from a text file in UTF-8, one a line; empty lines are ignored.
 
-    Raises
-    ------
-    FormatError
-        If the file cannot be read.
+    A `FormatError` if the file cannot be read.
     """
     try:
         # As the system gives file names that are not UTF-8, which are ids too.

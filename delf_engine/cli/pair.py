@@ -19,8 +19,6 @@ from delf_engine.cli.options import (
     parse_box,
 )
 
-__all__ = ["attention", "verify"]
-
 #: 1 and 2 are errors.
 _EXIT_CODES = {"different": 3, "unsure": 4}
 

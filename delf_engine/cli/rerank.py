@@ -27,19 +27,15 @@ if TYPE_CHECKING:
     from delf_engine.engine import Engine, RerankedBatch
     from delf_engine.reranking.candidates import Shortlist
 
-__all__ = ["report", "rerank"]
-
 ShortlistsArgument = Annotated[
     Path,
-    typer.Argument(
-        help="Shortlists of any system: .jsonl, .csv, TREC .run, hloc's pairs .txt, .npy, .npz or .h5."
-    ),
+    typer.Argument(help="Shortlists of any system: .jsonl, .csv, TREC .run, hloc's pairs .txt, .npy or .npz."),
 ]
 NamesOption = Annotated[
-    Path | None, typer.Option(help="Text file of ids, one a line: what row numbers of .npy, .npz, .h5 stand for.")
+    Path | None, typer.Option(help="Text file of ids, one a line: what row numbers of .npy and .npz stand for.")
 ]
 QueriesOption = Annotated[
-    Path | None, typer.Option(help="Text file of queries, one a line: what rows of .npy, .npz, .h5 are of.")
+    Path | None, typer.Option(help="Text file of queries, one a line: what rows of .npy and .npz are of.")
 ]
 
 

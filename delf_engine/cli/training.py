@@ -14,15 +14,13 @@ if TYPE_CHECKING:
     from delf_engine.training import RunOptions, TrainingConfig
     from delf_engine.training.finish import CheckpointFiles
 
-__all__ = ["train"]
-
 
 def train(
     photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Image files and folders.")],
     out: Annotated[
         Path | None, typer.Option(help="Checkpoint to write, its codebook and card beside it. Default: its name.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe by name or path (configs/train_NAME.toml).")] = "delf_r18",
+    recipe: Annotated[str, typer.Option(help="Recipe by name or path (configs/train_NAME.toml).")] = "delf_views",
     trunk: Annotated[
         str | None,
         typer.Option(

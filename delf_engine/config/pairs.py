@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 
 from delf_engine.config.base import Config, Count, Positive
 
-__all__ = ["FineConfig", "VerificationConfig"]
-
 _MOST_ENLARGED = 4.0  # beyond, nothing is seen better
 
 

@@ -24,8 +24,6 @@ from delf_engine.datasets.local import Dataset, Definition, definition, place
 from delf_engine.errors import DataError
 from delf_engine.support.files import file_sha256, locked, replacing, system_errors
 
-__all__ = ["Report", "get"]
-
 Report = Callable[[str, int, int], None]
 """Called with (what is being done, bytes done, bytes in all or 0)."""
 

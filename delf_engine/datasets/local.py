@@ -17,8 +17,6 @@ from delf_engine.evaluation import load_ground_truth
 from delf_engine.images import image_suffixes
 from delf_engine.support.files import file_sha256, system_errors
 
-__all__ = ["KNOWN", "Dataset", "Definition", "Finding", "check", "data_folder", "definition", "locate", "place"]
-
 
 class Definition(Config):
     """A data set as it is published.

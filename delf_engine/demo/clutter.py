@@ -12,8 +12,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["OBSTACLES", "SCENES", "add_obstacle", "smooth_noise"]
-
 Picture: TypeAlias = npt.NDArray[np.float32]  # (H, W, 3) of 0 to 255, or (H, W) of anything
 Colour: TypeAlias = npt.NDArray[np.floating] | tuple[float, float, float]
 Random: TypeAlias = np.random.Generator

@@ -16,8 +16,6 @@ from delf_engine.errors import FormatError
 from delf_engine.images import find_images
 from delf_engine.plotting import draw_attention, draw_ranking, save_figure, save_matches
 
-__all__ = ["DemoReport", "DemoSearch", "run_demo"]
-
 _HITS = 10
 _MOST_PLACES = 8  # of a user's own folder: enough to see, and still a minute
 
@@ -100,6 +98,8 @@ def run_demo(
 ) -> DemoReport:
     """Render views of photographs among clutter, index them, and search with one more view of each.
 
+    A `DataError` if `photos` holds no image; a `FormatError` if `out` holds something that is no earlier demo.
+
     Parameters
     ----------
     out : path
@@ -109,13 +109,6 @@ def run_demo(
     seed : int
         Of the rendering and of RANSAC.
     progress : callable or None
-
-    Raises
-    ------
-    DataError
-        If `photos` holds no image.
-    FormatError
-        If `out` holds something that is no earlier demo.
     """
     folder = Path(out)
     sources: Sequence[str] | None = find_images([photos])[:_MOST_PLACES] if photos is not None else None

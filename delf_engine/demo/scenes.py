@@ -28,8 +28,6 @@ from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageE
 from delf_engine.images import load_reduced
 from delf_engine.pyramid import resize
 
-__all__ = ["Collection", "Photo", "render_collection"]
-
 Picture: TypeAlias = npt.NDArray[np.float32]
 Matrix: TypeAlias = npt.NDArray[np.float64]
 
@@ -117,7 +115,8 @@ def render_collection(
 ) -> Collection:
     """Render a photo collection into ``folder/photos`` and its queries into ``folder/queries``, as JPEG files.
 
-    The same arguments give the same pixels. Files of the same names are overwritten, others stay.
+    The same arguments give the same pixels. Files of the same names are overwritten, others stay. A `DataError` if
+    none of `photos` can be used; a `ConfigError` if a number is negative, or there would be no view.
 
     Parameters
     ----------
@@ -128,13 +127,6 @@ def render_collection(
     seed : int
     photos : sequence of paths or None
         One photograph a place; None: the two that scikit-learn ships.
-
-    Raises
-    ------
-    DataError
-        If none of `photos` can be used.
-    ConfigError
-        If a number is negative, or there would be no view.
 
     Warns
     -----

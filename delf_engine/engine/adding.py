@@ -20,8 +20,6 @@ from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource, find_images, source_name
 from delf_engine.support.threads import in_threads, uninterrupted, usable_cores
 
-__all__ = ["add_features", "add_images", "is_one_image", "named_images"]
-
 _COMMIT = 32  # images a transaction: what a kill can cost
 _SAVE = 4096  # images between two saves of the index: what opening after a kill must repeat
 

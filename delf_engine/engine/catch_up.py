@@ -15,8 +15,6 @@ from delf_engine.errors import DelfEngineWarning, FormatError
 from delf_engine.index import AnyIndex
 from delf_engine.storage import FeatureStore, Revision
 
-__all__ = ["catch_up"]
-
 _BATCH = 256
 _SAVE = 4096  # images between two saves
 

@@ -22,20 +22,6 @@ from delf_engine.model import codebook_path, model_reference, read_checkpoint_in
 from delf_engine.storage import FeatureStore
 from delf_engine.support.files import system_errors
 
-__all__ = [
-    "FEATURES",
-    "Words",
-    "check_directory",
-    "check_kind",
-    "check_parts",
-    "choose_encoder",
-    "create_directory",
-    "empty_index",
-    "open_encoder",
-    "open_index",
-    "remove_unused",
-]
-
 FEATURES = "features"
 
 #: The words of an index, or the file that holds them.

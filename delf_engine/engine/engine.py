@@ -32,8 +32,6 @@ from delf_engine.verification import Calibration, Verification
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
 
-__all__ = ["Engine"]
-
 Progress = Callable[[int, int], None]
 
 _CONFIRMED = 10  # hits of one search, about 0.5 s
@@ -44,7 +42,9 @@ _refreshing = lock_across_forks()
 class Engine:
     """Photographs in a directory on disk that can be searched and verified; see `create` and `open`.
 
-    What it is made of is its `state`; the methods are functions of this.
+    What it is made of is its `state`; the methods are functions of this. Those that change it raise `LockedError`
+    if it was opened read-only, and `FormatError` if the disk cannot be written, for instance because it is full;
+    what was committed before stays.
     """
 
     def __init__(self, state: EngineState, *, auto_refresh: bool = False) -> None:
@@ -211,8 +211,7 @@ class Engine:
     def extractor(self) -> Extractor:
         """The extractor of the engine's model and profile, loaded on first use.
 
-        A `CheckpointError` if the checkpoint is missing or damaged, a `MismatchError` if the engine was made with
-        another.
+        A `CheckpointError` if the checkpoint is missing or damaged, a `MismatchError` if it is another one now.
         """
         return self.state.extractor
 
@@ -459,7 +458,7 @@ class Engine:
         a, b : image, id or LocalFeatures
             An id of the engine stands for its image.
         seed : int
-            Seed of the sampling.
+            As in `search`.
         """
         state = self.state
         views = state.view_of(a), state.view_of(b)
@@ -508,8 +507,6 @@ class Engine:
         ------
         DataError
             If a folder holds no image.
-        LockedError
-            If the engine was opened read-only.
         ConfigError
             If `ids` does not fit `images`.
         """
@@ -576,14 +573,12 @@ class Engine:
         ------
         MismatchError
             If descriptors have another dimension.
-        LockedError
-            If the engine was opened read-only.
         """
         self.state.check_writable()
         return add_features(self.state, items, replace=replace)
 
     def remove(self, ids: str | Iterable[str]) -> None:
-        """Remove images; nothing and an `UnknownIdError` if one is not there, a `LockedError` if read-only."""
+        """Remove images; nothing and an `UnknownIdError` if one is not there."""
         self.state.check_writable()
         names = [ids] if isinstance(ids, str) else ids
         wanted = list(dict.fromkeys(self.state.id_of(name) for name in names))
@@ -594,15 +589,8 @@ class Engine:
         """Merge the segments of the index into one without removed images, on disk and at once.
 
         Searches give the same results, sooner where many images were removed. The file of the feature store keeps
-        its size: it gives the space of removed images to new ones.
-
-        Raises
-        ------
-        FormatError
-            If it cannot be written, for instance because the disk is full; the index is as before. Old and new
-            segments take space until it is done.
-        LockedError
-            If the engine was opened read-only.
+        its size: it gives the space of removed images to new ones. Old and new segments take space until it is
+        done.
         """
         self.state.check_writable()
         self.state.catch_up()
@@ -639,10 +627,6 @@ class Engine:
             If there is no such kind, or words or options do not go with it.
         MismatchError
             If the words have another dimension.
-        FormatError
-            If it cannot be written, for instance because the disk is full.
-        LockedError
-            If the engine was opened read-only.
         """
         self.state.check_writable()
         reindex(self.state, index, codebook, profile, progress)

@@ -12,16 +12,11 @@ from pathlib import Path
 
 from delf_engine.errors import ConfigError
 
-__all__ = ["file_id", "file_of", "kept_root", "root_of"]
-
 
 def kept_root(directory: Path, root: str | os.PathLike[str]) -> str:
     """Return a root as the engine in `directory` keeps it: from there if it lies inside, so that both can move.
 
-    Raises
-    ------
-    ConfigError
-        If there is no such folder, or its name cannot be kept.
+    A `ConfigError` if there is no such folder, or its name cannot be kept.
     """
     place, home = os.path.abspath(root), os.path.abspath(directory)
     if not os.path.isdir(place):

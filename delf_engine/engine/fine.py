@@ -22,8 +22,6 @@ from delf_engine.storage import FeatureStore
 from delf_engine.storage.codec import Codec, as_stored, decode, encode
 from delf_engine.support.threads import lock_across_forks
 
-__all__ = ["FINE", "FineSource", "create_fine_store"]
-
 #: Folder of the store in an engine's directory.
 FINE = "fine"
 

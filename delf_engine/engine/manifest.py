@@ -11,8 +11,6 @@ from delf_engine.errors import ConfigError, FormatError
 from delf_engine.index import IndexKind
 from delf_engine.support.files import replacing, sync_directory, system_errors
 
-__all__ = ["MANIFEST", "VERSION", "Manifest", "read_manifest", "write_manifest"]
-
 MANIFEST = "engine.json"
 VERSION = 1
 _FORMAT = "delf-engine"

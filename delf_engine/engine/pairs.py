@@ -22,8 +22,6 @@ from delf_engine.verification import Calibration, Verification, load_calibration
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
 
-__all__ = ["calibration_of", "rerank", "verify", "verify_pair"]
-
 
 def verify(
     a: ImageSource | LocalFeatures,

@@ -27,8 +27,6 @@ from delf_engine.engine.state import EngineState
 from delf_engine.index import KINDS, Encoder, IndexKind
 from delf_engine.support.files import sync_directory
 
-__all__ = ["reindex"]
-
 
 def reindex(
     state: EngineState,

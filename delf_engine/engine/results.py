@@ -12,8 +12,6 @@ from delf_engine.reranking import RankedCandidate
 from delf_engine.verification import Verification
 from delf_engine.verification.result import percent
 
-__all__ = ["AddReport", "CheckReport", "EngineInfo", "RerankedBatch", "SearchResult"]
-
 
 @dataclass(frozen=True)
 class AddReport:

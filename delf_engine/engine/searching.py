@@ -31,8 +31,6 @@ from delf_engine.reranking.candidates import Shortlist
 from delf_engine.reranking.confirming import confirm_rankings
 from delf_engine.verification import turned_back, turns_by_evidence
 
-__all__ = ["SearchOptions", "StagedProgress", "rerank", "rerank_many", "search", "search_many"]
-
 #: Called with what is being done, how much of it is done, and how much there is.
 StagedProgress = Callable[[str, int, int], None]
 

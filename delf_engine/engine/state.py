@@ -36,8 +36,6 @@ from delf_engine.verification import Calibration
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
 
-__all__ = ["EngineState", "Query"]
-
 #: An image, an id of the engine, or features.
 Query: TypeAlias = ImageSource | LocalFeatures
 

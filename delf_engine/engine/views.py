@@ -20,8 +20,6 @@ from delf_engine.verification import (
 )
 from delf_engine.verification.order import goes_first
 
-__all__ = ["PairAnswer", "View", "surer", "verify_views"]
-
 
 @dataclass(frozen=True)
 class View:

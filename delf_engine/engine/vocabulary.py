@@ -23,8 +23,6 @@ from delf_engine.index.codebook.training import Blocks
 from delf_engine.model import read_checkpoint_info
 from delf_engine.storage import FeatureStore
 
-__all__ = ["train_codebook", "train_mixture"]
-
 Report: TypeAlias = Callable[[str, int, int], None]
 OnError: TypeAlias = Callable[[ImageSource, Any], None] | None
 Descriptors: TypeAlias = Iterable[npt.NDArray[np.float32]]
@@ -32,23 +30,26 @@ Descriptors: TypeAlias = Iterable[npt.NDArray[np.float32]]
 _MIXTURE_DESCRIPTORS = 100_000
 
 
-def train_codebook(
+def train_words(
     source: str | os.PathLike[str],
     words: int,
     *,
+    mixture: bool = False,
     per_image: int = 300,
-    iterations: int = 10,
+    iterations: int | None = None,
     seed: int = 0,
     model: str | os.PathLike[str] = "delf-r18",
     max_pixels: int | None = None,
     on_error: OnError = None,
     progress: Report | None = None,
-) -> Codebook:
-    """Train visual words by k-means on an engine's features as stored, or on photographs.
+) -> Codebook | Mixture:
+    """Train visual words, or a mixture of Gaussians, on an engine's features as stored, or on photographs.
 
     Words of the collection itself divide it best; those of other photographs need not be made anew as it changes,
     and are what published figures are measured with. Descriptors are read in blocks: memory holds the words and
-    65,536 descriptors, however many there are.
+    65,536 descriptors, however many there are. A `ConfigError` if `words`, `per_image` or `iterations` is below 1;
+    a `DataError` if `source` is neither an engine with images nor a folder with photographs; a `FeatureError` if
+    there are fewer descriptors than words.
 
     Parameters
     ----------
@@ -56,10 +57,13 @@ def train_codebook(
         Directory of an engine, or a folder of photographs.
     words : int
         At most the number of descriptors; a tenth of them or fewer is a good choice.
+    mixture : bool
+        Fit so many Gaussians instead, for Fisher vectors, to at most 100,000 descriptors, drawn at random.
     per_image : int
         Take so many features of each image, the best by attention.
     iterations, seed : int
-        Of k-means, see `Codebook.train`; words of descriptors are found by the fast assignment.
+        Of k-means, see `Codebook.train` (None: 10); words of descriptors are found by the fast assignment. Of a
+        mixture see `Mixture.train` (None: 100).
     model : str or path
         Checkpoint that extracts photographs; an engine has features already.
     max_pixels : int or None
@@ -69,58 +73,23 @@ def train_codebook(
     progress : callable or None
         Called with ("features", images done, images) while photographs are extracted, and ("codebook", iterations
         done, iterations).
-
-    Raises
-    ------
-    ConfigError
-        If `words`, `per_image` or `iterations` is below 1.
-    DataError
-        If `source` is neither an engine with images nor a folder with photographs.
-    FeatureError
-        If there are fewer descriptors than words.
     """
     report = progress or (lambda stage, done, total: None)
     with _descriptors(source, per_image, model, max_pixels, on_error, report) as descriptors:
+        if mixture:
+            blocks = Blocks(descriptors)
+            count = min(blocks.count, _MIXTURE_DESCRIPTORS)
+            rows = np.random.default_rng(seed).choice(blocks.count, count, replace=False, shuffle=False)
+            data = blocks.gather(np.sort(rows))
+            return Mixture.train(data, words, iterations=100 if iterations is None else iterations, seed=seed)
         return Codebook.train(
             descriptors,
             words,
-            iterations=iterations,
+            iterations=10 if iterations is None else iterations,
             seed=seed,
             half=True,
             progress=lambda done, total: report("codebook", done, total),
         )
-
-
-def train_mixture(
-    source: str | os.PathLike[str],
-    components: int,
-    *,
-    per_image: int = 300,
-    iterations: int = 100,
-    seed: int = 0,
-    model: str | os.PathLike[str] = "delf-r18",
-    max_pixels: int | None = None,
-    on_error: OnError = None,
-    progress: Report | None = None,
-) -> Mixture:
-    """Fit a mixture of Gaussians for Fisher vectors on an engine's features as stored, or on photographs.
-
-    Parameters
-    ----------
-    source, per_image, model, max_pixels, on_error, progress
-        As `train_codebook`, and so are the errors.
-    components : int
-        Gaussians. At most 100,000 descriptors are used, drawn at random.
-    iterations, seed : int
-        Of expectation maximisation, see `Mixture.train`.
-    """
-    report = progress or (lambda stage, done, total: None)
-    with _descriptors(source, per_image, model, max_pixels, on_error, report) as descriptors:
-        blocks = Blocks(descriptors)
-        count = min(blocks.count, _MIXTURE_DESCRIPTORS)
-        rows = np.random.default_rng(seed).choice(blocks.count, count, replace=False, shuffle=False)
-        data = blocks.gather(np.sort(rows))
-    return Mixture.train(data, components, iterations=iterations, seed=seed)
 
 
 @contextmanager

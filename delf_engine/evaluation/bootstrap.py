@@ -6,7 +6,6 @@ interval). With a handful of queries the interval is too narrow rather than too 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation.landmarks import RecognitionFigures
-
-__all__ = ["Comparison", "paired_bootstrap", "recognition_bootstrap"]
 
 _CONFIDENCE = 0.95
 _BATCH = 64  # resamples drawn at a time: with all queries of a large benchmark in memory
@@ -77,53 +73,16 @@ def paired_bootstrap(
     differences = (a - b)[~np.isnan(a)]
     if len(differences) == 0:
         raise DataError("no query to compare the two systems on")
-    return _compared(
-        float(differences.mean()), len(differences), lambda drawn: float(differences[drawn].mean()), samples, seed
-    )
-
-
-def recognition_bootstrap(
-    first: RecognitionFigures, second: RecognitionFigures, *, samples: int = 1000, seed: int = 0
-) -> Comparison:
-    """Compare two systems by their global average precision, in per cent.
-
-    As `paired_bootstrap`, but GAP is no mean of figures of single queries: predictions of all queries are sorted
-    into one list. It is computed again from the queries of each sample; a query drawn twice predicts twice. A
-    sample in which no query shows a landmark shows no difference.
-
-    Raises
-    ------
-    DataError
-        If the figures are not of the same queries, or no query shows a landmark.
-    ConfigError
-        If `samples` is below 1.
-    """
-    shown = first.shows_landmark
-    if first.query_names != second.query_names or not np.array_equal(shown, second.shows_landmark):
-        raise DataError("the two systems must have figures for the same queries of one ground truth")
-    if not shown.any():
-        raise DataError("no query shows a landmark: there is no global average precision to compare")
-
-    def difference(drawn: npt.NDArray[np.int64]) -> float:
-        times = np.bincount(drawn, minlength=len(shown))
-        landmarks = int(times[shown].sum())
-        return 100 * (_area(first, times) - _area(second, times)) / landmarks if landmarks else 0.0
-
-    return _compared(first.mean_ap - second.mean_ap, len(shown), difference, samples, seed)
-
-
-def _compared(
-    difference: float, queries: int, of_drawn: Callable[[npt.NDArray[np.int64]], float], samples: int, seed: int
-) -> Comparison:
     if samples < 1:
         raise ConfigError(f"needs 1 sample at least, got {samples}")
+    difference, queries = float(differences.mean()), len(differences)
     if queries == 1:  # drawn again and again, it is the same
         return Comparison(difference, difference, difference, _CONFIDENCE, queries)
     from scipy.stats import bootstrap
 
     found = bootstrap(
-        (np.arange(queries),),
-        of_drawn,
+        (differences,),
+        lambda drawn: float(drawn.mean()),
         n_resamples=samples,
         batch=_BATCH,
         vectorized=False,
@@ -133,9 +92,3 @@ def _compared(
     )
     low, high = found.confidence_interval
     return Comparison(difference, float(low), float(high), _CONFIDENCE, queries)
-
-
-def _area(figures: RecognitionFigures, times: npt.NDArray[np.int64]) -> float:
-    """Return the sum of precisions at the right predictions when each query occurs a number of times."""
-    right = np.repeat(figures.recognised[figures.order], times[figures.order])
-    return float((np.cumsum(right) / np.arange(1, len(right) + 1))[right].sum())

@@ -5,72 +5,14 @@ Pairs are labelled: true where the two photographs show the same place.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError
 from delf_engine.support.arrays import check_array
 
-__all__ = ["Reliability", "RocCurve", "expected_calibration_error", "reliability", "roc_auc", "roc_curve"]
-
 Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
-
-
-class Reliability(NamedTuple):
-    """Probabilities in bins of equal width, beside how often they came true.
-
-    `edges`, (B + 1,), go from 0 to 1; a bin holds its upper edge, and the first one its lower edge too. `counts`,
-    (B,) int64, are pairs; `mean_probability` is the mean over the pairs of each bin and `share` how many of them
-    have a true label, (B,) float64, NaN for an empty bin. `error` is the `expected_calibration_error`.
-    """
-
-    edges: Float64
-    counts: npt.NDArray[np.int64]
-    mean_probability: Float64
-    share: Float64
-    error: float
-
-
-class RocCurve(NamedTuple):
-    """Corners of a receiver operating characteristic, from (0, 0) to (1, 1).
-
-    The rates, (K,) float64, are the shares of the false and of the true pairs whose score is at least the
-    threshold. Thresholds, (K,), descend: the first is infinite, the others are the different scores. `auc` is the
-    area under the curve: the chance that a true pair scores above a false one, equal scores counting half.
-    """
-
-    false_positive_rate: Float64
-    true_positive_rate: Float64
-    thresholds: Float64
-    auc: float
-
-
-def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 10) -> Reliability:
-    """Sort probabilities into bins of equal width and count how many came true.
-
-    Parameters
-    ----------
-    probabilities : (N,) float
-        Of the label being true, 0 to 1.
-    labels : (N,) bool, or 0 and 1
-    bins : int
-        At least 1, which else is a `ConfigError`.
-
-    Raises
-    ------
-    DataError
-        If there is no pair, the lengths disagree, a probability lies outside 0 to 1, or a label is neither true
-        nor false.
-    """
-    values, truth, of_bin = _binned(probabilities, labels, bins)
-    counts = np.bincount(of_bin, minlength=bins)
-    with np.errstate(invalid="ignore"):  # an empty bin has NaN
-        mean_probability, share = (np.bincount(of_bin, weights, bins) / counts for weights in (values, truth))
-    error = expected_calibration_error(values, truth, bins=bins)
-    return Reliability(np.linspace(0, 1, bins + 1), counts, mean_probability, share, error)
 
 
 def expected_calibration_error(
@@ -80,22 +22,22 @@ def expected_calibration_error(
 
     The mean over all pairs of the gap, within the pair's bin, between the mean probability and the share of true
     labels (Naeini, Cooper and Hauskrecht 2015; Guo et al. 2017, with 15 bins there). It depends on the bins: few
-    hide what cancels within them, many make noise of small samples look like error.
+    hide what cancels within them, many make noise of small samples look like error. A `DataError` if there is no
+    pair, the lengths disagree, a probability lies outside 0 to 1, a label is neither true nor false, or there is a
+    prior and a label does not occur; a `ConfigError` if `bins` is below 1, or the prior is no share.
 
     Parameters
     ----------
-    probabilities, labels, bins
-        See `reliability`.
+    probabilities : (N,) float
+        Of the label being true, 0 to 1.
+    labels : (N,) bool, or 0 and 1
+    bins : int
+        Of equal width; a bin holds its upper edge, and the first one its lower edge too.
     prior : float or None
         Pairs are weighted so that the true ones have this share: a calibration promises its probabilities at one
         prior, and pairs at hand have another. None: as they are.
-
-    Raises
-    ------
-    DataError, ConfigError
-        As `reliability` does, and if there is a prior that is no share, or a label does not occur.
     """
-    values, truth, of_bin = _binned(probabilities, labels, bins)
+    values, truth, of_bin = binned(probabilities, labels, bins)
     weights = np.full(len(truth), 1 / len(truth))
     if prior is not None:
         if not 0 < prior < 1:
@@ -107,38 +49,27 @@ def expected_calibration_error(
     return float(np.abs(np.bincount(of_bin, weights * (values - truth), bins)).sum())
 
 
-def roc_curve(scores: npt.ArrayLike, labels: npt.ArrayLike) -> RocCurve:
-    """Return the receiver operating characteristic of scores, higher ones for pairs more likely to be true.
+def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Return the area under the ROC curve, 0 to 1: the chance that a true pair scores above a false one.
 
-    Pairs of equal score enter together, so that their order does not matter (Fawcett 2006).
+    Pairs of equal score count half (Fawcett 2006); 0.5 is what chance gives. A `DataError` if the lengths
+    disagree, a score is not finite, a label is neither true nor false, or all labels are the same.
 
     Parameters
     ----------
     scores : (N,) float
-        Finite.
+        Finite; higher for pairs more likely to be true.
     labels : (N,) bool, or 0 and 1
-
-    Raises
-    ------
-    DataError
-        If the lengths disagree, a score is not finite, a label is neither true nor false, or all labels are the
-        same.
     """
-    from sklearn import metrics
+    from sklearn.metrics import roc_auc_score
 
     values, truth = _checked(scores, labels, "scores")
     if truth.all() or not truth.any():
         raise DataError(f"an ROC needs true and false labels, all {len(truth)} are {str(bool(truth[0])).lower()}")
-    false, true, thresholds = metrics.roc_curve(truth, values, drop_intermediate=False)
-    return RocCurve(false, true, thresholds, float(metrics.auc(false, true)))
+    return float(roc_auc_score(truth, values))
 
 
-def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Return the area under the ROC curve, 0 to 1; 0.5 is what chance gives. See `roc_curve`."""
-    return roc_curve(scores, labels).auc
-
-
-def _binned(
+def binned(
     probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int
 ) -> tuple[Float64, Labels, npt.NDArray[np.int64]]:
     """Return probabilities, labels, and the bin of each pair as scikit-learn's calibration_curve has it."""

@@ -18,8 +18,6 @@ from delf_engine.evaluation.figures import Evaluation
 from delf_engine.evaluation.rankings import Gallery, Indices, Rankings, check_complete, in_query_order
 from delf_engine.images import find_images
 
-__all__ = ["ClassTruth", "class_truth_of_folder", "evaluate_classes"]
-
 _RANKS = (1, 5, 10)  # of recall@k and of the mean precision mP@k
 
 
@@ -62,6 +60,8 @@ def class_truth_of_folder(
 ) -> ClassTruth:
     """Return the ground truth that the names of folders give.
 
+    A `DataError` if a folder does not exist, holds no image, or an image in no class.
+
     Parameters
     ----------
     folder : path
@@ -71,11 +71,6 @@ def class_truth_of_folder(
         the gallery is a query and is taken out of its own ranking.
     paths : bool
         Name images by their whole path, as ``delf-engine add FOLDER`` does, and not ``CLASS/photo.jpg``.
-
-    Raises
-    ------
-    DataError
-        If a folder does not exist, holds no image, or an image in no class.
     """
     names, classes = _listed(Path(folder), paths)
     if queries is None:

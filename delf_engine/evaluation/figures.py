@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Evaluation", "mean_of_found", "or_none"]
-
 Float64 = npt.NDArray[np.float64]
 
 

@@ -33,8 +33,6 @@ from delf_engine.evaluation.rankings import Indices, check_listed, distinct_name
 from delf_engine.support.arrays import check_array
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["SETUPS", "GroundTruth", "Setup", "load_ground_truth", "restrict", "save_ground_truth", "setup_fields"]
-
 Setup: TypeAlias = Literal["easy", "medium", "hard"]
 
 SETUPS: tuple[Setup, ...] = get_args(Setup)

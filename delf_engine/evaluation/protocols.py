@@ -18,23 +18,17 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.evaluation.bootstrap import Comparison, paired_bootstrap, recognition_bootstrap
+from delf_engine.evaluation.bootstrap import Comparison, paired_bootstrap
 from delf_engine.evaluation.classes import class_truth_of_folder, evaluate_classes
 from delf_engine.evaluation.figures import Evaluation
 from delf_engine.evaluation.ground_truth import load_ground_truth, restrict
 from delf_engine.evaluation.landmarks import (
-    RecognitionFigures,
-    evaluate_landmark_recognition,
     evaluate_landmark_retrieval,
     is_retrieval_submission,
-    read_recognition_solution,
-    read_recognition_submission,
     read_retrieval_solution,
     read_retrieval_submission,
 )
 from delf_engine.evaluation.revisited import evaluate_setups
-
-__all__ = ["PROTOCOLS", "Measured", "Protocol", "QueryRow", "compare", "load_protocol", "measure", "query_rows"]
 
 #: Rankings by query, in the form that the protocol's own function takes.
 Lists: TypeAlias = Mapping[str, Any]
@@ -140,30 +134,10 @@ class _LandmarkRetrieval(Protocol):
         ]
 
 
-class _LandmarkRecognition(Protocol):
-    of_a_gallery = False
-
-    def __init__(self, path: Path, query_folder: Path | None) -> None:
-        self._name, self._solution = path.name, read_recognition_solution(path)
-
-    def read_submission(self, path: Path) -> Lists | None:
-        return read_recognition_submission(path, self._solution)
-
-    def title(self, left_out: int) -> str:
-        return f"Google Landmarks v2 recognition, {self._name}"
-
-    def figures(self, rankings: Lists, queries: Sequence[str]) -> list[Evaluation]:
-        return [
-            evaluate_landmark_recognition({q: rankings[q] for q in part if q in rankings}, part, name=name)
-            for name, part in self._solution.parts.items()
-        ]
-
-
 #: What measures rankings, by the name of its protocol.
 PROTOCOLS: dict[str, type[Protocol]] = {
     "revisited": _Revisited,
     "gldv2-retrieval": _LandmarkRetrieval,
-    "gldv2-recognition": _LandmarkRecognition,
     "classes": _Classes,
 }
 
@@ -262,8 +236,6 @@ def compare(first: Evaluation, second: Evaluation, *, samples: int = 2000) -> Co
     """
     if math.isnan(first.mean_ap):
         return None
-    if isinstance(first, RecognitionFigures) and isinstance(second, RecognitionFigures):
-        return recognition_bootstrap(first, second, samples=samples)
     return paired_bootstrap(first.average_precision, second.average_precision, samples=samples)
 
 
@@ -280,10 +252,7 @@ class QueryRow(NamedTuple):
 def query_rows(first: Evaluation, second: Evaluation | None = None) -> list[QueryRow]:
     """Return the figures query by query, the largest loss of the first system at the top; without NaN.
 
-    Raises
-    ------
-    DataError
-        If the figures are not of the same queries.
+    A `DataError` if the figures are not of the same queries.
     """
     others = first.average_precision * 0 if second is None else second.average_precision
     if second is not None and second.query_names != first.query_names:

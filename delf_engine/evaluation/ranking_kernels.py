@@ -9,8 +9,6 @@ from typing import Any
 
 from numba import njit, types
 
-__all__ = ["SEEN", "labelled_places"]
-
 #: The bit of a label that marks an image as met before.
 SEEN = 128
 

@@ -17,20 +17,6 @@ import numpy.typing as npt
 from delf_engine.errors import DataError
 from delf_engine.support.arrays import check_array
 
-__all__ = [
-    "Gallery",
-    "Indices",
-    "Ranking",
-    "Rankings",
-    "check_complete",
-    "check_listed",
-    "distinct_names",
-    "in_query_order",
-    "index_array",
-    "rankings_from_ranks",
-    "unknown_hint",
-]
-
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 #: Images of one query, best first: ids, (id, score), or indices into the gallery.
@@ -58,6 +44,8 @@ class Gallery:
     ) -> tuple[Indices, npt.NDArray[np.uint8]]:
         """Find the images of some lists in a ranking.
 
+        A `DataError` if the ranking holds what is no image of the gallery, an image twice, or a score that is NaN.
+
         Parameters
         ----------
         ranking : sequence of ids, of (id, score) or of indices
@@ -71,11 +59,6 @@ class Gallery:
         places, labels : (F,) int64, (F,) uint8
             Where the ranking holds an image of any list, from 0, ascending; and of which: 1, 2, 4 for the first,
             the second and the third.
-
-        Raises
-        ------
-        DataError
-            If the ranking holds what is no image of the gallery, an image twice, or a score that is NaN.
         """
         from delf_engine.evaluation.ranking_kernels import labelled_places
 

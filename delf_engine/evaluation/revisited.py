@@ -14,8 +14,6 @@ from delf_engine.evaluation.figures import Evaluation
 from delf_engine.evaluation.ground_truth import SETUPS, GroundTruth, Setup, setup_fields
 from delf_engine.evaluation.rankings import Gallery, Rankings, check_complete, in_query_order
 
-__all__ = ["evaluate", "evaluate_setups"]
-
 _RANKS = (1, 5, 10)  # of the mean precision mP@k
 _LISTS = ("easy", "hard", "junk")  # of a ground truth; the bit of a label is the place here
 

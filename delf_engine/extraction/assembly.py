@@ -13,8 +13,6 @@ from delf_engine.extraction.runtime import CellMap, Runtime
 from delf_engine.features import LocalFeatures
 from delf_engine.pyramid import cell_centres
 
-__all__ = ["assemble", "joined_attention", "select_top"]
-
 
 def assemble(
     pyramid: Pyramid, maps: Sequence[CellMap], config: ExtractionConfig, runtime: Runtime

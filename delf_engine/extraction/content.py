@@ -9,8 +9,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["content_box", "textured"]
-
 Pixels = npt.NDArray[np.uint8]
 
 #: A line belongs to a frame if all but this share of it lies this near to the colour of the outermost line.

@@ -28,8 +28,6 @@ from delf_engine.pyramid import Level, plan_levels, resize
 from delf_engine.support.processes import can_start_processes, map_ordered, process_pool
 from delf_engine.support.threads import usable_cores
 
-__all__ = ["Pyramid", "decoded", "read_pyramid", "windows", "worker_count"]
-
 Source = TypeVar("Source", bound=ImageSource)
 Item = TypeVar("Item")
 
@@ -79,6 +77,8 @@ def read_pyramid(
 ) -> Pyramid:
     """Read an image and make its pyramid.
 
+    An `ImageError` if the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
+
     Parameters
     ----------
     source : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
@@ -92,11 +92,6 @@ def read_pyramid(
     max_pixels : int
         Larger images are refused before decoding; of a JPEG as many pixels are decoded as the pyramid needs, and
         refused only if these are more.
-
-    Raises
-    ------
-    ImageError
-        If the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
     """
     name = source_name(source)
 
@@ -208,10 +203,7 @@ def decoded(
 def worker_count(workers: int | None, images: Iterable[object], *, gpu: bool) -> int:
     """Return how many decoding processes to use: `workers`; None: see `Extractor.extract_many`.
 
-    Raises
-    ------
-    ConfigError
-        If `workers` is negative.
+    A `ConfigError` if `workers` is negative.
     """
     if workers is not None:
         if workers < 0:

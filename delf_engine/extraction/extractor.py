@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from delf_engine.model.network import DelfNetwork
 
-__all__ = ["Extractor"]
-
 Source = TypeVar("Source", bound=ImageSource)
 
 _GPU_BATCH = 8

@@ -10,8 +10,6 @@ from delf_engine.extraction.content import content_box
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource, crop, load_reduced, source_name
 
-__all__ = ["FINE_DIM", "fine_features"]
-
 #: Dimension of a RootSIFT descriptor.
 FINE_DIM = 128
 
@@ -25,7 +23,8 @@ def fine_features(
 ) -> LocalFeatures:
     """Extract RootSIFT features: OpenCV's SIFT, descriptors as square roots of their L1-normalised values.
 
-    A uniform frame of the photograph is left out first, as for the coarse features.
+    A uniform frame of the photograph is left out first, as for the coarse features. An `ImageError` if the image
+    cannot be read, or the box holds none of it.
 
     Parameters
     ----------
@@ -42,11 +41,6 @@ def fine_features(
     LocalFeatures
         At most `config.max_features`, 128-D, the strongest first; keypoints in pixels of the image, sizes of the
         keypoints as scales. The same bits for the same pixels.
-
-    Raises
-    ------
-    ImageError
-        If the image cannot be read, or the box holds none of it.
 
     References
     ----------

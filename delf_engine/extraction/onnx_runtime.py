@@ -16,13 +16,14 @@ from delf_engine.model.checkpoint import CheckpointInfo
 from delf_engine.model.onnx_export import read_onnx_record
 from delf_engine.support.files import system_errors
 
-__all__ = ["OnnxRuntime"]
-
 _EPSILON = 1e-12  # torch's, below which a vector has no direction
 
 
 class OnnxRuntime:
     """A file that `delf_engine.model.onnx_export.export_onnx` wrote; satisfies `Runtime`.
+
+    A `ConfigError` if onnxruntime is not installed; a `CheckpointError` if the file is missing, damaged, not ours,
+    or of another version.
 
     Parameters
     ----------
@@ -38,13 +39,6 @@ class OnnxRuntime:
         For people.
     dim, stride : int
         See `Runtime`.
-
-    Raises
-    ------
-    ConfigError
-        If onnxruntime is not installed.
-    CheckpointError
-        If the file is missing, damaged, not ours, or of another version.
     """
 
     info: CheckpointInfo

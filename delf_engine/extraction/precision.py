@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from delf_engine.model.network import DelfNetwork
 
-__all__ = ["Precision", "has_native_bf16", "resolve_precision", "warn_emulated", "with_bf16_trunk"]
-
 Precision = Literal["fp32", "bf16"]
 
 _NATIVE = ("avx512_bf16", "amx_bf16")
@@ -32,10 +30,7 @@ _AMPERE = 8  # first compute capability whose tensor cores multiply bfloat16
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
     """Return the precision that "auto", "fp32" or "bf16" means on a device.
 
-    Raises
-    ------
-    ConfigError
-        If `wanted` is none of them.
+    A `ConfigError` if `wanted` is none of them.
     """
     if wanted == "auto":
         return "bf16" if has_native_bf16(device) else "fp32"

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from delf_engine.model.network import DelfNetwork
 
-__all__ = ["CellMap", "Runtime", "TorchRuntime", "choose_device"]
-
 
 @dataclass(frozen=True)
 class CellMap:

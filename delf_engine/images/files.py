@@ -13,8 +13,6 @@ from pathlib import Path
 
 from delf_engine.errors import DataError, DelfEngineWarning
 
-__all__ = ["HEIF_ADVICE", "find_images", "image_suffixes", "is_heif", "no_path", "shortened", "with_heif"]
-
 #: What to do about the photographs of phones where they cannot be read.
 HEIF_ADVICE = "HEIC and HEIF need pip install 'delf-engine[heif]'"
 _NAMED = 8  # endings that one warning names

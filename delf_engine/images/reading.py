@@ -24,8 +24,6 @@ from delf_engine.images.files import HEIF_ADVICE, is_heif, no_path, shortened, w
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_PIXELS", "Box", "ImageSource", "crop", "load_image", "load_reduced", "source_name"]
-
 ImageSource: TypeAlias = Union[str, "os.PathLike[str]", bytes, "Image.Image", npt.NDArray[np.uint8]]
 Box: TypeAlias = Sequence[float]
 

@@ -35,8 +35,6 @@ from delf_engine.support.threads import check_threads, in_threads
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["CandidateIndex"]
-
 Q = TypeVar("Q")  # a query as it is searched with
 ConfigT = TypeVar("ConfigT", bound=Config)
 

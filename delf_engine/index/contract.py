@@ -15,17 +15,6 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.features import LocalFeatures
 
-__all__ = [
-    "Found",
-    "IndexInfo",
-    "check_batch",
-    "check_features",
-    "check_ids",
-    "check_min_score",
-    "check_queries",
-    "check_top_k",
-]
-
 Found: TypeAlias = tuple[list[str], npt.NDArray[np.float32]]  # ids, best first, and their (K,) scores
 
 _KDTREE_DESCRIPTORS = 2_000_000  # more of them are better searched by an index that does not hold them in memory

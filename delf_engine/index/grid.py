@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from delf_engine.features import LocalFeatures
 
-__all__ = ["inside_regions", "rigid_grid"]
-
 _LEVELS = 3
 _OVERLAP = 0.4  # of neighbours at level 1
 

@@ -16,8 +16,6 @@ from delf_engine.index.dense.index import DenseIndex
 from delf_engine.index.ivf.index import IvfIndex
 from delf_engine.index.kdtree.index import KdTreeIndex
 
-__all__ = ["KINDS", "AnyIndex", "IndexKind", "load_encoder", "load_index", "new_index"]
-
 IndexKind: TypeAlias = Literal["asmk", "kdtree", "ivf", "bow", "vlad", "fisher"]
 KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 AnyIndex: TypeAlias = CandidateIndex[Any, Any]
@@ -27,6 +25,8 @@ _CLASSES: dict[str, Any] = {"asmk": AsmkIndex, "ivf": IvfIndex, "kdtree": KdTree
 
 def new_index(kind: IndexKind, dim: int, profile: Profile, encoder: Encoder | None) -> AnyIndex:
     """Return an empty index.
+
+    A `ConfigError` if the encoder does not go with the kind.
 
     Parameters
     ----------
@@ -38,11 +38,6 @@ def new_index(kind: IndexKind, dim: int, profile: Profile, encoder: Encoder | No
         Its section of the same name holds the options.
     encoder : Codebook, Mixture or None
         A mixture for "fisher", None for "kdtree", a codebook for all others.
-
-    Raises
-    ------
-    ConfigError
-        If these do not go with the kind.
     """
     fitting, config = _fitting(kind, encoder), getattr(profile, kind)
     if kind == "kdtree":
@@ -69,10 +64,7 @@ def load_index(
 def load_encoder(kind: IndexKind, path: str | os.PathLike[str]) -> Encoder:
     """Read what encodes the images of an index: a codebook, or a mixture for "fisher".
 
-    Raises
-    ------
-    FormatError
-        If the file is missing, damaged or of another sort.
+    A `FormatError` if the file is missing, damaged or of another sort.
     """
     return Mixture.load(path) if kind == "fisher" else Codebook.load(path)
 

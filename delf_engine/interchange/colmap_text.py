@@ -31,8 +31,6 @@ from scipy.linalg import hadamard
 from delf_engine.errors import DataError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["DIM", "encode", "serialise_colmap"]
-
 #: Dimension of the descriptors that COLMAP reads.
 DIM = 128
 
@@ -43,10 +41,7 @@ _LARGEST = 255
 def serialise_colmap(name: str, features: LocalFeatures) -> bytes:
     """Return the text of one image; `name` stands in errors.
 
-    Raises
-    ------
-    DataError
-        If descriptors have more than 128 dimensions.
+    A `DataError` if descriptors have more than 128 dimensions.
     """
     if features.dim > DIM:
         raise DataError(

@@ -22,8 +22,6 @@ from delf_engine.interchange.messages import DelfFeatures, array_of, parse_messa
 from delf_engine.interchange.records import local_features
 from delf_engine.support.files import system_errors
 
-__all__ = ["read_delf", "serialise_delf"]
-
 _NUMBERS = ("x", "y", "scale", "orientation", "strength")  # of a feature, in their order
 
 Floats = npt.NDArray[np.float32]

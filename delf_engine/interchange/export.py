@@ -15,8 +15,6 @@ from delf_engine.interchange.delf_file import serialise_delf
 from delf_engine.interchange.hloc_file import require_h5py, write_hloc
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["FORMATS", "export_features", "relative_name"]
-
 #: What can be written: a folder of ``NAME.delf``, the files of the published DELF code; one HDF5 file of all
 #: images, as hloc (Hierarchical-Localization) reads it; a folder of ``NAME.txt`` for COLMAP's feature_importer.
 FORMATS = ("delf", "hloc", "colmap")
@@ -75,14 +73,10 @@ def export_features(
 def relative_name(name: str) -> str:
     """Return the name of an image as a path that cannot leave the folder it is put into.
 
-    It is resolved as if that folder were the root of the file system: a leading ``/`` is dropped, ``.`` and
-    double slashes vanish, ``..`` takes one folder back and stops at the root. ``/data/a.jpg`` becomes
-    ``data/a.jpg``, ``../x/../a.jpg`` becomes ``a.jpg``; names of neither kind stay as they are.
-
-    Raises
-    ------
-    DataError
-        If nothing is left, or the name holds a zero byte.
+    It is resolved as if that folder were the root of the file system: a leading ``/`` is dropped, ``.`` and double
+    slashes vanish, ``..`` takes one folder back and stops at the root. ``/data/a.jpg`` becomes ``data/a.jpg``,
+    ``../x/../a.jpg`` becomes ``a.jpg``; names of neither kind stay as they are. A `DataError` if nothing is left,
+    or the name holds a zero byte.
     """
     path = posixpath.normpath("/" + name).lstrip("/")
     if not path or "\0" in path:

@@ -25,8 +25,6 @@ from delf_engine.features import LocalFeatures
 from delf_engine.interchange.records import local_features
 from delf_engine.support.arrays import check_array
 
-__all__ = ["read_hloc", "require_h5py", "write_hloc"]
-
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -77,12 +75,7 @@ def write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], *, half: 
     """Write a new feature file of hloc, one image at a time; return their number.
 
     Errors name `where`, the file whose place it takes when it is whole. With `half`, descriptors and scores are of
-    half precision.
-
-    Raises
-    ------
-    FormatError
-        If it cannot be written, or a score is too large for half precision.
+    half precision. A `FormatError` if it cannot be written, or a score is too large for half precision.
     """
     count, small = 0, np.float16 if half else np.float32
     with _translated(f"{where}: cannot be written"):

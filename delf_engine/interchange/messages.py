@@ -21,17 +21,6 @@ from google.protobuf.message import DecodeError, Message
 from delf_engine.errors import FormatError
 from delf_engine.support.files import system_errors
 
-__all__ = [
-    "BundleEntryProto",
-    "BundleHeaderProto",
-    "DatumProto",
-    "DelfFeatures",
-    "TrackableObjectGraph",
-    "array_of",
-    "parse_message",
-    "read_datum",
-]
-
 #: Messages by package and syntax: fields as "number type name"; "*" marks repeated ones, packed where they can be.
 _MESSAGES = {
     ("delf.protos", "proto2"): {
@@ -71,10 +60,7 @@ def parse_message(kind: Any, data: bytes, where: str) -> Any:
 def read_datum(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     """Read a ``.datum`` file of the published DELF code: an array of float32, of the shape that the file states.
 
-    Raises
-    ------
-    FormatError
-        If it cannot be read, is not a datum of floats, or its shape does not fit its values.
+    A `FormatError` if it cannot be read, is not a datum of floats, or its shape does not fit its values.
     """
     with system_errors(f"{path}: cannot be read"):
         data = Path(path).read_bytes()

@@ -10,8 +10,6 @@ import numpy.typing as npt
 from delf_engine.errors import FeatureError, FormatError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["local_features"]
-
 
 def local_features(
     where: str,
@@ -25,6 +23,8 @@ def local_features(
 ) -> LocalFeatures:
     """Return the features sorted by descending score (equal scores keep their order), checked.
 
+    A `FormatError` if they are not valid features, or a descriptor that is to be normalised is zero.
+
     Parameters
     ----------
     where : str
@@ -35,11 +35,6 @@ def local_features(
         None: that of the smallest image that holds all keypoints.
     normalise : bool
         Divide every descriptor by its L2 norm.
-
-    Raises
-    ------
-    FormatError
-        If they are not valid features, or a descriptor that is to be normalised is zero.
     """
     if normalise:
         wide = np.asarray(descriptors, np.float64)

@@ -16,8 +16,6 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, FeatureError, MismatchError
 from delf_engine.support.arrays import check_array
 
-__all__ = ["Matches", "PreparedDescriptors", "match_descriptors", "match_prepared"]
-
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 ComparedAt: TypeAlias = Literal["float32", "uint8"]

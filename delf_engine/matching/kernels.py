@@ -13,8 +13,6 @@ from numba import njit
 
 from delf_engine.matching.micro_kernel import LANES, PANEL, ROWS, match_tile, njit_tiled
 
-__all__ = ["best_of", "break_ties", "chords", "distances_between", "dot", "select"]
-
 _BLOCK = 4 * PANEL  # columns that all rows pass by at a time
 
 

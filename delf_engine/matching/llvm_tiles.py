@@ -25,8 +25,6 @@ from numba.extending import intrinsic
 
 from delf_engine.matching.plain_tiles import LANES, ROWS, VECTORS
 
-__all__ = ["check_support", "has_byte_products", "match_tile", "scores_16", "scores_32"]
-
 _INDEX, _WHOLE = ir.IntType(64), ir.IntType(32)
 _FLOATS, _WHOLES = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_WHOLE, LANES)
 _FUSED = ("contract",)

@@ -12,8 +12,6 @@ from numba import njit
 
 from delf_engine.matching.plain_tiles import PANEL
 
-__all__ = ["are_unit", "byte_codes", "byte_panels", "panels", "unit_rows"]
-
 
 @njit(cache=True, nogil=True)
 def _squared_norm(row: Any) -> Any:

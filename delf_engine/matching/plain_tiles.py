@@ -10,8 +10,6 @@ from typing import Any
 
 from numba import njit
 
-__all__ = ["LANES", "PANEL", "ROWS", "VECTORS", "match_tile", "scores_16", "scores_32"]
-
 #: Numbers in a vector, rows in a tile, vectors in a panel, columns in a panel.
 LANES, ROWS, VECTORS = 16, 4, 2
 PANEL = VECTORS * LANES

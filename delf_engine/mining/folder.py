@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from delf_engine.engine import Engine
 from delf_engine.engine.working import working_engine
@@ -98,18 +99,23 @@ def mine_folder(
             f"{found.proposed} have matches enough to train on, of which {found.same} show the same place"
             f"{found.left_out}. Add photographs that share a place"
         )
-    write_pairs(out, found.pairs)
+    write_pairs(out, found.pairs, found.alike)
     return found
 
 
 def _by_path(found: Mined, engine: Engine) -> Mined:
     """Name photographs by where they are, not by their ids."""
     pairs = tuple(replace(pair, a=engine.path_of(pair.a), b=engine.path_of(pair.b)) for pair in found.pairs)
-    return replace(found, pairs=pairs, photographs=tuple(map(engine.path_of, found.photographs)))
+    alike = tuple((engine.path_of(a), engine.path_of(b)) for a, b in found.alike)
+    return replace(found, pairs=pairs, alike=alike, photographs=tuple(map(engine.path_of, found.photographs)))
 
 
-def write_pairs(path: str | os.PathLike[str], pairs: Sequence[MinedPair]) -> None:
-    """Write pairs as JSON lines, in place of the file at once or not at all; `training.mined` reads them.
+def write_pairs(
+    path: str | os.PathLike[str], pairs: Sequence[MinedPair], alike: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Write pairs, and pairs that only look alike, as JSON lines, in place of the file at once or not at all.
+
+    `training.sources.mined` reads them.
 
     Raises
     ------
@@ -123,9 +129,10 @@ def write_pairs(path: str | os.PathLike[str], pairs: Sequence[MinedPair]) -> Non
         full = Path(os.path.abspath(photo))
         return full.relative_to(folder).as_posix() if full.is_relative_to(folder) else str(full)
 
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"a": named(p.a), "b": named(p.b), "homography": p.homography.tolist(), "points": p.points.tolist()}
         for p in pairs
     ]
+    lines += [{"a": named(a), "b": named(b), "same": False} for a, b in alike]
     with system_errors(f"{target}: cannot be written"), replacing(target) as partial:
         partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError
-from delf_engine.mining.geometry import fit_pair, near_duplicate
-from delf_engine.reranking import rerank_batch
+from delf_engine.mining.geometry import composed, fit_fine, fit_pair, near_duplicate
+from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch
 from delf_engine.reranking.confirming import confirm_rankings
+from delf_engine.support.threads import check_threads, in_threads
 from delf_engine.training.sources.mined import MinedPair, places
 from delf_engine.verification import Verification
 
@@ -25,9 +29,13 @@ FEW_PAIRS = 12
 #: Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
+Rankings = Mapping[str, Sequence[RankedCandidate]]
+Fitted = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # homography and points
+
 # What is trained on are the matches that agree with the homography: a pair must have this share of the inliers
 # that a decision without probabilities asks for. Details of pairs with fewer inliers need not be asked.
 _POINTS = 0.75
+_TOGETHER = 32  # photographs whose details are compared at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +45,11 @@ class Mined:
     Attributes
     ----------
     pairs : tuple of MinedPair
-        In the order of the photographs.
+        In the order of the photographs; behind them those of two hops, at most as many again.
+    alike : tuple of (str, str)
+        Photographs of different folders and places that have matches enough to be taken for one place.
+    hops : int
+        Pairs that only a third photograph joins.
     photographs : tuple of str
         That were searched.
     compared : int
@@ -55,7 +67,9 @@ class Mined:
     """
 
     pairs: tuple[MinedPair, ...]
+    alike: tuple[tuple[str, str], ...]
     photographs: tuple[str, ...]
+    hops: int
     compared: int
     proposed: int
     same: int
@@ -87,7 +101,8 @@ class Mined:
         lines = [
             f"{len(self.photographs)} photographs, {self.compared} pairs verified",
             f"{self.proposed} of them have matches enough, {self.same} of these show the same place",
-            f"{len(self.pairs)} pairs{self.left_out}",
+            f"{len(self.pairs)} pairs, {self.hops} of them through a third photograph{self.left_out}",
+            f"{len(self.alike)} pairs of different places that look alike",
             f"{len(self.groups)} connected groups, photographs in each: {largest}",
             f"{len(self.alone)} photographs without a partner",
         ]
@@ -106,6 +121,8 @@ class Mined:
             "proposed": self.proposed,
             "same": self.same,
             "pairs": len(self.pairs),
+            "two_hops": self.hops,
+            "alike": len(self.alike),
             "near_duplicates": self.duplicates,
             "not_on_one_plane": self.uneven,
             "surplus": self.surplus,
@@ -129,8 +146,10 @@ def mine_pairs(
     """Find pairs of photographs that show the same place.
 
     Each photograph is searched for in the engine's index, its best candidates are verified, once a pair. Pairs
-    with inliers enough get fine evidence, where the engine stores it or their photographs can be read, and those
-    whose verdict is "same" get a homography of their own. The result has the same bits with any number of workers.
+    with inliers enough get fine evidence, where the engine stores it or their photographs can be read. Those whose
+    verdict is "same" get a homography of their own, and so do pairs that a third photograph joins. Those of
+    different folders of which no detail agrees are look-alikes, unless a chain of pairs joins them. The result has
+    the same bits with any number of workers.
 
     Parameters
     ----------
@@ -140,7 +159,7 @@ def mine_pairs(
     per_photo : int
         Candidates verified for each photograph.
     max_pairs : int
-        Pairs to keep: see `strongest`.
+        Pairs to keep: see `strongest`. As many of two hops, and of look-alikes, come on top at most.
     keep_duplicates : bool
         Keep pairs of which one photograph is the other, resized or recompressed.
     seed : int
@@ -178,17 +197,30 @@ def mine_pairs(
     proposed = {a: [hit for hit in hits if (hit.inliers or 0) >= least] for a, hits in rankings.items()}
     asked = replace(options, confirm=top_n)
     good: dict[tuple[str, str], Verification] = {}
-    for done, (a, hits) in enumerate(proposed.items(), 1):
-        confirmed = confirm_rankings({a: hits}, engine.state.fine_of, engine.state.fine_of, asked)[a]
-        good |= {(a, hit.id): hit.verification for hit in confirmed if hit.verification and hit.verification.same}
-        progress("looking at details", done, len(proposed))
-    pairs, duplicates = _fitted(engine, good, least, keep_duplicates, seed)
+    unlike: dict[tuple[str, str], int] = {}
+    for a, hits in _confirmed(engine, proposed, asked, progress).items():
+        found = {(a, hit.id): hit.verification for hit in hits if hit.verification is not None}
+        good |= {pair: each for pair, each in found.items() if each.same}
+        unlike |= {pair: each.inliers for pair, each in found.items() if _unlike(each)}
+    pairs, duplicates = _fitted(engine, good, least, keep_duplicates, seed, check_threads(workers))
     kept = strongest({pair: found.inliers for pair, found in good.items() if pair in pairs}, max_pairs)
     place = {name: number for number, name in enumerate(names)}
     kept.sort(key=lambda pair: (place[pair[0]], place[pair[1]]))
+    direct = [pairs[pair] for pair in kept]
+    hops = _two_hops(engine, direct, {*good, *unlike}, least, place)
+    through = strongest({pair: len(found.points) for pair, found in hops.items()}, max_pairs)
+    of = places([MinedPair(a, b, np.eye(3), np.zeros((1, 4))) for a, b in good])
+    folder = {name: os.path.dirname(engine.path_of(name)) for name in names}
+    apart = {
+        (a, b): n
+        for (a, b), n in unlike.items()
+        if folder[a] != folder[b] and of.get(os.path.realpath(a), a) != of.get(os.path.realpath(b), b)
+    }
     return Mined(
-        pairs=tuple(pairs[pair] for pair in kept),
+        pairs=(*direct, *(hops[pair] for pair in through)),
+        alike=tuple(strongest(apart, max_pairs)),
         photographs=names,
+        hops=len(through),
         compared=sum(hit.verification is not None for hits in rankings.values() for hit in hits),
         proposed=sum(map(len, proposed.values())),
         same=len(good),
@@ -215,6 +247,30 @@ def _candidates(engine: Engine, names: Sequence[str], per_photo: int, progress: 
     return {name: sorted(partners, key=place.__getitem__) for name, partners in found.items()}
 
 
+def _confirmed(
+    engine: Engine, proposed: Rankings, options: RerankOptions, progress: Progress
+) -> dict[str, list[RankedCandidate]]:
+    """Give all hits fine evidence, some photographs at a time in threads."""
+    fine_of, threads = engine.state.fine_of, check_threads(options.workers)
+    names = list(proposed)
+    out: dict[str, list[RankedCandidate]] = {}
+    for start in range(0, len(names), _TOGETHER):
+        part = names[start : start + _TOGETHER]
+
+        def confirmed(number: int, part: Sequence[str] = part) -> dict[str, list[RankedCandidate]]:
+            return confirm_rankings({part[number]: proposed[part[number]]}, fine_of, fine_of, options)
+
+        for found in in_threads(confirmed, len(part), threads):
+            out |= found
+        progress("looking at details", len(out), len(names))
+    return out
+
+
+def _unlike(found: Verification) -> bool:
+    """Tell whether details deny what coarse matches say."""
+    return found.fine is not None and found.fine.conclusive and not found.fine.details
+
+
 def strongest(inliers: dict[tuple[str, str], int], count: int) -> list[tuple[str, str]]:
     """Choose `count` pairs so that each photograph keeps its best ones: first, second, ... of all photographs.
 
@@ -236,20 +292,65 @@ def strongest(inliers: dict[tuple[str, str], int], count: int) -> list[tuple[str
 
 
 def _fitted(
-    engine: Engine, good: dict[tuple[str, str], Verification], least: int, keep_duplicates: bool, seed: int
+    engine: Engine,
+    good: dict[tuple[str, str], Verification],
+    least: int,
+    keep_duplicates: bool,
+    seed: int,
+    threads: int,
 ) -> tuple[dict[tuple[str, str], MinedPair], int]:
     """Fit a homography to each pair; return the pairs worth keeping, and how many were near-duplicates."""
-    config = engine.manifest.profile.verification
     pairs: dict[tuple[str, str], MinedPair] = {}
     duplicates = 0
-    for (a, b), found in good.items():
-        features = engine.get(a), engine.get(b)
-        fit = fit_pair(*features, found, config, seed=seed)
-        if fit is None or len(fit[1]) < least:
+    names = list(good)
+    fits = in_threads(lambda n: _fit(engine, *names[n], good[names[n]], least, seed), len(names), threads)
+    for (a, b), fit in zip(names, fits, strict=True):
+        if fit is None:
             continue
         homography, points = fit
-        if not keep_duplicates and near_duplicate(homography, found, *features):
+        if not keep_duplicates and near_duplicate(homography, good[a, b], engine.get(a), engine.get(b)):
             duplicates += 1
         else:
             pairs[a, b] = MinedPair(a, b, homography, np.round(points, 3))
     return pairs, duplicates
+
+
+def _fit(engine: Engine, a: str, b: str, found: Verification, least: int, seed: int) -> Fitted | None:
+    """Return the homography of two photographs and `least` points at least; by details where they agree on one."""
+    profile = engine.manifest.profile
+    plane = None if found.fine is None else found.fine.transform
+    fit: Fitted | None = None
+    if plane is not None:
+        details_a, details_b = engine.state.fine_of(a), engine.state.fine_of(b)
+        if details_a is not None and details_b is not None:
+            fit = fit_fine(plane, details_a, details_b, profile.fine)
+    if fit is None or len(fit[1]) < least:
+        fit = fit_pair(engine.get(a), engine.get(b), found, profile.verification, seed=seed)
+    return fit if fit is not None and len(fit[1]) >= least else None
+
+
+def _two_hops(
+    engine: Engine,
+    pairs: Sequence[MinedPair],
+    known: Collection[tuple[str, str]],
+    least: int,
+    place: Mapping[str, int],
+) -> dict[tuple[str, str], MinedPair]:
+    """Return pairs that a third photograph joins and verification did not judge, by the one that carries most."""
+    sizes: dict[str, tuple[int, int]] = {}
+    near: dict[str, dict[str, Fitted]] = {}  # from a photograph to each of its partners
+    for pair in pairs:
+        back = np.linalg.inv(pair.homography)
+        near.setdefault(pair.a, {})[pair.b] = pair.homography, pair.points
+        near.setdefault(pair.b, {})[pair.a] = back / back[2, 2], pair.points[:, [2, 3, 0, 1]]
+        sizes |= {name: engine.get(name).image_size for name in (pair.a, pair.b) if name not in sizes}
+    found: dict[tuple[str, str], MinedPair] = {}
+    for b, partners in near.items():
+        for a, c in itertools.combinations(sorted(partners, key=place.__getitem__), 2):
+            if (a, c) in known:
+                continue
+            fit = composed(near[a][b], partners[c], (sizes[a], sizes[b], sizes[c]))
+            most = len(found[a, c].points) if (a, c) in found else least - 1
+            if fit is not None and len(fit[1]) > most:
+                found[a, c] = MinedPair(a, c, fit[0], np.round(fit[1], 3))
+    return found

@@ -15,8 +15,6 @@ from delf_engine.support.arrays import check_array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_attention"]
-
 _PHOTO_HEIGHT, _PHOTO_WIDTH = 560, 1100
 _BAR_WIDTH, _BAR_MARGIN = 16, 88
 # The scale ends at this percentile: one hot spot at the rim would leave the rest dark.

@@ -104,12 +104,7 @@ def shrunk(photo: Pixels, *, height: float, width: float) -> Pixels:
 def photo_of(image: ImageSource, features: LocalFeatures) -> Pixels:
     """Read the image that `features` were extracted from.
 
-    Raises
-    ------
-    ImageError
-        If it cannot be read.
-    MismatchError
-        If it has another size than that of `features`.
+    An `ImageError` if it cannot be read; a `MismatchError` if it has another size than that of `features`.
     """
     width, height = features.image_size
     photo = load_image(image, max_pixels=max(MAX_PIXELS, width * height))  # it was read before
@@ -127,10 +122,7 @@ def inlier_keypoints(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the keypoints of the inliers: (M, 2) x, y in pixels of A, and those in pixels of B.
 
-    Raises
-    ------
-    MismatchError
-        If the verification is not one of these features.
+    A `MismatchError` if the verification is not one of these features.
     """
     pairs = verification.matches
     if len(pairs) and (pairs.max(axis=0) >= (len(features_a), len(features_b))).any():

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.evaluation.calibration_figures import Reliability, reliability, roc_curve
+from delf_engine.evaluation.calibration_figures import binned, expected_calibration_error, roc_auc
 from delf_engine.plotting.canvas import GAP, INK, QUIET, RULE, canvas, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = ["draw_reliability", "draw_roc"]
 
 _WIDTH = 640
 _SQUARE = 520  # of the diagram
@@ -39,17 +37,33 @@ def draw_reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Fig
 
     Raises
     ------
-    DataError, ConfigError
-        As `delf_engine.evaluation.reliability` does.
+    DataError
+        If there is no pair, the lengths disagree, a probability lies outside 0 to 1, or a label is neither true
+        nor false.
     """
-    found = reliability(probabilities, labels, bins=_BINS)
-    total = int(found.counts.sum())
+    values, truth, of_bin = binned(probabilities, labels, _BINS)
+    counts = np.bincount(of_bin, minlength=_BINS)
+    filled = np.flatnonzero(counts)
+    mean, share = (np.bincount(of_bin, each, _BINS)[filled] / counts[filled] for each in (values, truth))
     figure, sheet, top = canvas(_WIDTH, GAP + _SQUARE + GAP + _COUNTS_HEIGHT + _FOOT + _CAPTION_HEIGHT)
     axes = _box(figure, top + 4, _SQUARE)
-    _draw_shares(axes, found)
-    counts = _box(figure, top + 4 + _SQUARE + GAP, _COUNTS_HEIGHT)
-    _draw_counts(counts, found)
-    text = f"expected calibration error {found.error:.3f} over {total:,} pairs in {_BINS} bins"
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--")
+    left, width = filled / _BINS, 1 / _BINS
+    axes.bar(left, share, width, align="edge", color=_BLUE, alpha=0.35, edgecolor=_BLUE)
+    # A dot off the diagonal is a gap that counts; a bar of height 0 is seen by its dot.
+    axes.plot(mean, share, "o", color=_BLUE, markersize=6, clip_on=False)
+    axes.set_ylabel("share of pairs of the same place")
+    axes.tick_params(labelbottom=False)
+    below = _box(figure, top + 4 + _SQUARE + GAP, _COUNTS_HEIGHT)
+    below.set_yscale("log")
+    below.set_ylim(0.5, 6 * float(counts.max()))  # from below 1, so that a single pair has a bar
+    below.bar(left, counts[filled], width, align="edge", color=RULE, edgecolor=QUIET)
+    for x, count in zip(left, counts[filled].tolist(), strict=True):
+        below.text(x + width / 2, count * 1.15, _count(count), fontsize=9, color=INK, ha="center")
+    below.set_ylabel("pairs")
+    below.set_xlabel("stated probability")
+    error = expected_calibration_error(values, truth, bins=_BINS)
+    text = f"expected calibration error {error:.3f} over {len(values):,} pairs in {_BINS} bins"
     write(sheet, GAP, figure.bbox.height - 24, text, size=11, align="left")
     return figure
 
@@ -66,14 +80,17 @@ def draw_roc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> Figure:
     Raises
     ------
     DataError
-        As `delf_engine.evaluation.roc_curve` does.
+        If the lengths disagree, a score is not finite, a label is neither true nor false, or all labels are the
+        same.
     """
-    curve = roc_curve(scores, labels)
+    from sklearn.metrics import roc_curve
+
+    area = roc_auc(scores, labels)
     figure, _, top = canvas(_WIDTH, GAP + _SQUARE + _FOOT + GAP)
     axes = _box(figure, top + 4, _SQUARE)
     axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--")
-    x, y = curve.false_positive_rate, curve.true_positive_rate
-    axes.plot(x, y, color=_BLUE, linewidth=2, label=f"AUC {curve.auc:.3f}")
+    let_in, found, _ = roc_curve(np.asarray(labels, bool), scores, drop_intermediate=False)
+    axes.plot(let_in, found, color=_BLUE, linewidth=2, label=f"AUC {area:.3f}")
     axes.set_xlabel("false pairs let in")
     axes.set_ylabel("true pairs found")
     axes.legend(loc="lower right", fontsize=10, frameon=False)
@@ -95,31 +112,6 @@ def _box(figure: Figure, top: float, height: float) -> Axes:
     for spine in axes.spines.values():
         spine.set_color(RULE)
     return axes
-
-
-def _draw_shares(axes: Axes, found: Reliability) -> None:
-    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--")
-    filled = found.counts > 0
-    widths = np.diff(found.edges)
-    axes.bar(found.edges[:-1][filled], found.share[filled], widths[filled], align="edge", color=_BLUE, alpha=0.35,
-             edgecolor=_BLUE)  # fmt: skip
-    # A dot off the diagonal is a gap that counts; a bar of height 0 is seen by its dot.
-    axes.plot(found.mean_probability[filled], found.share[filled], "o", color=_BLUE, markersize=6, clip_on=False)
-    axes.set_ylabel("share of pairs of the same place")
-    axes.tick_params(labelbottom=False)
-
-
-def _draw_counts(axes: Axes, found: Reliability) -> None:
-    filled = found.counts > 0
-    left, widths = found.edges[:-1], np.diff(found.edges)
-    # From below 1, so that a single pair has a bar.
-    axes.set_yscale("log")
-    axes.set_ylim(0.5, 6 * float(found.counts.max()))
-    axes.bar(left[filled], found.counts[filled], widths[filled], align="edge", color=RULE, edgecolor=QUIET)
-    for x, width, count in zip(left[filled], widths[filled], found.counts[filled], strict=True):
-        axes.text(x + width / 2, count * 1.15, _count(int(count)), fontsize=9, color=INK, ha="center")
-    axes.set_ylabel("pairs")
-    axes.set_xlabel("stated probability")
 
 
 def _count(count: int) -> str:

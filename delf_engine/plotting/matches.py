@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from delf_engine.features import LocalFeatures
     from delf_engine.verification import Verification
 
-__all__ = ["draw_matches", "save_matches"]
-
 Floats = npt.NDArray[np.floating]
 
 _PHOTO_HEIGHT, _MAX_WIDTH = 560, 2000

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from delf_engine.features import LocalFeatures
     from delf_engine.verification import Verification
 
-__all__ = ["OverlayMode", "draw_overlay", "mapped_points", "oriented", "outline", "warped"]
-
 OverlayMode: TypeAlias = Literal["blend", "checkerboard", "colours"]
 
 Floats = npt.NDArray[np.float64]

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from delf_engine.verification.result import Verdict
 
-__all__ = ["draw_ranking"]
-
 _COLUMNS = 5  # the query's not counted
 _CELL, _CELL_GAP, _CAPTION_HEIGHT = 220, 18, 44
 _CAPTION_LETTERS = 32

@@ -25,15 +25,6 @@ from delf_engine.reranking.candidates import (
 )
 from delf_engine.support.arrays import check_array
 
-__all__ = [
-    "arrays_of_rankings",
-    "check_unranked",
-    "checked_names",
-    "lists_of_file",
-    "shortlists_from_arrays",
-    "shortlists_from_ranks",
-]
-
 Array = npt.NDArray[Any]
 
 _NO_RESULT = -1
@@ -249,10 +240,7 @@ def arrays_of_rankings(
 def checked_names(values: Iterable[Any], what: str, *, distinct: bool = False) -> list[str]:
     """Return ids as a list of plain strings; with `distinct`, one that stands twice is refused.
 
-    Raises
-    ------
-    DataError
-        If they are not strings, or a string instead of several.
+    A `DataError` if they are not strings, or a string instead of several.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise DataError(f"{what} must be a list of ids, got {type(values).__name__}")

@@ -15,22 +15,6 @@ from delf_engine.features import LocalFeatures
 from delf_engine.verification import Verification
 from delf_engine.verification.result import Verdict
 
-__all__ = [
-    "Candidate",
-    "Entries",
-    "FeatureSource",
-    "RankedCandidate",
-    "Reader",
-    "Shortlist",
-    "as_candidates",
-    "check_best_first",
-    "checked_shortlist",
-    "rank_entries",
-    "rank_verified",
-    "ranking_score",
-    "reader",
-]
-
 #: An image id, alone or with its score in the search that found it (higher is better).
 Candidate: TypeAlias = str | tuple[str, float]
 #: Candidates of one query, best first.

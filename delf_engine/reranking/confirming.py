@@ -11,8 +11,6 @@ from delf_engine.reranking.candidates import RankedCandidate, Reader
 from delf_engine.reranking.options import RerankOptions
 from delf_engine.verification import FineEvidence, fine_evidence, with_evidence
 
-__all__ = ["Confirmer", "by_evidence", "confirm_rankings"]
-
 Hit = TypeVar("Hit", bound=RankedCandidate)
 
 

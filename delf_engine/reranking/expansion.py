@@ -23,8 +23,6 @@ from delf_engine.reranking.candidates import FeatureSource, RankedCandidate, rea
 from delf_engine.verification import Verification
 from delf_engine.verification.geometry import pixel_frame, plausible
 
-__all__ = ["ExpansionConfig", "expand_query"]
-
 Float64 = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 

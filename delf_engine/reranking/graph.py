@@ -24,8 +24,6 @@ from delf_engine.reranking.confirming import by_evidence
 from delf_engine.reranking.options import RerankOptions
 from delf_engine.reranking.rerank import rerank_batch
 
-__all__ = ["GraphCandidate", "GraphConfig", "rerank_graph"]
-
 #: Two images, the smaller id first.
 Pair = tuple[str, str]
 

@@ -22,8 +22,6 @@ from delf_engine.features import LocalFeatures
 from delf_engine.support.files import locked, system_errors
 from delf_engine.verification import Verification
 
-__all__ = ["Journal", "opened_journal", "query_key"]
-
 _FORMAT = "delf-engine reranking"
 _VERSION = 1
 _BEGINNING = b'{"format":"delf-engine reranking"'  # of a first line, which a power cut may have cut short

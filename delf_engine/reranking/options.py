@@ -19,8 +19,6 @@ from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import Calibration, PairVerifier
 
-__all__ = ["OnMissing", "RerankOptions"]
-
 OnMissing: TypeAlias = Literal["warn", "raise", "ignore"]
 
 

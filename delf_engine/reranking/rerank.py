@@ -29,8 +29,6 @@ from delf_engine.reranking.options import RerankOptions
 from delf_engine.reranking.scheduling import QueryJob, verify_jobs
 from delf_engine.verification import Verification
 
-__all__ = ["FineSources", "rerank_batch", "rerank_shortlist"]
-
 Progress: TypeAlias = Callable[[int, int], None]
 #: Fine features of queries, and of candidates, by id.
 FineSources: TypeAlias = tuple[FeatureSource, FeatureSource]

@@ -22,8 +22,6 @@ from delf_engine.support.processes import process_pool
 from delf_engine.support.threads import usable_cores
 from delf_engine.verification import PairVerifier, Verification
 
-__all__ = ["QueryJob", "verify_jobs"]
-
 _CHUNK = 10  # pairs a worker verifies at a time
 _WAITING = 4  # chunks each worker has waiting or at work
 _QUERIES = 4  # queries for each worker that are worked on at once

@@ -14,7 +14,6 @@ The ending of the name tells the format.
                        ``distances``, of which lower is better; ``queries`` (Q,) and ``names`` (N,), the ids of
                        queries and of rows. ``ranks`` (K, Q) in place of ``ids`` is a rank matrix of the
                        revisited benchmark. All but ``ids`` or ``ranks`` may be left out
-``.h5``, ``.hdf5``     datasets of the same names (needs h5py)
 =====================  =======================================================================================
 
 Text is UTF-8. Ids may hold bytes that are not, as names of files do: Python's surrogates ``\udcXX``
@@ -43,8 +42,6 @@ from delf_engine.reranking.candidates import (
 )
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["read_shortlists", "write_rankings"]
-
 Lists: TypeAlias = dict[str, list[Candidate]]
 Rankings: TypeAlias = Mapping[str, Sequence[RankedCandidate]]
 
@@ -64,7 +61,7 @@ def read_shortlists(
     Parameters
     ----------
     path : path
-        Ending in ``.jsonl``, ``.csv``, ``.run``, ``.trec``, ``.txt``, ``.npy``, ``.npz``, ``.h5`` or ``.hdf5``.
+        Ending in ``.jsonl``, ``.csv``, ``.run``, ``.trec``, ``.txt``, ``.npy`` or ``.npz``.
     names : sequence of N str or None
         Ids of the rows, for a file of row numbers that does not hold them. In any other file all candidates must
         be among them.
@@ -88,7 +85,7 @@ def read_shortlists(
     FormatError
         If the file cannot be read, is damaged or wrong. It names the file, and the line or the place.
     ConfigError
-        If the file needs `names` or `queries` and they are not given, or is HDF5 and h5py is not installed.
+        If the file needs `names` or `queries` and they are not given.
     DataError
         If `names` or `queries` are no lists of ids.
     """
@@ -112,7 +109,7 @@ def write_rankings(
     """Write rankings, with their evidence where the format has a place for it.
 
     JSON lines hold ``{"id", "rank", "first_rank", "score", "inliers", "ranking_score"}`` a candidate, CSV the same
-    columns. ``.npz`` and HDF5 hold, beside the arrays of a shortlist, ``first_rank``, ``inliers`` (-1: not
+    columns. ``.npz`` holds, beside the arrays of a shortlist, ``first_rank``, ``inliers`` (-1: not
     verified) and ``ranking_score`` (NaN: not verified), of the same shape; ``.npy`` the row numbers alone. A TREC
     run file has one score, the ranking score, and its readers sort by nothing else: where equal scores would lose
     the order, the later one is lowered by a millionth; candidates that were not verified follow in steps of 1
@@ -135,7 +132,7 @@ def write_rankings(
     FormatError
         If there is no such format, or the file cannot be written.
     ConfigError
-        If ``.npy`` is to be written and `names` are not given, or HDF5 and h5py is not installed.
+        If ``.npy`` is to be written and `names` are not given.
     """
     path = Path(path)
     if not _is_text(path):

@@ -28,8 +28,6 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, FeatureError, FormatError
 from delf_engine.features import LocalFeatures
 
-__all__ = ["CODECS", "Codec", "as_stored", "decode", "encode", "id_bytes", "key_of", "several"]
-
 Codec = Literal["float32", "float16", "uint8"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 
@@ -44,10 +42,7 @@ _DTYPES: dict[Codec, str] = {"float32": "<f4", "float16": "<f2", "uint8": "u1"}
 def encode(features: LocalFeatures, codec: Codec, key: bytes) -> bytes:
     """Return `features` as one value; its checksum covers `key` too, so values cannot be swapped unnoticed.
 
-    Raises
-    ------
-    FeatureError
-        If the image size does not fit 64 bits.
+    A `FeatureError` if the image size does not fit 64 bits.
     """
     try:
         header = _HEADER.pack(

@@ -20,8 +20,6 @@ from delf_engine.storage.codec import CODECS
 from delf_engine.storage.revision import write_revision
 from delf_engine.storage.shared import DATA, TABLES, Environment, leave, mutex
 
-__all__ = ["VERSION", "Transactions", "read_header", "translated", "write_header"]
-
 T = TypeVar("T")
 
 VERSION = 1
@@ -33,10 +31,7 @@ _HEADER_KEY = b"header"
 def write_header(path: Path, shared: Environment, dim: int, codec: str, model: str) -> dict[str, Any]:
     """Make the tables and write the header, which is returned; without it a creation was interrupted.
 
-    Raises
-    ------
-    FormatError
-        If there is one already.
+    A `FormatError` if there is one already.
     """
     header = {"format": _FORMAT, "version": VERSION, "dim": dim, "codec": codec, "model": model}
     environment = shared.live
@@ -51,10 +46,7 @@ def write_header(path: Path, shared: Environment, dim: int, codec: str, model: s
 def read_header(path: Path, shared: Environment) -> dict[str, Any]:
     """Return the header of the store.
 
-    Raises
-    ------
-    FormatError
-        If the file is cut short, not a feature store, or of another version.
+    A `FormatError` if the file is cut short, not a feature store, or of another version.
     """
     environment = shared.live
     # Reading a mapped page beyond the end of the file would kill the process. A second look, because a

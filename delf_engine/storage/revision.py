@@ -14,8 +14,6 @@ from typing import Any
 
 from delf_engine.errors import FormatError
 
-__all__ = ["Changes", "Revision", "current_revision", "has_been_at", "write_revision"]
-
 _CURRENT = b"revision"
 _PAST = b"past "  # and the number of the transaction: its token
 
@@ -80,13 +78,7 @@ class Changes:
 
 
 def current_revision(txn: Any, table: Any) -> Revision:
-    """Return the revision of the state that a transaction sees.
-
-    Raises
-    ------
-    FormatError
-        If it is damaged or missing.
-    """
+    """Return the revision of the state that a transaction sees; a `FormatError` if it is damaged or missing."""
     value = txn.get(_CURRENT, db=table) or b""
     try:
         commit, token, sequence = value.split(b" ")

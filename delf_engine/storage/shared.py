@@ -13,8 +13,6 @@ from delf_engine.errors import FormatError, LockedError
 from delf_engine.support.files import acquired
 from delf_engine.support.threads import lock_across_forks
 
-__all__ = ["DATA", "TABLES", "Environment", "join", "leave", "lock_for_writing", "mutex"]
-
 DATA = "data.mdb"
 TABLES = (b"meta", b"keys", b"names", b"values")
 
@@ -123,14 +121,8 @@ class Environment:
 def join(path: Path, *, readonly: bool, map_size: int) -> Environment:
     """Return the environment in `path` that this process has open, or open it. Whoever calls has to `leave` it.
 
-    It is made if it does not exist, unless `readonly`.
-
-    Raises
-    ------
-    FormatError
-        If the file is not one of LMDB's, or cut short, or cannot be opened.
-    LockedError
-        If other code in this process has opened it by itself.
+    It is made if it does not exist, unless `readonly`. A `FormatError` if the file is not one of LMDB's, or cut
+    short, or cannot be opened; a `LockedError` if other code in this process has opened it by itself.
     """
     data = path / DATA
     if data.exists() and data.stat().st_size < _TWO_PAGES:  # LMDB would make an empty file anew
@@ -175,12 +167,8 @@ def leave(
 def lock_for_writing(path: Path) -> FileLock:
     """Take the store's lock.
 
-    Raises
-    ------
-    LockedError
-        If another process, or another object of this one, is writing to the store.
-    FormatError
-        If the lock file cannot be written.
+    A `LockedError` if another process, or another object of this one, is writing to the store; a `FormatError` if
+    the lock file cannot be written.
     """
     busy = f"{path}: another process is writing to this feature store; try again later, or open it to read"
     with mutex:

@@ -24,8 +24,6 @@ from delf_engine.storage.revision import Changes, Revision, current_revision, ha
 from delf_engine.storage.shared import DATA, Environment, join, leave, lock_for_writing
 from delf_engine.support.files import system_errors
 
-__all__ = ["FeatureStore", "StoreInfo"]
-
 _MAP_SIZE = 1 << 40  # address space only: the file stays as small as its contents
 _SMALLEST_MAP = 1 << 16
 

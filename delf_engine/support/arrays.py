@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from delf_engine.errors import DelfEngineError, FeatureError
 
-__all__ = ["LARGEST", "check_array"]
-
 #: Squares of larger values, and sums of them, leave the range of float32.
 LARGEST = 1e15
 

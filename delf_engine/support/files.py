@@ -13,8 +13,6 @@ from filelock import FileLock, Timeout
 
 from delf_engine.errors import DelfEngineError, FormatError, LockedError
 
-__all__ = ["acquired", "file_sha256", "locked", "replacing", "sync_directory", "system_errors"]
-
 
 @contextlib.contextmanager
 def system_errors(what: str, error: type[DelfEngineError] = FormatError) -> Iterator[None]:

@@ -8,8 +8,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Heap"]
-
 _SLACK = 1 << 27  # bytes that may lie idle: giving them back and taking them again costs time
 _STATM = Path("/proc/self/statm")
 

@@ -25,8 +25,6 @@ from typing import Any, TypeVar
 from delf_engine.errors import ConfigError, ProcessDiedError
 from delf_engine.support.threads import lock_across_forks
 
-__all__ = ["ProcessPool", "can_start_processes", "map_ordered", "process_pool"]
-
 Item = TypeVar("Item")
 T = TypeVar("T")
 
@@ -40,7 +38,9 @@ class ProcessPool(Executor):
 
     Processes are started as they are needed. One that dies takes only its own call along, which is made once more
     in a new process. Functions, arguments and results must be picklable, and functions importable: a caller's main
-    module is not imported by the processes, so scripts need no ``if __name__ == "__main__"``.
+    module is not imported by the processes, so scripts need no ``if __name__ == "__main__"``. A `ConfigError` if
+    this process is not allowed to have children: a daemonic one of `multiprocessing`, such as a worker of its
+    `Pool`.
 
     Parameters
     ----------
@@ -48,12 +48,6 @@ class ProcessPool(Executor):
         Processes, at least 1.
     begin : callable or None
         Called in each process before anything else.
-
-    Raises
-    ------
-    ConfigError
-        If this process is not allowed to have children: a daemonic one of `multiprocessing`, such as a worker of
-        its `Pool`.
     """
 
     def __init__(self, workers: int, begin: Callable[[], object] | None = None) -> None:

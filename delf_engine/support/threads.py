@@ -13,16 +13,6 @@ from typing import TypeVar
 
 from delf_engine.errors import ConfigError
 
-__all__ = [
-    "check_threads",
-    "faiss_in_one_thread",
-    "in_threads",
-    "lock_across_forks",
-    "torch_after_fork",
-    "uninterrupted",
-    "usable_cores",
-]
-
 T = TypeVar("T")
 
 
@@ -67,10 +57,7 @@ def torch_after_fork() -> None:
 def check_threads(threads: int | None) -> int:
     """Return the number of threads: as given, or one a usable core.
 
-    Raises
-    ------
-    ConfigError
-        If it is no whole number of at least 1.
+    A `ConfigError` if it is no whole number of at least 1.
     """
     if threads is None:
         return usable_cores()

@@ -41,7 +41,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
 
 #: What a gradient stage can train of the network.
-Part = Literal["trunk", "layer3", "attention"]
+Part = Literal["trunk", "layer3", "attention", "projection"]
 
 
 class AttentionConfig(Config):
@@ -68,7 +68,7 @@ class GradientStage(Config):
         As progress, logs and errors call it; unique in the recipe.
     source : SourceOptions
         Where batches come from; in TOML its name (``"views"``), or a table with ``kind`` and its options.
-    train : tuple of "trunk", "layer3", "attention"
+    train : tuple of "trunk", "layer3", "attention", "projection"
         Parts of the network that are trained, with the parameters of the losses. What lies below them is computed
         once and cached.
     losses : tuple of LossOptions
@@ -92,6 +92,9 @@ class GradientStage(Config):
     precision : "auto", "fp32", "bf16" or "fp16"
         Of the network's arithmetic; weights, losses and optimiser stay float32. auto: bf16 where the hardware has
         it, else fp32.
+    keep : float
+        Share of the weights of before the stage in those behind it. The mean of a tuned network and its start is as
+        good as the tuned one on what it has seen and better elsewhere (WiSE-FT; Wortsman et al., CVPR 2022).
     evaluate_every : int
         Steps between measurements on the held-out photographs; 0: at the end only.
     """
@@ -113,6 +116,7 @@ class GradientStage(Config):
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: Positive | None = None
     precision: Arithmetic = "auto"
+    keep: Annotated[float, Field(ge=0, lt=1)] = 0.0
     evaluate_every: NotNegativeInt = 0
 
     @model_validator(mode="after")
@@ -216,8 +220,8 @@ class TrainingConfig(Config):
         return self.model_copy(update={"stages": stages})
 
 
-def load_training_config(name: str | os.PathLike[str] = "delf_r18") -> TrainingConfig:
-    """Read a recipe by name (``delf_r18`` for ``configs/train_delf_r18.toml``) or by path.
+def load_training_config(name: str | os.PathLike[str] = "delf_views") -> TrainingConfig:
+    """Read a recipe by name (``delf_self`` for ``configs/train_delf_self.toml``) or by path.
 
     Raises
     ------

@@ -76,7 +76,7 @@ class TrainingReport:
 
 def train(
     photos: Sequence[str | os.PathLike[str]],
-    recipe: str | os.PathLike[str] | TrainingConfig = "delf_r18",
+    recipe: str | os.PathLike[str] | TrainingConfig = "delf_views",
     *,
     out: str | os.PathLike[str] | None = None,
     trunk: str | os.PathLike[str] | None = None,

@@ -176,8 +176,14 @@ class Run:
         self.fitted = True
 
     def _train(self, number: int, stage: GradientStage, key: str) -> list[tuple[int, dict[str, float]]]:
+        if "projection" in stage.train and not self.fitted:
+            raise ConfigError(f"stage {stage.name}: trains the projection: put a pca stage before it")
         run = self.prepare(number, stage, self.work.running(stage.name, key))
+        before = [parameter.detach().clone() for parameter in run.parameters]
         run.run()
+        with torch.no_grad():
+            for parameter, old in zip(run.parameters, before, strict=True):
+                parameter.lerp_(old, stage.keep)
         self.attends = self.attends or "attention" in stage.train
         # What will be shipped in half precision: later stages, PCA and figures see the rounded trunk.
         _round_trunk(self.network)

@@ -257,7 +257,7 @@ def learning_rate(stage: GradientStage, step: int) -> float:
 
 def trained_parameters(
     network: DelfNetwork, stage: GradientStage, losses: nn.ModuleList
-) -> tuple[list[str], list[nn.Parameter]]:
+) -> tuple[list[str], list[Tensor]]:
     """Return names and parameters that a stage trains: its parts of the network, then those of its losses."""
     trunk = network.trunk
     modules: dict[str, list[tuple[str, nn.Module]]] = {
@@ -265,17 +265,17 @@ def trained_parameters(
         "layer3": [("trunk.layer3", trunk.layer3), ("trunk.layer4", trunk.layer4)],
         "attention": [("attention", network.attention)],
     }
-    found: dict[str, nn.Parameter] = {}
+    found: dict[str, Tensor] = {}
     for part in stage.train:
-        for prefix, module in modules[part]:
+        for prefix, module in modules.get(part, ()):
             found.update({f"{prefix}.{name}": p for name, p in module.named_parameters()})
+    if "projection" in stage.train:  # a buffer: elsewhere it is fitted, not trained
+        found["projection.components"] = network.projection.components
     found.update({f"losses.{name}": p for name, p in losses.named_parameters()})
     return list(found), list(found.values())
 
 
-def _optimiser(
-    stage: GradientStage, names: Sequence[str], parameters: Sequence[nn.Parameter]
-) -> torch.optim.Optimizer:
+def _optimiser(stage: GradientStage, names: Sequence[str], parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     """Parts of the network first, then parameters of the losses, each with its share of the learning rate."""
     own = [p for name, p in zip(names, parameters, strict=True) if name.startswith("losses.")]
     network = [p for name, p in zip(names, parameters, strict=True) if not name.startswith("losses.")]

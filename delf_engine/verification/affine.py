@@ -22,8 +22,6 @@ import numpy.typing as npt
 
 from delf_engine.verification.geometry import MAX_STRETCH, MAX_ZOOM, plausible
 
-__all__ = ["exhaustive_affine", "fit_least_squares", "ransac_affine"]
-
 Float64 = npt.NDArray[np.float64]
 
 _BLOCK = 128

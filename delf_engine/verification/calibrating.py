@@ -30,16 +30,6 @@ from delf_engine.verification.calibration import MINIMUM_PAIRS, Calibration, Evi
 from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import PairVerifier, confirmed
 
-__all__ = [
-    "CrossValidation",
-    "LabelledPair",
-    "calibrate",
-    "connected_places",
-    "cross_validated",
-    "fold_of_places",
-    "read_labelled_pairs",
-]
-
 Names = Sequence[tuple[str, str]]
 
 
@@ -290,6 +280,8 @@ def cross_validated(
 ) -> npt.NDArray[np.float64]:
     """Return for each pair the probability that a calibration gives it which has seen neither of its places.
 
+    A `ConfigError` if there are fewer than 3 folds.
+
     Parameters
     ----------
     verifications : sequence of N Verification
@@ -305,11 +297,6 @@ def cross_validated(
     -------
     (N,) float64
         NaN where the pairs of the other places are too few to fit: such pairs stay unjudged.
-
-    Raises
-    ------
-    ConfigError
-        If there are fewer than 3 folds.
     """
     if folds < 3:
         raise ConfigError(f"cross-validation between places needs 3 folds at least, got {folds}")

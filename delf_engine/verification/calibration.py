@@ -26,14 +26,6 @@ from delf_engine.support.files import replacing, system_errors
 from delf_engine.verification.curve import Curve, Evidence, Probability, logistic, logit
 from delf_engine.verification.result import Verification
 
-__all__ = [
-    "COARSE",
-    "MINIMUM_PAIRS",
-    "Calibration",
-    "checked_labels",
-    "load_calibration",
-]
-
 _FORMAT = "delf-engine calibration"
 _VERSION = 2
 

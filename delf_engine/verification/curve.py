@@ -18,8 +18,6 @@ from delf_engine.errors import DataError
 from delf_engine.verification.fine import EPIPOLAR_BY_CHANCE, PLANAR_BY_CHANCE
 from delf_engine.verification.result import Verification
 
-__all__ = ["EVIDENCE", "FALSE_ACCEPTANCE", "Curve", "Evidence", "Probability", "logistic", "logit"]
-
 Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -82,10 +80,8 @@ class Curve(Config):
     ) -> Curve:
         """Fit a curve; the same pairs in any order give the same bits. Each pair stands for `weights` pairs, (N,).
 
-        Raises
-        ------
-        DataError
-            If pairs of one place have no more of the evidence than the others, or evidence is not finite.
+        A `DataError` if pairs of one place have no more of the evidence than the others, or evidence is not
+        finite.
         """
         values = np.stack([evidence_of(verifications, name) for name in evidence], axis=1)
         slopes, intercept = _fit_logistic(values, labels, prior, weights)

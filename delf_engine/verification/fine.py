@@ -18,8 +18,6 @@ from delf_engine.verification.models import estimate
 from delf_engine.verification.order import goes_first
 from delf_engine.verification.overlays import overlay_matches
 
-__all__ = ["EPIPOLAR_BY_CHANCE", "PLANAR_BY_CHANCE", "FineEvidence", "fine_evidence"]
-
 Float64 = npt.NDArray[np.float64]
 
 #: Matches that agree by chance on some fundamental matrix, and on some homography.

@@ -15,16 +15,6 @@ from delf_engine.verification.geometry import (
     plausible,
 )
 
-__all__ = [
-    "EstimatorName",
-    "EstimatorOptions",
-    "Fit",
-    "MatchedPoints",
-    "ModelName",
-    "fit_of",
-    "fundamental_of_plane",
-]
-
 Float64 = npt.NDArray[np.float64]
 ModelName: TypeAlias = Literal["affine", "homography", "fundamental"]
 EstimatorName: TypeAlias = Literal["ransac", "exhaustive", "magsac", "accurate", "prosac"]

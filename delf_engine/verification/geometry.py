@@ -8,19 +8,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "MAX_STRETCH",
-    "MAX_ZOOM",
-    "at_customary_scale",
-    "fundamental_residuals",
-    "is_degenerate",
-    "occupied_bins",
-    "pixel_frame",
-    "planar_residuals",
-    "plausible",
-    "turned_round",
-]
-
 Float64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 

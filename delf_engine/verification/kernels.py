@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["different_matches", "on_a_line", "plausible_affine", "search_affine", "squared_residuals"]
-
 _QUICK = {"reassoc", "contract"}
 _MIN_AFFINE = 6  # matches from which on six numbers are fitted, and not four
 _FLAT = 1e-4  # matches that spread less off a line fix four numbers at most

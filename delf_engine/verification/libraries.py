@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from delf_engine.verification.fits import EstimatorName, EstimatorOptions, MatchedPoints, ModelName
 
-__all__ = ["degensac_transform", "usac_transform"]
-
 Float64 = npt.NDArray[np.float64]
 
 

@@ -37,8 +37,6 @@ from delf_engine.verification.fits import (
 from delf_engine.verification.geometry import is_degenerate
 from delf_engine.verification.libraries import degensac_transform, usac_transform
 
-__all__ = ["ESTIMATORS", "MINIMUM_MATCHES", "estimate"]
-
 Float64 = npt.NDArray[np.float64]
 #: Returns the transform of a model, (3, 3); None, zeros or NaN if it finds none.
 Solver: TypeAlias = Callable[[ModelName, MatchedPoints, EstimatorOptions], "Float64 | None"]
@@ -67,7 +65,8 @@ def estimate(
 
     The same input and seed give the same bits, in any thread or process of one machine. One exception is
     pydegensac's: the degeneracy check of ``fundamental`` draws from C's `rand`, so native code that calls it in
-    another thread at the same moment (FLANN building its trees) can change which model is found.
+    another thread at the same moment (FLANN building its trees) can change which model is found. A `ConfigError`
+    if there is no such model, or no such estimator of it, or the threshold or the seed is out of range.
 
     Parameters
     ----------
@@ -94,11 +93,6 @@ def estimate(
     Fit or None
         None if there is no model: too few different matches (`MINIMUM_MATCHES`), all on a line, or nothing a
         camera could have done.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such model, or no such estimator of it, or the threshold or the seed is out of range.
     """
     solve = ESTIMATORS.get((model, estimator))
     if solve is None:

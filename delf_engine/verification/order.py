@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from delf_engine.features import LocalFeatures
 
-__all__ = ["goes_first"]
-
 
 def goes_first(a: LocalFeatures, b: LocalFeatures) -> bool:
     """Tell whether image A comes before B in every order of the two: the smaller view, then by content.

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from delf_engine.features import LocalFeatures
 
-__all__ = ["overlay_matches"]
-
 Float64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 

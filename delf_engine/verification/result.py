@@ -15,8 +15,6 @@ from delf_engine.errors import FormatError
 from delf_engine.verification.fine import FineEvidence
 from delf_engine.verification.geometry import turned_round
 
-__all__ = ["Verdict", "Verification", "percent", "similarity_sum"]
-
 Verdict = Literal["same", "different", "unsure"]
 
 #: What fields of a written verification are made to be, and which of them may be None.

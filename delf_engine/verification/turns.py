@@ -15,8 +15,6 @@ from delf_engine.verification.fine import PLANAR_BY_CHANCE, FineEvidence
 from delf_engine.verification.geometry import at_customary_scale, turned_round
 from delf_engine.verification.result import Verification
 
-__all__ = ["exchanged", "turned_back", "turns_by_evidence"]
-
 
 def turned_back(found: Verification, image_size: tuple[int, int], rotation: int) -> Verification:
     """Return the verification of image A as it is, from that of the turned image A.

@@ -25,8 +25,6 @@ from delf_engine.verification.result import Verification, similarity_sum
 if TYPE_CHECKING:
     from delf_engine.verification.calibration import Calibration
 
-__all__ = ["PairVerifier", "confirmed", "verify_features", "with_evidence"]
-
 Float64 = npt.NDArray[np.float64]
 
 

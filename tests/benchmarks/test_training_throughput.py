@@ -17,7 +17,7 @@ from delf_engine.training.config import parse_training_config
 from helpers import random_photo, write_image
 
 LOSSES = {"layer3": "contrast", "attention": "match"}
-SHIPPED = load_training_config("delf_r18")
+SHIPPED = load_training_config("delf_views")
 STAGES = [
     {
         "kind": "gradient",

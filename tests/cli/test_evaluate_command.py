@@ -58,7 +58,7 @@ def by_name(ranks: np.ndarray) -> dict[str, list[str]]:
 # -------------------------------------------------------------------------------------------------- revisited
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", ".txt", ".npy", ".npz", ".h5"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", ".txt", ".npy", ".npz"])
 def test_files_of_every_format(ground_truth: Path, ranks: np.ndarray, tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rankings{ending}"
     write_lists(path, by_name(ranks), names=NAMES)
@@ -189,7 +189,6 @@ def test_what_is_refused(ground_truth: Path, ranks: np.ndarray, tmp_path: Path) 
 # ------------------------------------------------------------------------------------------------- landmarks
 
 RETRIEVAL = "id,images,Usage\n1,a b,Public\n2,c,Private\n3,d e,Private\n4,None,Ignored\n"
-RECOGNITION = "id,landmarks,Usage\n1,5,Private\n2,,Private\n3,6 7,Private\n4,,Ignored\n"
 
 
 def written(path: Path, text: str) -> Path:
@@ -213,22 +212,6 @@ def test_landmark_retrieval(tmp_path: Path) -> None:
     other = written(tmp_path / "other.jsonl", '{"query": "9", "candidates": []}')
     refused(DataError, "'9'", other, *options[1:])
     refused(ConfigError, "--allow-missing", submission, *options[1:], "--allow-missing")
-
-
-def test_landmark_recognition(tmp_path: Path) -> None:
-    solution = written(tmp_path / "solution.csv", RECOGNITION)
-    submission = written(tmp_path / "a.csv", "id,landmarks\n1,5 0.5\n2,8 0.9\n3,7 0.1\n")
-    worse = written(tmp_path / "b.csv", "id,landmarks\n1,6 0.5\n")
-    options = ("--ground-truth", solution, "--protocol", "gldv2-recognition")
-    found = values(submission, *options, "--baseline", worse, "--per-query", "--samples", 50)
-    gap = 100 * (1 / 2 + 2 / 3) / 2
-    figures = {"queries": 3, "GAP": pytest.approx(gap), "GAP, landmarks only": 100, "top-1": 100}
-    assert found["results"] == {"Private": figures}
-    assert found["baseline"]["Private"]["GAP"] == 0
-    assert found["differences"]["Private"]["difference"] == pytest.approx(gap)
-    assert [row["query"] for row in found["per_query"]["Private"]] == ["1", "3"]
-    assert "GAP, landmarks only" in run(submission, *options).output
-    refused(FormatError, "id,images,Usage", submission, solution, "--protocol", "gldv2-retrieval")
 
 
 # --------------------------------------------------------------------------------------------------- classes

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import delf_engine as de
 from delf_engine.cli import app
-from delf_engine.engine.vocabulary import train_codebook, train_mixture
+from delf_engine.engine.vocabulary import train_words
 from delf_engine.errors import ConfigError, DataError, FeatureError
 from delf_engine.extraction import Extractor
 from delf_engine.index import Codebook, Mixture
@@ -29,7 +29,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 def test_words_of_the_collection_itself(filled: Path) -> None:
     steps: list[tuple[str, int, int]] = []
-    book = train_codebook(filled, 50, per_image=20, iterations=3, seed=4, progress=lambda *s: steps.append(s))
+    book = train_words(filled, 50, per_image=20, iterations=3, seed=4, progress=lambda *s: steps.append(s))
     assert steps == [("codebook", i, 3) for i in (1, 2, 3)]
     with de.Engine.open(filled, readonly=True) as engine:
         best = [engine.get(i).top(20).descriptors for i in engine.ids()]
@@ -39,7 +39,7 @@ def test_words_of_the_collection_itself(filled: Path) -> None:
 def test_words_of_photographs(photos: list[str], tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(photos[0]).parent
     steps: list[tuple[str, int, int]] = []
-    book = train_codebook(folder, 30, per_image=9, model=tiny_model, progress=lambda *s: steps.append(s))
+    book = train_words(folder, 30, per_image=9, model=tiny_model, progress=lambda *s: steps.append(s))
     extractor = Extractor.from_pretrained(tiny_model)
     extractor = Extractor.from_pretrained(tiny_model, config=extractor.config.for_codebook())
     best = [extractor(photo).top(9).descriptors for photo in sorted(photos)]
@@ -57,14 +57,14 @@ def test_refusals(filled: Path, tiny_model: Path, tmp_path: Path) -> None:
         (DataError, "empty", tmp_path / "empty", 5, 300),
     ):
         with raises(kind, fact):  # type: ignore[arg-type]
-            train_codebook(source, words, per_image=per_image)
+            train_words(source, words, per_image=per_image)
 
 
 def test_the_command(filled: Path, photos: list[str], tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine [1].safetensors"
     result = CliRunner().invoke(app, ["codebook", str(filled), str(out), "--words", "40"])
     assert (result.exit_code, result.stdout) == (0, f"40 words of 40 dimensions written to {out}\n")
-    assert Codebook.load(out) == train_codebook(filled, 40)
+    assert Codebook.load(out) == train_words(filled, 40)
     again = CliRunner().invoke(app, ["codebook", str(filled), str(out), "--words", "40"])
     assert isinstance(again.exception, ConfigError)
     folder = tmp_path / "photos"
@@ -81,7 +81,7 @@ def test_the_command(filled: Path, photos: list[str], tiny_model: Path, tmp_path
 def test_a_mixture(filled: Path, tmp_path: Path, tiny_model: Path) -> None:
     with de.Engine.open(filled, readonly=True) as engine:
         best = np.concatenate([engine.get(i).top(20).descriptors for i in engine.ids()])
-    mixture = train_mixture(filled, 3, per_image=20, iterations=4, seed=2)
+    mixture = train_words(filled, 3, mixture=True, per_image=20, iterations=4, seed=2)
     assert mixture == Mixture.train(best, 3, iterations=4, seed=2)
     out = tmp_path / "m.safetensors"
     command = ["codebook", str(filled), str(out), "--words", "3", "--mixture", "--per-image", "20"]
@@ -91,7 +91,7 @@ def test_a_mixture(filled: Path, tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "bad.png").write_bytes(b"nothing")
     with raises(FeatureError):
-        train_mixture(tmp_path / "photos", 3, model=tiny_model, on_error=lambda image, error: None)
+        train_words(tmp_path / "photos", 3, mixture=True, model=tiny_model, on_error=lambda image, error: None)
     nowhere = ["codebook", str(filled), str(tmp_path / "no" / "m.safetensors"), "--words", "3"]
     assert "make it first" in str(CliRunner().invoke(app, nowhere).exception)
     none = ["codebook", str(filled), str(out), "--words", "3", "--iterations", "0", "--replace"]

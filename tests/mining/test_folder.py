@@ -28,7 +28,7 @@ def test_pairs_are_of_one_place_and_lie_where_they_were_rendered(
     collection: Collection, photos: Path, mined: Mined
 ) -> None:
     rendered = {str(photo.path): photo for photo in collection.gallery}
-    found = read_pairs(photos.parent / "pairs.jsonl")
+    found, _ = read_pairs(photos.parent / "pairs.jsonl")
     assert len(found) == len(mined.pairs) >= 5
     for pair in found:
         a, b = rendered[os.path.normpath(pair.a)], rendered[os.path.normpath(pair.b)]
@@ -92,7 +92,7 @@ def test_what_is_written_is_read_back(
     if not pairs:
         assert (folder / "pairs.jsonl").read_bytes() == b""
         return
-    for pair, read in zip(pairs, read_pairs(folder / "pairs.jsonl"), strict=True):
+    for pair, read in zip(pairs, read_pairs(folder / "pairs.jsonl")[0], strict=True):
         assert os.path.abspath(read.a) == os.path.abspath(pair.a)
         assert os.path.abspath(read.b) == os.path.abspath(pair.b)
         assert np.array_equal(read.homography, pair.homography)
@@ -170,7 +170,7 @@ def test_summary_says_when_pairs_are_too_few() -> None:
     pair = MinedPair("a", "b", np.eye(3), np.zeros((1, 4)))
 
     def mined(count: int) -> Mined:
-        return Mined((pair,) * count, ("a", "b", "c"), 99, 50, 45, 1, 0, 2)
+        return Mined((pair,) * count, (), ("a", "b", "c"), 0, 99, 50, 45, 1, 0, 2)
 
     assert "too few to train on" in str(mined(FEW_PAIRS - 1))
     assert "too few" not in str(mined(FEW_PAIRS))

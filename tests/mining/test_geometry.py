@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from delf_engine.config import load_profile
-from delf_engine.mining.geometry import fit_pair, near_duplicate
+from delf_engine.config import FineConfig, load_profile
+from delf_engine.mining.geometry import composed, fit_fine, fit_pair, near_duplicate
 from delf_engine.verification import verify_features
 from helpers import random_features
 from mining.moving import TURNED, moved
@@ -127,3 +127,45 @@ def test_same_viewpoint_with_few_agreeing_matches_is_no_duplicate(rng: np.random
     found = verify_features(a, b)
     assert found.inliers < 0.8 * found.putative
     assert not near_duplicate(np.eye(3), found, a, b)
+
+
+def test_details_give_their_points(rng: np.random.Generator) -> None:
+    a = random_features(rng, 400)
+    b = moved(rng, a, TURNED, noise=0.3, strangers=50)
+    fit = fit_fine(TURNED, a, b, FineConfig())
+    assert fit is not None
+    homography, points = fit
+    assert homography is TURNED
+    assert 64 < len(points) <= 128
+    errors = np.linalg.norm(transfer(TURNED, points[:, :2]) - points[:, 2:], axis=1)
+    assert errors.max() < 3
+    # Strangers stand there by chance at most, and look otherwise.
+    strangers = fit_fine(TURNED, a, random_features(rng, 5000), FineConfig())
+    assert strangers is not None
+    assert len(strangers[1]) == 0
+    steep = np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 500, 0, 1]])
+    assert fit_fine(steep, a, b, FineConfig()) is None
+
+
+def test_two_hops_carry_what_both_pairs_share(rng: np.random.Generator) -> None:
+    shift = np.array([[1.0, 0, -30], [0, 1, 20], [0, 0, 1]])
+    in_a, in_b = rng.uniform((100, 100), (500, 400), (2, 60, 2))
+    in_b[:30] = transfer(TURNED, in_a[:30])  # these are seen by both pairs, the others by one
+    in_b[30:] = rng.uniform((0, 0), (20, 20), (30, 2))
+    in_a[30:] = in_a[30:] * 0.01 + 550
+    first, second = np.hstack([in_a, transfer(TURNED, in_a)]), np.hstack([in_b, transfer(shift, in_b)])
+    fit = composed((TURNED, first), (shift, second), ((640, 480),) * 3)
+    assert fit is not None
+    homography, points = fit
+    np.testing.assert_allclose(homography, shift @ TURNED / (shift @ TURNED)[2, 2])
+    np.testing.assert_allclose(transfer(homography, points[:, :2]), points[:, 2:], atol=1e-6)
+    seen = np.hstack([in_a[:30], transfer(homography, in_a[:30])])
+    seen = seen[((seen >= 0) & (seen <= [639, 479, 639, 479])).all(1)]
+    assert len(seen) > 20
+    assert {tuple(row) for row in seen.round(6)} <= {tuple(row) for row in points.round(6)}
+    assert len(points) == 2 * len(seen)
+    nothing = composed((TURNED, first), (shift, second[30:]), ((640, 480),) * 3)
+    assert nothing is not None
+    assert len(nothing[1]) == 0
+    steep = np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 500, 0, 1]])
+    assert composed((steep, first), (shift, second), ((640, 480),) * 3) is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError, DataError, UnknownIdError
 from delf_engine.features import LocalFeatures
+from delf_engine.mining import mine
 from delf_engine.mining.mine import Mined, mine_pairs, strongest
-from delf_engine.verification import verify_features
+from delf_engine.reranking import RankedCandidate
+from delf_engine.verification import FineEvidence, verify_features
 from helpers import raises, random_features
 from mining.moving import TURNED, moved
 
@@ -85,6 +88,75 @@ def test_other_photographs_of_the_engine_stay_out(engine_of: Make, folder: dict[
     found = mine_pairs(engine_of(folder), names, per_photo=1)
     assert [(pair.a, pair.b) for pair in found.pairs] == [("x1", "x3")]
     assert found.alone == ("y1",)
+
+
+def test_look_alikes_are_of_other_folders_and_places(engine_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(rankings: dict[str, list[RankedCandidate]], *_: object) -> dict[str, list[RankedCandidate]]:
+        """No detail of any pair agrees."""
+        nothing = FineEvidence(putative=100, epipolar=8, planar=4)
+        return {
+            query: [
+                replace(
+                    h,
+                    verification=h.verification if h.verification.same else replace(h.verification, fine=nothing),
+                )
+                for h in hits
+                if h.verification is not None
+            ]
+            for query, hits in rankings.items()
+        }
+
+    monkeypatch.setattr(mine, "confirm_rankings", denied)
+    rng = np.random.default_rng(0)
+    first, other = random_features(rng, 150), random_features(rng, 150)
+
+    def resembling(features: LocalFeatures, alike: int) -> LocalFeatures:
+        """The first of the features as they are, the others of another place."""
+        strange = random_features(rng, len(features))
+        columns = [
+            np.r_[mine[:alike], theirs[alike:]]
+            for mine, theirs in (
+                (features.keypoints, strange.keypoints),
+                (features.scales, strange.scales),
+                (features.scores, features.scores),
+                (features.descriptors, strange.descriptors),
+            )
+        ]
+        return LocalFeatures(*columns, features.image_size)
+
+    few = 25  # less than the verdict asks for, enough to train on
+    folder = {
+        "p/a.jpg": first,
+        "p/b.jpg": resembling(first, few),
+        "q/c.jpg": resembling(first, few),
+        "q/d.jpg": moved(rng, first, TURNED),
+        "q/e.jpg": other,
+        "r/f.jpg": resembling(other, few),
+    }
+    found = mine_pairs(engine_of(folder), list(folder))
+    assert [(pair.a, pair.b) for pair in found.pairs] == [("p/a.jpg", "q/d.jpg")]
+    assert ("p/a.jpg", "q/c.jpg") in found.alike
+    assert ("q/e.jpg", "r/f.jpg") in found.alike
+    assert ("p/a.jpg", "p/b.jpg") not in found.alike  # of one folder
+    assert ("p/a.jpg", "q/d.jpg") not in found.alike
+
+
+def test_pairs_of_two_hops_come_behind_the_others(engine_of: Make) -> None:
+    rng = np.random.default_rng(0)
+    first = random_features(rng, 150)
+    # Neither half shows anything of the other; the second photograph shows both, on one plane.
+    columns = [first.keypoints, first.scales, first.scores, first.descriptors]
+    halves = [
+        LocalFeatures(*(c[part] for c in columns), first.image_size) for part in (slice(0, 75), slice(75, 150))
+    ]
+    folder = {"a": halves[0], "b": moved(rng, first, TURNED), "c": halves[1]}
+    found = mine_pairs(engine_of(folder), list(folder))
+    assert [(pair.a, pair.b) for pair in found.pairs] == [("a", "b"), ("b", "c"), ("a", "c")]
+    assert found.hops == 1
+    np.testing.assert_allclose(found.pairs[2].homography, np.eye(3), atol=0.5)
+    points = found.pairs[2].points
+    assert np.linalg.norm(points[:, :2] - points[:, 2:], axis=1).max() < 5
+    assert found.groups == (3,)
 
 
 def test_few_candidates_and_few_pairs(engine_of: Make, folder: dict[str, LocalFeatures]) -> None:

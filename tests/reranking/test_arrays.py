@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -159,8 +158,7 @@ def test_bad_rank_matrices_are_refused(ranks: Any, what: str) -> None:
         shortlists_from_ranks(ranks, names=["a", "b", "c"], query_names=["q", "r"])
 
 
-ENDINGS = [".npy", ".npz", ".h5", ".hdf5"]
-TABLES = [".npz", ".h5"]
+ENDINGS = [".npy", ".npz"]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".run", *ENDINGS])
@@ -191,7 +189,7 @@ def test_rankings(ending: str, tmp_path: Path) -> None:
         assert found == {"q": ["b", "a"], "r": []}
         return
     assert found == {"q": [("b", 0.25), ("a", 0.5)], "r": []}
-    with np.load(path) if ending == ".npz" else h5py.File(path) as file:
+    with np.load(path) as file:
         arrays = {name: np.array(file[name]) for name in ("ids", "first_rank", "inliers", "ranking_score")}
     assert arrays["ids"].tolist() == [[1, 0], [-1, -1]]
     assert arrays["first_rank"].tolist() == [[2, 1], [-1, -1]]
@@ -199,34 +197,20 @@ def test_rankings(ending: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(arrays["ranking_score"], [[1.75, np.nan], [np.nan, np.nan]])
 
 
-def save(path: Path, **arrays: Any) -> Path:
-    """Write arrays with NumPy or h5py alone."""
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-    else:
-        with h5py.File(path, "w") as file:
-            for name, values in arrays.items():
-                array = np.asarray(values)
-                file[name] = array.astype(h5py.string_dtype()) if array.dtype.kind == "U" else array
-    return path
-
-
-@pytest.mark.parametrize("ending", TABLES)
-def test_files_of_others(ending: str, tmp_path: Path) -> None:
-    path = tmp_path / f"x{ending}"
-    save(path, ids=np.array([[1, 0, -1]], np.int32), distances=np.float32([[0.5, 2, np.inf]]), other=[1])
+def test_files_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, ids=np.array([[1, 0, -1]], np.int32), distances=np.float32([[0.5, 2, np.inf]]), other=[1])
     assert read_shortlists(path, names=["a", "b"], queries=["q"]) == {"q": [("b", -0.5), ("a", -2.0)]}
-    save(path, ids=[["b", "a", ""]], queries=["q"])
+    np.savez(path, ids=[["b", "a", ""]], queries=["q"])
     assert read_shortlists(path) == {"q": ["b", "a"]}
-    save(path, ids=np.array([[b"b", b"caf\xc3\xa9"]]), queries=np.array([b"q"]), scores=[[2, 1]])
+    np.savez(path, ids=np.array([[b"b", b"caf\xc3\xa9"]]), queries=np.array([b"q"]), scores=[[2, 1]])
     assert read_shortlists(path) == {"q": [("b", 2.0), ("café", 1.0)]}
-    save(path, ranks=np.array([[0, 1], [1, 0]], np.uint8), names=["a", "b"])
+    np.savez(path, ranks=np.array([[0, 1], [1, 0]], np.uint8), names=["a", "b"])
     assert read_shortlists(path, queries=["q", "r"]) == {"q": ["a", "b"], "r": ["b", "a"]}
-    save(path, ids=[[0, 1, 0]], names=["a", "a"], queries=["q"])
+    np.savez(path, ids=[[0, 1, 0]], names=["a", "a"], queries=["q"])
     assert read_shortlists(path) == {"q": ["a"]}
 
 
-@pytest.mark.parametrize("ending", TABLES)
 @pytest.mark.parametrize(
     ("arrays", "kind", "what"),
     [
@@ -246,8 +230,9 @@ def test_files_of_others(ending: str, tmp_path: Path) -> None:
         ({"ranks": [[0], [0]], "queries": ["q"], "names": ["a"]}, FormatError, "'q': row 0"),
     ],
 )
-def test_bad_files_are_named(arrays: Any, kind: Any, what: str, ending: str, tmp_path: Path) -> None:
-    path = save(tmp_path / f"bad{ending}", **arrays)
+def test_bad_files_are_named(arrays: Any, kind: Any, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
     with raises(kind, str(path), what):
         read_shortlists(path)
 
@@ -298,19 +283,6 @@ def test_files_under_a_wrong_name(tmp_path: Path) -> None:
     for name in ("a.npz", "a.npy", *(f"none{e}" for e in ENDINGS), *(f"folder{e}" for e in ENDINGS)):
         with raises(FormatError, name):
             read_shortlists(tmp_path / name, names=["a"], queries=["q"])
-
-
-def test_hdf5_of_other_things(tmp_path: Path) -> None:
-    path = tmp_path / "x.h5"
-    for make in (
-        lambda file: file.create_group("ids"),
-        lambda file: file.create_dataset("ids", data=h5py.Empty("f4")),
-        lambda file: file.create_dataset("ids", data=np.array([(1, 2.0)], "i4,f4")),
-    ):
-        with h5py.File(path, "w") as file:
-            make(file)
-        with raises(FormatError, "x.h5: ids must"):
-            read_shortlists(path, names=["a"], queries=["q"])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -372,18 +344,6 @@ def test_what_cannot_be_written_leaves_the_old_file(ending: str, tmp_path: Path)
 
 def test_lone_surrogates(tmp_path: Path) -> None:
     shortlists = {"q": ["\udc80"]}
-    with raises(DataError, ".npz"):
-        write_lists(tmp_path / "x.h5", shortlists)
     write_lists(tmp_path / "x.npz", shortlists)
     assert read_shortlists(tmp_path / "x.npz") == shortlists
-    assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]
-
-
-def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    path = tmp_path / "x.h5"
-    for action in (lambda: read_shortlists(path), lambda: write_lists(path, {})):
-        with raises(ConfigError, "delf-engine[hdf5]"):
-            action()
-    write_lists(tmp_path / "x.npz", {"q": ["a"]})
     assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]

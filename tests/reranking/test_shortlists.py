@@ -30,7 +30,7 @@ def lists(names: st.SearchStrategy[str], scored: bool, least: int = 1) -> st.Sea
 
 
 @pytest.mark.parametrize("scored", [True, False])
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".npz", ".h5"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".npz"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_round_trip(data: st.DataObject, ending: str, scored: bool, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_half_a_pair_of_surrogates_goes_into_json_alone(tmp_path: Path) -> None:
     lists = {"q": ["\ud800"]}
     write_lists(tmp_path / "list.jsonl", lists)
     assert read_shortlists(tmp_path / "list.jsonl") == lists
-    for ending in (".csv", ".run", ".txt", ".h5"):
+    for ending in (".csv", ".run", ".txt"):
         with raises(DataError, f"list{ending}"):
             write_lists(tmp_path / f"list{ending}", lists)
     assert [path.name for path in tmp_path.iterdir()] == ["list.jsonl"]

@@ -120,7 +120,7 @@ def test_photographs_are_those_of_the_labels(
     assert found.labelled.paths() == find_images([folder])
     plan = make_plan(found, config, trunk, RunOptions(device="cpu", workers=1))
     assert plan.stages[1].what == "attention: 1 x softmax; trains attention; labels from classes"
-    unlabelled = load_training_config("delf_r18").model_copy(update={"held_out_every": 2})
+    unlabelled = load_training_config("delf_views").model_copy(update={"held_out_every": 2})
     assert Photographs.find([folder], unlabelled).labelled is None
     # Another label makes another run, even where names and sizes of the photographs stay as they are.
     for source in find_images([folder]):

@@ -19,6 +19,7 @@ from delf_engine.training.sources.mined import (
     MinedOptions,
     MinedPair,
     MinedSource,
+    companions,
     places,
     read_pairs,
 )
@@ -122,11 +123,33 @@ def test_a_missing_photograph_is_reported(folder: Path, tmp_path: Path) -> None:
     assert len(source.store) == 2
 
 
-def test_chains_of_pairs_are_one_place() -> None:
-    def pair(a: str, b: str) -> MinedPair:
-        return MinedPair(a, b, np.eye(3), np.zeros((1, 4)))
+def _pair(a: str, b: str) -> MinedPair:
+    return MinedPair(a, b, np.eye(3), np.zeros((1, 4)))
 
-    found = places([pair("/a", "/b"), pair("/c", "/d"), pair("/e", "/b"), pair("/f", "/f")])
+
+def test_companions_show_what_looks_alike_at_another_place() -> None:
+    pairs = [_pair("/a", "/b"), _pair("/b", "/c"), _pair("/d", "/e"), _pair("/e", "/f"), _pair("/g", "/h")]
+    alike = [("/b", "/e"), ("/a", "/c"), ("/h", "/nowhere")]  # one place of a chain; in no pair
+    assert companions(pairs, alike) == {0: [2, 3], 1: [2, 3], 2: [0, 1], 3: [0, 1]}
+    assert companions(pairs, []) == {}
+
+
+def test_look_alikes_are_drawn_together(folder: Path, tmp_path: Path) -> None:
+    alike = json.dumps({"a": str(folder / "a0.png"), "b": str(folder / "b2.png"), "same": False})
+    lines = [_line(str(folder / f"a{i}.png"), str(folder / f"b{i}.png")) for i in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join([*lines, alike]))
+    context = _context(folder, pairs=tmp_path / "pairs.jsonl", batch=2)
+    plain, hard = (MinedSource(MinedOptions(kind="mined", alike=share), context) for share in (0.0, 0.5))
+    for index in range(8):
+        first, other = plain.batch(index).groups, hard.batch(index).groups
+        assert first is not None
+        assert other is not None
+        expected = {0: 2, 2: 0}.get(first[0], first[1])
+        assert other.tolist() == [first[0], expected]
+
+
+def test_chains_of_pairs_are_one_place() -> None:
+    found = places([_pair("/a", "/b"), _pair("/c", "/d"), _pair("/e", "/b"), _pair("/f", "/f")])
     assert found["/a"] == found["/b"] == found["/e"]
     assert len({found["/a"], found["/c"], found["/f"]}) == 3
     assert found["/c"] == found["/d"]

@@ -202,6 +202,22 @@ def test_conv4_resumes_to_the_same_bits(photos: list[str], trunk: Path, tiny: Ti
     assert all(np.array_equal(whole.state[key], resumed.state[key]) for key in whole.state)
 
 
+def test_a_stage_keeps_a_share_of_its_start(photos: list[str], trunk: Path, tiny: Tiny) -> None:
+    config = tiny(stages=tiny().stages[:2])
+    start, tuned, mixed = (
+        train(photos, recipe, trunk).state
+        for recipe in (
+            config.model_copy(update={"stages": config.stages[:1]}),
+            config.with_stage("conv4", learning_rate=1e-3),
+            config.with_stage("conv4", learning_rate=1e-3, keep=0.75),
+        )
+    )
+    name = "trunk.layer3.0.conv1.weight"
+    assert np.abs(tuned[name] - start[name]).max() > 1e-3
+    np.testing.assert_allclose(mixed[name], 0.75 * start[name] + 0.25 * tuned[name], atol=2e-4)
+    assert np.array_equal(mixed["trunk.conv1.weight"], start["trunk.conv1.weight"])
+
+
 def test_first_ctrl_c_ends_the_step_and_writes_the_state(network: DelfNetwork, tmp_path: Path) -> None:
     def press(name: str, done: int, total: int, loss: float | None) -> None:
         if done == 3:
@@ -341,3 +357,20 @@ def test_only_the_parts_named_are_trained(network: DelfNetwork, part: str) -> No
     }
     assert changed == ({"conv1", "layer1", "layer2", "layer3"} if part == "trunk" else {"layer3"})
     assert not any(parameter.requires_grad for parameter in mine.parameters())
+
+
+def test_the_projection_is_trained_where_a_stage_says_so(network: DelfNetwork) -> None:
+    class Described(Loss):
+        def forward(self, step: Step) -> Tensor:
+            return step.network.projection(step.features.flatten(2).transpose(1, 2).flatten(0, 1)).mean()
+
+    mine = copy.deepcopy(network)
+    stage = _stage(train=("projection",), steps=2, losses=(LossOptions(kind="toy mean"),))
+    run = _run(mine, stage)
+    run.losses = [Described(LossOptions(kind="described"), mine, StageFacts("labels", None, True, frozenset()))]
+    run.run()
+    changed = {
+        name for name, value in mine.state_dict().items() if not torch.equal(value, network.state_dict()[name])
+    }
+    assert changed == {"projection.components"}
+    assert not mine.projection.components.requires_grad

@@ -14,8 +14,6 @@ from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.grid import inside_regions
 from delf_engine.support.threads import in_threads
 
-__all__ = ["Aggregate", "aggregated", "blocks", "by_image", "code_length"]
-
 #: Distinct words of an image, ascending, (w,) int32; and their codes, (w, ceil(D / 64)) uint64.
 Aggregate: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64]]
 

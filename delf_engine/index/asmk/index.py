@@ -44,8 +44,6 @@ from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment, offsets_of
 from delf_engine.support.threads import in_threads
 
-__all__ = ["AsmkIndex", "score_segment", "selectivity"]
-
 _LEAST_PART = 32768  # rows that are worth a thread
 
 

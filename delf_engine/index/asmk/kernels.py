@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["RANGE", "copy_postings", "count_postings", "normalise", "score_signs", "word_sums"]
-
 RANGE = 262_144  # rows: two megabytes of sums stay in the cache, and runs of postings are read in one go
 _CHUNK = 1024  # postings whose similarities are computed together
 _FEW = 64  # that are not worth it

@@ -15,8 +15,6 @@ from delf_engine.index.codebook.search import WordSearcher
 from delf_engine.support.arrays import LARGEST, check_array
 from delf_engine.support.threads import check_threads
 
-__all__ = ["Codebook"]
-
 
 class Codebook(Encoder):
     """Visual words: centroids that descriptors are assigned to.

@@ -18,8 +18,6 @@ from delf_engine.support.files import replacing, sync_directory, system_errors
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Encoder"]
-
 _VERSION = "1"
 
 

@@ -17,8 +17,6 @@ from numba import njit
 
 from delf_engine.matching.micro_kernel import LANES, ROWS, njit_tiled, scores_16, scores_32
 
-__all__ = ["accumulate", "group", "nearest_columns", "nearest_words", "probe", "scan"]
-
 _HALVINGS = 12
 
 

@@ -13,8 +13,6 @@ from delf_engine.errors import ConfigError, FeatureError
 from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.support.arrays import LARGEST, check_array
 
-__all__ = ["Mixture"]
-
 _SMALLEST_VARIANCE = 1e-6  # added to each, as scikit-learn does: a component of equal descriptors has none
 
 

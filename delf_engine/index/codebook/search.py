@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from delf_engine.support.threads import faiss_in_one_thread, in_threads, usable_cores
 
-__all__ = ["CellSearcher", "Mode", "WordSearcher", "flat_search"]
-
 Matrix: TypeAlias = npt.NDArray[np.float32]
 Mode: TypeAlias = Literal["exact", "fast"]
 

@@ -15,8 +15,6 @@ from delf_engine.support.arrays import LARGEST, check_array
 from delf_engine.support.files import system_errors
 from delf_engine.support.threads import usable_cores
 
-__all__ = ["Blocks", "centroids_of"]
-
 _ROWS = 65536  # of a block
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
@@ -76,6 +74,9 @@ def centroids_of(
 class Blocks:
     """Descriptors as float32 blocks of at most 65,536 rows, read as often as asked.
 
+    A `FeatureError` if an array is no matrix of finite numbers that are not huge, or they differ in dimension; a
+    `FormatError` if the temporary file cannot be written.
+
     Parameters
     ----------
     source : array, or iterable of arrays
@@ -86,13 +87,6 @@ class Blocks:
     ----------
     count, dim : int
         Shape of all descriptors together; (0, 0) where there is no array.
-
-    Raises
-    ------
-    FeatureError
-        If an array is no matrix of finite numbers that are not huge, or they differ in dimension.
-    FormatError
-        If the temporary file cannot be written.
     """
 
     def __init__(self, source: npt.ArrayLike | Iterable[npt.ArrayLike]) -> None:

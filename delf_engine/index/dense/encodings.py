@@ -25,15 +25,6 @@ from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.codebook.mixture import Mixture
 from delf_engine.index.grid import inside_regions
 
-__all__ = [
-    "Vector",
-    "bow_vector",
-    "euclidean_length",
-    "fisher_vector",
-    "inverse_document_frequency",
-    "vlad_vector",
-]
-
 Vector = npt.NDArray[np.float32]
 
 

@@ -26,8 +26,6 @@ from delf_engine.index.dense.encodings import (
 from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment
 from delf_engine.support.threads import in_threads
 
-__all__ = ["LARGEST", "DenseConfig", "DenseIndex", "DenseKind", "DenseLayout"]
-
 DenseKind: TypeAlias = Literal["bow", "vlad", "fisher"]
 DenseConfig: TypeAlias = BowConfig | VladConfig | FisherConfig
 

@@ -34,8 +34,6 @@ from delf_engine.index.ivf.search import SegmentSearcher, nearest
 from delf_engine.index.kdtree.votes import gathered
 from delf_engine.index.segments.segment import Segment
 
-__all__ = ["IvfIndex"]
-
 #: The descriptors of a query, (N, D), and the cells that each visits, (N, P); P = 0 where there is nothing.
 Query: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 Session: TypeAlias = list[SegmentSearcher]

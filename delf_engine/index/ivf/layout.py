@@ -17,8 +17,6 @@ from delf_engine.errors import ConfigError
 from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment, offsets_of, row_counts
 from delf_engine.support.threads import faiss_in_one_thread
 
-__all__ = ["Codec", "IvfLayout", "Lists", "Rows"]
-
 Ids: TypeAlias = npt.NDArray[np.int64]
 Matrix: TypeAlias = npt.NDArray[np.float32]
 Codes: TypeAlias = npt.NDArray[np.uint8]
@@ -38,7 +36,8 @@ class Codec:
     With "uint8", components are kept in units of 1 / 127, rounded, each off by at most 1 / 254; what lies beyond
     [-1, 1] is cut off. With "pq", a byte for each part of a few dimensions says which of 256 levels is nearest:
     levels are found by k-means among the words of the codebook at unit length, which are spread as the descriptors
-    that they were trained on, when they are first needed.
+    that they were trained on, when they are first needed. A `ConfigError` if there are fewer than 256 words for
+    "pq".
 
     Parameters
     ----------
@@ -56,11 +55,6 @@ class Codec:
         Of levels.
     levels : (M, 256, D / M) float32 or None
         Of "pq", once they are known: those that a saved index was made with are set before it is used.
-
-    Raises
-    ------
-    ConfigError
-        If there are fewer than 256 words for "pq".
 
     References
     ----------

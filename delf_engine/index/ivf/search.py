@@ -17,8 +17,6 @@ from delf_engine.index.ivf.layout import Codec, Ids, Lists, Matrix
 from delf_engine.index.segments.segment import Segment, row_counts
 from delf_engine.support.threads import faiss_in_one_thread, in_threads
 
-__all__ = ["Neighbours", "SegmentSearcher", "nearest"]
-
 Neighbours: TypeAlias = tuple[Ids, Matrix, Ids]  # rows, squared distances, images
 
 _LEAST_PART = 32  # query descriptors that are worth a thread
@@ -101,6 +99,8 @@ def nearest(
 ) -> Neighbours:
     """Return the nearest descriptors of all segments, with any number of threads.
 
+    A `FormatError` if a segment turns out to be damaged.
+
     Parameters
     ----------
     segments : sequence of SegmentSearcher
@@ -121,11 +121,6 @@ def nearest(
         Squared distances, in units of the codec.
     images : (Q, count) int64
         Image of each row, counted through all segments.
-
-    Raises
-    ------
-    FormatError
-        If a segment turns out to be damaged.
     """
     visited = cells.astype(np.int64)
     parts = max(1, min(threads, len(queries) // _LEAST_PART))

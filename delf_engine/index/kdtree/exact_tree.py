@@ -7,8 +7,6 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ExactTree"]
-
 Found: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 _BLOCK = 256  # query descriptors whose neighbours are compared at a time

@@ -42,8 +42,6 @@ from delf_engine.index.kdtree.exact_tree import ExactTree
 from delf_engine.index.kdtree.votes import gathered
 from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment, offsets_of, row_counts
 
-__all__ = ["KdTreeIndex", "KdTreeLayout"]
-
 _KDTREE = 1  # FLANN_INDEX_KDTREE
 _FEW = 8  # times the neighbours asked for
 

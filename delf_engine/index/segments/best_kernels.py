@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["best_rows"]
-
 
 @njit(cache=True, nogil=True)
 def _shortened(scores: Any, rows: Any, count: Any, wanted: Any) -> Any:

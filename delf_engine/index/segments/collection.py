@@ -40,8 +40,6 @@ from delf_engine.index.segments.segment import (
 )
 from delf_engine.support.files import locked, system_errors
 
-__all__ = ["Collection", "IfDamaged"]
-
 _CHECKED_BYTES = 64 << 20  # checksums of collections up to this size are compared on loading
 _ATTEMPTS = 5
 _BEARABLE = 0.5  # the part of a segment that may be removed before it is written again

@@ -17,22 +17,6 @@ import numpy.typing as npt
 from delf_engine.errors import FormatError
 from delf_engine.support.files import replacing, sync_directory
 
-__all__ = [
-    "MANIFEST",
-    "VERSION",
-    "check_file",
-    "check_index",
-    "clean",
-    "create_array",
-    "has_index",
-    "open_array",
-    "read_manifest",
-    "saved_mark",
-    "seal",
-    "sync_directory",
-    "write_manifest",
-]
-
 MANIFEST = "index.json"
 VERSION = 1
 
@@ -146,10 +130,7 @@ def saved_mark(directory: Path) -> dict[str, Any] | None:
 def read_manifest(directory: Path, *kinds: str) -> dict[str, Any]:
     """Return the manifest of an index; without `kinds`, of any kind and version.
 
-    Raises
-    ------
-    FormatError
-        If there is none, or it is damaged, of another kind, or of another version.
+    A `FormatError` if there is none, or it is damaged, of another kind, or of another version.
     """
     path = directory / MANIFEST
     try:

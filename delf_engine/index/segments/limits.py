@@ -10,20 +10,14 @@ import numpy.typing as npt
 from delf_engine.errors import UnknownIdError
 from delf_engine.index.segments.collection import Collection
 
-__all__ = ["allowed_rows", "best"]
-
 
 def allowed_rows(
     collection: Collection, among: Sequence[str] | None, exclude: Sequence[str]
 ) -> npt.NDArray[np.bool_] | None:
     """Return which rows of a flushed collection may be returned, (n,) bool through all segments; None: all.
 
-    Those of `among`, None for any, but for those of `exclude`, which need not be there.
-
-    Raises
-    ------
-    UnknownIdError
-        If an id of `among` is not there: a search among images that are not there cannot be meant.
+    Those of `among`, None for any, but for those of `exclude`, which need not be there. An `UnknownIdError` if an
+    id of `among` is not there: a search among images that are not there cannot be meant.
     """
     if among is None and not exclude:
         return None

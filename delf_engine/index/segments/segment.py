@@ -14,23 +14,6 @@ import numpy.typing as npt
 from delf_engine.errors import FormatError
 from delf_engine.index.segments import disk
 
-__all__ = [
-    "MAX_SEGMENTS",
-    "Allocate",
-    "Arrays",
-    "IdTable",
-    "Layout",
-    "Segment",
-    "built",
-    "merged",
-    "offsets_of",
-    "open_segment",
-    "plan",
-    "row_counts",
-    "write_dead",
-    "write_segment",
-]
-
 MAX_SEGMENTS = 8
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]

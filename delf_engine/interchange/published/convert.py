@@ -16,8 +16,6 @@ from delf_engine.interchange.published.network import PublishedNetwork, Reductio
 from delf_engine.model import CheckpointInfo
 from delf_engine.support.files import system_errors
 
-__all__ = ["KINDS", "assemble", "import_model"]
-
 #: What can be imported.
 KINDS = ("delf", "delg", "how", "torchvision")
 
@@ -39,6 +37,10 @@ def import_model(
     licence: str = "",
 ) -> tuple[State, CheckpointInfo]:
     """Read a published model and build this package's network from it.
+
+    A `ConfigError` if `kind` is unknown, or options do not go together; a `FormatError` if a file is missing,
+    damaged, or not of the format; a `CheckpointError` if the model is not of this kind, or cannot be expressed by
+    this package's network.
 
     Parameters
     ----------
@@ -70,15 +72,6 @@ def import_model(
         The network's weights by name.
     info : CheckpointInfo
         What the checkpoint says of it; `delf_engine.model.save_checkpoint` writes both.
-
-    Raises
-    ------
-    ConfigError
-        If `kind` is unknown, or options do not go together.
-    FormatError
-        If a file is missing, damaged, or not of the format.
-    CheckpointError
-        If the model is not of this kind, or cannot be expressed by this package's network.
     """
     from delf_engine.config import load_profile
 
@@ -126,14 +119,9 @@ def assemble(
     """Build this package's network from the parts of a published one, and check that they fit.
 
     Descriptors are reduced by the model's own reduction or else by `pca`, if there is one of them; `stated` are
-    fields of `CheckpointInfo` that the parts do not tell. Returned is what `import_model` returns.
-
-    Raises
-    ------
-    CheckpointError
-        If something is missing or has the wrong shape.
-    ConfigError
-        If `pca` is given for a model that has a reduction of its own.
+    fields of `CheckpointInfo` that the parts do not tell. Returned is what `import_model` returns. A
+    `CheckpointError` if something is missing or has the wrong shape; a `ConfigError` if `pca` is given for a model
+    that has a reduction of its own.
     """
     import torch
 

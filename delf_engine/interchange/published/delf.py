@@ -27,8 +27,6 @@ from delf_engine.interchange.published.tensorflow_files import (
     bundle_prefix,
 )
 
-__all__ = ["fold", "keras_network", "read_delf_model", "slim_network"]
-
 _SLIM_EPSILON = 1e-5  # resnet_utils.resnet_arg_scope
 _KERAS_EPSILON = 1e-3  # the default of Keras, which the training code leaves
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -42,19 +40,15 @@ Weights = dict[str, npt.NDArray[np.float32]]
 def read_delf_model(source: str | os.PathLike[str], *, stride: int | None = None) -> PublishedNetwork:
     """Read a DELF or DELG model: a SavedModel's folder, or the prefix of a checkpoint of the training code.
 
+    A `FormatError` if it is no TensorFlow model, or damaged; a `CheckpointError` if it is neither DELF nor DELG,
+    or of a kind that this package's network cannot express.
+
     Parameters
     ----------
     source : path
         A folder with ``variables/variables.index``, or ``PREFIX`` of a ``PREFIX.index``.
     stride : 16, 32 or None
         Of the feature map. None: as the model was saved where it tells (Keras), else 32, DELF's.
-
-    Raises
-    ------
-    FormatError
-        If it is no TensorFlow model, or damaged.
-    CheckpointError
-        If it is neither DELF nor DELG, or of a kind that this package's network cannot express.
     """
     bundle = TensorBundle(bundle_prefix(source))
     where = str(bundle.prefix)
@@ -178,6 +172,8 @@ def fold(
 ) -> Weights:
     """Fold TensorFlow's batch norm into the convolution before it.
 
+    A `CheckpointError` if an array is missing or has the wrong shape.
+
     Parameters
     ----------
     name : str
@@ -195,11 +191,6 @@ def fold(
     -------
     dict
         ``NAME.weight``, (O, I, H, W) float32, and ``NAME.bias``, (O,) float32.
-
-    Raises
-    ------
-    CheckpointError
-        If an array is missing or has the wrong shape.
     """
     missing = sorted(set(_NORM) - {"gamma"} - set(norm)) if norm is not None else []
     if missing:

@@ -19,8 +19,6 @@ from delf_engine.errors import CheckpointError, ConfigError, FormatError
 from delf_engine.interchange.messages import read_datum
 from delf_engine.support.arrays import check_array
 
-__all__ = ["HALF_RANGE", "IMAGENET", "PublishedNetwork", "Reduction", "from_affine", "read_pca"]
-
 Floats = npt.NDArray[np.float32]
 Rgb = tuple[float, float, float]
 
@@ -75,10 +73,7 @@ class PublishedNetwork:
 def from_affine(weight: npt.NDArray[Any], bias: npt.NDArray[Any], where: str) -> Reduction:
     """Write ``weight @ x + bias``, of shapes (D, C) and (D,), as ``weight @ (x - mean)``; `where` names the model.
 
-    Raises
-    ------
-    CheckpointError
-        If there is no such mean (the rows of `weight` depend on each other), or a shape is wrong.
+    A `CheckpointError` if there is no such mean (the rows of `weight` depend on each other), or a shape is wrong.
     """
     parts = f"{where}: weights of its reduction"
     matrix = check_array(parts, weight, np.float64, (None, None), error=CheckpointError)
@@ -96,6 +91,9 @@ def from_affine(weight: npt.NDArray[Any], bias: npt.NDArray[Any], where: str) ->
 def read_pca(source: str | os.PathLike[str], *, dim: int | None = None, whiten: bool = False) -> Reduction:
     """Read the PCA of a published model.
 
+    A `FormatError` if a file is missing or damaged, or shapes do not fit each other; a `ConfigError` if there are
+    fewer components than `dim`.
+
     Parameters
     ----------
     source : path
@@ -105,13 +103,6 @@ def read_pca(source: str | os.PathLike[str], *, dim: int | None = None, whiten: 
         Take the first `dim` components; None: all that are there.
     whiten : bool
         Divide each component by the square root of its variance.
-
-    Raises
-    ------
-    FormatError
-        If a file is missing or damaged, or shapes do not fit each other.
-    ConfigError
-        If there are fewer components than `dim`.
     """
     path = Path(source)
     given, components, *variances = _arrays(path, whiten)

@@ -32,8 +32,6 @@ from delf_engine.interchange.messages import (
 )
 from delf_engine.support.files import system_errors
 
-__all__ = ["OBJECT_GRAPH", "ObjectGraph", "TensorBundle", "bundle_prefix", "crc32c", "mask", "read_table"]
-
 #: Name of the tensor that holds the graph of objects.
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
@@ -48,10 +46,7 @@ _POLYNOMIAL = 0x82F63B78  # of CRC-32C (Castagnoli), bits reversed
 def bundle_prefix(source: str | os.PathLike[str]) -> Path:
     """Return the prefix of a checkpoint's files, given a SavedModel's folder, an index file or itself.
 
-    Raises
-    ------
-    FormatError
-        If there is none.
+    A `FormatError` if there is none.
     """
     path = Path(source)
     itself = path.with_suffix("") if path.suffix == ".index" else path
@@ -101,10 +96,7 @@ class TensorBundle(Mapping[str, npt.NDArray[Any]]):
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """Read one tensor of numbers.
 
-        Raises
-        ------
-        FormatError
-            If it is missing, is partitioned, not of numbers, or its bytes do not have their checksum.
+        A `FormatError` if it is missing, is partitioned, not of numbers, or its bytes do not have their checksum.
         """
         entry = self._known(name)
         shape = tuple(dim.size for dim in entry.shape.dim)
@@ -202,10 +194,7 @@ class ObjectGraph:
 def read_table(data: bytes, where: str) -> dict[bytes, bytes]:
     """Read all entries of an uncompressed table, in their order.
 
-    Raises
-    ------
-    FormatError
-        If it is no table, is damaged, or is compressed.
+    A `FormatError` if it is no table, is damaged, or is compressed.
     """
     if len(data) < _FOOTER or struct.unpack("<Q", data[-8:])[0] != _MAGIC:
         raise FormatError(f"{where}: not the index of a TensorFlow checkpoint (the magic number is not there)")

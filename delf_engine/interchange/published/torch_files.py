@@ -19,8 +19,6 @@ from delf_engine.errors import CheckpointError
 from delf_engine.interchange.published.network import IMAGENET, PublishedNetwork, from_affine
 from delf_engine.support.arrays import check_array
 
-__all__ = ["read_how", "read_torch_file", "read_torchvision"]
-
 Array = npt.NDArray[Any]
 
 #: Children of torchvision's ResNets in their order; HOW numbers them.
@@ -51,10 +49,7 @@ _HARMLESS: list[Any] = [
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a ``.safetensors`` or a ``torch.save`` file without running code that is in it.
 
-    Raises
-    ------
-    CheckpointError
-        If it is missing, damaged, not a dictionary, or can be loaded only by running its code.
+    A `CheckpointError` if it is missing, damaged, not a dictionary, or can be loaded only by running its code.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -88,10 +83,7 @@ def _harmless() -> AbstractContextManager[Any]:
 def read_torchvision(path: str | os.PathLike[str]) -> PublishedNetwork:
     """Read a state dict of torchvision's ResNet-18, 34, 50 or 101; scores will be the L2 norm of features.
 
-    Raises
-    ------
-    CheckpointError
-        If it cannot be read or is not one of these.
+    A `CheckpointError` if it cannot be read or is not one of these.
     """
     content = read_torch_file(path)
     state = _arrays(content.get("state_dict", content), path)
@@ -102,12 +94,8 @@ def read_torchvision(path: str | os.PathLike[str]) -> PublishedNetwork:
 def read_how(path: str | os.PathLike[str]) -> PublishedNetwork:
     """Read a checkpoint of HOW: trunk, smoothing, reduction; scores are the L2 norm of features.
 
-    HOW leaves its descriptors at the length that whitening gives them; here they are of length 1, as everywhere.
-
-    Raises
-    ------
-    CheckpointError
-        If it cannot be read, is not HOW's, or of a kind that this package's network cannot express.
+    HOW leaves its descriptors at the length that whitening gives them; here they are of length 1, as everywhere. A
+    `CheckpointError` if it cannot be read, is not HOW's, or of a kind that this package's network cannot express.
     """
     content = read_torch_file(path)
     params, state = _how_parameters(content, path), _arrays(content["state_dict"], path)

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from delf_engine.features import LocalFeatures
     from delf_engine.reranking import RankedCandidate
 
-__all__ = ["write_report"]
-
 #: Features of an image by its id; None or an unknown id: there are none.
 Features: TypeAlias = "Mapping[str, LocalFeatures] | Callable[[str], LocalFeatures | None] | None"
 

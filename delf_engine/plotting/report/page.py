@@ -25,22 +25,6 @@ from delf_engine.verification.result import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Images",
-    "Photographs",
-    "Picture",
-    "Written",
-    "check_path",
-    "counted",
-    "figure_picture",
-    "fitting",
-    "jpeg_picture",
-    "page_templates",
-    "short_name",
-    "small_photo",
-    "write_page",
-]
-
 #: Where photographs come from by their id; None: an id is a path.
 Images: TypeAlias = Mapping[str, ImageSource] | Callable[[str], ImageSource] | None
 
@@ -145,13 +129,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_page(path: Path, page: str) -> int:
-    """Write a page whole or not at all, and return its size in bytes.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be written.
-    """
+    """Write a page whole or not at all, and return its size in bytes; a `ConfigError` if it cannot be written."""
     content = page.encode("utf-8")
     with system_errors(f"{path}: cannot be written", ConfigError), replacing(path) as partial:
         partial.write_bytes(content)
@@ -195,13 +173,7 @@ class Photographs:
         self._thumbnails: dict[str, Picture] = {}
 
     def source(self, image_id: str) -> ImageSource:
-        """Return what a photograph can be read from.
-
-        Raises
-        ------
-        ImageError
-            If it is not known.
-        """
+        """Return what a photograph can be read from; an `ImageError` if it is not known."""
         if self._images is None:
             return image_id
         if callable(self._images):
@@ -225,10 +197,7 @@ class Photographs:
 def small_photo(source: ImageSource, side: int) -> tuple[Pixels, tuple[int, int]]:
     """Return a photograph with its longer side at most `side` pixels, and its own (width, height).
 
-    Raises
-    ------
-    ImageError
-        If it cannot be read.
+    An `ImageError` if it cannot be read.
     """
     photo, size = load_reduced(source, lambda size: side)
     side = min(side, max(photo.shape[:2]))  # small ones are not enlarged

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from delf_engine.features import LocalFeatures
     from delf_engine.verification import Verification
 
-__all__ = ["write_pair_report"]
-
 _OVERLAYS: tuple[OverlayMode, ...] = ("blend", "checkerboard")
 
 

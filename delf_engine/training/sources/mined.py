@@ -1,7 +1,8 @@
 """Source ``mined``: verified pairs of real photographs, with other viewpoint, light and season.
 
 Their file holds one JSON object a line: ``{"a": path, "b": path, "homography": 3 x 3 from pixels of a to pixels of
-b, "points": [[xa, ya, xb, yb], ...]}``, the points being inlier matches. Relative paths are relative to the file.
+b, "points": [[xa, ya, xb, yb], ...]}``, the points being inlier matches; photographs of different places that look
+alike are ``{"a": path, "b": path, "same": false}``. Relative paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -30,9 +31,19 @@ from delf_engine.training.sources.views import ViewsSource, draw_rows, gather_pa
 from delf_engine.training.stores import Items
 from delf_engine.training.views import ViewsConfig, random_view
 
-__all__ = ["MinedOptions", "MinedPair", "MinedSource", "mined_items", "places", "read_pairs", "views_of_first"]
+__all__ = [
+    "MinedOptions",
+    "MinedPair",
+    "MinedSource",
+    "companions",
+    "mined_items",
+    "places",
+    "read_pairs",
+    "views_of_first",
+]
 
 Floats = npt.NDArray[np.float64]
+Alike = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,14 @@ class MinedPair:
     points: Floats
 
 
-def read_pairs(path: str | os.PathLike[str]) -> list[MinedPair]:
+def read_pairs(path: str | os.PathLike[str]) -> tuple[list[MinedPair], Alike]:
     """Read a file of mined pairs; empty lines are passed over.
+
+    Returns
+    -------
+    pairs : list of MinedPair
+    alike : list of (str, str)
+        Paths of photographs of different places that look alike.
 
     Raises
     ------
@@ -67,17 +84,23 @@ def read_pairs(path: str | os.PathLike[str]) -> list[MinedPair]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{os.fspath(path)}: cannot be read as JSON lines: {error}") from error
-    pairs = []
+    pairs: list[MinedPair] = []
+    alike: Alike = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                pairs.append(_parse(json.loads(line), Path(path).parent))
+                value = json.loads(line)
+                a, b = _paths(value, Path(path).parent)
+                if value.get("same") is False:
+                    alike.append((a, b))
+                else:
+                    pairs.append(_parse(a, b, value))
             except (FormatError, ValueError, KeyError) as error:
                 reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
                 raise FormatError(f"{os.fspath(path)}, line {number}: {reason}") from error
     if not pairs:
         raise FormatError(f"{os.fspath(path)}: holds no pair")
-    return pairs
+    return pairs, alike
 
 
 def places(pairs: Sequence[MinedPair]) -> dict[str, int]:
@@ -132,24 +155,44 @@ def mined_items(pairs: Sequence[MinedPair], config: ViewsConfig, seed: int) -> I
     return Items(digest.hexdigest(), names, config.count, config.size, render)
 
 
+def companions(pairs: Sequence[MinedPair], alike: Alike) -> dict[int, list[int]]:
+    """Return for each pair the pairs of other places with a photograph that looks like one of its own."""
+    place = places(pairs)
+    of: dict[str, list[int]] = {}
+    for row, pair in enumerate(pairs):
+        for name in (pair.a, pair.b):
+            of.setdefault(os.path.realpath(name), []).append(row)
+    found: dict[int, set[int]] = {}
+    for a, b in ((os.path.realpath(a), os.path.realpath(b)) for a, b in alike):
+        if a in of and b in of and place[a] != place[b]:
+            for row in of[a]:
+                found.setdefault(row, set()).update(of[b])
+            for row in of[b]:
+                found.setdefault(row, set()).update(of[a])
+    return {row: sorted(others) for row, others in found.items()}
+
+
 def views_of_first(views: int) -> int:
     """Return how many of a pair's views are of its photograph a; the others are of b."""
     return (views + 1) // 2
 
 
-def _parse(value: Any, folder: Path) -> MinedPair:
+def _paths(value: Any, folder: Path) -> tuple[str, str]:
     if not isinstance(value, dict):
         raise ValueError("is no JSON object")
-    paths = [value["a"], value["b"]]
-    if not all(isinstance(p, str) and p for p in paths):
+    a, b = value["a"], value["b"]
+    if not all(isinstance(p, str) and p for p in (a, b)):
         raise ValueError("a and b must be paths")
+    return str(folder / a), str(folder / b)
+
+
+def _parse(a: str, b: str, value: dict[str, Any]) -> MinedPair:
     homography = check_array("homographies", value["homography"], np.float64, (3, 3), error=FormatError)
     points = check_array("points", value["points"], np.float64, (None, 4), error=FormatError)
     if np.linalg.matrix_rank(homography) < 3:
         raise ValueError("homography is singular")
     if not len(points):
         raise ValueError("points must be one row xa, ya, xb, yb or more")
-    a, b = (str(folder / p) for p in paths)
     return MinedPair(a, b, homography, points)
 
 
@@ -160,9 +203,13 @@ class MinedOptions(SourceOptions):
     ----------
     share : float
         Of a batch; the rest are views of single photographs, as the source ``views`` draws them.
+    alike : float
+        Share of the mined pairs of a batch that are drawn because they look like another of its pairs and show
+        another place, as far as there are such: hard negatives.
     """
 
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    alike: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
 class MinedSource:
@@ -185,7 +232,7 @@ class MinedSource:
             raise ConfigError("the recipe draws mined pairs: give their file, --pairs FILE")
         self.context = context
         held_out = {os.path.realpath(path) for path in context.held_out}
-        found = read_pairs(context.pairs)
+        found, alike = read_pairs(context.pairs)
         kept = [p for p in found if held_out.isdisjoint((os.path.realpath(p.a), os.path.realpath(p.b)))]
         if len(kept) < 2:
             raise DataError(
@@ -195,13 +242,18 @@ class MinedSource:
         self.pairs = kept
         self.store = context.stores.open("mined", mined_items(kept, context.views, context.run_seed))
         self.places = places(kept)
+        self.companions = companions(kept, alike) if options.alike else {}
         self.count = min(max(1, round(options.share * context.batch)), context.batch)
+        self.alike = round(options.alike * self.count)
         self.views = ViewsSource(SourceOptions(kind="views"), context) if self.count < context.batch else None
 
     def batch(self, index: int) -> Batch:
         """Return mined pairs, and pairs of views where the share is below 1."""
         rows = draw_rows(self.store.rows, self.count, index, seed=(self.context.seed, 3))
         rng = np.random.default_rng((self.context.seed, 4, index))
+        for place in range(min(self.alike, len(rows) // 2)):
+            if near := self.companions.get(int(rows[place])):
+                rows[-1 - place] = rng.choice(near)
         views, split = [], views_of_first(self.context.views.count)
         for _ in rows:
             of_a, of_b = int(rng.integers(split)), int(rng.integers(split, self.context.views.count))
