@@ -31,7 +31,7 @@ _SHOWN = 320  # longer side of the overlap where it is compared
 _PATCH = (17, 17)  # pixels
 _TEXTURE = 4.0  # least standard deviation of a patch, of 255
 _PATCHES = 12  # with texture
-# Where both have the very same frame, nothing has moved, and a caption may cover much: then the best quarter of the
+# Where both have the very same frame nothing has moved, and a caption may cover much: then the best quarter of the
 # patches counts, if the rest agrees in part.
 _FRAME, _BEST, _COVERED = 0.98, 0.75, 0.55
 _STEPS = 40  # of the refinement
