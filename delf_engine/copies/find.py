@@ -37,7 +37,8 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 _ALIKE = 0.5  # largest distance of signatures that is worth a look at the pixels
 _LOOKS = 5  # at the nearest by signature
-_INLIERS = 12  # of a pair that is worth a look at details
+# Details are looked at of the best so many of each photograph, from so many inliers on.
+_DETAILED, _INLIERS = 16, 8
 _SAME = 0.93  # least correlation of the pixels of a copy
 _WHOLE = 0.9  # share of a photograph's content that counts as all of it
 _LARGER = 1.1  # pixels of a part over those in its whole, from which on it is embedded
@@ -63,7 +64,7 @@ def find_copies(
     within: Paths | None = None,
     engine: str | os.PathLike[str] | None = None,
     model: str | os.PathLike[str] | None = None,
-    per_photo: int = 10,
+    per_photo: int = 30,
     dismissed: str | os.PathLike[str] | None = None,
     max_pixels: int | None = None,
     workers: int | None = None,
@@ -130,7 +131,7 @@ def find_copies(
     leaders = [photo for photo in leaders if min(photo.size) >= LEAST]
     sides = {photo.path in tested for photo in leaders}
     if len(leaders) > 1 and (within is None or len(sides) == 2):
-        with working_engine(engine, model, fine=False) as opened:
+        with working_engine(engine, model, fine=True) as opened:
             found, unread = job.parts(opened, [photo.path for photo in leaders], tested, per_photo)
         seen = {frozenset((copy.a, copy.b)) for copy in copies}
         copies += [copy for copy in found if frozenset((copy.a, copy.b)) not in seen]
@@ -252,7 +253,8 @@ class _Job:
         verifying = partial(self._progress, "verifying")
         ranked = rerank_batch(engine.store, shortlists, engine.store, options, progress=verifying)
         hopeful = [
-            (query, [hit for hit in hits if (hit.inliers or 0) >= _INLIERS]) for query, hits in ranked.items()
+            (query, [hit for hit in hits[:_DETAILED] if (hit.inliers or 0) >= _INLIERS])
+            for query, hits in ranked.items()
         ]
         asked = replace(options, confirm=len(within))
 
@@ -291,11 +293,13 @@ class _Job:
         verification = hit.verification
         if verification is None or verification.fine is None:
             return None
-        fine = verification.fine
+        fine, transforms = verification.fine, []
         if fine.homography is not None and fine.planar > PLANAR_BY_CHANCE:
-            # Details are points at the middles of pixels.
-            start = np.linalg.inv(HALF) @ np.linalg.inv(np.array(fine.homography)) @ HALF
-            found = self._compared(a, b, start)
+            transforms.append(np.array(fine.homography))
+        if fine.transform is None and verification.transform is not None:  # of the coarse features
+            transforms.append(verification.transform)
+        for transform in transforms:
+            found = self._compared(a, b, np.linalg.inv(HALF) @ np.linalg.inv(transform) @ HALF)
             if found is not None:
                 return found
         if places and verification.same:

@@ -117,7 +117,8 @@ def laid_over(a: Grey, b: Grey, view: int) -> Floats:
 def agreement(a: Grey, b: Grey, start: Floats) -> Agreement | None:
     """Refine a transform on the pixels, and tell how far the photographs agree under it.
 
-    It is refined as an affine one, coarsely and then finely (Evangelidis and Psarakis, TPAMI 2008).
+    It is refined as an affine one, coarsely and then finely (Evangelidis and Psarakis, TPAMI 2008). What it was stays
+    if they agree better under it: a caption may draw it aside.
 
     Parameters
     ----------
@@ -134,12 +135,17 @@ def agreement(a: Grey, b: Grey, start: Floats) -> Agreement | None:
     if overlap is None:
         return None
     transform = _affine(*overlap)
+    found = [_agreement(a, b, transform)]
     for side in (_SHOWN // 4, _SHOWN):
         overlap = _overlap(a, b, transform)
         if overlap is None:
-            return None
-        frame = _Frame(a, b, transform, overlap[1], side)
-        transform = frame.refined()
+            break
+        transform = _Frame(a, b, transform, overlap[1], side).refined()
+    found.append(_agreement(a, b, transform))
+    return max((each for each in found if each is not None), key=lambda each: each.score, default=None)
+
+
+def _agreement(a: Grey, b: Grey, transform: Floats) -> Agreement | None:
     overlap = _overlap(a, b, transform)
     if overlap is None:
         return None
