@@ -83,7 +83,11 @@ def _tables(result: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
 def _markdown(table: Mapping[str, Any]) -> str:
     left = table.get("left", (0,))
     rule = ["---" if i in left else "---:" for i in range(len(table["columns"]))]
-    rows = [[_escaped(cell) for cell in row] for row in (table["columns"], *table["rows"])]
+    # Of sets without pairs of one kind there is nothing to say.
+    rows = [
+        ["" if "nan" in c.split() or "+nan" in c else _escaped(c) for c in r]
+        for r in (table["columns"], *table["rows"])
+    ]
     lines = ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
     return "\n".join([f"**{_escaped(table['title'])}**", "", *lines, ""])
 

@@ -209,16 +209,9 @@ def mine_pairs(
     direct = [pairs[pair] for pair in kept]
     hops = _two_hops(engine, direct, {*good, *unlike}, least, place)
     through = strongest({pair: len(found.points) for pair, found in hops.items()}, max_pairs)
-    of = places([MinedPair(a, b, np.eye(3), np.zeros((1, 4))) for a, b in good])
-    folder = {name: os.path.dirname(engine.path_of(name)) for name in names}
-    apart = {
-        (a, b): n
-        for (a, b), n in unlike.items()
-        if folder[a] != folder[b] and of.get(os.path.realpath(a), a) != of.get(os.path.realpath(b), b)
-    }
     return Mined(
         pairs=(*direct, *(hops[pair] for pair in through)),
-        alike=tuple(strongest(apart, max_pairs)),
+        alike=tuple(strongest(_apart(engine, unlike, good), max_pairs)),
         photographs=names,
         hops=len(through),
         compared=sum(hit.verification is not None for hits in rankings.values() for hit in hits),
@@ -264,6 +257,22 @@ def _confirmed(
             out |= found
         progress("looking at details", len(out), len(names))
     return out
+
+
+def _apart(
+    engine: Engine, unlike: Mapping[tuple[str, str], int], good: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], int]:
+    """Return the inliers of the look-alikes of different folders that no chain of good pairs joins."""
+    of = places([MinedPair(a, b, np.eye(3), np.zeros((1, 4))) for a, b in good])
+
+    def where(name: str) -> tuple[str, int | str]:
+        return os.path.dirname(engine.path_of(name)), of.get(os.path.realpath(name), name)
+
+    return {
+        (a, b): inliers
+        for (a, b), inliers in unlike.items()
+        if all(one != other for one, other in zip(where(a), where(b), strict=True))
+    }
 
 
 def _unlike(found: Verification) -> bool:

@@ -93,8 +93,8 @@ class GradientStage(Config):
         Of the network's arithmetic; weights, losses and optimiser stay float32. auto: bf16 where the hardware has
         it, else fp32.
     keep : float
-        Share of the weights of before the stage in those behind it. The mean of a tuned network and its start is as
-        good as the tuned one on what it has seen and better elsewhere (WiSE-FT; Wortsman et al., CVPR 2022).
+        Share of the weights of before the stage in those behind it. The mean of a tuned network and its start is
+        as good as the tuned one on what it has seen and better elsewhere (WiSE-FT; Wortsman et al., CVPR 2022).
     evaluate_every : int
         Steps between measurements on the held-out photographs; 0: at the end only.
     """

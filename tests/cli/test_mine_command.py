@@ -42,11 +42,11 @@ def test_mine_writes_pairs_and_says_what_it_found(folder: Path, model: str) -> N
     result = run(folder, "--out", out, "--model", model, "--engine", kept, "--workers", 1)
     assert result.exit_code == 0, result.output
     assert "3 photographs, 3 pairs verified\n3 of them have matches enough, 1 of these show" in result.output
-    assert "\n1 pairs\n" in result.output
+    assert "\n1 pairs, 0 of them through a third photograph\n0 pairs of different places" in result.output
     assert "1 connected groups, photographs in each: 2\n1 photographs without a partner\n" in result.output
     assert "too few to train on: recipe delf_self draws 12 pairs a batch" in result.output
     assert f"wrote {out}" in result.output
-    (pair,) = read_pairs(out)
+    ((pair,), _) = read_pairs(out)
     assert (Path(pair.a), Path(pair.b)) == (folder / "a.png", folder / "b.png")
     np.testing.assert_allclose(pair.homography @ [200, 150, 1], [136, 150, 1], atol=8)
     assert (kept / "engine.json").is_file()
@@ -67,7 +67,7 @@ def test_unreadable_photographs_are_named_and_the_rest_is_mined(folder: Path, mo
     assert result.exit_code == 1
     assert "broken.jpg" in result.stderr
     assert "1 photographs could not be read" in result.stderr
-    assert len(read_pairs(out)) == 1
+    assert len(read_pairs(out)[0]) == 1
 
 
 def test_what_cannot_work_is_said(folder: Path, model: str) -> None:

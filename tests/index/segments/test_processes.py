@@ -108,13 +108,22 @@ def test_a_full_disk_leaves_the_index_as_it_was(kind: Kind, tmp_path: Path, chan
         from index.kinds import IMAGES, NAMES, QUERY, Kind, assert_same
         from delf_engine.errors import FormatError
         kind, folder = Kind(sys.argv[1]), Path(sys.argv[2])
+
+
+        def change(index):
+            if sys.argv[3] == "add":
+                index.add([f"more {i}" for i in range(600)], [IMAGES[NAMES[4]]] * 600)
+            else:
+                index.compact()
+
+
+        warm = kind.load(folder)  # kernels are compiled, and cached, while files may be of any size
+        change(warm)
+        warm.search(QUERY, 10**6)
         index = kind.load(folder)
         largest = max(file.stat().st_size for file in folder.rglob("*.npy"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 4096,) * 2)
-        if sys.argv[3] == "add":
-            index.add([f"more {i}" for i in range(600)], [IMAGES[NAMES[4]]] * 600)
-        else:
-            index.compact()
+        change(index)
         before = index.search(QUERY, 10**6)
         try:
             index.save(folder)
