@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from delf_engine.config import Profile, load_profile
     from delf_engine.copies import find_copies
-    from delf_engine.engine import AddReport, Engine, SearchResult, rerank, verify
+    from delf_engine.engine import AddReport, Engine, SearchResult, rerank, rerank_many, verify
     from delf_engine.errors import DelfEngineError
     from delf_engine.extraction import Extractor
     from delf_engine.features import LocalFeatures
@@ -41,6 +41,7 @@ __all__ = [
     "find_copies",
     "load_profile",
     "rerank",
+    "rerank_many",
     "verify",
     "verify_features",
 ]
@@ -62,6 +63,7 @@ _HOME = {
     "find_copies": "delf_engine.copies",
     "load_profile": "delf_engine.config",
     "rerank": "delf_engine.engine",
+    "rerank_many": "delf_engine.engine",
     "verify": "delf_engine.engine",
     "verify_features": "delf_engine.verification",
 }

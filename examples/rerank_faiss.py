@@ -35,7 +35,7 @@ index.add(np.stack([global_descriptor(path) for path in local]))
 scores, rows = index.search(np.stack([global_descriptor(path) for path in asked]), 50)
 
 shortlists = shortlists_from_arrays(rows, scores, queries=list(asked), names=list(local))
-rankings = de.rerank(asked, shortlists, local, top_n=50)  # checkpoint="rerank.journal" makes it resumable
+rankings = de.rerank_many(asked, shortlists, local, top_n=50)  # checkpoint="rerank.journal" makes it resumable
 for query, ranking in rankings.items():
     print(query)
     for hit in ranking[:5]:

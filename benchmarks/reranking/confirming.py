@@ -101,7 +101,7 @@ def _reranked(stores: Sequence[FeatureStore], lists: Lists, confirm: int, worker
     def work(queries: int) -> None:
         some = dict(list(lists.items())[:queries])
         top = max(map(len, some.values()))
-        delf_engine.rerank(
+        delf_engine.rerank_many(
             coarse,
             some,
             coarse,

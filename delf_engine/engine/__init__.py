@@ -2,7 +2,8 @@
 
 from delf_engine.engine.engine import Engine
 from delf_engine.engine.manifest import Manifest
-from delf_engine.engine.pairs import rerank, verify
+from delf_engine.engine.on_demand import rerank
+from delf_engine.engine.pairs import rerank_many, verify
 from delf_engine.engine.results import AddReport, CheckReport, EngineInfo, RerankedBatch, SearchResult
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "RerankedBatch",
     "SearchResult",
     "rerank",
+    "rerank_many",
     "verify",
 ]

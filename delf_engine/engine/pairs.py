@@ -133,14 +133,15 @@ def verify_pair(
         features = extractor(side, box=box)
         if with_details:
             detail = _details(side, options, box, extractor.max_pixels)
-        turned = partial(_turned, side, extractor, box)
+        turned = partial(turned_features, side, extractor, box)
         return View(features, detail, turned if turn else None)
 
     first, second = view(a, box_a, details[0]), view(b, box_b, details[1])
     return verify_views(first, second, options, calibration=calibration, seed=seed)
 
 
-def _turned(image: ImageSource, extractor: Extractor, box: Box | None, rotation: int) -> LocalFeatures:
+def turned_features(image: ImageSource, extractor: Extractor, box: Box | None, rotation: int) -> LocalFeatures:
+    """Return the features of a photograph that is turned, as a `View` needs them."""
     return extractor(image, box=box, rotation=rotation)
 
 
@@ -154,7 +155,7 @@ def _details(image: ImageSource, profile: Profile, box: Box | None, max_pixels: 
         return None
 
 
-def rerank(
+def rerank_many(
     queries: FeatureSource,
     shortlists: Mapping[str, Shortlist],
     features: FeatureSource,
@@ -172,7 +173,7 @@ def rerank(
     confirm: int = 0,
     fine: FineSources | None = None,
 ) -> dict[str, list[RankedCandidate]]:
-    """Re-rank the shortlists of any global search by geometric verification.
+    """Re-rank the shortlists of many queries by geometric verification; `rerank` takes one photograph.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from delf_engine.engine.adding import is_one_image
 from delf_engine.engine.results import RerankedBatch, SearchResult
@@ -27,7 +27,7 @@ from delf_engine.reranking import (
     rerank_graph,
     rerank_shortlist,
 )
-from delf_engine.reranking.candidates import Shortlist
+from delf_engine.reranking.candidates import FeatureSource, Shortlist
 from delf_engine.reranking.confirming import confirm_rankings
 from delf_engine.verification import turned_back, turns_by_evidence
 
@@ -40,6 +40,23 @@ _Ask: TypeAlias = Callable[[LocalFeatures], list[RankedCandidate]]
 _Rounds: TypeAlias = Callable[[LocalFeatures, _Ask, Confirmer], _Answer]
 
 _BLOCK = 256  # queries whose features are held at a time
+
+
+class Views(Protocol):
+    """What re-ranking asks for images and options: an open engine, or photographs that are read on demand."""
+
+    @property
+    def store(self) -> FeatureSource:
+        """Features of candidates by id."""
+
+    def rerank_options(self, **given: Any) -> RerankOptions:
+        """Return the options but for those given."""
+
+    def view_of(self, query: Query, box: Box | None = None, *, fine: bool = True) -> View:
+        """Return a query, with its fine features if wanted and there are any."""
+
+    def fine_of(self, query: Query) -> LocalFeatures | None:
+        """Return the fine features of a query or candidate; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -100,29 +117,29 @@ def search(
 
 
 def rerank(
-    state: EngineState, query: Query, shortlist: Shortlist, options: SearchOptions, *, box: Box | None
+    views: Views, query: Query, shortlist: Shortlist, options: SearchOptions, *, box: Box | None
 ) -> SearchResult:
     """Re-rank a shortlist of any other system; see `Engine.rerank`."""
 
     def once(features: LocalFeatures) -> list[RankedCandidate]:
-        return _ranked(state, features, shortlist, options)
+        return _ranked(views, features, shortlist, options)
 
     def rounds(features: LocalFeatures, ask: _Ask, confirmed: Confirmer) -> _Answer:
         return features, confirmed(ask(features), options.confirm)
 
-    view = state.view_of(query, box, fine=options.confirm > 0)
-    return _whichever_way_up(state, _name(query), view, options, once, rounds)
+    view = views.view_of(query, box, fine=options.confirm > 0)
+    return _whichever_way_up(views, _name(query), view, options, once, rounds)
 
 
 def _whichever_way_up(
-    state: EngineState, query: str, view: View, options: SearchOptions, once: _Ask, rounds: _Rounds
+    views: Views, query: str, view: View, options: SearchOptions, once: _Ask, rounds: _Rounds
 ) -> SearchResult:
     """Ask with a query, in one or more rounds.
 
     If none of them shows the same place, the query is turned, and what that finds is the answer if it is surer.
     Features and transforms are those of the query as it is.
     """
-    confirmed = Confirmer(view.fine, state.fine_of, state.rerank_options(seed=options.seed))
+    confirmed = Confirmer(view.fine, views.fine_of, views.rerank_options(seed=options.seed))
 
     def asked(features: LocalFeatures, rotation: int) -> SearchResult:
         def ask(features: LocalFeatures) -> list[RankedCandidate]:
@@ -226,14 +243,14 @@ def rerank_many(
 
 
 def _ranked(
-    state: EngineState, query: LocalFeatures, shortlist: Shortlist, options: SearchOptions
+    views: Views, query: LocalFeatures, shortlist: Shortlist, options: SearchOptions
 ) -> list[RankedCandidate]:
     """Verify the first candidates of a shortlist and rank it; with a `top_n` of 0 keep it as it is."""
     if options.top_n == 0:
-        ranking = state.manifest.profile.ranking
+        ranking = views.rerank_options().ranking
         return rank_verified(shortlist, {}, ranking=ranking, distances=options.distances)
-    given = state.rerank_options(top_n=options.top_n, seed=options.seed, distances=options.distances)
-    return rerank_shortlist(query, shortlist, state.store, given)
+    given = views.rerank_options(top_n=options.top_n, seed=options.seed, distances=options.distances)
+    return rerank_shortlist(query, shortlist, views.store, given)
 
 
 def _ranked_many(

@@ -1,19 +1,24 @@
-"""Writing the features of many images for other software: under which names, each file whole or not at all."""
+"""Writing features and matches for other software: under which names, each file whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.features import LocalFeatures
+from delf_engine.interchange.colmap_database import write_colmap_database
 from delf_engine.interchange.colmap_text import serialise_colmap
 from delf_engine.interchange.delf_file import serialise_delf
-from delf_engine.interchange.hloc_file import require_h5py, write_hloc
+from delf_engine.interchange.hloc_file import require_h5py, write_hloc, write_hloc_matches
 from delf_engine.support.files import replacing, system_errors
+
+if TYPE_CHECKING:
+    from delf_engine.verification import Verification
 
 #: What can be written: a folder of ``NAME.delf``, the files of the published DELF code; one HDF5 file of all
 #: images, as hloc (Hierarchical-Localization) reads it; a folder of ``NAME.txt`` for COLMAP's feature_importer.
@@ -68,6 +73,92 @@ def export_features(
     path = Path(target)
     _check_target(path, folder=format != "hloc", replace=replace)
     return _write_hloc(path, items, half) if format == "hloc" else _write_folder(path, items, format)
+
+
+def export_matches(
+    format: str,  # noqa: A002 - as of `export_features`
+    target: str | os.PathLike[str],
+    pairs: Iterable[tuple[str, str, Verification]],
+    features: Callable[[str], LocalFeatures],
+    *,
+    replace: bool = False,
+) -> int:
+    """Write verified pairs and the keypoints of their images, ready to be reconstructed or located with.
+
+    Parameters
+    ----------
+    format : "hloc" or "colmap"
+        hloc: a folder with ``features.h5``, ``matches.h5`` and ``pairs.txt``. colmap: a database, with matches and
+        two-view geometries.
+    target : path
+        Folder or file, made if need be. A folder must be empty, a file must not exist.
+    pairs : iterable of (name of A, name of B, Verification)
+        Names of files from the folder of the photographs, as `relative_name` returns them.
+    features : function from name to LocalFeatures
+        Those that were verified, such as ``store.get``.
+    replace : bool
+        Replace the file, or the files in the folder.
+
+    Returns
+    -------
+    int
+        Number of pairs.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such format, or h5py or pycolmap, which it needs, is not installed.
+    FormatError
+        If the target is there already or cannot be written.
+    DataError
+        If a pair stands twice, its matches are not of these features, an image was turned for it, or the format
+        cannot hold a name.
+    """
+    if format not in ("hloc", "colmap"):
+        raise ConfigError(f"matches are written as 'hloc' or 'colmap', got {format!r}")
+    path = Path(target)
+    _check_target(path, folder=format == "hloc", replace=replace)
+    images, checked = _checked_pairs(pairs, features)
+    with system_errors(f"{path}: cannot be written"):
+        (path if format == "hloc" else path.parent).mkdir(parents=True, exist_ok=True)
+        if format == "colmap":
+            with replacing(path, durable=False) as temporary:
+                write_colmap_database(temporary, images, checked, str(path))
+            return len(checked)
+        spaced = [name for name in images if name.split() != [name]]
+        if spaced:
+            raise DataError(f"{path}: pairs.txt cannot hold the name {spaced[0]!r}: blanks separate columns")
+        with replacing(path / "matches.h5", durable=False) as temporary:
+            write_hloc_matches(temporary, images, checked, str(path / "matches.h5"))
+        export_features("hloc", path / "features.h5", images.items(), replace=replace)
+        with replacing(path / "pairs.txt", durable=False) as temporary:
+            temporary.write_text("".join(f"{a} {b}\n" for a, b, _ in checked), encoding="utf-8")
+    return len(checked)
+
+
+def _checked_pairs(
+    pairs: Iterable[tuple[str, str, Verification]], features: Callable[[str], LocalFeatures]
+) -> tuple[dict[str, LocalFeatures], list[tuple[str, str, Verification]]]:
+    """Return the features of all images by their `relative_name`, in order of appearance, and the pairs."""
+    images: dict[str, LocalFeatures] = {}
+    checked: list[tuple[str, str, Verification]] = []
+    known: set[frozenset[str]] = set()
+    for a, b, found in pairs:
+        names = relative_name(a), relative_name(b)
+        what = f"pair {a!r}, {b!r}"
+        if frozenset(names) in known or names[0] == names[1]:
+            raise DataError(f"{what}: stands twice, or is one image; leave it out")
+        if found.rotation:
+            raise DataError(f"{what}: an image was turned by {found.rotation} degrees; verify them as they are")
+        for given, name in zip((a, b), names, strict=True):
+            if name not in images:
+                images[name] = features(given)
+        sizes = [len(images[name]) for name in names]
+        if len(found.matches) and (found.matches >= sizes).any():
+            raise DataError(f"{what}: its matches are not of these features, {sizes[0]} and {sizes[1]}")
+        known.add(frozenset(names))
+        checked.append((*names, found))
+    return images, checked
 
 
 def relative_name(name: str) -> str:

@@ -1,10 +1,13 @@
-"""Feature files of hloc (Hierarchical-Localization): one HDF5 file for many images.
+"""Files of hloc (Hierarchical-Localization): features of many images in one HDF5 file, matches in another.
 
 Each image is a group of its name (slashes in it make groups in groups) with the datasets ``keypoints`` (N, 2),
 ``descriptors`` (D, N), ``scores`` (N,) and ``image_size`` (2,), width and height; ``keypoints`` may carry the
 attribute ``uncertainty`` in pixels, which is not read. We write ``scales`` (N,) as well, as hloc itself does where
 an extractor states them. Keypoints have the same origin as ours, the centre of the top left pixel: hloc rescales
 them by ``(k + 0.5) * scale - 0.5`` (hloc/extract_features.py).
+
+A file of matches has a group ``A/B`` for each pair, where a slash in a name is a dash, with the datasets
+``matches0`` (N_A,), for each keypoint of A that of B or -1, and ``matching_scores0`` (N_A,).
 
 HDF5 needs h5py: ``pip install "delf-engine[hdf5]"``.
 """
@@ -13,17 +16,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, DelfEngineError, FormatError, UnknownIdError
+from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange.records import local_features
 from delf_engine.support.arrays import check_array
+
+if TYPE_CHECKING:
+    from delf_engine.verification import Verification
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -101,12 +107,37 @@ def write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], *, half: 
     return count
 
 
+def write_hloc_matches(
+    path: Path, images: Mapping[str, LocalFeatures], pairs: Iterable[tuple[str, str, Verification]], where: str
+) -> None:
+    """Write a new file of matches; errors name `where`.
+
+    Raises
+    ------
+    DataError
+        If two pairs get the same name: hloc takes the slashes of names for dashes.
+    FormatError
+        If it cannot be written.
+    """
+    with _translated(f"{where}: cannot be written"), require_h5py().File(path, "w") as file:
+        for a, b, found in pairs:
+            group = "/".join(name.replace("/", "-") for name in (a, b))
+            if group in file:
+                raise DataError(f"{where}: two pairs would both be {group!r} in it; rename {a!r} or {b!r}")
+            of_a, of_b = found.matches.T
+            matches = np.full(len(images[a]), -1, np.int32)
+            scores = np.zeros(len(images[a]), np.float16)
+            matches[of_a], scores[of_a] = of_b, found.similarities
+            file.create_dataset(f"{group}/matches0", data=matches)
+            file.create_dataset(f"{group}/matching_scores0", data=scores)
+
+
 def require_h5py() -> Any:
     """Return the module h5py; raise a `ConfigError` if it is not installed."""
     try:
         import h5py
     except ImportError as error:
-        raise ConfigError('feature files of hloc need h5py: pip install "delf-engine[hdf5]"') from error
+        raise ConfigError('files of hloc need h5py: pip install "delf-engine[hdf5]"') from error
     return h5py
 
 

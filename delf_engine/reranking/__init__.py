@@ -7,6 +7,7 @@ from delf_engine.reranking.candidates import RankedCandidate, rank_verified, ran
 from delf_engine.reranking.confirming import Confirmer
 from delf_engine.reranking.expansion import ExpansionConfig, expand_query
 from delf_engine.reranking.graph import GraphCandidate, GraphConfig, rerank_graph
+from delf_engine.reranking.hits import read_hits
 from delf_engine.reranking.options import RerankOptions
 from delf_engine.reranking.rerank import rerank_batch, rerank_shortlist
 from delf_engine.reranking.shortlists import read_shortlists, write_rankings
@@ -21,6 +22,7 @@ __all__ = [
     "expand_query",
     "rank_verified",
     "ranking_score",
+    "read_hits",
     "read_shortlists",
     "rerank_batch",
     "rerank_graph",

@@ -232,7 +232,7 @@ def test_every_way_to_rank_uses_the_profiles_rule(
         assert found[1].verification == verification
         assert verification.exponent == 2.0
         lists = {query: shortlist}
-        assert de.rerank(engine.store, lists, engine.store, profile=profile) == {query: list(found)}
+        assert de.rerank_many(engine.store, lists, engine.store, profile=profile) == {query: list(found)}
         assert de.verify(engine.get(query), engine.get(found[1].id), profile=profile) == verification
         expected = {
             "inliers": verification.inliers + 0.5 * verification.similarity,

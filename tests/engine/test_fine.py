@@ -137,11 +137,12 @@ def test_the_first_n_are_confirmed(tmp_path: Path, tiny_model: Path, files: list
         ]
         fine = engine.state.fine_of
         given = {"confirm": 3, "profile": "default", "calibration": engine.calibration}
-        assert de.rerank(engine.store, lists, engine.store, fine=(fine, fine), **given) == some
-        only_one = de.rerank(engine.store, lists, engine.store, fine=(fine, {files[1]: fine(files[1])}), **given)
+        assert de.rerank_many(engine.store, lists, engine.store, fine=(fine, fine), **given) == some
+        one = {files[1]: fine(files[1])}
+        only_one = de.rerank_many(engine.store, lists, engine.store, fine=(fine, one), **given)
         assert sum(confirmed(only_one[files[0]])) <= 1
         with raises(ConfigError, "fine"):
-            de.rerank(engine.store, lists, engine.store, **given)
+            de.rerank_many(engine.store, lists, engine.store, **given)
         with raises(ConfigError, "confirm"):
             engine.rerank_many(lists, confirm=-1)
         with raises(ConfigError, "confirm"):
