@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -127,7 +127,7 @@ def find_copies(
     tested = set(asked) if within is not None else set()
     # The photographs to search in go first: what is like one of them is grouped with it. Then the largest.
     order = sorted(known, key=lambda photo: (photo.path in tested, -photo.size[0] * photo.size[1]))
-    copies, leaders = job.grouped(order)
+    copies, leaders = job.grouped(order, tested)
     leaders = [photo for photo in leaders if min(photo.size) >= LEAST]
     sides = {photo.path in tested for photo in leaders}
     if len(leaders) > 1 and (within is None or len(sides) == 2):
@@ -137,7 +137,7 @@ def find_copies(
         copies += [copy for copy in found if frozenset((copy.a, copy.b)) not in seen]
         failed += unread
     if within is not None:
-        copies = _across(copies, tested)
+        copies = [copy for copy in copies if (copy.a in tested) != (copy.b in tested)]
     place = {photo.path: number for number, photo in enumerate(known)}
     copies = [copy for copy in copies if frozenset(map(os.path.abspath, (copy.a, copy.b))) not in unlike]
     copies.sort(key=lambda copy: (place[copy.a], place[copy.b]))
@@ -180,42 +180,42 @@ class _Job:
             return error.reason
         return grey.size, grid_of(grey.inside)
 
-    def grouped(self, order: Sequence[_Photo]) -> tuple[list[Copy], list[_Photo]]:
+    def grouped(self, order: Sequence[_Photo], tested: Set[str] = frozenset()) -> tuple[list[Copy], list[_Photo]]:
         """Return exact copies and those that signatures give away, and the photographs that are none of others.
 
-        Each is compared with such leaders before it only: thousands of copies of one take as many looks.
+        Each is compared with such leaders before it only: thousands of copies of one take as many looks. Tested
+        ones lead none.
         """
         single: dict[str, _Photo] = {}
-        copies = []
+        copies, photos = [], []
         for photo in order:
             same = single.setdefault(photo.digest, photo)
-            if same is not photo:
+            if same is photo or same.path in tested:
+                photos.append(photo)
+            else:
                 whole = _outline(corners_of((0, 0, *photo.size)))
                 copies.append(Copy("exact", same.path, photo.path, 1.0, whole, whole))
-        photos = list(single.values())
         signatures = levels(np.array([photo.grid for photo in photos], np.float32).reshape(-1, 9, 9))
-        leads: list[int] = []
+        leads, leaders = np.zeros(len(photos), bool), []
         for start in range(0, len(photos), _BLOCK):
             block = range(start, min(start + _BLOCK, len(photos)))
-            rows = [*leads, *block]
-            leading = np.arange(len(rows)) < len(leads)
+            rows = np.r_[np.flatnonzero(leads), block]
             views = levels(np.concatenate([turned_grids(photos[number].grid) for number in block]))
             apart = distances(views, signatures[rows]).reshape(len(block), VIEWS, len(rows))
             for number, own in zip(block, apart, strict=True):
-                nearest = own.min(axis=0)
-                near = np.flatnonzero(leading & (nearest <= _ALIKE))
+                photo, nearest = photos[number], own.min(axis=0)
+                near = np.flatnonzero(leads[rows] & (nearest <= _ALIKE))
                 near = near[np.argsort(nearest[near], kind="stable")[:_LOOKS]]
                 looked = (
-                    self._laid_over(photos[rows[column]], photos[number], int(own[:, column].argmin()))
-                    for column in near.tolist()
+                    self._laid_over(photos[rows[column]], photo, int(own[:, column].argmin())) for column in near
                 )
                 found = next((copy for copy in looked if copy is not None), None)
                 copies += [] if found is None else [found]
                 if found is None or found.kind != "copy":
-                    leading[len(rows) - len(block) + number - start] = True
-            leads += [row for row, leads_now in zip(rows, leading, strict=True) if leads_now and row >= start]
+                    leads[number] = photo.path not in tested
+                    leaders.append(photo)
             self._progress("comparing", block.stop, len(photos))
-        return copies, [photos[number] for number in leads]
+        return copies, leaders
 
     def _laid_over(self, leader: _Photo, photo: _Photo, view: int) -> Copy | None:
         """Compare a photograph with a leader, its signature turned to one of the views."""
@@ -244,10 +244,12 @@ class _Job:
         """Return the copies that local features find among leaders, and what could not be extracted."""
         added = engine.add(leaders, max_pixels=self._max_pixels, progress=partial(self._progress, "extracting"))
         names = {engine.state.id_of(name): name for name in leaders if name in engine}
+        missing = (name for name in leaders if name not in engine)
+        failed = [(name, reason) for name, (_, reason) in zip(missing, added.failed, strict=True)]
         within = [image_id for image_id, name in names.items() if name not in tested]
         queries = [image_id for image_id, name in names.items() if name in tested] if tested else within
         if not queries or not within:
-            return [], added.failed
+            return [], failed
         shortlists = self._candidates(engine, queries, within, per_photo)
         options = engine.state.rerank_options(top_n=max(1, *map(len, shortlists.values())), workers=self._threads)
         verifying = partial(self._progress, "verifying")
@@ -266,7 +268,7 @@ class _Job:
             return [copy for copy in found if copy is not None]
 
         found = self._each("looking at details", looked, [item for item in hopeful if item[1]])
-        return [copy for copies in found for copy in copies], added.failed
+        return [copy for copies in found for copy in copies], failed
 
     def _candidates(
         self, engine: Engine, queries: Sequence[str], within: Sequence[str], per_photo: int
@@ -307,33 +309,6 @@ class _Job:
         return None
 
 
-def _across(copies: Sequence[Copy], tested: set[str]) -> list[Copy]:
-    """Return the copies between both sets; a near copy of a tested photograph has what that one has."""
-    links: dict[str, list[Copy]] = defaultdict(list)
-    parents = {}
-    for copy in copies:
-        inside = (copy.a in tested) + (copy.b in tested)
-        if inside == 1:
-            links[copy.b if copy.b in tested else copy.a].append(copy)
-        elif inside == 2 and copy.kind in ("exact", "copy"):
-            parents[copy.b] = copy.a
-    out = [copy for own in links.values() for copy in own]
-    for name in sorted(parents):
-        parent, seen = name, {name}
-        while parent not in links and parents.get(parent, name) not in seen:
-            parent = parents[parent]
-            seen.add(parent)
-        if name not in links:
-            renamed = {parent: name}
-            out += [
-                replace(
-                    link, a=renamed.get(link.a, link.a), b=renamed.get(link.b, link.b), outline_a=(), outline_b=()
-                )
-                for link in links.get(parent, ())
-            ]
-    return out
-
-
 def _copy(a: str, b: str, found: Agreement | None) -> Copy | None:
     """Return what two photographs are that agree so far; None if they are no copies."""
     if found is None or found.score < _SAME:
@@ -350,7 +325,11 @@ def _copy(a: str, b: str, found: Agreement | None) -> Copy | None:
 
 
 def _images(paths: Paths) -> list[str]:
-    return find_images([paths] if isinstance(paths, (str, os.PathLike)) else paths)
+    """Return the files of a set, each once: who deletes a file for its links has lost it."""
+    files = find_images([paths] if isinstance(paths, (str, os.PathLike)) else paths)
+    linked = {os.path.realpath(name): name for name in reversed(files)}
+    linked |= {name: own for own in files if (name := os.path.realpath(own)) == os.path.abspath(own)}
+    return [name for name in files if linked[os.path.realpath(name)] is name]
 
 
 def _digest(file: str) -> str:

@@ -117,8 +117,8 @@ def laid_over(a: Grey, b: Grey, view: int) -> Floats:
 def agreement(a: Grey, b: Grey, start: Floats) -> Agreement | None:
     """Refine a transform on the pixels, and tell how far the photographs agree under it.
 
-    It is refined as an affine one, coarsely and then finely (Evangelidis and Psarakis, TPAMI 2008). What it was stays
-    if they agree better under it: a caption may draw it aside.
+    It is refined as an affine one, coarsely and then finely (Evangelidis and Psarakis, TPAMI 2008). What it was
+    stays if they agree better under it: a caption may draw it aside.
 
     Parameters
     ----------
@@ -261,8 +261,7 @@ def corners_of(box: tuple[float, float, float, float]) -> Floats:
 
 
 def _moved(points: Floats, transform: Floats) -> Floats:
-    moved = np.c_[points, np.ones(len(points))] @ transform.T
-    return np.asarray(moved[:, :2] / moved[:, 2:], np.float64)
+    return np.asarray(cv2.perspectiveTransform(points[None].astype(np.float64), transform)[0], np.float64)
 
 
 def _affine(a: Floats, b: Floats) -> Floats:
