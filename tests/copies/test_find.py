@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from delf_engine import find_copies
 from delf_engine.copies import Copies, Copy, dismiss, write_copies_report
@@ -191,6 +192,48 @@ def test_photographs_that_cannot_be_read_or_compared(
     }
     assert found.copies == ()
     assert len(found.photographs) == 2
+
+
+def test_all_kinds_of_files_are_compared_and_blank_ones_are_copies_by_their_bytes_only(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "LEAST", 10_000)  # whole ones: no model is needed
+    photo = Image.fromarray(random_photo(rng, 200, 150))
+    for name in ("a/photo.png", "b/photo.png"):  # the same name twice
+        (tmp_path / name).parent.mkdir()
+        photo.save(tmp_path / name)
+    photo.convert("CMYK").save(tmp_path / "a" / "cmyk.jpg", quality=95)
+    photo.save(tmp_path / "a" / "cut.jpg", quality=95)
+    (tmp_path / "a" / "cut.jpg").write_bytes((tmp_path / "a" / "cut.jpg").read_bytes()[:4000])
+    for number, size in enumerate([(200, 150), (200, 151), (300, 200), (1, 1)]):
+        for ending in ("png", "jpg"):
+            Image.new("RGB", size, "white").save(tmp_path / "b" / f"white{number}.{ending}")
+    shutil.copy(tmp_path / "b" / "white0.png", tmp_path / "b" / "white9.png")
+    os.symlink(tmp_path / "a" / "cmyk.jpg", tmp_path / "a" / "also.jpg")
+    os.symlink(tmp_path / "b", tmp_path / "c")
+    found = find_copies([tmp_path / name for name in "cab"])
+    assert {
+        (copy.kind, *(os.path.relpath(name, tmp_path) for name in (copy.a, copy.b))) for copy in found.copies
+    } == {
+        ("exact", "a/photo.png", "b/photo.png"),
+        ("copy", "a/cmyk.jpg", "a/photo.png"),
+        ("exact", "b/white0.png", "b/white9.png"),
+    }
+    assert [os.path.basename(name) for name, _ in found.failed] == ["cut.jpg"]
+    assert len(found.photographs) == 12  # neither a link nor what is cut off
+
+
+def test_what_was_interrupted_goes_on(
+    folder: Path, model: Path, found: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(stage: str, *_: int) -> None:
+        if stage == "verifying":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_copies(folder, model=model, engine=tmp_path / "engine", progress=interrupt)
+    monkeypatch.setattr(Extractor, "extract_many", None)  # any use would fail
+    assert find_copies(folder, engine=tmp_path / "engine") == found
 
 
 def test_what_cannot_work_is_said_before_the_work(folder: Path, tmp_path: Path) -> None:
