@@ -56,10 +56,10 @@ def duplicates(
 
     Photographs of the same place are no copies. Nothing is ever changed or deleted.
     """
-    from delf_engine.copies.result import check_keep
+    from delf_engine.copies import Copies
     from delf_engine.support.files import replacing, system_errors
 
-    check_keep(keep)
+    Copies({}, ()).superfluous(keep)  # better to know before the work
     found = _found(
         photos,
         None,
@@ -73,7 +73,7 @@ def duplicates(
         workers=workers,
     )
     if superfluous is not None:
-        names = [name for name, _ in found.superfluous(keep)]
+        names = [name for name, _ in found.superfluous(keep) if "\n" not in name]  # half a name may be another's
         with system_errors(f"{superfluous}: cannot be written"), replacing(superfluous) as partial:
             partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")
     _said(found, report, as_json)

@@ -150,7 +150,8 @@ class _Job:
 
     def __init__(self, max_pixels: int | None, threads: int, progress: Progress) -> None:
         self._max_pixels, self._threads, self._progress = max_pixels, threads, progress
-        self._grey = lru_cache(_GREYS)(partial(read_grey, max_pixels=max_pixels))
+        self._content: dict[str, tuple[float, float, float, float]] = {}
+        self._grey = lru_cache(_GREYS)(lambda name: read_grey(name, max_pixels, self._content.get(name)))
         self._near: dict[str, list[tuple[str, Floats]]] = {}  # near copies by leader, with its transform to them
 
     def _each(self, what: str, call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
@@ -178,6 +179,7 @@ class _Job:
             grey = read_grey(file, self._max_pixels)
         except ImageError as error:
             return error.reason
+        self._content[file] = grey.content
         return grey.size, grid_of(grey.inside)
 
     def grouped(self, order: Sequence[_Photo], tested: Set[str] = frozenset()) -> tuple[list[Copy], list[_Photo]]:

@@ -92,14 +92,19 @@ class Agreement:
         return float(np.sqrt(abs(np.linalg.det(self.transform[:2, :2]))))
 
 
-def read_grey(path: str | os.PathLike[str], max_pixels: int | None = None) -> Grey:
-    """Read a photograph's brightness; an `ImageError` if it cannot be read."""
+def read_grey(
+    path: str | os.PathLike[str],
+    max_pixels: int | None = None,
+    content: tuple[float, float, float, float] | None = None,
+) -> Grey:
+    """Read a photograph's brightness, and its content unless it is known; an `ImageError` if it cannot be read."""
     pixels, size = load_reduced(path, lambda _: _SIDE, max_pixels=max_pixels or MAX_PIXELS)
-    x0, y0, x1, y1 = content_box(pixels)
-    if x1 <= x0 or y1 <= y0:
-        x0, y0, x1, y1 = 0, 0, pixels.shape[1], pixels.shape[0]
-    across, down = size[0] / pixels.shape[1], size[1] / pixels.shape[0]
-    content = (x0 * across, y0 * down, x1 * across, y1 * down)
+    if content is None:
+        x0, y0, x1, y1 = content_box(pixels)
+        if x1 <= x0 or y1 <= y0:
+            x0, y0, x1, y1 = 0, 0, pixels.shape[1], pixels.shape[0]
+        across, down = size[0] / pixels.shape[1], size[1] / pixels.shape[0]
+        content = (x0 * across, y0 * down, x1 * across, y1 * down)
     shrink = min(1.0, _SIDE / max(pixels.shape))
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     target = [max(1, round(side * shrink)) for side in grey.shape[::-1]]

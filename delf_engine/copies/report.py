@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from delf_engine.copies.result import Copies, Copy, Outline
+from delf_engine.copies.result import Copies, Outline
 from delf_engine.errors import ImageError
 from delf_engine.plotting.report.page import (
     Picture,
@@ -31,13 +30,7 @@ _BYTES = 24_000_000
 _COLOUR = (255, 214, 0)
 
 
-class _Pair(NamedTuple):
-    copy: Copy
-    a: Picture
-    b: Picture
-
-
-def write_copies_report(path: str | os.PathLike[str], found: Copies, *, title: str = "Copies") -> int:
+def write_copies_report(path: str | os.PathLike[str], found: Copies) -> int:
     """Write a page about copies: one HTML file that needs nothing else.
 
     Parameters
@@ -46,7 +39,6 @@ def write_copies_report(path: str | os.PathLike[str], found: Copies, *, title: s
         Ending in .html; a file that is there is replaced as a whole.
     found : Copies
         Of a large cluster 50 pairs are drawn, and of many clusters those that fit into 24 MB; the page says so.
-    title : str
 
     Returns
     -------
@@ -61,7 +53,7 @@ def write_copies_report(path: str | os.PathLike[str], found: Copies, *, title: s
     target = check_path(path)
     sections, full = fitting(_sections(found), _BYTES)
     template = page_templates().get_template("copies.html.j2")
-    return write_page(target, template.render(title=title, found=found, sections=sections, full=full))
+    return write_page(target, template.render(title="Copies", found=found, sections=sections, full=full))
 
 
 def _sections(found: Copies) -> Iterator[str]:
@@ -74,7 +66,7 @@ def _sections(found: Copies) -> Iterator[str]:
         pairs[numbers[copy.a]].append(copy)
     for number, names in enumerate(clusters):
         drawn = [
-            _Pair(copy, _outlined(copy.a, copy.outline_a), _outlined(copy.b, copy.outline_b))
+            (copy, _outlined(copy.a, copy.outline_a), _outlined(copy.b, copy.outline_b))
             for copy in pairs[number][:_PAIRS]
         ]
         yield template.render(number=number + 1, names=names, pairs=drawn, of=len(pairs[number]))

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["Copies", "Copy", "Kind", "Outline", "check_keep", "dismiss", "read_dismissed"]
+__all__ = ["Copies", "Copy", "Kind", "Outline", "dismiss", "read_dismissed"]
 
 Kind: TypeAlias = Literal["exact", "copy", "crop", "embedded", "part", "place"]
 Outline: TypeAlias = tuple[tuple[float, float], ...]
@@ -134,7 +134,8 @@ class Copies:
         FormatError
             If a photograph is gone.
         """
-        check_keep(keep)
+        if keep not in _KEEP:
+            raise ConfigError(f"keep must be one of {', '.join(_KEEP)}, got {keep!r}")
         shown_by = defaultdict(list)
         for copy in self.copies:
             if copy.kind in ("exact", "copy", "crop"):
@@ -174,12 +175,6 @@ class Copies:
             "copies": [{**asdict(copy), "box_a": copy.box_a, "box_b": copy.box_b} for copy in self.copies],
             "failed": [{"id": name, "reason": reason} for name, reason in self.failed],
         }
-
-
-def check_keep(keep: str) -> None:
-    """Raise `ConfigError` if there is no such rule; see `Copies.superfluous`."""
-    if keep not in _KEEP:
-        raise ConfigError(f"keep must be one of {', '.join(_KEEP)}, got {keep!r}")
 
 
 def dismiss(path: str | os.PathLike[str], photographs: Iterable[str | os.PathLike[str]]) -> int:

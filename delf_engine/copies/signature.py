@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -35,15 +36,9 @@ def grid_of(grey: Grey) -> Floats:
     Wong, Bern and Goldberg, An Image Signature for Any Kind of Image, ICIP 2002.
     """
     rows, columns = (_middle(grey if axis else grey.T) for axis in (1, 0))
-    half = max(1, round(min(grey.shape) / 40))
-    sums = np.zeros((grey.shape[0] + 1, grey.shape[1] + 1), np.int64)
-    sums[1:, 1:] = grey.astype(np.int64).cumsum(0).cumsum(1)
-    (y0, y1), (x0, x1) = (
-        (np.maximum(points - half, 0), np.minimum(points + half, size))
-        for points, size in zip((rows, columns), grey.shape, strict=True)
-    )
-    total = sums[np.ix_(y1, x1)] - sums[np.ix_(y0, x1)] - sums[np.ix_(y1, x0)] + sums[np.ix_(y0, x0)]
-    return np.asarray(total / np.outer(y1 - y0, x1 - x0), np.float32)
+    side = 2 * max(1, round(min(grey.shape) / 40)) + 1
+    sums = cv2.boxFilter(grey, cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(sums[np.ix_(rows, columns)] / side**2, np.float32)
 
 
 def turned_grids(grid: Floats) -> Floats:
@@ -96,4 +91,5 @@ def _middle(lines: Grey) -> npt.NDArray[np.int64]:
     if changes[-1]:
         start, stop = (int(np.searchsorted(changes, changes[-1] * part / 100)) for part in (_EDGE, 100 - _EDGE))
         stop = max(stop, start + 1)
-    return np.linspace(start, stop, _SIDE + 2)[1:-1].round().astype(np.int64)
+    points = np.linspace(start, stop, _SIDE + 2)[1:-1].round().astype(np.int64)
+    return np.minimum(points, len(lines) - 1)
