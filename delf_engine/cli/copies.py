@@ -38,7 +38,7 @@ def duplicates(
     photos: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders and image files.")],
     engine: EngineOption = None,
     model: ModelOption = None,
-    per_photo: PerPhotoOption = 30,
+    per_photo: PerPhotoOption = 60,
     dismissed: DismissedOption = None,
     report: ReportOption = None,
     keep: Annotated[
@@ -84,7 +84,7 @@ def overlap(
     test: Annotated[str, typer.Argument(metavar="TEST", help="Folder to look for, such as a test set.")],
     engine: EngineOption = None,
     model: ModelOption = None,
-    per_photo: PerPhotoOption = 30,
+    per_photo: PerPhotoOption = 60,
     dismissed: DismissedOption = None,
     report: ReportOption = None,
     max_pixels: MaxPixelsOption = None,

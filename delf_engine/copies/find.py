@@ -64,7 +64,7 @@ def find_copies(
     within: Paths | None = None,
     engine: str | os.PathLike[str] | None = None,
     model: str | os.PathLike[str] | None = None,
-    per_photo: int = 30,
+    per_photo: int = 60,
     dismissed: str | os.PathLike[str] | None = None,
     max_pixels: int | None = None,
     workers: int | None = None,

@@ -35,6 +35,7 @@ _PATCHES = 12  # with texture
 # patches counts, if the rest agrees in part.
 _FRAME, _BEST, _COVERED = 0.98, 0.75, 0.55
 _STEPS = 40  # of the refinement
+_HOPEFUL = 0.5  # score from which on a transform that was refined coarsely is refined finely
 _SKEW = 2.0  # longest axis over the shortest of a transform that is still a copy
 
 
@@ -146,7 +147,9 @@ def agreement(a: Grey, b: Grey, start: Floats) -> Agreement | None:
         if overlap is None:
             break
         transform = _Frame(a, b, transform, overlap[1], side).refined()
-    found.append(_agreement(a, b, transform))
+        found.append(_agreement(a, b, transform))
+        if all(each is None or each.score < _HOPEFUL for each in found):
+            break
     return max((each for each in found if each is not None), key=lambda each: each.score, default=None)
 
 
