@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.copies.pixels import HALF, LEAST, Agreement, agreement, corners_of, laid_over, read_grey
-from delf_engine.copies.result import Copies, Copy, Outline, read_dismissed
+from delf_engine.copies.result import Copies, Copy, Outline, Pair, pair_of, read_dismissed
 from delf_engine.copies.signature import VIEWS, distances, grid_of, levels, turned_grids
 from delf_engine.engine import Engine
 from delf_engine.engine.working import working_engine
@@ -80,7 +80,7 @@ def find_copies(
     Parameters
     ----------
     photos : path or sequence of path
-        Image files and folders.
+        Image files and folders; of a file and links to it one counts.
     within : path or sequence of path, or None
         Look for `photos`, such as a test set, in these, such as its training set, and not among themselves; other
         photographs of the same place are reported then, too.
@@ -93,12 +93,10 @@ def find_copies(
         Candidates of the search that are verified for each photograph.
     dismissed : path or None
         File of pairs that are no copies: see `dismiss`.
-    max_pixels : int or None
-        See `Engine.add`.
+    max_pixels, progress
+        See `Engine.add` and `Progress`.
     workers : int or None
         Threads; None: one a usable core. The result has the same bits with any number.
-    progress : callable
-        See `Progress`.
 
     Returns
     -------
@@ -122,7 +120,7 @@ def find_copies(
     both = {os.path.abspath(name) for name in searched} & {os.path.abspath(name) for name in asked}
     if both:
         raise DataError(f"{min(both)}: one of {len(both)} files that are in both sets; give each to one of them")
-    job = _Job(max_pixels, threads, progress)
+    job = _Job(unlike, max_pixels, threads, progress)
     known, failed = job.read([*searched, *asked])
     tested = set(asked) if within is not None else set()
     # The photographs to search in go first: what is like one of them is grouped with it. Then the largest.
@@ -133,13 +131,13 @@ def find_copies(
     if len(leaders) > 1 and (within is None or len(sides) == 2):
         with working_engine(engine, model, fine=True) as opened:
             found, unread = job.parts(opened, [photo.path for photo in leaders], tested, per_photo)
-        seen = {frozenset((copy.a, copy.b)) for copy in copies}
-        copies += [copy for copy in found if frozenset((copy.a, copy.b)) not in seen]
+        seen = {pair_of(copy.a, copy.b) for copy in copies}
+        copies += [copy for copy in found if pair_of(copy.a, copy.b) not in seen]
         failed += unread
     if within is not None:
         copies = [copy for copy in copies if (copy.a in tested) != (copy.b in tested)]
     place = {photo.path: number for number, photo in enumerate(known)}
-    copies = [copy for copy in copies if frozenset(map(os.path.abspath, (copy.a, copy.b))) not in unlike]
+    copies = [copy for copy in copies if pair_of(copy.a, copy.b) not in unlike]
     copies.sort(key=lambda copy: (place[copy.a], place[copy.b]))
     sizes = {photo.path: photo.size for photo in known}
     return Copies(sizes, tuple(copies), tuple(failed), tuple(name for name in sizes if name in tested))
@@ -148,8 +146,8 @@ def find_copies(
 class _Job:
     """The stages of a search, and what they share."""
 
-    def __init__(self, max_pixels: int | None, threads: int, progress: Progress) -> None:
-        self._max_pixels, self._threads, self._progress = max_pixels, threads, progress
+    def __init__(self, unlike: Set[Pair], max_pixels: int | None, threads: int, progress: Progress) -> None:
+        self._unlike, self._max_pixels, self._threads, self._progress = unlike, max_pixels, threads, progress
         self._content: dict[str, tuple[float, float, float, float]] = {}
         self._grey = lru_cache(_GREYS)(lambda name: read_grey(name, max_pixels, self._content.get(name)))
         self._near: dict[str, list[tuple[str, Floats]]] = {}  # near copies by leader, with its transform to them
@@ -221,6 +219,8 @@ class _Job:
 
     def _laid_over(self, leader: _Photo, photo: _Photo, view: int) -> Copy | None:
         """Compare a photograph with a leader, its signature turned to one of the views."""
+        if pair_of(leader.path, photo.path) in self._unlike:
+            return None  # and it is looked for by itself
         start = laid_over(self._grey(photo.path), self._grey(leader.path), view)
         found = agreement(self._grey(leader.path), self._grey(photo.path), np.linalg.inv(start))
         copy = _copy(leader.path, photo.path, found)

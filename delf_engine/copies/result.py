@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeAlias
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["Copies", "Copy", "Kind", "Outline", "dismiss", "read_dismissed"]
+__all__ = ["Copies", "Copy", "Kind", "Outline", "Pair", "dismiss", "pair_of", "read_dismissed"]
 
 Kind: TypeAlias = Literal["exact", "copy", "crop", "embedded", "part", "place"]
 Outline: TypeAlias = tuple[tuple[float, float], ...]
+Pair: TypeAlias = frozenset[str]
 
 #: How `Copies.superfluous` orders photographs, those to keep first, by their size and status.
 _KEEP: Mapping[str, Callable[[tuple[int, int], os.stat_result], tuple[int, ...]]] = {
@@ -194,12 +195,12 @@ def dismiss(path: str | os.PathLike[str], photographs: Iterable[str | os.PathLik
     FormatError
         If the file cannot be written or is another one.
     """
-    names = [os.path.abspath(name) for name in dict.fromkeys(photographs)]
+    names = {os.path.abspath(name) for name in photographs}
     if len(names) < 2:
         raise ConfigError(f"it takes two photographs to be no copies of each other, got {len(names)}")
     target = Path(path)
     pairs = read_dismissed(target) if target.exists() else set()
-    pairs |= {frozenset(pair) for pair in combinations(names, 2)}
+    pairs |= {pair_of(a, b) for a, b in combinations(names, 2)}
     folder = os.path.dirname(os.path.abspath(target))
     lines = sorted(json.dumps(sorted(os.path.relpath(name, folder) for name in pair)) + "\n" for pair in pairs)
     with system_errors(f"{target}: cannot be written"), replacing(target) as partial:
@@ -207,7 +208,12 @@ def dismiss(path: str | os.PathLike[str], photographs: Iterable[str | os.PathLik
     return len(pairs)
 
 
-def read_dismissed(path: str | os.PathLike[str]) -> set[frozenset[str]]:
+def pair_of(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Pair:
+    """Return the absolute paths of two photographs, in no order."""
+    return frozenset((os.path.abspath(a), os.path.abspath(b)))
+
+
+def read_dismissed(path: str | os.PathLike[str]) -> set[Pair]:
     """Return the pairs of absolute paths that `dismiss` has written; a `FormatError` if it is no such file."""
     folder = os.path.dirname(os.path.abspath(path))
     pairs = set()
@@ -215,10 +221,10 @@ def read_dismissed(path: str | os.PathLike[str]) -> set[frozenset[str]]:
         lines = Path(path).read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            a, b = (os.path.normpath(os.path.join(folder, name)) for name in json.loads(line))
+            a, b = (os.path.join(folder, name) for name in json.loads(line))
         except (ValueError, TypeError) as error:
             raise FormatError(f"{path}, line {number}: not a pair of paths that are no copies") from error
-        pairs.add(frozenset((a, b)))
+        pairs.add(pair_of(a, b))
     return pairs
 
 

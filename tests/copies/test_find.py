@@ -87,6 +87,11 @@ def test_pairs_that_are_no_copies_stay_out(folder: Path, model: Path, found: Cop
     dismiss(tmp_path / "not.jsonl", [folder / "exact.png", folder / "crop.png"])
     again = find_copies(folder, engine=folder.parent / "engine", dismissed=tmp_path / "not.jsonl")
     assert set(by_name(found)) - set(by_name(again)) == {("exact.png", "crop.png")}
+    # What is no near copy of its original any more is looked for by itself.
+    dismiss(tmp_path / "not.jsonl", [folder / "exact.png", folder / "small.jpg"])
+    alone = find_copies(folder, model=model, engine=tmp_path / "engine", dismissed=tmp_path / "not.jsonl")
+    assert set(by_name(found)) - set(by_name(alone)) == {("exact.png", "crop.png"), ("exact.png", "small.jpg")}
+    assert any("small.jpg" in pair for pair in by_name(alone))
 
 
 def test_the_page_holds_every_pair(found: Copies, tmp_path: Path) -> None:
@@ -109,7 +114,7 @@ def test_a_crop_of_what_a_caption_hides_is_one_of_a_near_copy(rng: np.random.Gen
     a = str(write_image(tmp_path / "a.png", captioned))
     b = str(write_image(tmp_path / "b.png", photo))
     c = str(write_image(tmp_path / "c.png", photo[100:190, 140:270]))
-    job = stages._Job(None, 1, lambda *_: None)
+    job = stages._Job(set(), None, 1, lambda *_: None)
     known, _ = job.read([a, b, c])
     copies, leaders = job.grouped(known)
     assert [(copy.kind, copy.a, copy.b) for copy in copies] == [("copy", a, b)]
