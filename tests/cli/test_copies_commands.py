@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def test_json_holds_failures_and_what_is_dismissed_is_left_out(folder: Path, tmp
     values = json.loads(result.stdout)
     assert [copy["kind"] for copy in values["copies"]] == ["exact"]
     assert [failure["id"] for failure in values["failed"]] == [str(folder / "bad.jpg")]
+
+
+def test_names_that_a_list_cannot_hold_are_left_out_of_it(folder: Path, tmp_path: Path) -> None:
+    for name in (b"x\ny.png", b"z\xff.png"):
+        shutil.copy(folder / "a.png", folder / os.fsdecode(name))
+    page, out = tmp_path / "page.html", tmp_path / "list.txt"
+    result = run("duplicates", folder, "--keep", "first", "--superfluous", out, "--report", page, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["photographs"] == 5
+    listed = out.read_bytes().splitlines()
+    assert sorted(map(os.path.basename, listed)) == [b"b.png", b"c.jpg", b"z\xff.png"]
 
 
 def test_overlap_counts_what_is_in_both(folder: Path, tmp_path: Path) -> None:
