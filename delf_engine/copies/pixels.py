@@ -29,7 +29,7 @@ _WHOLE = np.linalg.inv(HALF)
 _SIDE = 1024  # of what is read, pixels
 _SHOWN = 320  # longer side of the overlap where it is compared
 _PATCH = (17, 17)  # pixels
-_TEXTURE = 4.0  # least standard deviation of a patch, of 255
+_TEXTURE = 4.0  # least standard deviation of a patch in either, of 255
 _PATCHES = 12  # with texture
 # Where both have the very same frame nothing has moved, and a caption may cover much: then the best quarter of the
 # patches counts, if the rest agrees in part.
@@ -210,7 +210,7 @@ class _Frame:
         return np.asarray(np.linalg.solve(moved @ self._from_b, self._from_a), np.float64)
 
     def patches(self) -> Floats:
-        """Return the normalised cross-correlation of patches with texture, (N,)."""
+        """Return the normalised cross-correlation of patches, (N,); 0 where only one photograph has texture."""
         if min(self._size) < LEAST:
             return np.empty(0)
         mean_a, mean_b = (cv2.blur(side, _PATCH) for side in (self._a, self._b))
@@ -224,8 +224,8 @@ class _Frame:
         )
         spread = np.sqrt(np.maximum(vary_a, 0) * np.maximum(vary_b, 0))
         inside = cv2.erode(self._mask, np.ones(_PATCH, np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-        seen = (inside > 0) & (spread > _TEXTURE**2)
-        return np.asarray(vary[seen] / spread[seen])[:: _PATCH[0]]
+        seen = (inside > 0) & (np.maximum(vary_a, vary_b) > _TEXTURE**2)
+        return np.asarray(vary[seen] / np.maximum(spread[seen], 1.0))[:: _PATCH[0]]
 
 
 def _grid(photo: Grey, pixels: npt.NDArray[np.uint8]) -> Floats:

@@ -73,6 +73,20 @@ def test_colours_and_compression_do_not_matter_parallax_does(rng: np.random.Gene
     assert aside.score < 0.8
 
 
+def test_a_letter_is_no_copy_of_its_empty_letterhead(rng: np.random.Generator) -> None:
+    empty = np.full((400, 300), 255, np.uint8)
+    empty[20:60, 30:270] = rng.integers(0, 2, (20, 120)).repeat(2, 0).repeat(2, 1) * 255
+    letter = empty.copy()
+    letter[90:370, 30:270] = rng.integers(0, 2, (140, 120)).repeat(2, 0).repeat(2, 1) * 255
+    for a, b in ((empty, letter), (letter, empty)):
+        found = agreement(grey_of(a), grey_of(b), np.eye(3))
+        assert found is not None
+        assert found.score < 0.5
+    same = agreement(grey_of(empty), grey_of(empty), np.eye(3))
+    assert same is not None
+    assert same.score == pytest.approx(1)
+
+
 def test_what_cannot_be_compared_is_none(photo: np.ndarray) -> None:
     a = grey_of(photo)
     assert agreement(a, a, shifted(1000, 0)) is None  # no overlap
