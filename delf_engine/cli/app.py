@@ -29,6 +29,7 @@ from delf_engine.cli import (
     model,
     pair,
     rerank,
+    serve,
     training,
 )
 from delf_engine.cli.console import error_console
@@ -61,6 +62,7 @@ _GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     ),
     "Copies": (copies.duplicates, copies.overlap, copies.not_copies),
     "Re-rank the results of another search": (rerank.rerank, rerank.report),
+    "Serve": (serve.serve,),
     "Measure": (evaluate.evaluate, calibrate.calibrate),
     "Models and training": (training.train, mining.mine),
 }

@@ -225,7 +225,10 @@ class Engine:
 
     @property
     def calibration(self) -> Calibration | None:
-        """What gives verifications their probability; None if the model has none that holds for the profile."""
+        """What gives verifications their probability; None if there is none that holds for the profile.
+
+        The engine's own (`use_calibration`), else the model's, else that of fine evidence alone.
+        """
         return self.state.calibration
 
     def get(self, image_id: str) -> LocalFeatures:
@@ -602,6 +605,14 @@ class Engine:
         wanted = list(dict.fromkeys(self.state.id_of(name) for name in names))
         self.state.check_known(wanted, "removed")
         self.state.remove(wanted)
+
+    def use_calibration(self, calibration: Calibration | None) -> None:
+        """Keep a calibration in the engine's directory, by which it judges from now on; None: the model's again.
+
+        Readers take it over when they refresh. A `MismatchError` if it was fitted for other features or options.
+        """
+        self.state.check_writable()
+        self.state.use_calibration(calibration)
 
     def compact(self) -> None:
         """Merge the segments of the index into one without removed images, on disk and at once.

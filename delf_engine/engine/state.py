@@ -31,10 +31,14 @@ from delf_engine.index import AnyIndex, saved_mark
 from delf_engine.reranking import RerankOptions
 from delf_engine.storage import FeatureStore, Revision
 from delf_engine.storage.codec import as_stored
-from delf_engine.verification import Calibration
+from delf_engine.support.files import system_errors
+from delf_engine.verification import Calibration, load_calibration
 
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
+
+#: Of the engine's own calibration, in its directory.
+CALIBRATION = "calibration.json"
 
 #: An image, an id of the engine, or features.
 Query: TypeAlias = ImageSource | LocalFeatures
@@ -90,8 +94,8 @@ class EngineState:
             state = cls(directory, manifest, store, index, readonly=readonly)
             undo.pop_all()
         state._seen = seen
-        if before is not None and before._extracts_as(manifest):
-            state.extractor = before.extractor
+        if before is not None:
+            before.lend_extractor(state)
         return state
 
     def newer(self) -> EngineState:
@@ -119,12 +123,19 @@ class EngineState:
         mark = saved_mark(self.directory / manifest.index_folder)
         return mark is None or Revision.from_dict(mark).commit <= self._revision.commit
 
-    def _extracts_as(self, manifest: Manifest) -> bool:
-        """Whether the extractor is loaded and right for a manifest."""
-        mine = self.manifest
-        made_with = (mine.model, mine.model_identity, mine.profile.extraction)
-        same = made_with == (manifest.model, manifest.model_identity, manifest.profile.extraction)
-        return same and "extractor" in vars(self)
+    def lend_extractor(self, to: EngineState) -> None:
+        """Let another state of the engine use the extractor, if it is loaded here and right there."""
+        mine, theirs = (
+            (one.manifest.model, one.manifest.model_identity, one.manifest.profile.extraction)
+            for one in (self, to)
+        )
+        if mine == theirs and self.has_extractor:
+            to.extractor = self.extractor
+
+    @property
+    def has_extractor(self) -> bool:
+        """Whether the model is loaded."""
+        return "extractor" in vars(self)
 
     def close(self) -> None:
         """Close the stores and let go of their locks. Closing twice is harmless."""
@@ -156,8 +167,32 @@ class EngineState:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What gives verifications their probability; None if the model has none that holds for the profile."""
-        return calibration_of(self.manifest.model, self.manifest.profile, self.manifest.model_identity)
+        """What gives verifications their probability; None if there is none that holds: see `Engine.calibration`."""
+        manifest, own = self.manifest, self.directory / CALIBRATION
+        if self.has_own_calibration:
+            return load_calibration(own, profile=manifest.profile, identity=manifest.model_identity)
+        return calibration_of(manifest.model, manifest.profile, manifest.model_identity)
+
+    @property
+    def has_own_calibration(self) -> bool:
+        """Whether the engine has a calibration of its own."""
+        return (self.directory / CALIBRATION).exists()
+
+    def use_calibration(self, calibration: Calibration | None) -> None:
+        """Keep a calibration of the engine's own, or forget it; see `Engine.use_calibration`."""
+        manifest, own = self.manifest, self.directory / CALIBRATION
+        if calibration is None:
+            with system_errors(f"{own}: cannot be deleted"):
+                own.unlink(missing_ok=True)
+        elif not calibration.holds_for(profile=manifest.profile, checkpoint=manifest.model_identity):
+            raise MismatchError(
+                f"{self.directory}: the calibration was fitted for {calibration.checkpoint} and the profile "
+                f"{calibration.profile}, the engine has {manifest.model_identity} and {manifest.profile.name}"
+            )
+        else:
+            calibration.save(own)
+        vars(self).pop("calibration", None)
+        write_manifest(self.directory, manifest)  # by which readers see that they are behind
 
     def rerank_options(self, **given: Any) -> RerankOptions:
         """Return the options of the profile, with the model's calibration, but for those given."""

@@ -190,6 +190,23 @@ def calibrate(
     progress : callable or None
         Called with the number of pairs verified, and of all.
     """
+    verifications = verified_pairs(pairs, features, profile, fine=fine, seed=seed, progress=progress)
+    options: dict[str, Any] = {"evidence": evidence, "prior": prior, "folds": folds}
+    return calibrate_verified(
+        pairs, verifications, profile, trained_on=trained_on, checkpoint=checkpoint, **options
+    )
+
+
+def verified_pairs(
+    pairs: Sequence[LabelledPair],
+    features: Mapping[str, LocalFeatures],
+    profile: Profile,
+    *,
+    fine: Callable[[str], LocalFeatures | None] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Verification]:
+    """Verify labelled pairs: the first half of `calibrate`, which tells the parameters."""
     config, exponent = profile.verification, profile.ranking.exponent
     verifications = []
     for number, (a, b, _) in enumerate(pairs, start=1):
@@ -200,6 +217,21 @@ def calibrate(
         verifications.append(found)
         if progress is not None:
             progress(number, len(pairs))
+    return verifications
+
+
+def calibrate_verified(
+    pairs: Sequence[LabelledPair],
+    verifications: Sequence[Verification],
+    profile: Profile,
+    *,
+    evidence: Evidence = "inlier_similarity",
+    prior: float = 0.5,
+    folds: int = 5,
+    trained_on: str,
+    checkpoint: str | None = None,
+) -> tuple[Calibration, CrossValidation]:
+    """Fit and check a calibration: the second half of `calibrate`, which tells the parameters."""
     labels = np.array([pair.label for pair in pairs])
     calibration = Calibration.fit(
         verifications,

@@ -1,0 +1,91 @@
+"""Figures for Prometheus: requests, the time of every stage, what waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from delf_engine.engine.state import EngineState
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """The figures of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "delf_engine_requests",
+            "Requests that were answered",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.latency = Histogram(
+            "delf_engine_request_seconds",
+            "From the first byte to the last",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.stages = Histogram(
+            "delf_engine_stage_seconds",
+            "Time of stages: wait, decode, extract, candidates, answer, picture, write",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.busy = Gauge("delf_engine_work", "Work that runs or waits", ["queue"], registry=self.registry)
+        self.images = Gauge("delf_engine_images", "Images of the engine", registry=self.registry)
+        self.jobs = Counter("delf_engine_jobs", "Jobs that have ended", ["state"], registry=self.registry)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages.labels(name).observe(time.perf_counter() - begin)
+
+    def timed(self, state: EngineState) -> EngineState:
+        """Return a state whose extraction and candidate search are timed."""
+        return cast("EngineState", _TimedState(state, self))
+
+
+class _Timed:
+    """Something whose methods of some names are timed as stages."""
+
+    STAGES: dict[str, str] = {}
+
+    def __init__(self, of: Any, metrics: Metrics) -> None:
+        self._of, self._metrics = of, metrics
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._of, name)
+        stage = self.STAGES.get(name)
+        if stage is None:
+            return value
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self._metrics.stage(stage):
+                return value(*args, **kwargs)
+
+        return call
+
+
+class _TimedIndex(_Timed):
+    STAGES = {"search": "candidates"}
+
+
+class _TimedState(_Timed):
+    STAGES = {"view_of": "extract", "fine_of": "extract"}
+
+    @property
+    def index(self) -> Any:
+        return _TimedIndex(self._of.index, self._metrics)

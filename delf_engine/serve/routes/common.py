@@ -1,0 +1,43 @@
+"""What all routers take: the service, uploads, boxes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, File, Form, Query, Request, UploadFile
+
+from delf_engine.serve.answers import Box
+from delf_engine.serve.problems import Refused
+from delf_engine.serve.service import Service
+
+
+def service_of(request: Request) -> Service:
+    """Return the service of the application."""
+    service: Service = request.app.state.service
+    return service
+
+
+Served = Annotated[Service, Depends(service_of)]
+Upload = Annotated[UploadFile | None, File(description="a photograph")]
+RefForm = Annotated[str | None, Form(description="the id of an image, or the ref of an upload")]
+RefQuery = Annotated[str, Query(description="the id of an image, or the ref of an upload")]
+
+
+async def uploaded(service: Service, file: UploadFile | None) -> bytes | None:
+    """Return the bytes of an uploaded file, if there is one; `Refused` (413) if they are too many."""
+    if file is None:
+        return None
+    if (file.size or 0) > service.settings.max_bytes:
+        raise Refused(413, "too_large", f"a photograph has {service.settings.max_bytes} bytes at most")
+    return await file.read()
+
+
+def parsed_box(text: str | None) -> Box | None:
+    """Parse ``x0,y0,x1,y1``; `Refused` (422) if it is not four numbers."""
+    if text is None:
+        return None
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise Refused(422, "bad_box", "a box is four numbers x0,y0,x1,y1 in pixels") from None
+    return x0, y0, x1, y1

@@ -1,0 +1,83 @@
+"""For whoever keeps the server running, and what clients must know of it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from delf_engine import __version__
+from delf_engine.serve.routes.common import Served
+
+probes = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"])
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: str = "ok"
+
+
+class Ready(BaseModel):
+    """Whether searches are answered; the model is loaded with the first photograph that is extracted."""
+
+    ready: bool
+    model_loaded: bool
+
+
+class Info(BaseModel):
+    """The engine, and the limits of the server."""
+
+    version: str
+    model: str
+    profile: str
+    index: str
+    images: int
+    readonly: bool
+    max_bytes: int
+    max_pixels: int
+    max_files: int
+    folders: list[str]
+
+
+@probes.get("/healthz")
+def healthz() -> Alive:
+    """Say that the process is alive."""
+    return Alive()
+
+
+@probes.get("/readyz")
+def readyz(service: Served, response: Response) -> Ready:
+    """Say whether searches are answered: 503 while the server goes down."""
+    response.status_code = 503 if service.stopping else 200
+    return Ready(ready=not service.stopping, model_loaded=service.engine.state.has_extractor)
+
+
+@probes.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "for Prometheus"}},
+)
+def metrics(service: Served) -> Response:
+    """Return the figures of this process."""
+    service.metrics.images.set(len(service.engine))
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/info")
+def info(service: Served) -> Info:
+    """Return what the engine is, and what the server takes."""
+    state, settings = service.engine.state, service.settings
+    return Info(
+        version=__version__,
+        model=state.manifest.model_identity,
+        profile=state.manifest.profile.name,
+        index=state.manifest.index,
+        images=len(state.store),
+        readonly=settings.readonly,
+        max_bytes=settings.max_bytes,
+        max_pixels=settings.max_pixels,
+        max_files=settings.max_files,
+        folders=sorted(settings.folders),
+    )

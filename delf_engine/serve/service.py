@@ -1,0 +1,120 @@
+"""What a server holds: an engine that reads, one that writes when it must, processes, threads, a database."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from delf_engine.engine import Engine
+from delf_engine.engine.state import EngineState
+from delf_engine.errors import LockedError
+from delf_engine.serve.database import Database
+from delf_engine.serve.decoding import Decoders
+from delf_engine.serve.jobs import Jobs
+from delf_engine.serve.limits import WorkQueue
+from delf_engine.serve.metrics import Metrics
+from delf_engine.serve.photographs import Photographs
+from delf_engine.serve.problems import Refused
+from delf_engine.serve.settings import Settings
+
+#: Folder of what a server keeps, in the engine's directory.
+HOME = "serve"
+_LOCK_SECONDS = 10.0
+_PICTURES_WAITING = 256  # a page of results asks for all its pictures at once
+
+
+class Service:
+    """Opened with the server, closed with it.
+
+    Attributes
+    ----------
+    settings, metrics
+    engine : Engine
+        A reader that refreshes itself: searches of all threads.
+    home : path
+        Where uploads and the database lie.
+    work, pictures : WorkQueue
+        For searches and the like, and for small pictures.
+    decoders, database, photographs, jobs
+    stopping : bool
+        Whether the server is going down.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.stopping = False
+        self._writing, self._loading = threading.Lock(), threading.Lock()
+        with ExitStack() as stack:
+            self.engine = stack.enter_context(Engine.open(settings.directory, readonly=True, auto_refresh=True))
+            if settings.readonly:
+                self.home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="delf-engine-")))
+            else:
+                self.home = self.engine.directory / HOME
+                self.home.mkdir(exist_ok=True, mode=0o700)
+            self.database = Database(None if settings.readonly else self.home / "serve.sqlite")
+            stack.callback(self.database.close)
+            self.decoders = Decoders(settings.decoders, settings.max_pixels)
+            stack.callback(self.decoders.close)
+            self.photographs = Photographs(
+                self.home / "uploads", settings, self.decoders, self.database, self.metrics
+            )
+            self.work = WorkQueue("work", settings.threads, settings.queue, settings.seconds, self.metrics)
+            stack.callback(self.work.close)
+            self.pictures = WorkQueue(
+                "pictures", settings.decoders, _PICTURES_WAITING, settings.seconds, self.metrics
+            )
+            stack.callback(self.pictures.close)
+            self.jobs = Jobs(self.database, self.metrics, settings.queue)
+            stack.callback(self.jobs.close)
+            self._delete_lost()
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Finish what runs, commit or give up the job that is at work, and close everything."""
+        self.stopping = True
+        self._stack.close()
+
+    def check_writable(self) -> None:
+        """Refuse whatever changes something if the server is read-only."""
+        if self.settings.readonly:
+            raise Refused(403, "read_only", "this server is read-only")
+
+    def loaded(self) -> EngineState:
+        """Return the state to answer from, with its model: loaded once, by whoever needs it first."""
+        state = self.engine.state
+        with self._loading:
+            _ = state.extractor
+        return state
+
+    @contextmanager
+    def writing(self) -> Iterator[Engine]:
+        """Open the engine to change it, and close it again.
+
+        One thread of one process has it at a time; a `LockedError` if another process keeps it for longer.
+        """
+        with self._writing, self._opened() as engine, self.metrics.stage("write"):
+            before = self.engine.state
+            before.lend_extractor(engine.state)
+            yield engine
+            engine.state.lend_extractor(self.engine.state)
+
+    def _opened(self) -> Engine:
+        until = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                return Engine.open(self.settings.directory)
+            except LockedError:
+                if time.monotonic() > until or self.stopping:
+                    raise
+                time.sleep(0.1)
+
+    def _delete_lost(self) -> None:
+        """Delete the files of jobs that were cut off, but for those that they have added."""
+        state = self.engine.state
+        for path in self.jobs.lost_files():
+            if state.id_of(path) not in state.store:
+                path.unlink(missing_ok=True)
