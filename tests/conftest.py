@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from helpers import random_photo, write_image, write_tiny_model
+
 # The same examples on every machine: a red run is a change of the code, never of the luck.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repeatable")
@@ -17,6 +19,19 @@ settings.load_profile("repeatable")
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights, with its codebook."""
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(1)
+    return [str(write_image(folder / f"{i}.png", random_photo(rng, 150 + i, 120))) for i in range(6)]
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def serve(
     queue: Annotated[int | None, typer.Option(min=1, help="Searches, and jobs, that wait. Default: 32.")] = None,
     seconds: Annotated[float | None, typer.Option(help="For an answer. Default: 60.")] = None,
 ) -> None:
-    """Serve an engine over HTTP: verify, search, re-rank, add, remove (needs delf-engine\\[serve]).
+    """Serve an engine over HTTP: verify, search, re-rank, add, remove (extra `serve`).
 
     The API is described under /v1/openapi.json. Logs are JSON, one line a request.
     """

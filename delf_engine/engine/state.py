@@ -167,7 +167,7 @@ class EngineState:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What gives verifications their probability; None if there is none that holds: see `Engine.calibration`."""
+        """What gives verifications their probability, if anything does; see `Engine.calibration`."""
         manifest, own = self.manifest, self.directory / CALIBRATION
         if self.has_own_calibration:
             return load_calibration(own, profile=manifest.profile, identity=manifest.model_identity)

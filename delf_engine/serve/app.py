@@ -27,8 +27,8 @@ _HEADER_BYTES = 16 * 1024
 def create_app(settings: Settings) -> FastAPI:
     """Open an engine and return the application that answers from it, as any ASGI server runs it.
 
-    The engine is opened to read, and closed when the application shuts down; it is opened to write only while images
-    are added or removed. So several processes may serve one directory.
+    The engine is opened to read, and closed when the application shuts down; it is opened to write only while
+    images are added or removed. So several processes may serve one directory.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     told: list[Any] = [Depends(HTTPBearer(auto_error=False, description="the token, if the server has one"))]
     for router in (searching.router, images.router, jobs.router, verdicts.router, health.router):
-        app.include_router(router, prefix="/v1", dependencies=told)
+        app.include_router(router, dependencies=told)
     app.include_router(health.probes)
     if settings.cors:
         app.add_middleware(

@@ -43,8 +43,8 @@ class Failure(BaseModel):
 class Job(BaseModel):
     """A job: what it does, how far it is, what became of each photograph.
 
-    `error` is a code where all of it failed: ``locked``, ``failed``, or one of its own. ``interrupted``: the server
-    that ran it is gone; what it had committed stays.
+    `error` is a code where all of it failed. ``interrupted``: the server that ran it is gone; what
+    it had committed stays.
     """
 
     id: str

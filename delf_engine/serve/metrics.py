@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -61,14 +62,14 @@ class Metrics:
 class _Timed:
     """Something whose methods of some names are timed as stages."""
 
-    STAGES: dict[str, str] = {}
+    stages: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, of: Any, metrics: Metrics) -> None:
         self._of, self._metrics = of, metrics
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._of, name)
-        stage = self.STAGES.get(name)
+        stage = self.stages.get(name)
         if stage is None:
             return value
 
@@ -80,11 +81,11 @@ class _Timed:
 
 
 class _TimedIndex(_Timed):
-    STAGES = {"search": "candidates"}
+    stages = MappingProxyType({"search": "candidates"})
 
 
 class _TimedState(_Timed):
-    STAGES = {"view_of": "extract", "fine_of": "extract"}
+    stages = MappingProxyType({"view_of": "extract", "fine_of": "extract"})
 
     @property
     def index(self) -> Any:

@@ -1,6 +1,6 @@
 """Photographs that requests speak of: images of the engine by id, and uploads, which are kept for a day.
 
-A reference is the id of an image, or ``upload:`` and the random name of an upload. No name of a client's is a path.
+A reference is the id of an image, or ``upload:`` and the random name of an upload. No path is a client's.
 """
 
 from __future__ import annotations

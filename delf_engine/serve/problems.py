@@ -1,4 +1,4 @@
-"""What a client hears when something is refused or fails: a code, a sentence of ours, never an exception's text."""
+"""What a client hears when something fails: a code, a sentence of ours, never the text of an exception."""
 
 from __future__ import annotations
 
@@ -70,8 +70,10 @@ class Refused(HTTPException):
 
 
 def readable(reason: str) -> str:
-    """Return the reason of an `ImageError` for a client: what a decoder has said stays in the log."""
-    return "damaged, cut short, or of a kind that is not decoded" if reason.startswith("cannot be") else reason
+    """Return the reason of an `ImageError` for a client: without what a decoder has said, and advice of options."""
+    if reason.startswith(("cannot be", "refused")):
+        return "damaged, cut short, or of a kind that is not decoded"
+    return reason.partition(";")[0]
 
 
 def problem(

@@ -83,12 +83,10 @@ class Service:
         if self.settings.readonly:
             raise Refused(403, "read_only", "this server is read-only")
 
-    def loaded(self) -> EngineState:
-        """Return the state to answer from, with its model: loaded once, by whoever needs it first."""
-        state = self.engine.state
+    def load(self, state: EngineState) -> None:
+        """Load the model of a state: once, by whoever needs it first."""
         with self._loading:
             _ = state.extractor
-        return state
 
     @contextmanager
     def writing(self) -> Iterator[Engine]:

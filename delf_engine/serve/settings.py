@@ -54,7 +54,7 @@ class Settings(Config):
     queue : int
         Searches that wait; more are refused. So are more than this many jobs.
     seconds : float
-        For a search to be answered, waiting included, and for a body to arrive, longer by a second for each 64 KiB.
+        For an answer, waiting included, and for a body to arrive, with a second more for each 64 KiB.
     """
 
     directory: Path
@@ -63,7 +63,7 @@ class Settings(Config):
     token: SecretStr | None = None
     readonly: bool = False
     cors: tuple[str, ...] = ()
-    folders: dict[str, Path] = {}
+    folders: dict[str, Path] = Field(default_factory=dict)
     max_bytes: Count = 32 * _MIB
     max_pixels: Count = 64_000_000
     max_files: Count = 1000
@@ -78,8 +78,8 @@ class Settings(Config):
     def _safe(self) -> Settings:
         if self.token is None and not is_loopback(self.host):
             raise ValueError(
-                f"{self.host} can be reached from other machines: that needs a token, in the variable {TOKEN} or a "
-                "file (--token-file)"
+                f"{self.host} can be reached from other machines: that needs a token, in {TOKEN} or a file "
+                "(--token-file)"
             )
         if self.token is not None and len(self.token.get_secret_value()) < _SHORTEST_TOKEN:
             raise ValueError(f"a token has at least {_SHORTEST_TOKEN} characters")

@@ -27,7 +27,7 @@ _PROPOSAL, _PROPOSED = "proposal.json", "proposed.calibration.json"
 
 
 class Verdict(BaseModel):
-    """What somebody says of two photographs, given by their refs; a look-alike is another place that looks alike."""
+    """What somebody says of two photographs, given by their refs; a look-alike is another place."""
 
     a: str
     b: str
@@ -43,7 +43,7 @@ class Bin(BaseModel):
 
 
 class Reliability(BaseModel):
-    """How far probabilities can be trusted: expected calibration error, 0 is best; area under the ROC, 1 is best."""
+    """How far probabilities can be trusted: expected calibration error, and area under the ROC curve."""
 
     pairs: int
     error: float
@@ -99,7 +99,7 @@ def remove(service: Service, a: str, b: str) -> None:
 
 
 def pairs_csv(service: Service) -> str:
-    """Return verdicts as ``delf-engine calibrate`` reads them; uploads have their paths from the server's folder."""
+    """Return verdicts as ``delf-engine calibrate`` reads them; uploads are paths from the server's folder."""
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(("a", "b", "label", "verdict"))
@@ -111,7 +111,8 @@ def pairs_csv(service: Service) -> str:
 
 def recalibrate(service: Service, control: Control) -> dict[str, Any]:
     """Fit a calibration to the verdicts and propose it: the work of a job."""
-    state = service.loaded()
+    state = service.engine.state
+    service.load(state)
     pairs = [LabelledPair(each.a, each.b, int(each.verdict == "same")) for each in listed(service)]
     sources, failed = _sources(service, state, pairs)
     pairs = [pair for pair in pairs if pair.a in sources and pair.b in sources]

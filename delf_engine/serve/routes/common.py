@@ -6,7 +6,10 @@ from typing import Annotated
 
 from fastapi import Depends, File, Form, Query, Request, UploadFile
 
+from delf_engine.engine.state import EngineState
+from delf_engine.engine.views import PairAnswer, verify_views
 from delf_engine.serve.answers import Box
+from delf_engine.serve.photographs import Photograph
 from delf_engine.serve.problems import Refused
 from delf_engine.serve.service import Service
 
@@ -41,3 +44,26 @@ def parsed_box(text: str | None) -> Box | None:
     except ValueError:
         raise Refused(422, "bad_box", "a box is four numbers x0,y0,x1,y1 in pixels") from None
     return x0, y0, x1, y1
+
+
+#: A photograph as a request gives it: its ref, or its bytes.
+Given = tuple[str | None, bytes | None]
+
+
+def opened(service: Service, *given: Given, box: Box | None = None) -> tuple[EngineState, list[Photograph]]:
+    """Return the photographs, and the state that knows them; it has its model if pixels are to be extracted."""
+    state = service.engine.state
+    found = [service.photographs.open(state, *each) for each in given]
+    if box is not None or not all(each.is_image for each in found):
+        service.load(state)
+    return state, found
+
+
+def compared(service: Service, a: Given, b: Given) -> tuple[EngineState, Photograph, Photograph, PairAnswer]:
+    """Return two photographs and what their verification has found."""
+    state, (first, second) = opened(service, a, b)
+    timed = service.metrics.timed(state)
+    views = timed.view_of(first.source), timed.view_of(second.source)
+    with service.metrics.stage("answer"):
+        found = verify_views(*views, state.manifest.profile, calibration=state.calibration)
+    return state, first, second, found

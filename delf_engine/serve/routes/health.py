@@ -10,7 +10,7 @@ from delf_engine import __version__
 from delf_engine.serve.routes.common import Served
 
 probes = APIRouter(tags=["health"])
-router = APIRouter(tags=["health"])
+router = APIRouter(prefix="/v1", tags=["health"])
 
 
 class Alive(BaseModel):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import secrets
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Query, Response, UploadFile
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from delf_engine.engine.views import verify_views
-from delf_engine.errors import ConfigError, UnknownIdError
+from delf_engine.errors import UnknownIdError
 from delf_engine.serve import answers
 from delf_engine.serve.adding import PHOTOGRAPHS, add_folder, add_uploads
 from delf_engine.serve.answers import Photo
@@ -20,12 +19,14 @@ from delf_engine.serve.decoding import encoded
 from delf_engine.serve.jobs import Failure, Job
 from delf_engine.serve.photographs import shown_name
 from delf_engine.serve.problems import Refused
-from delf_engine.serve.routes.common import RefQuery, Served
+from delf_engine.serve.routes.common import RefQuery, Served, compared
 from delf_engine.serve.service import Service
 
-router = APIRouter(tags=["images"])
+router = APIRouter(prefix="/v1", tags=["images"])
 
-_JPEG = {200: {"content": {"image/jpeg": {}}, "description": "a JPEG without metadata"}}
+_JPEG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {}}, "description": "a JPEG without metadata"}
+}
 
 
 class Images(BaseModel):
@@ -127,25 +128,16 @@ async def matches(
     """Draw what two photographs have in common: lines between both, or one laid over the other."""
 
     def work() -> bytes:
-        state = service.engine.state
-        both = [service.photographs.open(state, ref, None) for ref in (a, b)]
-        if not all(each.is_image for each in both):
-            state = service.loaded()
-        timed = service.metrics.timed(state)
-        found = verify_views(
-            *(timed.view_of(each.source) for each in both), state.manifest.profile, calibration=state.calibration
-        )
-        pixels = [service.photographs.pixels(state, each) for each in both]
         from delf_engine.plotting import draw_matches, draw_overlay, figure_pixels
 
+        state, first, second, found = compared(service, (a, None), (b, None))
+        own, other = (service.photographs.pixels(state, each) for each in (first, second))
+        features = found.features_a, found.features_b
         with service.metrics.stage("picture"):
             if style == "lines":
-                figure = draw_matches(*pixels, found.features_a, found.features_b, found.verification)
-            elif found.verification.model == "fundamental":
-                raise ConfigError("a fundamental matrix maps points to lines")
+                figure = draw_matches(own, other, *features, found.verification)
             else:
-                own = found.features_a, found.features_b
-                figure = draw_overlay(*pixels, found.verification, features=own, mode=style)
+                figure = draw_overlay(own, other, found.verification, features=features, mode=style)
             return encoded(figure_pixels(figure))
 
     return _picture(await service.work.run(work))

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from delf_engine.serve.jobs import Job
 from delf_engine.serve.routes.common import Served
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _LOOK_SECONDS = 0.25
 

@@ -10,7 +10,7 @@ from delf_engine.serve.jobs import Job
 from delf_engine.serve.routes.common import RefQuery, Served
 from delf_engine.serve.verdicts import Calibrations, Verdict
 
-router = APIRouter(tags=["verdicts"])
+router = APIRouter(prefix="/v1", tags=["verdicts"])
 
 
 @router.get("/verdicts")

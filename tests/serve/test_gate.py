@@ -1,0 +1,154 @@
+"""Who may ask, from where; what every answer wears; what is logged and counted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delf_engine.config import parse_config
+from delf_engine.errors import ConfigError
+from delf_engine.serve import Settings, read_token
+from delf_engine.serve.gate import HEADERS
+from delf_engine.serve.logs import JsonLines
+from delf_engine.serve.photographs import Photographs
+from delf_engine.serve.settings import is_loopback
+from helpers import raises
+from serving import Client
+
+TOKEN = "0123456789abcdef-secret"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1", "[::1]"])
+def test_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "127.0.0.1.evil.org", "localhost.evil.org", ""])
+def test_any_other_address_needs_a_token(host: str) -> None:
+    assert not is_loopback(host)
+    with raises(ConfigError, "DELF_ENGINE_TOKEN"):
+        parse_config(Settings, {"directory": Path("e"), "host": host}, where="serve")
+
+
+def test_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    monkeypatch.delenv("DELF_ENGINE_TOKEN", raising=False)
+    assert read_token(None) is None
+    token = read_token(tmp_path / "token")
+    assert token is not None
+    assert token.get_secret_value() == TOKEN
+    assert TOKEN not in repr(Settings(directory=tmp_path, token=token))
+    monkeypatch.setenv("DELF_ENGINE_TOKEN", "short")
+    with raises(ConfigError, "16"):
+        parse_config(Settings, {"directory": tmp_path, "token": read_token(None)}, where="serve")
+    with raises(ConfigError, "no"):
+        read_token(tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", "Bearer é"],
+)
+def test_without_the_token_nothing_is_answered(client: Client, tmp_path: Path, header: str | None) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    served = client(token=read_token(tmp_path / "token"), host="0.0.0.0")
+    headers: Any = {} if header is None else {"Authorization": header.encode("latin-1")}
+    for route in ("/v1/info", "/metrics", "/v1/openapi.json", "/v1/nothing"):
+        assert served.get(route, headers=headers).json()["code"] == "no_token"
+    assert served.get("/healthz", headers=headers).status_code == 200
+    assert served.get("/readyz", headers=headers).status_code == 200
+    good = {"Authorization": f"Bearer {TOKEN}", "Host": "photos.example.org"}
+    assert served.get("/v1/info", headers=good).status_code == 200
+
+
+def test_pages_of_others_may_not_ask(client: Client) -> None:
+    served = client()
+    for headers in (
+        {"Host": "evil.org"},  # its name leads here: DNS rebinding
+        {"Host": "127.0.0.1.evil.org"},
+        {"Origin": "http://evil.org"},  # a form may be sent from anywhere
+        {"Origin": "null"},
+        {"Origin": "http://localhost:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        answer = served.post("/v1/search", data={"id": "0.png"}, headers=headers)
+        assert (answer.status_code, answer.json()["code"][:7]) == (403, "foreign")
+        assert "access-control-allow-origin" not in answer.headers
+    own = served.get("/v1/info", headers={"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"})
+    assert own.status_code == 200
+    assert "access-control-allow-origin" not in own.headers
+
+
+def test_an_origin_that_is_named_may(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    served = client(cors=("https://page.org",), token=read_token(tmp_path / "token"))
+    ask = {"Origin": "https://page.org", "Access-Control-Request-Method": "GET"}
+    assert served.options("/v1/info", headers=ask).headers["access-control-allow-origin"] == "https://page.org"
+    assert served.options("/v1/info", headers={**ask, "Origin": "https://evil.org"}).status_code == 403
+    told = served.get("/v1/info", headers={"Origin": "https://page.org", "Authorization": f"Bearer {TOKEN}"})
+    assert told.headers["access-control-allow-origin"] == "https://page.org"
+    assert served.get("/v1/info", headers={"Origin": "https://page.org"}).status_code == 401
+
+
+def test_every_answer_wears_the_headers_and_a_request_id(client: Client) -> None:
+    served = client()
+    for route, given in (("/v1/info", "my-id.1"), ("/v1/nothing", "a b\n"), ("/healthz", "x" * 65)):
+        answer = served.get(route, headers={"X-Request-ID": given})
+        assert HEADERS.items() <= {name.title(): value for name, value in answer.headers.items()}.items() or all(
+            answer.headers[name] == value for name, value in HEADERS.items()
+        )
+        assert (answer.headers["x-request-id"] == given) == (given == "my-id.1")
+        assert answer.headers["cache-control"] == "no-store"
+    assert "unsafe-inline" not in HEADERS["Content-Security-Policy"]
+
+
+def test_what_breaks_is_logged_and_not_told(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret of /home/ada")
+
+    monkeypatch.setattr(Photographs, "open", broken)
+    with caplog.at_level(logging.INFO, "delf_engine.serve"):
+        answer = client().post("/v1/search", data={"id": "0.png"}, headers={"X-Request-ID": "mine"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (500, "failed", "mine")
+    assert "secret" not in answer.text
+    lines = [json.loads(JsonLines().format(record)) for record in caplog.records]
+    line = next(each for each in lines if each.get("request_id") == "mine")
+    assert "secret of /home/ada" in line["exception"]
+    assert (line["route"], line["status"], line["method"], line["level"]) == ("/v1/search", 500, "POST", "warning")
+
+
+def test_values_are_not_echoed_and_queries_not_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "delf_engine.serve"):
+        answer = client().get("/v1/photograph", params={"id": "my secret.png", "side": "my secret"})
+    assert answer.json()["errors"][0]["loc"] == ["query", "side"]
+    assert "secret" not in answer.text
+    assert "secret" not in "".join(JsonLines().format(record) for record in caplog.records)
+
+
+def test_figures(client: Client) -> None:
+    served = client()
+    served.post("/v1/search", data={"id": "0.png", "confirm": 0})
+    served.get("/v1/photograph", params={"id": "0.png"})
+    served.get("/v1/some/where")
+    text = served.get("/metrics").text
+    assert 'delf_engine_requests_total{method="POST",route="/v1/search",status="200"} 1.0' in text
+    assert 'route="none",status="404"' in text  # what strangers ask for makes no new figures
+    for stage in ("wait", "extract", "candidates", "answer", "picture"):
+        assert f'delf_engine_stage_seconds_count{{stage="{stage}"}}' in text
+    assert "delf_engine_images 6.0" in text
+
+
+def test_a_server_that_goes_down_says_so(client: Client) -> None:
+    served: Any = client()
+    served.app.state.service.stopping = True
+    assert served.get("/readyz").status_code == 503
+    assert served.get("/healthz").status_code == 200
+    answer = served.get("/v1/info")
+    assert (answer.status_code, answer.json()["code"]) == (503, "stopping")
+    assert "retry-after" in answer.headers

@@ -1,0 +1,149 @@
+"""The server as a process: it starts without torch, has a valid description, and ends as it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.openapi.models import OpenAPI
+from typer.testing import CliRunner
+
+import delf_engine as de
+from delf_engine.cli import app
+from delf_engine.errors import ConfigError
+from helpers import image_bytes, random_photo
+from serving import Client
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "serve.md"
+
+
+def described(client: Client) -> dict[str, Any]:
+    answer: dict[str, Any] = client().get("/v1/openapi.json").json()
+    return answer
+
+
+def test_the_description_is_valid_and_names_every_refusal(client: Client) -> None:
+    text = described(client)
+    OpenAPI.model_validate(text)
+    for path, routes in text["paths"].items():
+        for method, route in routes.items():
+            assert {"401", "413", "422", "429", "503"} <= set(route["responses"]), (method, path)
+            assert route.get("summary"), (method, path)
+            if path.startswith("/v1/"):
+                assert route["security"] == [{"HTTPBearer": []}]
+    operations = [route["operationId"] for routes in text["paths"].values() for route in routes.values()]
+    assert len(operations) == len(set(operations))
+
+
+def test_the_guide_shows_every_route_and_none_that_is_not_there(client: Client) -> None:
+    there = {path: set(routes) for path, routes in described(client)["paths"].items()}
+    guide = GUIDE.read_text("utf-8")
+    curls = re.findall(r"curl (.*?)(?<!\\)\n", guide, re.DOTALL)
+    shown: dict[str, set[str]] = {}
+    for command in curls:
+        found = re.search(r"\$AT(/[a-zA-Z0-9_/.]*)", command)
+        assert found, command
+        path = re.sub(r"^/v1/jobs/[0-9a-f]{16}", "/v1/jobs/{job_id}", found[1])
+        method = re.search(r"-X ([A-Z]+)", command)
+        posts = " -F " in command or " --json " in command
+        shown.setdefault(path, set()).add(method[1].lower() if method else "post" if posts else "get")
+    assert shown == there
+
+
+def test_without_a_photograph_there_is_no_torch(directory: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from fastapi.testclient import TestClient
+from delf_engine.serve import Settings, create_app
+with TestClient(create_app(Settings(directory=Path({str(directory)!r}))), "http://localhost") as served:
+    assert served.get("/readyz").json() == {{"ready": True, "model_loaded": False}}
+    assert served.get("/v1/images").json()["total"] == 6
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.fixture
+def server(directory: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running server and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "delf_engine", "serve", str(directory), "--port", str(port), "--seconds", "3"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    at = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"{at}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                assert time.monotonic() < until
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                time.sleep(0.1)
+        yield process, at
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_that_is_told_to_end_ends_well(
+    server: tuple[subprocess.Popen[str], str], directory: Path
+) -> None:
+    process, at = server
+    host, port = at.removeprefix("http://").split(":")
+    photos = [image_bytes(random_photo(np.random.default_rng(i), 200, 150)) for i in range(20)]
+    with socket.create_connection((host, int(port))) as slow, httpx.Client(base_url=at, timeout=30) as asks:
+        slow.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
+        slow.settimeout(20)
+        assert b" 408 " in slow.recv(4096).split(b"\r\n")[0]  # it does not wait for ever
+        huge = asks.get("/v1/info", headers={"X-Huge": "x" * 100_000})
+        assert huge.status_code in (400, 431)
+        assert asks.get("/v1/info").status_code == 200
+        job = asks.post("/v1/images", files=[("files", ("a.png", photo)) for photo in photos]).json()
+        with asks.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
+            for line in events.iter_lines():
+                if '"done":1' in line:
+                    break
+            process.send_signal(signal.SIGTERM)
+            for line in events.iter_lines():
+                pass  # the stream ends by itself
+    assert process.stderr is not None
+    log = process.stderr.read()
+    assert process.wait(30) in (0, -signal.SIGTERM)
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert {"408", "202", "200"} <= {str(line.get("status")) for line in lines}
+    assert "Traceback" not in log
+    with de.Engine.open(directory) as engine:
+        assert engine.check().whole
+        kept = list((directory / "serve" / "photographs").iterdir())
+        assert 6 + len(kept) == len(engine) < 26
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        (["--host", "0.0.0.0"], "token"),
+        (["--folder", "x"], "NAME=PATH"),
+        (["--token-file", "missing"], "missing"),
+        (["--seconds", "0"], "seconds"),
+    ],
+)
+def test_wrong_options_are_said(directory: Path, options: list[str], fact: str) -> None:
+    result = CliRunner().invoke(app, ["serve", str(directory), *options], env={"DELF_ENGINE_TOKEN": ""})
+    assert isinstance(result.exception, ConfigError)
+    assert fact in str(result.exception)
