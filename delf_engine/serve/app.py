@@ -81,6 +81,8 @@ def run(settings: Settings) -> None:
     """
     import uvicorn
 
+    from delf_engine.serve.protocol import Protocol
+
     app = create_app(settings)
     service: Service = app.state.service
 
@@ -94,7 +96,7 @@ def run(settings: Settings) -> None:
         app,
         host=settings.host,
         port=settings.port,
-        http="h11",
+        http=Protocol,
         ws="none",
         log_config=None,
         access_log=False,

@@ -167,8 +167,9 @@ class Gate:
 def is_foreign(headers: Headers, settings: Settings) -> bool:
     """Tell whether a page of another origin asks: a form may be sent from anywhere, without a preflight."""
     origin = headers.get("origin")
-    if origin is None:
-        return headers.get("sec-fetch-site") in ("cross-site", "same-site") and not settings.cors
+    if origin is None:  # a picture in their page, but not a link that somebody has followed
+        other = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        return other and headers.get("sec-fetch-mode") != "navigate" and not settings.cors
     if origin in settings.cors:
         return False
     return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()

@@ -70,7 +70,7 @@ class Refused(HTTPException):
 
 
 def readable(reason: str) -> str:
-    """Return the reason of an `ImageError` for a client: without what a decoder has said, and advice of options."""
+    """Return the reason of an `ImageError` for a client: without a decoder's words, and advice of options."""
     if reason.startswith(("cannot be", "refused")):
         return "damaged, cut short, or of a kind that is not decoded"
     return reason.partition(";")[0]

@@ -26,6 +26,12 @@ from delf_engine.errors import ConfigError
 from helpers import image_bytes, random_photo
 from serving import Client
 
+SLOW = b"""POST /v1/search HTTP/1.1\r
+Host: localhost\r
+Content-Type: multipart/form-data; boundary=x\r
+Content-Length: 1000\r
+\r
+--x"""
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "serve.md"
 
 
@@ -108,7 +114,7 @@ def test_a_server_that_is_told_to_end_ends_well(
     host, port = at.removeprefix("http://").split(":")
     photos = [image_bytes(random_photo(np.random.default_rng(i), 200, 150)) for i in range(20)]
     with socket.create_connection((host, int(port))) as slow, httpx.Client(base_url=at, timeout=30) as asks:
-        slow.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
+        slow.sendall(SLOW)
         slow.settimeout(20)
         assert b" 408 " in slow.recv(4096).split(b"\r\n")[0]  # it does not wait for ever
         huge = asks.get("/v1/info", headers={"X-Huge": "x" * 100_000})
@@ -120,8 +126,7 @@ def test_a_server_that_is_told_to_end_ends_well(
                 if '"done":1' in line:
                     break
             process.send_signal(signal.SIGTERM)
-            for line in events.iter_lines():
-                pass  # the stream ends by itself
+            assert list(events.iter_lines()) is not None  # the stream ends by itself
     assert process.stderr is not None
     log = process.stderr.read()
     assert process.wait(30) in (0, -signal.SIGTERM)

@@ -6,7 +6,6 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-import pytest
 from fastapi.testclient import TestClient
 
 import delf_engine as de
@@ -59,7 +58,6 @@ def test_what_is_no_pair_or_no_verdict_is_refused(client: Client) -> None:
     assert ended(served, served.post("/v1/calibration").json())["error"] == "too_few_pairs"
 
 
-@pytest.mark.timeout(400)
 def test_a_calibration_is_proposed_then_taken_over_then_given_up(tmp_path: Path, tiny_model: Path) -> None:
     walls = tmp_path / "walls"
     for place, view in itertools.product(range(6), range(3)):
@@ -70,23 +68,25 @@ def test_a_calibration_is_proposed_then_taken_over_then_given_up(tmp_path: Path,
     app = create_app(Settings(directory=tmp_path / "e", decoders=1))
     with TestClient(app, "http://localhost") as served:
         names = [f"{place}-{view}.png" for place, view in itertools.product(range(6), range(3))]
-        for a, b in itertools.combinations(names, 2):
+        pairs = list(itertools.combinations(names, 2))
+        for a, b in [*(pair for pair in pairs if pair[0][0] == pair[1][0]), *pairs[2::5]]:
             said(served, a, b, "same" if a[0] == b[0] else "look-alike")
+        count = len(served.get("/v1/verdicts").json())
         before = served.get("/v1/calibration").json()
         asked = {"a": names[0], "b": names[1]}
         first = served.post("/v1/verify", data=asked).json()["judgement"]
         job = ended(served, served.post("/v1/calibration").json())
-        assert (job["state"], job["total"], job["done"]) == ("done", 153, 153)
+        assert (job["state"], job["total"], job["done"]) == ("done", count, count)
         proposed = served.get("/v1/calibration").json()
         assert (before["proposed"], proposed["own"]) == (None, False)
-        assert proposed["proposed"]["pairs"] == 153
+        assert proposed["proposed"]["pairs"] == count
         for curve in (proposed["proposed"]["old"], proposed["proposed"]["new"]):
             assert sum(each["pairs"] for each in curve["bins"]) == curve["pairs"] > 0
             assert 0 <= curve["error"] <= 1
         assert served.post("/v1/verify", data=asked).json()["judgement"] == first
 
         taken = served.put("/v1/calibration").json()
-        assert (taken["own"], taken["trained_on"], taken["proposed"]) == (True, "153 verdicts", None)
+        assert (taken["own"], taken["trained_on"], taken["proposed"]) == (True, f"{count} verdicts", None)
         second = served.post("/v1/verify", data=asked).json()["judgement"]
         assert second["probability"] != first["probability"]
         with de.Engine.open(tmp_path / "e", readonly=True) as engine:

@@ -26,15 +26,6 @@ RefForm = Annotated[str | None, Form(description="the id of an image, or the ref
 RefQuery = Annotated[str, Query(description="the id of an image, or the ref of an upload")]
 
 
-async def uploaded(service: Service, file: UploadFile | None) -> bytes | None:
-    """Return the bytes of an uploaded file, if there is one; `Refused` (413) if they are too many."""
-    if file is None:
-        return None
-    if (file.size or 0) > service.settings.max_bytes:
-        raise Refused(413, "too_large", f"a photograph has {service.settings.max_bytes} bytes at most")
-    return await file.read()
-
-
 def parsed_box(text: str | None) -> Box | None:
     """Parse ``x0,y0,x1,y1``; `Refused` (422) if it is not four numbers."""
     if text is None:
@@ -46,14 +37,14 @@ def parsed_box(text: str | None) -> Box | None:
     return x0, y0, x1, y1
 
 
-#: A photograph as a request gives it: its ref, or its bytes.
-Given = tuple[str | None, bytes | None]
+#: A photograph as a request gives it: its ref, or its file.
+Given = tuple[str | None, UploadFile | None]
 
 
 def opened(service: Service, *given: Given, box: Box | None = None) -> tuple[EngineState, list[Photograph]]:
     """Return the photographs, and the state that knows them; it has its model if pixels are to be extracted."""
     state = service.engine.state
-    found = [service.photographs.open(state, *each) for each in given]
+    found = [service.photographs.open(state, ref, _bytes(service, file)) for ref, file in given]
     if box is not None or not all(each.is_image for each in found):
         service.load(state)
     return state, found
@@ -67,3 +58,12 @@ def compared(service: Service, a: Given, b: Given) -> tuple[EngineState, Photogr
     with service.metrics.stage("answer"):
         found = verify_views(*views, state.manifest.profile, calibration=state.calibration)
     return state, first, second, found
+
+
+def _bytes(service: Service, file: UploadFile | None) -> bytes | None:
+    """Return the bytes of an uploaded file, if there is one: only now, since what waits lies on the disk."""
+    if file is None:
+        return None
+    if (file.size or 0) > service.settings.max_bytes:
+        raise Refused(413, "too_large", f"a photograph has {service.settings.max_bytes} bytes at most")
+    return file.file.read()

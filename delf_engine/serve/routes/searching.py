@@ -11,7 +11,7 @@ from delf_engine.engine.searching import SearchOptions
 from delf_engine.serve import answers
 from delf_engine.serve.answers import Found, Pair
 from delf_engine.serve.problems import Refused
-from delf_engine.serve.routes.common import RefForm, Served, Upload, compared, opened, parsed_box, uploaded
+from delf_engine.serve.routes.common import RefForm, Served, Upload, compared, opened, parsed_box
 
 router = APIRouter(prefix="/v1", tags=["search"])
 
@@ -30,10 +30,9 @@ async def verify(
     b: RefForm = None,
 ) -> Pair:
     """Do two photographs, uploads or known ones, show the same place?"""
-    sides = ((a, await uploaded(service, file_a)), (b, await uploaded(service, file_b)))
 
     def work() -> Pair:
-        state, first, second, found = compared(service, *sides)
+        state, first, second, found = compared(service, (a, file_a), (b, file_b))
         return answers.pair(first, second, found, state.calibration, service.database)
 
     return await service.work.run(work)
@@ -53,10 +52,10 @@ async def search(
     graph: Annotated[bool, Form()] = False,
 ) -> Found:
     """Find images that show what a photograph shows, or a box of it. An image does not find itself."""
-    data, region = await uploaded(service, file), parsed_box(box)
+    region = parsed_box(box)
 
     def work() -> Found:
-        state, (query,) = opened(service, (id, data), box=region)
+        state, (query,) = opened(service, (id, file), box=region)
         own = [query.ref] if query.is_image else []
         options = SearchOptions(top_k, top_n, exclude=own, confirm=confirm, candidates=candidates)
         with service.metrics.stage("answer"):
@@ -82,12 +81,12 @@ async def rerank(
     confirm: Confirm = 10,
 ) -> Found:
     """Order the images that another search has found by geometric verification."""
-    data, region = await uploaded(service, file), parsed_box(box)
+    region = parsed_box(box)
     if scores and len(scores) != len(shortlist):
         raise Refused(422, "bad_shortlist", "there must be one score for each id, or none at all")
 
     def work() -> Found:
-        state, (query,) = opened(service, (id, data), box=region)
+        state, (query,) = opened(service, (id, file), box=region)
         entries: list[Any] = list(zip(shortlist, scores, strict=True)) if scores else shortlist
         known = [entry for entry, each in zip(entries, shortlist, strict=True) if each in state.store]
         options = SearchOptions(top_k, top_n, distances=distances, confirm=confirm)
