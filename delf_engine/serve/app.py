@@ -21,7 +21,6 @@ from delf_engine.serve.settings import Settings
 _FIELDS = 3000  # of a form: a shortlist and its scores
 _FIELD_BYTES = 64 * 1024
 _CONNECTIONS = 512
-_HEADER_BYTES = 16 * 1024
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -103,7 +102,6 @@ def run(settings: Settings) -> None:
         server_header=False,
         proxy_headers=False,
         limit_concurrency=_CONNECTIONS,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=int(settings.seconds),
     )
     Server(config).run()

@@ -36,6 +36,7 @@ OPEN = ("/healthz", "/readyz")
 MANY = ("POST", "/v1/images")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADER_BYTES = 16 * 1024
 _SLOWEST = 64 * 1024  # bytes a second
 _FRAME = 1 << 20  # of a form around its photographs, and its fields
 
@@ -97,6 +98,8 @@ class Gate:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         settings, path = self._service.settings, scope["path"]
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _HEADER_BYTES:
+            raise Refused(431, "too_large", f"the head of a request has {_HEADER_BYTES} bytes at most")
         if self._service.stopping and path not in OPEN:
             raise Refused(503, "stopping", "the server is going down", retry_after=5)
         if settings.token is None and not is_loopback(_host(headers.get("host", ""))):
