@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -17,12 +18,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from fastapi.openapi.models import OpenAPI
 from typer.testing import CliRunner
 
 import delf_engine as de
 from delf_engine.cli import app
 from delf_engine.errors import ConfigError
+from delf_engine.serve import protocol
 from helpers import image_bytes, random_photo
 from serving import Client
 
@@ -32,6 +35,7 @@ Content-Type: multipart/form-data; boundary=x\r
 Content-Length: 1000\r
 \r
 --x"""
+WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "serve.md"
 
 
@@ -122,21 +126,46 @@ def test_a_server_that_is_told_to_end_ends_well(
         assert asks.get("/v1/info").status_code == 200
         job = asks.post("/v1/images", files=[("files", ("a.png", photo)) for photo in photos]).json()
         with asks.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
-            for line in events.iter_lines():
-                if '"done":1' in line:
-                    break
+            lines = events.iter_lines()
+            assert any('"done":1' in line for line in lines)
             process.send_signal(signal.SIGTERM)
-            assert list(events.iter_lines()) is not None  # the stream ends by itself
+            assert not any("Traceback" in line for line in lines)  # it ends by itself
     assert process.stderr is not None
     log = process.stderr.read()
     assert process.wait(30) in (0, -signal.SIGTERM)
-    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    assert {"408", "202", "200"} <= {str(line.get("status")) for line in lines}
+    logged = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert {200, 202, 408, 431} <= {line.get("status") for line in logged}
     assert "Traceback" not in log
     with de.Engine.open(directory) as engine:
         assert engine.check().whole
         kept = list((directory / "serve" / "photographs").iterdir())
         assert 6 + len(kept) == len(engine) < 26
+
+
+def test_a_connection_on_which_no_request_begins_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_SECONDS", 0.3)
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(1)  # longer: a request that is answered is left alone
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def check() -> None:
+        config = uvicorn.Config(answer, port=0, http=protocol.Protocol, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.05)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        for begun, answered in ((b"", False), (b"GET / HTTP/1.1\r\nHost: x\r\n", False), (WHOLE, True)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(begun)
+            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 204") == answered
+            writer.close()
+        server.should_exit = True
+        await running
+
+    asyncio.run(check())
 
 
 @pytest.mark.parametrize(
