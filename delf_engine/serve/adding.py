@@ -26,7 +26,7 @@ def add_uploads(
     added: list[Added] = []
     total = len(files) + len(failed)
     try:
-        with service.writing() as engine:
+        with service.writing(control.check) as engine:
             good = _good(service, control, files, failed)
             ids = {file_id(path, engine.state.root): path for path in good}
             before = len(failed)
@@ -69,7 +69,7 @@ def _good(service: Service, control: Control, files: dict[Path, str], failed: li
 
 def add_folder(service: Service, control: Control, folder: Path) -> dict[str, Any]:
     """Add all photographs of a folder that the operator has named."""
-    with service.writing() as engine:
+    with service.writing(control.check) as engine:
         before = set(engine.ids())
         report = None
         try:

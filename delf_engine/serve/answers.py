@@ -14,7 +14,7 @@ from delf_engine.engine.views import PairAnswer
 from delf_engine.features import LocalFeatures
 from delf_engine.serve.database import Database, plain
 from delf_engine.serve.photographs import Photograph
-from delf_engine.verification import Calibration, FineEvidence, Verification
+from delf_engine.verification import Calibration, Verification
 
 Box = tuple[float, float, float, float]
 
@@ -28,17 +28,17 @@ class Photo(BaseModel):
     height: int
 
 
-class Coarse(BaseModel):
+class Coarse(BaseModel, from_attributes=True):
     """What matches of learned features say: so many of so many agree on one transform."""
 
     inliers: int
     putative: int
-    effective: int
-    similarity: float
+    effective_inliers: int
+    inlier_similarity: float
     model: str
 
 
-class Fine(BaseModel):
+class Fine(BaseModel, from_attributes=True):
     """What matches of pixel accuracy say; `details` is what counts of them."""
 
     details: int
@@ -112,14 +112,8 @@ def judgement(found: Verification, calibration: Calibration | None) -> Judgement
         accept=found.accept,
         decided_by=decided,
         why=found.why,
-        coarse=Coarse(
-            inliers=found.inliers,
-            putative=found.putative,
-            effective=found.effective_inliers,
-            similarity=found.inlier_similarity,
-            model=found.model,
-        ),
-        fine=None if found.fine is None else _fine(found.fine),
+        coarse=Coarse.model_validate(found),
+        fine=None if found.fine is None else Fine.model_validate(found.fine),
         overlay=found.overlay + (found.fine.overlay if found.fine else 0),
         rotation=found.rotation,
         transform=None if found.transform is None else found.transform.tolist(),
@@ -167,16 +161,6 @@ def photo(ref: str, features: LocalFeatures, names: dict[str, str]) -> Photo:
     """Return a photograph with the size that its features have noted."""
     width, height = features.image_size
     return Photo(ref=plain(ref), name=names.get(plain(ref)), width=width, height=height)
-
-
-def _fine(found: FineEvidence) -> Fine:
-    return Fine(
-        details=found.details,
-        putative=found.putative,
-        epipolar=found.epipolar,
-        planar=found.planar,
-        small=found.small,
-    )
 
 
 def _points(features: LocalFeatures, found: Verification, side: int) -> npt.NDArray[np.float64]:

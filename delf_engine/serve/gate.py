@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import time
@@ -37,6 +38,7 @@ MANY = ("POST", "/v1/images")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADER_BYTES = 16 * 1024
+_DIGITS = 15  # of a length in bytes
 _SLOWEST = 64 * 1024  # bytes a second
 _FRAME = 1 << 20  # of a form around its photographs, and its fields
 
@@ -121,7 +123,7 @@ class Gate:
         many = (scope["method"], scope["path"]) == MANY
         most = (settings.max_upload_bytes if many else 2 * settings.max_bytes) + _FRAME
         announced = headers.get("content-length", "0")
-        if not announced.isdecimal() or int(announced) > most:
+        if not announced.isdecimal() or len(announced) > _DIGITS or int(announced) > most:
             raise Refused(413, "too_large", f"a request has {most} bytes at most")
         whole = False
 
@@ -149,12 +151,12 @@ class Gate:
         method = method if method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS") else "other"
         metrics.requests.labels(method, route, exchange.status).inc()
         metrics.latency.labels(route).observe(seconds)
-        error = error or scope["state"].get("error")
+        failed = error is not None or exchange.status >= 500
         client = scope.get("client")
         log.log(
-            30 if error or exchange.status >= 500 else 20,  # warning, info
+            logging.WARNING if failed else logging.INFO,
             "request",
-            exc_info=error if exchange.status >= 500 else None,
+            exc_info=(error or scope["state"].get("error")) if failed else None,
             extra={
                 "request_id": exchange.request_id,
                 "method": method,

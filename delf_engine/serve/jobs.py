@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from delf_engine.errors import DelfEngineError, LockedError
 from delf_engine.serve.database import Database
 from delf_engine.serve.logs import log
 from delf_engine.serve.metrics import Metrics
@@ -86,6 +85,10 @@ class Control:
         if now - self._noted >= _NOTE_SECONDS or done == total:
             self._noted = now
             self._jobs.note(self.job_id, done, total)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `Cancelled` if it is to end."""
         if self._jobs.is_to_end(self.job_id):
             self.cancelled = True
             raise Cancelled
@@ -183,9 +186,6 @@ class Jobs:
             state = "cancelled"
         except JobFailed as error:
             state, report = "failed", {"error": str(error)}
-        except (DelfEngineError, OSError) as error:
-            log.warning("job failed", exc_info=error, extra={"job": job_id})
-            state, report = "failed", {"error": "locked" if isinstance(error, LockedError) else "failed"}
         except Exception as error:  # noqa: BLE001 - a job that ends without a word would seem to run for ever
             log.error("job failed", exc_info=error, extra={"job": job_id})
             state, report = "failed", {"error": "failed"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 if TYPE_CHECKING:
     from delf_engine.engine.state import EngineState
 
+_STAGES = "wait, decode, extract, candidates, answer, picture, write"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -20,30 +22,15 @@ class Metrics:
     """The figures of one server."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "delf_engine_requests",
-            "Requests that were answered",
-            ["method", "route", "status"],
-            registry=self.registry,
-        )
-        self.latency = Histogram(
-            "delf_engine_request_seconds",
-            "From the first byte to the last",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.stages = Histogram(
-            "delf_engine_stage_seconds",
-            "Time of stages: wait, decode, extract, candidates, answer, picture, write",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.busy = Gauge("delf_engine_work", "Work that runs or waits", ["queue"], registry=self.registry)
-        self.images = Gauge("delf_engine_images", "Images of the engine", registry=self.registry)
-        self.jobs = Counter("delf_engine_jobs", "Jobs that have ended", ["state"], registry=self.registry)
+        self.registry = kept = CollectorRegistry()
+        timed = partial(Histogram, buckets=_SECONDS, registry=kept)
+        labels = ["method", "route", "status"]
+        self.requests = Counter("delf_engine_requests", "Requests that were answered", labels, registry=kept)
+        self.latency = timed("delf_engine_request_seconds", "From the first byte to the last", ["route"])
+        self.stages = timed("delf_engine_stage_seconds", f"Time of stages: {_STAGES}", ["stage"])
+        self.busy = Gauge("delf_engine_work", "Work that runs or waits", ["queue"], registry=kept)
+        self.images = Gauge("delf_engine_images", "Images of the engine", registry=kept)
+        self.jobs = Counter("delf_engine_jobs", "Jobs that have ended", ["state"], registry=kept)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -46,6 +46,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         413: "too many bytes or files",
         422: "a value, or a photograph, that cannot be used",
         429: "too much work is waiting",
+        431: "the head of the request is too long",
+        500: "the server has failed; its log says why",
         503: "took too long, somebody else is writing, or the server is going down",
     }.items()
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -37,8 +37,8 @@ class Service:
         A reader that refreshes itself: searches of all threads.
     home : path
         Where uploads and the database lie.
-    work, pictures : WorkQueue
-        For searches and the like, and for small pictures.
+    work, pictures, writes : WorkQueue
+        For searches and the like, for small pictures, for removing.
     decoders, database, photographs, jobs
     stopping : bool
         Whether the server is going down.
@@ -68,6 +68,9 @@ class Service:
                 "pictures", settings.decoders, _PICTURES_WAITING, settings.seconds, self.metrics
             )
             stack.callback(self.pictures.close)
+            # Of its own: who waits for the writer must not be in the way of searches.
+            self.writes = WorkQueue("writes", 1, settings.queue, settings.seconds, self.metrics)
+            stack.callback(self.writes.close)
             self.jobs = Jobs(self.database, self.metrics, settings.queue)
             stack.callback(self.jobs.close)
             self._delete_lost()
@@ -89,25 +92,36 @@ class Service:
             _ = state.extractor
 
     @contextmanager
-    def writing(self) -> Iterator[Engine]:
-        """Open the engine to change it, and close it again.
+    def writing(self, waits: Callable[[], object] | None = None) -> Iterator[Engine]:
+        """Open the engine to change it, and close it again: one thread of one process at a time.
 
-        One thread of one process has it at a time; a `LockedError` if another process keeps it for longer.
+        `waits` is called while another has it, and ends the waiting by what it raises. None: a `LockedError` after
+        some seconds.
         """
-        with self._writing, self._opened() as engine, self.metrics.stage("write"):
-            before = self.engine.state
-            before.lend_extractor(engine.state)
-            yield engine
-            engine.state.lend_extractor(self.engine.state)
-
-    def _opened(self) -> Engine:
         until = time.monotonic() + _LOCK_SECONDS
+
+        def wait() -> None:
+            if waits is not None:
+                waits()
+            elif time.monotonic() > until or self.stopping:
+                raise LockedError(f"{self.settings.directory}: somebody else is writing")
+
+        while not self._writing.acquire(timeout=0.1):
+            wait()
+        try:
+            with self._opened(wait) as engine, self.metrics.stage("write"):
+                self.engine.state.lend_extractor(engine.state)
+                yield engine
+                engine.state.lend_extractor(self.engine.state)
+        finally:
+            self._writing.release()
+
+    def _opened(self, wait: Callable[[], None]) -> Engine:
         while True:
             try:
                 return Engine.open(self.settings.directory)
             except LockedError:
-                if time.monotonic() > until or self.stopping:
-                    raise
+                wait()
                 time.sleep(0.1)
 
     def _delete_lost(self) -> None:

@@ -13,7 +13,7 @@ import delf_engine as de
 from delf_engine.config import load_profile
 from delf_engine.engine import searching
 from delf_engine.engine.pairs import calibration_of
-from delf_engine.errors import ConfigError, DelfEngineWarning, UnknownIdError
+from delf_engine.errors import ConfigError, DelfEngineWarning, LockedError, MismatchError, UnknownIdError
 from delf_engine.model import read_checkpoint_info
 from delf_engine.reranking import RerankOptions, expand_query, rerank_graph
 from delf_engine.verification import Calibration
@@ -212,3 +212,25 @@ def test_without_a_calibration_details_alone_judge(tmp_path: Path, tiny_model: P
     assert same.probability is not None
     assert same.same
     assert de.verify(photos[0], photos[0], model=tiny_model, fine=False).probability is None
+
+
+def test_an_engine_keeps_a_calibration_of_its_own(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:
+    own = _calibration(tiny_model)
+    with (
+        de.Engine.create(tmp_path / "e", model=tiny_model) as engine,
+        de.Engine.open(tmp_path / "e", readonly=True, auto_refresh=True) as reader,
+    ):
+        engine.add(photos[:2])
+        before, models = reader.verify(*photos[:2]), reader.calibration
+        assert models != own
+        engine.use_calibration(own)
+        assert engine.calibration == reader.calibration == own
+        after = reader.verify(*photos[:2])
+        assert after.probability == own.probability(after) != before.probability
+        with raises(MismatchError, "other"):
+            engine.use_calibration(own.model_copy(update={"checkpoint": "other"}))
+        with raises(LockedError):
+            reader.use_calibration(None)
+        engine.use_calibration(None)
+        assert reader.calibration == models
+        assert reader.verify(*photos[:2]) == before

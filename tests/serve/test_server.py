@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import uvicorn
 from fastapi.openapi.models import OpenAPI
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 import delf_engine as de
@@ -40,7 +41,8 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "serve.md"
 
 
 def described(client: Client) -> dict[str, Any]:
-    answer: dict[str, Any] = client().get("/v1/openapi.json").json()
+    token = "0123456789abcdef"
+    answer: dict[str, Any] = client(token=SecretStr(token), bearer=token).get("/v1/openapi.json").json()
     return answer
 
 

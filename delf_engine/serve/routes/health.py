@@ -50,8 +50,10 @@ def healthz() -> Alive:
 @probes.get("/readyz")
 def readyz(service: Served, response: Response) -> Ready:
     """Say whether searches are answered: 503 while the server goes down."""
-    response.status_code = 503 if service.stopping else 200
-    return Ready(ready=not service.stopping, model_loaded=service.engine.state.has_extractor)
+    if service.stopping:
+        response.status_code = 503
+        return Ready(ready=False, model_loaded=False)
+    return Ready(ready=True, model_loaded=service.engine.state.has_extractor)
 
 
 @probes.get(
@@ -69,15 +71,14 @@ def metrics(service: Served) -> Response:
 def info(service: Served) -> Info:
     """Return what the engine is, and what the server takes."""
     state, settings = service.engine.state, service.settings
+    manifest = state.manifest
+    limits = settings.model_dump(include={"readonly", "max_bytes", "max_pixels", "max_files"})
     return Info(
         version=__version__,
-        model=state.manifest.model_identity,
-        profile=state.manifest.profile.name,
-        index=state.manifest.index,
+        model=manifest.model_identity,
+        profile=manifest.profile.name,
+        index=manifest.index,
         images=len(state.store),
-        readonly=settings.readonly,
-        max_bytes=settings.max_bytes,
-        max_pixels=settings.max_pixels,
-        max_files=settings.max_files,
         folders=sorted(settings.folders),
+        **limits,
     )

@@ -67,7 +67,9 @@ async def list_images(
 
 
 @router.post("/images", status_code=202)
-async def add_images(service: Served, files: Annotated[list[UploadFile], File(description="photographs")]) -> Job:
+async def add_images(
+    service: Served, files: Annotated[list[UploadFile], File(description="photographs", min_length=1)]
+) -> Job:
     """Add photographs: a job, which tells the id of each, and why one could not be read."""
     service.check_writable()
     return await run_in_threadpool(_queued, service, files)
@@ -104,7 +106,7 @@ async def remove_images(
                 path.unlink(missing_ok=True)
         return Removed(removed=len(wanted))
 
-    return await service.work.run(work)
+    return await service.writes.run(work)
 
 
 @router.get("/photograph", response_class=Response, responses=_JPEG)
