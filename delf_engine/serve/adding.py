@@ -73,9 +73,7 @@ def add_folder(service: Service, control: Control, folder: Path) -> dict[str, An
         before = set(engine.ids())
         report = None
         try:
-            report = engine.add(
-                folder, workers=1, max_pixels=service.settings.max_pixels, progress=control.progress
-            )
+            report = engine.add(folder, max_pixels=service.settings.max_pixels, progress=control.progress)
         except DataError as error:
             raise JobFailed("empty_folder") from error
         except Cancelled:
