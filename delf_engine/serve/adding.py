@@ -26,10 +26,10 @@ def add_uploads(
     added: list[Added] = []
     total = len(files) + len(failed)
     try:
+        good = _good(service, control, files, failed)
+        before = len(failed)
         with service.writing(control.check) as engine:
-            good = _good(service, control, files, failed)
             ids = {file_id(path, engine.state.root): path for path in good}
-            before = len(failed)
             try:
                 report = engine.add(
                     list(ids.values()),
@@ -38,11 +38,10 @@ def add_uploads(
                     progress=lambda done, _: control.progress(before + done, total),
                 )
                 failed += [Failure(name=files[ids[each]], reason=readable(why)) for each, why in report.failed]
-            except Cancelled:
-                pass  # what was extracted is committed
-            there = {each: path for each, path in ids.items() if each in engine}
-            added = [Added(id=plain(each), name=files.pop(path)) for each, path in there.items()]
-            service.database.keep_names({each.id: each.name for each in added})
+            finally:  # however it ends, what is committed stays
+                there = {each: path for each, path in ids.items() if each in engine}
+                added = [Added(id=plain(each), name=files.pop(path)) for each, path in there.items()]
+                service.database.keep_names({each.id: each.name for each in added})
     except Cancelled:
         pass
     finally:

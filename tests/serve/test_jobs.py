@@ -221,6 +221,23 @@ def test_a_job_that_breaks_ends_and_says_nothing_of_why(
     assert kept(directory) == []
 
 
+def test_what_was_committed_before_an_error_keeps_its_photograph(
+    client: Client, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = de.Engine.add
+
+    def broken(self: de.Engine, images: Any, **options: Any) -> None:
+        add(self, images[:1], **{**options, "ids": options["ids"][:1]})
+        raise OSError("no space left")
+
+    monkeypatch.setattr(de.Engine, "add", broken)
+    served = client()
+    job = ended(served, served.post("/v1/images", files=uploads(*PHOTOS)).json())
+    assert (job["state"], served.get("/v1/info").json()["images"]) == ("failed", 7)
+    assert served.get("/v1/images", params={"offset": 6}).json()["images"][0]["name"] == "0.png"
+    assert len(kept(directory)) == 1
+
+
 def test_uploads_of_queries_do_not_grow_for_ever(
     client: Client, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
