@@ -23,7 +23,7 @@ from delf_engine.support.files import replacing
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["GlobalHead", "global_head_path"]
+__all__ = ["GlobalHead", "global_head_beside", "global_head_path"]
 
 _KEY = "delf_engine_global"
 _VERSION = 1
@@ -155,9 +155,13 @@ class GlobalHead:
 
 def global_head_path(name_or_path: str | os.PathLike[str]) -> Path | None:
     """Return the global head that lies beside a checkpoint (``NAME.global.safetensors``), or None."""
-    path = checkpoint_path(name_or_path)
-    beside = path.with_name(f"{path.stem}.global.safetensors")
+    beside = global_head_beside(checkpoint_path(name_or_path))
     return beside if beside.is_file() else None
+
+
+def global_head_beside(checkpoint: Path) -> Path:
+    """Return where the global head of a checkpoint would lie."""
+    return checkpoint.with_name(f"{checkpoint.stem}.global.safetensors")
 
 
 def _unit(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
