@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import console, print_failures, print_json, progress_bar, say
+from delf_engine.cli.console import console, print_failures, print_json, progress_bar, say, staged_progress
 from delf_engine.cli.options import JsonOption
+from delf_engine.cli.training import print_figures
 from delf_engine.errors import CheckpointError, ConfigError
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name (`model list`) or a path.")]
@@ -207,33 +209,66 @@ def fit_global(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Fit the global vector of a checkpoint: pooled from its maps, whitened by what your photographs show."""
-    from delf_engine.model import checkpoint_path
-    from delf_engine.model.global_head import global_head_beside
     from delf_engine.training.global_head import fit_global_head
 
+    with _failures() as failed, progress_bar("global vectors") as progress:
+        head = fit_global_head(
+            checkpoint,
+            photos,
+            dim=dim,
+            pooling=pooling,
+            levels=levels,
+            pairs=pairs,
+            out=out,
+            device=device,
+            progress=progress,
+            on_error=lambda path, error: failed.update({path: error.reason}),
+        )
+    say(f"wrote {out or 'it beside the checkpoint'}: {head.identity}, for {head.model}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@commands.command("train-global")
+def train_global(
+    checkpoint: NameArgument,
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTOS...", help="Image files and folders; others than those you search."),
+    ],
+    recipe: Annotated[
+        str, typer.Option(help="Recipe that trains the global head alone, by name or path.")
+    ] = "global",
+    pairs: Annotated[Path | None, typer.Option(help="Mined pairs of these photographs (`mine`).")] = None,
+    seed: Annotated[int, typer.Option(help="Same photographs, recipe and seed: same head.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: beside the checkpoint, where it is found.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Train the global vector of a checkpoint, from where it is fitted; the checkpoint stays as it is."""
+    from delf_engine.training import Reports, RunOptions
+    from delf_engine.training.finish import train_global_head
+
+    with _failures() as failed, staged_progress() as progress:
+        reports = Reports(lambda path, error: failed.update({path: error.reason}), progress, print_figures)
+        options = RunOptions(seed, device, pairs=pairs)
+        head = train_global_head(checkpoint, photos, recipe, out=out, options=options, reports=reports)
+    say(f"wrote {out or 'it beside the checkpoint'}: {head.identity}, for {head.model}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _failures() -> Iterator[dict[str, str]]:
+    """Collect photographs that cannot be read, with reasons, and print them at the end, come what may."""
     failed: dict[str, str] = {}
-    out = out or global_head_beside(checkpoint_path(checkpoint))
     try:
-        with progress_bar("global vectors") as progress:
-            head = fit_global_head(
-                checkpoint,
-                photos,
-                dim=dim,
-                pooling=pooling,
-                levels=levels,
-                pairs=pairs,
-                out=out,
-                device=device,
-                progress=progress,
-                on_error=lambda path, error: failed.update({path: error.reason}),
-            )
+        yield failed
     finally:
         print_failures(failed.items())
         if failed:
             say(f"{len(failed)} photographs could not be read", error=True)
-    say(f"wrote {out}: {head.identity}, for {head.model}")
-    if failed:
-        raise typer.Exit(1)
 
 
 def _summary(name: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def train(
     config = training.load_training_config(recipe)
     given: Any = precision  # checked by the options
     options = training.RunOptions(seed, device, given, cache_gb, pairs=pairs, teacher=teacher)
-    files = CheckpointFiles(out or Path(f"{config.name}.safetensors"))
+    files = CheckpointFiles(out or Path(f"{config.name}.safetensors"), config.global_head is not None)
     if dry_run:
         _print_plan(photos, config, trunk, options, max_photos, files, work)
         return
@@ -74,7 +74,7 @@ def train(
     try:
         with staged_progress() as progress, tensorboard_log(log) as writer:
             reports = training.Reports(
-                lambda path, error: failed.update({path: error.reason}), progress, _print_figures, writer
+                lambda path, error: failed.update({path: error.reason}), progress, print_figures, writer
             )
             done = training.train(
                 photos,
@@ -99,7 +99,8 @@ def train(
         raise typer.Exit(1)
 
 
-def _print_figures(stage: str, step: int, figures: Mapping[str, float]) -> None:
+def print_figures(stage: str, step: int, figures: Mapping[str, float]) -> None:
+    """Print what was measured after a step."""
     text = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
     say(f"{stage}, step {step}: {text}")
 

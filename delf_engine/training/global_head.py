@@ -19,11 +19,13 @@ from delf_engine.extraction import Extractor
 from delf_engine.images import find_images
 from delf_engine.model import GlobalHead, checkpoint_path, load_checkpoint
 from delf_engine.model.global_head import global_head_beside
+from delf_engine.model.network import GlobalLayer
 from delf_engine.model.pooling import POOLINGS
+from delf_engine.training.projection import spread
 from delf_engine.training.sources.mined import MinedPair, places, read_pairs
 from delf_engine.vectors import Whitening, learned_whitening, pca_whitening
 
-__all__ = ["GlobalHeadConfig", "fit_global_head", "fit_head"]
+__all__ = ["GlobalHeadConfig", "finished_head", "fit_global_head", "fit_head", "start_layer"]
 
 PathLike = str | os.PathLike[str]
 
@@ -41,11 +43,14 @@ class GlobalHeadConfig(Config):
         Components that whitening keeps.
     levels : int or None
         How many levels of the pyramid are pooled, the largest first; None: all.
+    photographs : int or None
+        Fit on at most this many, evenly spread; None: all.
     """
 
     pooling: Literal["attention", "attention_rmac", "crow", "gap", "gem", "mac", "rmac", "scda", "spoc"] = "gem"
     dim: Count
     levels: Count | None = None
+    photographs: Count | None = None
 
 
 def fit_global_head(
@@ -114,6 +119,7 @@ def fit_head(
     on_error: Callable[[str, ImageError], None] | None = None,
 ) -> GlobalHead:
     """Fit a head to the maps of an extractor; see `fit_global_head`, which it is the inner part of."""
+    photos = spread(photos, config.photographs)
     found = None if pairs is None else read_pairs(pairs)[0]  # before the long part: it may be damaged
     bare = _bare(extractor, config)
     extractor.global_head = bare
@@ -135,6 +141,24 @@ def fit_head(
     model = "" if extractor.info is None else extractor.info.identity
     single = whitening.mean.astype(np.float32), whitening.matrix.astype(np.float32)
     return GlobalHead(config.pooling, *single, bare.parameters, config.levels, model)
+
+
+def start_layer(layer: GlobalLayer, head: GlobalHead) -> None:
+    """Give a layer that is to be trained what a head was fitted to, of pooling GeM."""
+    mean, matrix = (torch.from_numpy(array) for array in (head.mean.astype(float), head.matrix.astype(float)))
+    with torch.no_grad():
+        layer.p.fill_(float(head.parameters["p"]))
+        layer.linear.weight.copy_(matrix.T)
+        layer.linear.bias.copy_(-mean @ matrix)
+
+
+def finished_head(layer: GlobalLayer, config: GlobalHeadConfig, model: str) -> GlobalHead:
+    """Return the head that a trained layer has become."""
+    weight, bias = (t.detach().cpu().double().numpy() for t in (layer.linear.weight, layer.linear.bias))
+    mean = -np.linalg.pinv(weight) @ bias  # the shortest that gives this bias
+    parameters = {"p": layer.p.detach().cpu().numpy()}
+    single = mean.astype(np.float32), np.ascontiguousarray(weight.T, np.float32)
+    return GlobalHead(config.pooling, *single, parameters, config.levels, model)
 
 
 def _bare(extractor: Extractor, config: GlobalHeadConfig) -> GlobalHead:

@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four places, three photographs of each that differ by light and noise; and their pairs."""
-    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("fit") / "photos", np.random.default_rng(0)
     lines = []
     for place in range(4):
         scene = random_photo(rng, 120, 100).astype(float)
@@ -37,10 +37,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_image(folder / f"{place}{i}.png", seen.astype(np.uint8))
         for i, j in ((0, 1), (1, 2)):
             told = {"homography": np.eye(3).tolist(), "points": [[1, 1, 1, 1]]}
-            lines.append(json.dumps({"a": f"{place}{i}.png", "b": f"{place}{j}.png", **told}))
-    lines.append(json.dumps({"a": "00.png", "b": "elsewhere.png", **told}))
-    (folder / "pairs.jsonl").write_text("\n".join(lines))
+            a, b = (str(folder / f"{place}{number}.png") for number in (i, j))
+            lines.append(json.dumps({"a": a, "b": b, **told}))
+    lines.append(json.dumps({"a": a, "b": "elsewhere.png", **told}))
+    _pairs(folder).parent.mkdir()
+    _pairs(folder).write_text("\n".join(lines))
     return folder
+
+
+def _pairs(photos: Path) -> Path:
+    return photos.with_name("mined") / "pairs.jsonl"
 
 
 def _bare(model: Path, photos: Path, **changes: Any) -> np.ndarray:
@@ -70,7 +76,7 @@ def test_it_is_pca_whitening_of_pooled_vectors(model: Path, photos: Path, tmp_pa
 
 
 def test_pairs_teach_the_whitening_what_is_alike(model: Path, photos: Path, tmp_path: Path) -> None:
-    head = fit_global_head(model, [photos], dim=3, pairs=photos / "pairs.jsonl", out=tmp_path / "x", device="cpu")
+    head = fit_global_head(model, [photos], dim=3, pairs=_pairs(photos), out=tmp_path / "x", device="cpu")
     vectors = _bare(model, photos)
     # 12 photographs of 4 places: 8 directions, half of them behind PCA.
     pca = pca_whitening(vectors, 4, power=0)
@@ -117,7 +123,7 @@ def test_what_cannot_be_fitted(model: Path, photos: Path, tmp_path: Path) -> Non
     with raises(ConfigError, "12"):  # vary in 11 directions
         fit(dim=12)
     with raises(DataError, "pairs.jsonl", "8 of 9", "4", "5"):
-        fit(dim=5, pairs=photos / "pairs.jsonl")
+        fit(dim=5, pairs=_pairs(photos))
     with raises(FormatError, "none.jsonl"):
         fit(pairs=tmp_path / "none.jsonl")
     (tmp_path / "bad").mkdir()
@@ -132,7 +138,7 @@ def test_the_command_writes_beside_the_checkpoint(photos: Path, tmp_path: Path) 
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     given = ["model", "fit-global", str(model), str(photos), str(bad), "--dim", "3", "--device", "cpu"]
-    result = CliRunner().invoke(app, [*given, "--pairs", str(photos / "pairs.jsonl")])
+    result = CliRunner().invoke(app, [*given, "--pairs", str(_pairs(photos))])
     assert result.exit_code == 1, result.exception  # for the damaged photograph
     assert "bad.png" in result.output
     beside = tmp_path / "tiny.global.safetensors"
