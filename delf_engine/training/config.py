@@ -180,8 +180,8 @@ class TrainingConfig(Config):
     stages : tuple of Config
         What is done, in order.
     global_head : GlobalHeadConfig or None
-        The global descriptor that goes with the checkpoint: as a stage has trained it, else fitted at the end,
-        from mined pairs where they are given. None: there is none.
+        The global descriptor that goes with the checkpoint: as a stage has trained it, else fitted at the end.
+        None: there is none.
     """
 
     name: str

@@ -175,7 +175,7 @@ def train(
             Extractor.from_pretrained(files.checkpoint, device=options.device),
             [path for path in photographs.held_in if path not in failed],
             config.global_head,
-            options.pairs,
+            config.global_head.pairs(options.pairs),
             lambda done, total: reports.progress("global vectors", done, total, None),
             reports.error,
         )

@@ -43,6 +43,8 @@ class GlobalHeadConfig(Config):
         Components that whitening keeps.
     levels : int or None
         How many levels of the pyramid are pooled, the largest first; None: all.
+    whitening : "pca" or "learned"
+        In a recipe: by PCA, or learned from the mined pairs that are given.
     photographs : int or None
         Fit on at most this many, evenly spread; None: all.
     """
@@ -50,7 +52,20 @@ class GlobalHeadConfig(Config):
     pooling: Literal["attention", "attention_rmac", "crow", "gap", "gem", "mac", "rmac", "scda", "spoc"] = "gem"
     dim: Count
     levels: Count | None = None
+    whitening: Literal["pca", "learned"] = "pca"
     photographs: Count | None = None
+
+    def pairs(self, given: PathLike | None) -> PathLike | None:
+        """Return the file of pairs to learn from, of that which a run was given; None: PCA.
+
+        Raises
+        ------
+        ConfigError
+            If whitening is to be learned, and there is none.
+        """
+        if self.whitening == "learned" and given is None:
+            raise ConfigError("the recipe learns its whitening from mined pairs: give their file, --pairs FILE")
+        return given if self.whitening == "learned" else None
 
 
 def fit_global_head(

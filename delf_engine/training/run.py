@@ -64,8 +64,10 @@ class Run:
     ) -> None:
         if options.teacher is not None:
             config = with_teacher(config, options.teacher)
+        head = config.global_head
+        learns = head is not None and head.pairs(options.pairs) is not None
         draws = any(stage.source.kind == "mined" for stage in config.gradient_stages)
-        if options.pairs is not None and not draws and config.global_head is None:
+        if options.pairs is not None and not draws and not learns:
             raise ConfigError(
                 f"{options.pairs}: recipe {config.name} draws no mined pairs; "
                 "take one that does, such as delf_self"
@@ -196,7 +198,7 @@ class Run:
             extractor,
             self.photographs.held_in,
             config,
-            self.options.pairs,
+            config.pairs(self.options.pairs),
             lambda done, total: self.reports.progress("global vectors", done, total, None),
             self.reports.error,
         )

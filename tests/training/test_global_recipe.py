@@ -25,7 +25,7 @@ from delf_engine.training.sources.classes import ClassesOptions
 from helpers import raises, random_photo, write_image, write_tiny_model
 from training_helpers import shrunk, train
 
-HEAD = GlobalHeadConfig(dim=2)
+HEAD = GlobalHeadConfig(dim=2, whitening="learned")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,9 @@ def test_delgs_joint_form(trunk: Path, tmp_path: Path) -> None:
         for i in range(4):
             write_image(tmp_path / name / f"{i}.png", random_photo(rng, 100, 90))
     source = ClassesOptions.model_validate({"kind": "classes", "crop": {"square": 72, "window": 64}})
-    config = recipe("delg").with_stage("joint", source=source, precision="fp32", accumulate=1)
+    config = recipe("delg", global_head=GlobalHeadConfig(dim=2)).with_stage(
+        "joint", source=source, precision="fp32", accumulate=1
+    )
     trained = train([], config, trunk, roots=[tmp_path], seed=1)
     assert trained.global_head("") is not None
     assert trained.info.attention == "head"
@@ -160,6 +162,11 @@ def test_recipes_that_cannot_work(photos: list[str], trunk: Path, tmp_path: Path
             parse_training_config({**values, "global_head": head}, where="test")
     with raises(ConfigError, "global_head.pooling", "'gem'"):
         parse_training_config({**values, "global_head": {"dim": 2, "pooling": "gam"}}, where="test")
+    fits = recipe("delf_contrast")
+    with raises(ConfigError, "--pairs", "FILE"):
+        train(photos, fits, trunk)
+    with raises(ConfigError, "pairs.jsonl"):  # nothing takes them
+        train(photos, fits.model_copy(update={"global_head": GlobalHeadConfig(dim=2)}), trunk, pairs="pairs.jsonl")
     model = write_tiny_model(tmp_path)
     with raises(ConfigError, "global"):
         train_global_head(model, photos, recipe("delf_contrast"))
