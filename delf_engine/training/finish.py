@@ -23,7 +23,7 @@ from delf_engine.model import (
     read_checkpoint_info,
     save_checkpoint,
 )
-from delf_engine.model.global_head import global_head_beside
+from delf_engine.model.checkpoint import global_head_beside
 from delf_engine.model.network import DelfNetwork
 from delf_engine.support.files import system_errors
 from delf_engine.training.config import CodebookConfig, TrainingConfig, load_training_config

@@ -18,7 +18,7 @@ from delf_engine.errors import ConfigError, DataError, ImageError
 from delf_engine.extraction import Extractor
 from delf_engine.images import find_images
 from delf_engine.model import GlobalHead, checkpoint_path, load_checkpoint
-from delf_engine.model.global_head import global_head_beside
+from delf_engine.model.checkpoint import global_head_beside
 from delf_engine.model.network import GlobalLayer
 from delf_engine.model.pooling import POOLINGS
 from delf_engine.training.projection import spread
