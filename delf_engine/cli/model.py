@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import console, print_failures, print_json, progress_bar, say, staged_progress
+from delf_engine.cli.console import console, print_json, progress_bar, say, staged_progress, unreadable
 from delf_engine.cli.options import JsonOption
 from delf_engine.cli.training import print_figures
 from delf_engine.errors import CheckpointError, ConfigError
@@ -211,7 +210,7 @@ def fit_global(
     """Fit the global vector of a checkpoint: pooled from its maps, whitened by what your photographs show."""
     from delf_engine.training.global_head import fit_global_head
 
-    with _failures() as failed, progress_bar("global vectors") as progress:
+    with unreadable() as failed, progress_bar("global vectors") as progress:
         head = fit_global_head(
             checkpoint,
             photos,
@@ -250,25 +249,13 @@ def train_global(
     from delf_engine.training import Reports, RunOptions
     from delf_engine.training.finish import train_global_head
 
-    with _failures() as failed, staged_progress() as progress:
+    with unreadable() as failed, staged_progress() as progress:
         reports = Reports(lambda path, error: failed.update({path: error.reason}), progress, print_figures)
         options = RunOptions(seed, device, pairs=pairs)
         head = train_global_head(checkpoint, photos, recipe, out=out, options=options, reports=reports)
     say(f"wrote {out or 'it beside the checkpoint'}: {head.identity}, for {head.model}")
     if failed:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _failures() -> Iterator[dict[str, str]]:
-    """Collect photographs that cannot be read, with reasons, and print them at the end, come what may."""
-    failed: dict[str, str] = {}
-    try:
-        yield failed
-    finally:
-        print_failures(failed.items())
-        if failed:
-            say(f"{len(failed)} photographs could not be read", error=True)
 
 
 def _summary(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import print_failures, say, staged_progress
+from delf_engine.cli.console import print_failures, say, staged_progress, unreadable
 
 if TYPE_CHECKING:
     from delf_engine.training import RunOptions, TrainingConfig
@@ -69,29 +69,23 @@ def train(
     if dry_run:
         _print_plan(photos, config, trunk, options, max_photos, files, work)
         return
-    failed: dict[str, str] = {}
     say(f"{config.name}, trunk {trunk or config.trunk or 'of torchvision'}, seed {seed}")
-    try:
-        with staged_progress() as progress, tensorboard_log(log) as writer:
-            reports = training.Reports(
-                lambda path, error: failed.update({path: error.reason}), progress, print_figures, writer
-            )
-            done = training.train(
-                photos,
-                config,
-                out=files.checkpoint,
-                trunk=trunk,
-                options=options,
-                reports=reports,
-                at_most=max_photos,
-                work=work,
-                data=data,
-                licence=licence,
-            )
-    finally:
-        print_failures(failed.items())
-        if failed:
-            say(f"{len(failed)} photographs could not be read", error=True)
+    with unreadable() as failed, staged_progress() as progress, tensorboard_log(log) as writer:
+        reports = training.Reports(
+            lambda path, error: failed.update({path: error.reason}), progress, print_figures, writer
+        )
+        done = training.train(
+            photos,
+            config,
+            out=files.checkpoint,
+            trunk=trunk,
+            options=options,
+            reports=reports,
+            at_most=max_photos,
+            work=work,
+            data=data,
+            licence=licence,
+        )
     for name, value in done.info.figures.items():
         say(f"{name}: {value:.4f}")
     say(f"wrote {files.names}")

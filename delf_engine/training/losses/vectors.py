@@ -6,6 +6,7 @@ that look-alikes that a source draws together are the hardest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 import torch
@@ -82,66 +83,6 @@ class ContrastiveOptions(MarginOptions):
     margin: Annotated[float, Field(gt=0, le=2)] = 0.7
 
 
-class VectorLoss(Loss):
-    """A loss on the vectors of a batch and the numbers of their places. A subclass says which."""
-
-    needs: ClassVar[Kind | None] = "pairs"
-
-    def __init__(self, options: LossOptions, network: DelfNetwork, facts: StageFacts) -> None:
-        super().__init__(options, network, facts)
-        global_dim(options, network, facts)
-
-    def seen(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the (2 P, G) descriptors, first and then second images of the pairs, and their (2 P,) places."""
-        vectors, groups = step.global_vectors(), step.batch.groups
-        place = torch.arange(len(vectors) // 2) if groups is None else torch.from_numpy(groups)
-        return vectors, place.repeat(2).to(vectors.device)
-
-
-class GlobalContrastive(VectorLoss):
-    """See `contrastive`."""
-
-    Options = ContrastiveOptions
-    options: ContrastiveOptions
-
-    def forward(self, step: Step) -> Tensor:
-        """Return the mean over the images."""
-        return contrastive(*self.seen(step), margin=self.options.margin, hardest=self.options.hardest)
-
-
-class GlobalTriplet(VectorLoss):
-    """See `triplet`."""
-
-    Options = MarginOptions
-    options: MarginOptions
-
-    def forward(self, step: Step) -> Tensor:
-        """Return the mean over the images."""
-        return triplet(*self.seen(step), margin=self.options.margin, hardest=self.options.hardest)
-
-
-class NetvladRanking(VectorLoss):
-    """See `ranking`."""
-
-    Options = MarginOptions
-    options: MarginOptions
-
-    def forward(self, step: Step) -> Tensor:
-        """Return the mean over the images."""
-        return ranking(*self.seen(step), margin=self.options.margin, hardest=self.options.hardest)
-
-
-class CoupledClusters(VectorLoss):
-    """See `coupled_clusters`."""
-
-    Options = ClustersOptions
-    options: ClustersOptions
-
-    def forward(self, step: Step) -> Tensor:
-        """Return the mean over the images."""
-        return coupled_clusters(*self.seen(step), margin=self.options.margin)
-
-
 def contrastive(vectors: Tensor, place: Tensor, *, margin: float, hardest: int) -> Tensor:
     """Half the squared distance of each pair, and half the squared hinge to its negatives (Radenović, TPAMI 2018).
 
@@ -194,6 +135,52 @@ def coupled_clusters(vectors: Tensor, place: Tensor, *, margin: float) -> Tensor
     squared = _squared_distances(shares @ vectors / shares.sum(1, keepdim=True), vectors)
     nearest = squared.masked_fill(own, torch.inf).amin(1, keepdim=True)
     return 0.5 * (margin + squared - nearest).clamp_min(0)[own].mean()
+
+
+class VectorLoss(Loss):
+    """The mean over images of a function of descriptors and places; a subclass says which."""
+
+    needs: ClassVar[Kind | None] = "pairs"
+    of: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, options: LossOptions, network: DelfNetwork, facts: StageFacts) -> None:
+        super().__init__(options, network, facts)
+        global_dim(options, network, facts)
+        self._given = options.model_dump(exclude=set(LossOptions.model_fields))
+
+    def forward(self, step: Step) -> Tensor:
+        """Return it for the pairs of a batch; they show different places where it does not say otherwise."""
+        vectors, groups = step.global_vectors(), step.batch.groups
+        place = torch.arange(len(vectors) // 2) if groups is None else torch.from_numpy(groups)
+        return type(self).of(vectors, place.repeat(2).to(vectors.device), **self._given)
+
+
+class GlobalContrastive(VectorLoss):
+    """See `contrastive`."""
+
+    Options = ContrastiveOptions
+    of = staticmethod(contrastive)
+
+
+class GlobalTriplet(VectorLoss):
+    """See `triplet`."""
+
+    Options = MarginOptions
+    of = staticmethod(triplet)
+
+
+class NetvladRanking(VectorLoss):
+    """See `ranking`."""
+
+    Options = MarginOptions
+    of = staticmethod(ranking)
+
+
+class CoupledClusters(VectorLoss):
+    """See `coupled_clusters`."""
+
+    Options = ClustersOptions
+    of = staticmethod(coupled_clusters)
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
