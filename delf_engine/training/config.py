@@ -200,6 +200,13 @@ class TrainingConfig(Config):
     def _global_head_is_told(self) -> TrainingConfig:
         if self.trains_global and (self.global_head is None or self.global_head.pooling != "gem"):
             raise ValueError("a stage trains 'global', which needs the table [global_head] with pooling = 'gem'")
+        begun = False
+        for stage in self.gradient_stages:
+            begun |= "global" in stage.train
+            if begun and "global" not in stage.train and {"trunk", "layer3"} & {*stage.train}:
+                raise ValueError(
+                    f"stage {stage.name!r} changes the maps behind a stage that trains 'global' on them"
+                )
         return self
 
     @model_validator(mode="after")

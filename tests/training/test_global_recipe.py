@@ -138,7 +138,7 @@ def test_the_head_of_a_checkpoint_that_stays(photos: list[str], pairs: Path, tmp
     for old, new in (
         ("train_delf_contrast.toml", str(config_directory() / "train_delf_contrast.toml")),
         ("held_out_every = 10", "held_out_every = 3\n[views]\nsize = 96"),
-        ("dim = 256", "dim = 2"),
+        ("dim = 256", "dim = 2"),  # of few photographs
         ("steps = 400", "steps = 2"),
         ("batch = 48", "batch = 3"),
     ):
@@ -160,6 +160,9 @@ def test_recipes_that_cannot_work(photos: list[str], trunk: Path, tmp_path: Path
     for head in (None, {"dim": 2, "pooling": "mac"}):
         with raises(ConfigError, "global_head", "gem"):
             parse_training_config({**values, "global_head": head}, where="test")
+    later = {**values["stages"][0], "name": "later", "train": ["layer3"]}
+    with raises(ConfigError, "'later'"):
+        parse_training_config({**values, "stages": [*values["stages"], later]}, where="test")
     with raises(ConfigError, "global_head.pooling", "'gem'"):
         parse_training_config({**values, "global_head": {"dim": 2, "pooling": "gam"}}, where="test")
     fits = recipe("delf_contrast")
