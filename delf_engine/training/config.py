@@ -198,7 +198,7 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _global_head_is_told(self) -> TrainingConfig:
-        if self.trains_global and (self.global_head is None or self.global_head.pooling != "gem"):
+        if "global" in self.trained and (self.global_head is None or self.global_head.pooling != "gem"):
             raise ValueError("a stage trains 'global', which needs the table [global_head] with pooling = 'gem'")
         begun = False
         for stage in self.gradient_stages:
@@ -223,9 +223,9 @@ class TrainingConfig(Config):
         return tuple(s for s in self.stages if isinstance(s, GradientStage) and s.steps)
 
     @property
-    def trains_global(self) -> bool:
-        """Whether a stage trains the global descriptor."""
-        return any("global" in stage.train for stage in self.gradient_stages)
+    def trained(self) -> set[Part]:
+        """What the stages train."""
+        return {part for stage in self.gradient_stages for part in stage.train}
 
     def with_stage(self, name: str, **changes: Any) -> TrainingConfig:
         """Return a copy in which the stage called `name` has other values.

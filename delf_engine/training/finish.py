@@ -147,6 +147,11 @@ def train(
         If another training runs in `work`.
     """
     config = recipe if isinstance(recipe, TrainingConfig) else load_training_config(recipe)
+    if config.trained == {"global"}:
+        raise ConfigError(
+            f"recipe {config.name} trains a global head alone, and makes no checkpoint: train that of an existing "
+            "one, delf-engine model train-global"
+        )
     options, reports = options or RunOptions(), reports or Reports()
     files = CheckpointFiles(Path(out or f"{config.name}.safetensors"), config.global_head is not None)
     failed: dict[str, str] = {}
@@ -282,7 +287,7 @@ def train_global_head(
         As of `train`.
     """
     config = recipe if isinstance(recipe, TrainingConfig) else load_training_config(recipe)
-    if {part for stage in config.gradient_stages for part in stage.train} != {"global"}:
+    if config.trained != {"global"}:
         raise ConfigError(f"recipe {config.name} must train 'global' alone, since the checkpoint stays as it is")
     info = read_checkpoint_info(model)
     if info.smoothing != 1:

@@ -115,7 +115,7 @@ class Run:
                 norm_weighted=config.attention.norm_weighted,
                 trunk=trunk,
             )
-            if config.trains_global and config.global_head is not None:
+            if "global" in config.trained and config.global_head is not None:
                 network.global_layer = GlobalLayer(network.trunk.channels, config.global_head.dim)
         _round_trunk(network)
         self.network = network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
@@ -123,7 +123,7 @@ class Run:
     def _facts(self) -> tuple[object, ...]:
         """Return what every stage's result depends on."""
         unused = {"stages", "codebook", "name", "profile", "trunk"}  # the trunk itself is in the key
-        if not self.config.trains_global:
+        if "global" not in self.config.trained:
             unused.add("global_head")
         config = self.config.model_dump(mode="json", exclude=unused)
         labelled = self.photographs.labelled

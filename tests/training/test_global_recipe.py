@@ -173,6 +173,8 @@ def test_recipes_that_cannot_work(photos: list[str], trunk: Path, tmp_path: Path
     model = write_tiny_model(tmp_path)
     with raises(ConfigError, "global"):
         train_global_head(model, photos, recipe("delf_contrast"))
+    with raises(ConfigError, "train-global"):
+        train_checkpoint(photos, recipe(), out=tmp_path / "x.safetensors")
     with pytest.raises(DelfEngineError):  # no pairs
         train_global_head(model, photos, recipe())
     assert not (tmp_path / "tiny.global.safetensors").exists()
