@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from delf_engine.cli.console import console, print_json, progress_bar, say, staged_progress, unreadable
-from delf_engine.cli.options import JsonOption
+from delf_engine.cli.options import JsonOption, ProfileOption
 from delf_engine.cli.training import print_figures
 from delf_engine.errors import CheckpointError, ConfigError
 
@@ -202,6 +202,7 @@ def fit_global(
     levels: Annotated[
         int | None, typer.Option(min=1, help="Levels of the pyramid that are pooled, largest first. Default: all.")
     ] = None,
+    profile: ProfileOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Default: beside the checkpoint, where it is found.")
     ] = None,
@@ -218,6 +219,7 @@ def fit_global(
             pooling=pooling,
             levels=levels,
             pairs=pairs,
+            profile=profile,
             out=out,
             device=device,
             progress=progress,

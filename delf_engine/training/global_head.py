@@ -76,6 +76,7 @@ def fit_global_head(
     pooling: str = "gem",
     levels: int | None = None,
     pairs: PathLike | None = None,
+    profile: PathLike | None = None,
     out: PathLike | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] = lambda *_: None,
@@ -86,7 +87,7 @@ def fit_global_head(
     Parameters
     ----------
     model : str or path
-        Checkpoint by name or path. Maps are those that its own profile gives.
+        Checkpoint by name or path.
     photos : sequence of path
         Image files and folders; others than those that will be searched or measured.
     dim, pooling, levels
@@ -94,6 +95,8 @@ def fit_global_head(
     pairs : path or None
         File of mined pairs: those with both photographs among `photos` say which vectors should be alike, and the
         whitening is learned from them. None: PCA whitening.
+    profile : str, path or None
+        Take maps by the extraction options of this profile; None: of the checkpoint's own.
     out : path or None
         File to write, completely or not at all; None: ``NAME.global.safetensors`` beside the checkpoint, where it
         is found.
@@ -119,7 +122,7 @@ def fit_global_head(
     values = {"pooling": pooling, "dim": dim, "levels": levels}
     config = parse_config(GlobalHeadConfig, values, where="global head")
     network, info = load_checkpoint(model)
-    extractor = Extractor(network, load_profile(info.profile).extraction, info=info, device=device)
+    extractor = Extractor(network, load_profile(profile or info.profile).extraction, info=info, device=device)
     head = fit_head(extractor, find_images(photos), config, pairs, progress, on_error)
     head.save(out or global_head_beside(checkpoint_path(model)))
     return head
