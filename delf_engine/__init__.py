@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from delf_engine.config import Profile, load_profile
+    from delf_engine.copies import find_copies
     from delf_engine.engine import AddReport, Engine, SearchResult, rerank, rerank_many, verify
     from delf_engine.errors import DelfEngineError
     from delf_engine.extraction import Extractor
@@ -37,6 +38,7 @@ __all__ = [
     "SearchResult",
     "Verification",
     "__version__",
+    "find_copies",
     "load_profile",
     "rerank",
     "rerank_many",
@@ -58,6 +60,7 @@ _HOME = {
     "RankedCandidate": "delf_engine.reranking",
     "SearchResult": "delf_engine.engine",
     "Verification": "delf_engine.verification",
+    "find_copies": "delf_engine.copies",
     "load_profile": "delf_engine.config",
     "rerank": "delf_engine.engine",
     "rerank_many": "delf_engine.engine",

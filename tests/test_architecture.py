@@ -20,6 +20,7 @@ FLOORS: dict[int, set[str]] = {
         "model",
         "images",
         "features",
+        "grid",
         "config",
         "pyramid",
         "evaluation",
@@ -30,10 +31,10 @@ FLOORS: dict[int, set[str]] = {
     3: {"extraction", "storage", "index", "verification"},
     4: {"reranking", "plotting", "training"},
     5: {"engine"},
-    6: {"cli", "datasets", "demo", "mining", "serve"},
+    6: {"cli", "copies", "datasets", "demo", "mining", "serve"},
 }
 ROOMS = set().union(*FLOORS.values())
-RECORDS = {"errors", "features", "config", "pyramid", "images", "support"}
+RECORDS = {"errors", "features", "config", "grid", "pyramid", "images", "support"}
 TORCH_ROOMS = {"model", "training", "interchange", "extraction"}
 BY_NAME = {"import_module", "__import__"}
 
@@ -49,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": RECORDS,
     "evaluation": RECORDS,
     "support": {"errors"},
+    "grid": {"features"},
     "matching": {"errors", "support"},
     "vectors": {"errors", "support"},
     "interchange": {"features", "config", "errors", "model", "support"},
@@ -57,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": RECORDS
     | {"model", "evaluation", "interchange", "extraction", "index"},  # a finished checkpoint has its words
     "datasets": {"config", "errors", "evaluation", "images", "support"},
-    "cli": below(6) | {"datasets", "demo", "mining", "serve"},  # commands that start them
+    "cli": below(6) | {"copies", "datasets", "demo", "mining", "serve"},  # commands that start them
 }
 
 

@@ -31,7 +31,7 @@ PAGES = [
 ]
 #: What the reference documents, by the `__all__` of each.
 PACKAGES = """
-    delf_engine delf_engine.config delf_engine.datasets delf_engine.engine delf_engine.errors
+    delf_engine delf_engine.config delf_engine.copies delf_engine.datasets delf_engine.engine delf_engine.errors
     delf_engine.evaluation delf_engine.extraction delf_engine.images delf_engine.index delf_engine.interchange
     delf_engine.matching delf_engine.model delf_engine.plotting delf_engine.plotting.report
     delf_engine.reranking delf_engine.storage delf_engine.training delf_engine.vectors delf_engine.verification

@@ -72,7 +72,7 @@ def export(
     codebook: Annotated[bool, typer.Option(help="Copy its codebook beside it, too.")] = True,
     replace: Annotated[bool, typer.Option("--replace", help="Replace what is there.")] = False,
 ) -> None:
-    """Copy a checkpoint, its codebook and its card to a place of your own; a damaged one is refused.
+    """Copy a checkpoint, its codebook, global head and card to a place of your own; a damaged one is refused.
 
     As .onnx the network runs in ONNX Runtime, without torch; this needs the optional extra "onnx".
     """
@@ -90,7 +90,7 @@ def verify(
     everything: Annotated[bool, typer.Option("--all", help="All of the package.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check hashes, values and shapes of checkpoints and their codebooks. Exit code 1 if one is damaged."""
+    """Check checkpoints, their codebooks and global heads: hashes, values, shapes. Exit code 1: one is damaged."""
     from delf_engine.index import Codebook
     from delf_engine.model import checkpoint_names
     from delf_engine.model.check import check_checkpoint

@@ -18,13 +18,7 @@ from delf_engine.engine.results import CheckReport
 from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
 from delf_engine.index import KINDS, AnyIndex, Encoder, IndexKind, check_index, has_index
 from delf_engine.index.kinds import load_encoder, load_index, new_index
-from delf_engine.model import (
-    GlobalHead,
-    codebook_path,
-    global_head_path,
-    model_reference,
-    read_checkpoint_info,
-)
+from delf_engine.model import codebook_path, load_global_head, model_reference, read_checkpoint_info
 from delf_engine.storage import FeatureStore
 from delf_engine.support.files import system_errors
 
@@ -55,8 +49,7 @@ def create_directory(
     chosen = profile if isinstance(profile, Profile) else load_profile(profile or info.profile)
     kind = index or chosen.index
     words = choose_encoder(kind, codebook, model, info.dim)
-    beside = global_head_path(model)
-    head = None if beside is None else GlobalHead.load(beside)
+    head = load_global_head(model, info.identity)
     manifest = Manifest(
         model=model_reference(model),
         model_identity=info.identity,

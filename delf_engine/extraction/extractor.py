@@ -26,7 +26,7 @@ from delf_engine.extraction.precision import (
 from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime, choose_device
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource
-from delf_engine.model import CheckpointInfo, GlobalHead, global_head_path, load_checkpoint
+from delf_engine.model import CheckpointInfo, GlobalHead, load_checkpoint, load_global_head
 from delf_engine.support.memory import Heap
 from delf_engine.support.threads import torch_after_fork
 
@@ -132,7 +132,7 @@ class Extractor:
         Raises
         ------
         CheckpointError
-            If the checkpoint is missing or damaged.
+            If the checkpoint is missing or damaged, or the global head beside it is, or is of another one.
         ConfigError
             If there is no such profile, device or precision, or both `profile` and `config` are given.
         """
@@ -140,10 +140,8 @@ class Extractor:
             raise ConfigError("give profile or config, not both")
         network, info = load_checkpoint(name_or_path)
         chosen = config or load_profile(profile or info.profile).extraction
-        beside = global_head_path(name_or_path)
-        options: Any = {"device": device, "max_pixels": max_pixels, "precision": precision}
-        if beside is not None:
-            options["global_head"] = GlobalHead.load(beside)
+        head = load_global_head(name_or_path, info.identity)
+        options: Any = {"device": device, "max_pixels": max_pixels, "precision": precision, "global_head": head}
         return cls(network, chosen, info=info, **options)
 
     @classmethod

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from delf_engine.engine import Engine
-from delf_engine.engine.manifest import MANIFEST
-from delf_engine.errors import DataError, FormatError, MismatchError
+from delf_engine.engine.working import working_engine
+from delf_engine.errors import DataError, FormatError
 from delf_engine.images import find_images
 from delf_engine.mining.mine import Mined, Progress, mine_pairs
-from delf_engine.model import read_checkpoint_info
 from delf_engine.support.files import replacing, system_errors
 from delf_engine.training.sources.mined import MinedPair
 
@@ -75,7 +73,7 @@ def mine_folder(
         raise FormatError(f"{target}: is a folder; give the name of a file to write")
     with system_errors(f"{target}: cannot be written"), tempfile.TemporaryFile(dir=target.parent):
         pass  # it can: better to know before the work
-    with _engine(engine, model) as opened:
+    with working_engine(engine, model, fine=True) as opened:
         added = opened.add(
             files, max_pixels=max_pixels, progress=lambda done, total: progress("extracting", done, total)
         )
@@ -138,22 +136,3 @@ def write_pairs(
     lines += [{"a": named(a), "b": named(b), "same": False} for a, b in alike]
     with system_errors(f"{target}: cannot be written"), replacing(target) as partial:
         partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
-@contextmanager
-def _engine(directory: str | os.PathLike[str] | None, model: str | os.PathLike[str] | None) -> Iterator[Engine]:
-    """Open the engine that is kept, make it, or make one that is thrown away."""
-    with ExitStack() as stack:
-        if directory is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="delf-engine-"))
-            directory = Path(folder) / "engine"
-        if not (Path(directory) / MANIFEST).exists():
-            yield stack.enter_context(Engine.create(directory, model=model or "delf-r18", fine=True))
-            return
-        engine = stack.enter_context(Engine.open(directory))
-        if model is not None and read_checkpoint_info(model).identity != engine.manifest.model_identity:
-            raise MismatchError(
-                f"{directory}: made with model {engine.manifest.model_identity}, not with {model}; leave the "
-                "model out, or choose a new directory"
-            )
-        yield engine

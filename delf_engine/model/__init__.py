@@ -10,13 +10,14 @@ from delf_engine.model.checkpoint import (
     checkpoint_names,
     checkpoint_path,
     codebook_path,
+    global_head_path,
     load_checkpoint,
     model_reference,
     packaged_folder,
     read_checkpoint_info,
     save_checkpoint,
 )
-from delf_engine.model.global_head import GlobalHead, global_head_path
+from delf_engine.model.global_head import GlobalHead, load_global_head
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -27,6 +28,7 @@ __all__ = [
     "codebook_path",
     "global_head_path",
     "load_checkpoint",
+    "load_global_head",
     "model_reference",
     "packaged_folder",
     "read_checkpoint_info",

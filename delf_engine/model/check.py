@@ -16,10 +16,12 @@ from delf_engine.model.checkpoint import (
     CheckpointInfo,
     checkpoint_path,
     codebook_beside,
+    global_head_beside,
     load_checkpoint,
     read_tensors,
     tensors_sha256,
 )
+from delf_engine.model.global_head import load_global_head
 from delf_engine.model.onnx_export import export_onnx, require_onnx
 from delf_engine.support.files import replacing, system_errors
 
@@ -39,7 +41,7 @@ class Check:
 
 
 def check_checkpoint(name_or_path: str | os.PathLike[str], read_codebook: ReadCodebook) -> list[Check]:
-    """Check metadata, hash, values and shapes of a checkpoint, and the codebook beside it.
+    """Check metadata, hash, values and shapes of a checkpoint, and the codebook and global head beside it.
 
     Every check is made, also after one has failed.
 
@@ -68,7 +70,7 @@ def check_checkpoint(name_or_path: str | os.PathLike[str], read_codebook: ReadCo
             checks.append(Check("shapes", True, f"fit {info.architecture}, {info.dim}-D"))
         except CheckpointError as error:
             checks.append(Check("shapes", False, " ".join(str(error).split())))
-    return [*checks, _check_codebook(codebook_beside(path), info, read_codebook)]
+    return [*checks, _check_codebook(codebook_beside(path), info, read_codebook), _check_head(path, info)]
 
 
 def copy_checkpoint(
@@ -79,7 +81,7 @@ def copy_checkpoint(
     codebook: bool = True,
     replace: bool = False,
 ) -> list[Path]:
-    """Copy a checkpoint with its codebook and its card, or write its network for ONNX Runtime; check it before.
+    """Copy a checkpoint with what lies beside it, or write its network for ONNX Runtime; check it before.
 
     Parameters
     ----------
@@ -90,7 +92,7 @@ def copy_checkpoint(
     codebook : bool
         Copy the codebook, too.
     replace : bool
-        Replace what is there. A codebook there that would not fit the new checkpoint is removed.
+        Replace what is there. A codebook or global head there that would not fit the new checkpoint is removed.
 
     Returns
     -------
@@ -115,15 +117,16 @@ def copy_checkpoint(
         if not check.ok:
             raise CheckpointError(f"{source}: not copied: {check.what}: {check.found}")
     beside = [(source.with_suffix(".md"), goal.with_suffix(".md"))]
+    beside.append((global_head_beside(source), global_head_beside(goal)))
     if codebook:
         beside.append((codebook_beside(source), codebook_beside(goal)))
     # The checkpoint last, so that it is never there without the others.
     copies = [*(pair for pair in beside if pair[0].is_file()), (source, goal)]
-    stale = codebook_beside(goal)
+    stale = (codebook_beside(goal), global_head_beside(goal))
     for old, new in copies:
         if new.exists() and new.samefile(old):
             raise CheckpointError(f"{new}: is the checkpoint itself; choose another place")
-    there = [path for path in (*(new for _, new in copies), stale) if path.exists()]
+    there = [path for path in (*(new for _, new in copies), *stale) if path.exists()]
     if there and not replace:
         raise CheckpointError(f"{there[0]}: exists; choose another name, or replace it (replace=True, --replace)")
     for old, new in copies:
@@ -134,9 +137,17 @@ def copy_checkpoint(
             new.parent.mkdir(parents=True, exist_ok=True)
             with replacing(new) as temporary:
                 shutil.copyfile(old, temporary)
-    if stale not in (new for _, new in copies):
-        stale.unlink(missing_ok=True)
+    for path in set(stale) - {new for _, new in copies}:
+        path.unlink(missing_ok=True)
     return [new for _, new in reversed(copies)]
+
+
+def _check_head(path: Path, info: CheckpointInfo) -> Check:
+    try:
+        head = load_global_head(path, info.identity)
+    except CheckpointError as error:
+        return Check("global head", False, str(error))
+    return Check("global head", True, "none beside it" if head is None else f"{head.identity}, hash as stated")
 
 
 def _check_codebook(path: Path, info: CheckpointInfo, read_codebook: ReadCodebook) -> Check:

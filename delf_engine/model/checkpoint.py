@@ -31,6 +31,8 @@ __all__ = [
     "checkpoint_path",
     "codebook_beside",
     "codebook_path",
+    "global_head_beside",
+    "global_head_path",
     "load_checkpoint",
     "model_reference",
     "packaged_folder",
@@ -45,7 +47,7 @@ DEFAULT_MODEL = "delf-r18"
 _KEY = "delf_engine"
 _VERSION = 2
 _SUFFIX = ".safetensors"
-_CODEBOOK = ".codebook.safetensors"
+_CODEBOOK, _GLOBAL_HEAD = ".codebook.safetensors", ".global.safetensors"
 
 Rgb = tuple[float, float, float]
 RgbScale = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -169,7 +171,7 @@ def model_reference(name_or_path: str | os.PathLike[str]) -> str:
 def checkpoint_names() -> list[str]:
     """Return the names of the checkpoints that come with the package."""
     found = packaged_folder().glob(f"*{_SUFFIX}")
-    return sorted(path.stem for path in found if not path.name.endswith(_CODEBOOK))
+    return sorted(path.stem for path in found if not path.name.endswith((_CODEBOOK, _GLOBAL_HEAD)))
 
 
 def packaged_folder() -> Path:
@@ -186,6 +188,17 @@ def codebook_path(name_or_path: str | os.PathLike[str]) -> Path | None:
 def codebook_beside(path: Path) -> Path:
     """Return where the codebook of a checkpoint lies if it has one: ``NAME.codebook.safetensors``."""
     return path.with_name(f"{path.stem}{_CODEBOOK}")
+
+
+def global_head_path(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """Return the global head that lies beside a checkpoint (``NAME.global.safetensors``), or None."""
+    beside = global_head_beside(checkpoint_path(name_or_path))
+    return beside if beside.is_file() else None
+
+
+def global_head_beside(path: Path) -> Path:
+    """Return where the global head of a checkpoint lies if it has one: ``NAME.global.safetensors``."""
+    return path.with_name(f"{path.stem}{_GLOBAL_HEAD}")
 
 
 def read_checkpoint_info(name_or_path: str | os.PathLike[str]) -> CheckpointInfo:

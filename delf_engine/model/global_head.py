@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import CheckpointError
-from delf_engine.model.checkpoint import checkpoint_path, tensors_sha256
+from delf_engine.model.checkpoint import global_head_path, tensors_sha256
 from delf_engine.support.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["GlobalHead", "global_head_path"]
+__all__ = ["GlobalHead", "load_global_head"]
 
 _KEY = "delf_engine_global"
 _VERSION = 1
@@ -86,7 +86,7 @@ class GlobalHead:
         if not pooled.any():
             return np.zeros(self.dim, np.float32)
         # Not by BLAS, whose bits depend on the number of its threads.
-        white = np.einsum("k,kg->g", pooled.astype(np.float64) - self.mean, self.matrix)
+        white = np.einsum("gk,k->g", self._rows, pooled - self.mean)
         return _unit(white).astype(np.float32)
 
     def pooled(self, maps: Sequence[tuple[Tensor, npt.NDArray[np.float32]]]) -> npt.NDArray[np.float64]:
@@ -110,6 +110,10 @@ class GlobalHead:
                 weights = torch.from_numpy(scores).to(cells.device)[None]
                 total = total + _unit(pool(features, weights, **given)[0].double().cpu().numpy())
         return _unit(total)
+
+    @cached_property
+    def _rows(self) -> npt.NDArray[np.float64]:
+        return np.ascontiguousarray(self.matrix.T, np.float64)  # (G, K)
 
     @cached_property
     def _tensors(self) -> dict[str, npt.NDArray[Any]]:
@@ -153,11 +157,13 @@ class GlobalHead:
         return cls(said["pooling"], tensors["mean"], tensors["matrix"], parameters, said["levels"], said["model"])
 
 
-def global_head_path(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """Return the global head that lies beside a checkpoint (``NAME.global.safetensors``), or None."""
-    path = checkpoint_path(name_or_path)
-    beside = path.with_name(f"{path.stem}.global.safetensors")
-    return beside if beside.is_file() else None
+def load_global_head(name_or_path: str | os.PathLike[str], identity: str) -> GlobalHead | None:
+    """Return the global head beside a checkpoint, None if there is none; a `CheckpointError` if of another one."""
+    path = global_head_path(name_or_path)
+    head = None if path is None else GlobalHead.load(path)
+    if head is not None and head.model not in ("", identity):
+        raise CheckpointError(f"{path}: made for {head.model}, but lies beside {identity}; fit one for that")
+    return head
 
 
 def _unit(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Global descriptors of an engine: made with the features, stored, searched by, and never those of another head."""
+"""Global descriptors of an engine: made with the features, stored, searched by, never those of another head."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_all_that_engines_do_keeps_vectors(engine: de.Engine, photos: list[str])
     assert [hit.id for hit in before][:1] == engine.ids()[-1:]
     engine.close()
     shutil.rmtree(engine.directory / engine.manifest.index_folder)  # made again from the store
-    with pytest.warns(DelfEngineWarning), de.Engine.open(engine.directory) as again:
+    with pytest.warns(DelfEngineWarning):
+        again = de.Engine.open(engine.directory)
+    with again:
         assert again.search(query, candidates="global", top_n=0).hits == before
         assert again.index.info().vectors == 16
 

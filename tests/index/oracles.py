@@ -6,8 +6,8 @@ import numpy as np
 
 from delf_engine.config import AsmkConfig, BowConfig
 from delf_engine.features import LocalFeatures
-from delf_engine.index import Mixture
 from delf_engine.grid import inside_regions
+from delf_engine.index import Mixture
 
 Bags = dict[int, np.ndarray]
 

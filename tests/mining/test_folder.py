@@ -114,7 +114,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("delf_engine.mining.folder.Engine", None)  # any use would fail otherwise
+    monkeypatch.setattr("delf_engine.mining.folder.working_engine", None)  # any use would fail otherwise
     with raises(FormatError, str(tmp_path / name)):
         mine_folder([photos], tmp_path / name)
 

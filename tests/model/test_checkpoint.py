@@ -141,7 +141,14 @@ def test_bad_metadata_is_refused(copied: Path, bad: dict[str, Any]) -> None:
 
 def test_checks_of_a_good_file(model: Path) -> None:
     checks = check_checkpoint(model, Codebook.load)
-    assert [check.what for check in checks] == ["readable", "hash of the weights", "values", "shapes", "codebook"]
+    assert [check.what for check in checks] == [
+        "readable",
+        "hash of the weights",
+        "values",
+        "shapes",
+        "codebook",
+        "global head",
+    ]
     assert all(check.ok for check in checks)
     with raises(CheckpointError, "'nothing'"):
         check_checkpoint("nothing", Codebook.load)
@@ -165,7 +172,7 @@ def test_checks_find_each_damage(copied: Path) -> None:
     save_checkpoint(copied, {"x": np.zeros(3)}, checkpoint_info())
     assert failed() == ["shapes"]
     rewrite(copied, {**read_checkpoint_info(copied).model_dump(), "architecture": "resnet17"})
-    assert "resnet17" in check_checkpoint(copied, Codebook.load)[-2].found
+    assert "resnet17" in check_checkpoint(copied, Codebook.load)[-3].found
     tensors["projection.mean"][3] = np.nan
     save_file(tensors, copied, {"delf_engine": told})
     assert failed() == ["hash of the weights", "values"]

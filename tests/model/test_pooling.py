@@ -178,4 +178,5 @@ def test_gem_has_an_exponent_for_each_channel_and_learns_it() -> None:
     wanted = [(np.maximum(channel, 1e-6) ** k).mean() ** (1 / k) for k, channel in enumerate(x[0], start=1)]
     np.testing.assert_allclose(found[0].detach().numpy(), wanted, rtol=1e-9)
     found.sum().backward()
-    assert p.grad is not None and (p.grad > 0).all()
+    assert p.grad is not None
+    assert (p.grad > 0).all()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -77,10 +77,8 @@ def page_templates(*folders: Path) -> Environment:
     return environment
 
 
-def _readable(value: Any) -> Any:
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", value)
-    return value
+def _readable(value: object) -> str:
+    return value if isinstance(value, Markup) else _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", str(value))
 
 
 def _sha256(text: str) -> str:
