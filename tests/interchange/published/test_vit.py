@@ -15,7 +15,6 @@ from torch import Tensor
 import delf_engine as de
 from delf_engine.config import load_profile
 from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.index import Codebook
 from delf_engine.interchange.published.convert import import_model
 from delf_engine.interchange.published.vit import read_vit
 from delf_engine.model import GlobalHead, load_checkpoint, save_checkpoint
@@ -165,11 +164,9 @@ def test_keypoints_are_the_centres_of_patches(tmp_path: Path, rng: np.random.Gen
 def test_an_engine_searches_by_its_global_vectors(tmp_path: Path, rng: np.random.Generator) -> None:
     photos = [str(write_image(tmp_path / f"{i}.png", random_photo(rng, 150 + 9 * i, 113))) for i in range(4)]
     path = imported(dinov2_state(4), tmp_path)
-    words = np.random.default_rng(0).normal(size=(32, WIDTH))
-    Codebook(words / np.linalg.norm(words, axis=1, keepdims=True)).save(tmp_path / "vit.codebook.safetensors")
     head = GlobalHead("gap", np.zeros(WIDTH, np.float32), np.eye(WIDTH, dtype=np.float32))
     head.save(tmp_path / "vit.global.safetensors")
-    with de.Engine.create(tmp_path / "engine", model=path) as engine:
+    with de.Engine.create(tmp_path / "engine", model=path, index="kdtree") as engine:
         engine.add(photos)
         features = engine.get(engine.ids()[1])
         assert features.global_descriptor is not None
