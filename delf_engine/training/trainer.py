@@ -264,6 +264,7 @@ def trained_parameters(
         "trunk": [("trunk", trunk)],
         "layer3": [("trunk.layer3", trunk.layer3), ("trunk.layer4", trunk.layer4)],
         "attention": [("attention", network.attention)],
+        "global": [("global_layer", network.global_layer)] if network.global_layer is not None else [],
     }
     found: dict[str, Tensor] = {}
     for part in stage.train:
