@@ -114,13 +114,13 @@ def verify(
 
 @commands.command("import")
 def import_command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="delf, delg, how or torchvision.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="delf, delg, how, torchvision or vit.")],
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="SOURCE",
             help="delf, delg: folder of a TensorFlow SavedModel, or prefix of a checkpoint. how: .pth. "
-            "torchvision: .pth or .safetensors.",
+            "torchvision (ResNets), vit (torchvision's, DINOv2): .pth or .safetensors, or URL#sha256=HEX.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Checkpoint to write, .safetensors.")],
@@ -154,7 +154,7 @@ def import_command(
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace FILE.")] = False,
 ) -> None:
-    """Make a checkpoint from a published model: DELF and DELG (without TensorFlow), HOW, torchvision's ResNets."""
+    """Make a checkpoint from a published model: DELF and DELG (without TensorFlow), HOW, torchvision, DINOv2."""
     from delf_engine.interchange.published.convert import import_model
     from delf_engine.model import save_checkpoint
 

@@ -118,7 +118,7 @@ class GlobalLayer(nn.Module):
 
 
 class DelfNetwork(nn.Module):
-    """Trunk cut at conv4, attention head and projection.
+    """Trunk, attention head and projection.
 
     Parameters
     ----------
@@ -178,6 +178,11 @@ class DelfNetwork(nn.Module):
     def stride(self) -> int:
         """Of the feature map, in pixels of the network's input."""
         return self.trunk.stride
+
+    @property
+    def offset(self) -> float:
+        """Of the centre of the map's first cell, in pixels of the network's input."""
+        return self.trunk.offset
 
     @property
     def dim(self) -> int:

@@ -45,7 +45,7 @@ class PublishedNetwork:
     architecture : str
         A name of `delf_engine.model.backbones.ARCHITECTURES`.
     trunk : mapping
-        torchvision's names, with batch norm or folded.
+        As `delf_engine.model.backbones.build_trunk` takes them.
     attention : mapping or None
         Of an `AttentionHead`, not weighted by the norm; None: the L2 norm is the score.
     reduction : Reduction or None
