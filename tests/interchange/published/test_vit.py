@@ -17,9 +17,10 @@ from delf_engine.config import load_profile
 from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.interchange.published.convert import import_model
 from delf_engine.interchange.published.vit import read_vit
-from delf_engine.model import GlobalHead, load_checkpoint, save_checkpoint
+from delf_engine.model import load_checkpoint, save_checkpoint
 from delf_engine.model.backbones import ARCHITECTURES
 from delf_engine.model.onnx_export import export_onnx
+from delf_engine.training.global_head import fit_global_head
 from delf_engine.training.weights import load_trunk, pretrained_state
 from file_server import FileServer, serving
 from helpers import raises, random_photo, write_image
@@ -164,13 +165,12 @@ def test_keypoints_are_the_centres_of_patches(tmp_path: Path, rng: np.random.Gen
 def test_an_engine_searches_by_its_global_vectors(tmp_path: Path, rng: np.random.Generator) -> None:
     photos = [str(write_image(tmp_path / f"{i}.png", random_photo(rng, 150 + 9 * i, 113))) for i in range(4)]
     path = imported(dinov2_state(4), tmp_path)
-    head = GlobalHead("gap", np.zeros(WIDTH, np.float32), np.eye(WIDTH, dtype=np.float32))
-    head.save(tmp_path / "vit.global.safetensors")
+    fit_global_head(path, photos, dim=3, pooling="gap", profile="fast", device="cpu")
     with de.Engine.create(tmp_path / "engine", model=path, index="kdtree") as engine:
         engine.add(photos)
         features = engine.get(engine.ids()[1])
         assert features.global_descriptor is not None
-        assert features.global_descriptor.shape == (WIDTH,)
+        assert features.global_descriptor.shape == (3,)
         assert (features.keypoints >= 0).all()
         assert (features.keypoints <= np.array(features.image_size) - 0.5).all()
         found = engine.search(photos[1], candidates="global", top_n=0)
