@@ -22,8 +22,6 @@ from delf_engine.support.threads import check_threads, in_threads
 from delf_engine.training.sources.mined import MinedPair, places
 from delf_engine.verification import Verification
 
-__all__ = ["FEW_PAIRS", "Mined", "Progress", "mine_pairs", "strongest"]
-
 #: Fewer pairs than this are less than a batch of ``configs/train_delf_self.toml`` draws.
 FEW_PAIRS = 12
 #: Called with what is being done, how much of it is done, and how much there is.
@@ -283,13 +281,8 @@ def _unlike(found: Verification) -> bool:
 def strongest(inliers: dict[tuple[str, str], int], count: int) -> list[tuple[str, str]]:
     """Choose `count` pairs so that each photograph keeps its best ones: first, second, ... of all photographs.
 
-    Inliers alone would choose the easiest pairs of the most photographed place.
-
-    Parameters
-    ----------
-    inliers : dict of (a, b) to int
-        Earlier pairs go before later ones of as many inliers.
-    count : int
+    Inliers alone would choose the easiest pairs of the most photographed place. Earlier pairs go before later ones
+    of as many inliers.
     """
     ordered = sorted(inliers, key=lambda pair: -inliers[pair])
     taken: Counter[str] = Counter()
