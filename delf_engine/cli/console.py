@@ -16,31 +16,23 @@ if TYPE_CHECKING:
     from delf_engine.engine import SearchResult
 
 
-def console() -> Console:
-    """Return a console on standard output."""
+def console(*, error: bool = False) -> Console:
+    """Return a console on standard output or on standard error."""
     from rich.console import Console
 
-    return Console()
-
-
-def error_console() -> Console:
-    """Return a console on standard error."""
-    from rich.console import Console
-
-    return Console(stderr=True)
+    return Console(stderr=error)
 
 
 def say(text: str, *, error: bool = False) -> None:
     """Print plain text, no markup, on standard output or on standard error; the terminal wraps it."""
-    where = error_console() if error else console()
-    where.print(text, highlight=False, markup=False, soft_wrap=True)
+    console(error=error).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def complain(what: str, text: str, style: str = "yellow") -> None:
     """Print on standard error what is wrong, its kind in colour before it."""
     from rich.text import Text
 
-    error_console().print(Text.assemble((f"{what}:", style), f" {text}"), soft_wrap=True)
+    console(error=True).print(Text.assemble((f"{what}:", style), f" {text}"), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -66,7 +58,7 @@ def staged_progress(*, quiet: bool = False) -> Iterator[Callable[..., None]]:
     from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=error_console(), disable=quiet) as progress:
+    with Progress(*columns, console=console(error=True), disable=quiet) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int, loss: float | None = None) -> None:

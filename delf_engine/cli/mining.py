@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from delf_engine.cli.console import error_console, print_failures, print_json, say, staged_progress
+from delf_engine.cli.console import print_failures, print_json, say, staged_progress
 from delf_engine.cli.options import JsonOption, KeptEngineOption, KeptModelOption, MaxPixelsOption, SeedOption
 
 
@@ -55,7 +55,7 @@ def mine(
     finally:
         print_failures(failed)
         if failed:
-            error_console().print(f"{len(failed)} photographs could not be read", highlight=False)
+            say(f"{len(failed)} photographs could not be read", error=True)
     if as_json:
         left_out = [{"id": name, "reason": reason} for name, reason in failed]
         print_json({"out": str(out), **found.to_dict(), "failed": left_out})

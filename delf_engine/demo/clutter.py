@@ -17,7 +17,7 @@ Colour: TypeAlias = npt.NDArray[np.floating] | tuple[float, float, float]
 Random: TypeAlias = np.random.Generator
 
 
-def smooth_noise(rng: Random, height: int, width: int, cell: float, *, stretch: float = 1.0) -> Picture:
+def _smooth_noise(rng: Random, height: int, width: int, cell: float, *, stretch: float = 1.0) -> Picture:
     """Return (height, width) float32 noise of mean 0, smooth over `cell` pixels (`stretch` times that across)."""
     rows = max(2, round(height / cell) + 1)
     columns = max(2, round(width / (cell * stretch)) + 1)
@@ -26,7 +26,7 @@ def smooth_noise(rng: Random, height: int, width: int, cell: float, *, stretch: 
 
 
 def _octaves(rng: Random, height: int, width: int, cell: float, *, stretch: float = 1.0) -> Picture:
-    layers = [smooth_noise(rng, height, width, cell / 2**i, stretch=stretch) / 2**i for i in range(4)]
+    layers = [_smooth_noise(rng, height, width, cell / 2**i, stretch=stretch) / 2**i for i in range(4)]
     return np.asarray(sum(layers), np.float32)
 
 
@@ -116,7 +116,7 @@ def _hills(rng: Random, height: int, width: int) -> Picture:
     picture = _sky(rng, height, width)
     rows = np.arange(height)[:, None]
     for depth in np.linspace(0, 1, 5):
-        line = height * (0.45 + 0.42 * depth) + height * 0.07 * smooth_noise(rng, 2, width, width / 5)[0]
+        line = height * (0.45 + 0.42 * depth) + height * 0.07 * _smooth_noise(rng, 2, width, width / 5)[0]
         land = np.array([90, 120, 130]) * (1 - depth) + np.array([70, 105, 45]) * depth + rng.normal(0, 10, 3)
         hill = _textured(rng, np.full((height, width, 3), land, np.float32), 6 + 22 * depth, 6 + 18 * depth)
         picture = np.where((rows >= line)[:, :, None], hill, picture)

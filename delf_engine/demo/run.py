@@ -79,10 +79,7 @@ class DemoReport:
                     "place": s.query.place,
                     "correct": s.correct,
                     "mistaken": s.mistaken,
-                    "hits": [
-                        {"id": h.id, "rank": h.rank, "inliers": h.inliers, "shows": s.shows[h.id]}
-                        for h in s.result
-                    ],
+                    "hits": [h.to_dict(with_verification=False) | {"shows": s.shows[h.id]} for h in s.result],
                     "pictures": [str(p) for p in s.pictures],
                 }
                 for s in self.searches

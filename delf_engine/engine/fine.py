@@ -61,8 +61,8 @@ class FineSource:
         found = fine_features(image, config=self._config, box=box, max_pixels=self._max_pixels)
         return as_stored(found, _CODEC)
 
-    def _encode(self, path: str, modified: int, size: int) -> bytes:
-        """Return the record of a file as it is now."""
+    def _encode(self, path: str, *_: int) -> bytes:
+        """Return the record of a file; a changed one has other numbers."""
         return encode(self._extract(path), _CODEC, b"")
 
     def get(self, image_id: str, path: str) -> LocalFeatures | None:
