@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def mine_folder(
     with system_errors(f"{target}: cannot be written"), tempfile.TemporaryFile(dir=target.parent):
         pass  # it can: better to know before the work
     with working_engine(engine, model, fine=True) as opened:
-        added = opened.add(
-            files, max_pixels=max_pixels, progress=lambda done, total: progress("extracting", done, total)
-        )
+        added = opened.add(files, max_pixels=max_pixels, progress=partial(progress, "extracting"))
         for name, reason in added.failed:
             on_error(name, reason)
         readable = list(dict.fromkeys(opened.state.id_of(file) for file in files if file in opened))
