@@ -76,6 +76,18 @@ def print_failures(failed: Iterable[tuple[str, str]]) -> None:
         complain("left out", f"{name}: {reason}")
 
 
+@contextmanager
+def unreadable() -> Iterator[dict[str, str]]:
+    """Take photographs that cannot be read, with reasons, and print them at the end, come what may."""
+    failed: dict[str, str] = {}
+    try:
+        yield failed
+    finally:
+        print_failures(failed.items())
+        if failed:
+            say(f"{len(failed)} photographs could not be read", error=True)
+
+
 #: Of verdicts; different places are what most hits are, and stay plain.
 _COLOURS = {"same": "green", "unsure": "yellow"}
 

@@ -1,7 +1,8 @@
 """Global descriptors pooled from one feature map, one function a method, all of them a `Pooling`.
 
 All take (B, C, h, w) features after a ReLU and (B, h, w) attention scores of the same cells, and give (B, K), not
-normalised. Parameters that a method learns, or that were fitted, are tensors given by name.
+normalised. Of a ViT, whose features may be negative, `gem` drops these, and `crow` and `pwa` give NaN. Parameters
+that a method learns, or that were fitted, are tensors given by name.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class PublishedNetwork:
     """A published model, taken apart."""
 
     architecture: str  # a name of `delf_engine.model.backbones.ARCHITECTURES`
-    trunk: Mapping[str, npt.NDArray[Any]]  # torchvision's names, with batch norm or folded
+    trunk: Mapping[str, npt.NDArray[Any]]  # as `delf_engine.model.backbones.build_trunk` takes them
     # Of an `AttentionHead`, not weighted by the norm; None: the L2 norm is the score.
     attention: Mapping[str, Floats] | None
     reduction: Reduction | None  # None: the model has none of its own
