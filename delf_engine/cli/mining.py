@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from delf_engine.cli.console import print_failures, print_json, say, staged_progress
+from delf_engine.cli.console import print_json, say, staged_progress, unreadable
 from delf_engine.cli.options import JsonOption, KeptEngineOption, KeptModelOption, MaxPixelsOption, SeedOption
 
 
@@ -35,29 +35,23 @@ def mine(
     """
     from delf_engine.mining.folder import mine_folder
 
-    failed: list[tuple[str, str]] = []
-    try:
-        with staged_progress(quiet=as_json) as progress:
-            found = mine_folder(
-                photos,
-                out,
-                engine=engine,
-                model=model,
-                per_photo=per_photo,
-                max_pairs=max_pairs,
-                keep_duplicates=keep_duplicates,
-                max_pixels=max_pixels,
-                seed=seed,
-                workers=workers,
-                on_error=lambda *each: failed.append(each),
-                progress=progress,
-            )
-    finally:
-        print_failures(failed)
-        if failed:
-            say(f"{len(failed)} photographs could not be read", error=True)
+    with unreadable() as failed, staged_progress(quiet=as_json) as progress:
+        found = mine_folder(
+            photos,
+            out,
+            engine=engine,
+            model=model,
+            per_photo=per_photo,
+            max_pairs=max_pairs,
+            keep_duplicates=keep_duplicates,
+            max_pixels=max_pixels,
+            seed=seed,
+            workers=workers,
+            on_error=failed.__setitem__,
+            progress=progress,
+        )
     if as_json:
-        left_out = [{"id": name, "reason": reason} for name, reason in failed]
+        left_out = [{"id": name, "reason": reason} for name, reason in failed.items()]
         print_json({"out": str(out), **found.to_dict(), "failed": left_out})
     else:
         say(f"{found}\nwrote {out}")

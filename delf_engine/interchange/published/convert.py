@@ -40,8 +40,8 @@ def import_model(
 
     `source` is for ``delf`` and ``delg``, which read the same formats, the folder of a SavedModel or the prefix of
     a checkpoint, for ``how``, ``torchvision`` (ResNets) and ``vit`` (torchvision's, DINOv2) a file, or
-    ``URL#sha256=HEX``, which is downloaded once (pooch). `name` is what stores and indexes will keep. `pca` is for a
-    model without a reduction of its own, with `dim` and `whiten` as of
+    ``URL#sha256=HEX``, which is downloaded once (pooch). `name` is what stores and indexes will keep. `pca` is for
+    a model without a reduction of its own, with `dim` and `whiten` as of
     `delf_engine.interchange.published.network.read_pca`; None: descriptors keep all channels of the feature map.
     `stride`, 16 or 32, is DELF's, see `read_delf_model`. `profile` None is the one nearest to how the model was
     published, `threshold` the attention score below which a feature is not worth keeping, as published; `data` and
