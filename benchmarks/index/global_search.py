@@ -107,7 +107,7 @@ def main() -> None:
         if head is None:
             raise CheckpointError(f"{model}: no global head beside it; fit one (delf-engine model fit-global)")
         levels = next(name for name, number in LEVELS.items() if number == head.levels)
-        white = Whitening(head.mean, head.matrix)(found[f"{head.pooling} {levels}"])
+        white = Whitening(head.mean.astype(float), head.matrix.astype(float))(found[f"{head.pooling} {levels}"])
         own_vectors = dict(zip(names, white, strict=True))
         more = _more(own_vectors, sets, Evidence(model_system(model), data, args.cache), args.top)
         results.append({"model": model, "poolings": rows, "head": head.identity, "rankings": more})

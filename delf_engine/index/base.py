@@ -300,11 +300,13 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
                 segments = self._collection.segments
                 if not segments:
                     return [], np.empty(0, np.float32)
-                ways = [self._score(ready[i], inner, session)] if ready else []
-                ways += [global_scores(described[i], segments, inner)] if described else []
-                scores = ways[0]
-                if len(ways) == 2:
-                    scores = fuse_scores(*ways, np.concatenate([segment.alive for segment in segments]))
+                if by == "global":
+                    scores = global_scores(described[i], segments, inner)
+                else:
+                    scores = self._score(ready[i], inner, session)
+                if by == "fused":
+                    alive = np.concatenate([segment.alive for segment in segments])
+                    scores = fuse_scores(scores, global_scores(described[i], segments, inner), alive)
                 rows = best(scores, top_k, allowed=allowed, min_score=lowest)
                 return self._collection.names_of(rows), scores[rows]
 

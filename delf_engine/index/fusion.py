@@ -16,7 +16,9 @@ _GLOBAL = 0.5  # benchmarks.index.global_search: of 0.5, 1 and 1.5 the best on t
 
 
 def fuse_scores(local: Scores, vectors: Scores, alive: npt.NDArray[np.bool_]) -> Scores:
-    """Return the scores of local features plus half of those of vectors, each divided by its deviation.
+    """Return the scores of local features plus half the cosines of vectors, each divided by its deviation.
+
+    Cosines below 0 count as 0, so that they take nothing away from what local features have found.
 
     Parameters
     ----------
@@ -31,7 +33,7 @@ def fuse_scores(local: Scores, vectors: Scores, alive: npt.NDArray[np.bool_]) ->
         To be compared within one query.
     """
     parts = []
-    for scores in (local, vectors):
+    for scores in (local, np.maximum(vectors, 0)):
         deviation = float(scores[alive].astype(np.float64).std()) if alive.any() else 0.0
         parts.append(scores / (deviation or 1.0))
     return np.where(alive, parts[0] + _GLOBAL * parts[1], 0).astype(np.float32)

@@ -154,7 +154,6 @@ def test_fused_scores_are_those_of_all_that_are_there(kind: str) -> None:
         {**dict.fromkeys(left, 0.0), **dict(zip(*index.search(ASKED, 99, by=by), strict=True))}
         for by in ("local", "global")
     )
-    vectors |= {n: float(DESCRIBED[n].global_descriptor @ ASKED.global_descriptor) for n in left}  # type: ignore[operator]
     wanted = {
         n: local[n] / np.std(list(local.values())) + 0.5 * vectors[n] / np.std(list(vectors.values()))
         for n in left
