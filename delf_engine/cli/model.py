@@ -197,7 +197,7 @@ def fit_global(
     pooling: Annotated[
         str,
         typer.Option(help="attention, attention_rmac, crow, gap, gem, mac, rmac, scda or spoc."),
-    ] = "gem",
+    ] = "rmac",
     dim: Annotated[int, typer.Option(min=1, help="Components of a vector.")] = 256,
     levels: Annotated[
         int | None, typer.Option(min=1, help="Levels of the pyramid that are pooled, largest first. Default: all.")

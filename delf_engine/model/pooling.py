@@ -216,5 +216,7 @@ def _boxes(maps: Tensor) -> list[list[int]]:
 def _region_maxima(features: Tensor) -> Tensor:
     """Return the L2-normalised maxima of each region, (B, R, C)."""
     cells = features.permute(0, 2, 3, 1)  # channels last, as they lie in memory: 40 times as fast on a CPU
-    maxima = [cells[:, y0:y1, x0:x1].amax(1).amax(1) for x0, y0, x1, y1 in _boxes(features)]
+    boxes = _boxes(features)
+    rows = {(y0, y1): cells[:, y0:y1].amax(1) for _, y0, _, y1 in boxes}  # what several regions share
+    maxima = [rows[y0, y1][:, x0:x1].amax(1) for x0, y0, x1, y1 in boxes]
     return F.normalize(torch.stack(maxima, 1), dim=2)

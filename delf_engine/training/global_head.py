@@ -73,7 +73,7 @@ def fit_global_head(
     photos: Sequence[PathLike],
     *,
     dim: int,
-    pooling: str = "gem",
+    pooling: str = "rmac",
     levels: int | None = None,
     pairs: PathLike | None = None,
     profile: PathLike | None = None,
