@@ -84,7 +84,7 @@ class Fitted:
 
 
 def main() -> None:
-    """Measure one model after the other; print tables and write JSON after each."""
+    """Measure one model after the other, writing JSON after each; then print all tables."""
     args = _arguments()
     data = data_folder(args.data)
     labels = Evidence(model_system(args.labels), data, args.cache)
@@ -103,7 +103,6 @@ def main() -> None:
             for what, whiten in _whitenings(fit, fitted.pairs, args.dim).items():
                 vectors = dict(zip(names, whiten(found[method]), strict=True))
                 rows.append({"ranking": f"{method}: {what}", **_measured(sets, partial(_by_vectors, vectors))})
-        _print_poolings(model, rows)
         head = extractor.global_head
         if head is None:
             raise CheckpointError(f"{model}: no global head beside it; fit one (delf-engine model fit-global)")
@@ -112,13 +111,21 @@ def main() -> None:
         own_vectors = dict(zip(names, white, strict=True))
         more = _more(own_vectors, sets, Evidence(model_system(model), data, args.cache), args.top)
         results.append({"model": model, "poolings": rows, "head": head.identity, "rankings": more})
-        _print(f"{model}: by its global head, {head.pooling} of {head.dim} components, and beyond", more)
         results[-1]["cost"] = _cost(extractor, data)
         write_json(args.out, {"labels": labels.system.identity, "results": results})
-    search = _search_time()
-    costs = {name: value for result in results for name, value in result["cost"].items()} | search
-    print_markdown("Cost", ["what", "value"], [[name, f"{value:.3f}"] for name, value in costs.items()])
-    write_json(args.out, {"labels": labels.system.identity, "results": results, "search": search})
+    result = {"labels": labels.system.identity, "results": results, "search": _search_time()}
+    _print_all(result)
+    write_json(args.out, result)
+
+
+def _print_all(result: Mapping[str, Any]) -> None:
+    costs: dict[str, float] = {}
+    for one in result["results"]:
+        _print_poolings(one["model"], one["poolings"])
+        _print(f"{one['model']}: by its global head, {one['head'].partition('@')[0]}, and beyond", one["rankings"])
+        costs |= one["cost"]
+    cells = [[name, f"{value:.3f}"] for name, value in (costs | result["search"]).items()]
+    print_markdown("Cost", ["what", "value"], cells)
 
 
 def _picture(data: Path, path: str) -> Picture:
