@@ -145,7 +145,7 @@ def netvlad(features: Tensor, scores: Tensor, *, centres: Tensor, sharpness: Ten
     centres : (N, C) Tensor
         Of L2-normalised cells.
     sharpness : () Tensor
-        Of the assignment: a cell goes to centre k by softmax of -sharpness |x - c_k|^2.
+        Of the assignment: a cell goes to centre k by softmax of ``-sharpness |x - c_k|^2``.
 
     Returns
     -------
