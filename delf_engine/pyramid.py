@@ -3,7 +3,8 @@
 Pixel centres have whole coordinates, the top left one (0, 0). A level of width w made from an image of width W
 maps its pixel u to (u + 0.5) W / w - 0.5 of the image. In a trunk of torchvision's ResNet family every kernel
 pads by half its size, so cell j of a map of stride s is centred on pixel s j of its level: the receptive field
-of conv4 has size 211 and padding 105 in ResNet-18, 267 and 133 in ResNet-50, and (size - 1) / 2 = padding.
+of conv4 has size 211 and padding 105 in ResNet-18, 267 and 133 in ResNet-50, and (size - 1) / 2 = padding. A patch
+of a ViT is centred (s - 1) / 2 pixels further: its `offset`.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def resize(
 
 
 def cell_centres(
-    cells: npt.NDArray[np.integer], level: Level, image_size: tuple[int, int], *, stride: int
+    cells: npt.NDArray[np.integer], level: Level, image_size: tuple[int, int], *, stride: int, offset: float = 0
 ) -> npt.NDArray[np.float32]:
     """Return the centres of feature-map cells in pixels of the image that the level was made from.
 
@@ -115,11 +116,15 @@ def cell_centres(
         Of the image or crop that was resized to `level`.
     stride : int
         Of the feature map, in pixels of the level.
+    offset : float
+        Of the centre of the first cell, in pixels of the level. Centres beyond the level, of cells that are mostly
+        padding, are moved to its last pixel.
 
     Returns
     -------
     (N, 2) float32
         x, y.
     """
-    ratio = np.array([image_size[0] / level.width, image_size[1] / level.height])
-    return ((cells * float(stride) + 0.5) * ratio - 0.5).astype(np.float32)
+    size = np.array([level.width, level.height])
+    places = np.minimum(cells * float(stride) + offset, size - 1)
+    return ((places + 0.5) * (np.array(image_size) / size) - 0.5).astype(np.float32)

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reranking": {"verification", "storage", "features", "config", "errors", "support"},
     "plotting": RECORDS | {"evaluation", "verification"},
     "training": RECORDS
-    | {"model", "evaluation", "interchange", "extraction", "index"},  # a finished checkpoint has its words
+    | {"model", "evaluation", "interchange", "extraction", "index", "vectors"},  # words and whitening go with it
     "datasets": {"config", "errors", "evaluation", "images", "support"},
     "cli": below(6) | {"copies", "datasets", "demo", "mining", "serve"},  # commands that start them
 }

@@ -117,6 +117,12 @@ def test_cell_centres_follow_the_pixel_centre_convention() -> None:
     assert centres.dtype == np.float32
 
 
+def test_cell_centres_of_patches_lie_in_the_image() -> None:
+    cells = np.array([[0, 0], [1, 2], [3, 3]])  # of 45 x 43 pixels; the last patch has 3 of its columns, 1 row
+    centres = cell_centres(cells, Level(1.0, 45, 43), (45, 43), stride=14, offset=6.5)
+    np.testing.assert_array_equal(centres, [[6.5, 6.5], [20.5, 34.5], [44, 42]])
+
+
 def test_cell_centres_of_no_cells() -> None:
     assert cell_centres(np.zeros((0, 2), int), Level(0.5, 50, 30), (100, 60), stride=16).shape == (0, 2)
 

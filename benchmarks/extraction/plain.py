@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from delf_engine import Extractor, LocalFeatures
 from delf_engine.extraction.content import textured
 from delf_engine.model import load_checkpoint
-from delf_engine.model.backbones import ARCHITECTURES
+from delf_engine.model.backbones import ARCHITECTURES, Architecture
 from delf_engine.model.network import AttentionHead, DelfNetwork
 from delf_engine.pyramid import plan_levels, resize
 
@@ -84,6 +84,7 @@ class PlainExtractor:
 def unfused(network: DelfNetwork) -> nn.Module:
     """Return the trunk with its batch norm unfolded again, as published weights have it; the same function."""
     kind = ARCHITECTURES[network.trunk.architecture]
+    assert isinstance(kind, Architecture)
     net = getattr(torchvision.models, kind.constructor)(weights=None)
     parts = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
     trunk = nn.Sequential()

@@ -6,7 +6,7 @@
 mAP in % by the revisited protocol on every development set: of the whole ranking, and of its first `--top` images
 verified, the others behind them; and which share of the true images is among the first 100. Whitenings, words and
 parts come from `photos/` and the photographs of `--pairs` (`delf-engine mine`, of the landmarks that are for
-fitting). Pooling, levels, whitening were chosen on these very sets: they are development sets.
+fitting). Pooling, levels, whitening and weights of fusing were chosen on these very sets: development sets.
 
 The last table is of the model's own global head, in one run: extraction with and without it, and exact search of a
 million vectors beside bare faiss.
@@ -28,15 +28,16 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import data_folder, options_parser, print_markdown, timed, write_json
-from benchmarks.index.pooled import Pooled, Vectors
+from benchmarks.index.pooled import LEVELS, Pooled, Vectors
 from benchmarks.systems import model_system
 from benchmarks.verification.evidence import Evidence, Picture
 from benchmarks.verification.sameness_sets import checked_sets
-from benchmarks.verification.searched_sets import SearchedSet, searched_set, whole_rankings
+from benchmarks.verification.searched_sets import Lists, SearchedSet, searched_set, whole_rankings
 from delf_engine import Extractor
+from delf_engine.errors import CheckpointError
 from delf_engine.evaluation import evaluate_setups
 from delf_engine.images import find_images
-from delf_engine.index.fusion import fuse_ranks
+from delf_engine.index.fusion import fuse_ranks, fuse_scores
 from delf_engine.index.vectors import products
 from delf_engine.model import codebook_path
 from delf_engine.reranking import rank_verified
@@ -44,6 +45,7 @@ from delf_engine.training.sources.mined import read_pairs
 from delf_engine.vectors import (
     DiffusionGraph,
     ReciprocalGraph,
+    Whitening,
     augment_database,
     expand_queries,
     learned_whitening,
@@ -56,6 +58,7 @@ _SETS = ("holidays_dev", "ukbench_dev", "landmarks choose, all", "landmarks held
 _ALONE = ("paris", "holidays_dev")  # shown without distractors, too
 _FIRST = 100  # of a ranking, whose recall is printed
 _PAIRS = 1500
+_TURNS = 5  # of which the least time counts
 _ROWS, _DIM, _QUERIES = 1_000_000, 512, 20  # of the search that faiss is compared with
 
 Rankings = Mapping[str, Sequence[str]]
@@ -81,7 +84,7 @@ class Fitted:
 
 
 def main() -> None:
-    """Measure one model after the other; print tables and write JSON after each."""
+    """Measure one model after the other, writing JSON after each; then print all tables."""
     args = _arguments()
     data = data_folder(args.data)
     labels = Evidence(model_system(args.labels), data, args.cache)
@@ -100,21 +103,29 @@ def main() -> None:
             for what, whiten in _whitenings(fit, fitted.pairs, args.dim).items():
                 vectors = dict(zip(names, whiten(found[method]), strict=True))
                 rows.append({"ranking": f"{method}: {what}", **_measured(sets, partial(_by_vectors, vectors))})
-        best = max(rows, key=lambda row: row["mean"])
-        method, what = best["ranking"].rsplit(": ", 1)
-        fit = own.get(method, own[method.split(",")[0]])
-        white = _whitenings(fit, fitted.pairs, args.dim)[what](found[method])
-        chosen = dict(zip(names, white, strict=True))
-        more = _more(chosen, sets, Evidence(model_system(model), data, args.cache), args.top)
-        results.append({"model": model, "poolings": rows, "chosen": best["ranking"], "rankings": more})
-        _print_poolings(model, rows)
-        _print(f"{model}: by {best['ranking']}, and beyond", more)
+        head = extractor.global_head
+        if head is None:
+            raise CheckpointError(f"{model}: no global head beside it; fit one (delf-engine model fit-global)")
+        levels = next(name for name, number in LEVELS.items() if number == head.levels)
+        white = Whitening(head.mean.astype(float), head.matrix.astype(float))(found[f"{head.pooling} {levels}"])
+        own_vectors = dict(zip(names, white, strict=True))
+        more = _more(own_vectors, sets, Evidence(model_system(model), data, args.cache), args.top)
+        results.append({"model": model, "poolings": rows, "head": head.identity, "rankings": more})
         results[-1]["cost"] = _cost(extractor, data)
         write_json(args.out, {"labels": labels.system.identity, "results": results})
-    search = _search_time()
-    costs = {name: value for result in results for name, value in result["cost"].items()} | search
-    print_markdown("Cost", ["what", "value"], [[name, f"{value:.3f}"] for name, value in costs.items()])
-    write_json(args.out, {"labels": labels.system.identity, "results": results, "search": search})
+    result = {"labels": labels.system.identity, "results": results, "search": _search_time()}
+    _print_all(result)
+    write_json(args.out, result)
+
+
+def _print_all(result: Mapping[str, Any]) -> None:
+    costs: dict[str, float] = {}
+    for one in result["results"]:
+        _print_poolings(one["model"], one["poolings"])
+        _print(f"{one['model']}: by its global head, {one['head'].partition('@')[0]}, and beyond", one["rankings"])
+        costs |= one["cost"]
+    cells = [[name, f"{value:.3f}"] for name, value in (costs | result["search"]).items()]
+    print_markdown("Cost", ["what", "value"], cells)
 
 
 def _picture(data: Path, path: str) -> Picture:
@@ -191,17 +202,30 @@ def _more(
     codebook = codebook_path(evidence.system.name)
     assert codebook is not None
     known: dict[str, Rankings] = {}
+    scored: dict[str, Lists] = {}
 
     def asmk(searched: SearchedSet) -> Rankings:
         if searched.name not in known:
-            lists = whole_rankings(evidence, searched, codebook)[1]
+            lists = scored[searched.name] = whole_rankings(evidence, searched, codebook)[1]
             known[searched.name] = {query: [name for name, _ in found] for query, found in lists.items()}
         return known[searched.name]
 
-    def fused(searched: SearchedSet) -> Rankings:
+    def by_ranks(searched: SearchedSet) -> Rankings:
         ways, nothing = (asmk(searched), _by_vectors(vectors, searched)), np.empty(0, np.float32)
         every = len(searched.truth.names)
         return {q: fuse_ranks([(list(way[q]), nothing) for way in ways], every)[0] for q in ways[0]}
+
+    def fused(searched: SearchedSet) -> Rankings:
+        asmk(searched)
+        lists, (queries, gallery) = scored[searched.name], arrays(searched)
+        out = {}
+        for query, vector in zip(searched.truth.query_names, queries, strict=True):
+            scores = dict(lists[query])
+            alive = np.array([name != query for name in searched.truth.names])
+            local = np.array([scores.get(name, 0.0) for name in searched.truth.names], np.float32)
+            both = fuse_scores(local, (gallery @ vector).astype(np.float32), alive)
+            out[query] = _named(searched, query, np.argsort(-both, kind="stable"))
+        return out
 
     def verified(ranked: Callable[[SearchedSet], Rankings], searched: SearchedSet) -> Rankings:
         lists = ranked(searched)
@@ -225,7 +249,8 @@ def _more(
         "k-reciprocal": reciprocal,
         "diffusion": diffusion,
         "ASMK": asmk,
-        "fused": fused,
+        "fused by ranks": by_ranks,
+        "fused by scores": fused,
         "global, verified": partial(verified, by_vectors),
         "ASMK, verified": partial(verified, asmk),
         "fused, verified": partial(verified, fused),
@@ -244,7 +269,7 @@ def _measured(sets: Sequence[SearchedSet], ranked: Callable[[SearchedSet], Ranki
         graded = any(len(hard) for hard in truth.hard)
         for setup in ("medium", "hard") if graded else ("medium",):
             name = f"{searched.name}, {setup}" if graded else searched.name
-            maps[name] = 100 * float(np.nanmean(figures[setup].average_precision))
+            maps[name] = float(np.nanmean(figures[setup].average_precision))
         shares = []
         for q, query in enumerate(truth.query_names):
             right = {truth.names[i] for i in (*truth.easy[q], *truth.hard[q])} - {query}
@@ -283,17 +308,20 @@ def _print(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _cost(extractor: Extractor, data: Path) -> dict[str, float]:
-    """Return seconds a photograph with the model's global head and without, in turns, the least of each."""
+    """Return milliseconds a photograph with the model's global head and without: in turns, the least of each."""
     photos = find_images([data / "paris"])[:20]
     head = extractor.global_head
-    times: dict[str, float] = {}
     if head is None:
         return {}
-    for _ in range(3):
-        for name, used in (("with", head), ("without", None)):
-            extractor.global_head = used
-            seconds = timed(lambda: [extractor(path) for path in photos])[0] / len(photos)
-            times[name] = min(seconds, times.get(name, np.inf))
+    times = {"with": 0.0, "without": 0.0}
+    for path in photos:
+        found: dict[str, list[float]] = {"with": [], "without": []}
+        for _ in range(_TURNS):
+            for way, used in (("with", head), ("without", None)):
+                extractor.global_head = used
+                found[way].append(timed(partial(extractor, path))[0])
+        for way, seconds in found.items():
+            times[way] += min(seconds) / len(photos)
     extractor.global_head = head
     name = extractor.info.name if extractor.info else ""
     return {

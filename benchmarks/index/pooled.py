@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,15 @@ class Pooled:
         code = Path(methods.__file__).read_bytes() + Path(__file__).read_bytes()
         said = f"{extractor.info.identity} {extractor.config.model_dump_json()}".encode()
         self._file = cache / f"pooled-{hashlib.sha256(said + code).hexdigest()[:16]}"
-        self._heads = heads(self._parameters(fitted))
+        self._file.mkdir(parents=True, exist_ok=True)
+        parameters = self._file / "parameters.pickle"
+        if not parameters.is_file():
+            parameters.write_bytes(pickle.dumps(self._parameters(fitted)))
+        self._heads = heads(pickle.loads(parameters.read_bytes()))  # noqa: S301 - written here
         self.known: dict[str, dict[str, Vectors]] = {}
 
     def vectors(self, pictures: Mapping[str, Picture]) -> dict[str, Vectors]:
         """Return by method, and how many levels it pools, the (N, K) vectors of pictures, at unit length."""
-        self._file.mkdir(parents=True, exist_ok=True)
         missing = [name for name in pictures if name not in self.known]
         for name in track(missing, description="pooled vectors", disable=not missing):
             path = self._file / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"

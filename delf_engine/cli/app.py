@@ -32,7 +32,7 @@ from delf_engine.cli import (
     serve,
     training,
 )
-from delf_engine.cli.console import error_console
+from delf_engine.cli.console import complain, say
 from delf_engine.errors import DelfEngineError, DelfEngineWarning
 
 _INTERRUPTED = 130
@@ -100,20 +100,14 @@ def main() -> None:
     try:
         app()
     except DelfEngineError as error:
-        error_console().print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        complain("error", str(error), "bold red")
         sys.exit(1)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # Typer has turned Ctrl-C into it without a word
-            error_console().print("interrupted; what was committed stays, the same command goes on from there")
+            say("interrupted; what was committed stays, the same command goes on from there", error=True)
         raise
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, DelfEngineWarning):
-        error_console().print(f"[yellow]warning:[/] {_escaped(str(message))}", highlight=False, soft_wrap=True)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        complain("warning", str(message))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from delf_engine.verification import Calibration
     from delf_engine.verification.calibrating import CrossValidation
 
-Progress = Callable[[str, int, int, float | None], None]
+Progress = Callable[[str, int, int], None]
 
 
 def calibrate(
@@ -85,7 +86,7 @@ def calibrate(
             seed=seed,
             trained_on=f"labelled pairs of {pairs.name}",
             checkpoint=source.identity,
-            progress=lambda done, total: progress("verifying", done, total, None),
+            progress=partial(progress, "verifying"),
         )
     calibration.save(out)
     if (plot or roc) and not check.conclusive:
@@ -147,7 +148,7 @@ def _gathered(
                 found[name] = features_of(name)
             except ImageError as error:
                 failed[name] = error.reason
-            progress("reading photographs", number, len(names), None)
+            progress("reading photographs", number, len(names))
 
     if directory is None:
         extractor = Extractor.from_pretrained(model, profile=profile, max_pixels=max_pixels)

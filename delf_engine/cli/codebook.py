@@ -51,7 +51,7 @@ def codebook(
             model=model,
             max_pixels=max_pixels,
             on_error=lambda image, error: failed.append((str(image), str(error))),
-            progress=lambda stage, done, total: report(stage, done, total, None),
+            progress=report,
         )
     trained.save(out)
     what = "Gaussians" if mixture else "words"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,24 +16,23 @@ if TYPE_CHECKING:
     from delf_engine.engine import SearchResult
 
 
-def console() -> Console:
-    """Return a console on standard output."""
+def console(*, error: bool = False) -> Console:
+    """Return a console on standard output or on standard error."""
     from rich.console import Console
 
-    return Console()
-
-
-def error_console() -> Console:
-    """Return a console on standard error."""
-    from rich.console import Console
-
-    return Console(stderr=True)
+    return Console(stderr=error)
 
 
 def say(text: str, *, error: bool = False) -> None:
     """Print plain text, no markup, on standard output or on standard error; the terminal wraps it."""
-    where = error_console() if error else console()
-    where.print(text, highlight=False, markup=False, soft_wrap=True)
+    console(error=error).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def complain(what: str, text: str, style: str = "yellow") -> None:
+    """Print on standard error what is wrong, its kind in colour before it."""
+    from rich.text import Text
+
+    console(error=True).print(Text.assemble((f"{what}:", style), f" {text}"), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -49,34 +49,19 @@ def print_json(value: Any) -> None:
 def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar on standard error; yields what is to be called with (done, total)."""
     with staged_progress(quiet=quiet) as report:
-        yield lambda done, total: report(what, done, total, None)
+        yield partial(report, what)
 
 
 @contextmanager
-def staged_progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int, float | None], None]]:
-    """Show one progress bar a stage; yields what is to be called with (stage, done, total, loss or None)."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def staged_progress(*, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """Show one progress bar a stage; yields what is to be called with (stage, done, total), and a loss if any."""
+    from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=error_console(), disable=quiet) as progress:
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console(error=True), disable=quiet) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def report(stage: str, done: int, total: int, loss: float | None) -> None:
+        def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage, total=total, note="")
             note = "" if loss is None else f"loss {loss:.4f}"
@@ -87,12 +72,20 @@ def staged_progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int,
 
 def print_failures(failed: Iterable[tuple[str, str]]) -> None:
     """Print on standard error what was left out and why."""
-    from rich.markup import escape
-
     for name, reason in failed:
-        error_console().print(
-            f"[yellow]left out:[/] {escape(f'{name}: {reason}')}", highlight=False, soft_wrap=True
-        )
+        complain("left out", f"{name}: {reason}")
+
+
+@contextmanager
+def unreadable() -> Iterator[dict[str, str]]:
+    """Take photographs that cannot be read, with reasons, and print them at the end, come what may."""
+    failed: dict[str, str] = {}
+    try:
+        yield failed
+    finally:
+        print_failures(failed.items())
+        if failed:
+            say(f"{len(failed)} photographs could not be read", error=True)
 
 
 #: Of verdicts; different places are what most hits are, and stay plain.

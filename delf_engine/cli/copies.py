@@ -9,22 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from delf_engine.cli.console import print_failures, print_json, say, staged_progress
-from delf_engine.cli.options import JsonOption, MaxPixelsOption, WorkersOption
+from delf_engine.cli.options import JsonOption, KeptEngineOption, KeptModelOption, MaxPixelsOption, WorkersOption
 
 if TYPE_CHECKING:
     from delf_engine.copies import Copies
 
-__all__ = ["duplicates", "not_copies", "overlap"]
-
-EngineOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR", help="Keep the features there: an interrupted call goes on. Default: thrown away."
-    ),
-]
-ModelOption = Annotated[
-    str | None, typer.Option(help="Checkpoint: a name or a path. Default: the engine's, for a new one delf-r18.")
-]
 PerPhotoOption = Annotated[int, typer.Option(min=1, help="Candidates to verify for each photograph.")]
 DismissedOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Pairs that are no copies, as `not-copies` remembers them.")
@@ -36,8 +25,8 @@ ReportOption = Annotated[
 
 def duplicates(
     photos: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders and image files.")],
-    engine: EngineOption = None,
-    model: ModelOption = None,
+    engine: KeptEngineOption = None,
+    model: KeptModelOption = None,
     per_photo: PerPhotoOption = 60,
     dismissed: DismissedOption = None,
     report: ReportOption = None,
@@ -82,8 +71,8 @@ def duplicates(
 def overlap(
     train: Annotated[str, typer.Argument(metavar="TRAIN", help="Folder to search in, such as a training set.")],
     test: Annotated[str, typer.Argument(metavar="TEST", help="Folder to look for, such as a test set.")],
-    engine: EngineOption = None,
-    model: ModelOption = None,
+    engine: KeptEngineOption = None,
+    model: KeptModelOption = None,
     per_photo: PerPhotoOption = 60,
     dismissed: DismissedOption = None,
     report: ReportOption = None,
@@ -129,12 +118,7 @@ def _found(
     if report is not None:
         check_path(report)  # better to know before the work
     with staged_progress(quiet=as_json) as progress:
-        return find_copies(
-            photos,
-            within=within,
-            progress=lambda stage, done, total: progress(stage, done, total, None),
-            **options,  # type: ignore[arg-type]
-        )
+        return find_copies(photos, within=within, progress=progress, **options)  # type: ignore[arg-type]
 
 
 def _said(found: Copies, report: Path | None, as_json: bool) -> None:

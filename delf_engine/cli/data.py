@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import error_console, print_json, say
+from delf_engine.cli.console import console, print_json, say
 from delf_engine.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def get(
         if not yes:
             typer.confirm("Go on?", abort=True, err=True)
     columns = (*Progress.get_default_columns(), DownloadColumn())
-    with Progress(*columns, console=error_console(), disable=as_json) as progress:
+    with Progress(*columns, console=console(error=True), disable=as_json) as progress:
         task = progress.add_task("", total=None)  # one bar for all: a hundred parts need no hundred lines
 
         def report(what: str, done: int, total: int) -> None:

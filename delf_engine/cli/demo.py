@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delf_engine.cli.console import console, print_json, staged_progress
+from delf_engine.cli.console import print_hits, print_json, say, staged_progress
 from delf_engine.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -37,38 +37,15 @@ def demo(
     else:
         for search in report.searches:
             _print(search)
-        console().print(
-            f"{report.images} photographs in {report.engine}. Try: delf-engine search {report.engine} PHOTO",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"{report.images} photographs in {report.engine}. Try: delf-engine search {report.engine} PHOTO")
     if not report.correct:
         raise typer.Exit(1)
 
 
 def _print(search: DemoSearch) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"query: another view of {escape(str(search.query.place))}", title_justify="left")
-    for column in ("rank", "inliers"):
-        table.add_column(column, justify="right")
-    for column in ("verdict", "in truth it shows", "photograph"):
-        table.add_column(column, overflow="fold")
-    for hit in search.result:
-        place = search.shows[hit.id]
-        style = "green" if place == search.query.place else ""
-        inliers = "" if hit.inliers is None else str(hit.inliers)
-        table.add_row(
-            str(hit.rank), inliers, hit.verdict or "", place or "something else", Path(hit.id).name, style=style
-        )
-    console().print(table)
+    print_hits(search.result)
     verdict = "correct" if search.correct else "NOT correct"
     mistaken = f", {search.mistaken} wrong one(s) taken for the same place" if search.mistaken else ""
     first = min(search.found_first, search.right)
-    console().print(
-        f"{verdict}: {first} of {search.right} right photographs stand first{mistaken}. "
-        f"Pictures: {', '.join(str(p) for p in search.pictures)}\n",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{verdict}: {first} of {search.right} right photographs stand first{mistaken}.")
+    say(f"Pictures: {', '.join(map(str, search.pictures))}\n")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from delf_engine.cli.console import error_console, print_failures, print_json, say, staged_progress
-from delf_engine.cli.options import JsonOption, MaxPixelsOption, SeedOption
+from delf_engine.cli.console import print_json, say, staged_progress, unreadable
+from delf_engine.cli.options import JsonOption, KeptEngineOption, KeptModelOption, MaxPixelsOption, SeedOption
 
 
 def mine(
@@ -16,16 +16,8 @@ def mine(
     out: Annotated[Path, typer.Option(help="File to write: JSON lines, paths relative to it.")] = Path(
         "pairs.jsonl"
     ),
-    engine: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Keep the features there: an interrupted call goes on. Default: thrown away."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Checkpoint: a name or a path. Default: the engine's, for a new one delf-r18."),
-    ] = None,
+    engine: KeptEngineOption = None,
+    model: KeptModelOption = None,
     max_pairs: Annotated[int, typer.Option(min=1, help="Pairs to keep; each photograph's best go first.")] = 1000,
     per_photo: Annotated[int, typer.Option(min=1, help="Candidates to verify for each photograph.")] = 20,
     keep_duplicates: Annotated[
@@ -43,35 +35,24 @@ def mine(
     """
     from delf_engine.mining.folder import mine_folder
 
-    failed: list[tuple[str, str]] = []
-    try:
-        with staged_progress(quiet=as_json) as progress:
-            found = mine_folder(
-                photos,
-                out,
-                engine=engine,
-                model=model,
-                per_photo=per_photo,
-                max_pairs=max_pairs,
-                keep_duplicates=keep_duplicates,
-                max_pixels=max_pixels,
-                seed=seed,
-                workers=workers,
-                on_error=lambda name, reason: failed.append((name, reason)),
-                progress=lambda stage, done, total: progress(stage, done, total, None),
-            )
-    finally:
-        print_failures(failed)
-        if failed:
-            error_console().print(f"{len(failed)} photographs could not be read", highlight=False)
-    if as_json:
-        print_json(
-            {
-                "out": str(out),
-                **found.to_dict(),
-                "failed": [{"id": name, "reason": reason} for name, reason in failed],
-            }
+    with unreadable() as failed, staged_progress(quiet=as_json) as progress:
+        found = mine_folder(
+            photos,
+            out,
+            engine=engine,
+            model=model,
+            per_photo=per_photo,
+            max_pairs=max_pairs,
+            keep_duplicates=keep_duplicates,
+            max_pixels=max_pixels,
+            seed=seed,
+            workers=workers,
+            on_error=failed.__setitem__,
+            progress=progress,
         )
+    if as_json:
+        left_out = [{"id": name, "reason": reason} for name, reason in failed.items()]
+        print_json({"out": str(out), **found.to_dict(), "failed": left_out})
     else:
         say(f"{found}\nwrote {out}")
     if failed:

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import console, print_json, say
-from delf_engine.cli.options import JsonOption
+from delf_engine.cli.console import console, print_json, progress_bar, say, staged_progress, unreadable
+from delf_engine.cli.options import JsonOption, ProfileOption
+from delf_engine.cli.training import print_figures
 from delf_engine.errors import CheckpointError, ConfigError
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name (`model list`) or a path.")]
@@ -113,13 +114,13 @@ def verify(
 
 @commands.command("import")
 def import_command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="delf, delg, how or torchvision.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="delf, delg, how, torchvision or vit.")],
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="SOURCE",
             help="delf, delg: folder of a TensorFlow SavedModel, or prefix of a checkpoint. how: .pth. "
-            "torchvision: .pth or .safetensors.",
+            "torchvision (ResNets), vit (torchvision's, DINOv2): .pth or .safetensors, or URL#sha256=HEX.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Checkpoint to write, .safetensors.")],
@@ -153,7 +154,7 @@ def import_command(
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace FILE.")] = False,
 ) -> None:
-    """Make a checkpoint from a published model: DELF and DELG (without TensorFlow), HOW, torchvision's ResNets."""
+    """Make a checkpoint from a published model: DELF and DELG (without TensorFlow), HOW, torchvision, DINOv2."""
     from delf_engine.interchange.published.convert import import_model
     from delf_engine.model import save_checkpoint
 
@@ -180,6 +181,83 @@ def import_command(
     score = "attention head" if written.attention == "head" else "L2 norm of the feature"
     say(f"wrote {out}: {written.architecture}, score by {score}, {written.dim}-D, profile {written.profile}")
     say(f"SHA-256 of its weights {written.sha256}; all that it says: delf-engine model info {out}")
+
+
+@commands.command("fit-global")
+def fit_global(
+    checkpoint: NameArgument,
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTOS...", help="Image files and folders; others than those you search."),
+    ],
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Mined pairs of these photographs (`mine`): whitening is learned. Default: PCA."),
+    ] = None,
+    pooling: Annotated[
+        str,
+        typer.Option(help="attention, attention_rmac, crow, gap, gem, mac, rmac, scda or spoc."),
+    ] = "rmac",
+    dim: Annotated[int, typer.Option(min=1, help="Components of a vector.")] = 256,
+    levels: Annotated[
+        int | None, typer.Option(min=1, help="Levels of the pyramid that are pooled, largest first. Default: all.")
+    ] = None,
+    profile: ProfileOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: beside the checkpoint, where it is found.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Fit the global vector of a checkpoint: pooled from its maps, whitened by what your photographs show."""
+    from delf_engine.training.global_head import fit_global_head
+
+    with unreadable() as failed, progress_bar("global vectors") as progress:
+        head = fit_global_head(
+            checkpoint,
+            photos,
+            dim=dim,
+            pooling=pooling,
+            levels=levels,
+            pairs=pairs,
+            profile=profile,
+            out=out,
+            device=device,
+            progress=progress,
+            on_error=lambda path, error: failed.update({path: error.reason}),
+        )
+    say(f"wrote {out or 'it beside the checkpoint'}: {head.identity}, for {head.model}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@commands.command("train-global")
+def train_global(
+    checkpoint: NameArgument,
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTOS...", help="Image files and folders; others than those you search."),
+    ],
+    recipe: Annotated[
+        str, typer.Option(help="Recipe that trains the global head alone, by name or path.")
+    ] = "global",
+    pairs: Annotated[Path | None, typer.Option(help="Mined pairs of these photographs (`mine`).")] = None,
+    seed: Annotated[int, typer.Option(help="Same photographs, recipe and seed: same head.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: beside the checkpoint, where it is found.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Train the global vector of a checkpoint, from where it is fitted; the checkpoint stays as it is."""
+    from delf_engine.training import Reports, RunOptions
+    from delf_engine.training.finish import train_global_head
+
+    with unreadable() as failed, staged_progress() as progress:
+        reports = Reports(lambda path, error: failed.update({path: error.reason}), progress, print_figures)
+        options = RunOptions(seed, device, pairs=pairs)
+        head = train_global_head(checkpoint, photos, recipe, out=out, options=options, reports=reports)
+    say(f"wrote {out or 'it beside the checkpoint'}: {head.identity}, for {head.model}")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _summary(name: str) -> dict[str, Any]:

@@ -7,13 +7,23 @@ from typing import Annotated
 
 import typer
 
-from delf_engine.errors import ConfigError, FormatError
+from delf_engine.errors import ConfigError
+from delf_engine.support.files import system_errors
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
 DistancesOption = Annotated[
     bool, typer.Option("--distances", help="Scores of the file are distances: lower is better. Never guessed.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+KeptEngineOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Keep the features there: an interrupted call goes on. Default: thrown away."
+    ),
+]
+KeptModelOption = Annotated[
+    str | None, typer.Option(help="Checkpoint: a name or a path. Default: the engine's, for a new one delf-r18.")
+]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(
@@ -68,9 +78,7 @@ def read_ids(path: Path) -> list[str]:
 
     A `FormatError` if the file cannot be read.
     """
-    try:
+    with system_errors(f"{path}: the list of ids cannot be read"):
         # As the system gives file names that are not UTF-8, which are ids too.
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise FormatError(f"{path}: the list of ids cannot be read: {error}") from error
     return [line for line in text.split("\n") if line]

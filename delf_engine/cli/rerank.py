@@ -174,8 +174,6 @@ def _read(
 
 def _reranked(engine: Engine, lists: dict[str, Shortlist], *, quiet: bool, **options: Any) -> RerankedBatch:
     with staged_progress(quiet=quiet) as progress:
-        done = engine.rerank_many(
-            lists, progress=lambda what, count, total: progress(what, count, total, None), **options
-        )
+        done = engine.rerank_many(lists, progress=progress, **options)
     print_failures((f"query {name}", reason) for name, reason in done.failed.items())
     return done

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import print_failures, say, staged_progress
+from delf_engine.cli.console import print_failures, say, staged_progress, unreadable
 
 if TYPE_CHECKING:
     from delf_engine.training import RunOptions, TrainingConfig
@@ -65,33 +65,27 @@ def train(
     config = training.load_training_config(recipe)
     given: Any = precision  # checked by the options
     options = training.RunOptions(seed, device, given, cache_gb, pairs=pairs, teacher=teacher)
-    files = CheckpointFiles(out or Path(f"{config.name}.safetensors"))
+    files = CheckpointFiles(out or Path(f"{config.name}.safetensors"), config.global_head is not None)
     if dry_run:
         _print_plan(photos, config, trunk, options, max_photos, files, work)
         return
-    failed: dict[str, str] = {}
     say(f"{config.name}, trunk {trunk or config.trunk or 'of torchvision'}, seed {seed}")
-    try:
-        with staged_progress() as progress, tensorboard_log(log) as writer:
-            reports = training.Reports(
-                lambda path, error: failed.update({path: error.reason}), progress, _print_figures, writer
-            )
-            done = training.train(
-                photos,
-                config,
-                out=files.checkpoint,
-                trunk=trunk,
-                options=options,
-                reports=reports,
-                at_most=max_photos,
-                work=work,
-                data=data,
-                licence=licence,
-            )
-    finally:
-        print_failures(failed.items())
-        if failed:
-            say(f"{len(failed)} photographs could not be read", error=True)
+    with unreadable() as failed, staged_progress() as progress, tensorboard_log(log) as writer:
+        reports = training.Reports(
+            lambda path, error: failed.update({path: error.reason}), progress, print_figures, writer
+        )
+        done = training.train(
+            photos,
+            config,
+            out=files.checkpoint,
+            trunk=trunk,
+            options=options,
+            reports=reports,
+            at_most=max_photos,
+            work=work,
+            data=data,
+            licence=licence,
+        )
     for name, value in done.info.figures.items():
         say(f"{name}: {value:.4f}")
     say(f"wrote {files.names}")
@@ -99,7 +93,8 @@ def train(
         raise typer.Exit(1)
 
 
-def _print_figures(stage: str, step: int, figures: Mapping[str, float]) -> None:
+def print_figures(stage: str, step: int, figures: Mapping[str, float]) -> None:
+    """Print what was measured after a step."""
     text = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
     say(f"{stage}, step {step}: {text}")
 

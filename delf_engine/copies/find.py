@@ -26,8 +26,6 @@ from delf_engine.support.files import file_sha256
 from delf_engine.support.threads import check_threads, in_threads
 from delf_engine.verification.fine import PLANAR_BY_CHANCE
 
-__all__ = ["Paths", "Progress", "find_copies"]
-
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 Floats: TypeAlias = npt.NDArray[np.floating]

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from delf_engine.extraction.content import content_box
 from delf_engine.images import MAX_PIXELS, load_reduced
-
-__all__ = ["HALF", "LEAST", "Agreement", "Grey", "agreement", "corners_of", "laid_over", "read_grey"]
+from delf_engine.plotting.overlay import cut
 
 Floats = npt.NDArray[np.floating]
 
@@ -41,19 +40,11 @@ _SKEW = 2.0  # longest axis over the shortest of a transform that is still a cop
 
 @dataclass(frozen=True, eq=False)
 class Grey:
-    """A photograph's brightness, reduced.
+    """A photograph's brightness, reduced."""
 
-    Attributes
-    ----------
-    pixels : (H, W) uint8
-    size : (width, height)
-        Of the photograph, pixels.
-    content : x0, y0, x1, y1
-        Without a uniform frame, in pixels of the photograph; these are squares here, the first from 0 to 1.
-    """
-
-    pixels: npt.NDArray[np.uint8]
-    size: tuple[int, int]
+    pixels: npt.NDArray[np.uint8]  # (H, W)
+    size: tuple[int, int]  # of the photograph: width, height, pixels
+    # Without a uniform frame, in pixels of the photograph, which are squares here, the first from 0 to 1.
     content: tuple[float, float, float, float]
 
     @property
@@ -66,26 +57,15 @@ class Grey:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """How far two photographs agree where they overlap.
+    """How far two photographs agree where they overlap."""
 
-    Attributes
-    ----------
-    score : float
-        Normalised cross-correlation of the median patch, -1 to 1; of a better one where both have the same frame.
-    outline_a, outline_b : (K, 2) float64
-        The overlap, a convex polygon, in pixels of either.
-    part_a, part_b : float
-        Share of either's content that lies in the overlap.
-    transform : (3, 3) float64
-        Pixels of a to pixels of b, affine.
-    """
-
+    # Normalised cross-correlation of the median patch, -1 to 1; of a better one where both have the same frame.
     score: float
-    outline_a: Floats
+    outline_a: Floats  # the overlap, a convex polygon, (K, 2) in pixels of either
     outline_b: Floats
-    part_a: float
+    part_a: float  # share of either's content that lies in the overlap
     part_b: float
-    transform: Floats
+    transform: Floats  # (3, 3), pixels of a to pixels of b, affine
 
     @property
     def scale(self) -> float:
@@ -123,19 +103,9 @@ def laid_over(a: Grey, b: Grey, view: int) -> Floats:
 def agreement(a: Grey, b: Grey, start: Floats) -> Agreement | None:
     """Refine a transform on the pixels, and tell how far the photographs agree under it.
 
-    It is refined as an affine one, coarsely and then finely (Evangelidis and Psarakis, TPAMI 2008). What it was
-    stays if they agree better under it: a caption may draw it aside.
-
-    Parameters
-    ----------
-    a, b : Grey
-    start : (3, 3) float64
-        Pixels of a to pixels of b, near enough.
-
-    Returns
-    -------
-    Agreement or None
-        None if too little overlaps, or what does has too little texture.
+    It leads from pixels of a to pixels of b, and is refined as an affine one, coarsely and then finely
+    (Evangelidis and Psarakis, TPAMI 2008). What it was stays if they agree better under it: a caption may draw it
+    aside. None if too little overlaps, or what does has too little texture.
     """
     overlap = _overlap(a, b, start)
     if overlap is None:
@@ -243,23 +213,11 @@ def _overlap(a: Grey, b: Grey, transform: Floats) -> tuple[Floats, Floats] | Non
     axes = np.linalg.svd(_affine(frame, moved)[:2, :2], compute_uv=False)
     if not cv2.isContourConvex(moved.astype(np.float32)) or axes[1] <= 0 or axes[0] > _SKEW * axes[1]:
         return None
-    in_b = _clipped(moved, (0, 0, *b.size))
+    clipped = np.c_[moved, np.ones(4)]
+    for plane in ((1, 0, 0), (-1, 0, b.size[0]), (0, 1, 0), (0, -1, b.size[1])):
+        clipped = cut(clipped, np.array(plane, np.float64))
+    in_b = clipped[:, :2]
     return None if len(in_b) < 3 else (_moved(in_b, np.linalg.inv(transform)), in_b)
-
-
-def _clipped(outline: Floats, box: tuple[float, float, float, float]) -> Floats:
-    """Return what of a convex polygon, (K, 2), lies in a box (Sutherland and Hodgman, 1974)."""
-    for axis, limit, sign in ((0, box[0], 1), (0, box[2], -1), (1, box[1], 1), (1, box[3], -1)):
-        beyond = sign * (outline[:, axis] - limit)
-        kept = []
-        for i in range(len(outline)):
-            if beyond[i] * beyond[i - 1] < 0:
-                part = beyond[i] / (beyond[i] - beyond[i - 1])
-                kept.append(outline[i] + part * (outline[i - 1] - outline[i]))
-            if beyond[i] >= 0:
-                kept.append(outline[i])
-        outline = np.array(kept).reshape(-1, 2)
-    return outline
 
 
 def corners_of(box: tuple[float, float, float, float]) -> Floats:

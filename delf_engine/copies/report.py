@@ -22,8 +22,6 @@ from delf_engine.plotting.report.page import (
     write_page,
 )
 
-__all__ = ["write_copies_report"]
-
 _SIDE = 320  # of a photograph, pixels
 _PAIRS = 50  # of one cluster that are drawn
 _BYTES = 24_000_000

@@ -14,8 +14,6 @@ from typing import Any, Literal, TypeAlias
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["Copies", "Copy", "Kind", "Outline", "Pair", "dismiss", "pair_of", "read_dismissed"]
-
 Kind: TypeAlias = Literal["exact", "copy", "crop", "embedded", "part", "place"]
 Outline: TypeAlias = tuple[tuple[float, float], ...]
 Pair: TypeAlias = frozenset[str]

@@ -6,8 +6,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["VIEWS", "distances", "grid_of", "levels", "turned_grids"]
-
 Floats = npt.NDArray[np.float32]
 Grey = npt.NDArray[np.uint8]
 
@@ -21,18 +19,8 @@ _NEIGHBOURS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0
 
 
 def grid_of(grey: Grey) -> Floats:
-    """Return the mean brightness around each of 9 x 9 points of the part of an image that varies.
+    """Return the mean brightness around each of 9 x 9 points of the part of an image that varies, float32.
 
-    Parameters
-    ----------
-    grey : (H, W) uint8
-
-    Returns
-    -------
-    (9, 9) float32
-
-    References
-    ----------
     Wong, Bern and Goldberg, An Image Signature for Any Kind of Image, ICIP 2002.
     """
     rows, columns = (_middle(grey if axis else grey.T) for axis in (1, 0))
@@ -49,14 +37,7 @@ def turned_grids(grid: Floats) -> Floats:
 def levels(grids: Floats) -> npt.NDArray[np.int8]:
     """Compare each point with its 8 neighbours: much darker, darker, equal, brighter, much brighter.
 
-    Parameters
-    ----------
-    grids : (N, 9, 9) float32
-
-    Returns
-    -------
-    (N, 648) int8
-        From -2 to 2; "much" is more than the median of the image's own differences.
+    From (N, 9, 9) to (N, 648), from -2 to 2; "much" is more than the median of the image's own differences.
     """
     padded = np.pad(grids, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
     around = [padded[:, 1 + y : 1 + y + _SIDE, 1 + x : 1 + x + _SIDE] for y, x in _NEIGHBOURS]

@@ -1,4 +1,4 @@
-"""Things that are not the place: drawn scenes that fill a collection, and objects that stand in the way.
+"""Drawn scenes that fill a collection.
 
 Nothing here is cut from a photograph, so a match with one of these scenes is always wrong.
 """
@@ -17,7 +17,7 @@ Colour: TypeAlias = npt.NDArray[np.floating] | tuple[float, float, float]
 Random: TypeAlias = np.random.Generator
 
 
-def smooth_noise(rng: Random, height: int, width: int, cell: float, *, stretch: float = 1.0) -> Picture:
+def _smooth_noise(rng: Random, height: int, width: int, cell: float, *, stretch: float = 1.0) -> Picture:
     """Return (height, width) float32 noise of mean 0, smooth over `cell` pixels (`stretch` times that across)."""
     rows = max(2, round(height / cell) + 1)
     columns = max(2, round(width / (cell * stretch)) + 1)
@@ -25,18 +25,8 @@ def smooth_noise(rng: Random, height: int, width: int, cell: float, *, stretch: 
     return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def add_obstacle(rng: Random, picture: Picture, kind: str) -> Picture:
-    """Return `picture` with one of the `OBSTACLES` in front of it, soft at its edges."""
-    height, width = picture.shape[:2]
-    layer = np.zeros((height, width, 4), np.float32)
-    OBSTACLES[kind](rng, layer)
-    soft = np.asarray(cv2.GaussianBlur(layer, (0, 0), 0.0015 * max(height, width)), np.float32)
-    # Colours were drawn on black: blurred with their alpha they are already weighted by it.
-    return np.asarray(picture * (1 - soft[:, :, 3:]) + soft[:, :, :3], np.float32)
-
-
 def _octaves(rng: Random, height: int, width: int, cell: float, *, stretch: float = 1.0) -> Picture:
-    layers = [smooth_noise(rng, height, width, cell / 2**i, stretch=stretch) / 2**i for i in range(4)]
+    layers = [_smooth_noise(rng, height, width, cell / 2**i, stretch=stretch) / 2**i for i in range(4)]
     return np.asarray(sum(layers), np.float32)
 
 
@@ -126,7 +116,7 @@ def _hills(rng: Random, height: int, width: int) -> Picture:
     picture = _sky(rng, height, width)
     rows = np.arange(height)[:, None]
     for depth in np.linspace(0, 1, 5):
-        line = height * (0.45 + 0.42 * depth) + height * 0.07 * smooth_noise(rng, 2, width, width / 5)[0]
+        line = height * (0.45 + 0.42 * depth) + height * 0.07 * _smooth_noise(rng, 2, width, width / 5)[0]
         land = np.array([90, 120, 130]) * (1 - depth) + np.array([70, 105, 45]) * depth + rng.normal(0, 10, 3)
         hill = _textured(rng, np.full((height, width, 3), land, np.float32), 6 + 22 * depth, 6 + 18 * depth)
         picture = np.where((rows >= line)[:, :, None], hill, picture)
@@ -159,52 +149,10 @@ def _brick_wall(rng: Random, height: int, width: int) -> Picture:
     return picture
 
 
-def _paint(colour: Colour) -> list[float]:
-    return [*(float(c) for c in np.clip(colour, 0, 255)), 1.0]
-
-
-def _branches(rng: Random, layer: Picture) -> None:
-    height, width = layer.shape[:2]
-    side = rng.choice([-1, 1])
-    corner = np.array([width * (0.5 + 0.5 * side), -0.02 * height])
-    green = np.array([55, 85, 35]) + rng.normal(0, 12, 3)
-    for _ in range(6):
-        reach = np.array([-side * rng.uniform(0.15, 0.42) * width, rng.uniform(0.05, 0.38) * height])
-        twig = [corner + t * reach + rng.normal(0, 0.01 * width, 2) for t in np.linspace(0, 1, 12)]
-        cv2.polylines(layer, [np.array(twig, np.int32)], False, _paint((50, 40, 30)), max(1, width // 220))
-        for point in twig[2:]:
-            for _ in range(9):
-                at = point + rng.normal(0, 0.02 * width, 2)
-                axes = (int(rng.uniform(0.006, 0.015) * width), int(rng.uniform(0.003, 0.006) * width) + 1)
-                colour = _paint(green + rng.normal(0, 22))
-                cv2.ellipse(layer, (int(at[0]), int(at[1])), axes, rng.uniform(0, 180), 0, 360, colour, -1)
-
-
-def _people(rng: Random, layer: Picture) -> None:
-    height, width = layer.shape[:2]
-    for x in rng.uniform(0.03, 0.97, int(rng.integers(4, 9))) * width:
-        head = rng.uniform(0.017, 0.028) * height
-        y = height - rng.uniform(1.5, 5.5) * head
-        coat = rng.uniform(20, 200, 3)
-        body = [(-1.1, 1.0), (1.1, 1.0), (2.0, 1.9), (2.2, 8), (-2.2, 8), (-2.0, 1.9)]
-        outline = np.array([(x + a * head, y + b * head) for a, b in body], np.int32)
-        cv2.fillPoly(layer, [outline], _paint(coat))
-        cv2.line(layer, (int(x), int(y + 2 * head)), (int(x), height), _paint(coat * 0.7), max(1, int(head / 5)))
-        skin = _paint(np.array([205, 160, 130]) * rng.uniform(0.5, 1.1))
-        cv2.ellipse(layer, (int(x), int(y)), (int(head * 0.85), int(head * 1.1)), 0, 0, 360, skin, -1)
-        hair = _paint(rng.uniform(15, 120) * np.array([1, 0.85, 0.7]))
-        cv2.ellipse(layer, (int(x), int(y - head * 0.2)), (int(head * 0.9), int(head)), 0, 180, 360, hair, -1)
-
-
 #: From a generator, height and width to a scene, (height, width, 3) float32; every call draws another one.
 SCENES: dict[str, Callable[[Random, int, int], Picture]] = {
     "street": _street,
     "hills": _hills,
     "bricks": _brick_wall,
     "facade": _wall,
-}
-
-OBSTACLES: dict[str, Callable[[Random, Picture], None]] = {
-    "branches": _branches,
-    "people": _people,
 }

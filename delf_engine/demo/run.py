@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,7 @@ class DemoReport:
                     "place": s.query.place,
                     "correct": s.correct,
                     "mistaken": s.mistaken,
-                    "hits": [
-                        {"id": h.id, "rank": h.rank, "inliers": h.inliers, "shows": s.shows[h.id]}
-                        for h in s.result
-                    ],
+                    "hits": [h.to_dict(with_verification=False) | {"shows": s.shows[h.id]} for h in s.result],
                     "pictures": [str(p) for p in s.pictures],
                 }
                 for s in self.searches
@@ -94,36 +92,29 @@ def run_demo(
     *,
     photos: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    progress: Callable[[str, int, int, float | None], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> DemoReport:
     """Render views of photographs among clutter, index them, and search with one more view of each.
 
-    A `DataError` if `photos` holds no image; a `FormatError` if `out` holds something that is no earlier demo.
-
-    Parameters
-    ----------
-    out : path
-        Folder for the collection, the engine and the pictures. What an earlier demo left there is replaced.
-    photos : path or None
-        Folder of photographs to take instead of the two that scikit-learn ships.
-    seed : int
-        Of the rendering and of RANSAC.
-    progress : callable or None
+    The collection, the engine and the pictures are in the folder `out`: what an earlier demo left there is
+    replaced. `photos` is a folder of photographs to take instead of the two that scikit-learn ships, `seed` that
+    of the rendering and of RANSAC. A `DataError` if `photos` holds no image; a `FormatError` if `out` holds
+    something that is no earlier demo.
     """
     folder = Path(out)
     sources: Sequence[str] | None = find_images([photos])[:_MOST_PLACES] if photos is not None else None
     _clear(folder)
     report = progress or (lambda *_: None)
-    report("rendering photographs", 0, 1, None)
+    report("rendering photographs", 0, 1)
     collection = render_collection(folder / "collection", seed=seed, photos=sources)
-    report("rendering photographs", 1, 1, None)
+    report("rendering photographs", 1, 1)
     with Engine.create(folder / "engine") as engine:
         paths = [str(photo.path) for photo in collection.gallery]
-        engine.add(paths, ids=paths, progress=lambda done, total: report("indexing", done, total, None))
+        engine.add(paths, ids=paths, progress=partial(report, "indexing"))
         searches = []
         for number, query in enumerate(collection.queries):
             searches.append(_search(engine, query, collection, folder, seed))
-            report("searching and drawing", number + 1, len(collection.queries), None)
+            report("searching and drawing", number + 1, len(collection.queries))
     return DemoReport(folder / "engine", len(paths), tuple(searches))
 
 

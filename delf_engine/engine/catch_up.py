@@ -29,24 +29,11 @@ def catch_up(
 ) -> Revision:
     """Bring an index to what the store holds, in its order; they differ after a crash, or while another adds.
 
-    Parameters
-    ----------
-    store : FeatureStore
-        Open for writing, or pinned: it does not change meanwhile.
-    index : AnyIndex
-        An image whose stored features are damaged is left out with a `DelfEngineWarning`.
-    since : Revision or None
-        The revision that the index holds; None: not known, all ids are compared.
-    save : callable or None
-        Called every 4096 images that are added, to save the index without a revision: memory stays small, and a
-        crash costs no more.
-    progress : callable or None
-        Called with (images added, images to add).
-
-    Returns
-    -------
-    Revision
-        The revision that the index holds now.
+    The store is open for writing, or pinned: it does not change meanwhile. An image whose stored features are
+    damaged is left out with a `DelfEngineWarning`. `since` is the revision that the index holds; None: not known,
+    all ids are compared. `save` is called every 4096 images that are added, to save the index without a revision:
+    memory stays small, and a crash costs no more. `progress` is called with (images added, images to add).
+    Returned is the revision that the index holds now.
     """
     return _Replay(store, index, save, progress).run(since)
 

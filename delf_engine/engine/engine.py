@@ -329,7 +329,7 @@ class Engine:
             Their fine features are stored (see `create`), or extracted from their photographs where these can be
             read; hits without keep their places.
         candidates : "asmk" or the engine's other kind of index, "global", "fused" or None
-            What gathers candidates: the index, as None does; global descriptors; or both, their rankings fused.
+            What gathers candidates: the index, as None does; global descriptors; or both, their scores fused.
 
         Raises
         ------

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from delf_engine.config import FineConfig, Profile
@@ -20,14 +20,12 @@ from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource
 from delf_engine.storage import FeatureStore
 from delf_engine.storage.codec import Codec, as_stored, decode, encode
-from delf_engine.support.threads import lock_across_forks
 
 #: Folder of the store in an engine's directory.
 FINE = "fine"
 
 _CODEC: Codec = "uint8"
 _KEPT = 200  # images in memory, 0.6 MB each
-_keeping = lock_across_forks()
 
 
 class FineSource:
@@ -39,7 +37,7 @@ class FineSource:
     def __init__(self, directory: Path | None, profile: Profile, *, readonly: bool = True) -> None:
         self._config = profile.fine
         self._max_pixels = profile.extraction.max_pixels or MAX_PIXELS
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._encoded = lru_cache(_KEPT)(self._encode)
         self.store: FeatureStore | None = None
         if directory is not None and (directory / FINE).is_dir():
             self.store = FeatureStore.open(directory / FINE, readonly=readonly)
@@ -55,10 +53,17 @@ class FineSource:
     def extracted(self, image: ImageSource, box: Box | None = None) -> LocalFeatures | None:
         """Return the fine features of a photograph, as stored; None if it cannot be read."""
         try:
-            found = fine_features(image, config=self._config, box=box, max_pixels=self._max_pixels)
+            return self._extract(image, box)
         except ImageError:
             return None
+
+    def _extract(self, image: ImageSource, box: Box | None = None) -> LocalFeatures:
+        found = fine_features(image, config=self._config, box=box, max_pixels=self._max_pixels)
         return as_stored(found, _CODEC)
+
+    def _encode(self, path: str, *_: int) -> bytes:
+        """Return the record of a file; a changed one has other numbers."""
+        return encode(self._extract(path), _CODEC, b"")
 
     def get(self, image_id: str, path: str) -> LocalFeatures | None:
         """Return those of an image of the engine; None if they are not stored and its file cannot be read."""
@@ -69,21 +74,9 @@ class FineSource:
             status = os.stat(path)
         except (OSError, ValueError):
             return None
-        key = f"{path}\0{status.st_mtime_ns}\0{status.st_size}"
-        with _keeping:
-            value = self._kept.get(key)
-            if value is not None:
-                self._kept.move_to_end(key)
-        if value is None:
-            found = self.extracted(path)
-            if found is None:
-                return None
-            value = encode(found, _CODEC, b"")
-            with _keeping:
-                self._kept[key] = value
-                while len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)
-        return decode(value, b"", image_id)
+        with suppress(ImageError):
+            return decode(self._encoded(path, status.st_mtime_ns, status.st_size), b"", image_id)
+        return None
 
     def put(self, items: Iterable[tuple[str, LocalFeatures]]) -> None:
         """Keep fine features of images whose features are stored already."""

@@ -23,21 +23,12 @@ from delf_engine.verification.order import goes_first
 
 @dataclass(frozen=True)
 class View:
-    """An image as far as it is known.
-
-    Attributes
-    ----------
-    features : LocalFeatures
-    fine : LocalFeatures or None
-        None: no fine evidence.
-    turned : function from degrees to LocalFeatures, or None
-        Extracts the features of the image turned counterclockwise, in pixels of the turned one. None: there are no
-        pixels.
-    """
+    """An image as far as it is known."""
 
     features: LocalFeatures
     fine: LocalFeatures | None = None
-    turned: Callable[[int], LocalFeatures] | None = None
+    # Extracts the features of the image turned counterclockwise by degrees, in pixels of the turned one.
+    turned: Callable[[int], LocalFeatures] | None = None  # None: there are no pixels
 
 
 class PairAnswer(NamedTuple):

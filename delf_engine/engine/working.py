@@ -13,8 +13,6 @@ from delf_engine.engine.manifest import MANIFEST
 from delf_engine.errors import MismatchError
 from delf_engine.model import read_checkpoint_info
 
-__all__ = ["working_engine"]
-
 
 @contextmanager
 def working_engine(
@@ -22,19 +20,9 @@ def working_engine(
 ) -> Iterator[Engine]:
     """Open the engine that is kept, make it, or make one that is thrown away; close it in the end.
 
-    Parameters
-    ----------
-    directory : path or None
-        None: a temporary one.
-    model : str, path or None
-        Checkpoint; None: that of the engine if there is one, else the default.
-    fine : bool
-        Whether a new one keeps fine features.
-
-    Raises
-    ------
-    MismatchError
-        If the engine was made with another model. Otherwise as `Engine.create` and `Engine.open`.
+    Without a directory it is a temporary one. `model` None is that of the engine if there is one, else the
+    default; `fine` says whether a new one keeps fine features. A `MismatchError` if the engine was made with
+    another model; otherwise errors are those of `Engine.create` and `Engine.open`.
     """
     with ExitStack() as stack:
         if directory is None:

@@ -22,20 +22,13 @@ def expected_calibration_error(
 
     The mean over all pairs of the gap, within the pair's bin, between the mean probability and the share of true
     labels (Naeini, Cooper and Hauskrecht 2015; Guo et al. 2017, with 15 bins there). It depends on the bins: few
-    hide what cancels within them, many make noise of small samples look like error. A `DataError` if there is no
-    pair, the lengths disagree, a probability lies outside 0 to 1, a label is neither true nor false, or there is a
-    prior and a label does not occur; a `ConfigError` if `bins` is below 1, or the prior is no share.
+    hide what cancels within them, many make noise of small samples look like error. They are of equal width; a bin
+    holds its upper edge, and the first one its lower edge too. With a prior, pairs are weighted so that the true
+    ones have this share: a calibration promises its probabilities at one prior, and pairs at hand have another.
 
-    Parameters
-    ----------
-    probabilities : (N,) float
-        Of the label being true, 0 to 1.
-    labels : (N,) bool, or 0 and 1
-    bins : int
-        Of equal width; a bin holds its upper edge, and the first one its lower edge too.
-    prior : float or None
-        Pairs are weighted so that the true ones have this share: a calibration promises its probabilities at one
-        prior, and pairs at hand have another. None: as they are.
+    A `DataError` if there is no pair, the lengths disagree, a probability lies outside 0 to 1, a label is neither
+    true nor false, or there is a prior and a label does not occur; a `ConfigError` if `bins` is below 1, or the
+    prior is no share.
     """
     values, truth, of_bin = binned(probabilities, labels, bins)
     weights = np.full(len(truth), 1 / len(truth))
@@ -52,14 +45,9 @@ def expected_calibration_error(
 def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Return the area under the ROC curve, 0 to 1: the chance that a true pair scores above a false one.
 
-    Pairs of equal score count half (Fawcett 2006); 0.5 is what chance gives. A `DataError` if the lengths
-    disagree, a score is not finite, a label is neither true nor false, or all labels are the same.
-
-    Parameters
-    ----------
-    scores : (N,) float
-        Finite; higher for pairs more likely to be true.
-    labels : (N,) bool, or 0 and 1
+    Scores are finite, higher for pairs more likely to be true. Pairs of equal score count half (Fawcett 2006); 0.5
+    is what chance gives. A `DataError` if the lengths disagree, a score is not finite, a label is neither true nor
+    false, or all labels are the same.
     """
     from sklearn.metrics import roc_auc_score
 

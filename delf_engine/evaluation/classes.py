@@ -23,24 +23,13 @@ _RANKS = (1, 5, 10)  # of recall@k and of the mean precision mP@k
 
 @dataclass(frozen=True, eq=False)
 class ClassTruth:
-    """Classes of the images of a gallery and of queries, as `class_truth_of_folder` finds them.
+    """Classes of the images of a gallery and of queries, as `class_truth_of_folder` finds them."""
 
-    Attributes
-    ----------
-    names : tuple of N str
-        Names of the gallery's images, in the order that indices refer to.
-    classes : tuple of N str
-    query_names : tuple of Q str
-    query_classes : tuple of Q str
-    query_images : (Q,) int64
-        Index of the image that each query is itself, which is taken out of its ranking; -1 for none.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the gallery's images, in the order that indices refer to
     classes: tuple[str, ...]
     query_names: tuple[str, ...]
     query_classes: tuple[str, ...]
-    query_images: Indices
+    query_images: Indices  # that each query is itself, taken out of its ranking; -1 for none
 
     def positives_of(self) -> tuple[Indices, ...]:
         """Return the indices of the images that each query should find: of its class, without itself."""
@@ -58,19 +47,12 @@ def class_truth_of_folder(
     queries: str | os.PathLike[str] | None = None,
     paths: bool = False,
 ) -> ClassTruth:
-    """Return the ground truth that the names of folders give.
+    """Return the ground truth that the names of folders give: one for each class, images may lie deeper inside.
 
-    A `DataError` if a folder does not exist, holds no image, or an image in no class.
-
-    Parameters
-    ----------
-    folder : path
-        Holds one folder for each class; images may lie deeper inside.
-    queries : path or None
-        A folder of the same kind with the queries; none of them is an image of the gallery. None: every image of
-        the gallery is a query and is taken out of its own ranking.
-    paths : bool
-        Name images by their whole path, as ``delf-engine add FOLDER`` does, and not ``CLASS/photo.jpg``.
+    `queries` is a folder of the same kind; none of its images is one of the gallery. Without, every image of the
+    gallery is a query and is taken out of its own ranking. With `paths` images are named by their whole path, as
+    ``delf-engine add FOLDER`` does, and not ``CLASS/photo.jpg``. A `DataError` if a folder does not exist, holds
+    no image, or an image in no class.
     """
     names, classes = _listed(Path(folder), paths)
     if queries is None:

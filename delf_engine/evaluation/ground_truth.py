@@ -19,7 +19,6 @@ import io
 import os
 import pickle
 import pickletools
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.errors import ConfigError, DataError, FormatError
-from delf_engine.evaluation.rankings import Indices, check_listed, distinct_names, index_array
-from delf_engine.support.arrays import check_array
-from delf_engine.support.files import replacing, system_errors
+from delf_engine.evaluation.rankings import Indices, check_listed, index_array
+from delf_engine.support.arrays import check_array, checked_names
+from delf_engine.support.files import library_errors, replacing, system_errors
 
 Setup: TypeAlias = Literal["easy", "medium", "hard"]
 
@@ -76,7 +75,7 @@ class GroundTruth:
 
     def __post_init__(self) -> None:
         for field in ("names", "query_names"):
-            object.__setattr__(self, field, distinct_names(getattr(self, field), field))
+            object.__setattr__(self, field, tuple(checked_names(getattr(self, field), field, distinct=True)))
         queries = len(self.query_names)
         boxes = check_array("boxes", self.boxes, np.float64, (queries, 4), error=DataError).copy()
         boxes.flags.writeable = False
@@ -127,13 +126,8 @@ def load_ground_truth(path: str | os.PathLike[str]) -> GroundTruth:
     FormatError
         If the file is missing, damaged, asks for more than plain values, or is no such ground truth.
     """
-    try:
+    with library_errors(f"{path}: cannot be read as a ground truth"):
         content = _plain_values(Path(path).read_bytes())
-    except (
-        *(OSError, EOFError, MemoryError, pickle.UnpicklingError, struct.error),
-        *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
-    ) as error:  # the unpickler raises all of these on damaged files
-        raise FormatError(f"{path}: cannot be read as a ground truth: {error}") from error
     try:
         queries = content["gnd"]
         boxes = np.array([query["bbx"] for query in queries], np.float64).reshape(-1, 4)
@@ -185,8 +179,8 @@ def restrict(ground_truth: GroundTruth, names: Sequence[str], query_names: Seque
     DataError
         If a name is doubled or not in `ground_truth`.
     """
-    kept = _places(ground_truth.names, distinct_names(names, "names"), "gallery")
-    chosen = _places(ground_truth.query_names, distinct_names(query_names, "query_names"), "queries")
+    kept = _places(ground_truth.names, checked_names(names, "names", distinct=True), "gallery")
+    chosen = _places(ground_truth.query_names, checked_names(query_names, "query_names", distinct=True), "queries")
     place = np.full(len(ground_truth.names), -1, np.int64)
     place[kept] = np.arange(len(kept))
 
@@ -201,7 +195,7 @@ def restrict(ground_truth: GroundTruth, names: Sequence[str], query_names: Seque
     )
 
 
-def _places(all_names: tuple[str, ...], wanted: tuple[str, ...], what: str) -> list[int]:
+def _places(all_names: tuple[str, ...], wanted: list[str], what: str) -> list[int]:
     place = {name: i for i, name in enumerate(all_names)}
     unknown = [name for name in wanted if name not in place]
     if unknown:

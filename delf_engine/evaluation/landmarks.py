@@ -22,7 +22,6 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,19 +35,12 @@ _RANKS = (1, 5, 10)  # of the mean precision mP@k
 
 @dataclass(frozen=True)
 class LandmarkSolution:
-    """Answers to the test queries, in the two parts that are scored apart.
+    """Answers to the test queries, in the two parts that are scored apart."""
 
-    Attributes
-    ----------
-    public, private : dict of query id to tuple
-        Ids of the relevant images. Published figures are of the private part unless they say otherwise.
-    ignored : frozenset of str
-        Queries that are not scored: predictions for them are passed over.
-    """
-
+    # Ids of the relevant images by query. Published figures are of the private part unless they say otherwise.
     public: Mapping[str, tuple[str, ...]]
     private: Mapping[str, tuple[str, ...]]
-    ignored: frozenset[str]
+    ignored: frozenset[str]  # queries that are not scored: predictions for them are passed over
 
     def __contains__(self, query: object) -> bool:
         return any(query in part for part in (self.public, self.private, self.ignored))
@@ -158,7 +150,10 @@ def evaluate_landmark_retrieval(
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
-    _check_queries(predictions, relevant)
+    unknown = [query for query in predictions if query not in relevant]
+    if unknown:
+        hint = unknown_hint(len(unknown), len(predictions), len(relevant))
+        raise DataError(f"there is a prediction for {unknown[0]!r}, which is no query of this ground truth{hint}")
     names = tuple(relevant)
     positives = np.array([len(set(relevant[query])) for query in names], np.int64)
     if (positives == 0).any():
@@ -174,10 +169,3 @@ def evaluate_landmark_retrieval(
         ap[q] = 100 * math.fsum((i + 1) / rank for i, rank in enumerate(found)) / min(positives[q], k)
         precision[q] = [100 * sum(rank <= cut for rank in found) / cut for cut in _RANKS]
     return Evaluation(name, names, positives, ap, _RANKS, precision, measure=f"mAP@{k}")
-
-
-def _check_queries(predictions: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    unknown = [name for name in predictions if name not in known]
-    if unknown:
-        hint = unknown_hint(len(unknown), len(predictions), len(known))
-        raise DataError(f"there is a prediction for {unknown[0]!r}, which is no query of this ground truth{hint}")

@@ -28,16 +28,10 @@ _SIGNATURES = [
 def labelled_places(order: Any, table: Any, places: Any, labels: Any) -> Any:
     """Write where a ranking holds labelled images; return their number, or -1 for a ranking that is wrong.
 
-    Wrong: an index beyond the table, or one that occurs twice.
-
-    Parameters
-    ----------
-    order : (K,) int32 or int64
-        Indices of images, best first.
-    table : (N,) uint8
-        Label of each image, below 128; 0 for none. Images that were met get the bit `SEEN`.
-    places, labels : (L,) int64, (L,) uint8
-        Written: places from 0, ascending, and their labels. L is the number of labelled images at least.
+    Wrong: an index beyond the table, or one that occurs twice. `order` holds indices of images, best first;
+    `table` the label of each image, below 128, 0 for none: images that were met get the bit `SEEN`. Places from 0,
+    ascending, and their labels are written to `places` and `labels`, as long as there are labelled images at
+    least.
     """
     count = 0
     for place in range(len(order)):

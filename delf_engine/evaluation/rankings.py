@@ -44,21 +44,10 @@ class Gallery:
     ) -> tuple[Indices, npt.NDArray[np.uint8]]:
         """Find the images of some lists in a ranking.
 
-        A `DataError` if the ranking holds what is no image of the gallery, an image twice, or a score that is NaN.
-
-        Parameters
-        ----------
-        ranking : sequence of ids, of (id, score) or of indices
-        lists : sequence of at most 7 index arrays
-            No image is in two of them.
-        what : str
-            Of which query, for errors.
-
-        Returns
-        -------
-        places, labels : (F,) int64, (F,) uint8
-            Where the ranking holds an image of any list, from 0, ascending; and of which: 1, 2, 4 for the first,
-            the second and the third.
+        `lists` are at most 7 index arrays, no image in two of them; `what` says of which query the ranking is.
+        Returned are the places, (F,) int64, where it holds an image of any list, from 0, ascending; and of which,
+        (F,) uint8: 1, 2, 4 for the first, the second and the third. A `DataError` if the ranking holds what is no
+        image of the gallery, an image twice, or a score that is NaN.
         """
         from delf_engine.evaluation.ranking_kernels import labelled_places
 
@@ -209,15 +198,3 @@ def unknown_hint(unknown: int, listed: int, size: int) -> str:
     if 2 * unknown > listed or listed > size:
         return f" ({unknown} of {listed} are unknown): the ground truth seems to be of another set"
     return f" ({unknown} of {listed} are unknown)"
-
-
-def distinct_names(names: Any, what: str) -> tuple[str, ...]:
-    """Return names as a tuple; `DataError` if they are no strings, or one occurs twice."""
-    given = tuple(names)
-    if isinstance(names, str) or not all(isinstance(name, str) for name in given):
-        raise DataError(f"{what} must be a list of names")
-    if len(set(given)) < len(given):
-        seen: set[str] = set()
-        doubled = next(name for name in given if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise DataError(f"{what}: {doubled!r} occurs twice")
-    return given

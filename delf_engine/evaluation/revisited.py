@@ -70,7 +70,8 @@ def evaluate_setups(rankings: Rankings, ground_truth: GroundTruth) -> dict[Setup
             positive, junk = (_bits(fields) for fields in setup_fields(setup))
             if counts[setup][q] == 0:
                 continue
-            found = _without_junk(places, (labels & positive) > 0, (labels & junk) > 0)
+            left = places - np.cumsum((labels & junk) > 0)  # after the junk has been taken out
+            found = left[(labels & positive) > 0]
             ap[setup][q] = 100 * _average_precision(found, int(counts[setup][q]))
             precision[setup][q] = [100 * _precision_at(found, k) for k in _RANKS]
     check_complete(ordered, len(ground_truth.names))
@@ -82,13 +83,6 @@ def evaluate_setups(rankings: Rankings, ground_truth: GroundTruth) -> dict[Setup
 
 def _bits(fields: tuple[str, ...]) -> int:
     return sum(1 << _LISTS.index(field) for field in fields)
-
-
-def _without_junk(
-    places: npt.NDArray[np.int64], positive: npt.NDArray[np.bool_], junk: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int64]:
-    """Return the places of the positives after the junk has been taken out, from 0, ascending."""
-    return (places - np.cumsum(junk))[positive]
 
 
 def _average_precision(found: npt.NDArray[np.int64], positives: int) -> float:

@@ -31,7 +31,9 @@ def assemble(
         mine = np.flatnonzero((chosen >= starts[i]) & (chosen < starts[i + 1]))
         cells = chosen[mine] - starts[i]
         at = np.stack(np.divmod(cells, one.scores.shape[1])[::-1], axis=1)  # x, y
-        keypoints[mine] = cell_centres(at, level, pyramid.region_size, stride=runtime.stride)
+        keypoints[mine] = cell_centres(
+            at, level, pyramid.region_size, stride=runtime.stride, offset=runtime.offset
+        )
         scales[mine] = 1 / level.scale
         parts.append((one, cells))
         places.append(mine)

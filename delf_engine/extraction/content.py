@@ -41,7 +41,7 @@ def content_box(image: Pixels) -> tuple[int, int, int, int]:
     return x0, y0, max(x0, x1), max(y0, y1)
 
 
-def textured(image: Pixels, stride: int, window: int, contrast: float) -> npt.NDArray[np.bool_]:
+def textured(image: Pixels, stride: int, window: int, contrast: float, offset: float = 0) -> npt.NDArray[np.bool_]:
     """Tell at which cells of a level's feature map its pixels vary.
 
     Parameters
@@ -49,11 +49,13 @@ def textured(image: Pixels, stride: int, window: int, contrast: float) -> npt.ND
     image : (H, W, 3) uint8
         The level.
     stride : int
-        Of the feature map, in pixels: cell j is centred on pixel stride j.
+        Of the feature map, in pixels: cell j is centred on pixel offset + stride j.
     window : int
         Side of the square around a cell's centre that is looked at, in pixels.
     contrast : float
         Least standard deviation of its brightness, of 255.
+    offset : float
+        Rounded down to a pixel.
 
     Returns
     -------
@@ -63,8 +65,9 @@ def textured(image: Pixels, stride: int, window: int, contrast: float) -> npt.ND
 
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey -= 128  # small numbers: squares of float32 keep their digits
-    mean = cv2.blur(grey, (window, window), borderType=cv2.BORDER_REFLECT)[::stride, ::stride]
-    square = cv2.blur(grey * grey, (window, window), borderType=cv2.BORDER_REFLECT)[::stride, ::stride]
+    at = np.ix_(*(np.minimum(np.arange(0, side, stride) + int(offset), side - 1) for side in grey.shape))
+    mean = cv2.blur(grey, (window, window), borderType=cv2.BORDER_REFLECT)[at]
+    square = cv2.blur(grey * grey, (window, window), borderType=cv2.BORDER_REFLECT)[at]
     return np.asarray(square - mean * mean >= contrast * contrast)
 
 

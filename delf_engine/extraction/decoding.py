@@ -71,6 +71,7 @@ def read_pyramid(
     config: ExtractionConfig,
     *,
     stride: int,
+    offset: float = 0,
     box: Box | None = None,
     rotation: int = 0,
     max_pixels: int = MAX_PIXELS,
@@ -83,7 +84,7 @@ def read_pyramid(
     ----------
     source : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
     config : ExtractionConfig
-    stride : int
+    stride, offset
         Of the network's feature map, in pixels of a level.
     box : x0, y0, x1, y1 or None
         Region of interest, in pixels: it keeps the scale that the whole image would have had.
@@ -117,12 +118,12 @@ def read_pyramid(
     if rotation:
         image, box = turn(image, rotation, box)
         image_size = image_size if rotation % 180 == 0 else image_size[::-1]
-    region_size, whole_size, offset = image_size, image_size, (0, 0)
+    region_size, whole_size, corner = image_size, image_size, (0, 0)
     if box is not None:
-        image, offset = crop(image, box, name=name)
+        image, corner = crop(image, box, name=name)
         region_size = (image.shape[1], image.shape[0])
     elif config.trim_frames:
-        image, offset, region_size = _trimmed(image, image_size, config.min_side)
+        image, corner, region_size = _trimmed(image, image_size, config.min_side)
         whole_size = region_size
     if min(region_size) < config.min_side:
         raise ImageError(
@@ -131,8 +132,8 @@ def read_pyramid(
         )
     levels = planned(region_size, whole_size) if image.size else []
     pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
-    masks = tuple(textured(level, stride, 3 * stride, config.min_contrast) for level in pixels)
-    return Pyramid(image_size, region_size, offset, tuple(levels), pixels, masks)
+    masks = tuple(textured(level, stride, 3 * stride, config.min_contrast, offset) for level in pixels)
+    return Pyramid(image_size, region_size, corner, tuple(levels), pixels, masks)
 
 
 def _trimmed(
@@ -157,6 +158,7 @@ def decoded(
     config: ExtractionConfig,
     *,
     stride: int,
+    offset: float = 0,
     max_pixels: int = MAX_PIXELS,
     workers: int = 0,
     ahead: int = 1,
@@ -168,7 +170,7 @@ def decoded(
     sources : iterable of image sources
         Read lazily.
     config : ExtractionConfig
-    stride : int
+    stride, offset
         Of the network's feature map.
     max_pixels : int
         Larger images are refused.
@@ -188,9 +190,9 @@ def decoded(
             if isinstance(source, (str, os.PathLike)):
                 path = os.fspath(source)
                 given = path if no_path(path) and not os.path.exists(path) else os.path.abspath(path)
-                return there.submit(_prepared, given, config, stride, max_pixels)
+                return there.submit(_prepared, given, config, stride, offset, max_pixels)
             executor = there if isinstance(source, bytes) else here
-            return executor.submit(_prepared, source, config, stride, max_pixels)
+            return executor.submit(_prepared, source, config, stride, offset, max_pixels)
 
         ordered = until_closed.enter_context(closing(map_ordered(submit, sources, 2 * max(1, workers) + ahead)))
         for source, future in ordered:
@@ -229,10 +231,12 @@ def _result(source: ImageSource, future: Future[Pyramid | str]) -> Pyramid | Ima
     return ImageError(source_name(source), found) if isinstance(found, str) else found
 
 
-def _prepared(source: ImageSource, config: ExtractionConfig, stride: int, max_pixels: int) -> Pyramid | str:
+def _prepared(
+    source: ImageSource, config: ExtractionConfig, stride: int, offset: float, max_pixels: int
+) -> Pyramid | str:
     """Return the pyramid of an image, or what is wrong with it."""
     try:
-        return read_pyramid(source, config, stride=stride, max_pixels=max_pixels)
+        return read_pyramid(source, config, stride=stride, offset=offset, max_pixels=max_pixels)
     except ImageError as error:
         return error.reason
 

@@ -252,6 +252,7 @@ class Extractor:
             images,
             self.config,
             stride=self.runtime.stride,
+            offset=self.runtime.offset,
             max_pixels=max_pixels or self.max_pixels,
             workers=workers,
             ahead=batch,
@@ -308,8 +309,15 @@ class Extractor:
         return self.runtime.network
 
     def _prepare(self, image: ImageSource, box: Box | None, rotation: int = 0) -> Pyramid:
-        stride, most = self.runtime.stride, self.max_pixels
-        return read_pyramid(image, self.config, stride=stride, box=box, rotation=rotation, max_pixels=most)
+        return read_pyramid(
+            image,
+            self.config,
+            stride=self.runtime.stride,
+            offset=self.runtime.offset,
+            box=box,
+            rotation=rotation,
+            max_pixels=self.max_pixels,
+        )
 
     def _batch(self, batch: int | None) -> int:
         if batch is None:

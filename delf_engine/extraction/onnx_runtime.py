@@ -37,7 +37,7 @@ class OnnxRuntime:
         Of the checkpoint that was exported.
     name : str
         For people.
-    dim, stride : int
+    dim, stride, offset
         See `Runtime`.
     """
 
@@ -49,7 +49,7 @@ class OnnxRuntime:
         data = self._open_session()
         record = read_onnx_record(self._path, data, self._sessions[-1].get_modelmeta().custom_metadata_map)
         self.info = record.checkpoint
-        self.dim, self.stride = record.checkpoint.dim, record.stride
+        self.dim, self.stride, self.offset = record.checkpoint.dim, record.stride, 0.0
         self.name = "onnxruntime, CPU"
         constants = ["projection_mean", "projection_components"]
         smallest = np.zeros((1, self.stride, self.stride, 3), np.uint8)

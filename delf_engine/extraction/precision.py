@@ -65,6 +65,8 @@ def with_bf16_trunk(network: DelfNetwork, *, native: bool) -> DelfNetwork:
     import torch
     from torch import nn
 
+    from delf_engine.model.backbones import VitBlock
+
     lowered = copy.deepcopy(network)
     trunk = lowered.trunk
     if native:
@@ -77,8 +79,8 @@ def with_bf16_trunk(network: DelfNetwork, *, native: bool) -> DelfNetwork:
             tensor.copy_(tensor.bfloat16())
     trunk.register_forward_pre_hook(_round_inputs)
     for module in trunk.modules():
-        # After a ReLU too: it is what follows the sum of a residual block.
-        if isinstance(module, (nn.Conv2d, nn.ReLU)):
+        # After a ReLU, and a whole block of a ViT, too: there are the sums of residual blocks.
+        if isinstance(module, (nn.Conv2d, nn.ReLU, nn.Linear, nn.LayerNorm, VitBlock)):
             module.register_forward_hook(_round_output)
     return lowered
 

@@ -47,11 +47,14 @@ class Runtime(Protocol):
         Descriptor dimension D.
     stride : int
         Of the feature map, in pixels of a level.
+    offset : float
+        Of the centre of its first cell, in pixels of a level.
     """
 
     name: str
     dim: int
     stride: int
+    offset: float
 
     def forward(self, images: npt.NDArray[np.uint8]) -> list[CellMap]:
         """Map (B, H, W, 3) RGB to the B maps of features and scores."""
@@ -121,7 +124,7 @@ class TorchRuntime:
         self._process = os.getpid()
         self.name = str(device)
         self.dim = self.network.dim
-        self.stride = self.network.stride
+        self.stride, self.offset = self.network.stride, self.network.offset
 
     def forward(self, images: npt.NDArray[np.uint8]) -> list[CellMap]:
         """See `Runtime`."""

@@ -27,7 +27,7 @@ from delf_engine.index.contract import (
     check_queries,
     check_top_k,
 )
-from delf_engine.index.fusion import fuse_ranks
+from delf_engine.index.fusion import fuse_scores
 from delf_engine.index.segments import disk
 from delf_engine.index.segments.collection import Collection, IfDamaged
 from delf_engine.index.segments.limits import allowed_rows, best
@@ -226,7 +226,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             Leave out images with a lower score, compared in float64. None: any above 0.
         by : "local", "global" or "fused"
             What is compared: local features, in the way of the kind; global descriptors, by their cosine; or both,
-            whose rankings are fused by `fuse_ranks`: scores are the fused ones then, but `min_score` is of each.
+            whose scores `fuse_scores` adds.
 
         Returns
         -------
@@ -288,32 +288,29 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         out: list[Found] = []
         if not several:  # nothing to make a session for, which may take long
             return out
-        if by == "fused":
-            options: Any = {"among": wanted, "exclude": left_out, "min_score": min_score, "threads": threads}
-            ways = [self.search_many(several, top_k, by=way, **options) for way in ("local", "global")]
-            return [fuse_ranks(found, top_k) for found in zip(*ways, strict=True)]
-        if by == "global":
-            vectors = [query_vector(features, self.vectors) for features in several]
-        session = self._session() if by == "local" else None
+        vectors = [query_vector(features, self.vectors) for features in several if by != "local"]
+        session = None if by == "global" else self._session()
         for start in range(0, len(several), self._ready):
-            block = slice(start, start + self._ready)
-            ready: Sequence[Any] = (
-                vectors[block] if by == "global" else self._queries(several[block], threads, session)
-            )
-            inner = threads if len(ready) == 1 else 1
+            block = several[start : start + self._ready]
+            ready = [] if by == "global" else self._queries(block, threads, session)
+            described = vectors[start : start + self._ready]
+            inner = threads if len(block) == 1 else 1
 
-            def found(i: int, ready: Sequence[Any] = ready, inner: int = inner) -> Found:
+            def found(i: int, ready: Sequence[Q] = ready, described: Any = described, inner: int = inner) -> Found:
                 segments = self._collection.segments
                 if not segments:
                     return [], np.empty(0, np.float32)
                 if by == "global":
-                    scores = global_scores(ready[i], segments, inner)
+                    scores = global_scores(described[i], segments, inner)
                 else:
                     scores = self._score(ready[i], inner, session)
+                if by == "fused":
+                    alive = np.concatenate([segment.alive for segment in segments])
+                    scores = fuse_scores(scores, global_scores(described[i], segments, inner), alive)
                 rows = best(scores, top_k, allowed=allowed, min_score=lowest)
                 return self._collection.names_of(rows), scores[rows]
 
-            out += in_threads(found, len(ready), threads)
+            out += in_threads(found, len(block), threads)
         return out
 
     def __len__(self) -> int:

@@ -30,12 +30,7 @@ def write_colmap_database(
 ) -> None:
     """Write a new database of images and of pairs of them; errors name `where`.
 
-    Raises
-    ------
-    ConfigError
-        If pycolmap is not installed.
-    FormatError
-        If the file cannot be written.
+    A `ConfigError` if pycolmap is not installed; a `FormatError` if the file cannot be written.
     """
     try:
         import pycolmap

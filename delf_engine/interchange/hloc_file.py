@@ -14,7 +14,6 @@ HDF5 needs h5py: ``pip install "delf-engine[hdf5]"``.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError, UnknownIdError
+from delf_engine.errors import ConfigError, DataError, FormatError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange.records import local_features
 from delf_engine.support.arrays import check_array
+from delf_engine.support.files import library_errors
 
 if TYPE_CHECKING:
     from delf_engine.verification import Verification
@@ -68,7 +68,7 @@ def read_hloc(
     if isinstance(names, str):
         raise ConfigError(f"names must be several names, got {names!r}; for one image, give [name]")
     h5py = require_h5py()
-    with _translated(f"{path}: cannot be read"), h5py.File(path, "r") as file:
+    with library_errors(f"{path}: cannot be read"), h5py.File(path, "r") as file:
         found = _image_names(file)
     wanted = list(found if names is None else names)
     unknown = [name for name in wanted if name.strip("/") not in found]
@@ -84,7 +84,7 @@ def write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], *, half: 
     half precision. A `FormatError` if it cannot be written, or a score is too large for half precision.
     """
     count, small = 0, np.float16 if half else np.float32
-    with _translated(f"{where}: cannot be written"):
+    with library_errors(f"{where}: cannot be written"):
         file = require_h5py().File(path, "w")
     try:
         for name, features in items:
@@ -93,7 +93,7 @@ def write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], *, half: 
                     f"{where}: {name!r}: a score is above {_LARGEST_HALF:.0f}, too large for half precision; "
                     "leave it out"
                 )
-            with _translated(f"{where}: {name!r}: cannot be written"):
+            with library_errors(f"{where}: {name!r}: cannot be written"):
                 group = file.create_group(name) if name not in file else file[name]  # there as a folder of others
                 group.create_dataset("keypoints", data=features.keypoints)
                 group.create_dataset("descriptors", data=np.ascontiguousarray(features.descriptors.T, small))
@@ -102,7 +102,7 @@ def write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], *, half: 
                 group.create_dataset("image_size", data=np.array(features.image_size, np.int64))
             count += 1
     finally:
-        with _translated(f"{where}: cannot be written"):
+        with library_errors(f"{where}: cannot be written"):
             file.close()
     return count
 
@@ -112,14 +112,10 @@ def write_hloc_matches(
 ) -> None:
     """Write a new file of matches; errors name `where`.
 
-    Raises
-    ------
-    DataError
-        If two pairs get the same name: hloc takes the slashes of names for dashes.
-    FormatError
-        If it cannot be written.
+    A `DataError` if two pairs get the same name: hloc takes the slashes of names for dashes. A `FormatError` if it
+    cannot be written.
     """
-    with _translated(f"{where}: cannot be written"), require_h5py().File(path, "w") as file:
+    with library_errors(f"{where}: cannot be written"), require_h5py().File(path, "w") as file:
         for a, b, found in pairs:
             group = "/".join(name.replace("/", "-") for name in (a, b))
             if group in file:
@@ -142,10 +138,10 @@ def require_h5py() -> Any:
 
 
 def _read(path: str | os.PathLike[str], names: list[str], normalise: bool) -> Iterator[tuple[str, LocalFeatures]]:
-    with _translated(f"{path}: cannot be read"), require_h5py().File(path, "r") as file:
+    with library_errors(f"{path}: cannot be read"), require_h5py().File(path, "r") as file:
         for name in names:
             where = f"{path}: {name!r}"
-            with _translated(f"{where}: cannot be read"):
+            with library_errors(f"{where}: cannot be read"):
                 features = _read_image(file[name], where, normalise)
             yield name, features
 
@@ -164,7 +160,7 @@ def _read_image(group: Any, where: str, normalise: bool) -> LocalFeatures:
     def array(name: str, *shape: int | None) -> npt.NDArray[np.float64]:
         if name not in group:
             raise FormatError(f"{where}: has no {name}; these are not the local features of an image")
-        with _translated(f"{where}: {name} cannot be read"):
+        with library_errors(f"{where}: {name} cannot be read"):
             values = group[name][()]
         return check_array(f"{where}: {name}", values, np.float64, shape, error=FormatError)
 
@@ -186,14 +182,3 @@ def _read_image(group: Any, where: str, normalise: bool) -> LocalFeatures:
         image_size=None if size is None else (int(size[0]), int(size[1])),
         normalise=normalise,
     )
-
-
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn what h5py raises into `FormatError`: of many types on a damaged file."""
-    try:
-        yield
-    except DelfEngineError:
-        raise
-    except Exception as error:
-        raise FormatError(f"{what}: {error}") from error

@@ -23,18 +23,9 @@ def local_features(
 ) -> LocalFeatures:
     """Return the features sorted by descending score (equal scores keep their order), checked.
 
-    A `FormatError` if they are not valid features, or a descriptor that is to be normalised is zero.
-
-    Parameters
-    ----------
-    where : str
-        Names the file, or the part of it, in errors.
-    keypoints, scales, scores, descriptors : arrays
-        (N, 2), (N,), (N,) and (N, D), as in `LocalFeatures` but in any order.
-    image_size : (width, height) or None
-        None: that of the smallest image that holds all keypoints.
-    normalise : bool
-        Divide every descriptor by its L2 norm.
+    Arrays have the shapes of `LocalFeatures`, in any order of features. Without an image size it is that of the
+    smallest image that holds all keypoints; `normalise` divides every descriptor by its L2 norm. A `FormatError`,
+    which names `where`, if they are not valid features, or a descriptor that is to be normalised is zero.
     """
     if normalise:
         wide = np.asarray(descriptors, np.float64)

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from delf_engine.images import find_images
 from delf_engine.mining.mine import Mined, Progress, mine_pairs
 from delf_engine.support.files import replacing, system_errors
 from delf_engine.training.sources.mined import MinedPair
-
-__all__ = ["mine_folder", "write_pairs"]
 
 
 def mine_folder(
@@ -38,34 +37,13 @@ def mine_folder(
 ) -> Mined:
     """Mine pairs among photographs and write them as JSON lines (`delf_engine.training.sources.mined`).
 
-    Parameters
-    ----------
-    photos : sequence of path
-        Image files and folders.
-    out : path
-        File to write; a photograph below its folder is named relative to it, any other in full.
-    engine : path or None
-        Directory of an engine to keep: what an earlier, interrupted call or `Engine.add` has extracted from the
-        same paths is taken from there. None: a temporary one.
-    model : str, path or None
-        Checkpoint; None: that of the engine if there is one, else the default.
-    per_photo, max_pairs, keep_duplicates, seed, workers, progress
-        See `mine.mine_pairs`.
-    max_pixels : int or None
-        See `Engine.add`.
-    on_error : callable
-        Called with path and reason of each photograph that cannot be read.
+    `photos` are image files and folders. A photograph below the folder of `out` is named relative to it, any other
+    in full. `engine` and `model` are those of `working_engine`: what an earlier, interrupted call or `Engine.add`
+    has extracted from the same paths is taken from there. `on_error` is called with path and reason of each
+    photograph that cannot be read; see `Engine.add` for `max_pixels`, and `mine.mine_pairs` for the others.
 
-    Raises
-    ------
-    DataError
-        If there are fewer than 2 readable photographs, or no pair is found.
-    FormatError
-        If `out` cannot be written, found out before the work begins, or `engine` is none.
-    MismatchError
-        If the engine was made with another model.
-    CheckpointError, ConfigError, LockedError
-        As `Engine.create`, `Engine.open` and `mine.mine_pairs`.
+    A `DataError` if there are fewer than 2 readable photographs, or no pair is found; a `FormatError` if `out`
+    cannot be written, found out before the work begins; and the errors of `working_engine` and `mine.mine_pairs`.
     """
     files = find_images(photos)
     target = Path(out)
@@ -74,9 +52,7 @@ def mine_folder(
     with system_errors(f"{target}: cannot be written"), tempfile.TemporaryFile(dir=target.parent):
         pass  # it can: better to know before the work
     with working_engine(engine, model, fine=True) as opened:
-        added = opened.add(
-            files, max_pixels=max_pixels, progress=lambda done, total: progress("extracting", done, total)
-        )
+        added = opened.add(files, max_pixels=max_pixels, progress=partial(progress, "extracting"))
         for name, reason in added.failed:
             on_error(name, reason)
         readable = list(dict.fromkeys(opened.state.id_of(file) for file in files if file in opened))
@@ -115,12 +91,7 @@ def write_pairs(
 ) -> None:
     """Write pairs, and pairs that only look alike, as JSON lines, in place of the file at once or not at all.
 
-    `training.sources.mined` reads them.
-
-    Raises
-    ------
-    FormatError
-        If the file cannot be written.
+    `training.sources.mined` reads them. A `FormatError` if the file cannot be written.
     """
     target = Path(path)
     folder = Path(os.path.abspath(target)).parent

@@ -14,8 +14,6 @@ from delf_engine.verification.fits import Fit
 from delf_engine.verification.geometry import pixel_frame, planar_residuals, plausible
 from delf_engine.verification.models import estimate
 
-__all__ = ["composed", "fit_fine", "fit_pair", "near_duplicate"]
-
 Floats = npt.NDArray[np.float64]
 
 # Verification is content with matches a cell and a half off; half of that is what a cell is worth as a label.
@@ -35,29 +33,14 @@ _MEETING = 0.05
 def fit_pair(
     a: LocalFeatures, b: LocalFeatures, found: Verification, config: VerificationConfig, *, seed: int = 0
 ) -> tuple[Floats, Floats] | None:
-    """Fit a homography to the inliers of a verification, at half of its residual.
+    """Fit a homography to the inliers of a verification of `a` and `b`, at half of its residual.
 
     RANSAC finds the plane that most inliers lie on, least squares over these smooths it (Hartley and Zisserman,
     Multiple View Geometry, 4.1 and 4.5). Inliers of another model, affine or fundamental, are as good a start.
 
-    Parameters
-    ----------
-    a, b : LocalFeatures
-    found : Verification
-        Of `a` and `b`, in this order.
-    config : VerificationConfig
-        That it was made with.
-    seed : int
-        Seed of RANSAC.
-
-    Returns
-    -------
-    homography : (3, 3) float64
-        Pixels of a to pixels of b; positive third coordinates all over both photographs.
-    points : (M, 4) float64
-        The matches that agree with it, xa, ya, xb, yb, pixels.
-
-    None if there is no homography, or its horizon crosses one of the photographs.
+    Returned are the homography, (3, 3), pixels of a to pixels of b, with positive third coordinates all over both
+    photographs, and the matches that agree with it, (M, 4): xa, ya, xb, yb, pixels. None if there is no
+    homography, or its horizon crosses one of the photographs.
     """
     frame_a, frame_b = (pixel_frame(f.image_size, config.reference_size) for f in (a, b))
     points_a = a.keypoints[found.matches[:, 0]].astype(np.float64)
@@ -92,17 +75,7 @@ def fit_fine(
 ) -> tuple[Floats, Floats] | None:
     """Return a homography of fine evidence, and the fine keypoints of a that b has where it puts them.
 
-    Parameters
-    ----------
-    homography : (3, 3) float64
-        Pixels of a to pixels of b.
-    a, b : LocalFeatures
-        Fine ones.
-    config : FineConfig
-
-    Returns
-    -------
-    As `fit_pair`; at most 128 points.
+    It maps pixels of a to pixels of b. Returned is what `fit_pair` returns, at most 128 points.
     """
     points = a.keypoints.astype(np.float64)
     inverse = np.asarray(np.linalg.inv(homography), np.float64)
@@ -123,23 +96,11 @@ def composed(
 ) -> tuple[Floats, Floats] | None:
     """Carry what a shares with b over to c, where the planes of both pairs meet in b.
 
-    What no descriptor of a finds in c becomes a label so: the hardest pairs are those of two hops.
+    What no descriptor of a finds in c becomes a label so: the hardest pairs are those of two hops. `first` is of a
+    and b, `second` of b and c, as `fit_pair` returns them; `sizes` are (width, height) of a, b and c.
 
-    Parameters
-    ----------
-    first, second : (homography, points)
-        Of a and b, and of b and c, as `fit_pair` returns them.
-    sizes : three (width, height)
-        Of a, b and c.
-
-    Returns
-    -------
-    homography : (3, 3) float64
-        Pixels of a to pixels of c.
-    points : (M, 4) float64
-        Points of both pairs that lie on the common part, inside both photographs.
-
-    None if the horizon crosses one of the photographs.
+    Returned are the homography, pixels of a to pixels of c, and points of both pairs that lie on the common part,
+    inside both photographs, (M, 4). None if the horizon crosses one of the photographs.
     """
     homography = second[0] @ first[0]
     if abs(homography[2, 2]) < _MARGIN * np.abs(homography).max():
@@ -161,14 +122,6 @@ def near_duplicate(homography: Floats, found: Verification, a: LocalFeatures, b:
 
     Such a pair teaches nothing that an augmented view of one photograph does not. A photograph from the same
     tripod in other light does: fewer of its matches agree.
-
-    Parameters
-    ----------
-    homography : (3, 3) float64
-        Pixels of a to pixels of b.
-    found : Verification
-        Of `a` and `b`, in this order.
-    a, b : LocalFeatures
     """
     if found.inliers < _LEAST_SHARE * found.putative:
         return False

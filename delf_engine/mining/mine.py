@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,6 @@ from delf_engine.support.threads import check_threads, in_threads
 from delf_engine.training.sources.mined import MinedPair, places
 from delf_engine.verification import Verification
 
-__all__ = ["FEW_PAIRS", "Mined", "Progress", "mine_pairs", "strongest"]
-
 #: Fewer pairs than this are less than a batch of ``configs/train_delf_self.toml`` draws.
 FEW_PAIRS = 12
 #: Called with what is being done, how much of it is done, and how much there is.
@@ -35,7 +34,6 @@ Fitted = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # homography a
 # What is trained on are the matches that agree with the homography: a pair must have this share of the inliers
 # that a decision without probabilities asks for. Details of pairs with fewer inliers need not be asked.
 _POINTS = 0.75
-_TOGETHER = 32  # photographs whose details are compared at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +190,7 @@ def mine_pairs(
         shortlists,
         engine.store,
         options,
-        progress=lambda done, total: progress("verifying", done, total),
+        progress=partial(progress, "verifying"),
     )
     proposed = {a: [hit for hit in hits if (hit.inliers or 0) >= least] for a, hits in rankings.items()}
     asked = replace(options, confirm=top_n)
@@ -243,20 +241,16 @@ def _candidates(engine: Engine, names: Sequence[str], per_photo: int, progress: 
 def _confirmed(
     engine: Engine, proposed: Rankings, options: RerankOptions, progress: Progress
 ) -> dict[str, list[RankedCandidate]]:
-    """Give all hits fine evidence, some photographs at a time in threads."""
-    fine_of, threads = engine.state.fine_of, check_threads(options.workers)
-    names = list(proposed)
-    out: dict[str, list[RankedCandidate]] = {}
-    for start in range(0, len(names), _TOGETHER):
-        part = names[start : start + _TOGETHER]
+    """Give all hits fine evidence, several photographs at a time."""
+    fine_of, names = engine.state.fine_of, list(proposed)
 
-        def confirmed(number: int, part: Sequence[str] = part) -> dict[str, list[RankedCandidate]]:
-            return confirm_rankings({part[number]: proposed[part[number]]}, fine_of, fine_of, options)
+    def confirmed(number: int) -> list[RankedCandidate]:
+        name = names[number]
+        return confirm_rankings({name: proposed[name]}, fine_of, fine_of, options)[name]
 
-        for found in in_threads(confirmed, len(part), threads):
-            out |= found
-        progress("looking at details", len(out), len(names))
-    return out
+    done, total = partial(progress, "looking at details"), len(names)
+    found = in_threads(confirmed, total, check_threads(options.workers), lambda count: done(count, total))
+    return dict(zip(names, found, strict=True))
 
 
 def _apart(
@@ -283,13 +277,8 @@ def _unlike(found: Verification) -> bool:
 def strongest(inliers: dict[tuple[str, str], int], count: int) -> list[tuple[str, str]]:
     """Choose `count` pairs so that each photograph keeps its best ones: first, second, ... of all photographs.
 
-    Inliers alone would choose the easiest pairs of the most photographed place.
-
-    Parameters
-    ----------
-    inliers : dict of (a, b) to int
-        Earlier pairs go before later ones of as many inliers.
-    count : int
+    Inliers alone would choose the easiest pairs of the most photographed place. Earlier pairs go before later ones
+    of as many inliers.
     """
     ordered = sorted(inliers, key=lambda pair: -inliers[pair])
     taken: Counter[str] = Counter()

@@ -1,7 +1,9 @@
-"""ResNet trunks cut at conv4 or conv5, with batch norm folded into the convolutions.
+"""Trunks: ResNets cut at conv4 or conv5, and ViTs (Dosovitskiy et al., ICLR 2021; Oquab et al., TMLR 2024).
 
-Folded from the start, for training too: tuning a last stage with frozen statistics is the same function, and
-there is one layout of weights instead of two. Names are torchvision's (``layer3.0.conv1.weight``, ``.bias``).
+Batch norm is folded into the convolutions from the start, for training too: tuning a last stage with frozen
+statistics is the same function, and there is one layout of weights instead of two. Names of ResNets are
+torchvision's (``layer3.0.conv1.weight``, ``.bias``). In ViTs LayerScale is folded into the linear layer before it,
+and the position of the class token into the token.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from delf_engine.errors import CheckpointError, ConfigError
 
-__all__ = ["ARCHITECTURES", "Architecture", "Trunk", "build_trunk"]
+__all__ = ["ARCHITECTURES", "Architecture", "ResNetTrunk", "Trunk", "VitArchitecture", "VitBlock", "build_trunk"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a trunk is.
+    """What a ResNet trunk is.
 
     Attributes
     ----------
@@ -51,9 +53,35 @@ class Architecture:
     padding: Literal["torch", "slim", "keras"] = "torch"
 
 
+@dataclass(frozen=True)
+class VitArchitecture:
+    """What a ViT trunk is.
+
+    Attributes
+    ----------
+    channels : int
+        Of its tokens.
+    depth, heads : int
+        Of the transformer.
+    stride : int
+        Side of a patch in pixels.
+    grid : int
+        Side of the grid of learned positions, in patches.
+    registers : int
+        Tokens beside the class token that belong to no patch.
+    """
+
+    channels: int
+    depth: int
+    heads: int
+    stride: int
+    grid: int
+    registers: int = 0
+
+
 #: Trunks by name. Those of slim and keras are the ones of the published DELF and DELG; ``_s32`` drops every
-#: second cell of conv4, as these do unless they were trained without.
-ARCHITECTURES = {
+#: second cell of conv4, as these do unless they were trained without. ``vit`` are torchvision's, of 224 pixels.
+ARCHITECTURES: dict[str, Architecture | VitArchitecture] = {
     "resnet18": Architecture("resnet18", 256),
     "resnet18_conv5": Architecture("resnet18", 512, stride=32, last_layer=4),
     "resnet34": Architecture("resnet34", 256),
@@ -66,6 +94,15 @@ ARCHITECTURES = {
     "resnet101": Architecture("resnet101", 1024),
     "resnet101_slim": Architecture("resnet101", 1024, stride_on_first=True, padding="slim"),
     "resnet101_slim_s32": Architecture("resnet101", 1024, 32, stride_on_first=True, padding="slim"),
+    "vit_b_16": VitArchitecture(768, 12, 12, stride=16, grid=14),
+    "vit_b_32": VitArchitecture(768, 12, 12, stride=32, grid=7),
+    "vit_l_16": VitArchitecture(1024, 24, 16, stride=16, grid=14),
+    "dinov2_s_14": VitArchitecture(384, 12, 6, stride=14, grid=37),
+    "dinov2_b_14": VitArchitecture(768, 12, 12, stride=14, grid=37),
+    "dinov2_l_14": VitArchitecture(1024, 24, 16, stride=14, grid=37),
+    "dinov2_s_14_reg": VitArchitecture(384, 12, 6, stride=14, grid=37, registers=4),
+    "dinov2_b_14_reg": VitArchitecture(768, 12, 12, stride=14, grid=37, registers=4),
+    "dinov2_l_14_reg": VitArchitecture(1024, 24, 16, stride=14, grid=37, registers=4),
 }
 
 
@@ -86,19 +123,48 @@ class SamePad(nn.Module):
 
 
 class Trunk(nn.Module):
-    """ResNet up to conv4 (layer3; conv5, layer4, in some), batch norm folded.
+    """Maps images to cells in two parts, so that training can cache what it keeps frozen.
 
-    `stem` runs up to conv3 (layer2) and `last` is what follows, so that training can cache what it keeps frozen.
+    Attributes
+    ----------
+    architecture : str
+        A name of `ARCHITECTURES`.
+    channels, stride : int
+        Of the output.
+    offset : float
+        Of the centre of the first cell, in pixels of the input; that of cell j is at ``offset + stride j``.
     """
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, kind: Architecture | VitArchitecture, offset: float = 0.0) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise ConfigError(f"unknown trunk {architecture!r}; known trunks: {known}")
-        self.architecture = architecture
-        kind = ARCHITECTURES[architecture]
-        self.channels, self.stride = kind.channels, kind.stride
+        self.architecture, self.channels, self.stride, self.offset = (
+            architecture,
+            kind.channels,
+            kind.stride,
+            offset,
+        )
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) images to what `last` takes, (B, C', h', w')."""
+        raise NotImplementedError
+
+    def last(self, maps: Tensor) -> Tensor:
+        """Map what `stem` gives to the output, (B, C, H / stride, W / stride)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) images to (B, C, H / stride, W / stride), both sides rounded up.
+
+        With ``keras`` padding the sides may be one cell shorter.
+        """
+        return self.last(self.stem(images))
+
+
+class ResNetTrunk(Trunk):
+    """ResNet up to conv4 (layer3; conv5, layer4, in some), batch norm folded; `stem` is up to conv3 (layer2)."""
+
+    def __init__(self, architecture: str, kind: Architecture) -> None:
+        super().__init__(architecture, kind)
         self.step = kind.stride // (8 * 2 ** (kind.last_layer - 2))  # 2: every second cell is kept
         net = getattr(torchvision.models, kind.constructor)(weights=None).eval()
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
@@ -119,17 +185,57 @@ class Trunk(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(self.pad(images)))))
         return self.layer2(self.layer1(x))
 
-    def last(self, conv3: Tensor) -> Tensor:
+    def last(self, maps: Tensor) -> Tensor:
         """Map conv3 to the output, (B, C, H / stride, W / stride)."""
-        x = self.layer4(self.layer3(conv3))
+        x = self.layer4(self.layer3(maps))
         return x[:, :, :: self.step, :: self.step] if self.step > 1 else x
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (B, 3, H, W) images to (B, C, H / stride, W / stride), both sides rounded up.
 
-        With ``keras`` padding the sides may be one cell shorter.
-        """
-        return self.last(self.stem(images))
+class VitBlock(nn.Module):
+    """A layer of a ViT: attention, then an MLP, each of normed tokens and added to them."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(channels, eps=1e-6)
+        self.qkv, self.proj = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        self.fc1, self.fc2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, C) tokens to (B, N, C)."""
+        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        # Not torch's MultiheadAttention, which on a CPU holds all N x N weights.
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class VitTrunk(Trunk):
+    """Patch tokens of a ViT's last block after its norm; `stem` is the patches with their positions.
+
+    Images are padded to whole patches at the right and the bottom, by their last column and row. Positions are
+    interpolated (bicubic, antialiased) as timm and DINOv2 with registers do. The published code of DINOv2 without
+    registers does not antialias, which differs a little where the map is not as large as `grid`.
+    """
+
+    def __init__(self, architecture: str, kind: VitArchitecture) -> None:
+        super().__init__(architecture, kind, (kind.stride - 1) / 2)
+        self.patches = nn.Conv2d(3, kind.channels, kind.stride, kind.stride)
+        self.tokens = nn.Parameter(0.02 * torch.randn(1, 1 + kind.registers, kind.channels))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, kind.channels, kind.grid, kind.grid))
+        self.blocks = nn.Sequential(*(VitBlock(kind.channels, kind.heads) for _ in range(kind.depth)))
+        self.norm = nn.LayerNorm(kind.channels, eps=1e-6)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) images to patches with positions, (B, C, H / stride, W / stride)."""
+        height, width = images.shape[2:]
+        x = self.patches(F.pad(images, (0, -width % self.stride, 0, -height % self.stride), mode="replicate"))
+        positions = F.interpolate(self.positions.float(), x.shape[2:], mode="bicubic", antialias=True)
+        return x + positions.to(x.dtype)
+
+    def last(self, maps: Tensor) -> Tensor:
+        """Map patches to tokens, of the same shape."""
+        tokens = torch.cat([self.tokens.expand(len(maps), -1, -1), maps.flatten(2).mT], 1)
+        return self.norm(self.blocks(tokens))[:, self.tokens.shape[1] :].mT.unflatten(2, maps.shape[2:])
 
 
 def build_trunk(architecture: str, state: Mapping[str, Tensor] | None = None) -> Trunk:
@@ -140,8 +246,8 @@ def build_trunk(architecture: str, state: Mapping[str, Tensor] | None = None) ->
     architecture : str
         A name of `ARCHITECTURES`.
     state : mapping or None
-        torchvision names; layers behind the cut are passed over. With batch norm it is folded here, without
-        (convolutions with biases) it is taken as it is. None: random weights.
+        ResNets: torchvision names; layers behind the cut are passed over. With batch norm it is folded here,
+        without (convolutions with biases) it is taken as it is. ViTs: `VitTrunk`'s names. None: random weights.
 
     Raises
     ------
@@ -150,7 +256,15 @@ def build_trunk(architecture: str, state: Mapping[str, Tensor] | None = None) ->
     CheckpointError
         If the state does not fit the architecture.
     """
-    trunk = Trunk(architecture)
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"unknown trunk {architecture!r}; known trunks: {', '.join(ARCHITECTURES)}")
+    kind = ARCHITECTURES[architecture]
+    if isinstance(kind, VitArchitecture):
+        vit = VitTrunk(architecture, kind)
+        if state is not None:
+            _load(vit, state)
+        return vit.eval()
+    trunk = ResNetTrunk(architecture, kind)
     folded = state is not None and not any("running_var" in key for key in state)
     if state is not None and not folded:
         _load(trunk, state)

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delf_engine.model.backbones import Trunk, build_trunk
+from delf_engine.model.pooling import gem
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "AttentionHead",
     "DelfNetwork",
+    "GlobalLayer",
     "NormAttention",
     "Projection",
     "normalise_images",
@@ -95,8 +97,28 @@ class Projection(nn.Module):
         return F.normalize(centred @ self.components.T, dim=1)
 
 
+class GlobalLayer(nn.Module):
+    """The global descriptor while it is trained: GeM, L2, linear layer, L2. Finished, it is a `GlobalHead`.
+
+    Parameters
+    ----------
+    channels, dim : int
+        C of the maps, and components G of a descriptor.
+    """
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(3.0))
+        self.linear = nn.Linear(channels, dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, h, w) features to (B, G) unit vectors."""
+        pooled: Tensor = gem(features, features, p=self.p)
+        return F.normalize(self.linear(F.normalize(pooled, dim=1)), dim=1)
+
+
 class DelfNetwork(nn.Module):
-    """Trunk cut at conv4, attention head and projection.
+    """Trunk, attention head and projection.
 
     Parameters
     ----------
@@ -117,7 +139,14 @@ class DelfNetwork(nn.Module):
         See `Projection`.
     mean, std : sequence of 3 float
         Of RGB in [0, 1], see `normalise_images`.
+
+    Attributes
+    ----------
+    global_layer : GlobalLayer or None
+        While a recipe trains one; no part of a checkpoint.
     """
+
+    global_layer: GlobalLayer | None
 
     def __init__(
         self,
@@ -141,6 +170,7 @@ class DelfNetwork(nn.Module):
         if attention == "head":
             self.attention = AttentionHead(channels, hidden, norm_weighted=norm_weighted, bottleneck=bottleneck)
         self.projection = Projection(channels, dim, unit_input=unit_input)
+        self.global_layer = None
         self.smoothing = smoothing
         self.mean, self.std = tuple(mean), tuple(std)
 
@@ -148,6 +178,11 @@ class DelfNetwork(nn.Module):
     def stride(self) -> int:
         """Of the feature map, in pixels of the network's input."""
         return self.trunk.stride
+
+    @property
+    def offset(self) -> float:
+        """Of the centre of the map's first cell, in pixels of the network's input."""
+        return self.trunk.offset
 
     @property
     def dim(self) -> int:

@@ -97,6 +97,8 @@ def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: Checkp
         If the file cannot be written.
     """
     require_onnx()
+    if network.offset:  # neither the record nor torch's exporter is ready for them
+        raise ConfigError(f"{info.name}: a ViT ({info.architecture}) cannot be exported, only ResNets can")
     import onnx
     import torch
 

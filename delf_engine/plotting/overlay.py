@@ -207,17 +207,7 @@ def oriented(transform: npt.ArrayLike, points: npt.ArrayLike) -> Floats | None:
     """Return a transform scaled so that most of some points lie on the near side, where the third row is positive.
 
     A homography is the same for any factor, so that its own sign does not tell the near side from the far one.
-
-    Parameters
-    ----------
-    transform : (3, 3) float
-    points : (N, 2) float
-        Of image A; N at least 1.
-
-    Returns
-    -------
-    (3, 3) float64 or None
-        None if it is not finite or all zeros.
+    `points`, (N, 2), are of image A, one at least. None if the transform is not finite or all zeros.
     """
     H = np.asarray(transform, np.float64)
     largest = np.abs(H).max()
@@ -231,23 +221,10 @@ def oriented(transform: npt.ArrayLike, points: npt.ArrayLike) -> Floats | None:
 def warped(photo: Pixels, transform: Floats, size: Size, shown: Size) -> tuple[Pixels, Mask]:
     """Return photograph A as B's camera would have seen it, and where it covers B.
 
-    Parameters
-    ----------
-    photo : (H, W, 3) uint8
-        Image A.
-    transform : (3, 3) float64
-        From pixels of A to pixels of B, its near side positive (see `oriented`).
-    size : (width, height)
-        Of image B.
-    shown : (width, height)
-        Of the picture that B is resized to; the result has this size.
-
-    Returns
-    -------
-    pixels : (h, w, 3) uint8
-        Where A does not reach, they mean nothing.
-    covered : (h, w) bool
-        All false where the transform flattens the photograph.
+    `transform` leads from pixels of A to pixels of B, its near side positive (see `oriented`); `size` is (width,
+    height) of B, `shown` that of the picture that B is resized to, and of both results: pixels, (h, w, 3) uint8,
+    which mean nothing where A does not reach, and the cover, (h, w) bool, all false where the transform flattens
+    A.
     """
     import cv2
 
@@ -282,21 +259,11 @@ def mapped_points(transform: Floats, points: npt.ArrayLike) -> Floats:
 
 
 def outline(transform: Floats, size_a: Size, size_b: Size) -> Floats:
-    """Return the border of image A as a polygon in pixels of B, as far as it lies in B and a margin around it.
+    """Return the border of image A, (K, 2) in pixels of B, as far as it lies in B and a margin around it.
 
     It is cut to the near side of the horizon and to the margin before anything is divided, so that a corner at
-    infinity is no special case (Sutherland and Hodgman 1974, in homogeneous coordinates).
-
-    Parameters
-    ----------
-    transform : (3, 3) float64
-        From pixels of A to pixels of B, its near side positive.
-    size_a, size_b : (width, height)
-
-    Returns
-    -------
-    (K, 2) float64
-        Its corners in order; none if nothing of it is near.
+    infinity is no special case (Sutherland and Hodgman 1974, in homogeneous coordinates). `transform` is that of
+    `warped`.
     """
     width, height = size_a
     corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
@@ -304,14 +271,14 @@ def outline(transform: Floats, size_a: Size, size_b: Size) -> Floats:
     margin = 0.1 * max(size_b)
     (left, top), (right, bottom) = (-margin, -margin), (size_b[0] + margin, size_b[1] + margin)
     for plane in ((0, 0, 1), (1, 0, -left), (-1, 0, right), (0, 1, -top), (0, -1, bottom)):
-        polygon = _cut(polygon, np.array(plane, np.float64))
+        polygon = cut(polygon, np.array(plane, np.float64))
     polygon = polygon[polygon[:, 2] > 0]
     # Rounding of extreme transforms may lead out of the margin again.
     return np.clip(polygon[:, :2] / polygon[:, 2:], (left, top), (right, bottom))
 
 
-def _cut(polygon: Floats, plane: Floats) -> Floats:
-    """Return the part of a polygon of homogeneous points on the positive side of a plane."""
+def cut(polygon: Floats, plane: Floats) -> Floats:
+    """Return the part of a polygon of homogeneous points, (K, 3), on the positive side of a plane, (3,)."""
     kept: list[Floats] = []
     heights = polygon @ plane
     for i in range(len(polygon)):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import struct
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import DataError, DelfEngineError, FormatError
-from delf_engine.support.files import replacing
+from delf_engine.errors import DataError, FormatError
+from delf_engine.support.files import library_errors, replacing
 
 Array = npt.NDArray[Any]
 
@@ -23,31 +18,13 @@ Array = npt.NDArray[Any]
 _FIELDS = ("ids", "scores", "distances", "ranks", "queries", "names", "first_rank")
 ARRAY_ENDINGS = (".npy", ".npz")
 
-# What numpy and zipfile raise on damaged files.
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
 
 def read_arrays(path: Path) -> dict[str, Array]:
     """Return the arrays of a file that shortlists are made of; that of an .npy file is called ``ids``.
 
     A `FormatError` if the file is missing, cut short or damaged, or holds Python objects (pickles).
     """
-    with _translated(path, "cannot be read"):
+    with library_errors(f"{path}: cannot be read"):
         return _read_npy(path) if path.suffix.lower() == ".npy" else _read_npz(path)
 
 
@@ -62,7 +39,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array | list[str]]) -> None:
             raise DataError(f"{path}: {name} cannot hold the id {wrong!r} with its zero byte; use .jsonl")
     plain = {name: np.array(a, dtype=str) if isinstance(a, list) else a for name, a in arrays.items()}
     # A file, not a name: numpy would append its ending.
-    with _translated(path, "cannot be written"), replacing(path) as partial, partial.open("wb") as file:
+    with library_errors(f"{path}: cannot be written"), replacing(path) as partial, partial.open("wb") as file:
         if path.suffix.lower() == ".npy":
             np.save(file, np.asarray(arrays["ids"]), allow_pickle=False)
         else:
@@ -89,14 +66,3 @@ def _read_npz(path: Path) -> dict[str, Array]:
     with file:
         found = {name: file[name] for name in _FIELDS if name in file.files}
     return {name: np.char.decode(a, "utf-8") if a.dtype.kind == "S" else a for name, a in found.items()}
-
-
-@contextlib.contextmanager
-def _translated(path: Path, what: str) -> Iterator[None]:
-    """Turn what the libraries raise, of many types on a damaged file, into `FormatError`."""
-    try:
-        yield
-    except DelfEngineError:
-        raise
-    except _DAMAGE as error:
-        raise FormatError(f"{path}: {what}: {getattr(error, 'strerror', None) or error}") from error

@@ -7,7 +7,7 @@ other way round: one column a query, the row numbers of the database from the be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from delf_engine.reranking.candidates import (
     check_best_first,
     checked_shortlist,
 )
-from delf_engine.support.arrays import check_array
+from delf_engine.support.arrays import check_array, checked_names
 
 Array = npt.NDArray[Any]
 
@@ -234,25 +234,6 @@ def arrays_of_rankings(
     out["first_rank"] = padded(lambda c: c.first_rank, _NO_RESULT)
     out["inliers"] = padded(lambda c: c.inliers, -1)
     out["ranking_score"] = padded(lambda c: c.ranking_score, np.nan)
-    return out
-
-
-def checked_names(values: Iterable[Any], what: str, *, distinct: bool = False) -> list[str]:
-    """Return ids as a list of plain strings; with `distinct`, one that stands twice is refused.
-
-    A `DataError` if they are not strings, or a string instead of several.
-    """
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise DataError(f"{what} must be a list of ids, got {type(values).__name__}")
-    out: list[str] = []
-    seen: set[str] = set()
-    for k, value in enumerate(values):
-        if not isinstance(value, str):
-            raise DataError(f"{what}: number {k} is {value!r}, an id (a string) was expected")
-        if distinct and value in seen:
-            raise DataError(f"{what}: {value!r} stands twice")
-        seen.add(value)
-        out.append(str(value))
     return out
 
 

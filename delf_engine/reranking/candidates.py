@@ -37,10 +37,8 @@ FeatureSource: TypeAlias = Reader | Mapping[str, LocalFeatures] | _Gets
 def reader(source: FeatureSource) -> Reader:
     """Return a function from id to features, or to None for an id that `source` does not have.
 
-    Raises
-    ------
-    ConfigError
-        If `source` is nothing that features can be read from, at once; or gives something else, on reading.
+    A `ConfigError` if `source` is nothing that features can be read from, at once; or gives something else, on
+    reading.
     """
     get: Any = source if callable(source) else getattr(source, "get", None)
     if get is None:
@@ -131,12 +129,8 @@ def checked_shortlist(
     """Return the candidates of a shortlist as (id, score or None); distances get the opposite sign.
 
     An id that occurs again is dropped: searches over regions or several indexes give an image once for each way
-    they found it, and its first place is its best. With `distinct` it is refused.
-
-    Raises
-    ------
-    DataError
-        If it is not a sequence of ids or of (id, finite score), all of one kind. It names `query`.
+    they found it, and its first place is its best. With `distinct` it is refused. A `DataError`, which names
+    `query`, if it is not a sequence of ids or of (id, finite score), all of one kind.
     """
     if isinstance(shortlist, (str, bytes, Mapping)) or not isinstance(shortlist, Iterable):
         raise DataError(f"shortlist of {query!r} must be a sequence of ids, got {type(shortlist).__name__}")

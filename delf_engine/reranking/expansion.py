@@ -26,9 +26,7 @@ from delf_engine.verification.geometry import pixel_frame, plausible
 Float64 = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
-# So many distances, and pairs of descriptors, are held at a time.
-_DISTANCES_AT_ONCE = 1 << 18
-_PAIRS_AT_ONCE = 1 << 14
+_PAIRS_AT_ONCE = 1 << 14  # of descriptors
 
 
 class ExpansionConfig(Config):
@@ -185,18 +183,14 @@ def _near_duplicates(
     points: Float64, units: Float64, of_points: Float64, of_units: Float64, radius: float, similarity: float
 ) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
     """Yield all pairs of features that are at the same place and alike, as rows of the first and of the others."""
-    step = max(1, _DISTANCES_AT_ONCE // max(1, len(of_points)))
-    for start in range(0, len(points), step):
-        part = points[start : start + step]
-        dx = part[:, 0, None] - of_points[:, 0]
-        dy = part[:, 1, None] - of_points[:, 1]
-        near, columns = np.nonzero(dx * dx + dy * dy <= radius * radius)
-        rows = near + start
-        for first in range(0, len(rows), _PAIRS_AT_ONCE):
-            r, c = rows[first : first + _PAIRS_AT_ONCE], columns[first : first + _PAIRS_AT_ONCE]
-            # Row by row, not by BLAS: the same bits with any number of threads.
-            alike = np.einsum("nd,nd->n", units[r], of_units[c]) >= similarity
-            yield r[alike], c[alike]
+    from scipy.spatial import KDTree
+
+    near = KDTree(points).sparse_distance_matrix(KDTree(of_points), radius, output_type="ndarray")
+    for first in range(0, len(near), _PAIRS_AT_ONCE):
+        r, c = (near[name][first : first + _PAIRS_AT_ONCE] for name in ("i", "j"))
+        # Row by row, not by BLAS: the same bits with any number of threads.
+        alike = np.einsum("nd,nd->n", units[r], of_units[c]) >= similarity
+        yield r[alike], c[alike]
 
 
 def _chosen(hits: Iterable[RankedCandidate], config: ExpansionConfig) -> list[tuple[str, Verification]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from delf_engine.config import (
@@ -20,11 +19,6 @@ from delf_engine.features import LocalFeatures
 from delf_engine.verification import Calibration, PairVerifier
 
 OnMissing: TypeAlias = Literal["warn", "raise", "ignore"]
-
-
-@lru_cache(maxsize=1)
-def _default_ranking() -> RankingConfig:
-    return load_profile("default").ranking
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class RerankOptions:
 
     reranking: RerankingConfig
     verification: VerificationConfig
-    ranking: RankingConfig = field(default_factory=_default_ranking)
+    ranking: RankingConfig = field(default_factory=lambda: load_profile("default").ranking)
     seed: int = 0
     calibration: Calibration | None = None
     workers: int | None = None

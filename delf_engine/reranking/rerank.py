@@ -144,7 +144,13 @@ def _reranked(
         for job in verify_jobs(batch.jobs(), batch.read, options, pairs=batch.total, advanced=batch.advance):
             batch.finish(job)
     batch.warn()
-    return {query: _ranking(found, batch.verified[query], options) for query, found in entries.items()}
+    verified, calibration = batch.verified, options.calibration
+    if calibration is not None:
+        verified = {
+            query: {name: calibration.judged(each) for name, each in found.items()}
+            for query, found in verified.items()
+        }
+    return {query: rank_entries(found, verified[query], options.ranking) for query, found in entries.items()}
 
 
 class _Batch:
@@ -300,12 +306,3 @@ def _early_stop(options: RerankOptions) -> Callable[[Mapping[str, Verification]]
         return None
     cap = ranking.cap
     return lambda found: sum(ranking_score(each, ranking) >= cap for each in found.values()) >= top_k
-
-
-def _ranking(
-    entries: Entries, verified: Mapping[str, Verification], options: RerankOptions
-) -> list[RankedCandidate]:
-    """Rank candidates, their verifications with a probability where there is a calibration."""
-    if options.calibration is not None:
-        verified = {name: options.calibration.judged(found) for name, found in verified.items()}
-    return rank_entries(entries, verified, options.ranking)

@@ -110,7 +110,7 @@ def verify_jobs(
     if workers == 1:
         yield from _in_turn(jobs, read, options, advanced)
         return
-    with _processes(workers) if processes else _threads(workers) as pool:
+    with _processes(workers) if processes else ThreadPoolExecutor(workers) as pool:
         yield from _shared_out(jobs, read, options, pool, workers, advanced)
 
 
@@ -162,7 +162,7 @@ def _shared_out(
                 job.give(ids, future.result())
                 advanced(count)
     finally:
-        for future in at_work:  # after an error or Ctrl-C: nothing else cancels what still waits
+        for future in at_work:  # after an error or Ctrl-C: what runs is short, nothing else cancels what waits
             future.cancel()
 
 
@@ -171,15 +171,6 @@ def _verify(
 ) -> list[Verification]:
     verifier = options.verifier(subject) if isinstance(subject, LocalFeatures) else subject
     return [verifier(candidate) for candidate in candidates]
-
-
-@contextmanager
-def _threads(workers: int) -> Iterator[Executor]:
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield pool
-    finally:  # also on Ctrl-C: what runs is short, what waits is dropped
-        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

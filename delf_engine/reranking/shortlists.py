@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TextIO, TypeAlias
 
 from delf_engine.errors import DataError, FormatError
 from delf_engine.reranking.array_files import ARRAY_ENDINGS, read_arrays, write_arrays
-from delf_engine.reranking.arrays import arrays_of_rankings, check_unranked, checked_names, lists_of_file
+from delf_engine.reranking.arrays import arrays_of_rankings, check_unranked, lists_of_file
 from delf_engine.reranking.candidates import (
     Candidate,
     RankedCandidate,
@@ -40,6 +40,7 @@ from delf_engine.reranking.candidates import (
     check_best_first,
     checked_shortlist,
 )
+from delf_engine.support.arrays import checked_names
 from delf_engine.support.files import replacing, system_errors
 
 Lists: TypeAlias = dict[str, list[Candidate]]

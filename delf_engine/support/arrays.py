@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import DelfEngineError, FeatureError
+from delf_engine.errors import DataError, DelfEngineError, FeatureError
 
 #: Squares of larger values, and sums of them, leave the range of float32.
 LARGEST = 1e15
@@ -72,3 +73,22 @@ def check_array(
         if largest is not None and max(array.max(), -array.min()) > largest:
             raise error(f"{name} contain values beyond {largest:g}, too large for sums of squares in float32")
     return array
+
+
+def checked_names(values: Iterable[Any], what: str, *, distinct: bool = False) -> list[str]:
+    """Return ids as a list of plain strings; with `distinct`, one that stands twice is refused.
+
+    A `DataError` if they are not strings, or a string instead of several.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise DataError(f"{what} must be a list of ids, got {type(values).__name__}")
+    out: list[str] = []
+    seen: set[str] = set()
+    for k, value in enumerate(values):
+        if not isinstance(value, str):
+            raise DataError(f"{what}: number {k} is {value!r}, an id (a string) was expected")
+        if distinct and value in seen:
+            raise DataError(f"{what}: {value!r} stands twice")
+        seen.add(value)
+        out.append(str(value))
+    return out

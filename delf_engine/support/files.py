@@ -32,6 +32,20 @@ def system_errors(what: str, error: type[DelfEngineError] = FormatError) -> Iter
 
 
 @contextlib.contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Turn what libraries raise in the block, which is of any type on a damaged file, into a `FormatError`.
+
+    `what` is as of `system_errors`; errors of ours pass as they are.
+    """
+    try:
+        yield
+    except DelfEngineError:
+        raise
+    except Exception as failure:
+        raise FormatError(f"{what}: {getattr(failure, 'strerror', None) or failure}") from failure
+
+
+@contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield the path of a temporary file that takes the place of `path` if the block ends without an error.
 

@@ -95,6 +95,12 @@ class Step:
         """Map (N, C) feature vectors to unit descriptors: by the projection, before there is one by L2 alone."""
         return self.network.projection(vectors) if self.fitted else F.normalize(vectors, dim=1)
 
+    def global_vectors(self) -> Tensor:
+        """Return the (N, G) global descriptors of the images, of a stage that trains them, at unit length."""
+        assert self.network.global_layer is not None, "losses see to it that the stage trains one"
+        vectors: Tensor = self.network.global_layer(self.features)
+        return vectors
+
 
 @dataclass(frozen=True)
 class StageFacts:

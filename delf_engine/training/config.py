@@ -18,6 +18,7 @@ from delf_engine.config import Config, Count, Positive, config_directory, parse_
 from delf_engine.errors import ConfigError
 from delf_engine.training.batches import START, Level
 from delf_engine.training.contract import LossOptions, SourceOptions
+from delf_engine.training.global_head import GlobalHeadConfig
 from delf_engine.training.losses.distillation import DistillationOptions
 from delf_engine.training.options import Arithmetic
 from delf_engine.training.projection import PcaStage, StageName
@@ -41,7 +42,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
 
 #: What a gradient stage can train of the network.
-Part = Literal["trunk", "layer3", "attention", "projection"]
+Part = Literal["trunk", "layer3", "attention", "projection", "global"]
 
 
 class AttentionConfig(Config):
@@ -68,9 +69,9 @@ class GradientStage(Config):
         As progress, logs and errors call it; unique in the recipe.
     source : SourceOptions
         Where batches come from; in TOML its name (``"views"``), or a table with ``kind`` and its options.
-    train : tuple of "trunk", "layer3", "attention", "projection"
+    train : tuple of "trunk", "layer3", "attention", "projection", "global"
         Parts of the network that are trained, with the parameters of the losses. What lies below them is computed
-        once and cached.
+        once and cached. "global" is exponent and whitening of the global descriptor, which begin as fitted.
     losses : tuple of LossOptions
     steps : int
         Optimiser steps; 0 leaves the stage out.
@@ -178,6 +179,9 @@ class TrainingConfig(Config):
         How views are distorted, the attention head, the visual words.
     stages : tuple of Config
         What is done, in order.
+    global_head : GlobalHeadConfig or None
+        The global descriptor that goes with the checkpoint: as a stage has trained it, else fitted at the end.
+        None: there is none.
     """
 
     name: str
@@ -190,6 +194,20 @@ class TrainingConfig(Config):
     attention: AttentionConfig
     stages: tuple[Stage, ...] = Field(min_length=1)
     codebook: CodebookConfig
+    global_head: GlobalHeadConfig | None = None
+
+    @model_validator(mode="after")
+    def _global_head_is_told(self) -> TrainingConfig:
+        if "global" in self.trained and (self.global_head is None or self.global_head.pooling != "gem"):
+            raise ValueError("a stage trains 'global', which needs the table [global_head] with pooling = 'gem'")
+        begun = False
+        for stage in self.gradient_stages:
+            begun |= "global" in stage.train
+            if begun and "global" not in stage.train and {"trunk", "layer3"} & {*stage.train}:
+                raise ValueError(
+                    f"stage {stage.name!r} changes the maps behind a stage that trains 'global' on them"
+                )
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> TrainingConfig:
@@ -203,6 +221,11 @@ class TrainingConfig(Config):
     def gradient_stages(self) -> tuple[GradientStage, ...]:
         """The stages that have anything to train."""
         return tuple(s for s in self.stages if isinstance(s, GradientStage) and s.steps)
+
+    @property
+    def trained(self) -> set[Part]:
+        """What the stages train."""
+        return {part for stage in self.gradient_stages for part in stage.train}
 
     def with_stage(self, name: str, **changes: Any) -> TrainingConfig:
         """Return a copy in which the stage called `name` has other values.

@@ -13,20 +13,36 @@ from typing import Any
 import numpy as np
 
 from delf_engine.config import load_profile
-from delf_engine.errors import CheckpointError, ImageError
+from delf_engine.errors import CheckpointError, ConfigError, ImageError
 from delf_engine.extraction import Extractor
 from delf_engine.index import Codebook
-from delf_engine.model import CheckpointInfo, save_checkpoint
+from delf_engine.model import (
+    CheckpointInfo,
+    GlobalHead,
+    checkpoint_path,
+    read_checkpoint_info,
+    save_checkpoint,
+)
+from delf_engine.model.checkpoint import global_head_beside
 from delf_engine.model.network import DelfNetwork
 from delf_engine.support.files import system_errors
 from delf_engine.training.config import CodebookConfig, TrainingConfig, load_training_config
+from delf_engine.training.global_head import finished_head, fit_head
 from delf_engine.training.options import Progress, Reports, RunOptions
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import spread
 from delf_engine.training.run import Run
 from delf_engine.training.work import Work, photographs_key
 
-__all__ = ["CheckpointFiles", "Trained", "TrainingReport", "train", "train_codebook", "train_network"]
+__all__ = [
+    "CheckpointFiles",
+    "Trained",
+    "TrainingReport",
+    "train",
+    "train_codebook",
+    "train_global_head",
+    "train_network",
+]
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,12 @@ class CheckpointFiles:
     """Where a checkpoint and what goes with it are written; by default the state of the run beside them."""
 
     checkpoint: Path
+    with_head: bool = False
+
+    @property
+    def global_head(self) -> Path:
+        """What makes its global descriptor, where the recipe has one (`with_head`)."""
+        return global_head_beside(self.checkpoint)
 
     @property
     def codebook(self) -> Path:
@@ -52,8 +74,9 @@ class CheckpointFiles:
 
     @property
     def names(self) -> str:
-        """The three files, for people."""
-        return f"{self.checkpoint}, {self.codebook.name}, {self.card.name}"
+        """The files, for people."""
+        head = [self.global_head.name] if self.with_head else []
+        return ", ".join([str(self.checkpoint), self.codebook.name, *head, self.card.name])
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,7 @@ def train(
     data: str = "",
     licence: str = "Apache-2.0",
 ) -> TrainingReport:
-    """Train a checkpoint by a recipe, and write it with its codebook and model card.
+    """Train a checkpoint by a recipe, and write it with its codebook, model card and, if told, global head.
 
     Parameters
     ----------
@@ -124,8 +147,13 @@ def train(
         If another training runs in `work`.
     """
     config = recipe if isinstance(recipe, TrainingConfig) else load_training_config(recipe)
+    if config.trained == {"global"}:
+        raise ConfigError(
+            f"recipe {config.name} trains a global head alone, and makes no checkpoint: train that of an existing "
+            "one, delf-engine model train-global"
+        )
     options, reports = options or RunOptions(), reports or Reports()
-    files = CheckpointFiles(Path(out or f"{config.name}.safetensors"))
+    files = CheckpointFiles(Path(out or f"{config.name}.safetensors"), config.global_head is not None)
     failed: dict[str, str] = {}
 
     def on_error(path: str, error: ImageError) -> None:
@@ -137,6 +165,7 @@ def train(
     trained = train_network(
         photographs, config, trunk, options, reports, work=work or files.work, data=data, licence=licence
     )
+    files.global_head.unlink(missing_ok=True)  # of other weights
     save_checkpoint(files.checkpoint, trained.state, trained.info)
     extractor = Extractor.from_pretrained(
         files.checkpoint, config=load_profile(config.profile).extraction.for_codebook()
@@ -146,6 +175,16 @@ def train(
     codebook.save(files.codebook)
     named = trained.info.model_copy(update={"codebook_sha256": codebook.hash})
     info = save_checkpoint(files.checkpoint, trained.state, named)
+    if config.global_head is not None:
+        head = trained.global_head(info.identity) or fit_head(
+            Extractor.from_pretrained(files.checkpoint, device=options.device),
+            [path for path in photographs.held_in if path not in failed],
+            config.global_head,
+            config.global_head.pairs(options.pairs),
+            lambda done, total: reports.progress("global vectors", done, total, None),
+            reports.error,
+        )
+        head.save(files.global_head)
     with system_errors(f"{files.card}: the model card cannot be written", CheckpointError):
         files.card.write_text(_card(info, trained), encoding="utf-8")
     return TrainingReport(files, info, failed)
@@ -161,14 +200,21 @@ class Trained:
     network: DelfNetwork
     info: CheckpointInfo
     history: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]]
+    config: TrainingConfig
 
     @property
     def state(self) -> dict[str, Any]:
         """Weights to save, by name, as NumPy arrays."""
-        weights = self.network.state_dict()
+        weights = {k: v for k, v in self.network.state_dict().items() if not k.startswith("global_layer.")}
         if self.info.attention == "norm":  # no stage trained the head, and it is no part of the checkpoint
             weights = {key: value for key, value in weights.items() if not key.startswith("attention.")}
         return {key: value.detach().contiguous().numpy() for key, value in weights.items()}
+
+    def global_head(self, model: str) -> GlobalHead | None:
+        """Return the global head that was trained, for maps of the checkpoint of this identity; None: none was."""
+        if self.network.global_layer is None or self.config.global_head is None:
+            return None
+        return finished_head(self.network.global_layer, self.config.global_head, model)
 
 
 def train_network(
@@ -208,7 +254,51 @@ def train_network(
         seed=options.seed,
         figures=figures,
     )
-    return Trained(network, info, run.history)
+    return Trained(network, info, run.history, config)
+
+
+def train_global_head(
+    model: str | os.PathLike[str],
+    photos: Sequence[str | os.PathLike[str]],
+    recipe: str | os.PathLike[str] | TrainingConfig = "global",
+    *,
+    out: str | os.PathLike[str] | None = None,
+    options: RunOptions | None = None,
+    reports: Reports | None = None,
+) -> GlobalHead:
+    """Train the global head of a checkpoint by gradients, and write it; the checkpoint stays as it is.
+
+    Parameters
+    ----------
+    model : str or path
+        Checkpoint by name or path; its trunk and profile go before those of the recipe.
+    photos, options, reports
+        As of `train`.
+    recipe : str, path or TrainingConfig
+        One that trains "global" alone.
+    out : path or None
+        File to write, completely or not at all. None: beside the checkpoint, where it is found.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe trains anything else, or the checkpoint smooths its features, which training does not.
+    CheckpointError, DataError, FormatError
+        As of `train`.
+    """
+    config = recipe if isinstance(recipe, TrainingConfig) else load_training_config(recipe)
+    if config.trained != {"global"}:
+        raise ConfigError(f"recipe {config.name} must train 'global' alone, since the checkpoint stays as it is")
+    info = read_checkpoint_info(model)
+    if info.smoothing != 1:
+        raise ConfigError(f"{model}: smooths its features, and training does not; fit its head without gradients")
+    options = options or RunOptions()
+    config = config.model_copy(update={"architecture": info.architecture, "profile": info.profile})
+    photographs = Photographs.find(photos, config, seed=options.seed)
+    head = train_network(photographs, config, model, options, reports).global_head(info.identity)
+    assert head is not None, "the recipe trains one"
+    head.save(out or global_head_beside(checkpoint_path(model)))
+    return head
 
 
 def train_codebook(

@@ -13,6 +13,12 @@ from delf_engine.training.losses.classification import ArcFace, Softmax
 from delf_engine.training.losses.contrast import Contrast
 from delf_engine.training.losses.distillation import Distillation
 from delf_engine.training.losses.match import Match
+from delf_engine.training.losses.vectors import (
+    CoupledClusters,
+    GlobalContrastive,
+    GlobalTriplet,
+    NetvladRanking,
+)
 from delf_engine.training.sources.classes import ClassesSource
 from delf_engine.training.sources.mined import MinedSource
 from delf_engine.training.sources.views import ViewsSource
@@ -25,8 +31,12 @@ T = TypeVar("T")
 LOSSES: dict[str, type[Loss]] = {
     "arcface": ArcFace,
     "contrast": Contrast,
+    "coupled_clusters": CoupledClusters,
     "distillation": Distillation,
+    "global_contrastive": GlobalContrastive,
+    "global_triplet": GlobalTriplet,
     "match": Match,
+    "netvlad_ranking": NetvladRanking,
     "softmax": Softmax,
 }
 #: Classes of the protocol `contract.Source`, each with its ``Options``.

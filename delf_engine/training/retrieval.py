@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from delf_engine.training.losses.match import MatchOptions, labelled_cells
 from delf_engine.training.sources.views import draw_rows, gather_pairs
 from delf_engine.training.stores import ViewStore
 
-__all__ = ["best_descriptors", "match_precision", "mutual_similarity", "retrieval_map"]
+__all__ = ["best_descriptors", "global_map", "match_precision", "mutual_similarity", "retrieval_map"]
 
 ToStep = Callable[[Batch, int], Step]
 Scores = Callable[[Tensor], Tensor]
@@ -54,8 +54,26 @@ def retrieval_map(store: ViewStore, to_step: ToStep, scores: Scores) -> float:
         )
     count = store.items.views
     queries = range(0, len(views), count)
-    rankings = [np.argsort(-mutual_similarity(views[q], views), kind="stable") for q in queries]
-    names = [str(i) for i in range(len(views))]
+    return _mean_ap([mutual_similarity(views[q], views) for q in queries], count)
+
+
+def global_map(store: ViewStore, to_step: ToStep) -> float:
+    """Return the same figure for the global descriptors under training, in per cent."""
+    with torch.no_grad():
+        steps = (
+            to_step(Batch(store.maps(row), store.items.size), index)
+            for index, row in enumerate(store.rows.tolist())
+        )
+        vectors = torch.cat([step.global_vectors().double().cpu() for step in steps]).numpy()
+    count = store.items.views
+    return _mean_ap(list(vectors[::count] @ vectors.T), count)
+
+
+def _mean_ap(similarities: Sequence[npt.NDArray[np.float64]], count: int) -> float:
+    """Return mAP in per cent from similarities of the first of each photograph's `count` views to all views."""
+    rankings = [np.argsort(-similarity, kind="stable") for similarity in similarities]
+    names = [str(i) for i in range(len(similarities[0]))]
+    queries = range(0, len(names), count)
     truth = GroundTruth(
         names=tuple(names),
         query_names=tuple(names[q] for q in queries),

@@ -11,18 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError, ImageError
+from delf_engine.extraction import Extractor
 from delf_engine.extraction.runtime import choose_device
-from delf_engine.model.network import AttentionHead, DelfNetwork
+from delf_engine.model.network import AttentionHead, DelfNetwork, GlobalLayer
 from delf_engine.training.batches import START, Forward, StageFacts, Teacher, TeacherContext
 from delf_engine.training.config import GradientStage, Stage, TrainingConfig, teacher_names, with_teacher
 from delf_engine.training.contract import Loss, Source, SourceContext
+from delf_engine.training.global_head import fit_head, start_layer
 from delf_engine.training.losses.match import MatchOptions
 from delf_engine.training.options import Reports, RunOptions, autocast_dtype, deterministic
 from delf_engine.training.photographs import Photographs
 from delf_engine.training.projection import PcaStage, fit_projection, spread
 from delf_engine.training.registry import LOSSES, SOURCES, build_teacher, find, teacher_file
-from delf_engine.training.retrieval import match_precision, retrieval_map
+from delf_engine.training.retrieval import global_map, match_precision, retrieval_map
 from delf_engine.training.sources.views import photo_items
 from delf_engine.training.stores import Encoder, Stores, ViewStore, fingerprint
 from delf_engine.training.trainer import GradientRun
@@ -61,7 +64,10 @@ class Run:
     ) -> None:
         if options.teacher is not None:
             config = with_teacher(config, options.teacher)
-        if options.pairs is not None and all(stage.source.kind != "mined" for stage in config.gradient_stages):
+        head = config.global_head
+        learns = head is not None and head.pairs(options.pairs) is not None
+        draws = any(stage.source.kind == "mined" for stage in config.gradient_stages)
+        if options.pairs is not None and not draws and not learns:
             raise ConfigError(
                 f"{options.pairs}: recipe {config.name} draws no mined pairs; "
                 "take one that does, such as delf_self"
@@ -78,7 +84,7 @@ class Run:
             progress=lambda name, done, total: reports.progress(name, done, total, None),
             sample=sample,
         )
-        self.fitted = self.attends = False
+        self.fitted = self.attends = self.pools = False
         self.history: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
 
     def run(self, trunk_weights: Any) -> dict[str, float]:
@@ -109,12 +115,16 @@ class Run:
                 norm_weighted=config.attention.norm_weighted,
                 trunk=trunk,
             )
+            if "global" in config.trained and config.global_head is not None:
+                network.global_layer = GlobalLayer(network.trunk.channels, config.global_head.dim)
         _round_trunk(network)
         self.network = network.requires_grad_(False).eval().to(self.device).to(memory_format=torch.channels_last)
 
     def _facts(self) -> tuple[object, ...]:
         """Return what every stage's result depends on."""
         unused = {"stages", "codebook", "name", "profile", "trunk"}  # the trunk itself is in the key
+        if "global" not in self.config.trained:
+            unused.add("global_head")
         config = self.config.model_dump(mode="json", exclude=unused)
         labelled = self.photographs.labelled
         return (
@@ -133,7 +143,8 @@ class Run:
         if isinstance(stage, PcaStage):
             return (dtype,)
         teachers = {name: file_digest(teacher_file(name)) for name in teacher_names([stage])}
-        pairs = {"pairs": file_digest(self.options.pairs)} if stage.source.kind == "mined" else {}
+        paired = stage.source.kind == "mined" or "global" in stage.train
+        pairs = {"pairs": file_digest(self.options.pairs)} if paired else {}
         return (dtype, teachers, pairs)
 
     def dtype(self, stage: Stage) -> torch.dtype:
@@ -149,12 +160,14 @@ class Run:
                 history: list[tuple[int, dict[str, float]]] = []
             else:
                 history = self._train(number, stage, key)
-            values = {"fitted": self.fitted, "attends": self.attends, "history": history}
+            flags = {"fitted": self.fitted, "attends": self.attends, "pools": self.pools}
+            values = {**flags, "history": history}
             return Snapshot(dict(self.network.state_dict()), values)
 
         result = self.work.once(stage.name, key, compute)
         self.network.load_state_dict(result.tensors)
         self.fitted, self.attends = bool(result.values["fitted"]), bool(result.values["attends"])
+        self.pools = bool(result.values.get("pools", False))  # not stated by earlier versions
         if result.values["history"]:
             self.history[stage.name] = [(int(step), figures) for step, figures in result.values["history"]]
 
@@ -175,9 +188,28 @@ class Run:
         self.network.projection.load_state_dict(projection.state_dict())
         self.fitted = True
 
+    def _fit_global(self) -> None:
+        """Begin the global descriptor as it is fitted to the network as it is now."""
+        config, layer = self.config.global_head, self.network.global_layer
+        assert config is not None, "the recipe was checked"
+        assert layer is not None, "made at the start"
+        extractor = Extractor(self.network, load_profile(self.config.profile).extraction, device=str(self.device))
+        head = fit_head(
+            extractor,
+            self.photographs.held_in,
+            config,
+            config.pairs(self.options.pairs),
+            lambda done, total: self.reports.progress("global vectors", done, total, None),
+            self.reports.error,
+        )
+        start_layer(layer, head)
+        self.pools = True
+
     def _train(self, number: int, stage: GradientStage, key: str) -> list[tuple[int, dict[str, float]]]:
         if "projection" in stage.train and not self.fitted:
             raise ConfigError(f"stage {stage.name}: trains the projection: put a pca stage before it")
+        if "global" in stage.train and not self.pools:
+            self._fit_global()
         run = self.prepare(number, stage, self.work.running(stage.name, key))
         before = [parameter.detach().clone() for parameter in run.parameters]
         run.run()
@@ -203,13 +235,20 @@ class Run:
         attends = self.attends or "attention" in stage.train
         measured = Forward(self.network, self.fitted, seed, self.device, dtype)
         held_out = self._held_out_store()
+
+        def evaluate() -> dict[str, float]:
+            figures = {"held-out retrieval mAP": retrieval_map(held_out, measured, self._scores(attends))}
+            if "global" in stage.train:
+                figures["held-out global mAP"] = global_map(held_out, measured)
+            return figures
+
         return GradientRun(
             stage,
             self.network,
             source,
             build_losses(stage, self.network, facts, seed),
             replace(measured, trains=stage.train, teachers=teachers, start=start),
-            evaluate=lambda: {"held-out retrieval mAP": retrieval_map(held_out, measured, self._scores(attends))},
+            evaluate=evaluate,
             path=path,
             checkpoint_seconds=self.options.checkpoint_seconds,
             checkpoint_steps=self.options.checkpoint_steps,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,7 +117,7 @@ class Encoder:
 
     def needs(self, items: Items) -> Needs:
         """Return what the maps of views depend on, and the names of the teachers whose maps are among them."""
-        trunk = self.trunk
+        trunk: Any = self.trunk
         below: dict[Level, list[torch.nn.Module]] = {
             "images": [],
             "conv3": [trunk.conv1, trunk.layer1, trunk.layer2],

@@ -26,8 +26,11 @@ class _NetworkTeacher:
     """Unit descriptors of all cells by a network's trunk and projection."""
 
     def __init__(self, network: DelfNetwork, context: TeacherContext) -> None:
-        if network.stride != 16:
-            raise ConfigError(f"a teacher needs cells of stride 16, this one's are {network.stride} pixels apart")
+        if (network.stride, network.offset) != (16, 0):
+            raise ConfigError(
+                f"a teacher needs a ResNet with cells of stride 16; a {network.trunk.architecture} has them "
+                f"{network.stride} pixels apart, from {network.offset}"
+            )
         self.network = network.to(context.device).requires_grad_(False).eval()
         self.context = context
         self.channels = network.dim
@@ -51,7 +54,7 @@ class CheckpointTeacher(_NetworkTeacher):
     CheckpointError
         If it cannot be read.
     ConfigError
-        If its cells have another stride than 16.
+        If its cells have another stride than 16, or its trunk is a ViT.
     """
 
     def __init__(self, argument: str, context: TeacherContext) -> None:

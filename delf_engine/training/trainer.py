@@ -259,11 +259,12 @@ def trained_parameters(
     network: DelfNetwork, stage: GradientStage, losses: nn.ModuleList
 ) -> tuple[list[str], list[Tensor]]:
     """Return names and parameters that a stage trains: its parts of the network, then those of its losses."""
-    trunk = network.trunk
+    trunk: Any = network.trunk
     modules: dict[str, list[tuple[str, nn.Module]]] = {
         "trunk": [("trunk", trunk)],
         "layer3": [("trunk.layer3", trunk.layer3), ("trunk.layer4", trunk.layer4)],
         "attention": [("attention", network.attention)],
+        "global": [("global_layer", network.global_layer)] if network.global_layer is not None else [],
     }
     found: dict[str, Tensor] = {}
     for part in stage.train:

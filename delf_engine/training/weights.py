@@ -13,7 +13,7 @@ from torch import Tensor
 
 from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.interchange.published.torch_files import read_torch_file
-from delf_engine.model.backbones import ARCHITECTURES, Trunk, build_trunk
+from delf_engine.model.backbones import ARCHITECTURES, Trunk, VitArchitecture, build_trunk
 from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint
 
 __all__ = ["load_trunk", "pretrained_state", "read_state"]
@@ -36,8 +36,10 @@ def load_trunk(architecture: str, path: str | os.PathLike[str] | None, *, traine
     CheckpointError
         If the weights are missing, damaged, of another architecture, or made for other preprocessing.
     ConfigError
-        If the architecture is unknown.
+        If the architecture is unknown, or a ViT: their cells do not lie where training looks for them.
     """
+    if isinstance(ARCHITECTURES.get(architecture), VitArchitecture):
+        raise ConfigError(f"{architecture} is not trained here, only ResNets are; import its weights as they are")
     state: dict[str, Tensor] | None
     if path is None:
         _offered(architecture)
@@ -92,7 +94,7 @@ def _offered(architecture: str) -> Any:
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"unknown trunk {architecture!r}; known trunks: {', '.join(ARCHITECTURES)}")
     kind = ARCHITECTURES[architecture]
-    if kind.stride_on_first or kind.padding != "torch":
+    if isinstance(kind, VitArchitecture) or kind.stride_on_first or kind.padding != "torch":
         raise CheckpointError(f"torchvision has no weights for {architecture}: pass --trunk FILE")
     return torchvision.models.get_model_weights(kind.constructor).IMAGENET1K_V1
 

@@ -63,7 +63,8 @@ class ReciprocalGraph:
 
         self._half = mutual(round(self._k1 / 2))
         self._single = _encoded(mutual(self._k1), self._half, self._vectors, self._vectors)
-        average = _averaging(_ones(listed[:, : self._k2], there[:, : self._k2], count))
+        average = _ones(listed[:, : self._k2], there[:, : self._k2], count)
+        average.data /= np.repeat(np.diff(average.indptr), np.diff(average.indptr))
         self._encodings = average @ self._single
         self._sums = self._encodings.sum(axis=1)
 
@@ -130,12 +131,6 @@ class ReciprocalGraph:
 
 def _ones(indices: Indices, there: npt.NDArray[np.bool_], columns: int) -> Any:
     return links(indices, np.ones(indices.shape), there, columns)
-
-
-def _averaging(chosen: Any) -> Any:
-    """Return rows of ones divided by their number."""
-    chosen.data /= np.repeat(np.diff(chosen.indptr), np.diff(chosen.indptr))
-    return chosen
 
 
 def _encoded(reciprocal: Any, half: Any, rows: Vectors, vectors: Vectors) -> Any:

@@ -125,7 +125,8 @@ def learned_whitening(vectors: npt.ArrayLike, pairs: npt.ArrayLike, dim: int) ->
 
 def _principal(centred: Matrix, wanted: int) -> tuple[Matrix, Matrix]:
     """Return the largest variances, (K,), and their directions, (D, K), whose largest component is positive."""
-    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    few = len(centred) < centred.shape[1]  # their products are the smaller matrix, of the same eigenvalues
+    variances, directions = np.linalg.eigh((centred @ centred.T if few else centred.T @ centred) / len(centred))
     spanned = _rank(variances, *centred.shape)
     if wanted > spanned:
         raise ConfigError(
@@ -133,6 +134,8 @@ def _principal(centred: Matrix, wanted: int) -> tuple[Matrix, Matrix]:
             "give more vectors, or ask for fewer dimensions"
         )
     variances, directions = variances[::-1][:wanted], directions[:, ::-1][:, :wanted]
+    if few:
+        directions = centred.T @ directions / np.sqrt(variances * len(centred))
     strongest = np.abs(directions).argmax(axis=0)
     return variances, directions * np.sign(directions[strongest, np.arange(wanted)])
 

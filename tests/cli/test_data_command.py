@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from datasets.toys import IMAGES, serve_toy
+from data_sets.toys import IMAGES, serve_toy
 from delf_engine.cli import app, main
 from delf_engine.datasets import KNOWN, Definition, getting
 from delf_engine.errors import DataError, DelfEngineError

@@ -179,7 +179,7 @@ def test_export_refuses(model: Path, tmp_path: Path) -> None:
 def test_verify(model: Path) -> None:
     found = _json("verify", model, DEFAULT_MODEL)
     assert found["ok"]
-    assert [c["what"] for c in found["models"][str(model)]][-2:] == ["shapes", "codebook"]
+    assert [c["what"] for c in found["models"][str(model)]][-3:] == ["shapes", "codebook", "global head"]
     assert set(_json("verify", "--all")["models"]) == set(checkpoint_names())
     text = _run("verify", "--all").output
     assert max(map(len, text.splitlines())) <= 80

@@ -13,8 +13,7 @@ from sklearn.datasets import load_sample_image
 from typer.testing import CliRunner
 
 from delf_engine.cli import app
-from delf_engine.demo import scenes
-from delf_engine.demo.clutter import OBSTACLES, SCENES, add_obstacle
+from delf_engine.demo.clutter import SCENES
 from delf_engine.demo.run import run_demo
 from delf_engine.demo.scenes import Collection, Photo, render_collection
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, FormatError
@@ -103,28 +102,6 @@ def test_views_of_a_place_match_and_clutter_does_not(collection: Collection) -> 
         assert max(wrong) < 20, count
 
 
-@pytest.mark.parametrize("shot", [*scenes._SHOTS, scenes._QUERY], ids=lambda s: f"{s.yaw},{s.pitch},{s.roll}")
-@pytest.mark.parametrize("dot", [(200, 150), (170, 180), (60, 40), (330, 250)])
-def test_a_dot_is_rendered_where_the_homography_and_the_relief_say(
-    shot: scenes._Shot, dot: tuple[int, int]
-) -> None:
-    photo = np.zeros((300, 400, 3), np.uint8)
-    cv2.circle(photo, dot, 4, (255, 255, 255), -1)
-    place = scenes._place("dot", photo, np.random.default_rng(0), (200.0, 150.0), 110.0)
-    picture, homography = scenes._view(place, shot, (640, 480))
-    at = mapped(place.placed, np.array([dot]))
-    depth = place.depth[int(at[0, 1]), int(at[0, 0])]
-    expected = mapped(homography, at + depth * scenes._background_shift(place, shot))[0]
-    if not ((expected > 15) & (expected < (625, 465))).all():
-        return  # outside the picture
-    weight = picture[:, :, 0] * (picture[:, :, 0] > 60)
-    rows, columns = np.mgrid[:480, :640]
-    centre = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
-    assert np.linalg.norm(centre - expected) < 1.5
-    if np.hypot(*(np.array(dot) - (200, 150))) < 60:  # on the subject the homography alone is the truth
-        assert np.linalg.norm(centre - mapped(homography, at)[0]) < 4
-
-
 def test_the_homography_holds_for_pixels_of_a_large_source(tmp_path: Path, rng: np.random.Generator) -> None:
     path = write_image(tmp_path / "mine.png", random_photo(rng, 1300, 900))
     (query,) = render_collection(tmp_path / "out", views_per_place=1, distractors=0, photos=[path]).queries
@@ -183,16 +160,6 @@ def test_each_scene_is_another_picture(kind: str) -> None:
     assert np.isfinite(one).all()
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - two).mean() > 5
-
-
-@pytest.mark.parametrize("kind", OBSTACLES)
-def test_obstacles_hide_a_part(kind: str) -> None:
-    grey = np.full((240, 320, 3), 128, np.float32)
-    seen = add_obstacle(np.random.default_rng(0), grey, kind)
-    hidden = (np.abs(seen - grey) > 20).any(axis=2).mean()
-    assert 0.01 < hidden < 0.5
-    assert (grey == 128).all()
-    assert np.isfinite(seen).all()
 
 
 def test_demo_ranks_correctly_and_draws(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import delf_engine as de
 from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, ImageError, LockedError, MismatchError
 from delf_engine.extraction import Extractor
+from delf_engine.reranking import read_hits
 from delf_engine.storage import FeatureStore
 from helpers import raises, random_photo, write_image
 from reranking import clients
@@ -174,3 +175,14 @@ def test_the_howto_works_as_printed(
     result: Any = given["result"]
     assert result.hits[0].id == clients.BEST[2]
     assert sorted(hit.id for hit in result.hits) == sorted(clients.BEST)
+
+
+def test_hits_that_name_ids_of_an_engine(photos: Any, engine_of_photos: Any) -> None:
+    ids = engine_of_photos.ids()
+    answer = {
+        "result": {"points": [{"id": image_id, "score": 0.9 - 0.1 * i} for i, image_id in enumerate(ids[:3])]}
+    }
+    found = engine_of_photos.rerank(photos[2], read_hits(answer))
+    assert found[0].id == ids[2]
+    assert {hit.id for hit in found} == set(ids[:3])
+    assert found[0].score == pytest.approx(0.7)

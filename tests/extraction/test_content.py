@@ -62,22 +62,27 @@ def test_an_image_of_one_colour_holds_nothing(size: tuple[int, int]) -> None:
 
 
 @given(
-    seed=st.integers(0, 50), stride=st.sampled_from([8, 16]), height=st.integers(1, 70), width=st.integers(1, 70)
+    seed=st.integers(0, 50),
+    grid=st.sampled_from([(8, 0), (16, 0), (14, 6.5)]),
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
 )
 def test_textured_is_the_standard_deviation_around_each_cell(
-    seed: int, stride: int, height: int, width: int
+    seed: int, grid: tuple[int, float], height: int, width: int
 ) -> None:
+    stride, offset = grid
     rng = np.random.default_rng(seed)
     image = (rng.integers(0, 256, (height, width, 3)) * rng.choice([0.02, 1.0])).astype(np.uint8)
     window = 3 * stride
-    found = textured(image, stride, window, 3.0)
+    found = textured(image, stride, window, 3.0, offset)
     assert found.shape == (-(-height // stride), -(-width // stride))
     grey = image @ [0.299, 0.587, 0.114]
     half = window // 2
     around = np.pad(grey, half, mode="symmetric") if min(height, width) >= half else None
     if around is not None:
         for (row, column), value in np.ndenumerate(found):
-            y, x = row * stride, column * stride
+            y = min(row * stride + int(offset), height - 1)
+            x = min(column * stride + int(offset), width - 1)
             spread = around[y : y + window, x : x + window].std()
             assert value == (spread >= 3.0) or abs(spread - 3.0) < 0.3
 

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from delf_engine.errors import CheckpointError
-from delf_engine.model import GlobalHead, global_head_path
+from delf_engine.extraction import Extractor
+from delf_engine.index import Codebook
+from delf_engine.model import GlobalHead, global_head_path, load_global_head, read_checkpoint_info
+from delf_engine.model.check import check_checkpoint, copy_checkpoint
 from helpers import raises, write_tiny_model
 
 
@@ -99,6 +102,27 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with raises(CheckpointError, str(path)):
         GlobalHead.load(path)
+
+
+def test_it_goes_with_its_checkpoint_and_no_other(tmp_path: Path) -> None:
+    model, goal = write_tiny_model(tmp_path), tmp_path / "copy" / "mine.safetensors"
+    identity = read_checkpoint_info(model).identity
+    assert load_global_head(model, identity) is None
+    head(model=identity).save(tmp_path / "tiny.global.safetensors")
+    assert goal.with_name("mine.global.safetensors") in copy_checkpoint(model, goal, Codebook.load)
+    copied = load_global_head(goal, identity)
+    assert copied is not None
+    assert copied.identity == head().identity
+    head(model="another@1").save(tmp_path / "tiny.global.safetensors")
+    with raises(CheckpointError, "another@1", identity):
+        Extractor.from_pretrained(model)
+    failed = [check.what for check in check_checkpoint(model, Codebook.load) if not check.ok]
+    assert failed == ["global head"]
+    with raises(CheckpointError, "another@1"):
+        copy_checkpoint(model, goal, Codebook.load, replace=True)
+    (tmp_path / "tiny.global.safetensors").unlink()
+    copy_checkpoint(model, goal, Codebook.load, replace=True)
+    assert global_head_path(goal) is None  # that of the one before is gone
 
 
 def test_it_lies_beside_its_checkpoint(tmp_path: Path) -> None:

@@ -193,7 +193,6 @@ def test_parts_of_the_work_make_no_difference(rng: np.random.Generator, monkeypa
     hits = [hit(name, np.eye(3), residual_px=60.0) for name in "ab"]
     whole = expand_query(query, hits, images)
     assert 40 < len(whole) < 160
-    monkeypatch.setattr(expansion, "_DISTANCES_AT_ONCE", 100)
     monkeypatch.setattr(expansion, "_PAIRS_AT_ONCE", 3)
     assert expand_query(query, hits, images) == whole
 

@@ -148,6 +148,17 @@ def test_look_alikes_are_drawn_together(folder: Path, tmp_path: Path) -> None:
         assert other.tolist() == [first[0], expected]
 
 
+def test_a_look_alike_that_cannot_be_read_is_not_drawn(folder: Path, tmp_path: Path) -> None:
+    alike = json.dumps({"a": str(folder / "a0.png"), "b": "none.png", "same": False})
+    lines = [_line(str(folder / f"a{i}.png"), str(folder / f"b{i}.png")) for i in range(3)]
+    lines.append(_line("none.png", str(folder / "b3.png")))
+    (tmp_path / "pairs.jsonl").write_text("\n".join([*lines, alike]))
+    context = _context(folder, pairs=tmp_path / "pairs.jsonl", batch=2, on_error=lambda *_: None)
+    source = MinedSource(MinedOptions(kind="mined", alike=0.5), context)
+    for index in range(6):
+        assert len(source.batch(index)) == 4
+
+
 def test_chains_of_pairs_are_one_place() -> None:
     found = places([_pair("/a", "/b"), _pair("/c", "/d"), _pair("/e", "/b"), _pair("/f", "/f")])
     assert found["/a"] == found["/b"] == found["/e"]

@@ -17,7 +17,7 @@ from delf_engine.model import CheckpointInfo
 from delf_engine.support.files import system_errors
 
 #: What can be imported.
-KINDS = ("delf", "delg", "how", "torchvision")
+KINDS = ("delf", "delg", "how", "torchvision", "vit")
 
 State = dict[str, npt.NDArray[np.float32]]
 
@@ -36,42 +36,21 @@ def import_model(
     data: str = "",
     licence: str = "",
 ) -> tuple[State, CheckpointInfo]:
-    """Read a published model and build this package's network from it.
+    """Read a published model of one of `KINDS` and build this package's network from it.
 
-    A `ConfigError` if `kind` is unknown, or options do not go together; a `FormatError` if a file is missing,
-    damaged, or not of the format; a `CheckpointError` if the model is not of this kind, or cannot be expressed by
-    this package's network.
+    `source` is for ``delf`` and ``delg``, which read the same formats, the folder of a SavedModel or the prefix of
+    a checkpoint, for ``how``, ``torchvision`` (ResNets) and ``vit`` (torchvision's, DINOv2) a file, or
+    ``URL#sha256=HEX``, which is downloaded once (pooch). `name` is what stores and indexes will keep. `pca` is for
+    a model without a reduction of its own, with `dim` and `whiten` as of
+    `delf_engine.interchange.published.network.read_pca`; None: descriptors keep all channels of the feature map.
+    `stride`, 16 or 32, is DELF's, see `read_delf_model`. `profile` None is the one nearest to how the model was
+    published, `threshold` the attention score below which a feature is not worth keeping, as published; `data` and
+    `licence` are for the checkpoint's metadata.
 
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`. ``delf`` and ``delg`` read the same formats.
-    source : path
-        ``delf``, ``delg``: folder of a SavedModel, or prefix of a checkpoint. ``how``, ``torchvision``: a file.
-    name : str
-        Of the model, as stores and indexes will keep it.
-    pca : path or None
-        PCA for a model without a reduction of its own, see `delf_engine.interchange.published.network.read_pca`.
-        None: descriptors keep all channels of the feature map.
-    dim : int or None
-        Components of the PCA that are kept; None: all.
-    whiten : bool
-        Whiten by the variances of the PCA.
-    stride : 16, 32 or None
-        Of DELF's feature map; None: as it was saved where that is stated, else 32.
-    profile : str or None
-        None: the one nearest to how the model was published.
-    threshold : float or None
-        Attention score below which a feature is not worth keeping, as published for this model.
-    data, licence : str
-        For the checkpoint's metadata.
-
-    Returns
-    -------
-    state : dict
-        The network's weights by name.
-    info : CheckpointInfo
-        What the checkpoint says of it; `delf_engine.model.save_checkpoint` writes both.
+    Returned are the network's weights by name and what the checkpoint says of it;
+    `delf_engine.model.save_checkpoint` writes both. A `ConfigError` if `kind` is unknown, or options do not go
+    together; a `FormatError` if a file is missing, damaged, or not of the format; a `CheckpointError` if the model
+    is not of this kind, or cannot be expressed by this package's network.
     """
     from delf_engine.config import load_profile
 
@@ -91,15 +70,21 @@ def import_model(
         network, files = read_delf_model(prefix, stride=stride), sorted(prefix.parent.glob(f"{prefix.name}.*"))
     else:
         from delf_engine.interchange.published.torch_files import read_how, read_torchvision
+        from delf_engine.interchange.published.vit import read_vit
 
-        network, files = (read_how if kind == "how" else read_torchvision)(source), [Path(source)]
+        files = [_local(source)]
+        network = {"how": read_how, "torchvision": read_torchvision, "vit": read_vit}[kind](files[0])
     reduction = None if pca is None else read_pca(pca, dim=dim, whiten=whiten)
     digest = hashlib.sha256()
     for path in files:
         with system_errors(f"{path}: cannot be read"), path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    origin = {"kind": kind, "source": Path(source).name, "source_sha256": digest.hexdigest()}
+    origin = {
+        "kind": kind,
+        "source": Path(os.fspath(source).partition("#sha256=")[0]).name,
+        "source_sha256": digest.hexdigest(),
+    }
     origin["library"] = network.library
     return assemble(
         network,
@@ -111,6 +96,22 @@ def import_model(
         licence=licence or "not stated",
         recipe=json.dumps({"imported": origin}),
     )
+
+
+def _local(source: str | os.PathLike[str]) -> Path:
+    """Return the path of a file, or that of what was downloaded from a URL."""
+    if "://" not in os.fspath(source):
+        return Path(source)
+    import pooch
+    import requests
+
+    url, _, digest = os.fspath(source).partition("#sha256=")
+    if not digest:
+        raise ConfigError(f"{url}: say which file it should be, {url}#sha256=HEX, or give a file")
+    try:
+        return Path(pooch.retrieve(url, f"sha256:{digest}"))
+    except (requests.RequestException, OSError, ValueError) as error:
+        raise CheckpointError(f"{url}: cannot be downloaded: {error}; give a file instead") from error
 
 
 def assemble(

@@ -40,15 +40,9 @@ Weights = dict[str, npt.NDArray[np.float32]]
 def read_delf_model(source: str | os.PathLike[str], *, stride: int | None = None) -> PublishedNetwork:
     """Read a DELF or DELG model: a SavedModel's folder, or the prefix of a checkpoint of the training code.
 
-    A `FormatError` if it is no TensorFlow model, or damaged; a `CheckpointError` if it is neither DELF nor DELG,
-    or of a kind that this package's network cannot express.
-
-    Parameters
-    ----------
-    source : path
-        A folder with ``variables/variables.index``, or ``PREFIX`` of a ``PREFIX.index``.
-    stride : 16, 32 or None
-        Of the feature map. None: as the model was saved where it tells (Keras), else 32, DELF's.
+    The stride of the feature map is 16 or 32; None: as the model was saved where it tells (Keras), else 32,
+    DELF's. A `FormatError` if it is no TensorFlow model, or damaged; a `CheckpointError` if it is neither DELF nor
+    DELG, or of a kind that this package's network cannot express.
     """
     bundle = TensorBundle(bundle_prefix(source))
     where = str(bundle.prefix)
@@ -170,27 +164,11 @@ def fold(
     epsilon: float,
     where: str,
 ) -> Weights:
-    """Fold TensorFlow's batch norm into the convolution before it.
+    """Return a convolution of TensorFlow with its batch norm folded in, called `name` in the result.
 
-    A `CheckpointError` if an array is missing or has the wrong shape.
-
-    Parameters
-    ----------
-    name : str
-        Of the convolution in the result.
-    kernel : (H, W, I, O) array
-    bias : (O,) array or None
-    norm : mapping or None
-        ``beta``, ``moving_mean``, ``moving_variance``, each (O,), and ``gamma`` unless it is 1.
-    epsilon : float
-        Added to the variance.
-    where : str
-        Names the file and the convolution in errors.
-
-    Returns
-    -------
-    dict
-        ``NAME.weight``, (O, I, H, W) float32, and ``NAME.bias``, (O,) float32.
+    `kernel` is (H, W, I, O), `bias` (O,); `norm` has ``beta``, ``moving_mean``, ``moving_variance``, each (O,),
+    and ``gamma`` unless it is 1; `epsilon` is added to the variance. The result is ``NAME.weight``, (O, I, H, W)
+    float32, and ``NAME.bias``, (O,) float32. Errors name `where`, the file and the convolution.
     """
     missing = sorted(set(_NORM) - {"gamma"} - set(norm)) if norm is not None else []
     if missing:

@@ -6,7 +6,6 @@ And its reduction: the PCA in files of its own, or the layer of the network that
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from delf_engine.errors import CheckpointError, ConfigError, FormatError
 from delf_engine.interchange.messages import read_datum
 from delf_engine.support.arrays import check_array
+from delf_engine.support.files import library_errors
 
 Floats = npt.NDArray[np.float32]
 Rgb = tuple[float, float, float]
@@ -38,36 +38,17 @@ class Reduction:
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """A published model, taken apart.
+    """A published model, taken apart."""
 
-    Attributes
-    ----------
-    architecture : str
-        A name of `delf_engine.model.backbones.ARCHITECTURES`.
-    trunk : mapping
-        torchvision's names, with batch norm or folded.
-    attention : mapping or None
-        Of an `AttentionHead`, not weighted by the norm; None: the L2 norm is the score.
-    reduction : Reduction or None
-        None: the model has none of its own.
-    smoothing : int
-        Side of the window of averaging before reduction, in cells; 1: none.
-    normalisation : (mean, std)
-        Of RGB in [0, 1].
-    profile : str
-        The profile that comes nearest to how it was published.
-    library : str
-        What it was made with.
-    """
-
-    architecture: str
-    trunk: Mapping[str, npt.NDArray[Any]]
+    architecture: str  # a name of `delf_engine.model.backbones.ARCHITECTURES`
+    trunk: Mapping[str, npt.NDArray[Any]]  # as `delf_engine.model.backbones.build_trunk` takes them
+    # Of an `AttentionHead`, not weighted by the norm; None: the L2 norm is the score.
     attention: Mapping[str, Floats] | None
-    reduction: Reduction | None
-    smoothing: int = 1
+    reduction: Reduction | None  # None: the model has none of its own
+    smoothing: int = 1  # side of the window of averaging before reduction, in cells
     normalisation: tuple[Rgb, Rgb] = IMAGENET
-    profile: str = "default"
-    library: str = "torchvision"
+    profile: str = "default"  # the one that comes nearest to how it was published
+    library: str = "torchvision"  # what it was made with
 
 
 def from_affine(weight: npt.NDArray[Any], bias: npt.NDArray[Any], where: str) -> Reduction:
@@ -89,20 +70,12 @@ def from_affine(weight: npt.NDArray[Any], bias: npt.NDArray[Any], where: str) ->
 
 
 def read_pca(source: str | os.PathLike[str], *, dim: int | None = None, whiten: bool = False) -> Reduction:
-    """Read the PCA of a published model.
+    """Read the PCA of a published model: its first `dim` components, or all.
 
-    A `FormatError` if a file is missing or damaged, or shapes do not fit each other; a `ConfigError` if there are
-    fewer components than `dim`.
-
-    Parameters
-    ----------
-    source : path
-        A folder with ``mean.datum`` and ``pca_proj_mat.datum`` (and ``pca_vars.datum`` for whitening), or an
-        ``.npz`` with ``mean``, ``components`` (and ``variances``).
-    dim : int or None
-        Take the first `dim` components; None: all that are there.
-    whiten : bool
-        Divide each component by the square root of its variance.
+    `source` is a folder with ``mean.datum`` and ``pca_proj_mat.datum`` (and ``pca_vars.datum`` for whitening,
+    which divides each component by the square root of its variance), or an ``.npz`` with ``mean``, ``components``
+    (and ``variances``). A `FormatError` if a file is missing or damaged, or shapes do not fit each other; a
+    `ConfigError` if there are fewer components than `dim`.
     """
     path = Path(source)
     given, components, *variances = _arrays(path, whiten)
@@ -124,11 +97,9 @@ def _arrays(path: Path, whiten: bool) -> list[Floats]:
     """Return mean, components and, for whitening, variances."""
     if path.suffix == ".npz":
         names = ["mean", "components", "variances"][: 2 + whiten]
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return [file[name].astype(np.float32) for name in names]
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise FormatError(f"{path}: not a readable .npz of {', '.join(names)}: {error}") from error
+        what = f"{path}: not a readable .npz of {', '.join(names)}"
+        with library_errors(what), np.load(path, allow_pickle=False) as file:
+            return [file[name].astype(np.float32) for name in names]
     if not path.is_dir():
         raise FormatError(f"{path}: not a folder of .datum files, and not an .npz")
     return [read_datum(path / f"{name}.datum") for name in ("mean", "pca_proj_mat", "pca_vars")[: 2 + whiten]]

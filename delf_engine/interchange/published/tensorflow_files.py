@@ -62,10 +62,7 @@ def bundle_prefix(source: str | os.PathLike[str]) -> Path:
 class TensorBundle(Mapping[str, npt.NDArray[Any]]):
     """A checkpoint's tensors by name, each read when it is asked for; `prefix` as of `bundle_prefix`.
 
-    Raises
-    ------
-    FormatError
-        If the index cannot be read, is damaged, or of a big-endian machine.
+    A `FormatError` if the index cannot be read, is damaged, or of a big-endian machine.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -147,12 +144,8 @@ class ObjectGraph:
     """Objects of a TensorFlow 2 checkpoint by number: which Python attribute path leads to which stored tensor.
 
     The names of the tensors alone do not tell (a SavedModel may number them), the graph does; 0 is its root.
-    `data` is the tensor `OBJECT_GRAPH`, which `where` names in errors.
-
-    Raises
-    ------
-    FormatError
-        If it is not such a message, or refers to objects that it does not have.
+    `data` is the tensor `OBJECT_GRAPH`. A `FormatError`, which names `where`, if it is no such message, or refers
+    to objects that it does not have.
     """
 
     def __init__(self, data: bytes, where: str) -> None:

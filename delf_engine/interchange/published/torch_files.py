@@ -85,10 +85,15 @@ def read_torchvision(path: str | os.PathLike[str]) -> PublishedNetwork:
 
     A `CheckpointError` if it cannot be read or is not one of these.
     """
+    state = read_arrays(path)
+    return PublishedNetwork(_architecture(state, path), state, None, None)
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """Read a state dict, bare or under ``state_dict``; a `CheckpointError` if the file holds something else."""
     content = read_torch_file(path)
     state = _arrays(content.get("state_dict", content), path)
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    return PublishedNetwork(_architecture(state, path), state, None, None)
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def read_how(path: str | os.PathLike[str]) -> PublishedNetwork:

@@ -113,10 +113,7 @@ def fitting(sections: Iterable[str], max_bytes: int) -> tuple[list[Markup], bool
 def check_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a page, before any work is done for it.
 
-    Raises
-    ------
-    ConfigError
-        If its name does not end in .html or .htm, or its folder does not exist.
+    A `ConfigError` if its name does not end in .html or .htm, or its folder does not exist.
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
@@ -136,35 +133,17 @@ def write_page(path: Path, page: str) -> int:
 
 @dataclass(frozen=True)
 class Picture:
-    """What stands in the place of a picture.
+    """What stands in the place of a picture."""
 
-    Attributes
-    ----------
-    name : str
-        What it shows, for those who cannot see it.
-    source : str
-        A data URI; empty if there is no picture.
-    width, height : int
-        In pixels.
-    reason : str or None
-        Why there is no picture; None if there is one.
-    """
-
-    name: str
-    source: str = ""
+    name: str  # what it shows, for those who cannot see it
+    source: str = ""  # a data URI; empty if there is no picture
     width: int = 0
     height: int = 0
-    reason: str | None = None
+    reason: str | None = None  # why there is no picture
 
 
 class Photographs:
-    """Photographs by id, and their thumbnails, each made once.
-
-    Parameters
-    ----------
-    images : mapping or function from id to path, bytes, PIL image or array; or None
-        None: ids are paths.
-    """
+    """Photographs by id, and their thumbnails, each made once; `images` None: ids are paths."""
 
     def __init__(self, images: Images) -> None:
         self._images = images

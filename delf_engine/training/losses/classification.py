@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -16,6 +17,7 @@ from delf_engine.errors import ConfigError
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.batches import Kind, StageFacts, Step
 from delf_engine.training.contract import Loss, LossOptions
+from delf_engine.training.losses.vectors import global_dim
 
 __all__ = ["ArcFace", "ClassificationLoss", "ClassificationOptions", "Softmax", "add_margin", "pool_attention"]
 
@@ -25,12 +27,16 @@ class ClassificationOptions(LossOptions):
 
     Attributes
     ----------
-    pooling : "mean" or "attention"
-        How conv4 becomes one vector an image; "attention" is what trains the attention head. The published systems
-        classify by conv5 in stage 1; the trunks of this package end at conv4, so that is what is pooled.
+    pooling : "mean", "attention" or "global"
+        How conv4 becomes one vector an image; "attention" is what trains the attention head, "global" the global
+        descriptor. The published systems classify by conv5 in stage 1; the trunks of this package end at conv4, so
+        that is what is pooled.
+    detached : bool
+        The trunk does not learn from this loss: of DELG's two that train one trunk it is that of the attention.
     """
 
-    pooling: Literal["mean", "attention"] = "mean"
+    pooling: Literal["mean", "attention", "global"] = "mean"
+    detached: bool = False
 
 
 class ClassificationLoss(Loss):
@@ -49,6 +55,8 @@ class ClassificationLoss(Loss):
             )
         self.n_classes = facts.n_classes
         self.dim = network.trunk.channels
+        if self.options.pooling == "global":
+            self.dim = global_dim(options, network, facts)
 
     @abstractmethod
     def logits(self, pooled: Tensor, labels: Tensor | None) -> Tensor:
@@ -56,6 +64,10 @@ class ClassificationLoss(Loss):
 
     def pool(self, step: Step) -> Tensor:
         """Return the (B, C) vectors that are classified."""
+        if self.options.detached:
+            step = replace(step, features=step.features.detach())
+        if self.options.pooling == "global":
+            return step.global_vectors()
         features = step.features.float()
         if self.options.pooling == "attention":
             return pool_attention(features, step.network.attention(features))

@@ -242,7 +242,9 @@ class MinedSource:
         self.pairs = kept
         self.store = context.stores.open("mined", mined_items(kept, context.views, context.run_seed))
         self.places = places(kept)
-        self.companions = companions(kept, alike) if options.alike else {}
+        drawn = set(self.store.rows.tolist())  # not those that cannot be read, or that a plan leaves out
+        near = companions(kept, alike) if options.alike else {}
+        self.companions = {row: [other for other in rows if other in drawn] for row, rows in near.items()}
         self.count = min(max(1, round(options.share * context.batch)), context.batch)
         self.alike = round(options.alike * self.count)
         self.views = ViewsSource(SourceOptions(kind="views"), context) if self.count < context.batch else None

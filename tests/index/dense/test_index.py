@@ -178,7 +178,7 @@ def test_a_word_that_no_image_has_counts_in_the_query() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_are_merged_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr("delf_engine.index.dense.index._BLOCK", 2)
+    monkeypatch.setattr("delf_engine.index.vectors._ROWS", 2)
     index = Kind(kind).of(NAMES[:5])
     index.save(tmp_path)
     index.add(NAMES[5:], [IMAGES[name] for name in NAMES[5:]])

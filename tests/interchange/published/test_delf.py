@@ -17,7 +17,7 @@ from delf_engine.interchange.published.convert import assemble
 from delf_engine.interchange.published.delf import fold, keras_network, read_delf_model, slim_network
 from delf_engine.interchange.published.network import HALF_RANGE, PublishedNetwork, from_affine
 from delf_engine.model import load_checkpoint, save_checkpoint
-from delf_engine.model.backbones import Trunk
+from delf_engine.model.backbones import build_trunk
 from delf_engine.model.network import DelfNetwork
 from helpers import raises
 from interchange.published.data.weights import NORM, image, keras_weights, slim_weights
@@ -119,7 +119,7 @@ def test_slim_resnet_101() -> None:
     published = slim_network(weights, "weights")
     assert (published.architecture, published.normalisation) == ("resnet101_slim_s32", HALF_RANGE)
     with torch.device("meta"):  # names alone
-        names = [name for name in Trunk("resnet101_slim_s32").state_dict() if name.endswith("weight")]
+        names = [name for name in build_trunk("resnet101_slim_s32").state_dict() if name.endswith("weight")]
     folded = [name.removesuffix("weight") for name in names if "conv" in name or "downsample.0" in name]
     assert set(published.trunk) == {f"{name}{part}" for name in folded for part in ("weight", "bias")}
     scope = f"{root}/block3/unit_23/bottleneck_v1/conv2"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from datasets.toys import serve_lettered, serve_toy, serve_tree
+from data_sets.toys import serve_lettered, serve_toy, serve_tree
 from delf_engine.datasets import KNOWN, Definition, getting
 from file_server import FileServer, serving
 

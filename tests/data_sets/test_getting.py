@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from datasets.toys import IMAGES, TRUTH, jpeg, tar_of
+from data_sets.toys import IMAGES, TRUTH, jpeg, tar_of
 from delf_engine.datasets import KNOWN, Dataset, Definition, check, get, getting
 from delf_engine.errors import DataError, LockedError
 from delf_engine.support.files import locked

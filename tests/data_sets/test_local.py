@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.toys import TRUTH, jpeg, truth_file
+from data_sets.toys import TRUTH, jpeg, truth_file
 from delf_engine.datasets import KNOWN, Dataset, Definition, data_folder, definition, get, locate
 from delf_engine.errors import DataError, FormatError
 from delf_engine.support.files import file_sha256
