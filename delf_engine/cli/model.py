@@ -207,10 +207,12 @@ def fit_global(
         Path | None, typer.Option(metavar="FILE", help="Default: beside the checkpoint, where it is found.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the file.")] = False,
 ) -> None:
     """Fit the global vector of a checkpoint: pooled from its maps, whitened by what your photographs show."""
     from delf_engine.training.global_head import fit_global_head
 
+    target = _head_to_write(checkpoint, out, replace)
     with unreadable() as failed, progress_bar("global vectors") as progress:
         head = fit_global_head(
             checkpoint,
@@ -220,12 +222,12 @@ def fit_global(
             levels=levels,
             pairs=pairs,
             profile=profile,
-            out=out,
+            out=target,
             device=device,
             progress=progress,
             on_error=lambda path, error: failed.update({path: error.reason}),
         )
-    say(f"wrote {out or 'it beside the checkpoint'}: {head.identity}, for {head.model}")
+    say(f"wrote {target}: {head.identity}, for {head.model}")
     if failed:
         raise typer.Exit(1)
 
@@ -246,18 +248,29 @@ def train_global(
         Path | None, typer.Option(metavar="FILE", help="Default: beside the checkpoint, where it is found.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the file.")] = False,
 ) -> None:
     """Train the global vector of a checkpoint, from where it is fitted; the checkpoint stays as it is."""
     from delf_engine.training import Reports, RunOptions
     from delf_engine.training.finish import train_global_head
 
+    target = _head_to_write(checkpoint, out, replace)
     with unreadable() as failed, staged_progress() as progress:
         reports = Reports(lambda path, error: failed.update({path: error.reason}), progress, print_figures)
         options = RunOptions(seed, device, pairs=pairs)
-        head = train_global_head(checkpoint, photos, recipe, out=out, options=options, reports=reports)
-    say(f"wrote {out or 'it beside the checkpoint'}: {head.identity}, for {head.model}")
+        head = train_global_head(checkpoint, photos, recipe, out=target, options=options, reports=reports)
+    say(f"wrote {target}: {head.identity}, for {head.model}")
     if failed:
         raise typer.Exit(1)
+
+
+def _head_to_write(checkpoint: str, out: Path | None, replace: bool) -> Path:
+    from delf_engine.model.checkpoint import checkpoint_path, global_head_beside
+
+    target = out or global_head_beside(checkpoint_path(checkpoint))
+    if target.exists() and not replace:
+        raise ConfigError(f"{target}: exists; write another file (--out), or say --replace to replace it")
+    return target
 
 
 def _summary(name: str) -> dict[str, Any]:
