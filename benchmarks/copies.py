@@ -5,8 +5,8 @@
 Photographs of ``distractors/`` are edited as ``benchmarks/copy_edits.py`` says. They lie among one and a half
 times as many others as there are edits; half of these are of a place that others show, too (Holidays, UKBench),
 which is no copy. A false pair is one of photographs of different scenes; the threshold of each method is the
-highest score of any. Those of one scene, some of them taken within seconds from one place or zoomed, are neither right nor
-false: how many of them are taken for copies is printed. ``--sources photos`` is for choosing options.
+highest score of any. Those of one scene, some of them taken within seconds from one place or zoomed, are neither
+right nor false: how many of them are taken for copies is printed. ``--sources photos`` is for choosing options.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def recall(paths: list[str], edits: list[Edit], scores: Scores) -> dict[str, Any
 
 
 def scene(path: str) -> str:
-    """Return what a photograph shows, by the names of Holidays and UKBench; of others each shows something else."""
+    """Return what a photograph shows, by the names of Holidays and UKBench; all others show something else."""
     folder, stem = Path(path).parent.name, Path(path).stem
     if folder == "holidays_dev":
         return f"{folder} {stem[:4]}"
