@@ -96,10 +96,17 @@ def run_demo(
 ) -> DemoReport:
     """Render views of photographs among clutter, index them, and search with one more view of each.
 
-    The collection, the engine and the pictures are in the folder `out`: what an earlier demo left there is
-    replaced. `photos` is a folder of photographs to take instead of the two that scikit-learn ships, `seed` that
-    of the rendering and of RANSAC. A `DataError` if `photos` holds no image; a `FormatError` if `out` holds
-    something that is no earlier demo.
+    A `DataError` if `photos` holds no image; a `FormatError` if `out` holds something that is no earlier demo.
+
+    Parameters
+    ----------
+    out : path
+        Folder for the collection, the engine and the pictures. What an earlier demo left there is replaced.
+    photos : path or None
+        Folder of photographs to take instead of the two that scikit-learn ships.
+    seed : int
+        Of the rendering and of RANSAC.
+    progress : callable or None
     """
     folder = Path(out)
     sources: Sequence[str] | None = find_images([photos])[:_MOST_PLACES] if photos is not None else None
