@@ -16,6 +16,14 @@ from delf_engine.cli.training import print_figures
 from delf_engine.errors import CheckpointError, ConfigError
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name (`model list`) or a path.")]
+PhotosArgument = Annotated[
+    list[str], typer.Argument(metavar="PHOTOS...", help="Image files and folders; others than those you search.")
+]
+HeadOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Default: beside the checkpoint, where it is found.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="Replace the file.")]
 
 commands = typer.Typer(
     name="model",
@@ -186,10 +194,7 @@ def import_command(
 @commands.command("fit-global")
 def fit_global(
     checkpoint: NameArgument,
-    photos: Annotated[
-        list[str],
-        typer.Argument(metavar="PHOTOS...", help="Image files and folders; others than those you search."),
-    ],
+    photos: PhotosArgument,
     pairs: Annotated[
         Path | None,
         typer.Option(help="Mined pairs of these photographs (`mine`): whitening is learned. Default: PCA."),
@@ -203,14 +208,14 @@ def fit_global(
         int | None, typer.Option(min=1, help="Levels of the pyramid that are pooled, largest first. Default: all.")
     ] = None,
     profile: ProfileOption = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: beside the checkpoint, where it is found.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    out: HeadOption = None,
+    device: DeviceOption = "auto",
+    replace: ReplaceOption = False,
 ) -> None:
     """Fit the global vector of a checkpoint: pooled from its maps, whitened by what your photographs show."""
     from delf_engine.training.global_head import fit_global_head
 
+    target = _head_to_write(checkpoint, out, replace)
     with unreadable() as failed, progress_bar("global vectors") as progress:
         head = fit_global_head(
             checkpoint,
@@ -220,12 +225,12 @@ def fit_global(
             levels=levels,
             pairs=pairs,
             profile=profile,
-            out=out,
+            out=target,
             device=device,
             progress=progress,
             on_error=lambda path, error: failed.update({path: error.reason}),
         )
-    say(f"wrote {out or 'it beside the checkpoint'}: {head.identity}, for {head.model}")
+    say(f"wrote {target}: {head.identity}, for {head.model}")
     if failed:
         raise typer.Exit(1)
 
@@ -233,31 +238,37 @@ def fit_global(
 @commands.command("train-global")
 def train_global(
     checkpoint: NameArgument,
-    photos: Annotated[
-        list[str],
-        typer.Argument(metavar="PHOTOS...", help="Image files and folders; others than those you search."),
-    ],
+    photos: PhotosArgument,
     recipe: Annotated[
         str, typer.Option(help="Recipe that trains the global head alone, by name or path.")
     ] = "global",
     pairs: Annotated[Path | None, typer.Option(help="Mined pairs of these photographs (`mine`).")] = None,
     seed: Annotated[int, typer.Option(help="Same photographs, recipe and seed: same head.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: beside the checkpoint, where it is found.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    out: HeadOption = None,
+    device: DeviceOption = "auto",
+    replace: ReplaceOption = False,
 ) -> None:
     """Train the global vector of a checkpoint, from where it is fitted; the checkpoint stays as it is."""
     from delf_engine.training import Reports, RunOptions
     from delf_engine.training.finish import train_global_head
 
+    target = _head_to_write(checkpoint, out, replace)
     with unreadable() as failed, staged_progress() as progress:
         reports = Reports(lambda path, error: failed.update({path: error.reason}), progress, print_figures)
         options = RunOptions(seed, device, pairs=pairs)
-        head = train_global_head(checkpoint, photos, recipe, out=out, options=options, reports=reports)
-    say(f"wrote {out or 'it beside the checkpoint'}: {head.identity}, for {head.model}")
+        head = train_global_head(checkpoint, photos, recipe, out=target, options=options, reports=reports)
+    say(f"wrote {target}: {head.identity}, for {head.model}")
     if failed:
         raise typer.Exit(1)
+
+
+def _head_to_write(checkpoint: str, out: Path | None, replace: bool) -> Path:
+    from delf_engine.model.checkpoint import checkpoint_path, global_head_beside
+
+    target = out or global_head_beside(checkpoint_path(checkpoint))
+    if target.exists() and not replace:
+        raise ConfigError(f"{target}: exists; write another file (--out), or say --replace to replace it")
+    return target
 
 
 def _summary(name: str) -> dict[str, Any]:

@@ -96,10 +96,17 @@ def run_demo(
 ) -> DemoReport:
     """Render views of photographs among clutter, index them, and search with one more view of each.
 
-    The collection, the engine and the pictures are in the folder `out`: what an earlier demo left there is
-    replaced. `photos` is a folder of photographs to take instead of the two that scikit-learn ships, `seed` that
-    of the rendering and of RANSAC. A `DataError` if `photos` holds no image; a `FormatError` if `out` holds
-    something that is no earlier demo.
+    A `DataError` if `photos` holds no image; a `FormatError` if `out` holds something that is no earlier demo.
+
+    Parameters
+    ----------
+    out : path
+        Folder for the collection, the engine and the pictures. What an earlier demo left there is replaced.
+    photos : path or None
+        Folder of photographs to take instead of the two that scikit-learn ships.
+    seed : int
+        Of the rendering and of RANSAC.
+    progress : callable or None
     """
     folder = Path(out)
     sources: Sequence[str] | None = find_images([photos])[:_MOST_PLACES] if photos is not None else None
@@ -108,9 +115,9 @@ def run_demo(
     report("rendering photographs", 0, 1)
     collection = render_collection(folder / "collection", seed=seed, photos=sources)
     report("rendering photographs", 1, 1)
-    with Engine.create(folder / "engine") as engine:
-        paths = [str(photo.path) for photo in collection.gallery]
-        engine.add(paths, ids=paths, progress=partial(report, "indexing"))
+    paths = [photo.path for photo in collection.gallery]
+    with Engine.create(folder / "engine", root=paths[0].parent) as engine:  # ids are names: the table stays narrow
+        engine.add(paths, progress=partial(report, "indexing"))
         searches = []
         for number, query in enumerate(collection.queries):
             searches.append(_search(engine, query, collection, folder, seed))
@@ -131,7 +138,7 @@ def _clear(folder: Path) -> None:
 
 
 def _search(engine: Engine, query: Photo, collection: Collection, folder: Path, seed: int) -> DemoSearch:
-    shows = {str(photo.path): photo.place for photo in collection.gallery}
+    shows: dict[str, str | None] = {photo.path.name: photo.place for photo in collection.gallery}
     result = engine.search(query.path, top_k=_HITS, seed=seed)
     assert result.features is not None
     pictures = [folder / f"{kind}_{query.place}.png" for kind in ("matches", "ranking", "attention")]
@@ -140,11 +147,11 @@ def _search(engine: Engine, query: Photo, collection: Collection, folder: Path, 
         hit = right[len(right) // 2]  # neither the easiest nor the hardest
         assert hit.verification is not None
         found = result.features, engine.get(hit.id), hit.verification
-        save_matches(pictures[0], query.path, hit.id, *found, labels=("query", Path(hit.id).name))
+        save_matches(pictures[0], query.path, engine.path_of(hit.id), *found, labels=("query", hit.id))
     counts = ["not verified" if hit.inliers is None else f"{hit.inliers} inliers" for hit in result]
     sheet = draw_ranking(
         query.path,
-        [hit.id for hit in result],
+        [engine.path_of(hit.id) for hit in result],
         [f"{hit.rank}. {Path(hit.id).stem}\n{count}" for hit, count in zip(result, counts, strict=True)],
         verdicts=[hit.verdict for hit in result],
         query_caption=f"query: {query.place}",

@@ -28,6 +28,7 @@ from delf_engine.errors import ConfigError, LockedError, MismatchError, UnknownI
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.index import AnyIndex, saved_mark
+from delf_engine.index.vectors import kept_vector
 from delf_engine.reranking import RerankOptions
 from delf_engine.storage import FeatureStore, Revision
 from delf_engine.storage.codec import as_stored
@@ -279,6 +280,9 @@ class EngineState:
             if replace:
                 batch.pop(image_id, None)
             batch.setdefault(image_id, features)
+        for image_id, features in batch.items():  # before the store, which takes vectors of any length, is written
+            if self.index.vectors and isinstance(features, LocalFeatures):
+                kept_vector(features, self.index.vectors, image_id)
         self.catch_up()
         self.fine.forget(image_id for image_id in batch if replace or image_id not in self.store)
         written = self.store.put_many(batch.items(), replace=replace)

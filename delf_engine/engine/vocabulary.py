@@ -47,18 +47,32 @@ def train_words(
 
     Words of the collection itself divide it best; those of other photographs need not be made anew as it changes,
     and are what published figures are measured with. Descriptors are read in blocks: memory holds the words and
-    65,536 descriptors, however many there are. At most a tenth of the descriptors is a good choice of `words`.
+    65,536 descriptors, however many there are. A `ConfigError` if `words`, `per_image` or `iterations` is below 1;
+    a `DataError` if `source` is neither an engine with images nor a folder with photographs; a `FeatureError` if
+    there are fewer descriptors than words.
 
-    `source` is the directory of an engine, or a folder of photographs, which `model` extracts: `max_pixels` is
-    that of `Engine.add`, `on_error` is called with each that cannot be read and its error; None: a
-    `DelfEngineWarning` for each. Of each image the best `per_image` features by attention are taken. `mixture`
-    fits so many Gaussians instead, for Fisher vectors, to at most 100,000 descriptors, drawn at random.
-    `iterations` and `seed` are those of `Codebook.train` (None: 10) with the fast assignment, or of
-    `Mixture.train` (None: 100). `progress` is called with ("features", images done, images) while photographs are
-    extracted, and ("codebook", iterations done, iterations).
-
-    A `ConfigError` if `words`, `per_image` or `iterations` is below 1; a `DataError` if `source` is neither an
-    engine with images nor a folder with photographs; a `FeatureError` if there are fewer descriptors than words.
+    Parameters
+    ----------
+    source : path
+        Directory of an engine, or a folder of photographs.
+    words : int
+        At most the number of descriptors; a tenth of them or fewer is a good choice.
+    mixture : bool
+        Fit so many Gaussians instead, for Fisher vectors, to at most 100,000 descriptors, drawn at random.
+    per_image : int
+        Take so many features of each image, the best by attention.
+    iterations, seed : int
+        Of k-means, see `Codebook.train` (None: 10); words of descriptors are found by the fast assignment. Of a
+        mixture see `Mixture.train` (None: 100).
+    model : str or path
+        Checkpoint that extracts photographs; an engine has features already.
+    max_pixels : int or None
+        See `Engine.add`.
+    on_error : callable or None
+        Called with each photograph that cannot be read and its error; None: a `DelfEngineWarning` for each.
+    progress : callable or None
+        Called with ("features", images done, images) while photographs are extracted, and ("codebook", iterations
+        done, iterations).
     """
     report = progress or (lambda stage, done, total: None)
     with _descriptors(source, per_image, model, max_pixels, on_error, report) as descriptors:

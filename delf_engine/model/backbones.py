@@ -9,6 +9,7 @@ and the position of the class token into the token.
 from __future__ import annotations
 
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -122,7 +123,7 @@ class SamePad(nn.Module):
         return F.pad(x, pads)
 
 
-class Trunk(nn.Module):
+class Trunk(nn.Module, ABC):
     """Maps images to cells in two parts, so that training can cache what it keeps frozen.
 
     Attributes
@@ -144,13 +145,13 @@ class Trunk(nn.Module):
             offset,
         )
 
+    @abstractmethod
     def stem(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to what `last` takes, (B, C', h', w')."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last(self, maps: Tensor) -> Tensor:
         """Map what `stem` gives to the output, (B, C, H / stride, W / stride)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to (B, C, H / stride, W / stride), both sides rounded up.

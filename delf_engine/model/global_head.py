@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from delf_engine.errors import CheckpointError
 from delf_engine.model.checkpoint import global_head_path, tensors_sha256
-from delf_engine.support.files import replacing
+from delf_engine.support.files import replacing, system_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,12 +122,12 @@ class GlobalHead:
         return {"mean": self.mean, "matrix": self.matrix, "said": said, **more}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, completely or not at all."""
+        """Write a safetensors file, completely or not at all; a `CheckpointError` if it cannot be written."""
         from safetensors.numpy import save
 
         values = {"version": _VERSION, "pooling": self.pooling, "levels": self.levels, "model": self.model}
         described = {_KEY: json.dumps({**values, "sha256": self.hash})}
-        with replacing(Path(path)) as temporary:
+        with system_errors(f"{path}: cannot be written", CheckpointError), replacing(Path(path)) as temporary:
             temporary.write_bytes(save(self._tensors, described))
 
     @classmethod

@@ -77,6 +77,9 @@ def test_what_cannot_be_asked_for_is_said(tmp_path: Path, engine: de.Engine, tin
         engine.search(replace(query, global_descriptor=None), candidates="global")
     with raises(MismatchError, "16", "17"):
         engine.add_features([("x", replace(query, global_descriptor=np.eye(1, 17)[0]))])
+    assert "x" not in engine  # the store is written first: what the index would refuse must not get there
+    assert engine.add_features([("y", replace(query, global_descriptor=None))]).added == ["y"]
+    engine.remove(["y"])
     assert engine.search(query, candidates="asmk").hits == engine.search(query).hits
     engine.close()
     with de.Engine.create(tmp_path / "plain", model=tiny_model) as plain:

@@ -79,6 +79,12 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again(maps((4, 4), (2, 3))), one(maps((4, 4), (2, 3))))
 
 
+def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
+    target = tmp_path / "none" / "a.global.safetensors"
+    with raises(CheckpointError, str(target)):
+        head().save(target)
+
+
 def test_the_identity_tells_all_apart_that_changes_vectors() -> None:
     others = [head(), head(levels=1), head(pooling="gap"), head(parameters={"p": np.array(2.0, np.float32)})]
     others.append(head(mean=np.zeros(6, np.float32)))

@@ -62,7 +62,14 @@ def _bare(model: Path, photos: Path, **changes: Any) -> np.ndarray:
 def test_it_is_pca_whitening_of_pooled_vectors(model: Path, photos: Path, tmp_path: Path) -> None:
     out, seen = tmp_path / "x.global.safetensors", []
     head = fit_global_head(
-        model, [photos], dim=5, levels=1, out=out, device="cpu", progress=lambda *done: seen.append(done)
+        model,
+        [photos],
+        dim=5,
+        pooling="gem",
+        levels=1,
+        out=out,
+        device="cpu",
+        progress=lambda *done: seen.append(done),
     )
     wanted = pca_whitening(_bare(model, photos, levels=1), 5)
     np.testing.assert_allclose(head.mean, wanted.mean, atol=1e-6)
@@ -71,12 +78,13 @@ def test_it_is_pca_whitening_of_pooled_vectors(model: Path, photos: Path, tmp_pa
     assert head.model == load_checkpoint(model)[1].identity
     assert GlobalHead.load(out).identity == head.identity
     assert seen[-1] == (6, 6)
-    again = fit_global_head(model, [photos], dim=5, levels=1, out=out, device="cpu")
+    again = fit_global_head(model, [photos], dim=5, pooling="gem", levels=1, out=out, device="cpu")
     assert again.identity == head.identity
 
 
 def test_pairs_teach_the_whitening_what_is_alike(model: Path, photos: Path, tmp_path: Path) -> None:
-    head = fit_global_head(model, [photos], dim=1, pairs=_pairs(photos), out=tmp_path / "x", device="cpu")
+    out = tmp_path / "x"
+    head = fit_global_head(model, [photos], dim=1, pooling="gem", pairs=_pairs(photos), out=out, device="cpu")
     vectors = _bare(model, photos)
     # 6 photographs of 2 places: 4 directions, half of them behind PCA.
     pca = pca_whitening(vectors, 2, power=0)

@@ -36,21 +36,43 @@ def import_model(
     data: str = "",
     licence: str = "",
 ) -> tuple[State, CheckpointInfo]:
-    """Read a published model of one of `KINDS` and build this package's network from it.
+    """Read a published model and build this package's network from it.
 
-    `source` is for ``delf`` and ``delg``, which read the same formats, the folder of a SavedModel or the prefix of
-    a checkpoint, for ``how``, ``torchvision`` (ResNets) and ``vit`` (torchvision's, DINOv2) a file, or
-    ``URL#sha256=HEX``, which is downloaded once (pooch). `name` is what stores and indexes will keep. `pca` is for
-    a model without a reduction of its own, with `dim` and `whiten` as of
-    `delf_engine.interchange.published.network.read_pca`; None: descriptors keep all channels of the feature map.
-    `stride`, 16 or 32, is DELF's, see `read_delf_model`. `profile` None is the one nearest to how the model was
-    published, `threshold` the attention score below which a feature is not worth keeping, as published; `data` and
-    `licence` are for the checkpoint's metadata.
+    A `ConfigError` if `kind` is unknown, or options do not go together; a `FormatError` if a file is missing,
+    damaged, or not of the format; a `CheckpointError` if the model is not of this kind, or cannot be expressed by
+    this package's network.
 
-    Returned are the network's weights by name and what the checkpoint says of it;
-    `delf_engine.model.save_checkpoint` writes both. A `ConfigError` if `kind` is unknown, or options do not go
-    together; a `FormatError` if a file is missing, damaged, or not of the format; a `CheckpointError` if the model
-    is not of this kind, or cannot be expressed by this package's network.
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`. ``delf`` and ``delg`` read the same formats.
+    source : path or URL
+        ``delf``, ``delg``: folder of a SavedModel, or prefix of a checkpoint. ``how``, ``torchvision`` (ResNets),
+        ``vit`` (torchvision's, DINOv2): a file, or ``URL#sha256=HEX``, which is downloaded once (pooch).
+    name : str
+        Of the model, as stores and indexes will keep it.
+    pca : path or None
+        PCA for a model without a reduction of its own, see `delf_engine.interchange.published.network.read_pca`.
+        None: descriptors keep all channels of the feature map.
+    dim : int or None
+        Components of the PCA that are kept; None: all.
+    whiten : bool
+        Whiten by the variances of the PCA.
+    stride : 16, 32 or None
+        Of DELF's feature map; None: as it was saved where that is stated, else 32.
+    profile : str or None
+        None: the one nearest to how the model was published.
+    threshold : float or None
+        Attention score below which a feature is not worth keeping, as published for this model.
+    data, licence : str
+        For the checkpoint's metadata.
+
+    Returns
+    -------
+    state : dict
+        The network's weights by name.
+    info : CheckpointInfo
+        What the checkpoint says of it; `delf_engine.model.save_checkpoint` writes both.
     """
     from delf_engine.config import load_profile
 
