@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from delf_engine import __version__
 from delf_engine.serve import logs, problems
 from delf_engine.serve.gate import Gate
-from delf_engine.serve.routes import health, images, jobs, searching, verdicts
+from delf_engine.serve.routes import health, images, jobs, pages, searching, verdicts
 from delf_engine.serve.service import Service
 from delf_engine.serve.settings import Settings
 
@@ -63,6 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (searching.router, images.router, jobs.router, verdicts.router, health.router):
         app.include_router(router, dependencies=told)
     app.include_router(health.probes)
+    app.include_router(pages.router)
+    app.mount("/static", pages.static)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,

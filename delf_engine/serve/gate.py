@@ -6,8 +6,6 @@ It is ASGI, not a dependency of routes: forms are read before these run.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import re
 import secrets
@@ -16,8 +14,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from delf_engine.serve.access import COOKIE
 from delf_engine.serve.logs import log
 from delf_engine.serve.problems import Refused, problem
 from delf_engine.serve.service import Service
@@ -31,8 +31,10 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-#: They tell nothing, so that whatever starts servers can ask without the token.
-OPEN = ("/healthz", "/readyz")
+#: They tell nothing, so that whatever starts servers can ask without the token, and a browser can get to its login.
+OPEN = ("/healthz", "/readyz", "/", "/compare", "/library", "/verdicts", "/login", "/logout")
+#: Under it lie scripts and styles, which tell nothing either.
+STATIC = "/static/"
 #: Where many photographs are uploaded at once.
 MANY = ("POST", "/v1/images")
 
@@ -58,8 +60,6 @@ class Gate:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
-        token = service.settings.token
-        self._token = None if token is None else _digest(token.get_secret_value())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -78,7 +78,7 @@ class Gate:
                 for name, value in HEADERS.items():
                     dressed[name] = value
                 dressed["X-Request-ID"] = exchange.request_id
-                dressed.setdefault("Cache-Control", "no-store")
+                dressed.setdefault("Cache-Control", "no-cache" if scope["path"].startswith(STATIC) else "no-store")
             await send(message)
 
         error: Exception | None = None
@@ -110,11 +110,14 @@ class Gate:
             )
         if is_foreign(headers, settings):
             raise Refused(403, "foreign_origin", "pages of other origins may not ask here")
-        if path in OPEN or (scope["method"] == "OPTIONS" and headers.get("origin") in settings.cors):
+        is_named = headers.get("origin") in settings.cors
+        if path in OPEN or path.startswith(STATIC) or (scope["method"] == "OPTIONS" and is_named):
             return  # nothing that a preflight asks for is secret, and it cannot carry a token
-        if self._token is not None:
+        access = self._service.access
+        if access is not None:
             kind, _, value = headers.get("authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(_digest(value), self._token):
+            cookie = "" if is_named else cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+            if not ((kind.lower() == "bearer" and access.is_token(value)) or access.is_cookie(cookie)):
                 raise Refused(401, "no_token", "a token is needed: Authorization: Bearer TOKEN")
 
     def _limited(self, scope: Scope, headers: Headers, receive: Receive, exchange: _Exchange) -> Receive:
@@ -183,7 +186,3 @@ def is_foreign(headers: Headers, settings: Settings) -> bool:
 def _host(value: str) -> str:
     """Return the name of a ``Host`` header, without its port."""
     return value[1:].partition("]")[0] if value.startswith("[") else value.partition(":")[0].lower()
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()  # of one length, whatever was sent

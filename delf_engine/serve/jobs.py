@@ -39,6 +39,15 @@ class Failure(BaseModel):
     reason: str
 
 
+class CopyPair(BaseModel):
+    """Two images that are copies: `kind` as of `delf_engine.copies.Copy`, `score` of their pixels, up to 1."""
+
+    a: str
+    b: str
+    kind: str
+    score: float
+
+
 class Job(BaseModel):
     """A job: what it does, how far it is, what became of each photograph.
 
@@ -47,7 +56,7 @@ class Job(BaseModel):
     """
 
     id: str
-    kind: Literal["add", "recalibrate"]
+    kind: Literal["add", "duplicates", "recalibrate"]
     state: State
     done: int
     total: int
@@ -55,6 +64,7 @@ class Job(BaseModel):
     added: list[Added] = []
     skipped: list[Added] = []
     failed: list[Failure] = []
+    copies: list[CopyPair] = []
     error: str | None = None
 
     @property

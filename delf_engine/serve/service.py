@@ -12,6 +12,7 @@ from pathlib import Path
 from delf_engine.engine import Engine
 from delf_engine.engine.state import EngineState
 from delf_engine.errors import LockedError
+from delf_engine.serve.access import Access
 from delf_engine.serve.database import Database
 from delf_engine.serve.decoding import Decoders
 from delf_engine.serve.jobs import Jobs
@@ -33,6 +34,8 @@ class Service:
     Attributes
     ----------
     settings, metrics
+    access : Access or None
+        None: nobody is asked for a token.
     engine : Engine
         A reader that refreshes itself: searches of all threads.
     home : path
@@ -46,6 +49,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
+        token = settings.token
+        self.access = None if token is None else Access(token.get_secret_value())
         self.stopping = False
         self._writing, self._loading = threading.Lock(), threading.Lock()
         with ExitStack() as stack:
@@ -98,6 +103,14 @@ class Service:
         `waits` is called while another has it, and ends the waiting by what it raises. None: a `LockedError` after
         some seconds.
         """
+        with self.alone(waits) as wait, self._opened(wait) as engine, self.metrics.stage("write"):
+            self.engine.state.lend_extractor(engine.state)
+            yield engine
+            engine.state.lend_extractor(self.engine.state)
+
+    @contextmanager
+    def alone(self, waits: Callable[[], object] | None = None) -> Iterator[Callable[[], None]]:
+        """Keep the other threads from writing; yield what waits once more for others. `waits`: see `writing`."""
         until = time.monotonic() + _LOCK_SECONDS
 
         def wait() -> None:
@@ -109,10 +122,7 @@ class Service:
         while not self._writing.acquire(timeout=0.1):
             wait()
         try:
-            with self._opened(wait) as engine, self.metrics.stage("write"):
-                self.engine.state.lend_extractor(engine.state)
-                yield engine
-                engine.state.lend_extractor(self.engine.state)
+            yield wait
         finally:
             self._writing.release()
 

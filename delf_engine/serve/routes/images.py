@@ -16,6 +16,7 @@ from delf_engine.serve import answers
 from delf_engine.serve.adding import PHOTOGRAPHS, add_folder, add_uploads
 from delf_engine.serve.answers import Photo
 from delf_engine.serve.decoding import encoded
+from delf_engine.serve.duplicates import find_duplicates
 from delf_engine.serve.jobs import Failure, Job
 from delf_engine.serve.photographs import shown_name
 from delf_engine.serve.problems import Refused
@@ -83,6 +84,13 @@ async def add_folder_of_operator(service: Served, asked: FolderJob) -> Job:
     if folder is None:
         raise Refused(404, "unknown_folder", "the server was started without such a folder")
     return service.jobs.submit("add", 0, lambda control: add_folder(service, control, folder))
+
+
+@router.post("/duplicates", status_code=202)
+def find_copies_in_library(service: Served) -> Job:
+    """Look for copies among all images: a job, whose `copies` are those found. Nothing is removed."""
+    service.check_writable()
+    return service.jobs.submit("duplicates", 0, lambda control: find_duplicates(service, control))
 
 
 @router.delete("/images")

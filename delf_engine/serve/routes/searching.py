@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form
+from fastapi import APIRouter, Form, Query
 
 from delf_engine.engine import searching
 from delf_engine.engine.searching import SearchOptions
 from delf_engine.serve import answers
-from delf_engine.serve.answers import Found, Pair
+from delf_engine.serve.answers import Box, Found, Pair
 from delf_engine.serve.problems import Refused
-from delf_engine.serve.routes.common import RefForm, Served, Upload, compared, opened, parsed_box
+from delf_engine.serve.routes.common import Given, RefForm, RefQuery, Served, Upload, compared, opened, parsed_box
+from delf_engine.serve.service import Service
 
 router = APIRouter(prefix="/v1", tags=["search"])
 
+_PLAIN = {"expand": False, "graph": False}  # a search without more
 BoxForm = Annotated[str | None, Form(description="only this part of the photograph: x0,y0,x1,y1 in pixels")]
 TopK = Annotated[int, Form(ge=1, le=1000)]
 TopN = Annotated[int | None, Form(ge=0, le=1000, description="candidates to verify")]
@@ -30,12 +33,13 @@ async def verify(
     b: RefForm = None,
 ) -> Pair:
     """Do two photographs, uploads or known ones, show the same place?"""
+    return await service.work.run(_verified, service, (a, file_a), (b, file_b))
 
-    def work() -> Pair:
-        state, first, second, found = compared(service, (a, file_a), (b, file_b))
-        return answers.pair(first, second, found, state.calibration, service.database)
 
-    return await service.work.run(work)
+@router.get("/verify")
+async def verify_known(service: Served, a: RefQuery, b: RefQuery) -> Pair:
+    """Do two known photographs show the same place?"""
+    return await service.work.run(_verified, service, (a, None), (b, None))
 
 
 @router.post("/search")
@@ -52,19 +56,21 @@ async def search(
     graph: Annotated[bool, Form()] = False,
 ) -> Found:
     """Find images that show what a photograph shows, or a box of it. An image does not find itself."""
-    region = parsed_box(box)
+    options = SearchOptions(top_k, top_n, confirm=confirm, candidates=candidates)
+    extra = {"expand": expand, "graph": graph}
+    return await service.work.run(_searched, service, (id, file), parsed_box(box), options, extra)
 
-    def work() -> Found:
-        state, (query,) = opened(service, (id, file), box=region)
-        own = [query.ref] if query.is_image else []
-        options = SearchOptions(top_k, top_n, exclude=own, confirm=confirm, candidates=candidates)
-        with service.metrics.stage("answer"):
-            found = searching.search(
-                service.metrics.timed(state), query.source, options, box=region, expand=expand, graph=graph
-            )
-        return answers.hits(state, query, found, service.database)
 
-    return await service.work.run(work)
+@router.get("/search")
+async def search_known(
+    service: Served,
+    id: RefQuery,  # noqa: A002
+    box: Annotated[str | None, Query(description="only this part of it: x0,y0,x1,y1 in pixels")] = None,
+    top_k: Annotated[int, Query(ge=1, le=1000)] = 20,
+) -> Found:
+    """Find images that show what a known photograph shows, or a box of it."""
+    options = SearchOptions(top_k, None, confirm=10)
+    return await service.work.run(_searched, service, (id, None), parsed_box(box), options, _PLAIN)
 
 
 @router.post("/rerank")
@@ -96,3 +102,20 @@ async def rerank(
         return answers.hits(state, query, found, service.database).model_copy(update={"unknown": unknown})
 
     return await service.work.run(work)
+
+
+def _verified(service: Service, a: Given, b: Given) -> Pair:
+    state, first, second, found = compared(service, a, b)
+    return answers.pair(first, second, found, state.calibration, service.database)
+
+
+def _searched(
+    service: Service, given: Given, box: Box | None, options: SearchOptions, extra: dict[str, bool]
+) -> Found:
+    state, (query,) = opened(service, given, box=box)
+    own = [query.ref] if query.is_image else []
+    with service.metrics.stage("answer"):
+        found = searching.search(
+            service.metrics.timed(state), query.source, replace(options, exclude=own), box=box, **extra
+        )
+    return answers.hits(state, query, found, service.database)

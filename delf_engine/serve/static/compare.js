@@ -1,0 +1,244 @@
+// Two photographs side by side: what agrees, one over the other, the evidence, and what a person says of them.
+
+import {address, ask, checkSize, pictureOf} from "./api.js"
+import {Overlay} from "./overlay.js"
+import {$, attempt, badge, counted, el, linkJson, nameOf, percent, picker, readonly, say, svg} from "./ui.js"
+
+const SIDE = 1024 // pixels of the pictures that are shown
+const UNIT = 1000 // height of both photographs in the drawing, or their width where they stand on each other
+const NEAR = 60 // of these units, from a pointer to the end of a match
+const PATCH = 0.12 // of the longer side of a photograph
+const narrow = matchMedia("(max-width: 40rem)")
+
+const DECIDED = {
+  details: "Decided by fine evidence: details that agree to the pixel.",
+  coarse: "Decided by coarse evidence: learned features that agree.",
+  inliers: "Decided by the number of inliers: there is no calibration for them.",
+}
+const MODELS = {affine: "affine transform", homography: "homography", fundamental: "fundamental matrix"}
+
+const given = new URLSearchParams(location.search)
+const [a, b] = [given.get("a"), given.get("b")]
+let pair = null
+let drawing = null // where both photographs lie in the drawing
+
+async function load() {
+  $("choose").hidden = Boolean(a && b)
+  if (!a || !b) return choose()
+  say("Comparing ...")
+  pair = await ask("/v1/verify", {params: {a, b}})
+  linkJson(address("/v1/verify", {a, b}))
+  say("")
+  $("pair").hidden = false
+  const {judgement} = pair
+  const sure = judgement.probability
+  $("answer").replaceChildren(badge(judgement.verdict), sure === null ? "" : ` · ${percent(sure)}`)
+  $("why").textContent = `${judgement.why.charAt(0).toUpperCase()}${judgement.why.slice(1)}.`
+  const limit = judgement.accept === null ? "" : ` It takes ${percent(judgement.accept)} to be called the same place.`
+  $("decided").textContent = DECIDED[judgement.decided_by] + limit
+  evidence(judgement)
+  draw()
+  narrow.addEventListener("change", draw)
+  inspect()
+  lay(judgement)
+  if (!readonly) await opinions()
+}
+
+// ------------------------------------------------------------------------------------- choosing two photographs
+
+function choose() {
+  const files = {}
+  for (const side of ["a", "b"]) {
+    if (given.get(side)) show(side, pictureOf(given.get(side), 384))
+    picker(`pick-${side}`, ([file]) => attempt(async () => {
+      await checkSize(file)
+      files[side] = file
+      show(side, URL.createObjectURL(file))
+      if ((files.a || a) && (files.b || b)) await send(files)
+    }), $(`pick-${side}`))
+  }
+}
+
+function show(side, source) {
+  const root = $(`pick-${side}`)
+  root.querySelector("img")?.remove()
+  root.prepend(el("img", {src: source, alt: `${side === "a" ? "First" : "Second"} photograph`}))
+}
+
+async function send(files) {
+  const form = new FormData()
+  for (const [side, known] of [["a", a], ["b", b]]) form.append(...(files[side] ? [`file_${side}`, files[side]] : [side, known]))
+  say("Comparing ...")
+  const answer = await ask("/v1/verify", {method: "POST", form})
+  location.assign(address("/compare", {a: answer.a.ref, b: answer.b.ref}))
+}
+
+// ---------------------------------------------------------------------------------------------- what agrees
+
+/** Draw both photographs, beside or on each other, and a line for each match. */
+function draw() {
+  const scale = (photo) => UNIT / (narrow.matches ? photo.width : photo.height)
+  const [s, t] = [scale(pair.a), scale(pair.b)]
+  const [width, height] = [pair.a.width * s, pair.a.height * s]
+  const [left, top] = narrow.matches ? [0, height + 16] : [width + 16, 0]
+  drawing = {
+    ends: pair.matches.map(([x, y, u, v]) => [x * s, y * s, left + u * t, top + v * t]),
+  }
+  const all = {width: left + pair.b.width * t, height: top + pair.b.height * t}
+  const picture = (photo, x, y, k) => svg("image", {href: pictureOf(photo.ref, SIDE), x, y, width: photo.width * k, height: photo.height * k, preserveAspectRatio: "none"})
+  const count = counted(pair.matches.length, "match").replace("matchs", "matches")
+  drawing.root = svg("svg", {viewBox: `0 0 ${all.width} ${all.height}`, role: "img", "aria-label": `${nameOf(pair.a)} and ${nameOf(pair.b)}, ${count} between them`},
+    picture(pair.a, 0, 0, s), picture(pair.b, left, top, t),
+    svg("g", {}, ...drawing.ends.map(([x1, y1, x2, y2]) => svg("line", {x1, y1, x2, y2}))))
+  drawing.root.addEventListener("pointermove", point)
+  drawing.root.addEventListener("pointerdown", point)
+  $("lines").replaceChildren(drawing.root)
+}
+
+/** Choose the match whose end is nearest to a pointer. */
+function point(event) {
+  const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(drawing.root.getScreenCTM().inverse())
+  const far = drawing.ends.map(([x, y, u, v]) => Math.min(Math.hypot(x - at.x, y - at.y), Math.hypot(u - at.x, v - at.y)))
+  const nearest = far.indexOf(Math.min(...far))
+  if (far[nearest] <= NEAR && Number($("which").value) !== nearest + 1) {
+    $("which").value = nearest + 1
+    pick(nearest)
+  }
+}
+
+async function inspect() {
+  $("match").hidden = !pair.matches.length
+  if (!pair.matches.length) return
+  $("which").max = pair.matches.length
+  $("which").addEventListener("input", () => pick($("which").valueAsNumber - 1))
+  drawing.pictures = await Promise.all([pair.a, pair.b].map(async (photo) => {
+    const image = new Image()
+    image.src = pictureOf(photo.ref, SIDE)
+    await image.decode().catch(() => {})
+    return image
+  }))
+  patches(0)
+}
+
+/** Mark a match, and show the patches of it. */
+function pick(index) {
+  const [lines] = drawing.root.getElementsByTagName("g")
+  drawing.root.querySelectorAll("circle, .hot").forEach((each) => (each.tagName === "circle" ? each.remove() : each.classList.remove("hot")))
+  const line = lines.children[index]
+  line.classList.add("hot")
+  const [x, y, u, v] = drawing.ends[index]
+  for (const [cx, cy] of [[x, y], [u, v]]) drawing.root.append(svg("circle", {cx, cy, r: 14}))
+  patches(index)
+}
+
+function patches(index) {
+  const [x, y, u, v] = pair.matches[index]
+  $("which-said").textContent = `${index + 1} of ${pair.matches.length}`
+  const size = PATCH * Math.max(pair.a.width, pair.a.height)
+  patch("a", pair.a, x, y, size)
+  patch("b", pair.b, u, v, size * growth(x, y))
+}
+
+function patch(side, photo, x, y, size) {
+  const canvas = $(`patch-${side}`)
+  const image = drawing.pictures?.[side === "a" ? 0 : 1]
+  canvas.setAttribute("aria-label", `Patch of ${nameOf(photo)} around ${Math.round(x)}, ${Math.round(y)}`)
+  if (!image?.naturalWidth) return
+  const k = image.naturalWidth / photo.width
+  const pen = canvas.getContext("2d")
+  pen.clearRect(0, 0, canvas.width, canvas.height)
+  pen.drawImage(image, (x - size / 2) * k, (y - size / 2) * k, size * k, size * k, 0, 0, canvas.width, canvas.height)
+}
+
+/** How much larger things are in the second photograph, around a pixel of the first. */
+function growth(x, y) {
+  const {transform} = pair.judgement
+  if (!isMap(transform)) return Math.max(pair.b.width, pair.b.height) / Math.max(pair.a.width, pair.a.height)
+  const moved = (p, q) => {
+    const [u, v, w] = transform.map((row) => row[0] * p + row[1] * q + row[2])
+    return [u / w, v / w]
+  }
+  const [[u, v], [u1, v1], [u2, v2]] = [moved(x, y), moved(x + 1, y), moved(x, y + 1)]
+  const area = Math.abs((u1 - u) * (v2 - v) - (v1 - v) * (u2 - u))
+  return Math.min(Math.max(Math.sqrt(area), 0.1), 10)
+}
+
+// ---------------------------------------------------------------------------------- one over the other, figures
+
+/** Whether it maps points to points, as affine maps and homographies do; a fundamental matrix does not end in 1. */
+const isMap = (transform) => transform?.[2][2] === 1
+
+function lay({transform}) {
+  const possible = isMap(transform)
+  $("over").hidden = !possible
+  $("no-over").hidden = possible
+  if (possible) {
+    const overlay = new Overlay($("stage"), pair, SIDE)
+    const shown = () => overlay.show(document.querySelector("[name=how]:checked").value, $("share").valueAsNumber)
+    $("share").addEventListener("input", shown)
+    for (const each of document.getElementsByName("how")) each.addEventListener("change", shown)
+    overlay.onswipe = (share) => {
+      $("share").value = share
+      shown()
+    }
+    shown()
+  } else {
+    $("no-over").textContent = transform ? "A fundamental matrix maps points to lines, so the first cannot be laid over the second." : "No transform from the first to the second was found, so it cannot be laid over it."
+  }
+}
+
+function evidence({coarse, fine, overlay, rotation}) {
+  const list = (id, rows) => $(id).replaceChildren(...rows.flatMap(([term, text]) => [el("dt", {}, term), el("dd", {}, text)]))
+  const whole = (number) => number.toLocaleString("en")
+  list("coarse", [
+    ["Inliers", `${whole(coarse.inliers)} of ${whole(coarse.putative)} tentative matches`],
+    ["Effective inliers", `${whole(coarse.effective_inliers)}, those that lie apart`],
+    ["Similarity", coarse.inlier_similarity.toPrecision(3)],
+    ["Model", MODELS[coarse.model] ?? coarse.model],
+    ...(rotation ? [["Turned", `the first by ${rotation} degrees`]] : []),
+    ...(overlay ? [["Left out", `${whole(overlay)} matches of a frame or caption that both wear`]] : []),
+  ])
+  list("fine", fine ? [
+    ["Details that count", whole(fine.details)],
+    ["Tentative matches", whole(fine.putative)],
+    ["Agree on two views", whole(fine.epipolar)],
+    ["Agree on one plane", whole(fine.planar)],
+    ...(fine.small ? [["Note", "a photograph is too small to show details"]] : []),
+  ] : [["Details", "were not looked at"]])
+}
+
+// --------------------------------------------------------------------------------------------- what people say
+
+async function opinions() {
+  const [first, second] = [a, b].sort()
+  const kept = (await ask("/v1/verdicts")).find((each) => each.a === first && each.b === second)
+  let now = kept?.verdict ?? null
+  const before = []
+  const buttons = $("say").querySelectorAll("button[value]")
+  const shown = (text) => {
+    buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.value === now)))
+    $("undo").hidden = !before.length
+    $("said").textContent = text
+  }
+  const put = async (verdict) => {
+    if (verdict) await ask("/v1/verdicts", {method: "POST", json: {a, b, verdict}})
+    else await ask(address("/v1/verdicts", {a, b}), {method: "DELETE"})
+    now = verdict
+  }
+  buttons.forEach((button) => button.addEventListener("click", () => attempt(async () => {
+    const old = now
+    if (button.value === old) return
+    await put(button.value)
+    before.push(old)
+    shown("Kept.")
+  })))
+  $("undo").addEventListener("click", () => attempt(async () => {
+    await put(before.at(-1))
+    before.pop()
+    shown("Undone.")
+    if ($("undo").hidden) buttons[0].focus()
+  }))
+  shown(now ? "Kept earlier." : "")
+}
+
+attempt(load)

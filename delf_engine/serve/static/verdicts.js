@@ -1,0 +1,109 @@
+// Verdicts, and the calibration they teach: its reliability beside the one in use, before it is taken over.
+
+import {address, ask, follow, reason} from "./api.js"
+import {$, attempt, counted, el, linkJson, nameOf, readonly, say, svg, thumbnail} from "./ui.js"
+
+const SHOWN = 50
+const SAID = {same: "Same place", different: "Different places", "look-alike": "Look-alikes"}
+let verdicts = []
+let shown = 0
+
+async function load() {
+  const [kept, calibrations, jobs] = await Promise.all([ask("/v1/verdicts"), ask("/v1/calibration"), ask("/v1/jobs")])
+  linkJson("/v1/verdicts")
+  verdicts = kept.reverse() // the latest first
+  shown = 0
+  $("verdicts").replaceChildren()
+  $("none").hidden = Boolean(verdicts.length)
+  reveal()
+  calibration(calibrations)
+  const job = jobs.find((each) => each.kind === "recalibrate" && ["queued", "running"].includes(each.state))
+  if (job) await watch(job)
+}
+
+function reveal() {
+  const next = verdicts.slice(shown, shown + SHOWN)
+  $("verdicts").append(...next.map(row))
+  shown += next.length
+  $("more").hidden = shown >= verdicts.length
+}
+
+function row({a, b, verdict}) {
+  const names = [a, b].map((ref) => nameOf({ref})).join(" and ")
+  const forget = () => attempt(async () => {
+    await ask(address("/v1/verdicts", {a, b}), {method: "DELETE"})
+    await load()
+    say(`The verdict on ${names} is forgotten.`)
+    $("kept-title").scrollIntoView({block: "nearest"})
+  })
+  return el("li", {}, ...[a, b].map((ref) => thumbnail({ref})),
+    el("div", {class: "said"}, el("p", {}, SAID[verdict]), el("p", {class: "quiet"}, names)),
+    el("a", {href: address("/compare", {a, b}), "aria-label": `Compare ${names}`}, "Compare"),
+    el("button", {type: "button", onclick: forget, "aria-label": `Forget the verdict on ${names}`}, "Forget"))
+}
+
+// ----------------------------------------------------------------------------------------------- calibration
+
+function calibration({own, trained_on: source, proposed}) {
+  const same = verdicts.filter((each) => each.verdict === "same").length
+  const count = `${counted(verdicts.length, "verdict")} so far: ${same} of the same place, ${verdicts.length - same} of others. It takes ten of either kind.`
+  const used = own ? `In use: a calibration of this library, fitted to ${source}.` : source ? `In use: the model's own calibration, fitted to ${source}.` : "In use: none. The number of inliers decides."
+  $("in-use").textContent = `${used} ${count}`
+  $("own").hidden = !own
+  $("proposed").hidden = !proposed
+  if (!proposed) return
+  $("proposed-said").textContent = `Fitted to ${counted(proposed.pairs, "verdict")}, ${new Date(1000 * proposed.at).toLocaleString()}. Nothing has changed yet. The nearer to the diagonal, the more its probabilities can be trusted.`
+  $("curves").replaceChildren(figure("In use now", proposed.old), figure("Proposed, judged on places it has not seen", proposed.new))
+}
+
+function figure(title, found) {
+  if (!found) return el("div", {}, el("h4", {}, title), el("p", {class: "quiet"}, "Too few pairs are judged to say."))
+  const at = ({stated, share}) => [40 + 200 * stated, 210 - 200 * share]
+  const dots = found.bins.map((bin) => {
+    const [cx, cy] = at(bin)
+    return svg("circle", {cx, cy, r: 3 + Math.min(6, Math.sqrt(bin.pairs))}, svg("title", {}, `stated ${bin.stated.toFixed(2)}, true ${bin.share.toFixed(2)}, ${counted(bin.pairs, "pair")}`))
+  })
+  const text = (x, y, words, values = {}) => svg("text", {x, y, ...values}, words)
+  const error = `${(100 * found.error).toFixed(1)} %`
+  const rows = found.bins.map((bin) => el("tr", {}, ...[bin.stated.toFixed(2), bin.share.toFixed(2), bin.pairs].map((cell) => el("td", {}, String(cell)))))
+  return el("div", {}, el("h4", {}, title),
+    svg("svg", {class: "curve", viewBox: "0 0 250 248", role: "img", "aria-label": `Reliability of ${counted(found.pairs, "pair")}: calibration error ${error}`},
+      svg("path", {class: "axis", d: "M40 10V210H240", fill: "none"}), svg("path", {class: "ideal", d: "M40 210L240 10"}),
+      svg("polyline", {points: found.bins.map((bin) => at(bin).join(",")).join(" ")}), ...dots,
+      text(140, 244, "stated probability", {"text-anchor": "middle"}), text(40, 226, "0"), text(240, 226, "1", {"text-anchor": "end"}),
+      text(34, 16, "1", {"text-anchor": "end"}), text(14, 110, "share that is true", {"text-anchor": "middle", transform: "rotate(-90 14 110)"})),
+    el("p", {}, `Calibration error ${error}, area under the ROC curve ${found.auc.toFixed(3)}, ${counted(found.pairs, "pair")}.`),
+    el("details", {}, el("summary", {}, "Figures"), el("table", {}, el("tbody", {}, el("tr", {}, ...["stated", "true", "pairs"].map((word) => el("th", {scope: "col"}, word))), ...rows))))
+}
+
+async function watch(job) {
+  $("working").hidden = false
+  $("recalibrate").disabled = true
+  $("cancel").onclick = () => attempt(() => ask(`/v1/jobs/${job.id}`, {method: "DELETE"}))
+  try {
+    const {state, error, failed} = await follow(job.id, ({done, total}) => {
+      Object.assign($("progress"), {max: total || 1, value: done})
+      $("job-said").textContent = `${done} of ${counted(total, "pair")} looked at`
+    })
+    const gone = failed.length ? ` ${counted(failed.length, "photograph")} could not be read.` : ""
+    $("job-said").textContent = state === "failed" ? reason(error) : (state === "done" ? "Fitted: see what is proposed." : "Given up.") + gone
+    calibration(await ask("/v1/calibration"))
+  } finally {
+    $("working").hidden = true
+    $("recalibrate").disabled = false
+  }
+}
+
+const change = (method, words) => () => attempt(async () => {
+  calibration(await ask("/v1/calibration", {method}))
+  $("job-said").textContent = words
+  $("recalibrate").focus()
+})
+
+if (!readonly) {
+  $("recalibrate").addEventListener("click", () => attempt(async () => watch(await ask("/v1/calibration", {method: "POST"}))))
+  $("take").addEventListener("click", change("PUT", "Taken over: it judges from the next answer on."))
+  $("own").addEventListener("click", change("DELETE", "The model's own calibration judges again."))
+  $("more").addEventListener("click", reveal)
+  attempt(load)
+}
