@@ -79,24 +79,3 @@ export async function checkSize(file) {
 }
 
 export const megabytes = (bytes) => `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 2 : 1)} MB`
-
-/** Follow a job until it has ended; `onchange` hears of each state, the last one included, which is returned. */
-export function follow(id, onchange) {
-  return new Promise((resolve, reject) => {
-    const source = new EventSource(`/v1/jobs/${id}/events`)
-    source.addEventListener("progress", (event) => onchange(JSON.parse(event.data)))
-    source.addEventListener("end", (event) => {
-      source.close()
-      onchange(JSON.parse(event.data))
-      resolve(JSON.parse(event.data))
-    })
-    source.onerror = async () => { // it asks again by itself; unless there is nobody, or no such job
-      try {
-        await ask(`/v1/jobs/${id}`)
-      } catch (error) {
-        source.close()
-        reject(error)
-      }
-    }
-  })
-}

@@ -1,6 +1,6 @@
 // A box over a photograph: drawn with a pointer, or typed into four fields.
 
-import {el, framed} from "./ui.js"
+import {$, el, framed} from "./ui.js"
 import {pictureOf} from "./api.js"
 
 const SMALLEST = 8 // pixels a side: less is a click
@@ -27,14 +27,14 @@ export class BoxEditor {
 
   set(box) {
     this.box = box
+    if (box) $("part").open = true
     this.fields.forEach((field, i) => { field.value = box ? Math.round(box[i]) : "" })
     this.draw()
   }
 
   draw() {
-    const {width, height} = this.photo
     this.canvas.querySelector("svg")?.remove()
-    this.canvas.append(framed(this.photo, this.box ?? [0, 0, width, height], true))
+    this.canvas.append(framed(this.photo, this.box))
   }
 
   /** Take what the fields say, once they say a box. */
@@ -46,7 +46,7 @@ export class BoxEditor {
   }
 
   begin(event) {
-    if (!this.photo || event.button !== 0) return
+    if (!this.photo || event.button !== 0 || (event.pointerType === "touch" && !$("part").open)) return
     event.preventDefault()
     this.canvas.setPointerCapture(event.pointerId)
     this.before = this.box

@@ -20,7 +20,9 @@ const MODELS = {affine: "affine transform", homography: "homography", fundamenta
 const given = new URLSearchParams(location.search)
 const [a, b] = [given.get("a"), given.get("b")]
 let pair = null
-let drawing = null // where both photographs lie in the drawing
+let drawing = null // both photographs, and where matches end in it
+let picked = null // the number of the match that is marked
+let pictures = [] // both, decoded, to cut patches from
 
 async function load() {
   $("choose").hidden = Boolean(a && b)
@@ -32,10 +34,12 @@ async function load() {
   $("pair").hidden = false
   const {judgement} = pair
   const sure = judgement.probability
-  $("answer").replaceChildren(badge(judgement.verdict), sure === null ? "" : ` · ${percent(sure)}`)
+  $("answer").replaceChildren(badge(judgement.verdict), sure === null ? "" : el("span", {}, percent(sure)))
   $("why").textContent = `${judgement.why.charAt(0).toUpperCase()}${judgement.why.slice(1)}.`
   const limit = judgement.accept === null ? "" : ` It takes ${percent(judgement.accept)} to be called the same place.`
   $("decided").textContent = DECIDED[judgement.decided_by] + limit
+  $("names").replaceChildren(...[["First", pair.a], ["Second", pair.b]].map(([side, photo]) => el("span", {}, `${side}: ${nameOf(photo)} (`, el("a", {href: address("/", {id: photo.ref}), "aria-label": `Search by the ${side.toLowerCase()}`}, "search by it"), ")")))
+  if (!pair.matches.length) $("lines-title").textContent = "Nothing agrees"
   evidence(judgement)
   draw()
   narrow.addEventListener("change", draw)
@@ -81,18 +85,17 @@ function draw() {
   const [s, t] = [scale(pair.a), scale(pair.b)]
   const [width, height] = [pair.a.width * s, pair.a.height * s]
   const [left, top] = narrow.matches ? [0, height + 16] : [width + 16, 0]
-  drawing = {
-    ends: pair.matches.map(([x, y, u, v]) => [x * s, y * s, left + u * t, top + v * t]),
-  }
-  const all = {width: left + pair.b.width * t, height: top + pair.b.height * t}
+  drawing = {ends: pair.matches.map(([x, y, u, v]) => [x * s, y * s, left + u * t, top + v * t])}
+  const size = [left + pair.b.width * t, top + pair.b.height * t]
   const picture = (photo, x, y, k) => svg("image", {href: pictureOf(photo.ref, SIDE), x, y, width: photo.width * k, height: photo.height * k, preserveAspectRatio: "none"})
-  const count = counted(pair.matches.length, "match").replace("matchs", "matches")
-  drawing.root = svg("svg", {viewBox: `0 0 ${all.width} ${all.height}`, role: "img", "aria-label": `${nameOf(pair.a)} and ${nameOf(pair.b)}, ${count} between them`},
+  const count = `${counted(pair.matches.length, "line")} between what agrees`
+  drawing.root = svg("svg", {viewBox: `0 0 ${size.join(" ")}`, role: "img", "aria-label": `${nameOf(pair.a)} and ${nameOf(pair.b)}, ${count}`},
     picture(pair.a, 0, 0, s), picture(pair.b, left, top, t),
     svg("g", {}, ...drawing.ends.map(([x1, y1, x2, y2]) => svg("line", {x1, y1, x2, y2}))))
   drawing.root.addEventListener("pointermove", point)
   drawing.root.addEventListener("pointerdown", point)
   $("lines").replaceChildren(drawing.root)
+  if (picked !== null) pick(picked)
 }
 
 /** Choose the match whose end is nearest to a pointer. */
@@ -111,7 +114,7 @@ async function inspect() {
   if (!pair.matches.length) return
   $("which").max = pair.matches.length
   $("which").addEventListener("input", () => pick($("which").valueAsNumber - 1))
-  drawing.pictures = await Promise.all([pair.a, pair.b].map(async (photo) => {
+  pictures = await Promise.all([pair.a, pair.b].map(async (photo) => {
     const image = new Image()
     image.src = pictureOf(photo.ref, SIDE)
     await image.decode().catch(() => {})
@@ -122,12 +125,10 @@ async function inspect() {
 
 /** Mark a match, and show the patches of it. */
 function pick(index) {
-  const [lines] = drawing.root.getElementsByTagName("g")
-  drawing.root.querySelectorAll("circle, .hot").forEach((each) => (each.tagName === "circle" ? each.remove() : each.classList.remove("hot")))
-  const line = lines.children[index]
-  line.classList.add("hot")
-  const [x, y, u, v] = drawing.ends[index]
-  for (const [cx, cy] of [[x, y], [u, v]]) drawing.root.append(svg("circle", {cx, cy, r: 14}))
+  picked = index
+  const [x1, y1, x2, y2] = drawing.ends[index]
+  drawing.root.querySelector(".hot")?.remove()
+  drawing.root.append(svg("g", {class: "hot"}, svg("line", {x1, y1, x2, y2}), svg("circle", {cx: x1, cy: y1, r: 14}), svg("circle", {cx: x2, cy: y2, r: 14})))
   patches(index)
 }
 
@@ -141,7 +142,7 @@ function patches(index) {
 
 function patch(side, photo, x, y, size) {
   const canvas = $(`patch-${side}`)
-  const image = drawing.pictures?.[side === "a" ? 0 : 1]
+  const image = pictures[side === "a" ? 0 : 1]
   canvas.setAttribute("aria-label", `Patch of ${nameOf(photo)} around ${Math.round(x)}, ${Math.round(y)}`)
   if (!image?.naturalWidth) return
   const k = image.naturalWidth / photo.width

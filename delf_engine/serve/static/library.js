@@ -1,12 +1,10 @@
 // The library: pages of thumbnails, adding with progress, removing, near-copies. The address says page and job.
 
-import {address, ask, follow, info, megabytes, reason} from "./api.js"
+import {address, ask, info, megabytes} from "./api.js"
+import {watch} from "./jobs.js"
 import {$, attempt, counted, el, linkJson, nameOf, picker, readonly, say, thumbnail} from "./ui.js"
 
 const PAGE = 48
-const SHOWN = 200 // rows of a report
-const KINDS = {add: "Adding photographs", duplicates: "Looking for near-copies", recalibrate: "Recalibrating"}
-const COPIES = {exact: "The same file", copy: "The same picture, edited or resized", crop: "The second is a crop of the first", embedded: "The second lies in the first", part: "Both share a part", place: "The same place"}
 
 const selected = new Map()
 let offset = 0
@@ -31,8 +29,8 @@ function card(photo) {
     select()
   }})
   box.checked = selected.has(photo.ref)
-  return el("li", {class: "card"}, thumbnail(photo),
-    el("p", {}, el("label", {title: name}, box, el("span", {class: "name"}, name))),
+  return el("li", {class: "card"},
+    el("label", {title: name}, thumbnail(photo, null, ""), box, el("span", {class: "name"}, name)),
     el("p", {class: "row"}, el("a", {href: address("/", {id: photo.ref}), "aria-label": `Search by ${name}`}, "Search by it")))
 }
 
@@ -50,7 +48,7 @@ function go(to) {
 }
 
 function select() {
-  $("selected").textContent = selected.size ? `${selected.size} selected` : "Select photographs to compare or remove them."
+  $("selected").textContent = selected.size ? `${selected.size} selected` : readonly ? "Select two photographs to compare." : "Select photographs to compare or remove them."
   $("compare").disabled = selected.size !== 2
   if (!readonly) $("remove").disabled = !selected.size
 }
@@ -66,49 +64,15 @@ async function add(files) {
   say(`Sending ${counted(files.length, "file")}, ${megabytes(size)} ...`)
   const job = await ask("/v1/images", {method: "POST", form})
   say("")
-  return watch(job)
+  return shown(job)
 }
 
-const start = (path, json) => async () => watch(await ask(path, {method: "POST", json}))
+const start = (path, json) => async () => shown(await ask(path, {method: "POST", json}))
 
-/** Show a job until it has ended, and what became of it. */
-async function watch(job) {
+async function shown(job) {
   history.replaceState(null, "", address("/library", {offset: offset || null, job: job.id}))
-  $("job").hidden = false
-  $("job-title").textContent = KINDS[job.kind]
-  $("job-report").replaceChildren()
-  $("cancel").hidden = $("progress").hidden = false
-  $("cancel").disabled = false
-  $("cancel").onclick = () => attempt(async () => {
-    $("cancel").disabled = true
-    await ask(`/v1/jobs/${job.id}`, {method: "DELETE"})
-  })
-  $("job-title").focus()
-  show(job)
-  report(await follow(job.id, show))
-  if (job.kind === "add") await load()
-}
-
-function show({state, done, total}) {
-  const bar = $("progress")
-  if (total) Object.assign(bar, {max: total, value: done})
-  else bar.removeAttribute("value")
-  $("job-said").textContent = state === "queued" ? "Waiting for others." : total ? `${done} of ${total}` : "Begins ..."
-}
-
-function report(job) {
-  const ends = {done: "Done", cancelled: "Cancelled: what was done by then stays", interrupted: "The server that did it is gone; what was done by then stays"}
-  $("cancel").hidden = $("progress").hidden = true
-  const counts = job.kind === "duplicates" ? [counted(job.copies.length, "pair"), job.failed.length && `${job.failed.length} could not be read`]
-    : [`${job.added.length} added`, job.skipped.length && `${job.skipped.length} already there`, job.failed.length && `${job.failed.length} failed`]
-  $("job-said").textContent = job.state === "failed" ? reason(job.error) : `${ends[job.state]}: ${counts.filter(Boolean).join(", ")}.`
-  const rows = job.failed.slice(0, SHOWN).map(({name, reason: why}) => el("tr", {}, el("td", {}, name), el("td", {}, why)))
-  const failed = rows.length ? el("table", {}, el("caption", {class: "quiet"}, "Not added, and why"), el("tbody", {}, el("tr", {}, el("th", {scope: "col"}, "File"), el("th", {scope: "col"}, "Reason")), ...rows)) : null
-  const copies = el("ul", {class: "pairs"}, ...job.copies.slice(0, SHOWN).map(({a, b, kind}) => el("li", {},
-    ...[a, b].map((ref) => thumbnail({ref, name: null})),
-    el("div", {class: "said"}, el("p", {}, COPIES[kind] ?? kind), el("p", {class: "quiet"}, [a, b].map((ref) => nameOf({ref})).join(" and "))),
-    el("a", {href: address("/compare", {a, b})}, "Compare"))))
-  $("job-report").replaceChildren(...[failed, job.copies.length ? copies : null, el("p", {}, el("a", {class: "json", href: `/v1/jobs/${job.id}`}, "JSON of this job"))].filter(Boolean))
+  const {kind} = await watch(job)
+  if (kind === "add") await load()
 }
 
 async function remove() {
@@ -132,7 +96,7 @@ async function begin() {
     const asked = new URLSearchParams(location.search).get("job")
     const job = asked ? await ask(`/v1/jobs/${encodeURIComponent(asked)}`) : (await ask("/v1/jobs")).find((each) => ["queued", "running"].includes(each.state) && each.kind !== "recalibrate")
     await work
-    if (job) return watch(job)
+    if (job) return shown(job)
   }
   return work
 }

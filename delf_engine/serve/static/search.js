@@ -7,6 +7,7 @@ import {$, attempt, badge, counted, el, linkJson, nameOf, percent, picker, say, 
 const FIRST = 60 // hits that are asked for at first, and then four times as many
 const MOST = 1000
 const SHOWN = 24 // hits that are shown at a time
+const SHORT = {same: "Same place", unsure: "Perhaps", different: "Different"}
 const SLOW = 2500 // milliseconds, after which a person wants to know why
 
 const editor = new BoxEditor($("canvas"), [...$("box").querySelectorAll("input")])
@@ -22,8 +23,8 @@ const wanted = () => {
 /** Show what the address says. */
 async function load() {
   const {id, box} = wanted()
+  $("search").hidden = true
   $("start").hidden = Boolean(id)
-  $("search").hidden = !id
   if (id) return show(await answered("/v1/search", {params: {id, box, top_k: FIRST}}), box)
   const {images} = await info()
   $("library-size").textContent = images ? `${counted(images, "photograph")} in the library.` : "The library is empty: add photographs to it first."
@@ -38,6 +39,9 @@ async function answered(path, options) {
   const late = setTimeout(() => say("Still searching. The first photograph loads the model, which can take a minute."), SLOW)
   try {
     return await ask(path, {...options, signal: asking.signal})
+  } catch (error) {
+    $("start").hidden = Boolean(found) && !$("search").hidden // something to go on with
+    throw error
   } finally {
     clearTimeout(late)
     document.body.ariaBusy = "false"
@@ -56,8 +60,9 @@ function show(answer, box) {
   const same = found.hits.filter((hit) => hit.judgement?.verdict === "same").length
   const turned = found.rotation ? ` Your photograph was turned by ${found.rotation} degrees to find them.` : ""
   const what = same ? `${counted(same, "photograph")} of the same place` : "No photograph that surely shows the same place"
-  say(`${what}, of ${found.images.toLocaleString("en")} in the library.${turned}`)
-  $("hint").textContent = $("status").textContent
+  say("")
+  $("hint").textContent = `${what}, of ${found.images.toLocaleString("en")} in the library.${turned}`
+  $("whole").hidden = !box
   reveal()
 }
 
@@ -86,21 +91,17 @@ function card({photo, judgement, region, rank}) {
   const own = found.query.ref
   const compare = address("/compare", {a: own, b: photo.ref})
   const sure = judgement?.probability ?? null
-  const evidence = judgement && `${sure === null ? "" : `${percent(sure)} · `}${inliersOf(judgement)}`
   return el("li", {class: "card"},
     el("a", {href: compare, "aria-label": `Compare with ${nameOf(photo)}`, tabindex: "-1"}, thumbnail(photo, region)),
-    el("p", {}, judgement ? badge(judgement.verdict) : el("span", {class: "quiet"}, "Not verified")),
-    evidence ? el("p", {class: "quiet"}, evidence) : null,
+    judgement ? el("p", {class: "line"}, badge(judgement.verdict, SHORT), sure === null ? "" : el("span", {}, percent(sure))) : el("p", {class: "quiet"}, "Not verified"),
+    judgement && el("p", {class: "quiet"}, inliersOf(judgement)),
     el("p", {class: "name", title: nameOf(photo)}, `${rank}. ${nameOf(photo)}`),
     el("p", {class: "row"},
       el("a", {href: compare}, "Compare"),
       el("a", {href: address("/", {id: photo.ref})}, "Search by it")))
 }
 
-/** Which matches decided, and how many there are. */
-function inliersOf({decided_by: by, coarse, fine}) {
-  return by === "details" && fine ? counted(fine.details, "detail") : counted(coarse.inliers, "inlier")
-}
+const inliersOf = ({coarse, fine}) => counted(coarse.inliers, "inlier") + (fine ? ` · ${counted(fine.details, "detail")}` : "")
 
 function go(params) {
   history.pushState(null, "", address("/", params))

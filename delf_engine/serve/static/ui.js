@@ -38,12 +38,12 @@ export function percent(p) {
 }
 
 const ANSWERS = {same: "The same place", unsure: "Perhaps the same place", different: "Not the same place"}
-export const badge = (verdict) => el("span", {class: `badge ${verdict}`}, ANSWERS[verdict])
+export const badge = (verdict, words = ANSWERS) => el("span", {class: `badge ${verdict}`}, words[verdict])
 
 /** A thumbnail, with a part of it framed; or a frame that says that its file cannot be read. */
-export function thumbnail(photo, region) {
+export function thumbnail(photo, region, alt = nameOf(photo)) {
   const box = el("div", {class: "photo"})
-  const image = el("img", {src: pictureOf(photo.ref, 384), alt: nameOf(photo), loading: "lazy", decoding: "async"})
+  const image = el("img", {src: pictureOf(photo.ref, 384), alt, loading: "lazy", decoding: "async"})
   image.addEventListener("error", () => {
     box.className = "photo gone"
     box.replaceChildren(`${nameOf(photo)} cannot be shown`)
@@ -53,13 +53,11 @@ export function thumbnail(photo, region) {
   return box
 }
 
-/** A frame around a part of a photograph, to lie over its picture; `shade`: what is outside is darkened. */
-export function framed({width, height}, [x0, y0, x1, y1], shade = false) {
-  const place = {x: x0, y: y0, width: x1 - x0, height: y1 - y0}
-  const outside = `M0 0H${width}V${height}H0ZM${x0} ${y0}V${y1}H${x1}V${y0}Z`
-  return svg("svg", {viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true"},
-    shade ? svg("path", {class: "shade", d: outside, "fill-rule": "evenodd"}) : null,
-    svg("rect", {class: "halo", ...place}), svg("rect", {class: "frame", ...place}))
+/** A frame around a part of a photograph, to lie over its picture; an empty drawing if there is no part. */
+export function framed({width, height}, box) {
+  const [x, y, x1, y1] = box ?? []
+  const frames = box ? ["halo", "frame"].map((name) => svg("rect", {class: name, x, y, width: x1 - x, height: y1 - y})) : []
+  return svg("svg", {viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true"}, ...frames)
 }
 
 export const say = (text) => { $("status").textContent = text }

@@ -1,7 +1,8 @@
 // Verdicts, and the calibration they teach: its reliability beside the one in use, before it is taken over.
 
-import {address, ask, follow, reason} from "./api.js"
-import {$, attempt, counted, el, linkJson, nameOf, readonly, say, svg, thumbnail} from "./ui.js"
+import {address, ask} from "./api.js"
+import {pairRow, watch} from "./jobs.js"
+import {$, attempt, counted, el, linkJson, nameOf, readonly, say, svg} from "./ui.js"
 
 const SHOWN = 50
 const SAID = {same: "Same place", different: "Different places", "look-alike": "Look-alikes"}
@@ -18,7 +19,7 @@ async function load() {
   reveal()
   calibration(calibrations)
   const job = jobs.find((each) => each.kind === "recalibrate" && ["queued", "running"].includes(each.state))
-  if (job) await watch(job)
+  if (job) await fit(job)
 }
 
 function reveal() {
@@ -36,10 +37,7 @@ function row({a, b, verdict}) {
     say(`The verdict on ${names} is forgotten.`)
     $("kept-title").scrollIntoView({block: "nearest"})
   })
-  return el("li", {}, ...[a, b].map((ref) => thumbnail({ref})),
-    el("div", {class: "said"}, el("p", {}, SAID[verdict]), el("p", {class: "quiet"}, names)),
-    el("a", {href: address("/compare", {a, b}), "aria-label": `Compare ${names}`}, "Compare"),
-    el("button", {type: "button", onclick: forget, "aria-label": `Forget the verdict on ${names}`}, "Forget"))
+  return pairRow(a, b, SAID[verdict], el("button", {type: "button", onclick: forget, "aria-label": `Forget the verdict on ${names}`}, "Forget"))
 }
 
 // ----------------------------------------------------------------------------------------------- calibration
@@ -76,32 +74,24 @@ function figure(title, found) {
     el("details", {}, el("summary", {}, "Figures"), el("table", {}, el("tbody", {}, el("tr", {}, ...["stated", "true", "pairs"].map((word) => el("th", {scope: "col"}, word))), ...rows))))
 }
 
-async function watch(job) {
-  $("working").hidden = false
+async function fit(job) {
   $("recalibrate").disabled = true
-  $("cancel").onclick = () => attempt(() => ask(`/v1/jobs/${job.id}`, {method: "DELETE"}))
   try {
-    const {state, error, failed} = await follow(job.id, ({done, total}) => {
-      Object.assign($("progress"), {max: total || 1, value: done})
-      $("job-said").textContent = `${done} of ${counted(total, "pair")} looked at`
-    })
-    const gone = failed.length ? ` ${counted(failed.length, "photograph")} could not be read.` : ""
-    $("job-said").textContent = state === "failed" ? reason(error) : (state === "done" ? "Fitted: see what is proposed." : "Given up.") + gone
+    await watch(job)
     calibration(await ask("/v1/calibration"))
   } finally {
-    $("working").hidden = true
     $("recalibrate").disabled = false
   }
 }
 
 const change = (method, words) => () => attempt(async () => {
   calibration(await ask("/v1/calibration", {method}))
-  $("job-said").textContent = words
+  say(words)
   $("recalibrate").focus()
 })
 
 if (!readonly) {
-  $("recalibrate").addEventListener("click", () => attempt(async () => watch(await ask("/v1/calibration", {method: "POST"}))))
+  $("recalibrate").addEventListener("click", () => attempt(async () => fit(await ask("/v1/calibration", {method: "POST"}))))
   $("take").addEventListener("click", change("PUT", "Taken over: it judges from the next answer on."))
   $("own").addEventListener("click", change("DELETE", "The model's own calibration judges again."))
   $("more").addEventListener("click", reveal)
