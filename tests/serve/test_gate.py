@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from delf_engine.config import parse_config
 from delf_engine.errors import ConfigError
-from delf_engine.serve import Settings, read_token
+from delf_engine.serve import Settings, access, read_token
+from delf_engine.serve.access import COOKIE, Access
 from delf_engine.serve.gate import HEADERS
 from delf_engine.serve.logs import JsonLines
 from delf_engine.serve.photographs import Photographs
@@ -63,6 +65,46 @@ def test_without_the_token_nothing_is_answered(client: Client, tmp_path: Path, h
     assert served.get("/readyz", headers=headers).status_code == 200
     good = {"Authorization": f"Bearer {TOKEN}", "Host": "photos.example.org"}
     assert served.get("/v1/info", headers=good).status_code == 200
+
+
+def test_a_cookie_stands_for_the_token_without_holding_it(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    served = client(token=read_token(tmp_path / "token"), cors=("https://page.org",))
+    assert served.post("/login", data={"token": f"{TOKEN}x"}).json()["code"] == "wrong_token"
+    answer = served.post("/login", data={"token": TOKEN}, headers={"Origin": "https://localhost"})
+    assert (answer.status_code, TOKEN in answer.headers["set-cookie"]) == (204, False)
+    assert {"HttpOnly", "SameSite=strict", "Secure"} <= set(answer.headers["set-cookie"].split("; "))
+    value = re.search(rf"{COOKIE}=([^;]+)", answer.headers["set-cookie"])
+    assert value is not None
+
+    def status(cookie: str, **headers: str) -> int:
+        return served.get("/v1/info", headers={"Cookie": f"{COOKIE}={cookie}", **headers}).status_code
+
+    served.cookies.clear()
+    until, _, mac = value[1].partition(".")
+    assert status(value[1]) == 200
+    assert status(Access(TOKEN).cookie()) == 200  # of another server with this token
+    for wrong in ("", TOKEN, until, f"{int(until) + 1}.{mac}", f"x.{mac}", f"{value[1]}0", Access(f"{TOKEN}x").cookie()):
+        assert status(wrong) == 401
+    assert status(value[1], Origin="https://page.org") == 401  # programs of other origins send the token
+    monkeypatch.setattr(access.time, "time", lambda: int(until) + 1.0)
+    assert status(value[1]) == 401
+
+
+def test_pages_tell_nothing_and_static_files_lie_in_one_folder(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    served = client(token=read_token(tmp_path / "token"))
+    for view in ("", "compare", "library", "verdicts", "login"):
+        answer = served.get(f"/{view}")
+        assert (answer.status_code, answer.text.count("needs JavaScript")) == (200, 1)
+        assert not re.search(r"[0-9]\.png|<script>|<style| style=| on[a-z]+=", answer.text)
+    answer = served.get("/static/page.css")
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+    assert served.get("/static/page.css", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    for path in ("../gate.py", "%2e%2e/gate.py", "..%2fgate.py", "/etc/passwd", ""):
+        assert served.get(f"/static/{path}").status_code in (401, 404)
 
 
 def test_pages_of_others_may_not_ask(client: Client) -> None:

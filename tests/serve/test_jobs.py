@@ -254,3 +254,14 @@ def test_uploads_of_queries_do_not_grow_for_ever(
     names = [path.name for path in (directory / "serve" / "uploads").iterdir()]
     assert judged in names
     assert len(names) <= 4
+
+
+def test_copies_among_the_images_are_found_and_nothing_is_removed(client: Client, photos: list[str]) -> None:
+    served = client()
+    again = Path(photos[2]).read_bytes()
+    added = ended(served, served.post("/v1/images", files=uploads(again)).json())["added"][0]["id"]
+    job = ended(served, served.post("/v1/duplicates").json())
+    (found,) = job["copies"]
+    assert (job["state"], {found["a"], found["b"]}, found["kind"]) == ("done", {"2.png", added}, "exact")
+    assert served.get("/v1/images").json()["total"] == 7
+    assert client(readonly=True).post("/v1/duplicates").status_code == 403
