@@ -1,4 +1,4 @@
-"""Who has the token: programs send it with each request; a browser sends it once, and a cookie made of it later."""
+"""Who has the token: programs send it with each request, a browser once, and then a cookie that is made of it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ COOKIE_SECONDS = 24 * 3600
 class Access:
     """Knows a token, and the cookies made of it.
 
-    A cookie is the time when it ends, signed by a key that only the token leads to: it does not hold the token, all
-    servers with the same token accept it, and it ends with the token.
+    A cookie is the time when it ends, signed by a key that only the token leads to. It does not hold the token;
+    all servers of one token accept it, and it ends with the token.
 
     Parameters
     ----------

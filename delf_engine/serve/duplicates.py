@@ -8,7 +8,7 @@ from typing import Any
 from delf_engine.copies import find_copies
 from delf_engine.errors import LockedError
 from delf_engine.serve.database import plain
-from delf_engine.serve.jobs import CopyPair, Control, Failure, JobFailed
+from delf_engine.serve.jobs import Control, CopyPair, Failure, JobFailed
 from delf_engine.serve.problems import readable
 from delf_engine.serve.service import Service
 

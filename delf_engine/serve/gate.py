@@ -31,7 +31,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-#: They tell nothing, so that whatever starts servers can ask without the token, and a browser can get to its login.
+#: They tell nothing: whatever starts servers can ask without the token, and a browser gets to its login.
 OPEN = ("/healthz", "/readyz", "/", "/compare", "/library", "/verdicts", "/login", "/logout")
 #: Under it lie scripts and styles, which tell nothing either.
 STATIC = "/static/"
