@@ -36,9 +36,9 @@ def serve(
     queue: Annotated[int | None, typer.Option(min=1, help="Searches, and jobs, that wait. Default: 32.")] = None,
     seconds: Annotated[float | None, typer.Option(help="For an answer. Default: 60.")] = None,
 ) -> None:
-    """Serve an engine over HTTP: verify, search, re-rank, add, remove (extra `serve`).
+    """Serve an engine over HTTP, as a page and an API: verify, search, re-rank, add, remove (extra `serve`).
 
-    The API is described under /v1/openapi.json. Logs are JSON, one line a request.
+    Open its address in a browser. The API is described under /v1/openapi.json. Logs are JSON, one line a request.
     """
     from delf_engine.config import parse_config
     from delf_engine.errors import ConfigError
@@ -69,5 +69,5 @@ def serve(
         **{name: value for name, value in limits.items() if value is not None},
     }
     settings = parse_config(Settings, given, where="serve")
-    say(f"http://{host}:{port}/v1/openapi.json", error=True)
+    say(f"http://{host}:{port}/", error=True)
     run(settings)

@@ -1,4 +1,4 @@
-"""An engine over HTTP: an API under ``/v1``, safe by default; see `create_app`."""
+"""An engine over HTTP: a page, and an API under ``/v1``, safe by default; see `create_app`."""
 
 from __future__ import annotations
 

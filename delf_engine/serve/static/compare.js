@@ -48,8 +48,6 @@ async function load() {
   if (!readonly) await opinions()
 }
 
-// ------------------------------------------------------------------------------------- choosing two photographs
-
 function choose() {
   const files = {}
   for (const side of ["a", "b"]) {
@@ -76,8 +74,6 @@ async function send(files) {
   const answer = await ask("/v1/verify", {method: "POST", form})
   location.assign(address("/compare", {a: answer.a.ref, b: answer.b.ref}))
 }
-
-// ---------------------------------------------------------------------------------------------- what agrees
 
 /** Draw both photographs, beside or on each other, and a line for each match. */
 function draw() {
@@ -164,8 +160,6 @@ function growth(x, y) {
   return Math.min(Math.max(Math.sqrt(area), 0.1), 10)
 }
 
-// ---------------------------------------------------------------------------------- one over the other, figures
-
 /** Whether it maps points to points, as affine maps and homographies do; a fundamental matrix does not end in 1. */
 const isMap = (transform) => transform?.[2][2] === 1
 
@@ -208,11 +202,8 @@ function evidence({coarse, fine, overlay, rotation}) {
   ] : [["Details", "were not looked at"]])
 }
 
-// --------------------------------------------------------------------------------------------- what people say
-
 async function opinions() {
-  const [first, second] = [a, b].sort()
-  const kept = (await ask("/v1/verdicts")).find((each) => each.a === first && each.b === second)
+  const kept = (await ask("/v1/verdicts")).find((each) => (each.a === a && each.b === b) || (each.a === b && each.b === a))
   let now = kept?.verdict ?? null
   const before = []
   const buttons = $("say").querySelectorAll("button[value]")

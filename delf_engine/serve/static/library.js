@@ -5,7 +5,6 @@ import {watch} from "./jobs.js"
 import {$, attempt, counted, el, linkJson, nameOf, picker, readonly, say, thumbnail} from "./ui.js"
 
 const PAGE = 48
-
 const selected = new Map()
 let offset = 0
 
@@ -53,8 +52,6 @@ function select() {
   if (!readonly) $("remove").disabled = !selected.size
 }
 
-// ------------------------------------------------------------------------------------------------ what changes
-
 async function add(files) {
   const {max_files: most} = await info()
   if (files.length > most) return say(`The server takes ${counted(most, "file")} at a time; choose fewer.`)
@@ -64,16 +61,17 @@ async function add(files) {
   say(`Sending ${counted(files.length, "file")}, ${megabytes(size)} ...`)
   const job = await ask("/v1/images", {method: "POST", form})
   say("")
-  return shown(job)
+  await shown(job)
 }
 
 const start = (path, json) => async () => shown(await ask(path, {method: "POST", json}))
 
-async function shown(job) {
+/** Show a job; another try only looks at it again. */
+const shown = (job) => attempt(async () => {
   history.replaceState(null, "", address("/library", {offset: offset || null, job: job.id}))
   const {kind} = await watch(job)
   if (kind === "add") await load()
-}
+})
 
 async function remove() {
   const names = [...selected.values()]
@@ -89,16 +87,12 @@ async function remove() {
 }
 
 async function begin() {
-  const work = load()
-  if (!readonly) {
-    const {folders} = await info()
-    $("folders").replaceChildren(...folders.map((name) => el("button", {type: "button", onclick: () => attempt(start("/v1/folders", {folder: name}))}, `Add the folder ${name}`)))
-    const asked = new URLSearchParams(location.search).get("job")
-    const job = asked ? await ask(`/v1/jobs/${encodeURIComponent(asked)}`) : (await ask("/v1/jobs")).find((each) => ["queued", "running"].includes(each.state) && each.kind !== "recalibrate")
-    await work
-    if (job) return shown(job)
-  }
-  return work
+  await load()
+  if (readonly) return
+  const {folders} = await info()
+  $("folders").replaceChildren(...folders.map((name) => el("button", {type: "button", onclick: () => attempt(start("/v1/folders", {folder: name}))}, `Add the folder ${name}`)))
+  const job = new URLSearchParams(location.search).get("job")
+  if (job) await shown(await ask(`/v1/jobs/${encodeURIComponent(job)}`))
 }
 
 $("compare").addEventListener("click", () => {

@@ -10,7 +10,7 @@ let verdicts = []
 let shown = 0
 
 async function load() {
-  const [kept, calibrations, jobs] = await Promise.all([ask("/v1/verdicts"), ask("/v1/calibration"), ask("/v1/jobs")])
+  const [kept, calibrations] = await Promise.all([ask("/v1/verdicts"), ask("/v1/calibration")])
   linkJson("/v1/verdicts")
   verdicts = kept.reverse() // the latest first
   shown = 0
@@ -18,8 +18,6 @@ async function load() {
   $("none").hidden = Boolean(verdicts.length)
   reveal()
   calibration(calibrations)
-  const job = jobs.find((each) => each.kind === "recalibrate" && ["queued", "running"].includes(each.state))
-  if (job) await fit(job)
 }
 
 function reveal() {
@@ -39,8 +37,6 @@ function row({a, b, verdict}) {
   })
   return pairRow(a, b, SAID[verdict], el("button", {type: "button", onclick: forget, "aria-label": `Forget the verdict on ${names}`}, "Forget"))
 }
-
-// ----------------------------------------------------------------------------------------------- calibration
 
 function calibration({own, trained_on: source, proposed}) {
   const same = verdicts.filter((each) => each.verdict === "same").length
@@ -74,7 +70,8 @@ function figure(title, found) {
     el("details", {}, el("summary", {}, "Figures"), el("table", {}, el("tbody", {}, el("tr", {}, ...["stated", "true", "pairs"].map((word) => el("th", {scope: "col"}, word))), ...rows))))
 }
 
-async function fit(job) {
+/** Show a job that fits one, and what it proposes. */
+const fit = (job) => attempt(async () => {
   $("recalibrate").disabled = true
   try {
     await watch(job)
@@ -82,6 +79,12 @@ async function fit(job) {
   } finally {
     $("recalibrate").disabled = false
   }
+})
+
+async function begin() {
+  await load()
+  const job = (await ask("/v1/jobs")).find((each) => each.kind === "recalibrate" && ["queued", "running"].includes(each.state))
+  if (job) await fit(job)
 }
 
 const change = (method, words) => () => attempt(async () => {
@@ -95,5 +98,5 @@ if (!readonly) {
   $("take").addEventListener("click", change("PUT", "Taken over: it judges from the next answer on."))
   $("own").addEventListener("click", change("DELETE", "The model's own calibration judges again."))
   $("more").addEventListener("click", reveal)
-  attempt(load)
+  attempt(begin)
 }
