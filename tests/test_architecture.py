@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": RECORDS
     | {"model", "evaluation", "interchange", "extraction", "index", "vectors"},  # words and whitening go with it
     "datasets": {"config", "errors", "evaluation", "images", "support"},
+    "serve": below(6) | {"copies"},  # one of its jobs
     "cli": below(6) | {"copies", "datasets", "demo", "mining", "serve"},  # commands that start them
 }
 

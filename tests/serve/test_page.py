@@ -29,6 +29,8 @@ OPTIONS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+SECONDS = 30  # to wait for anything, on a machine that is busy
+expect.set_options(timeout=SECONDS * 1000)
 TOKEN = "0123456789abcdef-secret"
 VIEWS = ("/", "/?id=0-0.png", "/compare", "/compare?a=0-0.png&b=0-1.png", "/library", "/verdicts", "/login")
 PLACES, VIEWS_OF_EACH, SHIFT = 13, 2, 16
@@ -109,7 +111,7 @@ def opened(browser: Browser, server: str) -> Iterator[Opened]:
         def open_page(path: str, at: str = server, **options: Any) -> Page:
             context = browser.new_context(base_url=at, **options)
             stack.callback(context.close)
-            context.set_default_timeout(20_000)
+            context.set_default_timeout(SECONDS * 1000)
             page = context.new_page()
             page.on("console", lambda message: note(message.text, message.type))
             page.on("pageerror", lambda error: note(str(error)))
