@@ -129,11 +129,12 @@ function pick(index) {
 }
 
 function patches(index) {
-  const [x, y, u, v] = pair.matches[index]
+  const match = pair.matches[index]
+  const [x, y, u, v] = match
   $("which-said").textContent = `${index + 1} of ${pair.matches.length}`
   const size = PATCH * Math.max(pair.a.width, pair.a.height)
   patch("a", pair.a, x, y, size)
-  patch("b", pair.b, u, v, size * growth(x, y))
+  patch("b", pair.b, u, v, size * growth(match))
 }
 
 function patch(side, photo, x, y, size) {
@@ -147,17 +148,11 @@ function patch(side, photo, x, y, size) {
   pen.drawImage(image, (x - size / 2) * k, (y - size / 2) * k, size * k, size * k, 0, 0, canvas.width, canvas.height)
 }
 
-/** How much larger things are in the second photograph, around a pixel of the first. */
-function growth(x, y) {
-  const {transform} = pair.judgement
-  if (!isMap(transform)) return Math.max(pair.b.width, pair.b.height) / Math.max(pair.a.width, pair.a.height)
-  const moved = (p, q) => {
-    const [u, v, w] = transform.map((row) => row[0] * p + row[1] * q + row[2])
-    return [u / w, v / w]
-  }
-  const [[u, v], [u1, v1], [u2, v2]] = [moved(x, y), moved(x + 1, y), moved(x, y + 1)]
-  const area = Math.abs((u1 - u) * (v2 - v) - (v1 - v) * (u2 - u))
-  return Math.min(Math.max(Math.sqrt(area), 0.1), 10)
+/** How much larger things are in the second photograph: by the match that lies farthest from one, in the first. */
+function growth([x, y, u, v]) {
+  const away = pair.matches.map(([p, q, r, s]) => [Math.hypot(p - x, q - y), Math.hypot(r - u, s - v)])
+  const [here, there] = away.reduce((far, each) => (each[0] > far[0] ? each : far))
+  return here > 1 && there > 1 ? there / here : 1
 }
 
 /** Whether it maps points to points, as affine maps and homographies do; a fundamental matrix does not end in 1. */

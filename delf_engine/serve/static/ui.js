@@ -67,11 +67,9 @@ export function linkJson(path) {
   Object.assign($("json"), {href: path, hidden: false})
 }
 
-export const settle = () => $("problem").replaceChildren()
-
 /** Do something, and tell in words if it fails, with a button where another try may help. */
 export async function attempt(work) {
-  settle()
+  $("problem").replaceChildren()
   try {
     return await work()
   } catch (error) {

@@ -4,27 +4,16 @@ import {address, ask} from "./api.js"
 import {pairRow, watch} from "./jobs.js"
 import {$, attempt, counted, el, linkJson, nameOf, readonly, say, svg} from "./ui.js"
 
-const SHOWN = 50
 const SAID = {same: "Same place", different: "Different places", "look-alike": "Look-alikes"}
 let verdicts = []
-let shown = 0
 
 async function load() {
   const [kept, calibrations] = await Promise.all([ask("/v1/verdicts"), ask("/v1/calibration")])
   linkJson("/v1/verdicts")
   verdicts = kept.reverse() // the latest first
-  shown = 0
-  $("verdicts").replaceChildren()
+  $("verdicts").replaceChildren(...verdicts.map(row))
   $("none").hidden = Boolean(verdicts.length)
-  reveal()
   calibration(calibrations)
-}
-
-function reveal() {
-  const next = verdicts.slice(shown, shown + SHOWN)
-  $("verdicts").append(...next.map(row))
-  shown += next.length
-  $("more").hidden = shown >= verdicts.length
 }
 
 function row({a, b, verdict}) {
@@ -97,6 +86,5 @@ if (!readonly) {
   $("recalibrate").addEventListener("click", () => attempt(async () => fit(await ask("/v1/calibration", {method: "POST"}))))
   $("take").addEventListener("click", change("PUT", "Taken over: it judges from the next answer on."))
   $("own").addEventListener("click", change("DELETE", "The model's own calibration judges again."))
-  $("more").addEventListener("click", reveal)
   attempt(begin)
 }
