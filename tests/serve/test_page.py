@@ -148,9 +148,6 @@ def fails(page: Page, path: str, status: int, code: str, **headers: str) -> None
     page.route(f"**{path}*", refuse, times=1)
 
 
-# ---------------------------------------------------------------------------------------------------------- search
-
-
 def test_a_photograph_is_searched_for_and_the_address_says_so(opened: Opened, server: str) -> None:
     page = opened("/")
     expect(page.locator("#library-size")).to_contain_text(f"{IMAGES} photographs")
@@ -183,12 +180,9 @@ def test_a_photograph_is_pasted_or_dropped(opened: Opened, how: str) -> None:
     page.evaluate(
         """([how, data]) => {
             const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0))
-            const file = new File([bytes], "x.png", {type: "image/png"})
-            const held = new DataTransfer()
-            held.items.add(file)
-            const Kind = how === "paste" ? ClipboardEvent : DragEvent
-            const values = {clipboardData: held, dataTransfer: held, bubbles: true, cancelable: true}
-            document.body.dispatchEvent(new Kind(how, values))
+            const held = new DataTransfer(), Kind = how === "paste" ? ClipboardEvent : DragEvent
+            held.items.add(new File([bytes], "x.png", {type: "image/png"}))
+            document.body.dispatchEvent(new Kind(how, {clipboardData: held, dataTransfer: held, bubbles: true}))
         }""",
         [how, data],
     )
@@ -221,9 +215,6 @@ def test_a_box_is_drawn_or_typed(opened: Opened) -> None:
     page.wait_for_url(lambda url: "box" not in url)
     page.go_back()
     expect(page.get_by_label("Right")).to_have_value("80")
-
-
-# --------------------------------------------------------------------------------------------------------- compare
 
 
 def test_two_photographs_are_compared(opened: Opened, server: str) -> None:
@@ -318,9 +309,6 @@ def test_a_calibration_is_shown_before_it_is_taken_over(opened: Opened) -> None:
     expect(page.locator("#in-use")).to_contain_text("walls")
 
 
-# --------------------------------------------------------------------------------------------------------- library
-
-
 def test_files_are_added_a_broken_one_is_named_and_others_are_removed(opened: Opened) -> None:
     page = opened("/library")
     expect(page.locator("#images .card")).to_have_count(IMAGES)
@@ -380,9 +368,6 @@ def test_a_folder_is_added_a_job_cancelled_and_copies_are_listed(opened: Opened)
     expect(page.locator("#job-report li")).to_contain_text(["1-0.png and 1-1.png"])
 
 
-# ----------------------------------------------------------------------------------------------------------- login
-
-
 def test_a_token_is_sent_once_and_a_cookie_follows(opened: Opened, library: Path, tmp_path: Path) -> None:
     shutil.copytree(library, tmp_path / "e")
     with running(tmp_path / "e", token=SecretStr(TOKEN)) as at:
@@ -405,9 +390,6 @@ def test_a_token_is_sent_once_and_a_cookie_follows(opened: Opened, library: Path
         page.get_by_label("Token").fill(TOKEN)
         page.get_by_label("Token").press("Enter")
         page.wait_for_url(f"{at}/")
-
-
-# ------------------------------------------------------------------------------------------------- what can happen
 
 
 def test_refusals_are_told_in_words_and_can_be_tried_again(opened: Opened) -> None:

@@ -1,5 +1,4 @@
 // Asking the API, and what its refusals mean to a person.
-
 const WORDS = {
   busy: "The server is busy: too much is waiting.",
   too_slow: "The server took too long.",

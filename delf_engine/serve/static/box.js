@@ -1,8 +1,6 @@
 // A box over a photograph: drawn with a pointer, or typed into four fields.
-
 import {$, el, framed} from "./ui.js"
 import {pictureOf} from "./api.js"
-
 const SMALLEST = 8 // pixels a side: less is a click
 
 export class BoxEditor {

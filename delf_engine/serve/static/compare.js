@@ -1,9 +1,7 @@
 // Two photographs side by side: what agrees, one over the other, the evidence, and what a person says of them.
-
 import {address, ask, checkSize, pictureOf} from "./api.js"
 import {Overlay} from "./overlay.js"
 import {$, attempt, badge, counted, el, linkJson, nameOf, percent, picker, readonly, say, svg} from "./ui.js"
-
 const SIDE = 1024 // pixels of the pictures that are shown
 const UNIT = 1000 // height of both photographs in the drawing, or their width where they stand on each other
 const NEAR = 60 // of these units, from a pointer to the end of a match
@@ -17,8 +15,8 @@ const DECIDED = {
 }
 const MODELS = {affine: "affine transform", homography: "homography", fundamental: "fundamental matrix"}
 
-const given = new URLSearchParams(location.search)
-const [a, b] = [given.get("a"), given.get("b")]
+const given = Object.fromEntries(new URLSearchParams(location.search))
+const {a, b} = given
 let pair = null
 let drawing = null // both photographs, and where matches end in it
 let picked = null // the number of the match that is marked
@@ -51,12 +49,12 @@ async function load() {
 function choose() {
   const files = {}
   for (const side of ["a", "b"]) {
-    if (given.get(side)) show(side, pictureOf(given.get(side), 384))
+    if (given[side]) show(side, pictureOf(given[side], 384))
     picker(`pick-${side}`, ([file]) => attempt(async () => {
       await checkSize(file)
       files[side] = file
       show(side, URL.createObjectURL(file))
-      if ((files.a || a) && (files.b || b)) await send(files)
+      if ((files.a ?? a) && (files.b ?? b)) await send(files)
     }), $(`pick-${side}`))
   }
 }
@@ -69,7 +67,7 @@ function show(side, source) {
 
 async function send(files) {
   const form = new FormData()
-  for (const [side, known] of [["a", a], ["b", b]]) form.append(...(files[side] ? [`file_${side}`, files[side]] : [side, known]))
+  for (const side of ["a", "b"]) form.append(...(files[side] ? [`file_${side}`, files[side]] : [side, given[side]]))
   say("Comparing ...")
   const answer = await ask("/v1/verify", {method: "POST", form})
   location.assign(address("/compare", {a: answer.a.ref, b: answer.b.ref}))
@@ -82,10 +80,8 @@ function draw() {
   const [width, height] = [pair.a.width * s, pair.a.height * s]
   const [left, top] = narrow.matches ? [0, height + 16] : [width + 16, 0]
   drawing = {ends: pair.matches.map(([x, y, u, v]) => [x * s, y * s, left + u * t, top + v * t])}
-  const size = [left + pair.b.width * t, top + pair.b.height * t]
   const picture = (photo, x, y, k) => svg("image", {href: pictureOf(photo.ref, SIDE), x, y, width: photo.width * k, height: photo.height * k, preserveAspectRatio: "none"})
-  const count = `${counted(pair.matches.length, "line")} between what agrees`
-  drawing.root = svg("svg", {viewBox: `0 0 ${size.join(" ")}`, role: "img", "aria-label": `${nameOf(pair.a)} and ${nameOf(pair.b)}, ${count}`},
+  drawing.root = svg("svg", {viewBox: `0 0 ${left + pair.b.width * t} ${top + pair.b.height * t}`, role: "img", "aria-label": `${nameOf(pair.a)} and ${nameOf(pair.b)}, ${counted(pair.matches.length, "line")} between what agrees`},
     picture(pair.a, 0, 0, s), picture(pair.b, left, top, t),
     svg("g", {}, ...drawing.ends.map(([x1, y1, x2, y2]) => svg("line", {x1, y1, x2, y2}))))
   drawing.root.addEventListener("pointermove", point)
@@ -106,8 +102,8 @@ function point(event) {
 }
 
 async function inspect() {
-  $("match").hidden = !pair.matches.length
   if (!pair.matches.length) return
+  $("match").hidden = false
   $("which").max = pair.matches.length
   $("which").addEventListener("input", () => pick($("which").valueAsNumber - 1))
   pictures = await Promise.all([pair.a, pair.b].map(async (photo) => {
@@ -155,26 +151,20 @@ function growth([x, y, u, v]) {
   return here > 1 && there > 1 ? there / here : 1
 }
 
-/** Whether it maps points to points, as affine maps and homographies do; a fundamental matrix does not end in 1. */
-const isMap = (transform) => transform?.[2][2] === 1
-
 function lay({transform}) {
-  const possible = isMap(transform)
-  $("over").hidden = !possible
-  $("no-over").hidden = possible
-  if (possible) {
-    const overlay = new Overlay($("stage"), pair, SIDE)
-    const shown = () => overlay.show(document.querySelector("[name=how]:checked").value, $("share").valueAsNumber)
-    $("share").addEventListener("input", shown)
-    for (const each of document.getElementsByName("how")) each.addEventListener("change", shown)
-    overlay.onswipe = (share) => {
-      $("share").value = share
-      shown()
-    }
+  // It maps points to points, as affine maps and homographies do: a fundamental matrix does not end in 1.
+  $("over").hidden = transform?.[2][2] !== 1
+  $("no-over").textContent = transform ? "A fundamental matrix maps points to lines, so the first cannot be laid over the second." : "No transform from the first to the second was found, so it cannot be laid over it."
+  $("no-over").hidden = !$("over").hidden
+  if ($("over").hidden) return
+  const overlay = new Overlay($("stage"), pair, SIDE)
+  const shown = () => overlay.show(document.querySelector("[name=how]:checked").value, $("share").valueAsNumber)
+  for (const each of [$("share"), ...document.getElementsByName("how")]) each.addEventListener("input", shown)
+  overlay.onswipe = (share) => {
+    $("share").value = share
     shown()
-  } else {
-    $("no-over").textContent = transform ? "A fundamental matrix maps points to lines, so the first cannot be laid over the second." : "No transform from the first to the second was found, so it cannot be laid over it."
   }
+  shown()
 }
 
 function evidence({coarse, fine, overlay, rotation}) {

@@ -1,8 +1,6 @@
 // A job, followed to its end: progress, cancelling, what became of each photograph.
-
 import {address, ask, reason} from "./api.js"
 import {$, attempt, counted, el, nameOf, thumbnail} from "./ui.js"
-
 const SHOWN = 200 // rows of a report
 const KINDS = {add: "Adding photographs", duplicates: "Looking for near-copies", recalibrate: "Recalibrating"}
 const ENDS = {done: "Done", cancelled: "Cancelled: what was done by then stays", interrupted: "The server that did it is gone; what was done by then stays"}

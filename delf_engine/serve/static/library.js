@@ -1,9 +1,7 @@
 // The library: pages of thumbnails, adding with progress, removing, near-copies. The address says page and job.
-
 import {address, ask, info, megabytes} from "./api.js"
 import {watch} from "./jobs.js"
 import {$, attempt, counted, el, linkJson, nameOf, picker, readonly, say, thumbnail} from "./ui.js"
-
 const PAGE = 48
 const selected = new Map()
 let offset = 0

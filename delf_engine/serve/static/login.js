@@ -1,5 +1,4 @@
 // Logging in: the token is sent once, and the server sets a cookie.
-
 import {ask} from "./api.js"
 import {$, attempt} from "./ui.js"
 

@@ -1,5 +1,4 @@
 // The first photograph laid over the second by the transform that was found, by CSS alone.
-
 import {pictureOf} from "./api.js"
 import {el, nameOf} from "./ui.js"
 

@@ -1,9 +1,7 @@
 // Search: by a photograph that is given, one of the library, or a box of either. The address says which.
-
 import {address, ask, checkSize, info} from "./api.js"
 import {BoxEditor} from "./box.js"
 import {$, attempt, badge, counted, el, linkJson, nameOf, percent, picker, say, thumbnail} from "./ui.js"
-
 const FIRST = 60 // hits that are asked for at first, and then four times as many
 const MOST = 1000
 const SHOWN = 24 // hits that are shown at a time
@@ -15,10 +13,7 @@ let shown = 0 // of the hits of `found`
 let found = null
 let asking = null // what ends the question that is being asked
 
-const wanted = () => {
-  const given = new URLSearchParams(location.search)
-  return {id: given.get("id"), box: given.get("box")}
-}
+const wanted = () => Object.fromEntries(new URLSearchParams(location.search))
 
 /** Show what the address says. */
 async function load() {
@@ -88,22 +83,19 @@ async function more() {
 }
 
 function card({photo, judgement, region, rank}) {
-  const own = found.query.ref
-  const compare = address("/compare", {a: own, b: photo.ref})
+  const compare = address("/compare", {a: found.query.ref, b: photo.ref})
   const sure = judgement?.probability ?? null
   return el("li", {class: "card"},
     el("a", {href: compare, "aria-label": `Compare with ${nameOf(photo)}`, tabindex: "-1"}, thumbnail(photo, region)),
     judgement ? el("p", {class: "line"}, badge(judgement.verdict, SHORT), sure === null ? "" : el("span", {}, percent(sure))) : el("p", {class: "quiet"}, "Not verified"),
     judgement && el("p", {class: "quiet"}, inliersOf(judgement)),
     el("p", {class: "name", title: nameOf(photo)}, `${rank}. ${nameOf(photo)}`),
-    el("p", {class: "row"},
-      el("a", {href: compare}, "Compare"),
-      el("a", {href: address("/", {id: photo.ref})}, "Search by it")))
+    el("p", {class: "row"}, el("a", {href: compare}, "Compare"), el("a", {href: address("/", {id: photo.ref})}, "Search by it")))
 }
 
 const inliersOf = ({coarse, fine}) => counted(coarse.inliers, "inlier") + (fine ? ` · ${counted(fine.details, "detail")}` : "")
 
-function go(params) {
+const go = (params) => {
   history.pushState(null, "", address("/", params))
   return attempt(load)
 }

@@ -1,5 +1,4 @@
 // What all views share: elements, photographs, problems, the picker, words for a verdict.
-
 import {ask, pictureOf} from "./api.js"
 
 export const $ = (id) => document.getElementById(id)

@@ -1,9 +1,7 @@
 // Verdicts, and the calibration they teach: its reliability beside the one in use, before it is taken over.
-
 import {address, ask} from "./api.js"
 import {pairRow, watch} from "./jobs.js"
 import {$, attempt, counted, el, linkJson, nameOf, readonly, say, svg} from "./ui.js"
-
 const SAID = {same: "Same place", different: "Different places", "look-alike": "Look-alikes"}
 let verdicts = []
 
