@@ -1,20 +1,20 @@
 """From a photograph to the pixels of its pyramid, ahead of the network, in worker processes; needs no torch.
 
 Processes, because a decoder that crashes on a damaged file must not take a batch of a million with it, and
-because Python's lock is never waited for.
+because Python's lock is never waited for. For a GPU threads: it takes whole photographs, more than pipes carry.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from delf_engine.support.threads import usable_cores
 
 Source = TypeVar("Source", bound=ImageSource)
 Item = TypeVar("Item")
+Decoded = TypeVar("Decoded", bound="Region")
 
 _MOST = 16  # a GPU waits for about this many
 _CORES_A_WORKER = 8  # on a CPU: decoding takes a few per cent of extraction, and more would be in its way
@@ -37,8 +38,8 @@ _FEW = 8  # images that are decoded sooner than a process starts
 
 
 @dataclass(frozen=True)
-class Pyramid:
-    """The pyramid of an image, or of a region of it.
+class Region:
+    """What is looked at of an image, and the levels of its pyramid.
 
     Attributes
     ----------
@@ -47,23 +48,40 @@ class Pyramid:
     offset : (x, y)
         Top left corner of the region.
     levels : tuple of Level
-    pixels : tuple of (h, w, 3) uint8
-        Of each level.
-    textured : tuple of (h, w) bool
-        At which cells of each level's feature map there is something to see.
     """
 
     image_size: tuple[int, int]
     region_size: tuple[int, int]
     offset: tuple[int, int]
     levels: tuple[Level, ...]
-    pixels: tuple[npt.NDArray[np.uint8], ...]
-    textured: tuple[npt.NDArray[np.bool_], ...]
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Sizes of the levels: images that agree in them can share a batch."""
         return tuple((level.width, level.height) for level in self.levels)
+
+
+@dataclass(frozen=True)
+class Photograph(Region):
+    """The region as it was decoded: (H, W, 3) uint8 `pixels`, an array, or a tensor on its way to a GPU."""
+
+    pixels: Any
+
+
+@dataclass(frozen=True)
+class Pyramid(Region):
+    """The levels themselves.
+
+    Attributes
+    ----------
+    pixels : tuple of (h, w, 3) uint8
+        Of each level.
+    textured : tuple of (h, w) bool
+        At which cells of each level's feature map there is something to see.
+    """
+
+    pixels: tuple[npt.NDArray[np.uint8], ...]
+    textured: tuple[npt.NDArray[np.bool_], ...]
 
 
 def read_pyramid(
@@ -76,7 +94,23 @@ def read_pyramid(
     rotation: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> Pyramid:
-    """Read an image and make its pyramid.
+    """Read an image and make its pyramid; see `read_photograph`."""
+    read = read_photograph(source, config, stride=stride, box=box, rotation=rotation, max_pixels=max_pixels)
+    pixels = tuple(resize(read.pixels, level.width, level.height, config.resize) for level in read.levels)
+    masks = tuple(textured(level, stride, 3 * stride, config.min_contrast, offset) for level in pixels)
+    return Pyramid(read.image_size, read.region_size, read.offset, read.levels, pixels, masks)
+
+
+def read_photograph(
+    source: ImageSource,
+    config: ExtractionConfig,
+    *,
+    stride: int,
+    box: Box | None = None,
+    rotation: int = 0,
+    max_pixels: int = MAX_PIXELS,
+) -> Photograph:
+    """Read an image and plan its pyramid.
 
     An `ImageError` if the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
 
@@ -84,7 +118,7 @@ def read_pyramid(
     ----------
     source : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
     config : ExtractionConfig
-    stride, offset
+    stride : int
         Of the network's feature map, in pixels of a level.
     box : x0, y0, x1, y1 or None
         Region of interest, in pixels: it keeps the scale that the whole image would have had.
@@ -131,9 +165,7 @@ def read_pyramid(
             f"{region_size[0]} x {region_size[1]} pixels are too few; each side needs at least {config.min_side}",
         )
     levels = planned(region_size, whole_size) if image.size else []
-    pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
-    masks = tuple(textured(level, stride, 3 * stride, config.min_contrast, offset) for level in pixels)
-    return Pyramid(image_size, region_size, corner, tuple(levels), pixels, masks)
+    return Photograph(image_size, region_size, corner, tuple(levels), image)
 
 
 def _trimmed(
@@ -155,44 +187,41 @@ def _trimmed(
 
 def decoded(
     sources: Iterable[Source],
-    config: ExtractionConfig,
+    read: Callable[[ImageSource], Decoded],
     *,
-    stride: int,
-    offset: float = 0,
-    max_pixels: int = MAX_PIXELS,
     workers: int = 0,
     ahead: int = 1,
-) -> Generator[tuple[Source, Pyramid | ImageError], None, None]:
-    """Yield each source with its pyramid or what is wrong with it, in order.
+    threads: bool = False,
+) -> Generator[tuple[Source, Decoded | ImageError], None, None]:
+    """Yield each source with what is read of it or what is wrong with it, in order.
 
     Parameters
     ----------
     sources : iterable of image sources
         Read lazily.
-    config : ExtractionConfig
-    stride, offset
-        Of the network's feature map.
-    max_pixels : int
-        Larger images are refused.
+    read : callable
+        Such as `read_pyramid` with its options; raises `ImageError`.
     workers : int
         Processes; 0: one thread of this process. Pixels that are in memory already never leave it.
     ahead : int
         Images that whoever takes them holds at once. Twice the workers and this many are in memory at most.
+    threads : bool
+        The workers are threads of this process.
     """
     with contextlib.ExitStack() as until_closed:
-        here: Executor = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        here: Executor = ThreadPoolExecutor(max(1, workers * threads), thread_name_prefix="decode")
         until_closed.callback(here.shutdown, cancel_futures=True)
         there = here
-        if workers:
+        if workers and not threads:
             there = until_closed.enter_context(process_pool(workers, _begin))
 
-        def submit(source: ImageSource) -> Future[Pyramid | str]:
+        def submit(source: ImageSource) -> Future[Decoded | str]:
             if isinstance(source, (str, os.PathLike)):
                 path = os.fspath(source)
                 given = path if no_path(path) and not os.path.exists(path) else os.path.abspath(path)
-                return there.submit(_prepared, given, config, stride, offset, max_pixels)
+                return there.submit(_prepared, given, read)
             executor = there if isinstance(source, bytes) else here
-            return executor.submit(_prepared, source, config, stride, offset, max_pixels)
+            return executor.submit(_prepared, source, read)
 
         ordered = until_closed.enter_context(closing(map_ordered(submit, sources, 2 * max(1, workers) + ahead)))
         for source, future in ordered:
@@ -223,7 +252,7 @@ def windows(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield window
 
 
-def _result(source: ImageSource, future: Future[Pyramid | str]) -> Pyramid | ImageError:
+def _result(source: ImageSource, future: Future[Decoded | str]) -> Decoded | ImageError:
     try:
         found = future.result()
     except ProcessDiedError as error:
@@ -231,12 +260,10 @@ def _result(source: ImageSource, future: Future[Pyramid | str]) -> Pyramid | Ima
     return ImageError(source_name(source), found) if isinstance(found, str) else found
 
 
-def _prepared(
-    source: ImageSource, config: ExtractionConfig, stride: int, offset: float, max_pixels: int
-) -> Pyramid | str:
-    """Return the pyramid of an image, or what is wrong with it."""
+def _prepared(source: ImageSource, read: Callable[[ImageSource], Decoded]) -> Decoded | str:
+    """Return what is read of an image, or what is wrong with it."""
     try:
-        return read_pyramid(source, config, stride=stride, offset=offset, max_pixels=max_pixels)
+        return read(source)
     except ImageError as error:
         return error.reason
 

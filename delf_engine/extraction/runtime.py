@@ -130,10 +130,7 @@ class TorchRuntime:
         """See `Runtime`."""
         import torch
 
-        if self._process != os.getpid():
-            if self.device.type == "cuda":
-                raise _no_gpu_after_fork(self.device)
-            torch_after_fork()
+        self.check_process()
         with torch.inference_mode():
             batch = torch.from_numpy(images).to(self.device)
             features, scores = self.network(self.network.normalise(batch))
@@ -142,6 +139,13 @@ class TorchRuntime:
             return [
                 CellMap(s, f.reshape(-1, features.shape[1])) for s, f in zip(found, cells.unbind(0), strict=True)
             ]
+
+    def check_process(self) -> None:
+        """See to it that torch computes in a forked child; a `ConfigError` on a GPU, which does not."""
+        if self._process != os.getpid():
+            if self.device.type == "cuda":
+                raise _no_gpu_after_fork(self.device)
+            torch_after_fork()
 
     def describe(self, parts: Sequence[tuple[CellMap, npt.NDArray[np.int64]]]) -> npt.NDArray[np.float32]:
         """See `Runtime`."""
