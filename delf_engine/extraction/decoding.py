@@ -109,6 +109,7 @@ def read_photograph(
     box: Box | None = None,
     rotation: int = 0,
     max_pixels: int = MAX_PIXELS,
+    in_threads: bool = False,
 ) -> Photograph:
     """Read an image and plan its pyramid.
 
@@ -127,6 +128,8 @@ def read_photograph(
     max_pixels : int
         Larger images are refused before decoding; of a JPEG as many pixels are decoded as the pyramid needs, and
         refused only if these are more.
+    in_threads : bool
+        See `load_reduced`.
     """
     name = source_name(source)
 
@@ -147,7 +150,11 @@ def read_photograph(
         return max((max(level.width, level.height) for level in planned(size, size)), default=1)
 
     image, image_size = load_reduced(
-        source, needed if box is None else None, always=config.reduced_decoding, max_pixels=max_pixels
+        source,
+        needed if box is None else None,
+        always=config.reduced_decoding,
+        max_pixels=max_pixels,
+        in_threads=in_threads,
     )
     if rotation:
         image, box = turn(image, rotation, box)

@@ -47,7 +47,7 @@ class DeviceExtraction:
 
     def read(self, source: ImageSource, **options: Any) -> Photograph:
         """Return `read_photograph`, its pixels in memory that the device copies from by itself."""
-        found = read_photograph(source, self._config, stride=self._runtime.stride, **options)
+        found = read_photograph(source, self._config, stride=self._runtime.stride, in_threads=True, **options)
         pixels = torch.from_numpy(np.require(found.pixels, requirements=["C", "W"]))
         return replace(found, pixels=pixels.pin_memory() if self._on_gpu else pixels)
 
