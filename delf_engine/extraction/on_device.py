@@ -20,7 +20,7 @@ from delf_engine.config import ExtractionConfig
 from delf_engine.extraction.assembly import placed
 from delf_engine.extraction.decoding import Photograph, read_photograph
 from delf_engine.extraction.resampling import resized, textured_cells
-from delf_engine.extraction.runtime import TorchRuntime
+from delf_engine.extraction.runtime import TorchRuntime, fetched
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource
 
@@ -49,7 +49,7 @@ class DeviceExtraction:
         """Return `read_photograph`, its pixels in memory that the device copies from by itself."""
         found = read_photograph(source, self._config, stride=self._runtime.stride, in_threads=True, **options)
         pixels = torch.from_numpy(np.require(found.pixels, requirements=["C", "W"]))
-        return replace(found, pixels=pixels.pin_memory() if self._on_gpu else pixels)
+        return replace(found, pixels=pixels.pin_memory() if self._runtime.device.type == "cuda" else pixels)
 
     def begin(self, images: Sequence[Photograph], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
         """Set the device to work on what `read` returned; what is returned waits for the features, in order.
@@ -66,10 +66,6 @@ class DeviceExtraction:
         first, second = self.begin(images[:middle], head)(), self.begin(images[middle:], head)
         return lambda: first + second()
 
-    @property
-    def _on_gpu(self) -> bool:
-        return self._runtime.device.type != "cpu"
-
     def _begun(self, images: Sequence[Photograph], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
         def kind(index: int) -> tuple[Any, ...]:
             return images[index].shapes, tuple(images[index].pixels.shape)
@@ -78,14 +74,15 @@ class DeviceExtraction:
         groups = [list(group) for _, group in groupby(order, lambda i: images[i].shapes)]
         with torch.inference_mode():
             found = [self._selected([images[i] for i in group], head) for group in groups]
-            fetched = self._fetched([rows for rows, _ in found])
+            sizes = [rows.numel() for rows, _ in found]
+            packed = fetched(torch.cat([rows.flatten() for rows, _ in found]) if found else torch.empty(0))
 
         def finish() -> list[LocalFeatures]:
             zeros = None if head is None else np.zeros(head.dim, np.float32)
             empty = LocalFeatures.empty((1, 1), self._runtime.dim)
             out = [replace(empty, image_size=one.image_size, global_descriptor=zeros) for one in images]
-            for group, rows, (_, shapes) in zip(groups, fetched(), found, strict=True):
-                for i, row in zip(group, rows, strict=True):
+            for group, rows, (_, shapes) in zip(groups, packed().split(sizes), found, strict=True):
+                for i, row in zip(group, rows.view(len(group), -1).numpy(), strict=True):
                     out[i] = self._unpacked(images[i], row, shapes)
             return out
 
@@ -134,21 +131,3 @@ class DeviceExtraction:
         chosen = cells[:n].astype(np.int64)
         found = placed(image, shapes, chosen, scores[:n], descriptors.reshape(k, -1)[:n], self._runtime)
         return found if not len(vector) else replace(found, global_descriptor=vector)
-
-    def _fetched(self, parts: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
-        """Begin to copy (B, K) tensors to the CPU, all at once; what is returned waits for them."""
-        sizes = [part.numel() for part in parts]
-        values = torch.cat([part.flatten() for part in parts]) if parts else torch.empty(0)
-        event = None
-        if self._on_gpu:
-            here = torch.empty(values.shape, pin_memory=True)
-            values = here.copy_(values, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self._runtime.device))
-
-        def wait() -> list[np.ndarray]:
-            if event is not None:
-                event.synchronize()
-            return [one.view(part.shape).numpy() for one, part in zip(values.split(sizes), parts, strict=True)]
-
-        return wait

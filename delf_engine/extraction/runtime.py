@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ from delf_engine.support.threads import torch_after_fork
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from delf_engine.model.network import DelfNetwork
 
@@ -155,6 +156,24 @@ class TorchRuntime:
             vectors = torch.cat([m.features[torch.from_numpy(cells).to(self.device)] for m, cells in parts])
             found: npt.NDArray[np.float32] = self.network.projection(vectors).float().cpu().numpy()
             return found
+
+
+def fetched(values: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor to the CPU; what is returned waits for it, and for nothing that comes later."""
+    import torch
+
+    if values.device.type != "cuda":
+        return lambda: values
+    here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    here.copy_(values, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(values.device))
+
+    def wait() -> Tensor:
+        event.synchronize()
+        return here
+
+    return wait
 
 
 def _no_gpu_after_fork(device: torch.device) -> ConfigError:

@@ -302,7 +302,7 @@ def _from_pil(
 
 
 def _by_opencv(image: Image.Image, file: Path | io.BytesIO, max_pixels: int) -> npt.NDArray[np.uint8] | None:
-    """Decode an upright JPEG that Pillow has opened, whole; None: it is something else, or damaged, and Pillow will say how."""
+    """Decode an upright JPEG that Pillow has opened; None: it is something else, or damaged as Pillow will say."""
     import cv2
 
     plain = image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION) in (None, 1)

@@ -11,6 +11,7 @@ from delf_engine.config import ExtractionConfig
 from delf_engine.errors import CheckpointError, ConfigError, DelfEngineWarning, ImageError
 from delf_engine.extraction import Extractor
 from delf_engine.extraction.assembly import select_top
+from delf_engine.extraction.runtime import choose_device
 from delf_engine.features import LocalFeatures
 from delf_engine.model.network import DelfNetwork
 from helpers import checkpoint_info, oriented_kinds, oriented_scene, raises, random_photo, write_image
@@ -197,6 +198,15 @@ def test_bad_options() -> None:
         Extractor.from_pretrained("nothing")
 
 
+def test_apples_gpu_is_refused_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    for name in ("mps", "mps:0"):
+        with raises(ConfigError, repr(name), "'cpu'", "NVIDIA or ROCm"):
+            choose_device(name)
+
+
 def test_pretrained(photo: np.ndarray) -> None:
     extractor = Extractor.from_pretrained("delf-r18", device="cpu")
     assert len(extractor(photo)) > 10
@@ -253,12 +263,3 @@ def test_reduced_decoding_is_close(tmp_path: Path) -> None:
     assert shrinking(large) == plain(large)
     box = (100, 50, 900, 800)
     assert shrinking(path, box=box) == plain(path, box=box)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-def test_gpu_agrees_with_cpu(extractor: Extractor, photo: np.ndarray) -> None:
-    on_gpu = Extractor(_network(), _config(), device="cuda")(photo)
-    on_cpu = extractor(photo)
-    assert len(on_gpu) == len(on_cpu)
-    np.testing.assert_allclose(on_gpu.scores, on_cpu.scores, rtol=1e-2)
