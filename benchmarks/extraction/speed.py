@@ -133,7 +133,7 @@ class Contest:
 
     def agreement(self, files: Sequence[Path], precision: Precision) -> dict[str, float]:
         """Compare the features of the plain extractor with ours, cell by cell."""
-        pairs = [_compared(self.plain(path), self.extractors[precision](path)) for path in files]
+        pairs = [compared(self.plain(path), self.extractors[precision](path)) for path in files]
         cosines = np.concatenate([cosines for _, cosines in pairs])
         return {
             "same_keypoints": float(np.mean([share for share, _ in pairs])),
@@ -143,7 +143,7 @@ class Contest:
         }
 
 
-def _compared(one: LocalFeatures, other: LocalFeatures) -> tuple[float, np.ndarray]:
+def compared(one: LocalFeatures, other: LocalFeatures) -> tuple[float, np.ndarray]:
     """Return the share of keypoints that both have, and the cosines between their descriptors."""
     places = {key: i for i, key in enumerate(_keys(one))}
     found = [(places[key], j) for j, key in enumerate(_keys(other)) if key in places]

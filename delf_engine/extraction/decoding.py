@@ -216,10 +216,13 @@ def decoded(
         The workers are threads of this process.
     """
     with contextlib.ExitStack() as until_closed:
-        here: Executor = ThreadPoolExecutor(max(1, workers * threads), thread_name_prefix="decode")
+        here: Executor = ThreadPoolExecutor(1, thread_name_prefix="decode")
         until_closed.callback(here.shutdown, cancel_futures=True)
         there = here
-        if workers and not threads:
+        if workers and threads:
+            there = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+            until_closed.callback(there.shutdown, cancel_futures=True)
+        elif workers:
             there = until_closed.enter_context(process_pool(workers, _begin))
 
         def submit(source: ImageSource) -> Future[Decoded | str]:
