@@ -7,7 +7,7 @@ The same photographs as JPEG files of 1024 x 683 pixels, over and over; throughp
 "stored": `extract_many` as it comes, features written to a store by a thread of its own; of files of one size, and
 of four sizes in turn. "bare": the forward pass over the same levels, ready on the device, at batch 1, 8 and 32.
 "single": one call, from a file and from pixels, and how many times the bare network at batch 1 it takes.
-Shares: seconds of each step alone ("resize" with the mask of texture), the device waited for after it, over those of all; on the card they overlap.
+Shares: seconds of each step alone, over those of all; in use they overlap. "resize" has the mask of texture.
 "agreement": keypoints that the CPU finds as well, in float32 and as computed here.
 
 `--device cpu --small` tries the script, not a card: small photographs, the same way through torch.
@@ -24,22 +24,22 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.common import options_parser, print_rows, timed, write_json
-from benchmarks.extraction.speed import compared
+from benchmarks.extraction.speed import compared, photographs
 from delf_engine import Extractor, FeatureStore
 from delf_engine.errors import DelfEngineWarning
 from delf_engine.extraction.on_device import DeviceExtraction
 from delf_engine.extraction.resampling import resized, textured_cells
 from delf_engine.extraction.runtime import choose_device, fetched
-from delf_engine.images import find_images, load_image
+from delf_engine.images import load_image
 from delf_engine.support.threads import usable_cores
 
 _SIZES = ((1024, 683), (683, 1024), (1024, 768), (768, 1024))
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in card.items()))
     rows, agreement = [], []
     with tempfile.TemporaryDirectory() as folder:
-        files = _photographs(args.photos, Path(folder), small=args.small)
+        part = 4 if args.small else 1
+        files = [photographs(args.photos, Path(folder), (wide // part, high // part)) for wide, high in _SIZES]
         for model in args.model:
             rows.append(Measured(model, device, args).row(files))
             agreement += _agreements(model, device, list(itertools.chain(*files))[:_AGREEING])
@@ -80,13 +81,9 @@ class Measured:
         first, batch = files[0][0], max(self.batches)
         mixed = [path for turn in zip(*files, strict=True) for path in turn]
         bare = {size: self._rate(self._bare(first, size), size) for size in self.batches}
-        batch_files = list(itertools.islice(itertools.cycle(files[0]), batch))
-        pixels = load_image(first)
-        single = {
-            "file": self._rate(lambda: self.extractor(first)),
-            "pixels": self._rate(lambda: self.extractor(pixels)),
-        }
-        steps = self._steps(batch_files)
+        calls = {"file": partial(self.extractor, first), "pixels": partial(self.extractor, load_image(first))}
+        single = {kind: self._rate(call) for kind, call in calls.items()}
+        steps = self._steps(list(itertools.islice(itertools.cycle(files[0]), batch)))
         return {
             "model": self.model,
             "precision": self.extractor.precision,
@@ -203,15 +200,12 @@ def _agreements(model: str, device: torch.device, files: Sequence[Path]) -> list
         found = [one for _, one in extractor.extract_many(files)]
         again = [one for _, one in extractor.extract_many(files)]
         pairs = [compared(a, b) for a, b in zip(wanted, found, strict=True)]
-        rows.append(
-            {
-                "model": model,
-                "precision": precision,
-                "same_keypoints": float(np.mean([share for share, _ in pairs])),
-                "least_cosine": float(min(cosines.min() for _, cosines in pairs)),
-                "same_bits_again": found == again,
-            }
-        )
+        figures = {
+            "same_keypoints": float(np.mean([share for share, _ in pairs])),
+            "least_cosine": float(min(cosines.min() for _, cosines in pairs)),
+            "same_bits_again": found == again,
+        }
+        rows.append({"model": model, "precision": precision, **figures})
     return rows
 
 
@@ -223,24 +217,6 @@ def _card(device: torch.device) -> dict[str, Any]:
             found["driver"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
         found["card"] = torch.cuda.get_device_name(device)
     return found
-
-
-def _photographs(folder: Path | None, out: Path, *, small: bool) -> list[list[Path]]:
-    """Write JPEG files, up to eight of each size."""
-    if folder is None:
-        from sklearn.datasets import load_sample_images
-
-        images = load_sample_images().images
-    else:
-        images = [load_image(path) for path in find_images([folder])[:8]]
-    groups = []
-    for size in _SIZES:
-        wide, high = (side // 4 for side in size) if small else size
-        groups.append([out / f"{wide}x{high} {i}.jpg" for i in range(len(images))])
-        for path, image in zip(groups[-1], images, strict=True):
-            upright = cv2.resize(np.asarray(image), (wide, high), interpolation=cv2.INTER_AREA)
-            cv2.imwrite(str(path), cv2.cvtColor(upright, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    return groups
 
 
 def _print(rows: Sequence[Mapping[str, Any]], agreement: Sequence[Mapping[str, Any]]) -> None:
@@ -264,9 +240,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = options_parser(__doc__, "out/extraction_gpu.json")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--photos", type=Path, help="folder to take photographs from; default: scikit-learn's two")
-    parser.add_argument(
-        "--model", nargs="+", default=["delf-r18", "delf-r50"], help="names or paths of checkpoints"
-    )
+    parser.add_argument("--model", nargs="+", default=["delf-r18", "delf-r50"], help="names or paths")
     parser.add_argument("--seconds", type=float, default=4.0, help="that throughput is measured for")
     parser.add_argument("--small", action="store_true", help="photographs of a quarter of the size, batches of 2")
     return parser.parse_args(given)

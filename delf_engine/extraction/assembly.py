@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delf_engine.config import ExtractionConfig
-from delf_engine.extraction.decoding import Pyramid, Region
+from delf_engine.extraction.decoding import Pyramid
 from delf_engine.extraction.runtime import CellMap, Runtime
 from delf_engine.features import LocalFeatures
 from delf_engine.pyramid import cell_centres
@@ -35,39 +35,28 @@ def assemble(
 
 
 def placed(
-    region: Region,
+    pyramid: Pyramid,
     shapes: Sequence[tuple[int, ...]],
     chosen: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float32],
     descriptors: npt.NDArray[np.float32],
     runtime: Runtime,
 ) -> LocalFeatures:
-    """Return the features of chosen cells.
-
-    Parameters
-    ----------
-    region : Region
-    shapes : sequence of (h, w)
-        Of the map of each level.
-    chosen : (K,) int64
-        Cells, counted through all maps in row-major order.
-    scores : (K,) float32
-    descriptors : (K, D) float32
-    runtime : Runtime
-        Whose stride and offset place the cells.
-    """
+    """Return the features of (K,) chosen cells, counted through the maps of all levels, of these (h, w)."""
     starts = np.cumsum([0] + [math.prod(shape) for shape in shapes])
     keypoints = np.empty((len(chosen), 2), np.float32)
     scales = np.empty(len(chosen), np.float32)
-    for level, shape, (first, last) in zip(region.levels, shapes, pairwise(starts), strict=True):
+    for level, shape, (first, last) in zip(pyramid.levels, shapes, pairwise(starts), strict=True):
         mine = np.flatnonzero((chosen >= first) & (chosen < last))
         at = np.stack(np.divmod(chosen[mine] - first, shape[1])[::-1], axis=1)  # x, y
-        keypoints[mine] = cell_centres(at, level, region.region_size, stride=runtime.stride, offset=runtime.offset)
+        keypoints[mine] = cell_centres(
+            at, level, pyramid.region_size, stride=runtime.stride, offset=runtime.offset
+        )
         scales[mine] = 1 / level.scale
     # A vector that projects to nothing has no direction, so it cannot be matched.
     keep = np.abs(descriptors).sum(1) > 0
-    keypoints += np.asarray(region.offset, np.float32)
-    return LocalFeatures(keypoints[keep], scales[keep], scores[keep], descriptors[keep], region.image_size)
+    keypoints += np.asarray(pyramid.offset, np.float32)
+    return LocalFeatures(keypoints[keep], scales[keep], scores[keep], descriptors[keep], pyramid.image_size)
 
 
 def joined_attention(maps: Sequence[CellMap]) -> npt.NDArray[np.float32]:

@@ -30,7 +30,6 @@ from delf_engine.support.threads import usable_cores
 
 Source = TypeVar("Source", bound=ImageSource)
 Item = TypeVar("Item")
-Decoded = TypeVar("Decoded", bound="Region")
 
 _MOST = 16  # a GPU waits for about this many
 _CORES_A_WORKER = 8  # on a CPU: decoding takes a few per cent of extraction, and more would be in its way
@@ -38,8 +37,8 @@ _FEW = 8  # images that are decoded sooner than a process starts
 
 
 @dataclass(frozen=True)
-class Region:
-    """What is looked at of an image, and the levels of its pyramid.
+class Pyramid:
+    """The pyramid of an image, or of a region of it.
 
     Attributes
     ----------
@@ -48,40 +47,23 @@ class Region:
     offset : (x, y)
         Top left corner of the region.
     levels : tuple of Level
+    pixels : tuple of (h, w, 3) uint8
+        Of each level; of one that is read whole, the region as it was decoded.
+    textured : tuple of (h, w) bool
+        At which cells of each level's feature map there is something to see; not of one that is read whole.
     """
 
     image_size: tuple[int, int]
     region_size: tuple[int, int]
     offset: tuple[int, int]
     levels: tuple[Level, ...]
+    pixels: tuple[Any, ...]
+    textured: tuple[npt.NDArray[np.bool_], ...]
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Sizes of the levels: images that agree in them can share a batch."""
         return tuple((level.width, level.height) for level in self.levels)
-
-
-@dataclass(frozen=True)
-class Photograph(Region):
-    """The region as it was decoded: (H, W, 3) uint8 `pixels`, an array, or a tensor on its way to a GPU."""
-
-    pixels: Any
-
-
-@dataclass(frozen=True)
-class Pyramid(Region):
-    """The levels themselves.
-
-    Attributes
-    ----------
-    pixels : tuple of (h, w, 3) uint8
-        Of each level.
-    textured : tuple of (h, w) bool
-        At which cells of each level's feature map there is something to see.
-    """
-
-    pixels: tuple[npt.NDArray[np.uint8], ...]
-    textured: tuple[npt.NDArray[np.bool_], ...]
 
 
 def read_pyramid(
@@ -93,25 +75,9 @@ def read_pyramid(
     box: Box | None = None,
     rotation: int = 0,
     max_pixels: int = MAX_PIXELS,
+    whole: bool = False,
 ) -> Pyramid:
-    """Read an image and make its pyramid; see `read_photograph`."""
-    read = read_photograph(source, config, stride=stride, box=box, rotation=rotation, max_pixels=max_pixels)
-    pixels = tuple(resize(read.pixels, level.width, level.height, config.resize) for level in read.levels)
-    masks = tuple(textured(level, stride, 3 * stride, config.min_contrast, offset) for level in pixels)
-    return Pyramid(read.image_size, read.region_size, read.offset, read.levels, pixels, masks)
-
-
-def read_photograph(
-    source: ImageSource,
-    config: ExtractionConfig,
-    *,
-    stride: int,
-    box: Box | None = None,
-    rotation: int = 0,
-    max_pixels: int = MAX_PIXELS,
-    in_threads: bool = False,
-) -> Photograph:
-    """Read an image and plan its pyramid.
+    """Read an image and make its pyramid.
 
     An `ImageError` if the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
 
@@ -119,7 +85,7 @@ def read_photograph(
     ----------
     source : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
     config : ExtractionConfig
-    stride : int
+    stride, offset
         Of the network's feature map, in pixels of a level.
     box : x0, y0, x1, y1 or None
         Region of interest, in pixels: it keeps the scale that the whole image would have had.
@@ -128,8 +94,8 @@ def read_photograph(
     max_pixels : int
         Larger images are refused before decoding; of a JPEG as many pixels are decoded as the pyramid needs, and
         refused only if these are more.
-    in_threads : bool
-        See `load_reduced`.
+    whole : bool
+        Leave the levels to a GPU, for which many threads read at once.
     """
     name = source_name(source)
 
@@ -154,7 +120,7 @@ def read_photograph(
         needed if box is None else None,
         always=config.reduced_decoding,
         max_pixels=max_pixels,
-        in_threads=in_threads,
+        in_threads=whole,
     )
     if rotation:
         image, box = turn(image, rotation, box)
@@ -172,7 +138,11 @@ def read_photograph(
             f"{region_size[0]} x {region_size[1]} pixels are too few; each side needs at least {config.min_side}",
         )
     levels = planned(region_size, whole_size) if image.size else []
-    return Photograph(image_size, region_size, corner, tuple(levels), image)
+    if whole:
+        return Pyramid(image_size, region_size, corner, tuple(levels), (image,), ())
+    pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
+    masks = tuple(textured(level, stride, 3 * stride, config.min_contrast, offset) for level in pixels)
+    return Pyramid(image_size, region_size, corner, tuple(levels), pixels, masks)
 
 
 def _trimmed(
@@ -194,12 +164,12 @@ def _trimmed(
 
 def decoded(
     sources: Iterable[Source],
-    read: Callable[[ImageSource], Decoded],
+    read: Callable[[ImageSource], Pyramid],
     *,
     workers: int = 0,
     ahead: int = 1,
     threads: bool = False,
-) -> Generator[tuple[Source, Decoded | ImageError], None, None]:
+) -> Generator[tuple[Source, Pyramid | ImageError], None, None]:
     """Yield each source with what is read of it or what is wrong with it, in order.
 
     Parameters
@@ -225,7 +195,7 @@ def decoded(
         elif workers:
             there = until_closed.enter_context(process_pool(workers, _begin))
 
-        def submit(source: ImageSource) -> Future[Decoded | str]:
+        def submit(source: ImageSource) -> Future[Pyramid | str]:
             if isinstance(source, (str, os.PathLike)):
                 path = os.fspath(source)
                 given = path if no_path(path) and not os.path.exists(path) else os.path.abspath(path)
@@ -262,7 +232,7 @@ def windows(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield window
 
 
-def _result(source: ImageSource, future: Future[Decoded | str]) -> Decoded | ImageError:
+def _result(source: ImageSource, future: Future[Pyramid | str]) -> Pyramid | ImageError:
     try:
         found = future.result()
     except ProcessDiedError as error:
@@ -270,7 +240,7 @@ def _result(source: ImageSource, future: Future[Decoded | str]) -> Decoded | Ima
     return ImageError(source_name(source), found) if isinstance(found, str) else found
 
 
-def _prepared(source: ImageSource, read: Callable[[ImageSource], Decoded]) -> Decoded | str:
+def _prepared(source: ImageSource, read: Callable[[ImageSource], Pyramid]) -> Pyramid | str:
     """Return what is read of an image, or what is wrong with it."""
     try:
         return read(source)

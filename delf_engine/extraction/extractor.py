@@ -17,7 +17,7 @@ import numpy.typing as npt
 from delf_engine.config import ExtractionConfig, load_profile
 from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.extraction.assembly import assemble, joined_attention
-from delf_engine.extraction.decoding import Photograph, Pyramid, decoded, read_pyramid, windows, worker_count
+from delf_engine.extraction.decoding import Pyramid, decoded, read_pyramid, windows, worker_count
 from delf_engine.extraction.precision import (
     Precision,
     has_native_bf16,
@@ -212,7 +212,7 @@ class Extractor:
             options: Any = {"box": box, "rotation": rotation, "max_pixels": self.max_pixels}
             return self._on_device.begin([self._on_device.read(image, **options)], self.global_head)()[0]
         pyramid = self._prepare(image, box, rotation)
-        return self._features(pyramid, self._maps([pyramid])[0])
+        return self._features(pyramid, self._maps(pyramid))
 
     def extract_many(
         self,
@@ -225,8 +225,8 @@ class Extractor:
     ) -> Generator[tuple[Source, LocalFeatures], None, None]:
         """Extract many images, decoding ahead in workers; results come in the order of `images`.
 
-        Memory does not grow with their number: at most twice the workers and one batch are held at once, two
-        batches on a GPU.
+        Memory does not grow with their number: at most twice the workers and one image are held at once, on a GPU
+        twice the workers and two batches.
 
         Parameters
         ----------
@@ -238,9 +238,8 @@ class Extractor:
             tried once more and then reported like any unreadable one. For a GPU they are threads, since whole
             photographs go there: a decoder that crashes takes this process along.
         batch : int or None
-            Images of which those with equal pyramids go through the network together. None: 1 on a CPU, which a
-            single image keeps busy and where features are then the same bits as from a single call, whatever the
-            workers; 32 on a GPU, where they agree to rounding.
+            Images that go through a GPU together, those with equal pyramids at once; None: 32. Features agree with
+            those of single calls to rounding. A CPU is kept busy by a single image: there they are the same bits.
         max_pixels : int or None
             Limit to use in place of the extractor's own.
         on_error : callable or None
@@ -257,7 +256,9 @@ class Extractor:
             If `workers` or `batch` is out of range.
         """
         workers = worker_count(workers, images, gpu=self.on_gpu)
-        batch = self._batch(batch)
+        batch = _GPU_BATCH if batch is None else batch
+        if batch < 1:
+            raise ConfigError(f"batch must be at least 1, got {batch}")
         report = on_error or _warn
         limit = max_pixels or self.max_pixels
         if self._on_device is not None:
@@ -266,19 +267,16 @@ class Extractor:
                 yield from self._overlapped(photographs, batch, report)
             return
         read = partial(read_pyramid, config=self.config, max_pixels=limit, **self._grid)
-        with closing(decoded(images, read, workers=workers, ahead=batch)) as stream:
-            for window in windows(stream, batch):
-                maps = self._grouped_maps([p for _, p in window if isinstance(p, Pyramid)])
-                while window:
-                    source, pyramid = window.pop(0)  # let go of each as it is done with
-                    if isinstance(pyramid, ImageError):
-                        report(source, pyramid)
-                    else:
-                        yield source, self._features(pyramid, maps.pop(0))
+        with closing(decoded(images, read, workers=workers)) as stream:
+            for source, pyramid in stream:
+                if isinstance(pyramid, ImageError):
+                    report(source, pyramid)
+                else:
+                    yield source, self._features(pyramid, self._maps(pyramid))
 
     def _overlapped(
         self,
-        stream: Iterator[tuple[Source, Photograph | ImageError]],
+        stream: Iterator[tuple[Source, Pyramid | ImageError]],
         batch: int,
         report: Callable[[Source, ImageError], None],
     ) -> Iterator[tuple[Source, LocalFeatures]]:
@@ -307,7 +305,7 @@ class Extractor:
         (h, w) float32
             On the cell grid of the finest level; one cell of 0 for an image that is too narrow for any level.
         """
-        return joined_attention(self._maps([self._prepare(image, None)])[0])
+        return joined_attention(self._maps(self._prepare(image, None)))
 
     def __repr__(self) -> str:
         name = self.info.name if self.info else "network"
@@ -355,28 +353,8 @@ class Extractor:
         assert isinstance(self.runtime, TorchRuntime)
         self._on_device = DeviceExtraction(self.runtime, self.config)
 
-    def _batch(self, batch: int | None) -> int:
-        if batch is None:
-            return _GPU_BATCH if self.on_gpu else 1
-        if batch < 1:
-            raise ConfigError(f"batch must be at least 1, got {batch}")
-        return batch
-
-    def _maps(self, alike: Sequence[Pyramid]) -> list[list[CellMap]]:
-        """Return the maps of all levels of each image; the images have equal pyramids."""
-        levels = [np.stack([one.pixels[i] for one in alike]) for i in range(len(alike[0].levels))]
-        found = [self.runtime.forward(level) for level in levels]
-        return [[maps[i] for maps in found] for i in range(len(alike))]
-
-    def _grouped_maps(self, images: Sequence[Pyramid]) -> list[list[CellMap]]:
-        """Return the maps of each image, those with equal pyramids computed together: nothing is padded."""
-        groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
-        for i, one in enumerate(images):
-            groups.setdefault(one.shapes, []).append(i)
-        found: dict[int, list[CellMap]] = {}
-        for group in groups.values():
-            found.update(zip(group, self._maps([images[i] for i in group]), strict=True))
-        return [found[i] for i in range(len(images))]
+    def _maps(self, pyramid: Pyramid) -> list[CellMap]:
+        return [self.runtime.forward(pixels[None])[0] for pixels in pyramid.pixels]
 
     def _features(self, pyramid: Pyramid, maps: Sequence[CellMap]) -> LocalFeatures:
         features = assemble(pyramid, maps, self.config, self.runtime)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from delf_engine.config import ExtractionConfig
 from delf_engine.extraction.assembly import placed
-from delf_engine.extraction.decoding import Photograph, read_photograph
+from delf_engine.extraction.decoding import Pyramid, read_pyramid
 from delf_engine.extraction.resampling import resized, textured_cells
 from delf_engine.extraction.runtime import TorchRuntime, fetched
 from delf_engine.features import LocalFeatures
@@ -45,13 +45,13 @@ class DeviceExtraction:
     def __init__(self, runtime: TorchRuntime, config: ExtractionConfig) -> None:
         self._runtime, self._config = runtime, config
 
-    def read(self, source: ImageSource, **options: Any) -> Photograph:
-        """Return `read_photograph`, its pixels in memory that the device copies from by itself."""
-        found = read_photograph(source, self._config, stride=self._runtime.stride, in_threads=True, **options)
-        pixels = torch.from_numpy(np.require(found.pixels, requirements=["C", "W"]))
-        return replace(found, pixels=pixels.pin_memory() if self._runtime.device.type == "cuda" else pixels)
+    def read(self, source: ImageSource, **options: Any) -> Pyramid:
+        """Return `read_pyramid`, whole, its pixels in memory that the device copies from by itself."""
+        found = read_pyramid(source, self._config, stride=self._runtime.stride, whole=True, **options)
+        pixels = torch.from_numpy(np.require(found.pixels[0], requirements=["C", "W"]))
+        return replace(found, pixels=(pixels.pin_memory() if self._runtime.device.type == "cuda" else pixels,))
 
-    def begin(self, images: Sequence[Photograph], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
+    def begin(self, images: Sequence[Pyramid], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
         """Set the device to work on what `read` returned; what is returned waits for the features, in order.
 
         A batch that the device has no memory for is halved. `head` makes the global descriptors.
@@ -66,9 +66,9 @@ class DeviceExtraction:
         first, second = self.begin(images[:middle], head)(), self.begin(images[middle:], head)
         return lambda: first + second()
 
-    def _begun(self, images: Sequence[Photograph], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
+    def _begun(self, images: Sequence[Pyramid], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
         def kind(index: int) -> tuple[Any, ...]:
-            return images[index].shapes, tuple(images[index].pixels.shape)
+            return images[index].shapes, tuple(images[index].pixels[0].shape)
 
         order = sorted((i for i, image in enumerate(images) if image.levels), key=kind)
         groups = [list(group) for _, group in groupby(order, lambda i: images[i].shapes)]
@@ -89,7 +89,7 @@ class DeviceExtraction:
         return finish
 
     def _selected(
-        self, images: Sequence[Photograph], head: GlobalHead | None
+        self, images: Sequence[Pyramid], head: GlobalHead | None
     ) -> tuple[Tensor, list[tuple[int, ...]]]:
         """Return what is kept of images with equal levels, one row each, and the (h, w) of the levels' maps.
 
@@ -118,13 +118,13 @@ class DeviceExtraction:
             rows.append(head.of_batch(maps))
         return torch.cat(rows, 1), [tuple(scores.shape[1:]) for _, scores in maps]
 
-    def _uploaded(self, images: Sequence[Photograph]) -> Iterator[Tensor]:
+    def _uploaded(self, images: Sequence[Pyramid]) -> Iterator[Tensor]:
         """Yield the pixels of images, those of one size and so many together as memory allows."""
-        for shape, alike in groupby((image.pixels for image in images), lambda pixels: tuple(pixels.shape)):
+        for shape, alike in groupby((image.pixels[0] for image in images), lambda pixels: tuple(pixels.shape)):
             moved = [pixels.to(self._runtime.device, non_blocking=True) for pixels in alike]
             yield from torch.stack(moved).split(max(1, _PIXELS // (shape[0] * shape[1])))
 
-    def _unpacked(self, image: Photograph, row: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> LocalFeatures:
+    def _unpacked(self, image: Pyramid, row: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> LocalFeatures:
         k = min(self._config.max_features, sum(height * width for height, width in shapes))
         scores, cells, descriptors, vector = np.split(row, np.cumsum([k, k, k * self._runtime.dim]))
         n = int((scores > -np.inf).sum())

@@ -232,17 +232,11 @@ def test_selection_equals_a_plain_sort(values: list[float], k: int, least: float
     assert select_top(array, k, least).tolist() == sorted(eligible, key=lambda i: (-array[i], i))[:k]
 
 
-def test_batches_agree_with_single_images(extractor: Extractor, photo: np.ndarray) -> None:
-    others = [random_photo(np.random.default_rng(i), 200, 150) for i in range(2, 5)]
-    photos = [photo, random_photo(np.random.default_rng(9), 150, 260), *others]
+def test_many_have_the_bits_of_single_images(extractor: Extractor, photo: np.ndarray) -> None:
+    photos = [photo, random_photo(np.random.default_rng(9), 150, 260), photo[:100]]
     alone = [extractor(p) for p in photos]
-    assert [f for _, f in extractor.extract_many(photos, batch=1)] == alone
-    for batch in (2, 5, 100):
-        for got, expected in zip(extractor.extract_many(photos, batch=batch), alone, strict=True):
-            assert got[1].image_size == expected.image_size
-            places = [_places(features) for features in (got[1], expected)]
-            assert len(places[0] & places[1]) >= 0.98 * max(map(len, places))
-            np.testing.assert_allclose(got[1].scores, expected.scores, rtol=1e-4)
+    for batch in (None, 1, 2, 100):
+        assert [f for _, f in extractor.extract_many(photos, batch=batch)] == alone
     with raises(ConfigError, "batch"):
         next(extractor.extract_many(photos, batch=0))
 

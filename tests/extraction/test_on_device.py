@@ -17,7 +17,6 @@ from delf_engine.config import ExtractionConfig, load_profile
 from delf_engine.errors import ImageError
 from delf_engine.extraction import Extractor
 from delf_engine.extraction.content import textured
-from delf_engine.extraction.decoding import read_pyramid
 from delf_engine.extraction.on_device import DeviceExtraction
 from delf_engine.extraction.resampling import resized, textured_cells
 from delf_engine.features import LocalFeatures
@@ -245,13 +244,3 @@ def test_a_batch_that_does_not_fit_is_halved(
     limit = 0
     with pytest.raises(torch.cuda.OutOfMemoryError):
         extractor(photos[0])
-
-
-def test_what_is_read_is_whole(network: DelfNetwork, tmp_path: Path) -> None:
-    path = write_image(tmp_path / "a.jpg", random_photo(np.random.default_rng(0), 300, 200))
-    device = batched(network, config())._on_device
-    assert device is not None
-    found = device.read(path)
-    assert tuple(found.pixels.shape) == (200, 300, 3)
-    assert found.pixels.dtype == torch.uint8
-    assert found.levels == read_pyramid(path, config(), stride=16).levels
