@@ -72,15 +72,15 @@ def batched(network: DelfNetwork, options: ExtractionConfig, device: str = "cpu"
     return extractor
 
 
-def assert_same(found: Sequence[LocalFeatures], wanted: Sequence[LocalFeatures]) -> None:
+def assert_same(found: Sequence[LocalFeatures], wanted: Sequence[LocalFeatures], share: float = SAME) -> None:
     assert [one.image_size for one in found] == [one.image_size for one in wanted]
     rows = [[rounded(one) for one in side] for side in (found, wanted)]
     shared = sum(len(a.keys() & b.keys()) for a, b in zip(*rows, strict=True))
-    assert shared >= SAME * max(sum(map(len, side)) for side in rows)
+    assert shared >= share * max(sum(map(len, side)) for side in rows)
     for a, b in zip(*rows, strict=True):
         both = list(a.keys() & b.keys())
         scores = [[side[key][0] for key in both] for side in (a, b)]
-        np.testing.assert_allclose(*scores, rtol=5e-3)  # a pixel may differ by a grey level
+        np.testing.assert_allclose(*scores, rtol=1e-2)  # a pixel may differ by a grey level
         assert all(a[key][1] @ b[key][1] > 0.999 for key in both)
 
 
@@ -153,9 +153,12 @@ def test_features_are_those_of_the_reference(
     single = [extractor(photo) for photo in photos]
     many = [one for _, one in extractor.extract_many(photos, batch=8)]
     for found in (single, many):
-        assert_same(found, wanted)
+        assert_same(found, wanted, SAME if device == "cpu" else 0.98)  # convolutions of a card are TF32
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_allclose(one.global_descriptor, other.global_descriptor, atol=1e-3)
+    if device != "cpu":
+        assert single == [extractor(photo) for photo in photos]
+        return
     for one, other in zip(single, many, strict=True):  # the batch changes rounding only
         np.testing.assert_array_equal(one.keypoints, other.keypoints)
         np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
@@ -206,20 +209,28 @@ def test_bad_photographs_are_reported_in_place(
     assert seen == sources
 
 
+@pytest.mark.parametrize("name", DEVICES)
 def test_nothing_waits_for_the_device_before_all_of_it_has_begun(
-    network: DelfNetwork, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    network: DelfNetwork, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    device = batched(network, config())._on_device
+    device, pooled = batched(network, config(), name)._on_device, head(levels=2)
     assert device is not None
     images = [device.read(photo) for photo in photos]
+    device.begin(images, pooled)()  # what is kept on the device is brought there
 
     def wait(*_: object, **__: object) -> None:
         raise AssertionError("this would wait for the device")
 
     with monkeypatch.context() as patched:
-        for name in ("cpu", "item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__"):
-            patched.setattr(torch.Tensor, name, wait)
-        finish = device.begin(images, head(levels=2))
+        for method in ("cpu", "item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__"):
+            patched.setattr(torch.Tensor, method, wait)
+        if name == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            finish = device.begin(images, pooled)
+        finally:
+            if name == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
     assert [len(one) > 0 for one in finish()] == [True] * 6 + [False]
 
 
