@@ -164,8 +164,7 @@ def fetched(values: Tensor) -> Callable[[], Tensor]:
 
     if values.device.type != "cuda":
         return lambda: values
-    here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    here.copy_(values, non_blocking=True)
+    here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(values.device))
 

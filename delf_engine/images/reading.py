@@ -141,10 +141,10 @@ def load_reduced(
             return _from_pil(source, name, max_pixels, None, always)  # an open image is the caller's
         file = _file(source, name)
         with _opened(file) as image:
-            whole = needed is None or not always or 2 * needed(image.size) > max(image.size)
-            found = _by_opencv(image, file, max_pixels) if in_threads and whole else None
-            if found is not None:
-                return found, image.size
+            if in_threads and (needed is None or not always or 2 * needed(image.size) > max(image.size)):
+                found = _by_opencv(image, file, max_pixels)
+                if found is not None:
+                    return found, image.size
             return _from_pil(image, name, max_pixels, needed, always)
     except UnidentifiedImageError:
         unread = f"cannot be read: {HEIF_ADVICE}" if is_heif(name) and not with_heif() else None
