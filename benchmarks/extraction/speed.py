@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     agreement: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        files = _photographs(args.photos, Path(folder))
+        files = photographs(args.photos, Path(folder), _SIZE)
         for model in args.model:
             contest = Contest(model)
             rows += contest.timed(files, args.rounds)
@@ -133,7 +133,7 @@ class Contest:
 
     def agreement(self, files: Sequence[Path], precision: Precision) -> dict[str, float]:
         """Compare the features of the plain extractor with ours, cell by cell."""
-        pairs = [_compared(self.plain(path), self.extractors[precision](path)) for path in files]
+        pairs = [compared(self.plain(path), self.extractors[precision](path)) for path in files]
         cosines = np.concatenate([cosines for _, cosines in pairs])
         return {
             "same_keypoints": float(np.mean([share for share, _ in pairs])),
@@ -143,7 +143,7 @@ class Contest:
         }
 
 
-def _compared(one: LocalFeatures, other: LocalFeatures) -> tuple[float, np.ndarray]:
+def compared(one: LocalFeatures, other: LocalFeatures) -> tuple[float, np.ndarray]:
     """Return the share of keypoints that both have, and the cosines between their descriptors."""
     places = {key: i for i, key in enumerate(_keys(one))}
     found = [(places[key], j) for j, key in enumerate(_keys(other)) if key in places]
@@ -198,8 +198,8 @@ def _print_agreement(agreement: dict[str, Any]) -> None:
     print_rows("agreement with the plain extractor", rows, columns)
 
 
-def _photographs(folder: Path | None, out: Path) -> list[Path]:
-    """Write up to eight JPEG files of 1024 x 768 pixels."""
+def photographs(folder: Path | None, out: Path, size: tuple[int, int]) -> list[Path]:
+    """Write up to eight JPEG files of one size."""
     if folder is None:
         from sklearn.datasets import load_sample_images
 
@@ -208,8 +208,8 @@ def _photographs(folder: Path | None, out: Path) -> list[Path]:
         images = [load_image(path) for path in find_images([folder])[:8]]
     files = []
     for i, image in enumerate(images):
-        path = out / f"{i}.jpg"
-        Image.fromarray(image).resize(_SIZE).save(path, quality=90)
+        path = out / f"{size[0]}x{size[1]}_{i}.jpg"
+        Image.fromarray(image).resize(size).save(path, quality=90)
         files.append(path)
     return files
 

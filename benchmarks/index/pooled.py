@@ -87,7 +87,7 @@ class Pooled:
 
         extractor = self.extractor
         pyramid = extractor._prepare(picture.source(self.data), picture.box)
-        maps = [(one.features, one.scores) for one in extractor._maps([pyramid])[0]]
+        maps = [(one.features, one.scores) for one in extractor._maps(pyramid)]
         flipped = [np.ascontiguousarray(pixels[None, :, ::-1]) for pixels in pyramid.pixels]
         mirrored = [(one.features, one.scores) for level in flipped for one in extractor.runtime.forward(level)]
         with torch.inference_mode():

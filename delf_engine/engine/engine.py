@@ -512,7 +512,7 @@ class Engine:
             Extract images again whose id is there already; see `replace`. After an interruption all of them are
             extracted once more.
         workers, batch : int or None
-            Decoding processes, and images that go through the network together; see `Extractor.extract_many`.
+            Decoding processes, and images that go through a GPU together; see `Extractor.extract_many`.
         max_pixels : int or None
             Larger images are refused, but for JPEG files that can be decoded smaller; None: as the profile says.
             For queries set ``engine.extractor.max_pixels``.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -24,27 +26,37 @@ def assemble(
     scores = np.concatenate([np.where(mask, one.scores, np.nan).reshape(-1) for one, mask in seen])
     chosen = select_top(scores, config.max_features, config.min_score)
     starts = np.cumsum([0] + [one.scores.size for one in maps])
+    descriptors = np.empty((len(chosen), runtime.dim), np.float32)
+    places = [np.flatnonzero((chosen >= first) & (chosen < last)) for first, last in pairwise(starts)]
+    parts = [(one, chosen[mine] - first) for one, mine, first in zip(maps, places, starts[:-1], strict=True)]
+    descriptors[np.concatenate(places)] = runtime.describe(parts)
+    shapes = [one.scores.shape for one in maps]
+    return placed(pyramid, shapes, chosen, scores[chosen], descriptors, runtime)
+
+
+def placed(
+    pyramid: Pyramid,
+    shapes: Sequence[tuple[int, ...]],
+    chosen: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    descriptors: npt.NDArray[np.float32],
+    runtime: Runtime,
+) -> LocalFeatures:
+    """Return the features of (K,) chosen cells, counted through the maps of all levels, of these (h, w)."""
+    starts = np.cumsum([0] + [math.prod(shape) for shape in shapes])
     keypoints = np.empty((len(chosen), 2), np.float32)
     scales = np.empty(len(chosen), np.float32)
-    parts, places = [], []
-    for i, (one, level) in enumerate(zip(maps, pyramid.levels, strict=True)):
-        mine = np.flatnonzero((chosen >= starts[i]) & (chosen < starts[i + 1]))
-        cells = chosen[mine] - starts[i]
-        at = np.stack(np.divmod(cells, one.scores.shape[1])[::-1], axis=1)  # x, y
+    for level, shape, (first, last) in zip(pyramid.levels, shapes, pairwise(starts), strict=True):
+        mine = np.flatnonzero((chosen >= first) & (chosen < last))
+        at = np.stack(np.divmod(chosen[mine] - first, shape[1])[::-1], axis=1)  # x, y
         keypoints[mine] = cell_centres(
             at, level, pyramid.region_size, stride=runtime.stride, offset=runtime.offset
         )
         scales[mine] = 1 / level.scale
-        parts.append((one, cells))
-        places.append(mine)
-    descriptors = np.empty((len(chosen), runtime.dim), np.float32)
-    descriptors[np.concatenate(places)] = runtime.describe(parts)
     # A vector that projects to nothing has no direction, so it cannot be matched.
     keep = np.abs(descriptors).sum(1) > 0
     keypoints += np.asarray(pyramid.offset, np.float32)
-    return LocalFeatures(
-        keypoints[keep], scales[keep], scores[chosen][keep], descriptors[keep], pyramid.image_size
-    )
+    return LocalFeatures(keypoints[keep], scales[keep], scores[keep], descriptors[keep], pyramid.image_size)
 
 
 def joined_attention(maps: Sequence[CellMap]) -> npt.NDArray[np.float32]:

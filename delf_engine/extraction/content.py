@@ -76,8 +76,8 @@ def _band(lines: Pixels) -> int:
     if not lines.size:
         return 0
     colour = np.median(lines[0], axis=0)
-    for start in range(0, len(lines), _LINES):
-        near = np.abs(lines[start : start + _LINES] - colour).max(axis=2) <= _NEAR
+    for start in (0, *range(1, len(lines), _LINES)):  # most photographs have no frame: their first line tells
+        near = np.abs(lines[start : start + _LINES if start else 1] - colour).max(axis=2) <= _NEAR
         other = np.flatnonzero(near.mean(axis=1) < 1 - _SPECKS)
         if len(other):
             return start + int(other[0])

@@ -1,20 +1,20 @@
 """From a photograph to the pixels of its pyramid, ahead of the network, in worker processes; needs no torch.
 
 Processes, because a decoder that crashes on a damaged file must not take a batch of a million with it, and
-because Python's lock is never waited for.
+because Python's lock is never waited for. For a GPU threads: it takes whole photographs, more than pipes carry.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,16 +48,16 @@ class Pyramid:
         Top left corner of the region.
     levels : tuple of Level
     pixels : tuple of (h, w, 3) uint8
-        Of each level.
+        Of each level; of one that is read whole, the region as it was decoded.
     textured : tuple of (h, w) bool
-        At which cells of each level's feature map there is something to see.
+        At which cells of each level's feature map there is something to see; not of one that is read whole.
     """
 
     image_size: tuple[int, int]
     region_size: tuple[int, int]
     offset: tuple[int, int]
     levels: tuple[Level, ...]
-    pixels: tuple[npt.NDArray[np.uint8], ...]
+    pixels: tuple[Any, ...]
     textured: tuple[npt.NDArray[np.bool_], ...]
 
     @property
@@ -75,6 +75,7 @@ def read_pyramid(
     box: Box | None = None,
     rotation: int = 0,
     max_pixels: int = MAX_PIXELS,
+    whole: bool = False,
 ) -> Pyramid:
     """Read an image and make its pyramid.
 
@@ -93,6 +94,8 @@ def read_pyramid(
     max_pixels : int
         Larger images are refused before decoding; of a JPEG as many pixels are decoded as the pyramid needs, and
         refused only if these are more.
+    whole : bool
+        Leave the levels to a GPU, for which many threads read at once.
     """
     name = source_name(source)
 
@@ -113,7 +116,11 @@ def read_pyramid(
         return max((max(level.width, level.height) for level in planned(size, size)), default=1)
 
     image, image_size = load_reduced(
-        source, needed if box is None else None, always=config.reduced_decoding, max_pixels=max_pixels
+        source,
+        needed if box is None else None,
+        always=config.reduced_decoding,
+        max_pixels=max_pixels,
+        in_threads=whole,
     )
     if rotation:
         image, box = turn(image, rotation, box)
@@ -131,6 +138,8 @@ def read_pyramid(
             f"{region_size[0]} x {region_size[1]} pixels are too few; each side needs at least {config.min_side}",
         )
     levels = planned(region_size, whole_size) if image.size else []
+    if whole:
+        return Pyramid(image_size, region_size, corner, tuple(levels), (image,), ())
     pixels = tuple(resize(image, level.width, level.height, config.resize) for level in levels)
     masks = tuple(textured(level, stride, 3 * stride, config.min_contrast, offset) for level in pixels)
     return Pyramid(image_size, region_size, corner, tuple(levels), pixels, masks)
@@ -155,44 +164,44 @@ def _trimmed(
 
 def decoded(
     sources: Iterable[Source],
-    config: ExtractionConfig,
+    read: Callable[[ImageSource], Pyramid],
     *,
-    stride: int,
-    offset: float = 0,
-    max_pixels: int = MAX_PIXELS,
     workers: int = 0,
     ahead: int = 1,
+    threads: bool = False,
 ) -> Generator[tuple[Source, Pyramid | ImageError], None, None]:
-    """Yield each source with its pyramid or what is wrong with it, in order.
+    """Yield each source with what is read of it or what is wrong with it, in order.
 
     Parameters
     ----------
     sources : iterable of image sources
         Read lazily.
-    config : ExtractionConfig
-    stride, offset
-        Of the network's feature map.
-    max_pixels : int
-        Larger images are refused.
+    read : callable
+        Such as `read_pyramid` with its options; raises `ImageError`.
     workers : int
         Processes; 0: one thread of this process. Pixels that are in memory already never leave it.
     ahead : int
         Images that whoever takes them holds at once. Twice the workers and this many are in memory at most.
+    threads : bool
+        The workers are threads of this process.
     """
     with contextlib.ExitStack() as until_closed:
         here: Executor = ThreadPoolExecutor(1, thread_name_prefix="decode")
         until_closed.callback(here.shutdown, cancel_futures=True)
         there = here
-        if workers:
+        if workers and threads:
+            there = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+            until_closed.callback(there.shutdown, cancel_futures=True)
+        elif workers:
             there = until_closed.enter_context(process_pool(workers, _begin))
 
         def submit(source: ImageSource) -> Future[Pyramid | str]:
             if isinstance(source, (str, os.PathLike)):
                 path = os.fspath(source)
                 given = path if no_path(path) and not os.path.exists(path) else os.path.abspath(path)
-                return there.submit(_prepared, given, config, stride, offset, max_pixels)
+                return there.submit(_prepared, given, read)
             executor = there if isinstance(source, bytes) else here
-            return executor.submit(_prepared, source, config, stride, offset, max_pixels)
+            return executor.submit(_prepared, source, read)
 
         ordered = until_closed.enter_context(closing(map_ordered(submit, sources, 2 * max(1, workers) + ahead)))
         for source, future in ordered:
@@ -231,12 +240,10 @@ def _result(source: ImageSource, future: Future[Pyramid | str]) -> Pyramid | Ima
     return ImageError(source_name(source), found) if isinstance(found, str) else found
 
 
-def _prepared(
-    source: ImageSource, config: ExtractionConfig, stride: int, offset: float, max_pixels: int
-) -> Pyramid | str:
-    """Return the pyramid of an image, or what is wrong with it."""
+def _prepared(source: ImageSource, read: Callable[[ImageSource], Pyramid]) -> Pyramid | str:
+    """Return what is read of an image, or what is wrong with it."""
     try:
-        return read_pyramid(source, config, stride=stride, offset=offset, max_pixels=max_pixels)
+        return read(source)
     except ImageError as error:
         return error.reason
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -33,11 +35,12 @@ from delf_engine.support.threads import torch_after_fork
 if TYPE_CHECKING:
     import torch
 
+    from delf_engine.extraction.on_device import DeviceExtraction
     from delf_engine.model.network import DelfNetwork
 
 Source = TypeVar("Source", bound=ImageSource)
 
-_GPU_BATCH = 8
+_GPU_BATCH = 32
 
 
 class Extractor:
@@ -104,6 +107,9 @@ class Extractor:
         threshold = (info.attention_threshold if info else None) or 0.0  # on this checkpoint's own scale of scores
         min_score = max(config.min_score, threshold)
         self.config = config.model_copy(update={"precision": self.precision, "min_score": min_score})
+        self._on_device: DeviceExtraction | None = None
+        if self.device is not None and self.device.type != "cpu":
+            self._extract_on_device()
 
     @classmethod
     def from_pretrained(
@@ -202,8 +208,11 @@ class Extractor:
         ImageError
             If the image cannot be read, or it or the box is smaller than `config.min_side` pixels.
         """
+        if self._on_device is not None:
+            options: Any = {"box": box, "rotation": rotation, "max_pixels": self.max_pixels}
+            return self._on_device.begin([self._on_device.read(image, **options)], self.global_head)()[0]
         pyramid = self._prepare(image, box, rotation)
-        return self._features(pyramid, self._maps([pyramid])[0])
+        return self._features(pyramid, self._maps(pyramid))
 
     def extract_many(
         self,
@@ -214,9 +223,10 @@ class Extractor:
         max_pixels: int | None = None,
         on_error: Callable[[Source, ImageError], None] | None = None,
     ) -> Generator[tuple[Source, LocalFeatures], None, None]:
-        """Extract many images, decoding ahead in worker processes; results come in the order of `images`.
+        """Extract many images, decoding ahead in workers; results come in the order of `images`.
 
-        Memory does not grow with their number: at most twice the workers and one batch are held at once.
+        Memory does not grow with their number: at most twice the workers and one image are held at once, on a GPU
+        twice the workers and two batches.
 
         Parameters
         ----------
@@ -225,11 +235,11 @@ class Extractor:
         workers : int or None
             Decoding processes; 0: a thread of this one. None: one a core for a GPU, one for eight cores of a CPU,
             which the network keeps busy, and 0 for a list of a few images. A file that brings its process down is
-            tried once more and then reported like any unreadable one.
+            tried once more and then reported like any unreadable one. For a GPU they are threads, since whole
+            photographs go there: a decoder that crashes takes this process along.
         batch : int or None
-            Images of which those with equal pyramids go through the network together. None: 1 on a CPU, which a
-            single image keeps busy and where features are then the same bits as from a single call, whatever the
-            workers; more on a GPU, where they agree to rounding.
+            Images that go through a GPU together, those with equal pyramids at once; None: 32. Features agree with
+            those of single calls to rounding. A CPU is kept busy by a single image: there they are the same bits.
         max_pixels : int or None
             Limit to use in place of the extractor's own.
         on_error : callable or None
@@ -246,26 +256,46 @@ class Extractor:
             If `workers` or `batch` is out of range.
         """
         workers = worker_count(workers, images, gpu=self.on_gpu)
-        batch = self._batch(batch)
+        batch = _GPU_BATCH if batch is None else batch
+        if batch < 1:
+            raise ConfigError(f"batch must be at least 1, got {batch}")
         report = on_error or _warn
-        stream = decoded(
-            images,
-            self.config,
-            stride=self.runtime.stride,
-            offset=self.runtime.offset,
-            max_pixels=max_pixels or self.max_pixels,
-            workers=workers,
-            ahead=batch,
-        )
-        with closing(stream):
-            for window in windows(stream, batch):
-                maps = self._grouped_maps([p for _, p in window if isinstance(p, Pyramid)])
-                while window:
-                    source, pyramid = window.pop(0)  # let go of each as it is done with
-                    if isinstance(pyramid, ImageError):
-                        report(source, pyramid)
-                    else:
-                        yield source, self._features(pyramid, maps.pop(0))
+        limit = max_pixels or self.max_pixels
+        if self._on_device is not None:
+            reading = partial(self._on_device.read, max_pixels=limit)
+            with closing(decoded(images, reading, workers=workers, ahead=2 * batch, threads=True)) as photographs:
+                yield from self._overlapped(photographs, batch, report)
+            return
+        read = partial(read_pyramid, config=self.config, max_pixels=limit, **self._grid)
+        with closing(decoded(images, read, workers=workers)) as stream:
+            for source, pyramid in stream:
+                if isinstance(pyramid, ImageError):
+                    report(source, pyramid)
+                else:
+                    yield source, self._features(pyramid, self._maps(pyramid))
+
+    def _overlapped(
+        self,
+        stream: Iterator[tuple[Source, Pyramid | ImageError]],
+        batch: int,
+        report: Callable[[Source, ImageError], None],
+    ) -> Iterator[tuple[Source, LocalFeatures]]:
+        """Yield the features of one batch while the device is at work on the next."""
+        assert self._on_device is not None
+        before: list[tuple[Source, ImageError | None]] = []
+        finish: Callable[[], list[LocalFeatures]] = list
+        for window in chain(windows(stream, batch), [[]]):
+            photographs = [one for _, one in window if not isinstance(one, ImageError)]
+            begun = self._on_device.begin(photographs, self.global_head)
+            features = iter(finish())
+            for source, error in before:
+                if error is None:
+                    yield source, next(features)
+                else:
+                    report(source, error)
+            before = [(source, one if isinstance(one, ImageError) else None) for source, one in window]
+            finish = begun
+            self._heap.give_back()
 
     def attention_map(self, image: ImageSource) -> npt.NDArray[np.float32]:
         """Return the attention over an image, the maximum over all levels, for drawing.
@@ -275,7 +305,7 @@ class Extractor:
         (h, w) float32
             On the cell grid of the finest level; one cell of 0 for an image that is too narrow for any level.
         """
-        return joined_attention(self._maps([self._prepare(image, None)])[0])
+        return joined_attention(self._maps(self._prepare(image, None)))
 
     def __repr__(self) -> str:
         name = self.info.name if self.info else "network"
@@ -309,38 +339,22 @@ class Extractor:
         return self.runtime.network
 
     def _prepare(self, image: ImageSource, box: Box | None, rotation: int = 0) -> Pyramid:
-        return read_pyramid(
-            image,
-            self.config,
-            stride=self.runtime.stride,
-            offset=self.runtime.offset,
-            box=box,
-            rotation=rotation,
-            max_pixels=self.max_pixels,
-        )
+        options: Any = {"box": box, "rotation": rotation, "max_pixels": self.max_pixels}
+        return read_pyramid(image, self.config, **options, **self._grid)
 
-    def _batch(self, batch: int | None) -> int:
-        if batch is None:
-            return _GPU_BATCH if self.on_gpu else 1
-        if batch < 1:
-            raise ConfigError(f"batch must be at least 1, got {batch}")
-        return batch
+    @property
+    def _grid(self) -> Any:
+        return {"stride": self.runtime.stride, "offset": self.runtime.offset}
 
-    def _maps(self, alike: Sequence[Pyramid]) -> list[list[CellMap]]:
-        """Return the maps of all levels of each image; the images have equal pyramids."""
-        levels = [np.stack([one.pixels[i] for one in alike]) for i in range(len(alike[0].levels))]
-        found = [self.runtime.forward(level) for level in levels]
-        return [[maps[i] for maps in found] for i in range(len(alike))]
+    def _extract_on_device(self) -> None:
+        """Take the way of a GPU, which torch goes on a CPU, too."""
+        from delf_engine.extraction.on_device import DeviceExtraction
 
-    def _grouped_maps(self, images: Sequence[Pyramid]) -> list[list[CellMap]]:
-        """Return the maps of each image, those with equal pyramids computed together: nothing is padded."""
-        groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
-        for i, one in enumerate(images):
-            groups.setdefault(one.shapes, []).append(i)
-        found: dict[int, list[CellMap]] = {}
-        for group in groups.values():
-            found.update(zip(group, self._maps([images[i] for i in group]), strict=True))
-        return [found[i] for i in range(len(images))]
+        assert isinstance(self.runtime, TorchRuntime)
+        self._on_device = DeviceExtraction(self.runtime, self.config)
+
+    def _maps(self, pyramid: Pyramid) -> list[CellMap]:
+        return [self.runtime.forward(pixels[None])[0] for pixels in pyramid.pixels]
 
     def _features(self, pyramid: Pyramid, maps: Sequence[CellMap]) -> LocalFeatures:
         features = assemble(pyramid, maps, self.config, self.runtime)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ from delf_engine.support.threads import torch_after_fork
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from delf_engine.model.network import DelfNetwork
 
@@ -130,10 +131,7 @@ class TorchRuntime:
         """See `Runtime`."""
         import torch
 
-        if self._process != os.getpid():
-            if self.device.type == "cuda":
-                raise _no_gpu_after_fork(self.device)
-            torch_after_fork()
+        self.check_process()
         with torch.inference_mode():
             batch = torch.from_numpy(images).to(self.device)
             features, scores = self.network(self.network.normalise(batch))
@@ -143,6 +141,13 @@ class TorchRuntime:
                 CellMap(s, f.reshape(-1, features.shape[1])) for s, f in zip(found, cells.unbind(0), strict=True)
             ]
 
+    def check_process(self) -> None:
+        """See to it that torch computes in a forked child; a `ConfigError` on a GPU, which does not."""
+        if self._process != os.getpid():
+            if self.device.type == "cuda":
+                raise _no_gpu_after_fork(self.device)
+            torch_after_fork()
+
     def describe(self, parts: Sequence[tuple[CellMap, npt.NDArray[np.int64]]]) -> npt.NDArray[np.float32]:
         """See `Runtime`."""
         import torch
@@ -151,6 +156,23 @@ class TorchRuntime:
             vectors = torch.cat([m.features[torch.from_numpy(cells).to(self.device)] for m, cells in parts])
             found: npt.NDArray[np.float32] = self.network.projection(vectors).float().cpu().numpy()
             return found
+
+
+def fetched(values: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor to the CPU; what is returned waits for it, and for nothing that comes later."""
+    import torch
+
+    if values.device.type != "cuda":
+        return lambda: values
+    here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(values.device))
+
+    def wait() -> Tensor:
+        event.synchronize()
+        return here
+
+    return wait
 
 
 def _no_gpu_after_fork(device: torch.device) -> ConfigError:

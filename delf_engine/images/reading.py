@@ -96,6 +96,7 @@ def load_reduced(
     *,
     always: bool = True,
     max_pixels: int = MAX_PIXELS,
+    in_threads: bool = False,
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     """Read an image as `load_image` does; a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough.
 
@@ -112,6 +113,9 @@ def load_reduced(
         False: only a JPEG of more than `max_pixels` is shrunk.
     max_pixels : int
         Holds for what is decoded.
+    in_threads : bool
+        Many threads read at once: OpenCV decodes what JPEGs it can, since Pillow holds Python's lock while it
+        copies pixels. Both decode by libjpeg-turbo; builds of different versions may differ in single pixels.
 
     Returns
     -------
@@ -135,7 +139,12 @@ def load_reduced(
     try:
         if isinstance(source, Image.Image):
             return _from_pil(source, name, max_pixels, None, always)  # an open image is the caller's
-        with _opened(_file(source, name)) as image:
+        file = _file(source, name)
+        with _opened(file) as image:
+            if in_threads and (needed is None or not always or 2 * needed(image.size) > max(image.size)):
+                found = _by_opencv(image, file, max_pixels)
+                if found is not None:
+                    return found, image.size
             return _from_pil(image, name, max_pixels, needed, always)
     except UnidentifiedImageError:
         unread = f"cannot be read: {HEIF_ADVICE}" if is_heif(name) and not with_heif() else None
@@ -290,6 +299,20 @@ def _from_pil(
     upright = image if orientation in (None, 1) else ImageOps.exif_transpose(image)
     pixels = np.ascontiguousarray(_to_rgb(upright, name, _stated_maximum(image)), dtype=np.uint8)
     return pixels, upright_size or upright.size
+
+
+def _by_opencv(image: Image.Image, file: Path | io.BytesIO, max_pixels: int) -> npt.NDArray[np.uint8] | None:
+    """Decode an upright JPEG that Pillow has opened; None: it is something else, or damaged as Pillow will say."""
+    import cv2
+
+    plain = image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION) in (None, 1)
+    if not plain or math.prod(image.size) > min(max_pixels, MAX_PIXELS):
+        return None
+    data = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if found is None or found.shape[1::-1] != image.size:
+        return None
+    return np.asarray(cv2.cvtColor(found, cv2.COLOR_BGR2RGB, dst=found), np.uint8)
 
 
 def _stated_maximum(image: Image.Image) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from delf_engine.model.checkpoint import global_head_path, tensors_sha256
 from delf_engine.support.files import replacing, system_errors
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 __all__ = ["GlobalHead", "load_global_head"]
@@ -28,6 +29,7 @@ __all__ = ["GlobalHead", "load_global_head"]
 _KEY = "delf_engine_global"
 _VERSION = 1
 _PARAMETER = "pooling."
+_TINY = 1e-300  # below it, as at 0, a float64 vector has no direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,23 +95,58 @@ class GlobalHead:
         """Return the vector before it is whitened, (K,) float64, L2-normalised; zeros: nothing to pool."""
         import torch
 
-        from delf_engine.model.pooling import POOLINGS
-
-        pool = POOLINGS[self.pooling]
-        largest = sorted(range(len(maps)), key=lambda i: -maps[i][1].size)[: self.levels]
         total = np.zeros(1)
         with torch.inference_mode():
-            for i in sorted(largest):
-                cells, scores = maps[i]
+            images = []
+            for cells, scores in maps:
                 height, width = scores.shape
                 features = cells.float().reshape(1, height, width, -1).permute(0, 3, 1, 2)
-                given = {
-                    name: torch.from_numpy(np.array(value)).to(cells.device)
-                    for name, value in self.parameters.items()
-                }
-                weights = torch.from_numpy(scores).to(cells.device)[None]
-                total = total + _unit(pool(features, weights, **given)[0].double().cpu().numpy())
+                images.append((features, torch.from_numpy(scores).to(cells.device)[None]))
+            for level in self._levels(images):
+                total = total + _unit(level[0].cpu().numpy())
         return _unit(total)
+
+    def of_batch(self, maps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the vectors of B images, (B, G) float32, as a call does, on the device of their maps.
+
+        Parameters
+        ----------
+        maps : sequence of (Tensor, Tensor)
+            For each level (B, C, h, w) features and (B, h, w) scores.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        levels = [normalize(level, eps=_TINY) for level in self._levels(maps)]
+        pooled = normalize(torch.stack(levels).sum(0), eps=_TINY)
+        moved = self._on(pooled.device)
+        white = normalize((pooled - moved["mean"].double()) @ moved["matrix"].double(), eps=_TINY)
+        return (white * pooled.any(1, keepdim=True)).float()
+
+    def _levels(self, maps: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """Yield the (B, K) float64 pooled vectors of each level that counts."""
+        from delf_engine.model.pooling import POOLINGS
+
+        largest = sorted(range(len(maps)), key=lambda i: -maps[i][1][0].numel())[: self.levels]
+        for i in sorted(largest):
+            features, scores = maps[i]
+            moved = self._on(features.device)
+            parameters = {name: moved[_PARAMETER + name] for name in self.parameters}
+            yield POOLINGS[self.pooling](features.float(), scores, **parameters).double()
+
+    def _on(self, device: torch.device) -> dict[str, Tensor]:
+        """Return the tensors of this head on a device; they are brought there once, which waits for it."""
+        import torch
+
+        if device not in self._moved:
+            self._moved[device] = {
+                name: torch.from_numpy(np.array(value)).to(device) for name, value in self._tensors.items()
+            }
+        return self._moved[device]
+
+    @cached_property
+    def _moved(self) -> dict[torch.device, dict[str, Tensor]]:
+        return {}
 
     @cached_property
     def _rows(self) -> npt.NDArray[np.float64]:

@@ -147,6 +147,8 @@ class DelfNetwork(nn.Module):
     """
 
     global_layer: GlobalLayer | None
+    _offset: Tensor
+    _scale: Tensor
 
     def __init__(
         self,
@@ -173,6 +175,10 @@ class DelfNetwork(nn.Module):
         self.global_layer = None
         self.smoothing = smoothing
         self.mean, self.std = tuple(mean), tuple(std)
+        # Where the network is: to bring them there for each batch would wait for all that the device works on.
+        offset, scale = _shift(mean, std, None)
+        self.register_buffer("_offset", offset, persistent=False)
+        self.register_buffer("_scale", scale, persistent=False)
 
     @property
     def stride(self) -> int:
@@ -203,7 +209,7 @@ class DelfNetwork(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map (B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 as this network expects it."""
-        return normalise_images(images, self.mean, self.std)
+        return _shifted(images, self._offset, self._scale)
 
 
 def normalise_images(
@@ -213,6 +219,12 @@ def normalise_images(
 
     Channels last is what the memory of an RGB array is already, so nothing is transposed.
     """
-    offset = torch.tensor(mean, device=images.device) * 255
-    scale = 1 / (torch.tensor(std, device=images.device) * 255)
+    return _shifted(images, *_shift(mean, std, images.device))
+
+
+def _shift(mean: Sequence[float], std: Sequence[float], device: torch.device | None) -> tuple[Tensor, Tensor]:
+    return torch.tensor(mean, device=device) * 255, 1 / (torch.tensor(std, device=device) * 255)
+
+
+def _shifted(images: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
     return images.to(torch.float32).sub_(offset).mul_(scale).permute(0, 3, 1, 2)

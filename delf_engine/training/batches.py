@@ -62,8 +62,15 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on `device`."""
-        maps = {name: value.to(device) for name, value in self.maps.items()}
-        labels = None if self.labels is None else self.labels.to(device)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """Return the batch in memory that a GPU copies from by itself."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        maps = {name: change(value) for name, value in self.maps.items()}
+        labels = None if self.labels is None else change(self.labels)
         return dataclasses.replace(self, maps=maps, labels=labels)
 
 

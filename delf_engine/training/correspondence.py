@@ -70,7 +70,7 @@ class Direction:
 
     def sample(self, step: Step, count: int, support_px: float) -> CellSample:
         """Draw up to `count` cells of each first view; see `sample_cells`."""
-        return sample_cells(
+        drawn = sample_cells(
             self.homographies,
             (self.first.shape[2], self.first.shape[3]),
             size=step.batch.size,
@@ -80,6 +80,8 @@ class Direction:
             supports=self.supports,
             support_px=support_px,
         )
+        device = self.first.device
+        return CellSample(*(x.to(device, non_blocking=True) for x in (drawn.pair, drawn.cell, drawn.place)))
 
 
 def directions(step: Step, features: Tensor | None = None) -> Iterator[Direction]:
@@ -95,7 +97,11 @@ def directions(step: Step, features: Tensor | None = None) -> Iterator[Direction
     first, second = (step.features if features is None else features).chunk(2)
     forward, supports = step.batch.homographies, step.batch.supports
     assert forward is not None, "a batch of pairs has homographies"
-    groups = None if step.batch.groups is None else torch.from_numpy(step.batch.groups).to(first.device)
+    groups = (
+        None
+        if step.batch.groups is None
+        else torch.from_numpy(step.batch.groups).to(first.device, non_blocking=True)
+    )
     yield Direction(first, second, forward, supports, groups)
     moved: Supports | None = None
     if supports is not None:
@@ -160,13 +166,13 @@ def sample_cells(
 
 def cell_vectors(maps: Tensor, sample: CellSample) -> Tensor:
     """Return the (N, C) vectors of the sampled cells of (B, C, h, w) first views."""
-    return _rows(maps, sample.pair.to(maps.device), sample.cell.to(maps.device))
+    return _rows(maps, sample.pair, sample.cell)
 
 
 def sample_at(maps: Tensor, sample: CellSample, *, stride: int) -> Tensor:
     """Return the (N, C) vectors at the true places in (B, C, h, w) second views, bilinear between cells."""
     height, width = maps.shape[2:]
-    pair, place = sample.pair.to(maps.device), sample.place.to(maps.device)
+    pair, place = sample.pair, sample.place
     x = (place[:, 0] / stride).clamp(0, width - 1)
     y = (place[:, 1] / stride).clamp(0, height - 1)
     x0, y0 = x.floor().long(), y.floor().long()

@@ -144,7 +144,7 @@ def _plan_gradient(run: Run, number: int, stage: GradientStage) -> StagePlan:
     cached = min(sum(size for _, size, _ in run.stores.planned.values()), run.stores.limit)
     prepared.set_trainable(True)
     step = min(
-        _seconds(lambda index: prepared.optimise([(index, prepared.source.batch(index))]), index)
+        _seconds(lambda index: prepared.optimise([(index, prepared.source.batch(index))])(), index)
         for index in range(_STEPS)
     )
     prepared.set_trainable(False)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from delf_engine.errors import DataError, FormatError
+from delf_engine.extraction.runtime import fetched
 from delf_engine.model.network import DelfNetwork
 from delf_engine.support.processes import map_ordered
 from delf_engine.training.batches import Batch, Forward
@@ -87,6 +90,8 @@ class GradientRun:
         self.optimiser = _optimiser(self.stage, self.names, self.parameters)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.forward.dtype == torch.float16)
         self.step = 0
+        #: Steps by which reports are behind: on a GPU it works on the next one meanwhile.
+        self.lag = 1 if self.device.type == "cuda" else 0
 
     def run(self) -> None:
         """Train to the end of the stage, from the state on disk if there is one.
@@ -114,11 +119,12 @@ class GradientRun:
     def _loop(self, stopped: threading.Event) -> None:
         steps, accumulate = self.stage.steps, self.stage.accumulate
         written = time.monotonic()
+        waiting: deque[tuple[int, Callable[[], float]]] = deque()
         with (
             ThreadPoolExecutor(1, thread_name_prefix="batches") as pool,
             closing(
                 map_ordered(
-                    lambda index: pool.submit(self.source.batch, index),
+                    lambda index: pool.submit(self._batch, index),
                     range(self.step * accumulate, steps * accumulate),
                     _AHEAD,
                 )
@@ -127,47 +133,71 @@ class GradientRun:
             while self.step < steps:
                 loss = self.optimise([(index, job.result()) for index, job in islice(batches, accumulate)])
                 self.step += 1
-                self.reports.progress(self.stage.name, self.step, steps, loss)
+                waiting.append((self.step, loss))
                 every = self.stage.evaluate_every
-                if self.step == steps or (every and self.step % every == 0):
-                    self._measure()
+                measured = self.step == steps or (every and self.step % every == 0)
                 due = time.monotonic() - written > self.checkpoint_seconds
                 due |= self.checkpoint_steps is not None and self.step % self.checkpoint_steps == 0
+                self._report(waiting, 0 if measured or due else self.lag)
+                if measured:
+                    self._measure()
+                if stopped.is_set():
+                    self._report(waiting, 0)
                 if self.path is not None and (stopped.is_set() or (due and self.step < steps)):
                     self.save(self.path)
                     written = time.monotonic()
                 if stopped.is_set():
                     raise KeyboardInterrupt
 
-    def optimise(self, batches: Sequence[tuple[int, Batch]]) -> float:
-        """Do one optimiser step on numbered micro-batches and return the loss."""
+    def _batch(self, index: int) -> Batch:
+        batch = self.source.batch(index)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def _report(self, waiting: deque[tuple[int, Callable[[], float]]], behind: int) -> None:
+        """Read the losses of all steps but the last `behind`; a `DataError` if one is not finite."""
+        while len(waiting) > behind:
+            step, loss = waiting.popleft()
+            self.reports.progress(self.stage.name, step, self.stage.steps, loss())
+
+    def optimise(self, batches: Sequence[tuple[int, Batch]]) -> Callable[[], float]:
+        """Do one optimiser step on numbered micro-batches.
+
+        Returns
+        -------
+        callable
+            Waits for the loss, logs and returns it; a `DataError` if it is not finite.
+        """
         rate = learning_rate(self.stage, self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
         self.optimiser.zero_grad(set_to_none=True)
-        terms = torch.zeros(len(self.losses), dtype=torch.float64)
+        terms = torch.zeros(len(self.losses), dtype=torch.float64, device=self.device)
         for index, batch in batches:
             torch.manual_seed(int(np.random.default_rng((self.forward.seed, 8, index)).integers(2**62)))
             loss, parts = self._loss(batch, index)
             terms += parts / len(batches)
-            if not bool(torch.isfinite(loss)):
-                raise DataError(
-                    f"stage {self.stage.name}: the loss is {float(loss.detach()):g} at step {self.step + 1}, "
-                    f"learning rate {rate:g}; {self._advice()}"
-                )
             if loss.requires_grad:
                 self.scaler.scale(loss / len(batches)).backward()
         self._descend()
+        return partial(self._total, fetched(terms), rate, self.step + 1)
+
+    def _total(self, fetch: Callable[[], Tensor], rate: float, step: int) -> float:
+        terms = fetch()
         weights = torch.tensor([options.weight for options in self.stage.losses], dtype=torch.float64)
         total = float((terms * weights).sum())
-        self._record(total, terms, rate)
+        if not np.isfinite(total):
+            raise DataError(
+                f"stage {self.stage.name}: the loss is {total:g} at step {step}, "
+                f"learning rate {rate:g}; {self._advice()}"
+            )
+        self._record(total, terms, rate, step)
         return total
 
     def _loss(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
         step = self.forward(batch, index)
         terms = [loss(step) for loss in self.losses]
         weighted = [o.weight * term for o, term in zip(self.stage.losses, terms, strict=True)]
-        return torch.stack(weighted).sum(), torch.stack([term.detach().double().cpu() for term in terms])
+        return torch.stack(weighted).sum(), torch.stack([term.detach().double() for term in terms])
 
     def _descend(self) -> None:
         if self.stage.clip is not None:
@@ -176,14 +206,14 @@ class GradientRun:
         self.scaler.step(self.optimiser)
         self.scaler.update()
 
-    def _record(self, total: float, terms: Tensor, rate: float) -> None:
+    def _record(self, total: float, terms: Tensor, rate: float, step: int) -> None:
         log = self.reports.log
         if log is None:
             return
-        log.add_scalar(f"{self.stage.name}/loss", total, self.step + 1)
-        log.add_scalar(f"{self.stage.name}/learning_rate", rate, self.step + 1)
+        log.add_scalar(f"{self.stage.name}/loss", total, step)
+        log.add_scalar(f"{self.stage.name}/learning_rate", rate, step)
         for options, term in zip(self.stage.losses, terms.tolist(), strict=True):
-            log.add_scalar(f"{self.stage.name}/loss/{options.kind}", term, self.step + 1)
+            log.add_scalar(f"{self.stage.name}/loss/{options.kind}", term, step)
 
     def _measure(self) -> None:
         self.set_trainable(False)

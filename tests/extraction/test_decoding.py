@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ CONFIG = ExtractionConfig(
     min_side=10,
     fill_scales=(1.41421356,),
 )
+READ = partial(read_pyramid, config=CONFIG, stride=16)
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def is_alone(source: ImageSource, got: Pyramid | ImageError) -> bool:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_pyramids_are_the_same_in_order(photos: list[Path], workers: int) -> None:
-    found = list(decoded(photos, CONFIG, stride=16, workers=workers))
+    found = list(decoded(photos, READ, workers=workers))
     assert [source for source, _ in found] == photos
     assert all(is_alone(source, got) for source, got in found)
 
@@ -60,7 +62,7 @@ def test_pyramids_are_the_same_in_order(photos: list[Path], workers: int) -> Non
 def test_all_kinds_of_sources(photos: list[Path]) -> None:
     array = random_photo(np.random.default_rng(5), 90, 70)
     sources = [str(photos[0]), photos[1], image_bytes(array, "png"), array, Image.fromarray(array)]
-    found = decoded(sources, CONFIG, stride=16, workers=1)  # type: ignore[type-var]
+    found = decoded(sources, READ, workers=1)  # type: ignore[type-var]
     assert all(is_alone(source, got) for source, got in found)
 
 
@@ -69,7 +71,7 @@ def test_paths_are_those_of_the_folder_when_they_are_taken(
 ) -> None:
     names = [Path(path.name) for path in photos]
     monkeypatch.chdir(photos[0].parent)
-    with closing(decoded(names, CONFIG, stride=16, workers=1, ahead=len(names))) as found:
+    with closing(decoded(names, READ, workers=1, ahead=len(names))) as found:
         first = next(found)
         monkeypatch.chdir("/")
         assert [name for name, _ in (first, *found)] == names
@@ -82,7 +84,7 @@ def test_errors_come_in_place_and_are_those_of_a_single_call(photos: list[Path],
     (tmp_path / "cut.jpg").write_bytes(photos[0].read_bytes()[:300])
     bad = [tmp_path / "gone.jpg", tmp_path / "text.jpg", tmp_path / "cut.jpg", b"", "s3://bucket/a.jpg"]
     sources = [bad[0], photos[0], bad[1], bad[2], bad[3], photos[1], bad[4]]
-    found = list(decoded(sources, CONFIG, stride=16, workers=2))  # type: ignore[type-var]
+    found = list(decoded(sources, READ, workers=2))  # type: ignore[type-var]
     assert [isinstance(one, ImageError) for _, one in found] == [True, False, True, True, True, False, True]
     for source, one in found:
         if isinstance(one, ImageError):
@@ -92,7 +94,7 @@ def test_errors_come_in_place_and_are_those_of_a_single_call(photos: list[Path],
 
 
 def test_limits_reach_the_processes(photos: list[Path]) -> None:
-    ((_, found),) = decoded(photos[:1], CONFIG, stride=16, workers=1, max_pixels=100)
+    ((_, found),) = decoded(photos[:1], partial(READ, max_pixels=100), workers=1)
     assert isinstance(found, ImageError)
     assert "100 pixels" in found.reason
 
@@ -115,7 +117,7 @@ def test_a_jpeg_above_the_limit_is_decoded_to_what_its_pyramid_needs(tmp_path: P
 
 
 def test_workers_that_die_cost_nothing(photos: list[Path]) -> None:
-    with closing(decoded(photos * 5, CONFIG, stride=16, workers=2)) as stream:
+    with closing(decoded(photos * 5, READ, workers=2)) as stream:
         found = [next(stream)]
         for process in multiprocessing.active_children():
             process.kill()
@@ -127,7 +129,7 @@ def test_workers_that_die_cost_nothing(photos: list[Path]) -> None:
 def test_a_file_that_kills_twice_is_reported(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     deadly.install(monkeypatch)
     photos[2] = photos[2].with_name("deadly.jpg")
-    found = [one for _, one in decoded(photos, CONFIG, stride=16, workers=2)]
+    found = [one for _, one in decoded(photos, READ, workers=2)]
     assert photos[2].read_text() == "died\n" * 2
     assert [isinstance(one, ImageError) for one in found] == [False, False, True, False, False, False]
     assert "died 2 times" in str(found[2])
@@ -136,7 +138,7 @@ def test_a_file_that_kills_twice_is_reported(photos: list[Path], monkeypatch: py
 
 def test_processes_end_with_the_stream(photos: list[Path]) -> None:
     before = set(multiprocessing.active_children())
-    stream = decoded(photos * 50, CONFIG, stride=16, workers=2)
+    stream = decoded(photos * 50, READ, workers=2)
     next(stream)
     started = set(multiprocessing.active_children()) - before
     assert started
@@ -153,9 +155,11 @@ def test_processes_end_with_a_killed_parent_whose_main_module_they_do_not_import
             f"""
             import multiprocessing, os, signal
             from delf_engine.config import ExtractionConfig
-            from delf_engine.extraction.decoding import decoded
+            from functools import partial
+            from delf_engine.extraction.decoding import decoded, read_pyramid
             config = ExtractionConfig.model_validate_json({CONFIG.model_dump_json()!r}, strict=False)
-            stream = decoded([{str(photos[0])!r}] * 1000, config, stride=16, workers=1)
+            read = partial(read_pyramid, config=config, stride=16)
+            stream = decoded([{str(photos[0])!r}] * 1000, read, workers=1)
             next(stream)
             print(*[process.pid for process in multiprocessing.active_children()], flush=True)
             os.kill(os.getpid(), signal.SIGKILL)

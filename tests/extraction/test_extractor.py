@@ -11,6 +11,7 @@ from delf_engine.config import ExtractionConfig
 from delf_engine.errors import CheckpointError, ConfigError, DelfEngineWarning, ImageError
 from delf_engine.extraction import Extractor
 from delf_engine.extraction.assembly import select_top
+from delf_engine.extraction.runtime import choose_device
 from delf_engine.features import LocalFeatures
 from delf_engine.model.network import DelfNetwork
 from helpers import checkpoint_info, oriented_kinds, oriented_scene, raises, random_photo, write_image
@@ -197,6 +198,15 @@ def test_bad_options() -> None:
         Extractor.from_pretrained("nothing")
 
 
+def test_apples_gpu_is_refused_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    for name in ("mps", "mps:0"):
+        with raises(ConfigError, repr(name), "'cpu'", "NVIDIA or ROCm"):
+            choose_device(name)
+
+
 def test_pretrained(photo: np.ndarray) -> None:
     extractor = Extractor.from_pretrained("delf-r18", device="cpu")
     assert len(extractor(photo)) > 10
@@ -222,17 +232,11 @@ def test_selection_equals_a_plain_sort(values: list[float], k: int, least: float
     assert select_top(array, k, least).tolist() == sorted(eligible, key=lambda i: (-array[i], i))[:k]
 
 
-def test_batches_agree_with_single_images(extractor: Extractor, photo: np.ndarray) -> None:
-    others = [random_photo(np.random.default_rng(i), 200, 150) for i in range(2, 5)]
-    photos = [photo, random_photo(np.random.default_rng(9), 150, 260), *others]
+def test_many_have_the_bits_of_single_images(extractor: Extractor, photo: np.ndarray) -> None:
+    photos = [photo, random_photo(np.random.default_rng(9), 150, 260), photo[:100]]
     alone = [extractor(p) for p in photos]
-    assert [f for _, f in extractor.extract_many(photos, batch=1)] == alone
-    for batch in (2, 5, 100):
-        for got, expected in zip(extractor.extract_many(photos, batch=batch), alone, strict=True):
-            assert got[1].image_size == expected.image_size
-            places = [_places(features) for features in (got[1], expected)]
-            assert len(places[0] & places[1]) >= 0.98 * max(map(len, places))
-            np.testing.assert_allclose(got[1].scores, expected.scores, rtol=1e-4)
+    for batch in (None, 1, 2, 100):
+        assert [f for _, f in extractor.extract_many(photos, batch=batch)] == alone
     with raises(ConfigError, "batch"):
         next(extractor.extract_many(photos, batch=0))
 
@@ -253,12 +257,3 @@ def test_reduced_decoding_is_close(tmp_path: Path) -> None:
     assert shrinking(large) == plain(large)
     box = (100, 50, 900, 800)
     assert shrinking(path, box=box) == plain(path, box=box)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-def test_gpu_agrees_with_cpu(extractor: Extractor, photo: np.ndarray) -> None:
-    on_gpu = Extractor(_network(), _config(), device="cuda")(photo)
-    on_cpu = extractor(photo)
-    assert len(on_gpu) == len(on_cpu)
-    np.testing.assert_allclose(on_gpu.scores, on_cpu.scores, rtol=1e-2)

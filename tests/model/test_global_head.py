@@ -137,3 +137,26 @@ def test_it_lies_beside_its_checkpoint(tmp_path: Path) -> None:
     beside = model.with_name(f"{model.stem}.global.safetensors")
     head().save(beside)
     assert global_head_path(model) == beside
+
+
+@pytest.mark.parametrize("pooling", ["mac", "gap", "gem", "attention", "rmac", "covariance", "mop"])
+@pytest.mark.parametrize("levels", [None, 1])
+def test_a_batch_has_the_vectors_of_its_images(pooling: str, levels: int | None) -> None:
+    rng = np.random.default_rng(4)
+    parameters = {"gem": {"p": np.float32(3)}, "mop": {"centres": rng.normal(size=(2, 6)).astype(np.float32)}}
+    batch = [
+        (
+            torch.from_numpy(rng.random((3, 6, h, w), np.float32)),
+            torch.from_numpy(rng.random((3, h, w), np.float32)),
+        )
+        for h, w in ((3, 4), (6, 8))
+    ]
+    for features, _ in batch:
+        features[1] = 0  # nothing to pool, for most
+    size = {"covariance": 21, "mop": 30}.get(pooling, 6)
+    values = [rng.normal(size=shape).astype(np.float32) for shape in (size, (size, 4))]
+    one = GlobalHead(pooling, *values, parameters.get(pooling, {}), levels)  # type: ignore[arg-type]
+    found = one.of_batch(batch).numpy()
+    for i, vector in enumerate(found):
+        alone = [(f[i].permute(1, 2, 0).reshape(-1, 6), s[i].numpy()) for f, s in batch]
+        np.testing.assert_allclose(vector, one(alone), atol=1e-5)

@@ -24,6 +24,7 @@ from delf_engine.training.contract import Loss, LossOptions, SourceContext, Sour
 from delf_engine.training.options import Reports
 from delf_engine.training.run import build_losses
 from delf_engine.training.trainer import GradientRun, learning_rate
+from delf_engine.training.work import read_snapshot
 from helpers import raises
 from training_helpers import Trained, train
 
@@ -252,6 +253,58 @@ def test_divergence_names_step_and_learning_rate(network: DelfNetwork) -> None:
 
     with raises(DataError, "toy", "nan", "step 3", "learning rate 0.0"):
         _run(network, _stage(), Bad(SourceOptions(kind="toy"))).run()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_reports_that_are_a_step_behind_are_the_same(network: DelfNetwork, accumulate: int) -> None:
+    """As on a GPU: reports come later, evaluations in their place, weights to the same bits."""
+
+    def run(lag: int) -> tuple[list[Any], list[Tensor]]:
+        seen: list[Any] = []
+        reports = Reports(progress=lambda *now: seen.append(now), figures=lambda *now: seen.append(now))
+        stage = _stage(losses=(LossOptions(kind="toy mean"),), evaluate_every=4, accumulate=accumulate)
+        found = _run(network, stage, reports=reports)
+        found.lag = lag
+        found.run()
+        return seen, _weights(found)
+
+    (now, weights), (later, others) = run(0), run(1)
+    assert later == now
+    assert [one[1] for one in now] == [1, 2, 3, 4, 4, 5, 6, 6]
+    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+
+
+def test_weights_that_diverged_are_not_saved_though_reports_are_behind(
+    network: DelfNetwork, tmp_path: Path
+) -> None:
+    class Bad(ToySource):
+        def batch(self, index: int) -> Batch:
+            batch = super().batch(index)
+            return replace(batch, maps={"conv4": batch.maps["conv4"] * (torch.nan if index == 3 else 1)})
+
+    source, path = Bad(SourceOptions(kind="toy")), tmp_path / "state"
+    run = _run(network, _stage(), source, path=path, checkpoint_steps=2)
+    run.lag = 1
+    with raises(DataError, "nan", "step 4"):
+        run.run()
+    assert read_snapshot(path).values["step"] == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_on_a_gpu(photos: list[str], trunk: Path, tiny: Tiny, precision: str) -> None:
+    losses: list[float] = []
+    trained = train(
+        photos,
+        tiny(),
+        trunk,
+        device="cuda",
+        precision=precision,
+        progress=lambda name, done, total, loss: losses.append(loss) if loss is not None else None,
+    )
+    assert np.isfinite(losses).all()
+    assert all(np.isfinite(value).all() for value in trained.state.values())
 
 
 def test_accumulation_equals_one_large_batch(network: DelfNetwork) -> None:

@@ -77,7 +77,7 @@ def strongest(sample: CellSample, vectors: Tensor, share: float) -> CellSample:
         return sample
     count = max(1, round(share * len(vectors)))
     order = vectors.norm(dim=1).argsort(descending=True, stable=True)
-    kept = order[:count].sort().values.to(sample.pair.device)
+    kept = order[:count].sort().values
     return CellSample(sample.pair[kept], sample.cell[kept], sample.place[kept])
 
 
@@ -95,7 +95,7 @@ def contrast(
     Other samples of the same pair within `exclusion_px` of the true place, and all of other pairs of the same
     place, are neither right nor wrong.
     """
-    pair, place = sample.pair.to(a.device), sample.place.to(a.device)
+    pair, place = sample.pair, sample.place
     logits = a @ b.T / temperature
     ignored = (torch.cdist(place, place) < exclusion_px) & (pair[:, None] == pair[None])
     ignored &= ~torch.eye(len(a), dtype=torch.bool, device=a.device)

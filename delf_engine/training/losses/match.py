@@ -96,9 +96,8 @@ def labelled_cells(direction: Direction, step: Step, options: MatchOptions) -> t
         vectors = cell_vectors(direction.first, sample)
         flat = direction.second.flatten(2).transpose(1, 2)
         gallery = step.describe(flat.reshape(-1, flat.shape[2])).unflatten(0, flat.shape[:2])
-        places = torch.from_numpy(cell_grid(height, width, step.network.stride).astype(np.float32)).to(
-            vectors.device
-        )
+        grid = torch.from_numpy(cell_grid(height, width, step.network.stride).astype(np.float32))
+        places = grid.to(vectors.device, non_blocking=True)
         labels = match_labels(
             step.describe(vectors),
             sample,
@@ -139,7 +138,7 @@ def match_labels(
     -------
     (N,) bool
     """
-    pair, true_place = sample.pair.to(descriptors.device), sample.place.to(descriptors.device)
+    pair, true_place = sample.pair, sample.place
     count = gallery.shape[1]
     similarity = descriptors @ gallery.flatten(0, 1).T
     related = same_group(groups, pair, torch.arange(len(gallery), device=pair.device))

@@ -152,7 +152,7 @@ class VectorLoss(Loss):
         """Return it for the pairs of a batch; they show different places where it does not say otherwise."""
         vectors, groups = step.global_vectors(), step.batch.groups
         place = torch.arange(len(vectors) // 2) if groups is None else torch.from_numpy(groups)
-        return type(self).of(vectors, place.repeat(2).to(vectors.device), **self._given)
+        return type(self).of(vectors, place.repeat(2).to(vectors.device, non_blocking=True), **self._given)
 
 
 class GlobalContrastive(VectorLoss):
