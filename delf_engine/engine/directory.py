@@ -7,6 +7,8 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -61,6 +63,24 @@ def create_directory(
         global_head=None if head is None else head.identity,
         vectors=0 if head is None else head.dim,
     )
+    with new_directory(directory) as temporary:
+        FeatureStore.create(
+            temporary / FEATURES, dim=info.dim, codec=chosen.storage.codec, model=info.identity
+        ).close()
+        if fine:
+            create_fine_store(temporary, chosen)
+        if words is not None:
+            words.save(temporary / manifest.codebook_file)
+        empty_index(manifest, words).save(temporary / manifest.index_folder)
+        write_manifest(temporary, manifest)
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """Yield a folder that becomes the directory of an engine if the block ends without an error.
+
+    A `FormatError` if there is something already, or it cannot be made.
+    """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FormatError(f"{directory}: exists and is not empty; open it, or choose another place")
     with system_errors(f"{directory}: an engine cannot be made here"):
@@ -69,15 +89,7 @@ def create_directory(
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             temporary.chmod(0o755)
-            FeatureStore.create(
-                temporary / FEATURES, dim=info.dim, codec=chosen.storage.codec, model=info.identity
-            ).close()
-            if fine:
-                create_fine_store(temporary, chosen)
-            if words is not None:
-                words.save(temporary / manifest.codebook_file)
-            empty_index(manifest, words).save(temporary / manifest.index_folder)
-            write_manifest(temporary, manifest)
+            yield temporary
             os.replace(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
