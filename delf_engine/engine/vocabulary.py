@@ -54,7 +54,7 @@ def train_words(
     Parameters
     ----------
     source : path, or several
-        Directory of an engine, or a folder of photographs; or several feature stores.
+        Directory of an engine, or a folder of photographs; or several feature stores, such as parts of shards.
     words : int
         At most the number of descriptors; a tenth of them or fewer is a good choice.
     mixture : bool

@@ -4,15 +4,14 @@
 """
 
 from delf_engine.shards.costs import Figures, estimate_shards, measure_shards
-from delf_engine.shards.making import extract_part, index_part, train_shard_words
-from delf_engine.shards.merging import MergeReport, merge_shards
-from delf_engine.shards.parts import PartReport
+from delf_engine.shards.making import extract_part, index_part
+from delf_engine.shards.merging import merge_shards
+from delf_engine.shards.parts import Part
 from delf_engine.shards.plan import Plan, plan_shards
 
 __all__ = [
     "Figures",
-    "MergeReport",
-    "PartReport",
+    "Part",
     "Plan",
     "estimate_shards",
     "extract_part",
@@ -20,5 +19,4 @@ __all__ = [
     "measure_shards",
     "merge_shards",
     "plan_shards",
-    "train_shard_words",
 ]

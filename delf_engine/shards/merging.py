@@ -5,54 +5,31 @@ from __future__ import annotations
 import json
 import os
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from delf_engine.engine.directory import FEATURES, empty_index, new_directory
+from delf_engine.engine.directory import FEATURES, Words, empty_index, new_directory
 from delf_engine.engine.file_ids import kept_root
-from delf_engine.engine.manifest import MANIFEST, write_manifest
+from delf_engine.engine.manifest import write_manifest
 from delf_engine.errors import ConfigError, FormatError
-from delf_engine.index import AnyIndex, Encoder
 from delf_engine.index.kinds import load_index
-from delf_engine.shards.making import FAILURES, index_made_by, words_of
-from delf_engine.shards.parts import Marker, check_made_by, marker_of, opened
+from delf_engine.shards.making import FAILURES, new_store, words_of
+from delf_engine.shards.parts import Part, find_parts
 from delf_engine.shards.place import Place
 from delf_engine.shards.plan import Plan, check_part, hashed, read_plan
 from delf_engine.storage import FeatureStore
 
 _ORIGIN = "shards.json"  # in the engine's directory: of which plan it was merged, and which of its parts
 _TOGETHER = 8  # parts of the index that are open at once
-_NAMED = 10  # parts that one error names
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What became one engine.
-
-    Attributes
-    ----------
-    directory : str
-    state : "done" or "there"
-        "there": an earlier call had made it.
-    parts, images, failed : int
-        Parts, photographs in them, and those that could not be read: ``failures.jsonl`` in the directory.
-    """
-
-    directory: str
-    state: Literal["done", "there"]
-    parts: int
-    images: int
-    failed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values, ready for JSON."""
-        return asdict(self)
 
 
 def merge_shards(
-    place: str | os.PathLike[str], directory: str | os.PathLike[str], *, parts: tuple[int, int] | None = None
-) -> MergeReport:
+    place: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    *,
+    codebook: Words | None = None,
+    parts: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """Make one engine of the parts of a plan; searches find what they find in one that was made on one machine.
 
     Parameters
@@ -60,9 +37,17 @@ def merge_shards(
     place : path or address
         Of a plan whose parts have been extracted and indexed.
     directory : path
-        Of the new engine. It is there whole or not at all; if an earlier call has made it, it is left as it is.
+        Of the new engine, which is there whole or not at all. If an earlier call has made it, it is left as it is.
+    codebook : Codebook, Mixture, path or None
+        As in `index_part`.
     parts : first, last or None
         These parts only, both included, for one of several engines; None: all.
+
+    Returns
+    -------
+    dict
+        ``state``, "done" or "there"; ``parts``; ``images``; ``failed``, photographs that could not be read, with their
+        reasons in ``failures.jsonl`` in the directory.
 
     Raises
     ------
@@ -71,7 +56,7 @@ def merge_shards(
     FormatError
         If parts are missing, which are named, or one is damaged; if `directory` holds something else.
     MismatchError
-        If a part was made by another model, other words or other options than the others.
+        If a part was made by another model, other words or other options.
     """
     where, out = Place(place), Path(os.path.abspath(directory))
     plan = read_plan(where)
@@ -80,74 +65,45 @@ def merge_shards(
         check_part(plan, part)
     if first > last:
         raise ConfigError(f"parts go from the first to the last, got {first} to {last}")
-    numbers = range(first, last + 1)
-    words = words_of(where, plan, None)
-    features, indexed = _markers(where, plan, words, numbers)
-    counts = (len(features), sum(one.images for one in features), sum(one.failed for one in features))
-    origin = {"plan": hashed(plan.model_dump()), "parts": [first, last]}
-    if (out / MANIFEST).exists() and (out / _ORIGIN).is_file():
-        if json.loads((out / _ORIGIN).read_text()) == origin:
-            return MergeReport(str(out), "there", *counts)
+    words = words_of(where, plan, codebook)
+    features = find_parts(where, "features", range(first, last + 1))
+    indexed = find_parts(where, "index", range(first, last + 1))
+    made_by = plan.index_made_by(words)
+    for own, its_index in zip(features, indexed, strict=True):
+        own.check(where, plan.features_made_by())
+        its_index.check(where, {**made_by, "features": own.folder})
+    images, failed = sum(part.images for part in features), sum(part.failed for part in features)
+    report = {"directory": str(out), "parts": len(features), "images": images, "failed": failed}
+    origin = json.dumps({"plan": hashed(plan.model_dump()), "first": first, "last": last})
+    if (out / _ORIGIN).is_file() and (out / _ORIGIN).read_text() == origin:
+        return {"state": "there", **report}
     root = plan.engine.root
     if root is not None and os.path.isdir(root):
         root = kept_root(out, root)
     manifest = plan.engine.model_copy(update={"codebook": None if words is None else words.hash, "root": root})
     with new_directory(out) as folder:
-        mark = _merge_features(where, plan, features, folder)
         index = empty_index(manifest, words)
         for start in range(0, len(indexed), _TOGETHER):
             with ExitStack() as stack:
-                for marker in indexed[start : start + _TOGETHER]:
-                    index.extend(_opened_index(where, plan, marker, words, stack))
+                for part in indexed[start : start + _TOGETHER]:
+                    opened = stack.enter_context(part.opened(where))
+                    index.extend(load_index(opened, manifest.index, manifest.profile, words, check=False))
                 index.save(folder / manifest.index_folder)
-        index.mark = mark
+        index.mark = _merge_features(where, plan, features, folder)
         index.save(folder / manifest.index_folder)
         if words is not None:
             words.save(folder / manifest.codebook_file)
-        (folder / _ORIGIN).write_text(json.dumps(origin))
+        (folder / _ORIGIN).write_text(origin)
         write_manifest(folder, manifest)
-    return MergeReport(str(out), "done", *counts)
+    return {"state": "done", **report}
 
 
-def _markers(place: Place, plan: Plan, words: Encoder | None, numbers: range) -> tuple[list[Marker], list[Marker]]:
-    """Return the markers of all parts of both stages; errors as of `merge_shards`."""
-    features = {part: marker_of(place, "features", part) for part in numbers}
-    _need_all(place, [part for part, found in features.items() if found is None], "extract")
-    indexed = {part: marker_of(place, "index", part) for part in numbers}
-    _need_all(place, [part for part, found in indexed.items() if found is None], "index")
-    made_by = index_made_by(plan, words)
-    whole = list(filter(None, features.values())), list(filter(None, indexed.values()))
-    for own, its_index in zip(*whole, strict=True):
-        check_made_by(place, own, plan.features_made_by())
-        check_made_by(place, its_index, {**made_by, "features": own.folder})
-    return whole
-
-
-def _need_all(place: Place, missing: list[int], command: str) -> None:
-    if missing:
-        named = ", ".join(map(str, missing[:_NAMED]))
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise FormatError(
-            f"{place}: missing are parts {named}{more}; make them with `delf-engine shard {command} --part I`"
-        )
-
-
-def _merge_features(place: Place, plan: Plan, markers: list[Marker], folder: Path) -> dict[str, Any]:
+def _merge_features(place: Place, plan: Plan, parts: list[Part], folder: Path) -> dict[str, Any]:
     """Copy the stored features of all parts; return the revision of the new store."""
-    made = plan.engine
-    stored = {"dim": made.dim, "codec": made.profile.storage.codec, "model": made.model_identity}
-    with (
-        FeatureStore.create(folder / FEATURES, **stored) as store,  # type: ignore[arg-type]
-        (folder / FAILURES).open("wb") as failures,
-    ):
-        for marker in markers:
-            with opened(place, marker) as part, FeatureStore.open(part, readonly=True) as one:
-                if len(store.put_stored(one)) != marker.images:
-                    raise FormatError(f"{place}: part {marker.part} holds photographs of another part, too")
-                failures.write((part / FAILURES).read_bytes())
+    with new_store(plan, folder / FEATURES) as store, (folder / FAILURES).open("wb") as failures:
+        for part in parts:
+            with part.opened(place) as opened, FeatureStore.open(opened, readonly=True) as one:
+                if len(store.put_stored(one)) != part.images:
+                    raise FormatError(f"{place}: part {part.part} holds photographs of another part, too")
+                failures.write((opened / FAILURES).read_bytes())
         return store.revision().to_dict()
-
-
-def _opened_index(place: Place, plan: Plan, marker: Marker, words: Encoder | None, stack: ExitStack) -> AnyIndex:
-    folder = stack.enter_context(opened(place, marker))
-    return load_index(folder, plan.engine.index, plan.engine.profile, words, check=False)

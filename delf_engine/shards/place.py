@@ -1,7 +1,7 @@
-"""A place that shards lie in: a folder, or any object store that fsspec reaches; and its files, read back checked.
+"""A place that shards lie in: a folder, or any store that fsspec reaches; its files are read back checked.
 
-Credentials, proxies and time limits are fsspec's own. What an object store refuses is tried again with growing
-waits. Nothing here lists a store: names come from the plan.
+Credentials and time limits are fsspec's own. What a store does not answer is asked again, with growing waits. Nothing
+here lists a store: names come from the plan.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from delf_engine.errors import ConfigError, DelfEngineError, FormatError
+from delf_engine.errors import ConfigError, FormatError
 from delf_engine.support.files import file_sha256, replacing, sync_directory, system_errors
 
 T = TypeVar("T")
@@ -25,18 +25,8 @@ Seal: TypeAlias = dict[str, Any]  # {"bytes": int, "sha256": hexadecimal digits}
 #: Seconds before a store is asked again.
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
-# What another try does not change.
-_FINAL = (
-    DelfEngineError,
-    FileNotFoundError,
-    FileExistsError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    NotImplementedError,
-    ImportError,
-    TypeError,
-)
+_ANSWERS = (FileNotFoundError, FileExistsError, NotADirectoryError)
+_LASTING = (PermissionError, IsADirectoryError, NotImplementedError, ImportError, TypeError)
 
 
 class Place:
@@ -92,35 +82,23 @@ class Place:
 
     def create(self, name: str, contents: bytes) -> bool:
         """Write a small file unless there is one; return whether what is there is `contents` now."""
-        if self.read(name) is not None:
-            return False
         try:
             if self.local is None:
                 self._asked(lambda: self.fs.pipe_file(self.path(name), contents, mode="create"), name, "refused")
-            else:
-                self._linked(self.local / name, contents)
+            else:  # written beside it, and linked: whole, and by one worker only
+                spare = f"{name}.{secrets.token_hex(4)}.tmp"
+                self.write(spare, contents)
+                try:
+                    os.link(self.local / spare, self.local / name)
+                finally:
+                    (self.local / spare).unlink()
         except FileExistsError:  # perhaps ours, and the answer was lost
             return self.read(name) == contents
-        except FormatError:  # perhaps a store without conditional writes
+        except (FormatError, OSError):  # no conditional writes, or no links
+            if (there := self.read(name)) is not None:
+                return there == contents
             self.write(name, contents)
         return True
-
-    def _linked(self, path: Path, contents: bytes) -> None:
-        spare = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with spare.open("wb") as file:
-                file.write(contents)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(spare, path)
-            sync_directory(path.parent)
-        except FileExistsError:
-            raise
-        except OSError as error:  # perhaps a file system without hard links
-            raise FormatError(f"{path}: cannot be written: {error.strerror or error}") from error
-        finally:
-            spare.unlink(missing_ok=True)
 
     def upload(self, source: Path, name: str) -> Seal:
         """Put a file into a store, whole; return its size and hash."""
@@ -134,55 +112,51 @@ class Place:
         self._asked(put, name, "cannot be written")
         return seal
 
-    def download(self, name: str, target: Path, seal: Seal) -> None:
-        """Get a file from a store; a `FormatError` unless it comes as it was sealed."""
+    def fetch(self, name: str, seal: Seal, folder: Path) -> None:
+        """Compare a file with its seal, and copy one of a store into `folder`; a `FormatError` if they differ."""
+        path = folder / Path(name).name if self.local is None else self.local / name
 
         def get() -> None:
-            self.fs.get_file(self.path(name), str(target))
-            if (found := sealed(target)) != seal:
-                raise EOFError(_different(found, seal))
+            if self.local is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self.fs.get_file(self.path(name), str(path))
+            if (found := sealed(path)) != seal:
+                raise EOFError(
+                    f"{found['bytes']} bytes and their hash are not the {seal['bytes']} that were written"
+                )
 
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._asked(get, name, "is damaged or cannot be read")
         except FileNotFoundError as error:
-            raise FormatError(f"{self}/{name}: missing, though its part is marked as done") from error
-
-    def check(self, name: str, seal: Seal) -> None:
-        """Raise `FormatError` unless a file of a folder is as it was sealed."""
-        with system_errors(f"{self}/{name}: cannot be read, though its part is marked as done"):
-            found = sealed(Path(self.path(name)))
-        if found != seal:
-            raise FormatError(f"{self}/{name}: damaged: {_different(found, seal)}")
+            raise FormatError(f"{self}/{name}: is missing") from error
 
     def remove(self, name: str) -> None:
-        """Delete a folder of what is not needed, if it can be."""
+        """Delete a folder of a store that is not needed, if it can be."""
         with suppress(Exception):
             self.fs.rm(self.path(name), recursive=True)
 
     def _asked(self, call: Callable[[], T], name: str, what: str) -> T:
         """Return what a call returns, tried again where that may help; a `FormatError` if it does not."""
-        for wait in (*(WAITS if self.local is None else ()), None):
+        waits = list(WAITS if self.local is None else ())
+        while True:
             try:
                 return call()
-            except (FileNotFoundError, FileExistsError, NotADirectoryError):
-                raise  # an answer
+            except _ANSWERS:
+                raise
             except Exception as error:
-                refused = is_about_the_file(error) and not isinstance(error, EOFError)
-                hopeless = refused or isinstance(error, _FINAL) or "Credentials" in type(error).__name__
-                if hopeless or wait is None:
+                hopeless = (
+                    isinstance(error, _LASTING) or "Credentials" in type(error).__name__ or is_refused(error)
+                )
+                if hopeless or not waits:
                     reason = str(error) or type(error).__name__
                     raise FormatError(f"{self}/{name}: {what}: {reason}") from error
-                time.sleep(wait * random.uniform(0.5, 1.0))  # not all workers at once
-        raise AssertionError
+            time.sleep(waits.pop(0) * random.uniform(0.5, 1.0))  # not all workers at once
 
 
-def is_about_the_file(error: BaseException | None) -> bool:
-    """Whether a file came cut short each time, or a web server refused it: others may well come."""
-    refused = getattr(error, "status", None)  # of HTTP; the two that are left out mean later
-    return isinstance(error, EOFError) or (
-        isinstance(refused, int) and refused // 100 == 4 and refused not in (408, 429)
-    )
+def is_refused(error: BaseException | None) -> bool:
+    """Whether a web server refused this very file for good."""
+    status = getattr(error, "status", None)
+    return isinstance(status, int) and status // 100 == 4 and status not in (408, 429)  # those two mean: later
 
 
 def sealed(path: Path) -> Seal:
@@ -193,9 +167,3 @@ def sealed(path: Path) -> Seal:
 def digest(contents: bytes) -> str:
     """Return the SHA-256 of bytes, in hexadecimal digits."""
     return hashlib.sha256(contents).hexdigest()
-
-
-def _different(found: Seal, seal: Seal) -> str:
-    if found["bytes"] != seal["bytes"]:
-        return f"{found['bytes']} bytes, {seal['bytes']} were written"
-    return "its checksum does not match"

@@ -15,7 +15,7 @@ from delf_engine.config import Config, Profile, load_profile, parse_config
 from delf_engine.engine.directory import check_kind
 from delf_engine.engine.manifest import Manifest
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
-from delf_engine.index import IndexKind
+from delf_engine.index import Encoder, IndexKind
 from delf_engine.model import load_global_head, model_reference, read_checkpoint_info
 from delf_engine.shards.place import Place, digest
 from delf_engine.shards.sources import Photograph, photographs
@@ -59,11 +59,12 @@ class Plan(Config):
         facts = {"model": made.model_identity, "dim": made.dim, "profile": options}
         return {**facts, "global head": made.global_head}
 
-    def index_made_by(self) -> dict[str, Any]:
-        """Return what all parts of the index must have been made by, beside the words."""
+    def index_made_by(self, words: Encoder | None) -> dict[str, Any]:
+        """Return what all parts of the index must have been made by."""
         kind = self.engine.index
         options = hashed(getattr(self.engine.profile, kind).model_dump())
-        return {**self.features_made_by(), "index": kind, "index options": options}
+        facts = {"codebook": None if words is None else words.hash, "index": kind, "options of the index": options}
+        return {**facts, **self.features_made_by()}
 
 
 def plan_shards(
@@ -78,7 +79,7 @@ def plan_shards(
     """Divide photographs into parts that any machine can work on by their number.
 
     The photographs are listed once; what the plan says is all that other commands know of them. A plan that is there
-    already is returned as it is: photographs that came later need another one.
+    already is returned as it is: photographs that come later need another one.
 
     Parameters
     ----------
@@ -113,8 +114,8 @@ def plan_shards(
         there = read_plan(target)
         if (there.source, there.engine) != (source, engine):
             raise MismatchError(
-                f"{target}: there is a plan of {there.source} with {there.engine.model_identity} and other options; "
-                "choose another place"
+                f"{target}: there is a plan of {there.source} with {there.engine.model_identity}, or other options "
+                "than these; choose another place"
             )
         return there
     count = images = size = 0
@@ -125,8 +126,8 @@ def plan_shards(
         count, images, size = count + 1, images + len(part), size + sum(one.bytes or 0 for one in part)
     if not count:
         raise DataError(f"{source}: no photograph there")
-    facts = {"source": source, "profile_sha256": hashed(engine.profile.model_dump())}
-    plan = Plan(**facts, parts=count, images=images, bytes=size, engine=engine)
+    made_by = hashed(engine.profile.model_dump())
+    plan = Plan(source=source, profile_sha256=made_by, parts=count, images=images, bytes=size, engine=engine)
     target.write(_PLAN, json.dumps(plan.model_dump(), indent=1).encode())
     return plan
 

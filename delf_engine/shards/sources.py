@@ -11,7 +11,7 @@ from typing import Any
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.images import find_images, image_suffixes
 from delf_engine.shards.place import Place
-from delf_engine.support.files import library_errors, system_errors
+from delf_engine.support.files import library_errors
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ def photographs(source: str) -> Iterator[Photograph]:
     Parameters
     ----------
     source : str
-        A folder or an address that ends in neither of the following: the ids are the paths from there, in the order
-        in which `Engine.add` takes them. ``*.txt``: an address a line, which is the id, too; relative ones start
-        from the folder of the list. ``*.parquet``: columns ``address``, and if there are any ``id`` and ``bytes``.
+        A folder, or the address of one: ids are the paths from there, in the order in which `Engine.add` takes them.
+        ``*.txt``: an address a line, which is the id, too; relative ones start from the folder of the list.
+        ``*.parquet``: columns ``address``, and if there are any ``id`` and ``bytes``.
 
     Raises
     ------
