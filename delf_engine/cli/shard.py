@@ -20,8 +20,8 @@ CodebookOption = Annotated[
 shard_app = typer.Typer(
     name="shard",
     help="Index more than one machine can: parts that any scheduler's workers make by their number.\n\n"
-    "A part that is there is skipped, so the same command can run again, and twice at once. Places and photographs may "
-    "lie in any store that fsspec reaches; credentials are its own. Each command prints one line of JSON.",
+    "A part that is there is skipped: the same command can run again, and twice at once. Places and photographs "
+    "may lie in any store that fsspec reaches; credentials are its own. Each command prints one line of JSON.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -53,7 +53,7 @@ def extract(
         int | None, typer.Option(min=0, help="Processes that decode ahead; 0: none. Default: as many as pay.")
     ] = None,
 ) -> None:
-    """Extract the features of a part. Photographs that cannot be read are listed beside them; the exit code is 0."""
+    """Extract the features of a part. Photographs that cannot be read are listed beside them, and exit code 0."""
     from delf_engine.shards import extract_part
 
     _line(extract_part(place, part, workers=workers).to_dict())

@@ -308,7 +308,7 @@ class EngineState:
 
 
 def load_extractor(manifest: Manifest, where: object) -> Extractor:
-    """Load the extractor that a manifest names; a `MismatchError`, which names `where`, if it is another one now."""
+    """Load the extractor that a manifest names; a `MismatchError` that names `where` if it is another one now."""
     from delf_engine.extraction import Extractor
 
     extractor = Extractor.from_pretrained(manifest.model, config=manifest.profile.extraction)

@@ -1,6 +1,7 @@
 """Collections past one machine: parts that any scheduler's workers make by their number, and one engine of them.
 
-`plan` divides photographs, `making` extracts and indexes a part, `merging` joins parts, `costs` says what it takes.
+`plan` divides photographs, `making` extracts and indexes a part, `merging` joins parts, `costs` says what it
+takes.
 """
 
 from delf_engine.shards.costs import Figures, estimate_shards, measure_shards

@@ -1,7 +1,7 @@
 """What a collection of N photographs takes: time, storage, memory, the time of a query; from measured figures.
 
-Extraction, features and index grow in proportion to N. A query takes a fixed time, and one that grows with the images
-of a shard. All shards are searched at once: the answer waits for the slowest.
+Extraction, features and index grow in proportion to N. A query takes a fixed time, and one that grows with the
+images of a shard. All shards are searched at once: the answer waits for the slowest.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _photograph(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 
 
 def _features(rng: np.random.Generator, count: int, engine: Engine) -> LocalFeatures:
-    """Return features near words of the engine, as those of photographs are, and a global vector if it keeps them."""
+    """Return features near words of the engine, as those of photographs are, with a global vector if need be."""
     centroids: npt.NDArray[np.float32] = engine.index.encoder.centroids  # type: ignore[union-attr]
     rows = centroids[rng.integers(0, len(centroids), count)] + rng.normal(0, 0.03, (count, centroids.shape[1]))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

@@ -39,8 +39,8 @@ def extract_part(
 ) -> Part:
     """Extract the photographs of a part, unless that has been done; of several workers on it one counts.
 
-    Photographs that cannot be read are listed in ``failures.jsonl`` beside the features, each with its reason. A store
-    that does not answer is another matter: the part is not made, and another call tries again.
+    Photographs that cannot be read are listed in ``failures.jsonl`` beside the features, each with its reason. A
+    store that does not answer is another matter: the part is not made, and another call tries again.
 
     Parameters
     ----------
@@ -97,7 +97,8 @@ def index_part(place: str | os.PathLike[str], part: int, *, codebook: Words | No
     FormatError
         If the part has not been extracted, or is damaged.
     MismatchError
-        If the words are others than those of the place, or the part was made by another model or with other options.
+        If the words are others than those of the place, or the part was made by another model or with other
+        options.
     """
     where = Place(place)
     plan = read_plan(where)
@@ -117,12 +118,12 @@ def index_part(place: str | os.PathLike[str], part: int, *, codebook: Words | No
 
 
 def words_of(place: Place, plan: Plan, given: Words | None) -> Encoder | None:
-    """Return the words of an index; a `MismatchError` if they are others than the first that the place was given."""
+    """Return the words of an index; a `MismatchError` if they are others than the first that a place was given."""
     words = choose_encoder(plan.engine.index, given, plan.engine.model, plan.engine.dim)
     if words is not None and not place.create(_WORDS, words.hash.encode()):
         kept = (place.read(_WORDS) or b"").decode()
         raise MismatchError(
-            f"{place}: its parts are indexed by the words {kept[:8]}, not {words.hash[:8]}: one collection has one "
+            f"{place}: its parts are indexed by words {kept[:8]}, not {words.hash[:8]}: one collection has one "
             f"codebook. Give that one, or delete {_WORDS} and index/ there, and index all parts again"
         )
     return words
@@ -131,7 +132,7 @@ def words_of(place: Place, plan: Plan, given: Words | None) -> Encoder | None:
 def _extracted(
     plan: Plan, found: Sequence[Photograph], extractor: Extractor, folder: Path, workers: int | None
 ) -> list[tuple[str, str]]:
-    """Put the features of photographs into a new store in `folder`; return ids and reasons of those that failed."""
+    """Put features of photographs into a new store in `folder`; return ids and reasons of those that failed."""
     failed: list[tuple[str, str]] = []
     waiting: deque[str] = deque()  # results and errors come in the order of the sources
 
@@ -162,10 +163,12 @@ def new_store(plan: Plan, folder: Path) -> FeatureStore:
 
 def _fetched(found: Sequence[Photograph]) -> Iterator[tuple[Photograph, str | bytes | ImageError]]:
     """Yield photographs with their path, their bytes from a store, or what is wrong with them."""
-    with ThreadPoolExecutor(_FETCHED, thread_name_prefix="fetch") as pool:
-        with closing(map_ordered(lambda one: pool.submit(_fetch, one), found, _FETCHED)) as stream:
-            for one, future in stream:
-                yield one, future.result()
+    with (
+        ThreadPoolExecutor(_FETCHED, thread_name_prefix="fetch") as pool,
+        closing(map_ordered(lambda one: pool.submit(_fetch, one), found, _FETCHED)) as stream,
+    ):
+        for one, future in stream:
+            yield one, future.result()
 
 
 def _fetch(one: Photograph) -> str | bytes | ImageError:

@@ -46,8 +46,8 @@ def merge_shards(
     Returns
     -------
     dict
-        ``state``, "done" or "there"; ``parts``; ``images``; ``failed``, photographs that could not be read, with their
-        reasons in ``failures.jsonl`` in the directory.
+        ``state``, "done" or "there"; ``parts``; ``images``; ``failed``, photographs that could not be read, with
+        their reasons in ``failures.jsonl`` in the directory.
 
     Raises
     ------
@@ -85,8 +85,8 @@ def merge_shards(
         index = empty_index(manifest, words)
         for start in range(0, len(indexed), _TOGETHER):
             with ExitStack() as stack:
-                for part in indexed[start : start + _TOGETHER]:
-                    opened = stack.enter_context(part.opened(where))
+                for one in indexed[start : start + _TOGETHER]:
+                    opened = stack.enter_context(one.opened(where))
                     index.extend(load_index(opened, manifest.index, manifest.profile, words, check=False))
                 index.save(folder / manifest.index_folder)
         index.mark = _merge_features(where, plan, features, folder)

@@ -1,8 +1,8 @@
 """Parts of a stage: made in a folder of their own, and there from the moment their marker is, which comes last.
 
-The marker ``STAGE/00003.json`` names the folder, ``STAGE/00003-TOKEN``, size and hash of every file in it, and what it
-was made by. Of two workers on one part the second finds the marker, or its own is refused: one folder counts. What a
-killed worker leaves is a folder that no marker names.
+The marker ``STAGE/00003.json`` names the folder, ``STAGE/00003-TOKEN``, size and hash of every file in it, and
+what it was made by. Of two workers on one part the second finds the marker, or its own is refused: one folder
+counts. What a killed worker leaves is a folder that no marker names.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ class Part:
         for name, value in wanted.items():
             if (found := self.made_by.get(name)) != value:
                 raise MismatchError(
-                    f"{place}: part {self.part} was made with {name} {found}, wanted is {value}; use another place, or "
-                    f"delete {_marker(self.stage, self.part)} and {_COMMANDS[self.stage]} it again"
+                    f"{place}: part {self.part} was made with {name} {found}, wanted is {value}; take another place, "
+                    f"or delete {_marker(self.stage, self.part)} and {_COMMANDS[self.stage]} it again"
                 )
         return self
 
     @contextmanager
     def opened(self, place: Place) -> Iterator[Path]:
-        """Yield a local folder with its files, all compared with their checksums; a `FormatError` if one differs."""
+        """Yield a local folder with its files, all compared with their checksums, or raise `FormatError`."""
         with tempfile.TemporaryDirectory(prefix="delf-shard-") as temporary:
             try:
                 for file, seal in self.files.items():
@@ -120,7 +120,7 @@ def find_parts(place: Place, stage: Stage, numbers: Iterable[int]) -> list[Part]
 
 @contextmanager
 def working_folder(place: Place, stage: Stage, part: int) -> Iterator[tuple[Path, str]]:
-    """Yield a new local folder for a part, and its name in the place; it is deleted unless `commit` has marked it."""
+    """Yield a new local folder for a part, and its name in the place; deleted unless `commit` has marked it."""
     name = f"{stage}/{part:05d}-{secrets.token_hex(4)}"
     if place.local is None:
         with tempfile.TemporaryDirectory(prefix="delf-shard-") as temporary:
@@ -138,7 +138,7 @@ def working_folder(place: Place, stage: Stage, part: int) -> Iterator[tuple[Path
 
 
 def commit(place: Place, folder: Path, made: Part) -> Part:
-    """Put the files of `folder` into the place and mark the part as there, unless another worker has; return it."""
+    """Put the files of `folder` into the place and mark the part, unless another worker has; return the part."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in (".lock", "lock.mdb"):
             file = path.relative_to(folder).as_posix()

@@ -1,7 +1,7 @@
 """A place that shards lie in: a folder, or any store that fsspec reaches; its files are read back checked.
 
-Credentials and time limits are fsspec's own. What a store does not answer is asked again, with growing waits. Nothing
-here lists a store: names come from the plan.
+Credentials and time limits are fsspec's own. What a store does not answer is asked again, with growing waits.
+Nothing here lists a store: names come from the plan.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LASTING = (PermissionError, IsADirectoryError, NotImplementedError, ImportError
 
 
 class Place:
-    """A folder or a store, by its address: a path, or ``s3://bucket/folder``, ``gs://``, ``az://``, ``memory://``, ...
+    """A folder or a store, by its address: a path, or ``s3://bucket/folder``, ``gs://``, ``az://``, ``memory://``.
 
     A `ConfigError` if fsspec does not know such addresses, or lacks a package for them.
     """
@@ -56,7 +56,7 @@ class Place:
         return f"{self.root}/{name}" if name else self.root
 
     def read(self, name: str, *, size: int | None = None) -> bytes | None:
-        """Return a file's bytes, None if there is none; a `FormatError` if it cannot be read, all `size` of them."""
+        """Return a file's bytes, None if there is none; a `FormatError` if not all of them, `size`, come."""
 
         def read() -> bytes:
             contents: bytes = self.fs.cat_file(self.path(name))
@@ -71,7 +71,8 @@ class Place:
     def write(self, name: str, contents: bytes) -> None:
         """Write a small file, whole or not at all; a `FormatError` if it cannot be."""
         if self.local is None:
-            self._asked(lambda: self.fs.pipe_file(self.path(name), contents), name, "cannot be written")
+            with system_errors(f"{self}/{name}: cannot be written"):  # that there is no such bucket
+                self._asked(lambda: self.fs.pipe_file(self.path(name), contents), name, "cannot be written")
             return
         path = self.local / name
         with system_errors(f"{path}: cannot be written"):
@@ -109,7 +110,8 @@ class Place:
             if (size := self.fs.size(self.path(name))) != seal["bytes"]:
                 raise EOFError(f"{size} bytes have arrived of {seal['bytes']}")
 
-        self._asked(put, name, "cannot be written")
+        with system_errors(f"{self}/{name}: cannot be written"):
+            self._asked(put, name, "cannot be written")
         return seal
 
     def fetch(self, name: str, seal: Seal, folder: Path) -> None:

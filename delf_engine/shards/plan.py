@@ -1,7 +1,7 @@
 """The plan of a collection in shards: what it is made with, and which photographs each part has.
 
-``plan.json`` is written last and never changed; ``photographs/00003.jsonl`` has the photographs of part 3, behind a
-line that says how many they are and their hash.
+``plan.json`` is written last and never changed; ``photographs/00003.jsonl`` has the photographs of part 3, behind
+a line that says how many they are and their hash.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def plan_shards(
 ) -> Plan:
     """Divide photographs into parts that any machine can work on by their number.
 
-    The photographs are listed once; what the plan says is all that other commands know of them. A plan that is there
-    already is returned as it is: photographs that come later need another one.
+    The photographs are listed once; what the plan says is all that other commands know of them. A plan that is
+    there already is returned as it is: photographs that come later need another one.
 
     Parameters
     ----------
@@ -114,8 +114,8 @@ def plan_shards(
         there = read_plan(target)
         if (there.source, there.engine) != (source, engine):
             raise MismatchError(
-                f"{target}: there is a plan of {there.source} with {there.engine.model_identity}, or other options "
-                "than these; choose another place"
+                f"{target}: there is a plan of {there.source} with {there.engine.model_identity}, or with other "
+                "options than these; choose another place"
             )
         return there
     count = images = size = 0

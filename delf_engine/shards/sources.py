@@ -33,8 +33,8 @@ def photographs(source: str) -> Iterator[Photograph]:
     Parameters
     ----------
     source : str
-        A folder, or the address of one: ids are the paths from there, in the order in which `Engine.add` takes them.
-        ``*.txt``: an address a line, which is the id, too; relative ones start from the folder of the list.
+        A folder, or the address of one: ids are the paths from there, in the order in which `Engine.add` takes
+        them. ``*.txt``: an address a line, which is the id, too; relative ones start from the folder of the list.
         ``*.parquet``: columns ``address``, and if there are any ``id`` and ``bytes``.
 
     Raises

@@ -28,6 +28,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[Any]]]:
     monkeypatch.setattr(place, "WAITS", (0.001,) * 3)
     for kept in (FaultyFileSystem.store, FaultyFileSystem.faults, FaultyFileSystem.asked):
         kept.clear()
+    FaultyFileSystem.pseudo_dirs[:] = [""]
     yield FaultyFileSystem.faults
     FaultyFileSystem.store.clear()
 

@@ -88,7 +88,7 @@ def test_photographs_in_a_store(faults: Faults, folder: Path, tiny_model: Path, 
     place = Place("faulty://p")
     extract = lambda: extract_part("faulty://p", 0)  # noqa: E731
 
-    class Gone(Exception):
+    class RefusedError(Exception):
         status = 403
 
     original = FaultyFileSystem.cat_file
@@ -106,7 +106,7 @@ def test_photographs_in_a_store(faults: Faults, folder: Path, tiny_model: Path, 
             extract()
         assert find_part(place, "features", 0) is None
         broken["/photos/2.png"] = "cut"
-        broken["/photos/3.png"] = Gone("forbidden")
+        broken["/photos/3.png"] = RefusedError("forbidden")
         photos.fs.rm("/photos/1.png")
         found = extract()
     finally:
