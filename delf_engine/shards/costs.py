@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +21,6 @@ from delf_engine.config import Config
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.support.threads import usable_cores
 
 _PHOTOGRAPHS = 6
 _SIZES = (500, 2000)  # images of the synthetic index at which queries are timed
@@ -36,22 +36,19 @@ class Figures(Config):
     ----------
     device : "cpu" or "gpu"
         What extracted.
-    cores : int
-        That extracted, if no GPU did, and indexed.
     extract_seconds, index_seconds : float
-        Of a photograph, on all of them.
+        Of a photograph: of one core, or of the GPU and what feeds it.
     feature_bytes, index_bytes : float
         Of a photograph, in the feature store and in the index.
     query_seconds : float
-        Of a query, whatever the number of images: it is extracted, and its candidates verified.
+        Of a query on one core, whatever the number of images: it is extracted, and its candidates verified.
     search_seconds : float
-        Of a query for each image of a shard, on one core.
+        Of a query on one core, for each image of a shard.
     tail : float
         Of queries, the slowest of a hundred over the median.
     """
 
     device: str
-    cores: int
     extract_seconds: float
     index_seconds: float
     feature_bytes: float
@@ -64,30 +61,33 @@ class Figures(Config):
 def measure_shards(model: str | os.PathLike[str] = "delf-r18", *, seed: int = 0) -> Figures:
     """Measure on this machine, in about a minute, on synthetic photographs and features drawn by `seed`.
 
+    Seconds are those of cores, where no GPU is at work, and the fastest of several calls counts: what else the
+    machine does matters little.
+
     A `CheckpointError` or `ConfigError` if there is no such `model`, or no codebook beside it.
     """
     rng = np.random.default_rng(seed)
     path = tempfile.TemporaryDirectory(prefix="delf-cost-")
     with path as folder, Engine.create(Path(folder, "e"), model=model, index="asmk") as engine:
         extractor = engine.extractor
+        clock = time.perf_counter if extractor.on_gpu else time.process_time
         warm, *photos = (_photograph(rng) for _ in range(_PHOTOGRAPHS + 1))
         extractor(warm)
         extracted = []
-        extraction = _times(lambda photo: extracted.append(extractor(photo)), photos).mean()
+        extraction = _times(clock, lambda photo: extracted.append(extractor(photo)), photos).min()
         many = round(np.mean([len(features) for features in extracted]))
         searches = []
         for size in _SIZES:
             names = map(str, range(len(engine), size))
             items = [(name, _features(rng, many, engine)) for name in names]
-            indexing = _times(engine.add_features, [items])[0] / len(items)
+            indexing = _times(clock, engine.add_features, [items])[0] / len(items)
             queries = [_features(rng, many, engine) for _ in range(_QUERIES)]
-            searches.append(_times(lambda query: engine.index.search(query, 100), queries))
-        whole = np.median(_times(lambda query: engine.search(query, confirm=0), extracted))
+            searches.append(_times(clock, lambda query: engine.index.search(query, 100), queries))
+        whole = _times(clock, lambda query: engine.search(query, confirm=0), extracted).min()
         info = engine.info()
-    growth = max(0.0, (np.median(searches[1]) - np.median(searches[0])) / (_SIZES[1] - _SIZES[0]))
+    growth = max(0.0, (searches[1].min() - searches[0].min()) / (_SIZES[1] - _SIZES[0]))
     return Figures(
         device="gpu" if extractor.on_gpu else "cpu",
-        cores=usable_cores(),
         extract_seconds=float(extraction),
         index_seconds=float(indexing),
         feature_bytes=info.store["bytes"] / _SIZES[1],
@@ -113,12 +113,11 @@ def estimate_shards(photographs: int, figures: Figures, *, shard: int = 1_000_00
     if min(photographs, shard) < 1:
         raise ConfigError(f"photographs and shard must be at least 1, got {photographs} and {shard}")
     f, hours, held = figures, photographs / 3600, min(photographs, shard)
-    machines, unit = (f.cores, "core") if f.device == "cpu" else (1, "card")
     search = held * f.search_seconds
     return {
         "photographs": photographs,
-        f"extract_{unit}_hours": hours * f.extract_seconds * machines,
-        "index_core_hours": hours * f.index_seconds * f.cores,
+        f"extract_{'core' if f.device == 'cpu' else 'card'}_hours": hours * f.extract_seconds,
+        "index_core_hours": hours * f.index_seconds,
         "feature_bytes": round(photographs * f.feature_bytes),
         "index_bytes": round(photographs * f.index_bytes),
         "shards": -(-photographs // shard),
@@ -129,14 +128,14 @@ def estimate_shards(photographs: int, figures: Figures, *, shard: int = 1_000_00
     }
 
 
-def _photograph(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Return pixels with structure at several sizes, (H, W, 3) uint8."""
+def _photograph(rng: np.random.Generator) -> bytes:
+    """Return a JPEG file with structure at several sizes."""
     width, height = _PIXELS
     image = np.full((height, width, 3), 128.0)
     for cell in (8, 32, 128):
         grid = rng.normal(0, 40, (height // cell + 1, width // cell + 1, 3))
         image += grid.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width]
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return bytes(cv2.imencode(".jpg", np.clip(image, 0, 255).astype(np.uint8))[1])
 
 
 def _features(rng: np.random.Generator, count: int, engine: Engine) -> LocalFeatures:
@@ -150,10 +149,12 @@ def _features(rng: np.random.Generator, count: int, engine: Engine) -> LocalFeat
     return LocalFeatures(keypoints, np.ones(count), np.linspace(2, 1, count), rows, _PIXELS, described)  # type: ignore[arg-type]
 
 
-def _times(call: Callable[[Any], Any], arguments: Iterable[Any]) -> npt.NDArray[np.float64]:
+def _times(
+    clock: Callable[[], float], call: Callable[[Any], Any], arguments: Iterable[Any]
+) -> npt.NDArray[np.float64]:
     """Return the seconds of each call, (N,)."""
-    marks = [time.perf_counter()]
+    marks = [clock()]
     for argument in arguments:
         call(argument)
-        marks.append(time.perf_counter())
+        marks.append(clock())
     return np.diff(marks)

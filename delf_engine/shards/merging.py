@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from delf_engine.engine.directory import FEATURES, Words, empty_index, new_directory
 from delf_engine.engine.file_ids import kept_root
-from delf_engine.engine.manifest import write_manifest
+from delf_engine.engine.manifest import Manifest, write_manifest
 from delf_engine.errors import ConfigError, FormatError
+from delf_engine.index import AnyIndex, Encoder
 from delf_engine.index.kinds import load_index
 from delf_engine.shards.making import FAILURES, new_store, words_of
 from delf_engine.shards.parts import Part, find_parts
@@ -82,13 +84,7 @@ def merge_shards(
         root = kept_root(out, root)
     manifest = plan.engine.model_copy(update={"codebook": None if words is None else words.hash, "root": root})
     with new_directory(out) as folder:
-        index = empty_index(manifest, words)
-        for start in range(0, len(indexed), _TOGETHER):
-            with ExitStack() as stack:
-                for one in indexed[start : start + _TOGETHER]:
-                    opened = stack.enter_context(one.opened(where))
-                    index.extend(load_index(opened, manifest.index, manifest.profile, words, check=False))
-                index.save(folder / manifest.index_folder)
+        index = joined_index(where, manifest, indexed, words, folder / manifest.index_folder)
         index.mark = _merge_features(where, plan, features, folder)
         index.save(folder / manifest.index_folder)
         if words is not None:
@@ -96,6 +92,20 @@ def merge_shards(
         (folder / _ORIGIN).write_text(origin)
         write_manifest(folder, manifest)
     return {"state": "done", **report}
+
+
+def joined_index(
+    place: Place, manifest: Manifest, parts: Sequence[Part], words: Encoder | None, folder: Path
+) -> AnyIndex:
+    """Join parts of an index in their order, a few at a time, in a new folder; return it, mapped from there."""
+    index = empty_index(manifest, words)
+    for start in range(0, len(parts), _TOGETHER):
+        with ExitStack() as stack:
+            for part in parts[start : start + _TOGETHER]:
+                opened = stack.enter_context(part.opened(place))
+                index.extend(load_index(opened, manifest.index, manifest.profile, words, check=False))
+            index.save(folder)
+    return index
 
 
 def _merge_features(place: Place, plan: Plan, parts: list[Part], folder: Path) -> dict[str, Any]:

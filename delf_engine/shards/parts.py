@@ -70,10 +70,8 @@ class Part:
         """Return the part; a `MismatchError` unless it was made by what is wanted."""
         for name, value in wanted.items():
             if (found := self.made_by.get(name)) != value:
-                raise MismatchError(
-                    f"{place}: part {self.part} was made with {name} {found}, wanted is {value}; take another place, "
-                    f"or delete {_marker(self.stage, self.part)} and {_COMMANDS[self.stage]} it again"
-                )
+                made = f"{place}: part {self.part} was made with {name} {found}, wanted is {value}"
+                raise MismatchError(f"{made}; take another place, or {self._again}")
         return self
 
     @contextmanager
@@ -84,11 +82,12 @@ class Part:
                 for file, seal in self.files.items():
                     place.fetch(f"{self.folder}/{file}", seal, Path(temporary, file).parent)
             except FormatError as error:
-                again = (
-                    f"delete {_marker(self.stage, self.part)} and {_COMMANDS[self.stage]} part {self.part} again"
-                )
-                raise FormatError(f"{error}; {again}") from error
+                raise FormatError(f"{error}; {self._again}") from error
             yield Path(temporary) if place.local is None else place.local / self.folder
+
+    @property
+    def _again(self) -> str:
+        return f"delete {_marker(self.stage, self.part)} and {_COMMANDS[self.stage]} part {self.part} again"
 
 
 def find_part(place: Place, stage: Stage, part: int) -> Part | None:
