@@ -21,9 +21,12 @@ from delf_engine.config import Config
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
+from delf_engine.index import AnyIndex
+from delf_engine.index.segments.segment import IdTable, Segment
 
 _PHOTOGRAPHS = 6
-_SIZES = (500, 2000)  # images of the synthetic index at which queries are timed
+_INDEXED = 500  # images
+_COPIES = (8, 64)  # of them, in the indexes at which queries are timed: large ones, made in no time
 _QUERIES = 40
 _PIXELS = (1024, 768)
 _SEARCHER = 200_000_000  # bytes of a process that searches, beside the files that it maps
@@ -76,23 +79,24 @@ def measure_shards(model: str | os.PathLike[str] = "delf-r18", *, seed: int = 0)
         extracted = []
         extraction = _times(clock, lambda photo: extracted.append(extractor(photo)), photos).min()
         many = round(np.mean([len(features) for features in extracted]))
+        items = [(str(i), _features(rng, many, engine)) for i in range(_INDEXED)]
+        indexing = _times(clock, engine.add_features, [items])[0] / _INDEXED
+        queries = [_features(rng, many, engine) for _ in range(_QUERIES)]
         searches = []
-        for size in _SIZES:
-            names = map(str, range(len(engine), size))
-            items = [(name, _features(rng, many, engine)) for name in names]
-            indexing = _times(clock, engine.add_features, [items])[0] / len(items)
-            queries = [_features(rng, many, engine) for _ in range(_QUERIES)]
-            searches.append(_times(clock, lambda query: engine.index.search(query, 100), queries))
+        for copies in _COPIES:
+            large = _copied(engine.index, copies, Path(folder, str(copies)))
+            large.search_many(queries, 100)  # from the disk into memory
+            searches.append(_times(clock, lambda query, large=large: large.search(query, 100), queries))
         whole = _times(clock, lambda query: engine.search(query, confirm=0), extracted).min()
-        info = engine.info()
-    growth = max(0.0, (searches[1].min() - searches[0].min()) / (_SIZES[1] - _SIZES[0]))
+        feature_bytes, index_bytes = engine.store.info().bytes / _INDEXED, large.info().bytes / len(large)
+    growth = max(0.0, (searches[1].min() - searches[0].min()) / (_INDEXED * (_COPIES[1] - _COPIES[0])))
     return Figures(
         device="gpu" if extractor.on_gpu else "cpu",
         extract_seconds=float(extraction),
         index_seconds=float(indexing),
-        feature_bytes=info.store["bytes"] / _SIZES[1],
-        index_bytes=info.index["bytes"] / _SIZES[1],
-        query_seconds=float(extraction + whole - growth * _SIZES[1]),
+        feature_bytes=feature_bytes,
+        index_bytes=index_bytes,
+        query_seconds=float(extraction + whole),
         search_seconds=float(growth),
         tail=float(np.quantile(searches[1], 0.99) / np.median(searches[1])),
     )
@@ -147,6 +151,17 @@ def _features(rng: np.random.Generator, count: int, engine: Engine) -> LocalFeat
     keypoints = rng.uniform(0, 1, (count, 2)) * (np.array(_PIXELS) - 1)
     described = vector if len(vector) else None
     return LocalFeatures(keypoints, np.ones(count), np.linspace(2, 1, count), rows, _PIXELS, described)  # type: ignore[arg-type]
+
+
+def _copied(index: AnyIndex, copies: int, folder: Path) -> AnyIndex:
+    """Return an index, in a new folder, that holds all images so many times under other ids."""
+    large = index.copy()
+    segments = large._collection.segments
+    for number in range(1, copies):
+        names = IdTable.build([f"{number} {name}" for name in segments[0].ids])
+        segments.append(Segment({**segments[0].arrays, **names}))
+    large.save(folder)
+    return large
 
 
 def _times(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from delf_engine.engine.catch_up import catch_up
-from delf_engine.engine.directory import Words, choose_encoder, empty_index
+from delf_engine.engine.directory import Words, choose_encoder, empty_index, new_store
 from delf_engine.engine.state import load_extractor
 from delf_engine.errors import FormatError, ImageError, MismatchError
 from delf_engine.index import Encoder
@@ -148,17 +148,11 @@ def _extracted(
         failed.append((waiting.popleft(), error.reason))
 
     stream = extractor.extract_many(sources(), workers=workers, on_error=left_out)
-    with new_store(plan, folder) as store, closing(stream):
+    with new_store(folder, plan.engine) as store, closing(stream):
         features = ((waiting.popleft(), item) for _, item in stream)
         while batch := list(islice(features, _BATCH)):
             store.put_many(batch)
     return failed
-
-
-def new_store(plan: Plan, folder: Path) -> FeatureStore:
-    """Return a new feature store, as the plan says."""
-    made = plan.engine
-    return FeatureStore.create(folder, dim=made.dim, codec=made.profile.storage.codec, model=made.model_identity)
 
 
 def _fetched(found: Sequence[Photograph]) -> Iterator[tuple[Photograph, str | bytes | ImageError]]:

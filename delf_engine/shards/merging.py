@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from delf_engine.engine.directory import FEATURES, Words, empty_index, new_directory
+from delf_engine.engine.directory import FEATURES, Words, empty_index, new_directory, new_store
 from delf_engine.engine.file_ids import kept_root
 from delf_engine.engine.manifest import Manifest, write_manifest
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.index import AnyIndex, Encoder
 from delf_engine.index.kinds import load_index
-from delf_engine.shards.making import FAILURES, new_store, words_of
+from delf_engine.shards.making import FAILURES, words_of
 from delf_engine.shards.parts import Part, find_parts
 from delf_engine.shards.place import Place
 from delf_engine.shards.plan import Plan, check_part, hashed, read_plan
@@ -110,7 +110,7 @@ def joined_index(
 
 def _merge_features(place: Place, plan: Plan, parts: list[Part], folder: Path) -> dict[str, Any]:
     """Copy the stored features of all parts; return the revision of the new store."""
-    with new_store(plan, folder / FEATURES) as store, (folder / FAILURES).open("wb") as failures:
+    with new_store(folder / FEATURES, plan.engine) as store, (folder / FAILURES).open("wb") as failures:
         for part in parts:
             with part.opened(place) as opened, FeatureStore.open(opened, readonly=True) as one:
                 if len(store.put_stored(one)) != part.images:

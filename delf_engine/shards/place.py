@@ -41,8 +41,14 @@ class Place:
 
         self.address = os.fspath(address).rstrip("/") or "/"
         try:
-            # Listings that are kept would hide what other workers have done since.
-            self.fs, root = url_to_fs(self.address, use_listings_cache=False)
+            address, colons, rest = self.address.partition("::")
+            if not colons or "://" not in address or "://" in rest:  # else "::" is a part of a name, no chain
+                address, rest = self.address, ""
+            if "://" in address:  # listings that are kept would hide what other workers have done since
+                self.fs, root = url_to_fs(address, use_listings_cache=False)
+                root += rest and f"::{rest}"
+            else:  # fsspec would read more into some names of files
+                self.fs, root = LocalFileSystem(), os.path.abspath(address)
         except (ImportError, ValueError) as error:
             raise ConfigError(f"{self.address}: not an address that can be used here: {error}") from error
         self.root = root.rstrip("/")

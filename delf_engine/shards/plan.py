@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any, Literal
 
-from delf_engine.config import Config, Profile, load_profile, parse_config
-from delf_engine.engine.directory import check_kind
+from delf_engine.config import Config, Profile, parse_config
+from delf_engine.engine.directory import new_manifest
 from delf_engine.engine.manifest import Manifest
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.index import Encoder, IndexKind
-from delf_engine.model import load_global_head, model_reference, read_checkpoint_info
+from delf_engine.model import read_checkpoint_info
 from delf_engine.shards.place import Place, digest
 from delf_engine.shards.sources import Photograph, photographs
 
@@ -109,7 +110,9 @@ def plan_shards(
     source, target = os.fspath(source), Place(place)
     if Place(source).local is not None:
         source = os.path.abspath(source)
-    engine = _manifest(model, profile, index, source)
+    engine = _alike(new_manifest(model, profile, index), read_checkpoint_info(model).attention_threshold)
+    if os.path.isdir(source):
+        engine = engine.model_copy(update={"root": source})
     if target.read(_PLAN) is not None:
         there = read_plan(target)
         if (there.source, there.engine) != (source, engine):
@@ -120,7 +123,7 @@ def plan_shards(
         return there
     count = images = size = 0
     for part in _parts(photographs(source), part_bytes):
-        lines = "".join(f"{json.dumps(one.to_dict())}\n" for one in part).encode()
+        lines = "".join(f"{json.dumps(asdict(one))}\n" for one in part).encode()
         head = {"part": count, "images": len(part), "sha256": digest(lines)}
         target.write(_list(count), f"{json.dumps(head)}\n".encode() + lines)
         count, images, size = count + 1, images + len(part), size + sum(one.bytes or 0 for one in part)
@@ -185,40 +188,20 @@ def hashed(values: Any) -> str:
     return digest(json.dumps(values, sort_keys=True).encode())[:16]
 
 
-def _manifest(
-    model: str | os.PathLike[str],
-    profile: str | os.PathLike[str] | Profile | None,
-    index: IndexKind | None,
-    source: str,
-) -> Manifest:
-    info = read_checkpoint_info(model)
-    chosen = profile if isinstance(profile, Profile) else load_profile(profile or info.profile)
-    check_kind(index or chosen.index)
-    if chosen.extraction.precision == "auto":
-        chosen = chosen.model_copy(update={"extraction": _resolved(chosen, info.attention_threshold)})
-    head = load_global_head(model, info.identity)
-    return Manifest(
-        model=model_reference(model),
-        model_identity=info.identity,
-        dim=info.dim,
-        index=index or chosen.index,
-        codebook=None,
-        profile=chosen,
-        root=source if os.path.isdir(source) else None,
-        global_head=None if head is None else head.identity,
-        vectors=0 if head is None else head.dim,
-    )
-
-
-def _resolved(profile: Profile, threshold: float | None) -> Any:
-    """Return the options of extraction as an engine that is made here keeps them."""
+def _alike(engine: Manifest, threshold: float | None) -> Manifest:
+    """Return a manifest with options of extraction as an engine that is made on this machine keeps them."""
     from delf_engine.extraction.precision import resolve_precision
     from delf_engine.extraction.runtime import choose_device
 
-    extraction = profile.extraction
-    precision = resolve_precision(extraction.precision, choose_device("auto"))
-    lowest = max(extraction.min_score, threshold or 0.0)
-    return extraction.model_copy(update={"precision": precision, "min_score": lowest})
+    extraction = engine.profile.extraction
+    if extraction.precision != "auto":
+        return engine
+    made_with = {
+        "precision": resolve_precision("auto", choose_device("auto")),
+        "min_score": max(extraction.min_score, threshold or 0.0),
+    }
+    profile = engine.profile.model_copy(update={"extraction": extraction.model_copy(update=made_with)})
+    return engine.model_copy(update={"profile": profile})
 
 
 def _parts(found: Iterable[Photograph], part_bytes: int) -> Iterator[list[Photograph]]:

@@ -112,10 +112,10 @@ class Searcher:
         words = words_of(where, plan, codebook)
         for part in find_parts(where, "index", range(plan.parts)):
             part.check(where, plan.index_made_by(words))
-        kept = self._ray.put(words)
+        self._words = self._ray.put(words)  # for as long as an actor may be started again
         actor = self._ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=-1)(_Shard)
         held = [block.tolist() for block in np.array_split(np.arange(plan.parts), actors)]
-        self._actors = [actor.remote(where.address, block, kept) for block in held]
+        self._actors = [actor.remote(where.address, block, self._words) for block in held]
         self._images = sum(self._ray.get([one.images.remote() for one in self._actors]))
 
     def __len__(self) -> int:

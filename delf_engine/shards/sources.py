@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from delf_engine.errors import ConfigError, FormatError
 from delf_engine.images import find_images, image_suffixes
@@ -21,10 +20,6 @@ class Photograph:
     id: str
     address: str
     bytes: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values, ready for JSON."""
-        return asdict(self)
 
 
 def photographs(source: str) -> Iterator[Photograph]:
@@ -107,8 +102,10 @@ def _once(rows: Iterator[tuple[str, str, int | None]], source: str) -> Iterator[
     folder = _folder_of(source)
     base = folder.address if folder.local is None else os.path.abspath(folder.local)
     for number, (name, address, size) in enumerate(rows):
-        if not (isinstance(name, str) and name and isinstance(address, str) and address):
+        if not (name and address and isinstance(name, str) and isinstance(address, str)):
             raise FormatError(f"{source}: row {number}: id and address must be text, got {name!r}, {address!r}")
+        if not (size is None or isinstance(size, int)):
+            raise FormatError(f"{source}: row {number}: bytes must be a whole number, got {size!r}")
         if name not in seen:
             seen.add(name)
             absolute = "://" in address or os.path.isabs(address)

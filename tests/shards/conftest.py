@@ -43,7 +43,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, faults: object) -> s
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs in folders with names of all sorts, one of them large, one broken."""
     root, rng = tmp_path_factory.mktemp("shards") / "photographs", np.random.default_rng(3)
-    for name in ("a/1.png", "a/b/c d.png", "a/ü/猫.png", "z/1.png", "z/2.png", "z/2.jpg"):
+    for name in ("a/1.png", "a/b/c d.png", "a/ü/猫.png", "z/1.png", "z/2.png", "z/a::b~%23.jpg"):
         write_image(root / name, random_photo(rng))
     write_image(root / "huge.png", rng.integers(0, 256, (400, 300, 3), np.uint8))
     (root / "z" / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(1000))

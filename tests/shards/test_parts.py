@@ -269,7 +269,13 @@ def test_commands_print_a_line_each(made: Path, folder: Path, tiny_model: Path, 
 
 
 def test_costs(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in [("_PHOTOGRAPHS", 1), ("_SIZES", (4, 8)), ("_QUERIES", 2), ("_PIXELS", (160, 120))]:
+    for name, value in [
+        ("_PHOTOGRAPHS", 1),
+        ("_INDEXED", 4),
+        ("_COPIES", (2, 4)),
+        ("_QUERIES", 2),
+        ("_PIXELS", (160, 120)),
+    ]:
         monkeypatch.setattr(costs, name, value)
     measured = costs.measure_shards(tiny_model)
     assert min(measured.extract_seconds, measured.index_seconds, measured.feature_bytes, measured.index_bytes) > 0

@@ -88,7 +88,11 @@ def test_a_table_of_addresses(tmp_path: Path, faults: object) -> None:
     assert list(photographs("faulty://tables/t.parquet")) == wanted
     parquet.write_table(pa.table({"address": ["x"]}), path)
     assert list(photographs(str(path))) == [Photograph("x", f"{tmp_path}/x")]
-    for table, fact in [({"name": ["x"]}, "'address'"), ({"address": ["x", None]}, "row 1")]:
+    for table, fact in [
+        ({"name": ["x"]}, "'address'"),
+        ({"address": ["x", None]}, "row 1"),
+        ({"address": ["x"], "bytes": ["1"]}, "row 0"),
+    ]:
         parquet.write_table(pa.table(table), path)
         with raises(FormatError, str(path), fact):
             list(photographs(str(path)))
