@@ -77,17 +77,17 @@ def measure_shards(model: str | os.PathLike[str] = "delf-r18", *, seed: int = 0)
         warm, *photos = (_photograph(rng) for _ in range(_PHOTOGRAPHS + 1))
         extractor(warm)
         extracted = []
-        extraction = _times(clock, lambda photo: extracted.append(extractor(photo)), photos).min()
+        extraction = times(clock, lambda photo: extracted.append(extractor(photo)), photos).min()
         many = round(np.mean([len(features) for features in extracted]))
-        items = [(str(i), _features(rng, many, engine)) for i in range(_INDEXED)]
-        indexing = _times(clock, engine.add_features, [items])[0] / _INDEXED
-        queries = [_features(rng, many, engine) for _ in range(_QUERIES)]
+        items = [(str(i), synthetic_features(rng, many, engine)) for i in range(_INDEXED)]
+        indexing = times(clock, engine.add_features, [items])[0] / _INDEXED
+        queries = [synthetic_features(rng, many, engine) for _ in range(_QUERIES)]
         searches = []
         for copies in _COPIES:
-            large = _copied(engine.index, copies, Path(folder, str(copies)))
+            large = copied(engine.index, copies, Path(folder, str(copies)))
             large.search_many(queries, 100)  # from the disk into memory
-            searches.append(_times(clock, lambda query, large=large: large.search(query, 100), queries))
-        whole = _times(clock, lambda query: engine.search(query, confirm=0), extracted).min()
+            searches.append(times(clock, lambda query, large=large: large.search(query, 100), queries))
+        whole = times(clock, lambda query: engine.search(query, confirm=0), extracted).min()
         feature_bytes, index_bytes = engine.store.info().bytes / _INDEXED, large.info().bytes / len(large)
     growth = max(0.0, (searches[1].min() - searches[0].min()) / (_INDEXED * (_COPIES[1] - _COPIES[0])))
     return Figures(
@@ -142,7 +142,7 @@ def _photograph(rng: np.random.Generator) -> bytes:
     return bytes(cv2.imencode(".jpg", np.clip(image, 0, 255).astype(np.uint8))[1])
 
 
-def _features(rng: np.random.Generator, count: int, engine: Engine) -> LocalFeatures:
+def synthetic_features(rng: np.random.Generator, count: int, engine: Engine) -> LocalFeatures:
     """Return features near words of the engine, as those of photographs are, with a global vector if need be."""
     centroids: npt.NDArray[np.float32] = engine.index.encoder.centroids  # type: ignore[union-attr]
     rows = centroids[rng.integers(0, len(centroids), count)] + rng.normal(0, 0.03, (count, centroids.shape[1]))
@@ -153,7 +153,7 @@ def _features(rng: np.random.Generator, count: int, engine: Engine) -> LocalFeat
     return LocalFeatures(keypoints, np.ones(count), np.linspace(2, 1, count), rows, _PIXELS, described)  # type: ignore[arg-type]
 
 
-def _copied(index: AnyIndex, copies: int, folder: Path) -> AnyIndex:
+def copied(index: AnyIndex, copies: int, folder: Path) -> AnyIndex:
     """Return an index, in a new folder, that holds all images so many times under other ids."""
     large = index.copy()
     segments = large._collection.segments
@@ -164,7 +164,7 @@ def _copied(index: AnyIndex, copies: int, folder: Path) -> AnyIndex:
     return large
 
 
-def _times(
+def times(
     clock: Callable[[], float], call: Callable[[Any], Any], arguments: Iterable[Any]
 ) -> npt.NDArray[np.float64]:
     """Return the seconds of each call, (N,)."""

@@ -120,7 +120,10 @@ def index_part(place: str | os.PathLike[str], part: int, *, codebook: Words | No
 def words_of(place: Place, plan: Plan, given: Words | None) -> Encoder | None:
     """Return the words of an index; a `MismatchError` if they are others than the first that a place was given."""
     words = choose_encoder(plan.engine.index, given, plan.engine.model, plan.engine.dim)
-    if words is not None and not place.create(_WORDS, words.hash.encode()):
+    if words is None:
+        return None
+    kept = (place.read(_WORDS) or b"").decode()
+    if kept != words.hash and not place.create(_WORDS, words.hash.encode()):
         kept = (place.read(_WORDS) or b"").decode()
         raise MismatchError(
             f"{place}: its parts are indexed by words {kept[:8]}, not {words.hash[:8]}: one collection has one "
