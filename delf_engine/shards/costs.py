@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def measure_shards(model: str | os.PathLike[str] = "delf-r18", *, seed: int = 0)
         for copies in _COPIES:
             large = copied(engine.index, copies, Path(folder, str(copies)))
             large.search_many(queries, 100)  # from the disk into memory
-            searches.append(times(clock, lambda query, large=large: large.search(query, 100), queries))
+            searches.append(times(clock, partial(large.search, top_k=100), queries))
         whole = times(clock, lambda query: engine.search(query, confirm=0), extracted).min()
         feature_bytes, index_bytes = engine.store.info().bytes / _INDEXED, large.info().bytes / len(large)
     growth = max(0.0, (searches[1].min() - searches[0].min()) / (_INDEXED * (_COPIES[1] - _COPIES[0])))
