@@ -31,7 +31,7 @@ FLOORS: dict[int, set[str]] = {
     3: {"extraction", "storage", "index", "verification"},
     4: {"reranking", "plotting", "training"},
     5: {"engine"},
-    6: {"cli", "copies", "datasets", "demo", "mining", "serve"},
+    6: {"cli", "copies", "datasets", "demo", "mining", "serve", "shards"},
 }
 ROOMS = set().union(*FLOORS.values())
 RECORDS = {"errors", "features", "config", "grid", "pyramid", "images", "support"}
@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"model", "evaluation", "interchange", "extraction", "index", "vectors"},  # words and whitening go with it
     "datasets": {"config", "errors", "evaluation", "images", "support"},
     "serve": below(6) | {"copies"},  # one of its jobs
-    "cli": below(6) | {"copies", "datasets", "demo", "mining", "serve"},  # commands that start them
+    "cli": below(6) | {"copies", "datasets", "demo", "mining", "serve", "shards"},  # commands that start them
 }
 
 

@@ -35,7 +35,7 @@ PACKAGES = """
     delf_engine.errors delf_engine.evaluation delf_engine.extraction delf_engine.images delf_engine.index
     delf_engine.interchange delf_engine.matching delf_engine.model delf_engine.plotting
     delf_engine.plotting.report delf_engine.reranking delf_engine.serve delf_engine.storage
-    delf_engine.training delf_engine.vectors delf_engine.verification
+    delf_engine.shards delf_engine.training delf_engine.vectors delf_engine.verification
 """.split()  # noqa: SIM905 - a list that is read
 CELL = "{code-cell} ipython3"
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "the_whole_thing.py")

@@ -30,6 +30,7 @@ from delf_engine.cli import (
     pair,
     rerank,
     serve,
+    shard,
     training,
 )
 from delf_engine.cli.console import complain, say
@@ -70,6 +71,7 @@ for _group, _commands in _GROUPS.items():
     for _command in _commands:
         app.command(rich_help_panel=_group)(_command)
 app.add_typer(data.data_app, rich_help_panel="Measure")
+app.add_typer(shard.shard_app, rich_help_panel="Search a folder of photographs")
 app.add_typer(model.commands, rich_help_panel="Models and training")
 
 

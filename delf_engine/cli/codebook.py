@@ -12,7 +12,9 @@ from delf_engine.cli.options import JsonOption, MaxPixelsOption
 
 
 def codebook(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="An engine, or a folder of photographs.")],
+    source: Annotated[
+        list[Path], typer.Argument(help="An engine, or a folder of photographs; or several feature stores.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     words: Annotated[int, typer.Option(help="Visual words: at most a tenth of the descriptors is a good choice.")],
     per_image: Annotated[int, typer.Option(help="Features of each image, the best by attention.")] = 300,
@@ -42,7 +44,7 @@ def codebook(
     failed: list[tuple[str, str]] = []
     with staged_progress(quiet=as_json) as report:
         trained = train_words(
-            source,
+            source[0] if len(source) == 1 else source,
             words,
             mixture=mixture,
             per_image=per_image,

@@ -7,6 +7,8 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -45,22 +47,53 @@ def create_directory(
     fine: bool,
 ) -> None:
     """Make the directory of an empty engine; see `Engine.create`."""
+    manifest = new_manifest(model, profile, index)
+    words = choose_encoder(manifest.index, codebook, model, manifest.dim)
+    kept = {"codebook": None if words is None else words.hash, "root": kept_root(directory, root)}
+    manifest = manifest.model_copy(update=kept)
+    with new_directory(directory) as temporary:
+        new_store(temporary / FEATURES, manifest).close()
+        if fine:
+            create_fine_store(temporary, manifest.profile)
+        if words is not None:
+            words.save(temporary / manifest.codebook_file)
+        empty_index(manifest, words).save(temporary / manifest.index_folder)
+        write_manifest(temporary, manifest)
+
+
+def new_manifest(
+    model: str | os.PathLike[str], profile: str | os.PathLike[str] | Profile | None, index: IndexKind | None
+) -> Manifest:
+    """Return what an engine says of itself before it has words and a root; errors as of `Engine.create`."""
     info = read_checkpoint_info(model)
     chosen = profile if isinstance(profile, Profile) else load_profile(profile or info.profile)
     kind = index or chosen.index
-    words = choose_encoder(kind, codebook, model, info.dim)
+    check_kind(kind)
     head = load_global_head(model, info.identity)
-    manifest = Manifest(
+    return Manifest(
         model=model_reference(model),
         model_identity=info.identity,
         dim=info.dim,
         index=kind,
-        codebook=None if words is None else words.hash,
+        codebook=None,
         profile=chosen,
-        root=kept_root(directory, root),
         global_head=None if head is None else head.identity,
         vectors=0 if head is None else head.dim,
     )
+
+
+def new_store(path: Path, manifest: Manifest) -> FeatureStore:
+    """Make the empty feature store of a manifest and open it for writing."""
+    codec = manifest.profile.storage.codec
+    return FeatureStore.create(path, dim=manifest.dim, codec=codec, model=manifest.model_identity)
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """Yield a folder that becomes the directory of an engine if the block ends without an error.
+
+    A `FormatError` if there is something already, or it cannot be made.
+    """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FormatError(f"{directory}: exists and is not empty; open it, or choose another place")
     with system_errors(f"{directory}: an engine cannot be made here"):
@@ -69,15 +102,7 @@ def create_directory(
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             temporary.chmod(0o755)
-            FeatureStore.create(
-                temporary / FEATURES, dim=info.dim, codec=chosen.storage.codec, model=info.identity
-            ).close()
-            if fine:
-                create_fine_store(temporary, chosen)
-            if words is not None:
-                words.save(temporary / manifest.codebook_file)
-            empty_index(manifest, words).save(temporary / manifest.index_folder)
-            write_manifest(temporary, manifest)
+            yield temporary
             os.replace(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -146,25 +146,7 @@ class EngineState:
     @cached_property
     def extractor(self) -> Extractor:
         """The extractor of the engine's model and profile, loaded on first use; see `Engine.extractor`."""
-        from delf_engine.extraction import Extractor
-
-        manifest = self.manifest
-        extractor = Extractor.from_pretrained(manifest.model, config=manifest.profile.extraction)
-        found = None if extractor.info is None else extractor.info.identity
-        if found != manifest.model_identity:
-            raise MismatchError(
-                f"{self.directory}: made with model {manifest.model_identity}, but {manifest.model} is now "
-                f"{found}; its features do not fit. Use the old checkpoint or make a new engine"
-            )
-        if manifest.global_head is None:
-            extractor.global_head = None
-        head = None if extractor.global_head is None else extractor.global_head.identity
-        if head != manifest.global_head:
-            raise MismatchError(
-                f"{self.directory}: made with the global head {manifest.global_head}, but beside {manifest.model} "
-                f"lies {head or 'none'} now; its vectors do not fit. Use the old file or make a new engine"
-            )
-        return extractor
+        return load_extractor(self.manifest, self.directory)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -323,6 +305,28 @@ class EngineState:
     def _caught_up(self, since: Revision | None) -> Revision:
         save = None if self.readonly else lambda: self._save(None)
         return catch_up(self.store, self.index, since, save=save)
+
+
+def load_extractor(manifest: Manifest, where: object) -> Extractor:
+    """Load the extractor that a manifest names; a `MismatchError` that names `where` if it is another one now."""
+    from delf_engine.extraction import Extractor
+
+    extractor = Extractor.from_pretrained(manifest.model, config=manifest.profile.extraction)
+    found = None if extractor.info is None else extractor.info.identity
+    if found != manifest.model_identity:
+        raise MismatchError(
+            f"{where}: made with model {manifest.model_identity}, but {manifest.model} is now "
+            f"{found}; its features do not fit. Use the old checkpoint or make a new engine"
+        )
+    if manifest.global_head is None:
+        extractor.global_head = None
+    head = None if extractor.global_head is None else extractor.global_head.identity
+    if head != manifest.global_head:
+        raise MismatchError(
+            f"{where}: made with the global head {manifest.global_head}, but beside {manifest.model} "
+            f"lies {head or 'none'} now; its vectors do not fit. Use the old file or make a new engine"
+        )
+    return extractor
 
 
 def _signature(directory: Path) -> tuple[int, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,7 +31,7 @@ _MIXTURE_DESCRIPTORS = 100_000
 
 
 def train_words(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     words: int,
     *,
     mixture: bool = False,
@@ -53,8 +53,8 @@ def train_words(
 
     Parameters
     ----------
-    source : path
-        Directory of an engine, or a folder of photographs.
+    source : path, or several
+        Directory of an engine, or a folder of photographs; or several feature stores, such as parts of shards.
     words : int
         At most the number of descriptors; a tenth of them or fewer is a good choice.
     mixture : bool
@@ -94,7 +94,7 @@ def train_words(
 
 @contextmanager
 def _descriptors(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     per_image: int,
     model: str | os.PathLike[str],
     max_pixels: int | None,
@@ -103,6 +103,11 @@ def _descriptors(
 ) -> Iterator[Descriptors]:
     if per_image < 1:
         raise ConfigError(f"per_image must be at least 1, got {per_image}")
+    if not isinstance(source, (str, os.PathLike)):
+        with ExitStack() as stack:
+            stores = [stack.enter_context(FeatureStore.open(path, readonly=True)) for path in source]
+            yield _Stored(stores, per_image)
+        return
     folder = Path(source)
     if not (folder / MANIFEST).is_file():
         yield _extracted(find_images([folder]), per_image, model, max_pixels, on_error, report)
@@ -111,17 +116,18 @@ def _descriptors(
     with FeatureStore.open(folder / FEATURES, readonly=True) as store:
         if not len(store):
             raise DataError(f"{folder}: the engine is empty; add photographs first")
-        yield _Stored(store, per_image)
+        yield _Stored([store], per_image)
 
 
 class _Stored:
-    """The best descriptors of every image of a store, read anew in every iteration."""
+    """The best descriptors of every image of some stores, read anew in every iteration."""
 
-    def __init__(self, store: FeatureStore, per_image: int) -> None:
-        self._store, self._per_image = store, per_image
+    def __init__(self, stores: Sequence[FeatureStore], per_image: int) -> None:
+        self._stores, self._per_image = stores, per_image
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        best = (features.top(self._per_image).descriptors for _, features in self._store.items())
+        items = chain.from_iterable(store.items() for store in self._stores)
+        best = (features.top(self._per_image).descriptors for _, features in items)
         while batch := list(islice(best, 128)):  # images are small: fewer and larger blocks
             yield np.concatenate(batch)
 

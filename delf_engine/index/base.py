@@ -169,6 +169,26 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             self._changed()
         return new
 
+    def extend(self, other: Self) -> None:
+        """Take the images of another index behind its own; nothing is encoded again, and arrays are shared.
+
+        Results of searches are those of an index to which all images were added in this order.
+
+        Raises
+        ------
+        MismatchError
+            If the other one was made with other words or options, or holds an image that is here, too.
+        """
+        if type(other) is not type(self) or other._header() != self._header():
+            raise MismatchError(f"{other!r} was made with other words or options than {self!r}")
+        self._collection.flush()
+        other._collection.flush()
+        ids = other.ids()
+        if known := [image_id for image_id, row in zip(ids, self._collection.rows(ids), strict=True) if row >= 0]:
+            raise MismatchError(f"the index holds image {known[0]!r} already")
+        self._collection.extend(other._collection)
+        self._changed()
+
     def remove(self, ids: Iterable[str]) -> None:
         """Remove images. They are found no more at once, and gone from disk after the next `save`.
 

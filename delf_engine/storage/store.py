@@ -242,6 +242,51 @@ class FeatureStore(Transactions):
 
         return self._write(write)
 
+    def put_stored(self, other: FeatureStore) -> list[str]:
+        """Put all images of another store in one transaction, as they are stored: nothing is decoded.
+
+        Parameters
+        ----------
+        other : FeatureStore
+            Open, of the same dimension, codec and model.
+
+        Returns
+        -------
+        list of str
+            The ids that were written; those that were there already are left alone.
+
+        Raises
+        ------
+        MismatchError
+            If the other store holds features of another kind.
+        LockedError
+            If this store is open for reading only.
+        FormatError
+            If the batch cannot be written. The store is as before.
+        """
+        mine, theirs = ((one.dim, one.codec, one.model) for one in (self, other))
+        if mine != theirs:
+            raise MismatchError(f"{other.path} holds features of {theirs}, {self._path} of {mine}")
+
+        def write(txn: Any) -> list[str]:
+            written: list[str] = []
+            following = current_revision(txn, self._tables[b"meta"]).sequence
+            with other._reading() as source, source.cursor(db=other._tables[b"names"]) as names:
+                for number, name in names:
+                    sequence = following.to_bytes(8, "big")
+                    if txn.put(key_of(name), sequence, db=self._tables[b"keys"], overwrite=False):
+                        txn.put(sequence, name, db=self._tables[b"names"], append=True)
+                        txn.put(
+                            sequence, source.get(number, db=other._tables[b"values"]), db=self._tables[b"values"]
+                        )
+                        following += 1
+                        written.append(_decoded(name))
+            if written:
+                write_revision(txn, self._tables[b"meta"], following)
+            return written
+
+        return self._write(write)
+
     def remove(self, ids: Iterable[str]) -> None:
         """Remove images in one transaction.
 

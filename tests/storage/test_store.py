@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -49,6 +50,25 @@ def test_put_and_get(store: FeatureStore) -> None:
     assert "" not in store
     assert store.get_many([]) == []
     assert store.put_many([]) == []
+
+
+def test_a_store_takes_another_as_it_is_stored(store: FeatureStore, tmp_path: Path) -> None:
+    store.put("a", A)
+    with FeatureStore.create(tmp_path / "other", dim=8, codec="float32", model="delf-r18 0123") as other:
+        other.put_many([("c", C), ("a", B), ("x" * 5000, EMPTY)])
+        assert store.put_stored(other) == ["c", "x" * 5000]
+        before = store.revision()
+        assert store.put_stored(other) == []
+        assert store.revision() == before
+    assert list(store.items()) == [("a", A), ("c", C), ("x" * 5000, EMPTY)]
+    assert all(problem is None for _, problem in store.check())
+    for number, options in enumerate(({"dim": 9}, {"codec": "float16"}, {"model": "other"})):
+        chosen: dict[str, Any] = {"dim": 8, "codec": "float32", "model": "delf-r18 0123", **options}
+        with (
+            FeatureStore.create(tmp_path / str(number), **chosen) as other,
+            raises(MismatchError, str(other.path)),
+        ):
+            store.put_stored(other)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,11 @@ class Collection:
         """Add images that are not there yet."""
         self._pending.update(payloads)
 
+    def extend(self, other: Collection) -> None:
+        """Take the images of another collection, which are not here; none may be waiting in either."""
+        for segment in other.segments:
+            self.segments.append(Segment(segment.arrays, dead=np.flatnonzero(~segment.alive)))
+
     def remove(self, ids: Sequence[str]) -> None:
         """Remove images.
 

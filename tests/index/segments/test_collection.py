@@ -43,6 +43,23 @@ def test_add_and_remove(kind: Kind) -> None:
     assert info.to_dict()["images"] == 3
 
 
+def test_an_index_takes_another_behind_its_own(kind: Kind, tmp_path: Path) -> None:
+    index, other, wanted = kind.new(), kind.new(), kind.new()
+    index.add(NAMES[:2], [IMAGES[name] for name in NAMES[:2]])
+    other.add(NAMES[2:], [IMAGES[name] for name in NAMES[2:]])
+    other.remove(NAMES[3:4])
+    other.save(tmp_path / "other")
+    index.extend(kind.load(tmp_path / "other"))
+    kept = [*NAMES[:3], *NAMES[4:]]
+    wanted.add(kept, [IMAGES[name] for name in kept])
+    assert_same(index, wanted)
+    index.save(tmp_path / "joined")
+    assert_same(kind.load(tmp_path / "joined"), wanted)
+    with raises(MismatchError, NAMES[2]):
+        index.extend(other)
+    assert_same(index, wanted)
+
+
 def test_empty_cases(kind: Kind, tmp_path: Path) -> None:
     index = kind.new()
     for stage in range(2):
