@@ -1,0 +1,147 @@
+"""Many pairs verified at once, on a card: the answers of `PairVerifier`, to the inlier but for rounding.
+
+The default way, affine maps by the exhaustive estimator, runs on the device for all pairs of a batch together.
+Pairs that may wear the same overlay are looked at again here, and where they do, or where other ways are asked for,
+`PairVerifier` answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from delf_engine.config import VerificationConfig
+from delf_engine.features import LocalFeatures
+from delf_engine.support.threads import lock_across_forks, torch_after_fork
+from delf_engine.verification.geometry import pixel_frame
+from delf_engine.verification.order import goes_first
+from delf_engine.verification.overlays import overlay_matches
+from delf_engine.verification.result import Verification
+from delf_engine.verification.verify import PairVerifier, answered
+
+if TYPE_CHECKING:
+    from delf_engine.verification.shards import BatchAnswers, Shard
+
+Pair: TypeAlias = tuple[LocalFeatures, LocalFeatures]
+
+#: What is kept on each device, by its name and the dimension of descriptors; one call at a time uses it.
+_shards: dict[tuple[str, int], Shard] = {}
+_lock = lock_across_forks()
+
+
+def runs_on_cards(config: VerificationConfig) -> bool:
+    """Tell whether pairs are verified on the device; else `PairVerifier` verifies them, on the host."""
+    return (config.model, config.estimator, config.precision) == ("affine", "exhaustive", "float32")
+
+
+class BatchVerifier:
+    """Verifies many pairs at once: what `PairVerifier` says of each, in the order given.
+
+    Matches are the same; which of them are inliers can differ by one where float32 rounds otherwise. Features stay
+    on the device, up to 4 GiB for each dimension of descriptors, as long as the objects live.
+
+    Parameters
+    ----------
+    config, exponent, seed
+        As of `PairVerifier`.
+    device : str
+        "cuda", "cuda:1", ...; "auto", a card if there is one; or "cpu", where torch computes the same.
+
+    Raises
+    ------
+    ConfigError
+        As `verify_features`, and if there is no such device.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: VerificationConfig | None = None,
+        exponent: float | None = None,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        from delf_engine.model.device import choose_device
+
+        self._device = choose_device(device)
+        self._one = partial(PairVerifier, config=config, exponent=exponent, seed=seed)
+        nothing = LocalFeatures.empty((1, 1), 1)
+        example = self._one(nothing)
+        example(nothing)  # refuses what is out of range
+        self._config, self._exponent = example.config, example.exponent
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[Verification]:
+        """Return the verification of each pair, A and B.
+
+        Raises
+        ------
+        MismatchError
+            If the descriptors of a pair have different dimensions.
+        """
+        from delf_engine.verification.shards import fitting
+
+        out: dict[int, Verification] = {}
+        by_dim: dict[int, list[int]] = {}
+        for i, (a, b) in enumerate(pairs):
+            if a.dim == b.dim and runs_on_cards(self._config):
+                by_dim.setdefault(a.dim, []).append(i)
+            else:
+                out[i] = self._one(a)(b)
+        with _lock:
+            torch_after_fork()
+            for dim, some in by_dim.items():
+                some.sort(key=lambda i: max(map(len, pairs[i])))  # little is padded
+                for part in fitting([(len(pairs[i][0]), len(pairs[i][1])) for i in some], self._device):
+                    out.update(zip(some[part], self._verified([pairs[i] for i in some[part]], dim), strict=True))
+        return [out[i] for i in range(len(pairs))]
+
+    def _verified(self, pairs: Sequence[Pair], dim: int) -> list[Verification]:
+        """Verify a batch, for which there is room on the device."""
+        from delf_engine.verification.shards import Shard, verify_batch
+
+        key = str(self._device), dim
+        shard = _shards.setdefault(key, Shard(self._device, dim))
+        places = shard.places([image for pair in pairs for image in pair])
+        ways = [
+            self._config.mutual and (p.room < o.room if p.room != o.room else goes_first(b, a))
+            for (a, b), o, p in zip(pairs, places[::2], places[1::2], strict=True)
+        ]
+        step = [-1 if turned else 1 for turned in ways]
+        ordered = [pair[::way] for pair, way in zip(pairs, step, strict=True)]
+        found = verify_batch(
+            shard,
+            ordered,
+            [(places[2 * i], places[2 * i + 1])[::way] for i, way in enumerate(step)],
+            self._config,
+            self._exponent,
+        )
+        return [
+            self._answer(found, i, ordered[i], turned) or self._one(pairs[i][0])(pairs[i][1])
+            for i, turned in enumerate(ways)
+        ]
+
+    def _answer(self, found: BatchAnswers, i: int, pair: Pair, turned: bool) -> Verification | None:
+        """Return what was found of a pair in its order, or None if both images wear an overlay."""
+        inliers = found.inliers[i]
+        if found.suspect[i]:
+            own = found.own[i]
+            if overlay_matches(*pair, found.matches[i][own], inliers[own]) is not None:
+                return None
+        fitted = bool(found.found[i])
+        return answered(
+            self._config,
+            np.vstack([found.transform[i], [0, 0, 1]]) if fitted else None,
+            [pixel_frame(image.image_size, self._config.reference_size) for image in pair],
+            found.matches[i][inliers],
+            found.similarities[i][inliers],
+            turned=turned,
+            effective_inliers=int(found.effective[i]),
+            error_px=float(found.error[i]) if fitted else None,
+            putative=int(found.own[i].sum()),
+            overlay=0,
+            similarity=float(found.similarity[i]),
+            exponent=self._exponent,
+        )

@@ -1,0 +1,216 @@
+"""The exhaustive affine search of many pairs at once, as tensors: what `affine`, `kernels` and `geometry` do for one.
+
+Names and steps are those of `kernels`, where they are explained. P pairs have M matches each, of which `own`,
+(P, M) bool, are matches; those beyond may hold anything finite. Points are in float64, only the support of
+hypotheses in float32, as there; residuals take the same operations in the same order, sums any. The hypotheses of a
+pair are tried in the order of their support, and what a refined map explains is left out: a wave refines the next
+eight of every pair together, and those that the ones before them explain are dropped afterwards, untried.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from delf_engine.verification.affine import GROWTH, ROUNDS, SLACK, TRIES
+from delf_engine.verification.geometry import COLLINEAR, MAX_STRETCH, MAX_ZOOM
+from delf_engine.verification.kernels import FLAT, MIN_AFFINE
+
+
+class BatchFit(NamedTuple):
+    """The fits of P pairs.
+
+    Attributes
+    ----------
+    found : (P,) bool
+        Whether there is one.
+    transform : (P, 2, 3) float64
+        From A to B.
+    inliers : (P, M) bool
+    residuals : (P, M) float64
+        Sampson distances in pixels.
+    """
+
+    found: Tensor
+    transform: Tensor
+    inliers: Tensor
+    residuals: Tensor
+
+
+def fit_batch(points: Tensor, scales: Tensor, own: Tensor, *, threshold: float, minimum: int, room: int) -> BatchFit:
+    """Do what `models.estimate` does with the exhaustive estimator of affine maps.
+
+    Parameters
+    ----------
+    points : (P, M, 4) float64
+        x, y in A, and x, y in B.
+    scales : (P, M, 2) float64
+        Of the features, in A and in B.
+    own : (P, M) bool
+    threshold : float
+        Largest residual of an inlier, in pixels.
+    minimum : int
+        Different matches that are evidence.
+    room : int
+        Bytes that intermediate results may take.
+    """
+    sound = ~_degenerate(points, own, minimum)
+    zooms = (scales[..., 1] / scales[..., 0]).clamp(1 / MAX_ZOOM, MAX_ZOOM).float()
+    reach, growth = (torch.tensor(value, dtype=torch.float32).item() for value in ((SLACK * threshold) ** 2, GROWTH**2))
+    support = torch.empty_like(zooms)
+    step = max(1, room // (48 * max(1, own.shape[1]) ** 2))
+    for start in range(0, len(points), step):
+        part = slice(start, start + step)
+        support[part] = _support(points[part].float(), zooms[part], own[part], reach, growth)
+    order = support.masked_fill_(~own, -1).sort(dim=1, descending=True, stable=True).indices
+    found, transform = _search(
+        points.gather(1, order[:, :, None].expand(-1, -1, 4)),
+        zooms.gather(1, order).double(),
+        own.gather(1, order) & sound[:, None],
+        threshold**2,
+        reach,
+        growth,
+    )
+    residuals = _squared_residuals(transform, points).clamp(min=0).sqrt()
+    inliers = own & found[:, None] & (residuals <= threshold)
+    return BatchFit(found & ~_degenerate(points, inliers, minimum), transform, inliers, residuals)
+
+
+def occupied_bins(points: Tensor, chosen: Tensor, side: float) -> Tensor:
+    """Return what `geometry.occupied_bins` does of the chosen, (P, M) bool, of points, (P, M, 2): (P,)."""
+    x, y = ((points + 0.5) / side).floor().unbind(-1)
+    alike = (x[:, :, None] == x[:, None]) & (y[:, :, None] == y[:, None]) & chosen[:, None]
+    return (chosen & ~alike.tril(-1).any(2)).sum(1)
+
+
+def _support(points: Tensor, zooms: Tensor, own: Tensor, reach: float, growth: float) -> Tensor:
+    """Return how well each match, with its zoom, explains all matches: (P, M) float32, for (P, M, 4) float32."""
+    ax, ay, bx, by = points.unbind(-1)
+    z = zooms[:, :, None]
+    far = sum((c[:, None] - c[:, :, None]).square_() for c in (ax, ay, bx, by))
+    ex, ey = (
+        (v[:, None] - z * u[:, None]).sub_((v - zooms * u)[:, :, None]) for u, v in ((ax, bx), (ay, by))
+    )
+    lost = ex.square_().add_(ey.square_()).mul_(1 / (z * z + 1)).div_(far * growth + reach)
+    kept = (1 - lost).masked_fill_(~own[:, None], 0)
+    # In float64 sums of such numbers are nearly always exact: they do not depend on how many pairs there are.
+    return torch.where(kept > 0, kept, 0).sum(2, dtype=torch.float64).float()
+
+
+def _search(
+    points: Tensor, zooms: Tensor, own: Tensor, limit: float, reach: float, growth: float
+) -> tuple[Tensor, Tensor]:
+    """Do what `kernels.search_affine` does, of matches in the order of their support: (P,) bool, (P, 2, 3)."""
+    pairs, count = own.shape
+    places = torch.arange(count, device=own.device)
+    seen, tried = ~own, torch.zeros(pairs, dtype=torch.int64, device=own.device)
+    best, out = points.new_zeros(pairs), points.new_zeros(pairs, 2, 3)
+    while len(at := ((tried < TRIES) & ~seen.all(1)).nonzero()[:, 0]):
+        some, ours, hidden = points[at], own[at], seen[at]
+        ahead = torch.where(hidden, count, places).sort(dim=1).values[:, :TRIES]
+        picked, real = ahead.clamp(max=count - 1), ahead < count
+        start = _explained(some, picked, zooms[at].gather(1, picked), reach, growth)
+        score, model = _optimise(some, ours, start & ours[:, None] & real[:, :, None], limit)
+        close = (_squared_residuals(model, some[:, None]) <= limit) & (score > 0)[:, :, None]
+        close |= places == picked[:, :, None]
+        for k in range(ahead.shape[1]):
+            goes = real[:, k] & (tried[at] < TRIES) & ~hidden.gather(1, picked[:, k, None])[:, 0]
+            hidden |= close[:, k] & goes[:, None]
+            better = goes & (score[:, k] > best[at])
+            best[at] = torch.where(better, score[:, k], best[at])
+            out[at] = torch.where(better[:, None, None], model[:, k], out[at])
+            tried[at] += goes
+        seen[at] = hidden
+    return (best > 0) & out.isfinite().all(2).all(1) & _plausible(out), out
+
+
+def _explained(points: Tensor, picked: Tensor, zooms: Tensor, reach: float, growth: float) -> Tensor:
+    """Tell which matches the picked ones, (P, K), explain with their zooms: (P, K, M)."""
+    own = points.gather(1, picked[:, :, None].expand(-1, -1, 4))
+    dx, dy, gx, gy = (points[:, None] - own[:, :, None]).unbind(-1)
+    z = zooms[:, :, None]
+    ex, ey = gx - z * dx, gy - z * dy
+    far = dx * dx + dy * dy + gx * gx + gy * gy
+    return (ex * ex + ey * ey) * (1.0 / (z * z + 1.0)) <= reach + growth * far
+
+
+def _optimise(points: Tensor, own: Tensor, inliers: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """Refine maps, from the inliers, (P, K, M), of each; return their scores, (P, K), and maps, (P, K, 2, 3)."""
+    best, model = points.new_zeros(inliers.shape[:2]), points.new_zeros(*inliers.shape[:2], 2, 3)
+    alive = torch.ones_like(best, dtype=torch.bool)
+    for shrinking in (ROUNDS**2).tolist():
+        fitted, maps = _fit(points, inliers)
+        alive = alive & fitted & _plausible(maps)
+        if not alive.any():
+            break
+        residuals = _squared_residuals(maps, points[:, None])
+        score = torch.where(own[:, None] & (residuals <= limit), 1.0 - residuals / limit, 0.0).sum(2)
+        better = alive & (score > best)
+        best = torch.where(better, score, best)
+        model = torch.where(better[:, :, None, None], maps, model)
+        if shrinking == 1.0:
+            alive = better
+        inliers = own[:, None] & (residuals <= limit * shrinking)
+    return best, model
+
+
+def _fit(points: Tensor, inliers: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit a map to the inliers of each hypothesis: whether there is one, (P, K), and the maps, (P, K, 2, 3)."""
+    count = inliers.sum(2)
+    mean = (inliers.double() @ points) / count[:, :, None]
+    apart = torch.where(inliers[..., None], points[:, None] - mean[:, :, None], 0.0)
+    sums = apart.transpose(2, 3) @ apart
+    (xx, xy), yy = sums[..., 0, :2].unbind(-1), sums[..., 1, 1]
+    (ux, uy), (vx, vy) = sums[..., 2, :2].unbind(-1), sums[..., 3, :2].unbind(-1)
+    size, area = xx + yy, xx * yy - xy * xy
+    affine = (count >= MIN_AFFINE) & (area > FLAT * size * size)
+    cosine, sine = (ux + vy) / size, (vx - uy) / size
+    m00 = torch.where(affine, (ux * yy - uy * xy) / area, cosine)
+    m01 = torch.where(affine, (uy * xx - ux * xy) / area, -sine)
+    m10 = torch.where(affine, (vx * yy - vy * xy) / area, sine)
+    m11 = torch.where(affine, (vy * xx - vx * xy) / area, cosine)
+    ma, na, mb, nb = mean.unbind(-1)
+    rows = [m00, m01, mb - m00 * ma - m01 * na, m10, m11, nb - m10 * ma - m11 * na]
+    return (count >= 2) & (size > 0), torch.stack(rows, dim=-1).unflatten(-1, (2, 3))
+
+
+def _squared_residuals(maps: Tensor, points: Tensor) -> Tensor:
+    """Return the squared Sampson distances, (..., M), of matches, (..., M, 4), from affine maps, (..., 2, 3)."""
+    m = [[maps[..., i, j, None] for j in range(3)] for i in range(2)]
+    ax, ay, bx, by = points.unbind(-1)
+    m11 = m[0][0] * m[0][0] + m[0][1] * m[0][1] + 1.0
+    m22 = m[1][0] * m[1][0] + m[1][1] * m[1][1] + 1.0
+    m12 = m[0][0] * m[1][0] + m[0][1] * m[1][1]
+    e1 = m[0][0] * ax + m[0][1] * ay + m[0][2] - bx
+    e2 = m[1][0] * ax + m[1][1] * ay + m[1][2] - by
+    return (m22 * e1 * e1 - 2.0 * m12 * e1 * e2 + m11 * e2 * e2) * (1.0 / (m11 * m22 - m12 * m12))
+
+
+def _plausible(maps: Tensor) -> Tensor:
+    """Do what `kernels.plausible_affine` does, for maps (..., 2, 3)."""
+    a, b, c, d = maps[..., :2].flatten(-2).unbind(-1)
+    area = a * d - b * c
+    squares = a * a + b * b + c * c + d * d
+    return (MAX_ZOOM**-2 < area) & (area < MAX_ZOOM**2) & (squares < area * (MAX_STRETCH + 1 / MAX_STRETCH))
+
+
+def _degenerate(points: Tensor, own: Tensor, minimum: int) -> Tensor:
+    """Do what `geometry.is_degenerate` does, of the matches of each pair that are its own: (P,) bool."""
+    left, different = own, torch.zeros(len(own), dtype=torch.int64, device=own.device)
+    for _ in range(minimum if own.shape[1] else 0):  # take one, and all that are equal to it
+        one, any_left = left.byte().argmax(1), left.any(1)
+        different += any_left
+        alike = (points == points.gather(1, one[:, None, None].expand(-1, 1, 4))).all(2)
+        left = left & ~alike
+    return (different < minimum) | _on_a_line(points[..., :2], own) | _on_a_line(points[..., 2:], own)
+
+
+def _on_a_line(points: Tensor, own: Tensor) -> Tensor:
+    """Do what `kernels.on_a_line` does, for points (P, M, 2): (P,) bool."""
+    mean = (own.double()[:, None] @ points) / own.sum(1)[:, None, None]
+    apart = torch.where(own[:, :, None], points - mean, 0.0)
+    (xx, xy), (_, yy) = (row.unbind(-1) for row in (apart.transpose(1, 2) @ apart).unbind(1))
+    total = xx + yy
+    return ~((total > 0) & ((xx * yy - xy * xy) / total / total > COLLINEAR**2))
