@@ -39,7 +39,14 @@ class BatchMatches(NamedTuple):
 
 
 def match_batch(
-    a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor, *, mutual: bool, ratio: float | None, max_distance: float | None
+    a: Tensor,
+    b: Tensor,
+    of_a: Tensor,
+    of_b: Tensor,
+    *,
+    mutual: bool,
+    ratio: float | None,
+    max_distance: float | None,
 ) -> BatchMatches:
     """Match the descriptors of P pairs by the rules of `match_prepared`.
 

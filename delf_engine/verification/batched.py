@@ -1,8 +1,8 @@
 """Many pairs verified at once, on a card: the answers of `PairVerifier`, to the inlier but for rounding.
 
 The default way, affine maps by the exhaustive estimator, runs on the device for all pairs of a batch together.
-Pairs that may wear the same overlay are looked at again here, and where they do, or where other ways are asked for,
-`PairVerifier` answers.
+Pairs that may wear the same overlay are looked at again here, and where they do, or where another way is asked
+for, `PairVerifier` answers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import PairVerifier, answered
 
 if TYPE_CHECKING:
+    from delf_engine.verification.calibration import Calibration
     from delf_engine.verification.shards import BatchAnswers, Shard
 
 Pair: TypeAlias = tuple[LocalFeatures, LocalFeatures]
@@ -35,6 +36,38 @@ _lock = lock_across_forks()
 def runs_on_cards(config: VerificationConfig) -> bool:
     """Tell whether pairs are verified on the device; else `PairVerifier` verifies them, on the host."""
     return (config.model, config.estimator, config.precision) == ("affine", "exhaustive", "float32")
+
+
+def verify_pairs(
+    pairs: Sequence[Pair],
+    *,
+    config: VerificationConfig | None = None,
+    exponent: float | None = None,
+    seed: int = 0,
+    calibration: Calibration | None = None,
+    device: str = "auto",
+) -> list[Verification]:
+    """Do what `verify_features` does, for many pairs at once on a card.
+
+    Parameters
+    ----------
+    pairs : sequence of (LocalFeatures, LocalFeatures)
+    config, exponent, seed, calibration
+        As of `verify_features`.
+    device : str
+        As of `BatchVerifier`.
+
+    Returns
+    -------
+    list of Verification
+
+    Raises
+    ------
+    MismatchError, ConfigError
+        As `verify_features`, and if there is no such device.
+    """
+    found = BatchVerifier(config=config, exponent=exponent, seed=seed, device=device)(pairs)
+    return found if calibration is None else [calibration.judged(each) for each in found]
 
 
 class BatchVerifier:
@@ -73,6 +106,11 @@ class BatchVerifier:
         example(nothing)  # refuses what is out of range
         self._config, self._exponent = example.config, example.exponent
 
+    @property
+    def on_card(self) -> bool:
+        """Whether the device is a card."""
+        return self._device.type != "cpu"
+
     def __call__(self, pairs: Sequence[Pair]) -> list[Verification]:
         """Return the verification of each pair, A and B.
 
@@ -105,31 +143,23 @@ class BatchVerifier:
         key = str(self._device), dim
         shard = _shards.setdefault(key, Shard(self._device, dim))
         places = shard.places([image for pair in pairs for image in pair])
-        ways = [
-            self._config.mutual and (p.room < o.room if p.room != o.room else goes_first(b, a))
-            for (a, b), o, p in zip(pairs, places[::2], places[1::2], strict=True)
+        where = list(zip(places[::2], places[1::2], strict=True))
+        turned = [
+            self._config.mutual and (q.room < p.room if q.room != p.room else goes_first(b, a))
+            for (a, b), (p, q) in zip(pairs, where, strict=True)
         ]
-        step = [-1 if turned else 1 for turned in ways]
-        ordered = [pair[::way] for pair, way in zip(pairs, step, strict=True)]
-        found = verify_batch(
-            shard,
-            ordered,
-            [(places[2 * i], places[2 * i + 1])[::way] for i, way in enumerate(step)],
-            self._config,
-            self._exponent,
-        )
-        return [
-            self._answer(found, i, ordered[i], turned) or self._one(pairs[i][0])(pairs[i][1])
-            for i, turned in enumerate(ways)
-        ]
+        ordered = [(b, a) if turn else (a, b) for (a, b), turn in zip(pairs, turned, strict=True)]
+        where = [(q, p) if turn else (p, q) for (p, q), turn in zip(where, turned, strict=True)]
+        found = verify_batch(shard, ordered, where, self._config, self._exponent)
+        return [self._answer(found, i, pair, turned[i]) for i, pair in enumerate(ordered)]
 
-    def _answer(self, found: BatchAnswers, i: int, pair: Pair, turned: bool) -> Verification | None:
-        """Return what was found of a pair in its order, or None if both images wear an overlay."""
+    def _answer(self, found: BatchAnswers, i: int, pair: Pair, turned: bool) -> Verification:
+        """Return what was found of a pair in its order, or what is if both images wear an overlay."""
         inliers = found.inliers[i]
         if found.suspect[i]:
             own = found.own[i]
             if overlay_matches(*pair, found.matches[i][own], inliers[own]) is not None:
-                return None
+                return self._one(pair[turned])(pair[not turned])
         fitted = bool(found.found[i])
         return answered(
             self._config,

@@ -1,4 +1,4 @@
-"""Features that stay on a device, and the verification of pairs of them there, up to what is written on the host."""
+"""Features that stay on a device, and pairs of them verified there, up to what the host makes of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Place(NamedTuple):
     """Where an image's rows begin, how many there are, and what `order.room` says of it."""
 
     start: int
-    count: int
+    rows: int
     room: float
 
 
@@ -101,7 +101,7 @@ class Shard:
         self._places.pop(key, None)
 
     def rows(self, start: Tensor, count: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the rows of P images: descriptors (P, N, D), x, y and scale (P, N, 3), and which are own (P, N)."""
+        """Return the rows of P images: descriptors, (P, N, D), x, y, scale, (P, N, 3), and which are own."""
         places = torch.arange(most, device=self.device)
         own = places < count[:, None]
         found = self._table[torch.where(own, start[:, None] + places, 0)]
@@ -130,12 +130,12 @@ def verify_batch(
     """Verify pairs that are in order (`goes_first`), without a look at overlays."""
     frames = [[pixel_frame(image.image_size, config.reference_size)[0] for image in pair] for pair in pairs]
     numbers = [
-        [*(n for place in two for n in place[:2]), *(f[i] for f in frame for i in (0, 2)), *a.image_size, *b.image_size]
-        for two, frame, (a, b) in zip(places, frames, pairs, strict=True)
+        [*p[:2], *q[:2], *frame[0][[0, 2]], *frame[1][[0, 2]], *a.image_size, *b.image_size]
+        for (p, q), frame, (a, b) in zip(places, frames, pairs, strict=True)
     ]
     facts = torch.tensor(np.array(numbers, np.float64), device=shard.device)
     start_a, count_a, start_b, count_b = facts[:, :4].long().unbind(1)
-    most_a, most_b = (max(1, *(two[side].count for two in places)) for side in (0, 1))
+    most_a, most_b = (max(1, *(two[side].rows for two in places)) for side in (0, 1))
     of_a, framed_a, own_a = shard.rows(start_a, count_a, most_a)
     of_b, framed_b, own_b = shard.rows(start_b, count_b, most_b)
     matched = match_batch(
@@ -147,9 +147,8 @@ def verify_batch(
     own = rows < most_a
     rows = rows.clamp(max=most_a - 1)
     matches = torch.stack([rows, matched.place.gather(1, rows)], dim=2)
-    raw = torch.stack(
-        [side.gather(1, i[:, :, None].expand(-1, -1, 3)) for side, i in zip((framed_a, framed_b), matches.unbind(2), strict=True)], 2
-    ).double()  # (P, M, 2, 3)
+    sides = zip((framed_a, framed_b), matches.unbind(2), strict=True)
+    raw = torch.stack([side.gather(1, i[:, :, None].expand(-1, -1, 3)) for side, i in sides], 2).double()
     zoom, shift = facts[:, None, 4:8:2, None], facts[:, None, 5:8:2, None]
     points = raw[..., :2] * zoom + shift
     fit = fit_batch(
@@ -165,22 +164,27 @@ def verify_batch(
     still = _stands_still(raw[..., :2], facts[:, 8:].unflatten(1, (2, 2)))
     effective = torch.stack([occupied_bins(points[:, :, i], inliers, config.residual_px) for i in (0, 1)])
     error = torch.where(inliers, fit.residuals.square(), 0.0).sum(1) / agreeing
-    return BatchAnswers(*(each.cpu().numpy() for each in (
-        matches.int(),
-        matched.similarity.gather(1, rows),
-        own,
-        inliers,
-        fit.found,
-        fit.transform,
-        effective.amin(0),
-        error.sqrt(),
-        torch.where(matched.mutual, powers, 0.0).sum(1),
-        (agreeing >= LEAST) & ((still & inliers).sum(1) >= MOST * agreeing),
-    )))
+    return BatchAnswers(
+        *(
+            each.cpu().numpy()
+            for each in (
+                matches.int(),
+                matched.similarity.gather(1, rows),
+                own,
+                inliers,
+                fit.found,
+                fit.transform,
+                effective.amin(0),
+                error.sqrt(),
+                torch.where(matched.mutual, powers, 0.0).sum(1),
+                (agreeing >= LEAST) & ((still & inliers).sum(1) >= MOST * agreeing),
+            )
+        )
+    )
 
 
 def _stands_still(points: Tensor, sizes: Tensor) -> Tensor:
-    """Do what `overlays._stands_still` does, for points (P, M, 2, 2) of A and B and sizes (P, 2, 2): (P, M) bool."""
+    """Do what `overlays._stands_still` does, for points, (P, M, 2, 2), of A and B, of sizes (P, 2, 2)."""
     points, sizes = points + 0.5, sizes[:, None]
     shorter = sizes.amin(2)  # (P, 1, 2)
     parts, one = shorter[:, :, None] / sizes, torch.ones_like(sizes)  # (P, 1, 2, 2)

@@ -1,16 +1,17 @@
-"""The exhaustive affine search of many pairs at once, as tensors: what `affine`, `kernels` and `geometry` do for one.
+"""The exhaustive affine search of many pairs at once, as tensors: what `affine` and `kernels` do for one.
 
-Names and steps are those of `kernels`, where they are explained. P pairs have M matches each, of which `own`,
-(P, M) bool, are matches; those beyond may hold anything finite. Points are in float64, only the support of
-hypotheses in float32, as there; residuals take the same operations in the same order, sums any. The hypotheses of a
-pair are tried in the order of their support, and what a refined map explains is left out: a wave refines the next
-eight of every pair together, and those that the ones before them explain are dropped afterwards, untried.
+Names and steps are those of `kernels`, where they are explained. P pairs have M places each, of which `own`,
+(P, M) bool, are matches; the others may hold anything finite. As there, the support of hypotheses is in float32,
+all else in float64; sums are taken in any order. There the hypotheses of a pair are tried one after the other, in
+the order of their support, but for those that a refined map explains. Here a wave refines the next eight of every
+pair together, and drops afterwards, as untried, those that one before them explains.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +40,9 @@ class BatchFit(NamedTuple):
     residuals: Tensor
 
 
-def fit_batch(points: Tensor, scales: Tensor, own: Tensor, *, threshold: float, minimum: int, room: int) -> BatchFit:
+def fit_batch(
+    points: Tensor, scales: Tensor, own: Tensor, *, threshold: float, minimum: int, room: int
+) -> BatchFit:
     """Do what `models.estimate` does with the exhaustive estimator of affine maps.
 
     Parameters
@@ -58,7 +61,7 @@ def fit_batch(points: Tensor, scales: Tensor, own: Tensor, *, threshold: float, 
     """
     sound = ~_degenerate(points, own, minimum)
     zooms = (scales[..., 1] / scales[..., 0]).clamp(1 / MAX_ZOOM, MAX_ZOOM).float()
-    reach, growth = (torch.tensor(value, dtype=torch.float32).item() for value in ((SLACK * threshold) ** 2, GROWTH**2))
+    reach, growth = float(np.float32((SLACK * threshold) ** 2)), float(np.float32(GROWTH**2))
     support = torch.empty_like(zooms)
     step = max(1, room // (48 * max(1, own.shape[1]) ** 2))
     for start in range(0, len(points), step):
@@ -73,7 +76,7 @@ def fit_batch(points: Tensor, scales: Tensor, own: Tensor, *, threshold: float, 
         reach,
         growth,
     )
-    residuals = _squared_residuals(transform, points).clamp(min=0).sqrt()
+    residuals = _squared_residuals(transform[:, None], points)[:, 0].clamp(min=0).sqrt()
     inliers = own & found[:, None] & (residuals <= threshold)
     return BatchFit(found & ~_degenerate(points, inliers, minimum), transform, inliers, residuals)
 
@@ -90,9 +93,7 @@ def _support(points: Tensor, zooms: Tensor, own: Tensor, reach: float, growth: f
     ax, ay, bx, by = points.unbind(-1)
     z = zooms[:, :, None]
     far = sum((c[:, None] - c[:, :, None]).square_() for c in (ax, ay, bx, by))
-    ex, ey = (
-        (v[:, None] - z * u[:, None]).sub_((v - zooms * u)[:, :, None]) for u, v in ((ax, bx), (ay, by))
-    )
+    ex, ey = ((v[:, None] - z * u[:, None]).sub_((v - zooms * u)[:, :, None]) for u, v in ((ax, bx), (ay, by)))
     lost = ex.square_().add_(ey.square_()).mul_(1 / (z * z + 1)).div_(far * growth + reach)
     kept = (1 - lost).masked_fill_(~own[:, None], 0)
     # In float64 sums of such numbers are nearly always exact: they do not depend on how many pairs there are.
@@ -113,7 +114,7 @@ def _search(
         picked, real = ahead.clamp(max=count - 1), ahead < count
         start = _explained(some, picked, zooms[at].gather(1, picked), reach, growth)
         score, model = _optimise(some, ours, start & ours[:, None] & real[:, :, None], limit)
-        close = (_squared_residuals(model, some[:, None]) <= limit) & (score > 0)[:, :, None]
+        close = (_squared_residuals(model, some) <= limit) & (score > 0)[:, :, None]
         close |= places == picked[:, :, None]
         for k in range(ahead.shape[1]):
             goes = real[:, k] & (tried[at] < TRIES) & ~hidden.gather(1, picked[:, k, None])[:, 0]
@@ -145,7 +146,7 @@ def _optimise(points: Tensor, own: Tensor, inliers: Tensor, limit: float) -> tup
         alive = alive & fitted & _plausible(maps)
         if not alive.any():
             break
-        residuals = _squared_residuals(maps, points[:, None])
+        residuals = _squared_residuals(maps, points)
         score = torch.where(own[:, None] & (residuals <= limit), 1.0 - residuals / limit, 0.0).sum(2)
         better = alive & (score > best)
         best = torch.where(better, score, best)
@@ -158,59 +159,63 @@ def _optimise(points: Tensor, own: Tensor, inliers: Tensor, limit: float) -> tup
 
 def _fit(points: Tensor, inliers: Tensor) -> tuple[Tensor, Tensor]:
     """Fit a map to the inliers of each hypothesis: whether there is one, (P, K), and the maps, (P, K, 2, 3)."""
-    count = inliers.sum(2)
-    mean = (inliers.double() @ points) / count[:, :, None]
-    apart = torch.where(inliers[..., None], points[:, None] - mean[:, :, None], 0.0)
-    sums = apart.transpose(2, 3) @ apart
-    (xx, xy), yy = sums[..., 0, :2].unbind(-1), sums[..., 1, 1]
-    (ux, uy), (vx, vy) = sums[..., 2, :2].unbind(-1), sums[..., 3, :2].unbind(-1)
-    size, area = xx + yy, xx * yy - xy * xy
+    count, mean, scatter = _scatter(points, inliers)
+    of_a, across = scatter[..., :2, :2], scatter[..., 2:, :2]
+    size, area = of_a.diagonal(dim1=-2, dim2=-1).sum(-1), _determinant(of_a)
     affine = (count >= MIN_AFFINE) & (area > FLAT * size * size)
-    cosine, sine = (ux + vy) / size, (vx - uy) / size
-    m00 = torch.where(affine, (ux * yy - uy * xy) / area, cosine)
-    m01 = torch.where(affine, (uy * xx - ux * xy) / area, -sine)
-    m10 = torch.where(affine, (vx * yy - vy * xy) / area, sine)
-    m11 = torch.where(affine, (vy * xx - vx * xy) / area, cosine)
-    ma, na, mb, nb = mean.unbind(-1)
-    rows = [m00, m01, mb - m00 * ma - m01 * na, m10, m11, nb - m10 * ma - m11 * na]
-    return (count >= 2) & (size > 0), torch.stack(rows, dim=-1).unflatten(-1, (2, 3))
+    size, area = size[..., None, None], area[..., None, None]
+    linear = torch.where(
+        affine[..., None, None], across @ _cofactors(of_a) / area, (across + _cofactors(across)) / size
+    )
+    shift = mean[..., 2:, None] - linear @ mean[..., :2, None]
+    return (count >= 2) & (size[..., 0, 0] > 0), torch.cat([linear, shift], -1)
 
 
 def _squared_residuals(maps: Tensor, points: Tensor) -> Tensor:
-    """Return the squared Sampson distances, (..., M), of matches, (..., M, 4), from affine maps, (..., 2, 3)."""
-    m = [[maps[..., i, j, None] for j in range(3)] for i in range(2)]
-    ax, ay, bx, by = points.unbind(-1)
-    m11 = m[0][0] * m[0][0] + m[0][1] * m[0][1] + 1.0
-    m22 = m[1][0] * m[1][0] + m[1][1] * m[1][1] + 1.0
-    m12 = m[0][0] * m[1][0] + m[0][1] * m[1][1]
-    e1 = m[0][0] * ax + m[0][1] * ay + m[0][2] - bx
-    e2 = m[1][0] * ax + m[1][1] * ay + m[1][2] - by
-    return (m22 * e1 * e1 - 2.0 * m12 * e1 * e2 + m11 * e2 * e2) * (1.0 / (m11 * m22 - m12 * m12))
+    """Return the squared Sampson distances, (P, K, M), of matches, (P, M, 4), from affine maps, (P, K, 2, 3)."""
+    linear, shift = maps[..., :2], maps[..., 2:]
+    one = torch.eye(2, dtype=maps.dtype, device=maps.device)
+    cov = linear @ linear.transpose(-1, -2) + one
+    off = torch.cat([linear, -one.expand_as(linear)], -1) @ points.transpose(-1, -2)[:, None] + shift
+    # At least 1: the matrix has 1 added on its diagonal, and its cofactors are its inverse but for that factor.
+    return (off * (_cofactors(cov) @ off)).sum(-2) / _determinant(cov)[..., None]
 
 
 def _plausible(maps: Tensor) -> Tensor:
     """Do what `kernels.plausible_affine` does, for maps (..., 2, 3)."""
-    a, b, c, d = maps[..., :2].flatten(-2).unbind(-1)
-    area = a * d - b * c
-    squares = a * a + b * b + c * c + d * d
-    return (MAX_ZOOM**-2 < area) & (area < MAX_ZOOM**2) & (squares < area * (MAX_STRETCH + 1 / MAX_STRETCH))
+    linear = maps[..., :2]
+    area, squares = _determinant(linear), linear.square().sum((-2, -1))
+    return (area > MAX_ZOOM**-2) & (area < MAX_ZOOM**2) & (squares < area * (MAX_STRETCH + 1 / MAX_STRETCH))
 
 
 def _degenerate(points: Tensor, own: Tensor, minimum: int) -> Tensor:
     """Do what `geometry.is_degenerate` does, of the matches of each pair that are its own: (P,) bool."""
     left, different = own, torch.zeros(len(own), dtype=torch.int64, device=own.device)
-    for _ in range(minimum if own.shape[1] else 0):  # take one, and all that are equal to it
-        one, any_left = left.byte().argmax(1), left.any(1)
-        different += any_left
-        alike = (points == points.gather(1, one[:, None, None].expand(-1, 1, 4))).all(2)
-        left = left & ~alike
-    return (different < minimum) | _on_a_line(points[..., :2], own) | _on_a_line(points[..., 2:], own)
+    for _ in range(minimum):  # take one, and all that are equal to it
+        different += left.any(1)
+        one = left.byte().argmax(1)
+        left = left & (points != points.gather(1, one[:, None, None].expand(-1, 1, 4))).any(2)
+    flat = different < minimum
+    _, _, scatter = _scatter(points, own[:, None])
+    for of_side in (scatter[:, 0, :2, :2], scatter[:, 0, 2:, 2:]):
+        total = of_side.diagonal(dim1=-2, dim2=-1).sum(-1)
+        flat |= ~((total > 0) & (_determinant(of_side) / total / total > COLLINEAR**2))  # true for NaN, too
+    return flat
 
 
-def _on_a_line(points: Tensor, own: Tensor) -> Tensor:
-    """Do what `kernels.on_a_line` does, for points (P, M, 2): (P,) bool."""
-    mean = (own.double()[:, None] @ points) / own.sum(1)[:, None, None]
-    apart = torch.where(own[:, :, None], points - mean, 0.0)
-    (xx, xy), (_, yy) = (row.unbind(-1) for row in (apart.transpose(1, 2) @ apart).unbind(1))
-    total = xx + yy
-    return ~((total > 0) & ((xx * yy - xy * xy) / total / total > COLLINEAR**2))
+def _scatter(points: Tensor, inliers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many inliers, (P, K, M), there are, their mean, (P, K, 4), and their scatter, (P, K, 4, 4)."""
+    count = inliers.sum(-1)
+    mean = (inliers.double() @ points) / count[..., None]
+    apart = torch.where(inliers[..., None], points[:, None] - mean[:, :, None], 0.0)
+    return count, mean, apart.transpose(-1, -2) @ apart
+
+
+def _cofactors(m: Tensor) -> Tensor:
+    """Return the cofactors of matrices, (..., 2, 2): where they are symmetric, determinant times inverse."""
+    a, b, c, d = m.flatten(-2).unbind(-1)
+    return torch.stack([d, -c, -b, a], -1).unflatten(-1, (2, 2))
+
+
+def _determinant(m: Tensor) -> Tensor:
+    return m[..., 0, 0] * m[..., 1, 1] - m[..., 0, 1] * m[..., 1, 0]
