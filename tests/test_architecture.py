@@ -35,7 +35,7 @@ FLOORS: dict[int, set[str]] = {
 }
 ROOMS = set().union(*FLOORS.values())
 RECORDS = {"errors", "features", "config", "grid", "pyramid", "images", "support"}
-TORCH_ROOMS = {"model", "training", "interchange", "extraction"}
+TORCH_ROOMS = {"model", "training", "interchange", "extraction", "matching", "verification"}
 BY_NAME = {"import_module", "__import__"}
 
 
@@ -274,7 +274,7 @@ def test_import_delf_engine_loads_nothing_heavy() -> None:
     assert modules & heavy == set()
 
 
-@pytest.mark.parametrize("name", ["LocalFeatures", "load_profile", "DelfEngineError"])
+@pytest.mark.parametrize("name", ["LocalFeatures", "load_profile", "DelfEngineError", "verify_features"])
 def test_light_names_do_not_load_torch(name: str) -> None:
     modules, done = loaded_by(f"import delf_engine\ndelf_engine.{name}")
     assert done.returncode == 0, done.stderr

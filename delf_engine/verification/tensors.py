@@ -116,14 +116,18 @@ def _search(
         score, model = _optimise(some, ours, start & ours[:, None] & real[:, :, None], limit)
         close = (_squared_residuals(model, some) <= limit) & (score > 0)[:, :, None]
         close |= places == picked[:, :, None]
-        for k in range(ahead.shape[1]):
-            goes = real[:, k] & (tried[at] < TRIES) & ~hidden.gather(1, picked[:, k, None])[:, 0]
-            hidden |= close[:, k] & goes[:, None]
-            better = goes & (score[:, k] > best[at])
-            best[at] = torch.where(better, score[:, k], best[at])
-            out[at] = torch.where(better[:, None, None], model[:, k], out[at])
-            tried[at] += goes
-        seen[at] = hidden
+        goes, explains = real.clone(), close.gather(2, picked[:, None].expand(-1, ahead.shape[1], -1))
+        for k in range(1, ahead.shape[1]):
+            goes[:, k] &= ~(goes[:, :k] & explains[:, :k, k]).any(1)
+        goes &= goes.cumsum(1) + tried[at, None] <= TRIES
+        top, first = torch.where(goes, score, 0.0).max(1)
+        better = top > best[at]
+        best[at] = torch.where(better, top, best[at])
+        out[at] = torch.where(
+            better[:, None, None], model[torch.arange(len(at), device=at.device), first], out[at]
+        )
+        seen[at] = hidden | (close & goes[:, :, None]).any(1)
+        tried[at] += goes.sum(1)
     return (best > 0) & out.isfinite().all(2).all(1) & _plausible(out), out
 
 
