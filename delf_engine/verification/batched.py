@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
 from delf_engine.config import VerificationConfig
 from delf_engine.features import LocalFeatures
 from delf_engine.support.threads import lock_across_forks, torch_after_fork
-from delf_engine.verification.geometry import pixel_frame
 from delf_engine.verification.order import goes_first
 from delf_engine.verification.overlays import overlay_matches
 from delf_engine.verification.result import Verification
@@ -163,8 +160,7 @@ class BatchVerifier:
         fitted = bool(found.found[i])
         return answered(
             self._config,
-            np.vstack([found.transform[i], [0, 0, 1]]) if fitted else None,
-            [pixel_frame(image.image_size, self._config.reference_size) for image in pair],
+            found.transform[i] if fitted else None,
             found.matches[i][inliers],
             found.similarities[i][inliers],
             turned=turned,

@@ -173,7 +173,7 @@ def verify_batch(
                 own,
                 inliers,
                 fit.found,
-                fit.transform,
+                _in_pixels(fit.transform, facts[:, 4:8]),
                 effective.amin(0),
                 error.sqrt(),
                 torch.where(matched.mutual, powers, 0.0).sum(1),
@@ -181,6 +181,16 @@ def verify_batch(
             )
         )
     )
+
+
+def _in_pixels(transform: Tensor, frames: Tensor) -> Tensor:
+    """Carry maps, (P, 2, 3), between shrunk images over to the original ones, (P, 3, 3); `frames` shrink them."""
+    zoom_a, shift_a, zoom_b, shift_b = frames[:, :, None].unbind(1)
+    linear, shift = transform[..., :2], transform[..., 2]
+    out = torch.eye(3, dtype=transform.dtype, device=transform.device).repeat(len(transform), 1, 1)
+    out[:, :2, :2] = linear * (zoom_a / zoom_b)[:, :, None]
+    out[:, :2, 2] = (linear.sum(2) * shift_a + shift - shift_b) / zoom_b
+    return out
 
 
 def _stands_still(points: Tensor, sizes: Tensor) -> Tensor:

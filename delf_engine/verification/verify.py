@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -205,8 +204,7 @@ class PairVerifier:
             inliers[kept] = fit.inliers
         return answered(
             config,
-            None if fit is None else fit.transform,
-            frames,
+            None if fit is None else _in_pixels(config.model, fit.transform, *frames),
             matched.pairs[inliers],
             matched.similarities[inliers],
             turned=turned,
@@ -222,7 +220,6 @@ class PairVerifier:
 def answered(
     config: VerificationConfig,
     transform: Float64 | None,
-    frames: Sequence[Float64],
     matches: npt.NDArray[np.int32],
     similarities: npt.NDArray[np.float32],
     *,
@@ -231,9 +228,8 @@ def answered(
 ) -> Verification:
     """Return the verification of two images, or if `turned` that of them exchanged, with `more` of its fields.
 
-    The transform, (3, 3) or None, is one between the images as `frames` shrinks them; matches are the inliers.
+    The transform is (3, 3), or None if there is no model; matches are the inliers.
     """
-    transform = None if transform is None else _in_pixels(config.model, transform, *frames)
     if turned:
         order = np.argsort(matches[:, 1], kind="stable")
         matches, similarities = matches[order, ::-1], similarities[order]
