@@ -29,7 +29,7 @@ from benchmarks.common import options_parser, print_table, write_json
 from delf_engine import LocalFeatures
 from delf_engine.model.device import choose_device
 from delf_engine.storage import FeatureStore
-from delf_engine.verification import BatchVerifier, PairVerifier, Verification, verify_features
+from delf_engine.verification import BatchVerifier, PairVerifier, Verification, batched, verify_features
 
 Pair = tuple[LocalFeatures, LocalFeatures]
 
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     images, features, each, seconds = (30, 60, 5, 0.1) if args.small else (400, 1000, 100, args.seconds)
     device = choose_device(args.device)
+    batched.CARDS.add(device.type)
     several = _stored(args.features, images) if args.features else _random(images, features)
     queries = _shortlists(several, each)
     pairs = [pair for query in queries for pair in query]

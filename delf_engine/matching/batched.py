@@ -18,18 +18,10 @@ _TIES_BYTES = 1 << 28  # of the rows that float64 decides at a time
 
 
 class BatchMatches(NamedTuple):
-    """What matching says of each row of A of P pairs.
+    """What matching says of the rows of A of P pairs, (P, N) each.
 
-    Attributes
-    ----------
-    kept : (P, N) bool
-        Whether the row has a match that passes the rules.
-    place : (P, N) int64
-        Its nearest neighbour in B.
-    similarity : (P, N) float32
-        Cosine similarity of both.
-    mutual : (P, N) bool
-        Whether they are each other's nearest neighbours.
+    The nearest neighbour in B is at `place`, int64, and its cosine is `similarity`, float32. `kept` says whether
+    that passes the rules, `mutual` whether the row is its nearest neighbour, too.
     """
 
     kept: Tensor

@@ -16,7 +16,7 @@ from delf_engine.config import (
 )
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.verification import BatchVerifier, Calibration, PairVerifier, runs_on_cards
+from delf_engine.verification import BatchVerifier, Calibration, PairVerifier
 
 OnMissing: TypeAlias = Literal["warn", "raise", "ignore"]
 
@@ -109,13 +109,10 @@ class RerankOptions:
         return PairVerifier(query, config=self.verification, exponent=self.ranking.exponent, seed=self.seed)
 
     def batch_verifier(self) -> BatchVerifier | None:
-        """Return what verifies pairs of many queries at once, on a card; None if the CPU verifies.
-
-        A `ConfigError` if there is no such device.
-        """
+        """Return what verifies pairs of many queries at once, on a card; None if the CPU verifies."""
         if self.device == "cpu":
             return None
         verifier = BatchVerifier(
             config=self.verification, exponent=self.ranking.exponent, seed=self.seed, device=self.device
         )
-        return verifier if verifier.on_card and runs_on_cards(self.verification) else None
+        return verifier if verifier.on_card else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delf_engine.verification.batched import BatchVerifier, runs_on_cards, verify_pairs
+from delf_engine.verification.batched import BatchVerifier, verify_pairs
 from delf_engine.verification.calibration import Calibration, load_calibration
 from delf_engine.verification.fine import FineEvidence, fine_evidence
 from delf_engine.verification.result import Verification
@@ -19,7 +19,6 @@ __all__ = [
     "exchanged",
     "fine_evidence",
     "load_calibration",
-    "runs_on_cards",
     "turned_back",
     "turns_by_evidence",
     "verify_features",

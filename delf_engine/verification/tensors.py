@@ -21,18 +21,7 @@ from delf_engine.verification.kernels import FLAT, MIN_AFFINE
 
 
 class BatchFit(NamedTuple):
-    """The fits of P pairs.
-
-    Attributes
-    ----------
-    found : (P,) bool
-        Whether there is one.
-    transform : (P, 2, 3) float64
-        From A to B.
-    inliers : (P, M) bool
-    residuals : (P, M) float64
-        Sampson distances in pixels.
-    """
+    """Whether each of P pairs has a fit, (P,), its map, (P, 2, 3), inliers, (P, M), and residuals in pixels."""
 
     found: Tensor
     transform: Tensor

@@ -103,7 +103,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return verify(self, pairs)
 
     monkeypatch.setattr("delf_engine.model.device.choose_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr(BatchVerifier, "on_card", True)
+    monkeypatch.setattr("delf_engine.verification.batched.CARDS", {"cpu"})
     monkeypatch.setattr(BatchVerifier, "__call__", noted)
     return sizes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from delf_engine.errors import ConfigError, MismatchError
 from delf_engine.features import LocalFeatures
-from delf_engine.matching import PreparedDescriptors, batched, match_prepared
-from delf_engine.verification import BatchVerifier, PairVerifier, Verification, shards, verify_pairs
+from delf_engine.matching import PreparedDescriptors, match_prepared
+from delf_engine.matching import batched as matching
+from delf_engine.verification import BatchVerifier, PairVerifier, Verification, batched, shards, verify_pairs
 from delf_engine.verification.batched import Pair
 from helpers import planes_decide, raises, random_features
 from verification.test_overlays import dressed
@@ -23,6 +24,14 @@ from verification.test_pair_verifier import config, many, seen_again
 
 COUNTS = ("inliers", "putative", "overlay", "effective_inliers")
 KINDS = ("photograph", "grid", "one place", "far apart", "tiny and huge")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu_for_a_card() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batched, "CARDS", {"cuda", "cpu"})
+        assert BatchVerifier(device="cpu").on_card
+        yield
 
 
 def on_device(pairs: Sequence[Pair], device: str = "cpu", **options: Any) -> list[Verification]:
@@ -101,7 +110,7 @@ def test_ties_go_to_the_lowest_index(seed: int, n: int, m: int, mutual: bool) ->
     expected = match_prepared(*sides, **rules)
     units = [torch.from_numpy(side.unit)[None] for side in sides]
     own = [torch.ones(1, rows, dtype=torch.bool) for rows in (n, m)]
-    found = batched.match_batch(*units, *own, **rules)
+    found = matching.match_batch(*units, *own, **rules)
     rows = found.kept[0].nonzero()[:, 0]
     np.testing.assert_array_equal(torch.stack([rows, found.place[0, rows]], 1), expected.pairs)
     np.testing.assert_array_equal(found.similarity[0, rows], expected.similarities)
@@ -139,6 +148,13 @@ def test_other_ways_are_verified_on_the_host(options: dict[str, Any]) -> None:
     assert on_device(pairs, **options) == expected_of(pairs, **options)
 
 
+def test_without_a_card_pairs_are_verified_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batched, "CARDS", {"cuda"})
+    a, others = many(1)
+    pairs = [*((a, b) for b in others), (others[0], a)]
+    assert on_device(pairs) == expected_of(pairs)
+
+
 def test_dimensions_may_differ_from_pair_to_pair_but_not_within_one() -> None:
     rng = np.random.default_rng(0)
     pairs = [pair_of(rng, "photograph", 30, dim) for dim in (8, 40, 8)]
@@ -168,8 +184,8 @@ def test_little_room_on_the_device_changes_nothing(monkeypatch: pytest.MonkeyPat
     expected = on_device(pairs)
     monkeypatch.setattr(shards, "_KEPT_BYTES", 60_000)  # of about 350 features
     monkeypatch.setattr(shards, "_WORK_BYTES", {"cpu": 100_000})
-    monkeypatch.setattr(batched, "_TIES_BYTES", 1)
-    monkeypatch.setattr("delf_engine.verification.batched._shards", {})
+    monkeypatch.setattr(matching, "_TIES_BYTES", 1)
+    monkeypatch.setattr(batched, "_shards", {})
     assert_alike(on_device(pairs), expected)
     assert_alike(on_device(pairs), expected)
 
