@@ -61,8 +61,8 @@ class BatchVerifier:
     """Verifies many pairs at once on a card, by an affine map, the exhaustive estimator and float32 descriptors.
 
     Matches are those of `PairVerifier`; inliers may be off by one where numbers are rounded otherwise. Without a
-    card, or in other ways, it is `PairVerifier` that verifies. Features stay on the card, up to 4 GiB for each
-    dimension of descriptors, as long as the objects live.
+    card, or in other ways, it is `PairVerifier` that verifies. Features stay on the card as long as the objects
+    live, and while those of one descriptor dimension take an eighth of its memory at most.
 
     Parameters
     ----------

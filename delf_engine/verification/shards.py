@@ -21,10 +21,8 @@ from delf_engine.verification.order import room
 from delf_engine.verification.overlays import LEAST, MOST, STILL
 from delf_engine.verification.tensors import fit_batch, occupied_bins
 
-_KEPT_BYTES = 1 << 32  # of features on a device
 _FIRST_ROWS = 1 << 14
-_WORK_BYTES = {"cuda": 1 << 32, "cpu": 1 << 28}  # of a batch's intermediate results
-_BYTES = 24  # of them for each similarity
+_BYTES = 24  # of intermediate results for each similarity
 
 
 class _Place(NamedTuple):
@@ -70,7 +68,7 @@ class Shard:
         self.device = device
         self._places: dict[int, tuple[_Place, ref[LocalFeatures]]] = {}  # by id, of those that live
         self._used = 0
-        self._most = _KEPT_BYTES // (4 * (dim + 3))
+        self._most = share_of(device) // (4 * (dim + 3))
         self._table = torch.empty(_FIRST_ROWS, dim + 3, device=device)
 
     def places(self, images: Sequence[LocalFeatures]) -> list[_Place]:
@@ -108,12 +106,17 @@ class Shard:
         return found[..., :-3].contiguous(), found[..., -3:], own
 
 
+def share_of(device: torch.device) -> int:
+    """Return how many bytes features may take on a device, and intermediate results too: an eighth of a card."""
+    return torch.cuda.get_device_properties(device).total_memory // 8 if device.type == "cuda" else 1 << 28
+
+
 def fitting(sizes: Sequence[tuple[int, int]], device: torch.device) -> list[slice]:
     """Cut pairs with so many features each into runs whose intermediate results have room on a device."""
-    out, first, largest = [], 0, 0
+    out, first, largest, share = [], 0, 0, share_of(device)
     for at, (n, m) in enumerate(sizes):
         larger = max(largest, n, m)
-        if at > first and (at + 1 - first) * larger**2 * _BYTES > _WORK_BYTES[device.type]:
+        if at > first and (at + 1 - first) * larger**2 * _BYTES > share:
             out.append(slice(first, at))
             first, larger = at, max(n, m)
         largest = larger
@@ -157,7 +160,7 @@ def verify_batch(
         own,
         threshold=config.residual_px,
         minimum=MINIMUM_MATCHES["affine"],
-        room=_WORK_BYTES[shard.device.type],
+        room=share_of(shard.device),
     )
     inliers = fit.inliers & fit.found[:, None]
     agreeing = inliers.sum(1)

@@ -182,8 +182,7 @@ def test_little_room_on_the_device_changes_nothing(monkeypatch: pytest.MonkeyPat
     a, others = many(4, 100)
     pairs = [(a, b) for b in others]
     expected = on_device(pairs)
-    monkeypatch.setattr(shards, "_KEPT_BYTES", 60_000)  # of about 350 features
-    monkeypatch.setattr(shards, "_WORK_BYTES", {"cpu": 100_000})
+    monkeypatch.setattr(shards, "share_of", lambda device: 60_000)  # about 350 features
     monkeypatch.setattr(matching, "_TIES_BYTES", 1)
     monkeypatch.setattr(batched, "_shards", {})
     assert_alike(on_device(pairs), expected)
