@@ -40,8 +40,8 @@ from benchmarks.verification.searched_sets import SearchedSet
 from delf_engine import __version__, load_profile
 from delf_engine.cli.console import staged_progress
 from delf_engine.errors import ConfigError, ImageError
-from delf_engine.extraction.runtime import choose_device
 from delf_engine.images import find_images
+from delf_engine.model.device import choose_device
 from delf_engine.training import Reports, RunOptions, TrainingConfig, load_training_config, train
 from delf_engine.training.config import teacher_names, with_teacher
 from delf_engine.training.finish import CheckpointFiles

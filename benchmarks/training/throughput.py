@@ -28,8 +28,8 @@ from torch import Tensor
 
 from benchmarks.common import data_folder, options_parser, print_rows, write_json
 from delf_engine.errors import ConfigError
-from delf_engine.extraction.runtime import choose_device
 from delf_engine.images import find_images
+from delf_engine.model.device import choose_device
 from delf_engine.training import TrainingConfig, load_training_config
 from delf_engine.training.batches import Batch
 from delf_engine.training.config import GradientStage, with_teacher

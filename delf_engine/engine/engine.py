@@ -438,6 +438,7 @@ class Engine:
         workers: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: StagedProgress | None = None,
+        device: str = "cpu",
     ) -> RerankedBatch:
         """Re-rank the shortlists of many queries.
 
@@ -450,7 +451,7 @@ class Engine:
             See `RerankingConfig`; None: as the profile says.
         expand, graph, seed
             As in `search`, but the same candidates are verified again, not others searched.
-        distances, confirm, workers
+        distances, confirm, workers, device
             See `delf_engine.reranking.RerankOptions`. With `expand` the hits that it uses are confirmed anyway.
         checkpoint : path or None
             See `delf_engine.reranking.rerank_batch`. It is one of the first round.
@@ -466,6 +467,7 @@ class Engine:
             distances=distances,
             confirm=confirm,
             workers=workers,
+            device=device,
         )
         return rerank_many(
             state, shortlists, options, expand=expand, graph=graph, checkpoint=checkpoint, progress=progress

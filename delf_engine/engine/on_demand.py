@@ -54,6 +54,7 @@ def rerank(
     model: str | os.PathLike[str] = "delf-r18",
     profile: str | os.PathLike[str] | None = None,
     extractor: Extractor | None = None,
+    device: str = "cpu",
 ) -> SearchResult:
     """Re-rank what another system has found for a photograph, as that system has returned it.
 
@@ -80,6 +81,8 @@ def rerank(
         Options by the name of a profile or the path of its file; None: the checkpoint's own.
     extractor : Extractor or None
         Used instead of loading `model`: give one when re-ranking more than once.
+    device : str
+        That verifies, see `delf_engine.reranking.RerankOptions`; the extractor has its own.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def rerank(
     with _opened(cache, extractor) as store:
         named, sources = _named(shortlist, store)
         wanted = chosen.reranking.top_n if top_n is None else top_n
-        views = _Photographs(dict(list(sources.items())[:wanted]), extractor, chosen, calibration, store)
+        views = _Photographs(dict(list(sources.items())[:wanted]), extractor, chosen, calibration, store, device)
         result = rerank_views(views, photo, named, options, box=box)
     if views.failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(views.failed.items())[:5])
@@ -130,10 +133,11 @@ class _Photographs:
         profile: Profile,
         calibration: Calibration | None,
         cache: FeatureStore | None,
+        device: str,
     ) -> None:
         self.failed: dict[str, str] = {}
         self._sources, self._extractor, self._profile = sources, extractor, profile
-        self._calibration, self._cache = calibration, cache
+        self._calibration, self._cache, self._device = calibration, cache, device
         self._fine = FineSource(None, profile)
 
     @cached_property
@@ -165,7 +169,8 @@ class _Photographs:
         return found
 
     def rerank_options(self, **given: Any) -> RerankOptions:
-        return RerankOptions.of(self._profile, calibration=self._calibration, on_missing="ignore", **given)
+        given |= {"calibration": self._calibration, "on_missing": "ignore", "device": self._device}
+        return RerankOptions.of(self._profile, **given)
 
     def view_of(self, query: Query, box: Box | None = None, *, fine: bool = True) -> View:
         if isinstance(query, LocalFeatures):

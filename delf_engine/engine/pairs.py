@@ -172,6 +172,7 @@ def rerank_many(
     calibration: Calibration | None = None,
     confirm: int = 0,
     fine: FineSources | None = None,
+    device: str = "cpu",
 ) -> dict[str, list[RankedCandidate]]:
     """Re-rank the shortlists of many queries by geometric verification; `rerank` takes one photograph.
 
@@ -186,7 +187,7 @@ def rerank_many(
     top_n, top_k, seconds
         Candidates to verify for each query, and what may stop it earlier; see `RerankingConfig`. None: as the
         profile says.
-    seed, distances, workers, calibration, confirm, fine, progress, checkpoint
+    seed, distances, workers, calibration, confirm, fine, progress, checkpoint, device
         See `delf_engine.reranking.RerankOptions` and `rerank_batch`.
 
     Returns
@@ -203,6 +204,7 @@ def rerank_many(
         workers=workers,
         calibration=calibration,
         confirm=confirm,
+        device=device,
     )
     return rerank_batch(
         queries, shortlists, features, options, fine=fine, progress=progress, checkpoint=checkpoint

@@ -25,10 +25,11 @@ from delf_engine.extraction.precision import (
     warn_emulated,
     with_bf16_trunk,
 )
-from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime, choose_device
+from delf_engine.extraction.runtime import CellMap, Runtime, TorchRuntime
 from delf_engine.features import LocalFeatures
 from delf_engine.images import MAX_PIXELS, Box, ImageSource
 from delf_engine.model import CheckpointInfo, GlobalHead, load_checkpoint, load_global_head
+from delf_engine.model.device import choose_device
 from delf_engine.support.memory import Heap
 from delf_engine.support.threads import torch_after_fork
 

@@ -16,7 +16,7 @@ from delf_engine.config import (
 )
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.verification import Calibration, PairVerifier
+from delf_engine.verification import BatchVerifier, Calibration, PairVerifier
 
 OnMissing: TypeAlias = Literal["warn", "raise", "ignore"]
 
@@ -39,7 +39,7 @@ class RerankOptions:
         Gives verifications their probability and their verdict. Only hits with fine evidence are ordered by it.
     workers : int or None
         Threads, or processes where an estimator holds Python's interpreter lock. None takes one a usable core, and
-        the calling thread alone for few pairs.
+        the calling thread alone for few pairs. None are used where a card verifies.
     on_missing : "warn", "raise" or "ignore"
         What to do about a query or candidate without features. It is left unverified, behind the verified ones,
         and the rest goes on; "warn" gives one `DelfEngineWarning` at the end.
@@ -51,6 +51,10 @@ class RerankOptions:
         probability that follows, equal ones by their ranking score.
     fine : FineConfig
         How fine features are matched.
+    device : str
+        "cpu", or the card that verifies many pairs at once (`delf_engine.verification.BatchVerifier`): "cuda",
+        "cuda:1", ..., or "auto", the first if there is one. Where the verification is not affine, exhaustive and
+        at "float32", the CPU does it all the same.
 
     Raises
     ------
@@ -68,6 +72,7 @@ class RerankOptions:
     distances: bool = False
     confirm: int = 0
     fine: FineConfig = field(default_factory=FineConfig)
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -102,3 +107,12 @@ class RerankOptions:
     def verifier(self, query: LocalFeatures) -> PairVerifier:
         """Return the query, made ready for all its pairs."""
         return PairVerifier(query, config=self.verification, exponent=self.ranking.exponent, seed=self.seed)
+
+    def batch_verifier(self) -> BatchVerifier | None:
+        """Return what verifies pairs of many queries at once, on a card; None if the CPU verifies."""
+        if self.device == "cpu":
+            return None
+        verifier = BatchVerifier(
+            config=self.verification, exponent=self.ranking.exponent, seed=self.seed, device=self.device
+        )
+        return verifier if verifier.on_card else None

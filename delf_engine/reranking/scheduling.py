@@ -20,11 +20,12 @@ from delf_engine.features import LocalFeatures
 from delf_engine.reranking.options import RerankOptions
 from delf_engine.support.processes import process_pool
 from delf_engine.support.threads import usable_cores
-from delf_engine.verification import PairVerifier, Verification
+from delf_engine.verification import BatchVerifier, PairVerifier, Verification
 
 _CHUNK = 10  # pairs a worker verifies at a time
 _WAITING = 4  # chunks each worker has waiting or at work
 _QUERIES = 4  # queries for each worker that are worked on at once
+_CARD_QUERIES, _CARD_CHUNKS = 64, 100  # that a card works on at once
 _KEEP_SECONDS = 60.0  # processes wait for the next call: they take longer to start than a few hundred pairs
 
 # Below this many pairs one process is done before others have started, and one thread before it is worth it.
@@ -103,6 +104,10 @@ def verify_jobs(
     Few `pairs` in all are verified by this thread alone, unless the options say how many workers there are. `read`
     and `advanced`, which gets a number of pairs that are done with, are called in this thread.
     """
+    on_card = options.batch_verifier()
+    if on_card is not None:
+        yield from _on_card(jobs, read, on_card, advanced)
+        return
     processes = options.verification.estimator == "ransac"  # it holds Python's lock: threads would take turns
     workers = options.workers
     if workers is None:
@@ -125,6 +130,25 @@ def _in_turn(
             job.give(found, [verifier(features) for features in found.values()])
             advanced(len(chunk))
         yield job
+
+
+def _on_card(
+    jobs: Iterable[QueryJob], read: ReadChunk, verifier: BatchVerifier, advanced: Callable[[int], None]
+) -> Iterator[QueryJob]:
+    """Verify some queries at the same time, chunks of them all in one batch."""
+    coming = iter(jobs)
+    active: list[QueryJob] = []
+    while active := [*active, *islice(coming, _CARD_QUERIES - len(active))]:
+        batch: list[tuple[QueryJob, dict[str, LocalFeatures], int]] = []
+        for job in active:
+            while len(batch) < _CARD_CHUNKS and (chunk := job.take()):
+                batch.append((job, read(job, chunk), len(chunk)))
+        results = iter(verifier([(job.features, each) for job, found, _ in batch for each in found.values()]))
+        for job, found, count in batch:
+            job.give(found, list(islice(results, len(found))))
+            advanced(count)
+        yield from (job for job in active if job.done)
+        active = [job for job in active if not job.done]
 
 
 def _shared_out(

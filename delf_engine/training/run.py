@@ -14,7 +14,7 @@ from torch import Tensor
 from delf_engine.config import load_profile
 from delf_engine.errors import ConfigError, ImageError
 from delf_engine.extraction import Extractor
-from delf_engine.extraction.runtime import choose_device
+from delf_engine.model.device import choose_device
 from delf_engine.model.network import AttentionHead, DelfNetwork, GlobalLayer
 from delf_engine.training.batches import START, Forward, StageFacts, Teacher, TeacherContext
 from delf_engine.training.config import GradientStage, Stage, TrainingConfig, teacher_names, with_teacher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from delf_engine.verification.batched import BatchVerifier, verify_pairs
 from delf_engine.verification.calibration import Calibration, load_calibration
 from delf_engine.verification.fine import FineEvidence, fine_evidence
 from delf_engine.verification.result import Verification
@@ -9,6 +10,7 @@ from delf_engine.verification.turns import exchanged, turned_back, turns_by_evid
 from delf_engine.verification.verify import PairVerifier, confirmed, verify_features, with_evidence
 
 __all__ = [
+    "BatchVerifier",
     "Calibration",
     "FineEvidence",
     "PairVerifier",
@@ -20,5 +22,6 @@ __all__ = [
     "turned_back",
     "turns_by_evidence",
     "verify_features",
+    "verify_pairs",
     "with_evidence",
 ]

@@ -30,9 +30,9 @@ _REFINEMENTS = 10
 _MIN_SINE = 1e-3
 
 #: A hypothesis may be off by twice the threshold, and by a tenth of the distance from its match.
-_SLACK, _GROWTH = 2.0, 0.1
+SLACK, GROWTH = 2.0, 0.1
 #: Hypotheses that are refined, and by what the threshold is multiplied in each round.
-_TRIES, _ROUNDS = 8, np.array([2.0, 1.5, 1.25, 1.0, 1.0, 1.0, 1.0, 1.0])
+TRIES, ROUNDS = 8, np.array([2.0, 1.5, 1.25, 1.0, 1.0, 1.0, 1.0, 1.0])
 
 
 def ransac_affine(
@@ -95,9 +95,9 @@ def exhaustive_affine(
     out = np.zeros((3, 3))
     out[2, 2] = 1
     threshold = float(threshold)  # an integer would compile the kernels again
-    reach, growth = np.float32((_SLACK * threshold) ** 2), np.float32(_GROWTH**2)
+    reach, growth = np.float32((SLACK * threshold) ** 2), np.float32(GROWTH**2)
     bounds = (MAX_ZOOM, MAX_STRETCH)
-    score = search_affine(a, b, zooms, threshold**2, reach, growth, _TRIES, _ROUNDS**2, bounds, out[:2])
+    score = search_affine(a, b, zooms, threshold**2, reach, growth, TRIES, ROUNDS**2, bounds, out[:2])
     return out if score > 0 and np.isfinite(out).all() else None
 
 

@@ -16,7 +16,7 @@ Mask = npt.NDArray[np.bool_]
 MAX_ZOOM = 10.0
 MAX_STRETCH = 8.0
 # Points whose spread off their best line is this part of the spread along it count as collinear.
-_COLLINEAR = 1e-3
+COLLINEAR = 1e-3
 
 
 def pixel_frame(image_size: tuple[int, int], reference_size: int | None) -> Float64:
@@ -133,7 +133,7 @@ def is_degenerate(a: Float64, b: Float64, *, minimum: int) -> bool:
     from delf_engine.verification.kernels import different_matches, on_a_line
 
     a, b = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
-    return bool(different_matches(a, b, minimum) < minimum or on_a_line(a, _COLLINEAR) or on_a_line(b, _COLLINEAR))
+    return bool(different_matches(a, b, minimum) < minimum or on_a_line(a, COLLINEAR) or on_a_line(b, COLLINEAR))
 
 
 def occupied_bins(points: Float64, side: float) -> int:

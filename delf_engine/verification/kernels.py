@@ -12,8 +12,8 @@ import numpy as np
 from numba import njit
 
 _QUICK = {"reassoc", "contract"}
-_MIN_AFFINE = 6  # matches from which on six numbers are fitted, and not four
-_FLAT = 1e-4  # matches that spread less off a line fix four numbers at most
+MIN_AFFINE = 6  # matches from which on six numbers are fitted, and not four
+FLAT = 1e-4  # matches that spread less off a line fix four numbers at most
 
 
 @njit(cache=True)
@@ -135,7 +135,7 @@ def _fit(a: Any, b: Any, inliers: Any, count: Any, out: Any) -> Any:
     size, area = xx + yy, xx * yy - xy * xy
     if not size > 0.0:
         return False
-    if count >= _MIN_AFFINE and area > _FLAT * size * size:
+    if count >= MIN_AFFINE and area > FLAT * size * size:
         out[0, 0], out[0, 1] = (ux * yy - uy * xy) / area, (uy * xx - ux * xy) / area
         out[1, 0], out[1, 1] = (vx * yy - vy * xy) / area, (vy * xx - vx * xy) / area
     else:

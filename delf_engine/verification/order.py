@@ -11,7 +11,7 @@ def goes_first(a: LocalFeatures, b: LocalFeatures) -> bool:
     The smaller view is the one whose features take less room: a query that is cut out goes before a photograph,
     as in the published pipelines. False for both if they are alike in all that verification looks at.
     """
-    room_a, room_b = _room(a), _room(b)
+    room_a, room_b = room(a), room(b)
     if room_a != room_b:
         return room_a < room_b
     for name in ("keypoints", "scales", "descriptors"):  # most pairs differ in the first
@@ -21,7 +21,7 @@ def goes_first(a: LocalFeatures, b: LocalFeatures) -> bool:
     return a.image_size < b.image_size
 
 
-def _room(features: LocalFeatures) -> float:
+def room(features: LocalFeatures) -> float:
     """Return the part of the image, from 0 to 1, that the box around all keypoints takes."""
     if not len(features):
         return 0.0

@@ -16,14 +16,14 @@ Float64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 #: A match stands still if it moves by less than this part of the width (or the height, if that is less).
-_STILL = 0.05
+STILL = 0.05
 #: How far overlays may reach in from the edges, in parts of width and height, least first.
 _BANDS = (0.1, 0.15, 0.2, 0.25, 0.3)
 #: The middle disagrees if it holds at most this share of the matches that would stand still there if they lay
 #: where features lie, and these would be so many.
 _SHARE, _EXPECTED = 0.1, 8
 #: A transform may be that of an overlay if it has so many matches and this share of them stand still.
-_LEAST, _MOST = 10, 0.6
+LEAST, MOST = 10, 0.6
 #: Marks stand still as exactly as this, nearly all matches do so then, and they are at most this share of the
 #: features; of features with the accuracy of a pixel so many matches are enough.
 _EXACTLY, _NEARLY_ALL, _FEW, _LEAST_EXACT = 0.02, 0.75, 0.06, 7
@@ -57,7 +57,7 @@ def overlay_matches(
     first, second = a.keypoints[pairs[:, 0]].astype(np.float64), b.keypoints[pairs[:, 1]].astype(np.float64)
     still = _stands_still(first, second, a.image_size, b.image_size)
     agreeing = np.count_nonzero(inliers)
-    if agreeing < (_LEAST_EXACT if exact else _LEAST) or np.count_nonzero(still & inliers) < _MOST * agreeing:
+    if agreeing < (_LEAST_EXACT if exact else LEAST) or np.count_nonzero(still & inliers) < MOST * agreeing:
         return None
     inward = np.minimum(_inward(first, a.image_size), _inward(second, b.image_size))
     features = [_inward(f.keypoints.astype(np.float64), f.image_size) for f in (a, b)]
@@ -87,7 +87,7 @@ def _near(points: Float64, worn: Mask, size: tuple[int, int]) -> Mask:
 
 
 def _stands_still(
-    a: Float64, b: Float64, size_a: tuple[int, int], size_b: tuple[int, int], part: float = _STILL
+    a: Float64, b: Float64, size_a: tuple[int, int], size_b: tuple[int, int], part: float = STILL
 ) -> Mask:
     """Tell which matched points, (N, 2) in pixels, stand at the same place of both images: (N,) bool.
 

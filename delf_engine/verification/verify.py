@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +132,11 @@ class PairVerifier:
         Of the similarities that the answer sums up; None takes that of the default profile.
     seed : int
         Seed of the sampling, 0 to 2^31 - 1.
+
+    Attributes
+    ----------
+    config, exponent
+        As given, or those of the default profile.
     """
 
     def __init__(
@@ -142,27 +147,27 @@ class PairVerifier:
         exponent: float | None = None,
         seed: int = 0,
     ) -> None:
-        self._config = _default_profile().verification if config is None else config
-        self._exponent = float(_default_profile().ranking.exponent if exponent is None else exponent)
-        if not 0 < self._exponent < math.inf:
+        self.config = _default_profile().verification if config is None else config
+        self.exponent = float(_default_profile().ranking.exponent if exponent is None else exponent)
+        if not 0 < self.exponent < math.inf:
             raise ConfigError(f"exponent must be positive and finite, got {exponent}")
         self._seed = seed
         self._features = a
-        self._prepared = PreparedDescriptors(a.descriptors, "A", self._config.precision)
+        self._prepared = PreparedDescriptors(a.descriptors, "A", self.config.precision)
 
     def __call__(self, b: LocalFeatures) -> Verification:
         """Return the verification of A and an image B."""
         own = _Side(self._features, self._prepared)
-        other = _Side(b, PreparedDescriptors(b.descriptors, "B", self._config.precision))
+        other = _Side(b, PreparedDescriptors(b.descriptors, "B", self.config.precision))
         # Estimators and ratio tests know a first image: the same one, whichever was given as A. Matches in one
         # direction keep theirs, of the query: counts of one query are compared with each other.
-        if self._config.mutual and goes_first(b, self._features):
+        if self.config.mutual and goes_first(b, self._features):
             return self._verified(other, own, turned=True)
         return self._verified(own, other, turned=False)
 
     def _verified(self, a: _Side, b: _Side, *, turned: bool) -> Verification:
         """Verify a pair in this order; the answer, if `turned`, is that of the images exchanged."""
-        config = self._config
+        config = self.config
         matched = match_prepared(
             a.prepared, b.prepared, mutual=config.mutual, ratio=config.ratio, max_distance=config.max_distance
         )
@@ -197,28 +202,49 @@ class PairVerifier:
         inliers = np.zeros(len(first), bool)
         if fit is not None:
             inliers[kept] = fit.inliers
-        transform = None if fit is None else _in_pixels(config.model, fit.transform, *frames)
-        matches, similarities = matched.pairs[inliers], matched.similarities[inliers]
-        if turned:
-            order = np.argsort(matches[:, 1], kind="stable")
-            matches, similarities = matches[order, ::-1], similarities[order]
-            transform = None if transform is None else turned_round(config.model, transform)
-        return Verification(
-            model=config.model,
-            estimator=config.estimator,
-            transform=transform,
-            matches=matches,
-            similarities=similarities,
+        return answered(
+            config,
+            None if fit is None else _in_pixels(config.model, fit.transform, *frames),
+            matched.pairs[inliers],
+            matched.similarities[inliers],
+            turned=turned,
             effective_inliers=min(occupied_bins(side[inliers], config.residual_px) for side in (first, second)),
             error_px=None if fit is None else float(np.sqrt(np.mean(fit.residuals[fit.inliers] ** 2))),
             putative=int(kept.sum()),
             overlay=int((~kept).sum()),
-            residual_px=config.residual_px,
-            reference_size=config.reference_size,
-            min_inliers=config.min_inliers,
-            similarity=similarity_sum(matched.mutual_similarities, self._exponent),
-            exponent=self._exponent,
+            similarity=similarity_sum(matched.mutual_similarities, self.exponent),
+            exponent=self.exponent,
         )
+
+
+def answered(
+    config: VerificationConfig,
+    transform: Float64 | None,
+    matches: npt.NDArray[np.int32],
+    similarities: npt.NDArray[np.float32],
+    *,
+    turned: bool,
+    **more: Any,
+) -> Verification:
+    """Return the verification of two images, or if `turned` that of them exchanged, with `more` of its fields.
+
+    The transform is (3, 3), or None if there is no model; matches are the inliers.
+    """
+    if turned:
+        order = np.argsort(matches[:, 1], kind="stable")
+        matches, similarities = matches[order, ::-1], similarities[order]
+        transform = None if transform is None else turned_round(config.model, transform)
+    return Verification(
+        model=config.model,
+        estimator=config.estimator,
+        transform=transform,
+        matches=matches,
+        similarities=similarities,
+        residual_px=config.residual_px,
+        reference_size=config.reference_size,
+        min_inliers=config.min_inliers,
+        **more,
+    )
 
 
 class _Side(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,18 @@ def test_the_order_is_that_of_an_engine(photos: Any, engine_of_photos: Any, tiny
     assert fine is not None
     assert found.query == wanted.query
     assert len(de.rerank(photos[2], lists, model=tiny_model, top_k=2, confirm=0).hits) == 2
+
+
+def test_the_device_is_passed_on_by_every_call(photos: Any, extractor: Any, engine_of_photos: Any) -> None:
+    store, lists = engine_of_photos.store, {photos[2]: list(photos)}
+    calls: list[Callable[[str], Any]] = [
+        lambda device: rerank(photos[2], photos, extractor, device=device).hits,
+        lambda device: de.rerank_many(store, lists, store, device=device),
+        lambda device: engine_of_photos.rerank_many(lists, device=device).rankings,
+    ]
+    for call in calls:
+        with raises(ConfigError, "cuda:99"):
+            call("cuda:99")
 
 
 def test_a_faiss_answer_and_bytes(photos: Any, extractor: Any) -> None:

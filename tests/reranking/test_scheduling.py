@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from delf_engine.errors import ConfigError, DelfEngineWarning, ProcessDiedError,
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch, scheduling
 from delf_engine.reranking.scheduling import QueryJob
-from delf_engine.verification import PairVerifier, Verification, verify_features
+from delf_engine.verification import BatchVerifier, PairVerifier, Verification, verify_features
 from helpers import raises, random_features, seen_again
 from verification.answers import answer
 
@@ -88,6 +89,61 @@ def test_more_queries_than_fit_at_once_give_the_same_bits(
     c = alone["q0 3"][0]
     assert c.verification == verify_features(
         queries["q0"], images[c.id], config=verification, exponent=3.0, seed=11
+    )
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A card that is a CPU; returns the sizes of the batches that it has verified."""
+    sizes: list[int] = []
+    verify = BatchVerifier.__call__
+
+    def noted(self: BatchVerifier, pairs: Any) -> list[Verification]:
+        sizes.append(len(pairs))
+        return verify(self, pairs)
+
+    monkeypatch.setattr("delf_engine.model.device.choose_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr("delf_engine.verification.batched.CARDS", {"cpu"})
+    monkeypatch.setattr(BatchVerifier, "__call__", noted)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ranking": CAPPED, "reranking": RerankingConfig(top_n=100, top_k=1)}],
+    ids=["all", "stopped early"],
+)
+def test_a_card_gives_the_same_rankings(
+    world: Any, card: list[int], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(scheduling, "_CARD_QUERIES", 8)
+    shortlists = {**batch_of(20), "q0": [], "q1": ["i3", "nothing", "i4"]}
+    done: list[int] = []
+    given: dict[str, Any] = {"on_missing": "ignore", **options}
+    alone = run(world, shortlists, **given)
+    found = run(world, shortlists, device="cuda", progress=lambda pairs, _: done.append(pairs), **given)
+    assert list(found) == list(alone)
+    for query, ranking in alone.items():
+        assert [(c.id, c.inliers, c.verdict) for c in found[query]] == [
+            (c.id, c.inliers, c.verdict) for c in ranking
+        ]
+    assert max(card) > 10  # several queries in a batch
+    assert sum(card) == sum(c.verification is not None for ranking in alone.values() for c in ranking)
+    assert done == sorted(done)
+    assert done[-1] == sum(map(len, shortlists.values()))
+
+
+def test_other_ways_do_not_ask_the_card(world: Any, card: list[int]) -> None:
+    alone = run(world, batch_of(4), verification=PROCESSES)
+    assert run(world, batch_of(4), verification=PROCESSES, device="cuda") == alone
+    assert not card
+
+
+def test_a_device_that_is_not_there_is_refused(world: Any) -> None:
+    with raises(ConfigError, "cuda:99"):
+        run(world, batch_of(2), device="cuda:99")
+    assert run(world, batch_of(2), device="auto" if not torch.cuda.is_available() else "cpu") == run(
+        world, batch_of(2)
     )
 
 

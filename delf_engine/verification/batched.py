@@ -1,0 +1,169 @@
+"""Many pairs verified at once, on a card: the answers of `PairVerifier`, to the inlier but for rounding.
+
+The default way, affine maps by the exhaustive estimator, runs on the device for all pairs of a batch together.
+Pairs that may wear the same overlay are looked at again here, and where they do, or where another way is asked
+for, `PairVerifier` answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from delf_engine.config import VerificationConfig
+from delf_engine.features import LocalFeatures
+from delf_engine.support.threads import lock_across_forks, torch_after_fork
+from delf_engine.verification.order import goes_first
+from delf_engine.verification.overlays import overlay_matches
+from delf_engine.verification.result import Verification
+from delf_engine.verification.verify import PairVerifier, answered
+
+if TYPE_CHECKING:
+    from delf_engine.verification.calibration import Calibration
+    from delf_engine.verification.shards import BatchAnswers, Shard
+
+Pair: TypeAlias = tuple[LocalFeatures, LocalFeatures]
+
+#: Kinds of devices that compute in batches; a CPU could, too, but `PairVerifier` takes a thirtieth of the time.
+CARDS = {"cuda"}
+_WAY = "affine", "exhaustive", "float32"
+
+#: What is kept on each device, by its name and the dimension of descriptors; one call at a time uses it.
+_shards: dict[tuple[str, int], Shard] = {}
+_lock = lock_across_forks()
+
+
+def verify_pairs(
+    pairs: Sequence[Pair],
+    *,
+    config: VerificationConfig | None = None,
+    exponent: float | None = None,
+    seed: int = 0,
+    calibration: Calibration | None = None,
+    device: str = "auto",
+) -> list[Verification]:
+    """Do what `verify_features` does, for many pairs, at once if there is a card.
+
+    Parameters
+    ----------
+    pairs : sequence of (LocalFeatures, LocalFeatures)
+    config, exponent, seed, calibration
+        As of `verify_features`; errors are the same.
+    device : str
+        As of `BatchVerifier`.
+    """
+    found = BatchVerifier(config=config, exponent=exponent, seed=seed, device=device)(pairs)
+    return found if calibration is None else [calibration.judged(each) for each in found]
+
+
+class BatchVerifier:
+    """Verifies many pairs at once on a card, by an affine map, the exhaustive estimator and float32 descriptors.
+
+    Matches are those of `PairVerifier`; inliers may be off by one where numbers are rounded otherwise. Without a
+    card, or in other ways, it is `PairVerifier` that verifies. Features stay on the card as long as the objects
+    live, and while those of one descriptor dimension take an eighth of its memory at most.
+
+    Parameters
+    ----------
+    config, exponent, seed
+        As of `PairVerifier`.
+    device : str
+        "cuda", "cuda:1", ...; "auto", a card if there is one; or "cpu".
+
+    Raises
+    ------
+    ConfigError
+        As `verify_features`, and if there is no such device.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: VerificationConfig | None = None,
+        exponent: float | None = None,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        from delf_engine.model.device import choose_device
+
+        self._device = choose_device(device)
+        self._one = partial(PairVerifier, config=config, exponent=exponent, seed=seed)
+        nothing = LocalFeatures.empty((1, 1), 1)
+        example = self._one(nothing)
+        example(nothing)  # refuses what is out of range
+        self._config, self._exponent = example.config, example.exponent
+
+    @property
+    def on_card(self) -> bool:
+        """Whether there is a card, and it is of use for this config."""
+        config = self._config
+        return self._device.type in CARDS and (config.model, config.estimator, config.precision) == _WAY
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[Verification]:
+        """Return the verification of each pair, A and B.
+
+        Raises
+        ------
+        MismatchError
+            If the descriptors of a pair have different dimensions.
+        """
+        out: dict[int, Verification] = {}
+        by_dim: dict[int, list[int]] = {}
+        for i, (a, b) in enumerate(pairs):
+            if a.dim == b.dim and self.on_card:
+                by_dim.setdefault(a.dim, []).append(i)
+                continue
+            if not out or a is not pairs[i - 1][0]:
+                own = self._one(a)
+            out[i] = own(b)
+        if not by_dim:
+            return list(out.values())
+        from delf_engine.verification.shards import fitting
+
+        with _lock:
+            torch_after_fork()
+            for dim, some in by_dim.items():
+                some.sort(key=lambda i: max(map(len, pairs[i])))  # little is padded
+                for part in fitting([(len(pairs[i][0]), len(pairs[i][1])) for i in some], self._device):
+                    out.update(zip(some[part], self._verified([pairs[i] for i in some[part]], dim), strict=True))
+        return [out[i] for i in range(len(pairs))]
+
+    def _verified(self, pairs: Sequence[Pair], dim: int) -> list[Verification]:
+        """Verify a batch, for which there is room on the device."""
+        from delf_engine.verification.shards import Shard, verify_batch
+
+        key = str(self._device), dim
+        shard = _shards.setdefault(key, Shard(self._device, dim))
+        places = shard.places([image for pair in pairs for image in pair])
+        where = list(zip(places[::2], places[1::2], strict=True))
+        turned = [
+            self._config.mutual and (q.room < p.room if q.room != p.room else goes_first(b, a))
+            for (a, b), (p, q) in zip(pairs, where, strict=True)
+        ]
+        ordered = [(b, a) if turn else (a, b) for (a, b), turn in zip(pairs, turned, strict=True)]
+        where = [(q, p) if turn else (p, q) for (p, q), turn in zip(where, turned, strict=True)]
+        found = verify_batch(shard, ordered, where, self._config, self._exponent)
+        return [self._answer(found, i, pair, turned[i]) for i, pair in enumerate(ordered)]
+
+    def _answer(self, found: BatchAnswers, i: int, pair: Pair, turned: bool) -> Verification:
+        """Return what was found of a pair in its order, or what is if both images wear an overlay."""
+        inliers = found.inliers[i]
+        if found.suspect[i]:
+            own = found.own[i]
+            if overlay_matches(*pair, found.matches[i][own], inliers[own]) is not None:
+                return self._one(pair[turned])(pair[not turned])
+        fitted = bool(found.found[i])
+        return answered(
+            self._config,
+            found.transform[i] if fitted else None,
+            found.matches[i][inliers],
+            found.similarities[i][inliers],
+            turned=turned,
+            effective_inliers=int(found.effective[i]),
+            error_px=float(found.error[i]) if fitted else None,
+            putative=int(found.own[i].sum()),
+            overlay=0,
+            similarity=float(found.similarity[i]),
+            exponent=self._exponent,
+        )
