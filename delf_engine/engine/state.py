@@ -250,12 +250,14 @@ class EngineState:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UnknownIdError(f"{self.directory}: no image {missing[0]!r}{more}; nothing {done}")
 
-    def commit(self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False) -> list[str]:
+    def commit(
+        self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False, device: str | None = None
+    ) -> list[str]:
         """Write features in one transaction and index them; return the ids that were written.
 
         Those that are there already are left alone, or with `replace` become the last with their new features; of
         an id that occurs twice the first counts then, or with `replace` the last. The index is on disk after the
-        next `save`.
+        next `save`; a `device` helps as in `CandidateIndex.add`.
         """
         batch: dict[str, LocalFeatures] = {}
         for image_id, features in items:
@@ -271,7 +273,8 @@ class EngineState:
         if known := [image_id for image_id in written if replace and image_id in self.index]:
             self.index.remove(known)
         # As stored, not as given: an index rebuilt from the store must be the same to the bit.
-        self.index.add(written, [as_stored(batch[image_id], self.store.codec) for image_id in written])
+        stored = [as_stored(batch[image_id], self.store.codec) for image_id in written]
+        self.index.add(written, stored, device=device)
         self._revision = self.store.revision()
         return written
 

@@ -51,7 +51,7 @@ def match_batch(
     mutual, ratio, max_distance
         As for `match_prepared`.
     """
-    with _full_float32():
+    with full_float32():
         similarities = torch.bmm(a, b.transpose(1, 2))
     similarities.masked_fill_(~(of_a[:, :, None] & of_b[:, None, :]), -torch.inf)
     place = _nearest(a, b, of_b, of_a, similarities)
@@ -94,7 +94,7 @@ def _rows(b: Tensor, place: Tensor) -> Tensor:
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
+def full_float32() -> Iterator[None]:
     """Keep cuBLAS from rounding float32 to 19 bits (TF32), if somebody has allowed it."""
     before = torch.get_float32_matmul_precision()
     if before == "highest":

@@ -201,6 +201,7 @@ def test_commits_behind_the_back_of_a_gpu(
         assert sorted(engine.index.ids()) == sorted(photos)
 
         def full(batch: object, **options: object) -> list[str]:
+            assert options["device"] == "cpu"
             raise OSError("no space left on device")
 
         monkeypatch.setattr(engine.state, "commit", full)

@@ -17,7 +17,7 @@ from numba import njit
 
 from delf_engine.matching.micro_kernel import LANES, ROWS, njit_tiled, scores_16, scores_32
 
-_HALVINGS = 12
+HALVINGS = 12  # of the span of scores, in which a limit is found
 
 
 @njit(cache=True, nogil=True)
@@ -150,7 +150,7 @@ def _choose(scores: Any, count: Any, out: Any) -> Any:
     wanted = len(out)
     low, best = _extremes(scores, count)
     high = best
-    for _ in range(_HALVINGS):
+    for _ in range(HALVINGS):
         middle = low + (high - low) * np.float32(0.5)
         if _above(scores, count, middle) > wanted:
             low = middle

@@ -40,11 +40,27 @@ class WordSearcher:
         self.centroids = centroids
         self._flat: Any = None
         self._cells: CellSearcher | None = None
+        self._on_devices: dict[tuple[str, bool], Any] = {}
 
-    def nearest(self, data: Matrix, k: int, mode: Mode, threads: int) -> npt.NDArray[np.int32]:
+    def nearest(
+        self, data: Matrix, k: int, mode: Mode, threads: int, device: str | None = None
+    ) -> npt.NDArray[np.int32]:
         """Return the words that `Codebook.assign` describes, (N, k) int32; `data` is finite, C-contiguous."""
         words, dim = self.centroids.shape
         fast = mode == "fast" and CellSearcher.pays(words, dim, k)
+        if device is None or k > 1:
+            return self._on_host(data, k, fast, threads)
+        from delf_engine.index.codebook.on_device import Cells, DeviceWords
+
+        if (device, fast) not in self._on_devices:
+            cells = Cells(*self._cell_searcher().cells()) if fast else None
+            columns, largest = _as_columns(self.centroids, words), float(_squared_norms(self.centroids).max())
+            self._on_devices[device, fast] = DeviceWords(columns, largest, cells, device)
+        out, sure = self._on_devices[device, fast].nearest(data)
+        out[~sure] = self._on_host(data[~sure], 1, fast, threads)[:, 0]
+        return out[:, None]
+
+    def _on_host(self, data: Matrix, k: int, fast: bool, threads: int) -> npt.NDArray[np.int32]:
         search = self._nearest_fast if fast else self._nearest
         out = np.empty((len(data), k), np.int32)
         for start in range(0, len(data), _BLOCK):
@@ -73,13 +89,16 @@ class WordSearcher:
         nearest_words(data, self.centroids, proposed.astype(np.int32), tolerance, out)
 
     def _nearest_fast(self, data: Matrix, out: npt.NDArray[np.int32], threads: int) -> None:
-        if self._cells is None:
-            self._cells = CellSearcher(self.centroids)
-        found = self._cells.search(data, out, threads)
+        found = self._cell_searcher().search(data, out, threads)
         if not found.all():
             rest = np.empty((int((~found).sum()), out.shape[1]), np.int32)
             self._nearest(data[~found], rest, threads)
             out[~found] = rest
+
+    def _cell_searcher(self) -> CellSearcher:
+        if self._cells is None:
+            self._cells = CellSearcher(self.centroids)
+        return self._cells
 
 
 class CellSearcher:
@@ -107,10 +126,10 @@ class CellSearcher:
         self._longest = float(np.linalg.norm(centroids.astype(np.float64), axis=1).max())
         count = max(_LEAST_CELLS, 1 << round(np.log2(4 * np.sqrt(len(centroids)))))
         self._probes = round(_PROBES * np.sqrt(count))
-        self._cells, cell_of = _clustered(centroids, count)
+        self._cells, self._cell_of = _clustered(centroids, count)
         self._count = count
-        order = np.argsort(cell_of, kind="stable")
-        sizes = np.bincount(cell_of, minlength=count)
+        order = np.argsort(self._cell_of, kind="stable")
+        sizes = np.bincount(self._cell_of, minlength=count)
         widths = -(-sizes // _LANES) * _LANES
         self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)])
         self._words = np.zeros(self._bounds[-1], np.int32)
@@ -130,6 +149,10 @@ class CellSearcher:
     def pays(words: int, dim: int, k: int) -> bool:
         """Return whether this is quicker than a flat scan, of so many words and dimensions for `k` words."""
         return words >= _LEAST_WORDS and dim <= _LARGEST_DIM and 64 * k <= words
+
+    def cells(self) -> tuple[tuple[Matrix, Matrix], npt.NDArray[np.int32], int]:
+        """Return the centres as columns with their bias, the cell of each word, and how many are looked into."""
+        return self._cells, self._cell_of, self._probes
 
     def search(self, data: Matrix, out: npt.NDArray[np.int32], threads: int) -> npt.NDArray[np.bool_]:
         """Write the words nearest to each descriptor, nearest first.

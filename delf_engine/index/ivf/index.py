@@ -79,13 +79,14 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
     def _entries(self, segment: Segment) -> int:
         return int(segment.arrays["row_offsets"][-1])
 
-    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Rows]:
+    def _images(self, items: Sequence[LocalFeatures], threads: int, device: str | None = None) -> list[Rows]:
         out: list[Rows] = []
         codec = self._known_codec()
         for block in blocks(items):
             some = items[block]
             descriptors = np.concatenate([item.descriptors for item in some])
-            cells = self.codebook.assign(descriptors, mode=self.config.assignment, threads=threads)[:, 0]
+            mode = self.config.assignment
+            cells = self.codebook.assign(descriptors, mode=mode, threads=threads, device=device)[:, 0]
             out += zip(by_image(cells, some), by_image(codec.encode(descriptors), some), strict=True)
         return out
 

@@ -69,7 +69,7 @@ def test_words_do_not_depend_on_batch_or_threads(
 
 def test_an_index_assigns_as_its_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[str] = []
-    monkeypatch.setattr(WordSearcher, "nearest", lambda self, data, k, mode, threads: modes.append(mode) or 1 / 0)
+    monkeypatch.setattr(WordSearcher, "nearest", lambda self, data, k, mode, *_: modes.append(mode) or 1 / 0)
     for kind in ("asmk", "ivf"):
         for mode in ("exact", "fast"):
             options = getattr(load_profile(), kind).model_copy(update={"assignment": mode})
