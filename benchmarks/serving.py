@@ -4,11 +4,12 @@
     python -m benchmarks.serving --minutes 30
 
 The server is a process of its own. Direct calls are `Engine.search` with the same options, in this process, on a
-copy of the engine, by as many threads as the server searches with, or as there are clients. Both are asked in turn,
-query by query where there is one client, else in blocks, so that what else the machine does falls on both. A query is
-an image's id, or a photograph that the engine has not seen. "overhead" is the median difference of the same query's
-two times; "around it" the mean time of a served search outside the search itself, decoding included, which other work
-disturbs less. Rows "adding" are measured while one more client, and a thread, add a photograph and remove it again.
+copy of the engine, by as many threads as the server searches with, or as there are clients. Both are asked in
+turn, query by query where there is one client, else in blocks, so that what else the machine does falls on both.
+A query is an image's id, or a photograph that the engine has not seen. "overhead" is the median difference of the
+same query's two times; "around it" the mean time of a served search outside the search itself, decoding included,
+which other work disturbs less. Rows "adding" are measured while one more client, and a thread, add a photograph
+and remove it again.
 
 ``--minutes`` goes on with `benchmarks.serving_load`: searches, verifying, adding, removing, hostile uploads.
 Photographs are those of ``paris/`` of ``--data``, or drawn by the demo.

@@ -1,9 +1,9 @@
 """The mixed load of `benchmarks.serving`: several clients of a server, decoders killed, then the server itself.
 
-Two thirds of the time one server runs and its decoders are killed one by one. Its memory must not grow between a warm
-point, after a quarter of that, and the end. Then the server is killed outright and started again, over and over. What
-it has said to be added must be there each time, what it has said to be removed must not; at the end the engine is
-checked, and no file of an upload may be left that is no image.
+Two thirds of the time one server runs and its decoders are killed one by one. Its memory must not grow between a
+warm point, after a quarter of that, and the end. Then the server is killed outright and started again, over and
+over. What it has said to be added must be there each time, what it has said to be removed must not; at the end
+the engine is checked, and no file of an upload may be left that is no image.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from typer.testing import CliRunner
 
 import delf_engine as de
 from delf_engine.cli import app
-from delf_engine.errors import ConfigError
+from delf_engine.engine.state import EngineState
+from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.serve import protocol
+from delf_engine.serve.service import Service
 from helpers import image_bytes, random_photo
 from serving import Client
 
@@ -80,12 +83,49 @@ import sys
 from pathlib import Path
 from fastapi.testclient import TestClient
 from delf_engine.serve import Settings, create_app
-with TestClient(create_app(Settings(directory=Path({str(directory)!r}))), "http://localhost") as served:
-    assert served.get("/readyz").json() == {{"ready": True, "model_loaded": False}}
-    assert served.get("/v1/images").json()["total"] == 6
+served = TestClient(create_app(Settings(directory=Path({str(directory)!r}))), "http://localhost")
+assert served.get("/readyz").json() == {{"ready": False}}
+assert served.get("/v1/images").json()["total"] == 6
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_server_is_ready_once_it_has_warmed_up(
+    client: Client, warm: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm()
+    go, load = threading.Event(), Service.load
+
+    def slow(self: Service, state: EngineState) -> None:
+        assert go.wait(30)
+        load(self, state)
+
+    monkeypatch.setattr(Service, "load", slow)
+    served = client()
+    first = served.get("/readyz")
+    assert (first.status_code, first.json()) == (503, {"ready": False})
+    assert served.get("/healthz").status_code == served.get("/v1/info").status_code == 200
+    go.set()
+    until = time.monotonic() + 60
+    while served.get("/readyz").status_code != 200:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_server_without_its_model_is_not_ready_and_its_log_says_why(
+    client: Client, warm: Callable[[], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    warm()
+
+    def gone(*_: object) -> None:
+        raise CheckpointError("m.safetensors: no such file")
+
+    monkeypatch.setattr(Service, "load", gone)
+    served: Any = client()
+    served.app.state.service.close()
+    assert "m.safetensors" in caplog.text
+    assert served.get("/readyz").status_code == 503
 
 
 @pytest.fixture
@@ -98,7 +138,7 @@ def server(directory: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
     at = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while True:
             try:
                 if httpx.get(f"{at}/readyz").status_code == 200:
