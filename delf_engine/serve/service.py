@@ -86,7 +86,7 @@ class Service:
             self._stack = stack.pop_all()
 
     def warm_up(self) -> None:
-        """Load the model and compile kernels, in a thread, by a search: on a new machine that takes up to a minute."""
+        """Load the model and compile kernels in a thread: on a new machine that takes up to a minute."""
         self._warming.start()
         self._stack.callback(self._warming.join)  # it reads the engine
 

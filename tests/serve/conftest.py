@@ -21,7 +21,7 @@ from serving import Client
 
 @pytest.fixture(autouse=True)
 def warm(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Let servers say that they are ready at once: to warm up takes seconds. Those do it that start after a call."""
+    """Let servers be ready at once, as warming up takes seconds; but those that start after a call."""
     real = Service._warm
     monkeypatch.setattr(Service, "_warm", lambda self: setattr(self, "ready", True))
     return lambda: monkeypatch.setattr(Service, "_warm", real)
