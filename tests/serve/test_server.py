@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+import yaml
 from fastapi.openapi.models import OpenAPI
 from pydantic import SecretStr
 from typer.testing import CliRunner
@@ -74,6 +75,24 @@ def test_the_guide_shows_every_route_and_none_that_is_not_there(client: Client) 
         posts = " -F " in command or " --json " in command
         shown.setdefault(path, set()).add(method[1].lower() if method else "post" if posts else "get")
     assert shown == there
+
+
+def test_the_container_of_the_guide_serves_to_others_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide, seen = GUIDE.read_text("utf-8"), []
+    compose = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)[1])  # type: ignore[index]
+    services = compose["services"]
+    assert "ports" not in services["delf-engine"]  # it is reached through the proxy only
+    assert services["delf-engine"]["environment"] == ["DELF_ENGINE_TOKEN"]
+    used = {volume.partition(":")[0] for each in services.values() for volume in each["volumes"]}
+    assert used == set(compose["volumes"])
+    monkeypatch.setenv("DELF_ENGINE_TOKEN", "0123456789abcdef")
+    monkeypatch.setattr("delf_engine.serve.run", seen.append)
+    shown = re.findall(r"docker run [^\n]*\\\n +delf-engine (serve .*)", guide)
+    for command in [*shown, services["delf-engine"]["command"]]:
+        CliRunner().invoke(app, command.split(), catch_exceptions=False)
+    assert [(each.host, each.port, str(each.directory)) for each in seen] == 2 * [
+        ("0.0.0.0", 8000, "/work/engine")
+    ]
 
 
 def test_without_a_photograph_there_is_no_torch(directory: Path) -> None:
