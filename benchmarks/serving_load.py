@@ -84,9 +84,9 @@ class Load:
     def _asked(self, method: str, path: str, form: Any = (), good: set[int] = _REFUSALS) -> Any:
         answer = self._server.ask(method, path, form)
         with self._lock:
-            self.answers[f"{method} {path.partition('?')[0].rpartition('/')[0]} {answer.status}"] += 1
+            self.answers[f"{method} {path.partition('?')[0][:10]} {answer.status}"] += 1
             if answer.status >= 300 and answer.status not in good:
-                self.unexpected[f"{method} {path}: {answer}"] += 1
+                self.unexpected[f"{method} {path[:50]}: {answer}"] += 1
         return answer.body if answer.status < 300 else None
 
     def _search(self, rng: random.Random) -> None:
@@ -130,7 +130,7 @@ class Load:
         self._asked("POST", "/v1/search", [("file", bad)], _HOSTILE)
         if rng.random() < 0.1:
             self._asked("POST", "/v1/images", [("files", b"x")] * 10_000, _HOSTILE)
-            self._asked("GET", f"/v1/{'x' * 20_000}", (), _HOSTILE | {400})
+            self._asked("GET", f"/v1/{'x' * 20_000}", (), _HOSTILE | {404})
         with socket.create_connection(("127.0.0.1", self._server.port)) as slow:
             slow.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
             time.sleep(1)

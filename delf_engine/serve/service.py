@@ -141,6 +141,7 @@ class Service:
             options = SearchOptions(top_k=1, top_n=1, confirm=1)
             searching.search(state, pixels, options, box=None, expand=False, graph=False)
             self.ready = True
+            log.info("ready")
         except Exception as error:  # noqa: BLE001 - it is not ready, which requests may say better
             log.error("warming up failed", exc_info=error)
 
