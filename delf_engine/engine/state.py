@@ -97,6 +97,7 @@ class EngineState:
         state._seen = seen
         if before is not None:
             before.lend_extractor(state)
+            state.fine.go_on(before.fine)
         return state
 
     def newer(self) -> EngineState:
