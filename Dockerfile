@@ -1,7 +1,9 @@
-# The command line on CPUs, as a user without rights, below 1.5 GB:
+# The command line and the server on CPUs, as a user without rights, below 1.5 GB:
 #
 #     docker build -t delf-engine .
 #     docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" delf-engine verify a.jpg b.jpg
+#
+# Serving: docs/howto/serve.md. No HEALTHCHECK, as most containers answer one command; ask /readyz.
 FROM python:3.11-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends binutils
 RUN python -m venv --without-pip /opt/delf-engine
@@ -15,7 +17,7 @@ COPY configs configs
 COPY delf_engine delf_engine
 # OpenCV without windows, which need libraries of a desktop; tests, headers and symbols nobody runs.
 RUN pip="/usr/local/bin/python -m pip --python /opt/delf-engine/bin/python" \
-    && $pip install --no-compile . \
+    && $pip install --no-compile ".[serve]" \
     && $pip uninstall --yes opencv-python \
     && $pip install --no-compile --no-deps opencv-python-headless \
     && cd /opt/delf-engine/lib/python3.11/site-packages \
@@ -28,10 +30,12 @@ ENV NUMBA_CACHE_DIR=/opt/delf-engine/numba
 RUN delf-engine demo --out /tmp/demo && chmod -R a+rwX "$NUMBA_CACHE_DIR"
 
 FROM python:3.11-slim
-RUN useradd --create-home --uid 1000 delf
+# /work is the user's: so is a new volume that is mounted there.
+RUN useradd --create-home --uid 1000 delf && install --directory --owner delf --group delf /work
 COPY --from=build /opt/delf-engine /opt/delf-engine
 ENV PATH=/opt/delf-engine/bin:$PATH NUMBA_CACHE_DIR=/opt/delf-engine/numba MPLCONFIGDIR=/tmp/matplotlib
 USER delf
 WORKDIR /work
+EXPOSE 8000
 ENTRYPOINT ["delf-engine"]
 CMD ["--help"]

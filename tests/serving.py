@@ -1,14 +1,21 @@
-"""What the tests of the server share: waiting for a job, and decoders that die."""
+"""What the tests of the server share: processes of it, waiting for a job, decoders that die, a bomb."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 from fastapi.testclient import TestClient
 
 from delf_engine.serve import decoding
@@ -16,7 +23,44 @@ from delf_engine.serve import decoding
 Client = Callable[..., TestClient]
 
 
-def ended(client: TestClient, job: dict[str, Any]) -> dict[str, Any]:
+@contextmanager
+def started(directory: Path, *options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a server as a process and yield it with its address; wait with `ready`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "delf_engine", "serve", str(directory), "--port", str(port)]
+    process = subprocess.Popen([*command, *map(str, options)], stderr=subprocess.PIPE, text=True)
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ready(process: subprocess.Popen[str], at: str) -> None:
+    """Wait until a server has warmed up."""
+    until = time.monotonic() + 120
+    while True:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{at}/readyz").status_code == 200:
+                return
+        assert time.monotonic() < until
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.1)
+
+
+def png(width: int, height: int, pixels: bytes, *more: tuple[bytes, bytes]) -> bytes:
+    """A PNG of grey pixels, perhaps fewer than it says, with chunks before them."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), *more, (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def ended(client: TestClient | httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     """Wait for a job and return it."""
     until = time.monotonic() + 60
     while job["state"] in ("queued", "running"):

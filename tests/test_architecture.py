@@ -283,7 +283,7 @@ def test_import_delf_engine_loads_nothing_heavy() -> None:
     assert modules & heavy == set()
 
 
-@pytest.mark.parametrize("name", ["LocalFeatures", "load_profile", "DelfEngineError", "verify_features"])
+@pytest.mark.parametrize("name", ["LocalFeatures", "load_profile", "DelfEngineError", "verify_features", "Engine"])
 def test_light_names_do_not_load_torch(name: str) -> None:
     modules, done = loaded_by(f"import delf_engine\ndelf_engine.{name}")
     assert done.returncode == 0, done.stderr

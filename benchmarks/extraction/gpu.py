@@ -38,8 +38,9 @@ from delf_engine import Extractor, FeatureStore
 from delf_engine.errors import DelfEngineWarning
 from delf_engine.extraction.on_device import DeviceExtraction
 from delf_engine.extraction.resampling import resized, textured_cells
-from delf_engine.extraction.runtime import choose_device, fetched
+from delf_engine.extraction.runtime import fetched
 from delf_engine.images import load_image
+from delf_engine.model.device import choose_device
 from delf_engine.support.threads import usable_cores
 
 _SIZES = ((1024, 683), (683, 1024), (1024, 768), (768, 1024))

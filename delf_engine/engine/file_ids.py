@@ -1,7 +1,8 @@
 """One id for each file, however its path is written, and the way back from the id to the file.
 
 An engine keeps a root, a folder. The id of a file inside it is the path from there, so that ids stay right when a
-collection moves; the id of any other file is its absolute path. Symbolic links are names of their own.
+collection moves; the id of any other file is its absolute path. Symbolic links are names of their own. Files that
+lie in the engine's own directory for others to see may have ids from there: they tell nothing of the machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from delf_engine.errors import ConfigError
+
+#: Ids from the engine's directory begin with it.
+_OWN = "engine:"
 
 
 def kept_root(directory: Path, root: str | os.PathLike[str]) -> str:
@@ -52,8 +56,15 @@ def file_id(path: str | os.PathLike[str], root: str | None) -> str:
     return absolute if inside is None else inside
 
 
-def file_of(image_id: str, root: str | None) -> str:
-    """Return the path of the file with this id."""
+def own_id(path: Path, directory: Path) -> str:
+    """Return the id of a file that lies in the engine's directory and stays with it."""
+    return f"{_OWN}{path.relative_to(directory).as_posix()}"
+
+
+def file_of(image_id: str, root: str | None, directory: str | os.PathLike[str] = "") -> str:
+    """Return the path of the file with this id, in an engine's `directory`."""
+    if image_id.startswith(_OWN):
+        return os.path.join(directory, image_id.removeprefix(_OWN))
     return image_id if root is None else os.path.join(root, image_id)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from delf_engine.config import FineConfig, Profile
@@ -37,7 +37,7 @@ class FineSource:
     def __init__(self, directory: Path | None, profile: Profile, *, readonly: bool = True) -> None:
         self._config = profile.fine
         self._max_pixels = profile.extraction.max_pixels or MAX_PIXELS
-        self._encoded = lru_cache(_KEPT)(self._encode)
+        self._encoded = lru_cache(_KEPT)(partial(_record, self._config, self._max_pixels))
         self.store: FeatureStore | None = None
         if directory is not None and (directory / FINE).is_dir():
             self.store = FeatureStore.open(directory / FINE, readonly=readonly)
@@ -50,20 +50,17 @@ class FineSource:
             if readonly:
                 self.store.pin()
 
+    def go_on(self, before: FineSource) -> None:
+        """Keep what another has extracted on demand, if it did so with the same options."""
+        if (self._config, self._max_pixels) == (before._config, before._max_pixels):
+            self._encoded = before._encoded
+
     def extracted(self, image: ImageSource, box: Box | None = None) -> LocalFeatures | None:
         """Return the fine features of a photograph, as stored; None if it cannot be read."""
         try:
-            return self._extract(image, box)
+            return _extracted(self._config, self._max_pixels, image, box)
         except ImageError:
             return None
-
-    def _extract(self, image: ImageSource, box: Box | None = None) -> LocalFeatures:
-        found = fine_features(image, config=self._config, box=box, max_pixels=self._max_pixels)
-        return as_stored(found, _CODEC)
-
-    def _encode(self, path: str, *_: int) -> bytes:
-        """Return the record of a file; a changed one has other numbers."""
-        return encode(self._extract(path), _CODEC, b"")
 
     def get(self, image_id: str, path: str) -> LocalFeatures | None:
         """Return those of an image of the engine; None if they are not stored and its file cannot be read."""
@@ -94,6 +91,15 @@ class FineSource:
         """Close the store if there is one."""
         if self.store is not None:
             self.store.close()
+
+
+def _record(config: FineConfig, max_pixels: int, path: str, *_: int) -> bytes:
+    """Return the record of a file; a changed one has other numbers."""
+    return encode(_extracted(config, max_pixels, path), _CODEC, b"")
+
+
+def _extracted(config: FineConfig, max_pixels: int, image: ImageSource, box: Box | None = None) -> LocalFeatures:
+    return as_stored(fine_features(image, config=config, box=box, max_pixels=max_pixels), _CODEC)
 
 
 def create_fine_store(directory: Path, profile: Profile) -> None:

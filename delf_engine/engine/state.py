@@ -97,6 +97,7 @@ class EngineState:
         state._seen = seen
         if before is not None:
             before.lend_extractor(state)
+            state.fine.go_on(before.fine)
         return state
 
     def newer(self) -> EngineState:
@@ -228,7 +229,7 @@ class EngineState:
     def path_of(self, name: str | os.PathLike[str]) -> str:
         """Return where the file of an image is, given by its id; what is no id is a path already."""
         image_id = self.id_of(name)
-        return file_of(image_id, self.root) if image_id in self.store else image_id
+        return file_of(image_id, self.root, self.directory) if image_id in self.store else image_id
 
     def use_root(self, root: str | os.PathLike[str]) -> None:
         """Look for files from another root on, which a writer keeps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from delf_engine.engine.file_ids import file_id
+from delf_engine.engine.file_ids import own_id
 from delf_engine.errors import DataError, ProcessDiedError
 from delf_engine.serve.database import plain
 from delf_engine.serve.jobs import Added, Cancelled, Control, Failure, JobFailed
@@ -29,7 +29,7 @@ def add_uploads(
         good = _good(service, control, files, failed)
         before = len(failed)
         with service.writing(control.check) as engine:
-            ids = {file_id(path, engine.state.root): path for path in good}
+            ids = {own_id(path, engine.directory): path for path in good}
             try:
                 report = engine.add(
                     list(ids.values()),

@@ -21,6 +21,7 @@ from delf_engine.serve.settings import Settings
 _FIELDS = 3000  # of a form: a shortlist and its scores
 _FIELD_BYTES = 64 * 1024
 _CONNECTIONS = 512
+_HEAD_BYTES = 64 * 1024  # above the gate's limit, so that it can say so, however the head arrives
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -42,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.warm_up()
         yield
         await run_in_threadpool(service.close)
 
@@ -105,6 +107,7 @@ def run(settings: Settings) -> None:
         server_header=False,
         proxy_headers=False,
         limit_concurrency=_CONNECTIONS,
+        h11_max_incomplete_event_size=_HEAD_BYTES,
         timeout_graceful_shutdown=int(settings.seconds),
     )
     Server(config).run()

@@ -9,14 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from delf_engine.engine import Engine
+import numpy as np
+
+from delf_engine.engine import Engine, searching
+from delf_engine.engine.file_ids import own_id
+from delf_engine.engine.searching import SearchOptions
 from delf_engine.engine.state import EngineState
+from delf_engine.engine.views import verify_views
 from delf_engine.errors import LockedError
 from delf_engine.serve.access import Access
 from delf_engine.serve.database import Database
-from delf_engine.serve.decoding import Decoders
+from delf_engine.serve.decoding import Decoders, encoded
 from delf_engine.serve.jobs import Jobs
 from delf_engine.serve.limits import WorkQueue
+from delf_engine.serve.logs import log
 from delf_engine.serve.metrics import Metrics
 from delf_engine.serve.photographs import Photographs
 from delf_engine.serve.problems import Refused
@@ -43,6 +49,8 @@ class Service:
     work, pictures, writes : WorkQueue
         For searches and the like, for small pictures, for removing.
     decoders, database, photographs, jobs
+    ready : bool
+        Whether `warm_up` has done its work.
     stopping : bool
         Whether the server is going down.
     """
@@ -51,7 +59,7 @@ class Service:
         self.settings, self.metrics = settings, Metrics()
         token = settings.token
         self.access = None if token is None else Access(token.get_secret_value())
-        self.stopping = False
+        self.ready = self.stopping = False
         self._writing, self._loading = threading.Lock(), threading.Lock()
         with ExitStack() as stack:
             self.engine = stack.enter_context(Engine.open(settings.directory, readonly=True, auto_refresh=True))
@@ -79,7 +87,13 @@ class Service:
             self.jobs = Jobs(self.database, self.metrics, settings.queue)
             stack.callback(self.jobs.close)
             self._delete_lost()
+            self._warming = threading.Thread(target=self._warm, name="warming")
             self._stack = stack.pop_all()
+
+    def warm_up(self) -> None:
+        """Load the model and compile kernels in a thread: on a new machine that takes up to a minute."""
+        self._warming.start()
+        self._stack.callback(self._warming.join)  # it reads the engine
 
     def close(self) -> None:
         """Finish what runs, commit or give up the job that is at work, and close everything."""
@@ -126,6 +140,21 @@ class Service:
         finally:
             self._writing.release()
 
+    def _warm(self) -> None:
+        try:
+            state = self.engine.state
+            self.load(state)
+            noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+            pixels = self.decoders.pixels(encoded(np.repeat(np.repeat(noise, 16, axis=0), 16, axis=1)))
+            view = state.view_of(pixels)
+            verify_views(view, view, state.manifest.profile, calibration=state.calibration)
+            options = SearchOptions(top_k=1, top_n=1, confirm=1)
+            searching.search(state, pixels, options, box=None, expand=False, graph=False)
+            self.ready = True
+            log.info("ready")
+        except Exception as error:  # noqa: BLE001 - it is not ready, which requests may say better
+            log.error("warming up failed", exc_info=error)
+
     def _opened(self, wait: Callable[[], None]) -> Engine:
         while True:
             try:
@@ -138,5 +167,5 @@ class Service:
         """Delete the files of jobs that were cut off, but for those that they have added."""
         state = self.engine.state
         for path in self.jobs.lost_files():
-            if state.id_of(path) not in state.store:
+            if own_id(path, state.directory) not in state.store:
                 path.unlink(missing_ok=True)

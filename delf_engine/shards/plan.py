@@ -191,7 +191,7 @@ def hashed(values: Any) -> str:
 def _alike(engine: Manifest, threshold: float | None) -> Manifest:
     """Return a manifest with options of extraction as an engine that is made on this machine keeps them."""
     from delf_engine.extraction.precision import resolve_precision
-    from delf_engine.extraction.runtime import choose_device
+    from delf_engine.model.device import choose_device
 
     extraction = engine.profile.extraction
     if extraction.precision != "auto":

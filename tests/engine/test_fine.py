@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import delf_engine as de
 from delf_engine.engine.fine import FINE
 from delf_engine.errors import ConfigError
+from delf_engine.extraction.fine import fine_features
 from delf_engine.reranking import RankedCandidate
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import FineEvidence
@@ -147,3 +149,24 @@ def test_the_first_n_are_confirmed(tmp_path: Path, tiny_model: Path, files: list
             engine.rerank_many(lists, confirm=-1)
         with raises(ConfigError, "confirm"):
             engine.search(files[0], confirm=-1)
+
+
+def test_a_reader_that_goes_on_keeps_what_it_has_extracted(
+    tmp_path: Path, tiny_model: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(image: str, **options: Any) -> de.LocalFeatures:
+        read.append(image)
+        return fine_features(image, **options)
+
+    with de.Engine.create(tmp_path / "e", model=tiny_model) as engine:
+        engine.add(files[:-1])
+        monkeypatch.setattr("delf_engine.engine.fine.fine_features", counted)
+        with de.Engine.open(tmp_path / "e", readonly=True, auto_refresh=True) as reader:
+            first = [reader.verify(files[0], each).probability for each in files[1:-1]]
+            assert len(read) == len(files) - 1
+            engine.add([files[-1]])
+            assert len(reader) == len(files)
+            assert [reader.verify(files[0], each).probability for each in files[1:-1]] == first
+            assert len(read) == len(files) - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,17 @@ from fastapi.testclient import TestClient
 
 import delf_engine as de
 from delf_engine.serve import Settings, create_app
+from delf_engine.serve.service import Service
 from helpers import image_bytes, random_photo
 from serving import Client
+
+
+@pytest.fixture(autouse=True)
+def warm(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let servers be ready at once, as warming up takes seconds; but those that start after a call."""
+    real = Service._warm
+    monkeypatch.setattr(Service, "_warm", lambda self: setattr(self, "ready", True))
+    return lambda: monkeypatch.setattr(Service, "_warm", real)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,26 +16,26 @@ from PIL import Image
 from delf_engine.errors import ProcessDiedError
 from delf_engine.serve import decoding
 from helpers import image_bytes, raises, random_photo
-from serving import Client, deadly, deadly_problem, ended, endless_pixels
+from serving import Client, deadly, deadly_problem, ended, endless_pixels, png
 
 PHOTO = random_photo(np.random.default_rng(5), 200, 150)
 JPEG = image_bytes(PHOTO, "JPEG")
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it has that many pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+def forged(kind: str) -> bytes:
+    """A photograph whose head says that it has 60,000 x 60,000 pixels."""
+    data = bytearray(image_bytes(PHOTO, kind))
+    at, form = {"JPEG": (data.find(b"\xff\xc0") + 5, ">HH"), "GIF": (6, "<HH"), "BMP": (18, "<ii")}[kind]
+    struct.pack_into(form, data, at, 60_000, 60_000)
+    if kind == "GIF":  # its frame, too
+        struct.pack_into(form, data, data.find(b",\0\0\0\0") + 5, 60_000, 60_000)
+    return bytes(data)
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n(/etc/passwd) run\n"
 BAD = {
-    "pixels.png": bomb(60_000, 60_000),
+    "pixels.png": png(60_000, 60_000, bytes(1000)),
+    **{f"pixels.{kind}": forged(kind) for kind in ("JPEG", "GIF", "BMP")},
     "cut.jpg": JPEG[: len(JPEG) // 3],
     "drawing.svg": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
     "page.jpg": b"<!doctype html><script>alert(1)</script>",
@@ -52,6 +51,14 @@ BAD = {
 def test_what_is_no_photograph_is_refused(client: Client, name: str) -> None:
     answer = client().post("/v1/search", files={"file": (name, BAD[name])})
     assert (answer.status_code, answer.json()["code"]) == (422, "bad_photograph")
+
+
+def test_what_is_no_photograph_is_not_added_and_leaves_nothing(client: Client, directory: Path) -> None:
+    served = client()
+    job = ended(served, served.post("/v1/images", files=[("files", each) for each in BAD.items()]).json())
+    assert (job["state"], job["added"]) == ("done", [])
+    assert sorted(each["name"] for each in job["failed"]) == sorted(BAD)
+    assert list((directory / "serve" / "photographs").iterdir()) == []
 
 
 def test_pixels_are_looked_up_before_they_are_decoded(client: Client) -> None:

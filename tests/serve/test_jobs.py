@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,19 @@ def test_a_broken_file_among_good_ones_is_named_and_deleted(client: Client, dire
     assert (found["photo"]["ref"], found["photo"]["name"]) == (job["added"][1]["id"], "4.png")
     listed = served.get("/v1/images", params={"offset": 6, "limit": 5}).json()
     assert (listed["total"], [each["name"] for each in listed["images"]]) == (8, ["0.png", "4.png"])
+
+
+def test_ids_of_uploads_name_no_folder_of_the_machine_and_move_along(
+    client: Client, directory: Path, tmp_path: Path
+) -> None:
+    served = client()
+    job = ended(served, served.post("/v1/images", files=uploads(PHOTOS[0])).json())
+    mine = job["added"][0]["id"]
+    assert mine == f"engine:serve/photographs/{kept(directory)[0]}"
+    shutil.copytree(directory, tmp_path / "moved")
+    with de.Engine.open(tmp_path / "moved", readonly=True) as engine:
+        assert Path(engine.path_of(mine)) == tmp_path / "moved" / mine.removeprefix("engine:")
+        assert Path(engine.path_of(mine)).read_bytes() == PHOTOS[0]
 
 
 def test_events_follow_a_job_to_its_end(client: Client) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,19 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+import yaml
 from fastapi.openapi.models import OpenAPI
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
 import delf_engine as de
 from delf_engine.cli import app
-from delf_engine.errors import ConfigError
+from delf_engine.engine.state import EngineState
+from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.serve import protocol
+from delf_engine.serve.service import Service
 from helpers import image_bytes, random_photo
-from serving import Client
+from serving import Client, ready, started
 
 SLOW = b"""POST /v1/search HTTP/1.1\r
 Host: localhost\r
@@ -74,43 +77,81 @@ def test_the_guide_shows_every_route_and_none_that_is_not_there(client: Client) 
     assert shown == there
 
 
+def test_the_container_of_the_guide_serves_to_others_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide, seen = GUIDE.read_text("utf-8"), []
+    compose = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)[1])  # type: ignore[index]
+    services = compose["services"]
+    assert "ports" not in services["delf-engine"]  # it is reached through the proxy only
+    assert services["delf-engine"]["environment"] == ["DELF_ENGINE_TOKEN"]
+    used = {volume.partition(":")[0] for each in services.values() for volume in each["volumes"]}
+    assert used == set(compose["volumes"])
+    monkeypatch.setenv("DELF_ENGINE_TOKEN", "0123456789abcdef")
+    monkeypatch.setattr("delf_engine.serve.run", seen.append)
+    shown = re.findall(r"docker run [^\n]*\\\n +delf-engine (serve .*)", guide)
+    for command in [*shown, services["delf-engine"]["command"]]:
+        CliRunner().invoke(app, command.split(), catch_exceptions=False)
+    assert [(each.host, each.port, str(each.directory)) for each in seen] == 2 * [
+        ("0.0.0.0", 8000, "/work/engine")
+    ]
+
+
 def test_without_a_photograph_there_is_no_torch(directory: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
 from fastapi.testclient import TestClient
 from delf_engine.serve import Settings, create_app
-with TestClient(create_app(Settings(directory=Path({str(directory)!r}))), "http://localhost") as served:
-    assert served.get("/readyz").json() == {{"ready": True, "model_loaded": False}}
-    assert served.get("/v1/images").json()["total"] == 6
+served = TestClient(create_app(Settings(directory=Path({str(directory)!r}))), "http://localhost")
+assert served.get("/readyz").json() == {{"ready": False}}
+assert served.get("/v1/images").json()["total"] == 6
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_a_server_is_ready_once_it_has_warmed_up(
+    client: Client, warm: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm()
+    go, load = threading.Event(), Service.load
+
+    def slow(self: Service, state: EngineState) -> None:
+        assert go.wait(30)
+        load(self, state)
+
+    monkeypatch.setattr(Service, "load", slow)
+    served = client()
+    first = served.get("/readyz")
+    assert (first.status_code, first.json()) == (503, {"ready": False})
+    assert served.get("/healthz").status_code == served.get("/v1/info").status_code == 200
+    go.set()
+    until = time.monotonic() + 60
+    while served.get("/readyz").status_code != 200:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_server_without_its_model_is_not_ready_and_its_log_says_why(
+    client: Client, warm: Callable[[], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    warm()
+
+    def gone(*_: object) -> None:
+        raise CheckpointError("m.safetensors: no such file")
+
+    monkeypatch.setattr(Service, "load", gone)
+    served: Any = client()
+    served.app.state.service.close()
+    assert "m.safetensors" in caplog.text
+    assert served.get("/readyz").status_code == 503
+
+
 @pytest.fixture
 def server(directory: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running server and its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "delf_engine", "serve", str(directory), "--port", str(port), "--seconds", "3"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
-    at = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + 60
-        while True:
-            try:
-                if httpx.get(f"{at}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                assert time.monotonic() < until
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                time.sleep(0.1)
+    with started(directory, "--seconds", 3) as (process, at):
+        ready(process, at)
         yield process, at
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_server_that_is_told_to_end_ends_well(
@@ -123,7 +164,7 @@ def test_a_server_that_is_told_to_end_ends_well(
         slow.sendall(SLOW)
         slow.settimeout(20)
         assert b" 408 " in slow.recv(4096).split(b"\r\n")[0]  # it does not wait for ever
-        huge = asks.get("/v1/info", headers={"X-Huge": "x" * 100_000})
+        huge = asks.get("/v1/info", headers={"X-Huge": "x" * 40_000})
         assert huge.status_code == 431
         assert asks.get("/v1/info").status_code == 200
         job = asks.post("/v1/images", files=[("files", ("a.png", photo)) for photo in photos]).json()

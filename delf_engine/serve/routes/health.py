@@ -20,10 +20,9 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether searches are answered; the model is loaded with the first photograph that is extracted."""
+    """Whether searches are answered at once: the model is loaded, kernels are compiled."""
 
     ready: bool
-    model_loaded: bool
 
 
 class Info(BaseModel):
@@ -49,11 +48,10 @@ def healthz() -> Alive:
 
 @probes.get("/readyz")
 def readyz(service: Served, response: Response) -> Ready:
-    """Say whether searches are answered: 503 while the server goes down."""
-    if service.stopping:
-        response.status_code = 503
-        return Ready(ready=False, model_loaded=False)
-    return Ready(ready=True, model_loaded=service.engine.state.has_extractor)
+    """Say whether searches are answered at once: 503 while the server warms up, and while it goes down."""
+    ready = service.ready and not service.stopping
+    response.status_code = 200 if ready else 503
+    return Ready(ready=ready)
 
 
 @probes.get(
