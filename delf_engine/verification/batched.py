@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from delf_engine.config import VerificationConfig
 from delf_engine.features import LocalFeatures
 from delf_engine.support.threads import lock_across_forks, torch_after_fork
+from delf_engine.verification.geometry import turned_round
 from delf_engine.verification.order import goes_first
 from delf_engine.verification.overlays import overlay_matches
 from delf_engine.verification.result import Verification
-from delf_engine.verification.verify import PairVerifier, answered
+from delf_engine.verification.verify import PairVerifier
 
 if TYPE_CHECKING:
     from delf_engine.verification.calibration import Calibration
@@ -110,8 +114,9 @@ class BatchVerifier:
         """
         out: dict[int, Verification] = {}
         by_dim: dict[int, list[int]] = {}
+        on_card = self.on_card
         for i, (a, b) in enumerate(pairs):
-            if a.dim == b.dim and self.on_card:
+            if a.dim == b.dim and on_card:
                 by_dim.setdefault(a.dim, []).append(i)
                 continue
             if not out or a is not pairs[i - 1][0]:
@@ -144,26 +149,49 @@ class BatchVerifier:
         ordered = [(b, a) if turn else (a, b) for (a, b), turn in zip(pairs, turned, strict=True)]
         where = [(q, p) if turn else (p, q) for (p, q), turn in zip(where, turned, strict=True)]
         found = verify_batch(shard, ordered, where, self._config, self._exponent)
-        return [self._answer(found, i, pair, turned[i]) for i, pair in enumerate(ordered)]
+        return self._answers(found, ordered, np.array(turned))
 
-    def _answer(self, found: BatchAnswers, i: int, pair: Pair, turned: bool) -> Verification:
-        """Return what was found of a pair in its order, or what is if both images wear an overlay."""
-        inliers = found.inliers[i]
-        if found.suspect[i]:
-            own = found.own[i]
-            if overlay_matches(*pair, found.matches[i][own], inliers[own]) is not None:
-                return self._one(pair[turned])(pair[not turned])
-        fitted = bool(found.found[i])
-        return answered(
-            self._config,
-            found.transform[i] if fitted else None,
-            found.matches[i][inliers],
-            found.similarities[i][inliers],
-            turned=turned,
-            effective_inliers=int(found.effective[i]),
-            error_px=float(found.error[i]) if fitted else None,
-            putative=int(found.own[i].sum()),
-            overlay=0,
-            similarity=float(found.similarity[i]),
-            exponent=self._exponent,
-        )
+    def _answers(
+        self, found: BatchAnswers, pairs: Sequence[Pair], turned: npt.NDArray[np.bool_]
+    ) -> list[Verification]:
+        """Return what was found of each pair in its order, or what is if both images wear an overlay."""
+        config = self._config
+        of = found.inliers.nonzero()[0]
+        matches, similarities = found.matches[found.inliers], found.similarities[found.inliers]
+        back = turned[of]
+        order = np.lexsort((np.where(back, matches[:, 1], matches[:, 0]), of))
+        matches, similarities = np.where(back[:, None], matches[:, ::-1], matches)[order], similarities[order]
+        transforms, other = found.transform.copy(), turned & found.found
+        transforms[other] = turned_round(config.model, transforms[other].transpose(1, 2, 0)).transpose(2, 0, 1)
+        for each in (matches, similarities, transforms):
+            each.flags.writeable = False  # so that answers share them and copy nothing
+        ends = found.inliers.sum(1).cumsum().tolist()
+        numbers = found.found, found.own.sum(1), found.similarity, found.effective, found.error, found.suspect
+        out, start = [], 0
+        for i, (end, fitted, putative, similarity, effective, error, suspect) in enumerate(
+            zip(ends, *(each.tolist() for each in numbers), strict=True)
+        ):
+            part, start = slice(start, end), end
+            if suspect:
+                (a, b), own = pairs[i], found.own[i]
+                if overlay_matches(a, b, found.matches[i][own], found.inliers[i][own]) is not None:
+                    out.append(self._one(b if turned[i] else a)(a if turned[i] else b))
+                    continue
+            out.append(
+                Verification(
+                    model=config.model,
+                    estimator=config.estimator,
+                    transform=transforms[i] if fitted else None,
+                    matches=matches[part],
+                    similarities=similarities[part],
+                    residual_px=config.residual_px,
+                    reference_size=config.reference_size,
+                    min_inliers=config.min_inliers,
+                    effective_inliers=effective,
+                    error_px=error if fitted else None,
+                    putative=putative,
+                    similarity=similarity,
+                    exponent=self._exponent,
+                )
+            )
+        return out

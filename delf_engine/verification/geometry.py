@@ -107,11 +107,14 @@ def plausible(H: Float64, a: Float64) -> Mask:
 
 
 def turned_round(model: str, transform: Float64) -> Float64:
-    """Return the transform from B to A, (3, 3), of one from A to B: F^T, or H^-1 at its customary scale."""
+    """Return the transform from B to A of one from A to B: F^T, or H^-1 at its customary scale.
+
+    (3, 3), or of planar ones (3, 3, P).
+    """
     if model == "fundamental":
         return np.ascontiguousarray(transform.T)
     # The adjugate: up to its scale the inverse, and there for any matrix.
-    (a, b, c), (d, e, f), (g, h, i) = transform.tolist()
+    (a, b, c), (d, e, f), (g, h, i) = transform.tolist() if transform.ndim == 2 else transform
     rows = [
         [e * i - f * h, c * h - b * i, b * f - c * e],
         [f * g - d * i, a * i - c * g, c * d - a * f],
@@ -121,8 +124,10 @@ def turned_round(model: str, transform: Float64) -> Float64:
 
 
 def at_customary_scale(H: Float64) -> Float64:
-    """Return a planar transform, (3, 3), with H[2, 2] = 1, or where that is about 0 with a largest number of 1."""
-    size = np.abs(H).max()
+    """Return planar transforms, (3, 3, ...), with H[2, 2] = 1, or where that is about 0 with a largest number of 1."""
+    size = np.abs(H).max(axis=(0, 1))
+    if H.ndim > 2:
+        return np.asarray(H / np.where(np.abs(H[2, 2]) > 1e-12 * size, H[2, 2], size))
     return np.asarray(H / (H[2, 2] if abs(H[2, 2]) > 1e-12 * size else size))
 
 

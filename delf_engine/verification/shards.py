@@ -15,7 +15,6 @@ from delf_engine.config import VerificationConfig
 from delf_engine.features import LocalFeatures
 from delf_engine.matching import PreparedDescriptors
 from delf_engine.matching.batched import match_batch
-from delf_engine.verification.geometry import pixel_frame
 from delf_engine.verification.models import MINIMUM_MATCHES
 from delf_engine.verification.order import room
 from delf_engine.verification.overlays import LEAST, MOST, STILL
@@ -131,12 +130,7 @@ def verify_batch(
     exponent: float,
 ) -> BatchAnswers:
     """Verify pairs that are in order (`goes_first`), without a look at overlays."""
-    frames = [[pixel_frame(image.image_size, config.reference_size)[0] for image in pair] for pair in pairs]
-    numbers = [
-        [*p[:2], *q[:2], *frame[0][[0, 2]], *frame[1][[0, 2]], *a.image_size, *b.image_size]
-        for (p, q), frame, (a, b) in zip(places, frames, pairs, strict=True)
-    ]
-    facts = torch.tensor(np.array(numbers, np.float64), device=shard.device)
+    facts = torch.from_numpy(_facts(pairs, places, config.reference_size)).to(shard.device)
     start_a, count_a, start_b, count_b = facts[:, :4].long().unbind(1)
     most_a, most_b = (max(1, *(two[side].rows for two in places)) for side in (0, 1))
     of_a, framed_a, own_a = shard.rows(start_a, count_a, most_a)
@@ -184,6 +178,21 @@ def verify_batch(
             )
         )
     )
+
+
+def _facts(
+    pairs: Sequence[tuple[LocalFeatures, LocalFeatures]],
+    places: Sequence[tuple[_Place, _Place]],
+    reference_size: int | None,
+) -> np.ndarray:
+    """Return of A and B where rows begin and how many, zoom and shift of `pixel_frame`, sizes: (P, 12) float64."""
+    rows = [(*p[:2], *q[:2], *a.image_size, *b.image_size) for (p, q), (a, b) in zip(places, pairs, strict=True)]
+    out = np.empty((len(rows), 12))
+    out[:, :4], out[:, 8:] = np.split(np.array(rows, np.float64), 2, axis=1)
+    longer = np.maximum(out[:, 8::2], out[:, 9::2])
+    out[:, 4:8:2] = zoom = np.minimum(1.0, (np.inf if reference_size is None else reference_size) / longer)
+    out[:, 5:8:2] = (zoom - 1) / 2
+    return out
 
 
 def _in_pixels(transform: Tensor, frames: Tensor) -> Tensor:
