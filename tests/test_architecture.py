@@ -36,12 +36,9 @@ FLOORS: dict[int, set[str]] = {
 ROOMS = set().union(*FLOORS.values())
 RECORDS = {"errors", "features", "config", "grid", "pyramid", "images", "support"}
 TORCH_ROOMS = {"model", "training", "interchange", "extraction"}
-TORCH_FILES = {  # of batches on a card
-    "index/codebook/on_device.py",
-    "matching/batched.py",
-    "verification/shards.py",
-    "verification/tensors.py",
-}
+# Of batches on a card.
+TORCH_FILES = {"matching/batched.py", "verification/shards.py", "verification/tensors.py"}
+TORCH_FILES |= {"index/codebook/on_device.py"}
 BY_NAME = {"import_module", "__import__"}
 
 

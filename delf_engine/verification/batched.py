@@ -21,7 +21,7 @@ from delf_engine.verification.geometry import turned_round
 from delf_engine.verification.order import goes_first
 from delf_engine.verification.overlays import overlay_matches
 from delf_engine.verification.result import Verification
-from delf_engine.verification.verify import PairVerifier
+from delf_engine.verification.verify import PairVerifier, answered
 
 if TYPE_CHECKING:
     from delf_engine.verification.calibration import Calibration
@@ -155,43 +155,37 @@ class BatchVerifier:
         self, found: BatchAnswers, pairs: Sequence[Pair], turned: npt.NDArray[np.bool_]
     ) -> list[Verification]:
         """Return what was found of each pair in its order, or what is if both images wear an overlay."""
-        config = self._config
         of = found.inliers.nonzero()[0]
         matches, similarities = found.matches[found.inliers], found.similarities[found.inliers]
-        back = turned[of]
-        order = np.lexsort((np.where(back, matches[:, 1], matches[:, 0]), of))
-        matches, similarities = np.where(back[:, None], matches[:, ::-1], matches)[order], similarities[order]
-        transforms, other = found.transform.copy(), turned & found.found
-        transforms[other] = turned_round(config.model, transforms[other].transpose(1, 2, 0)).transpose(2, 0, 1)
+        order = np.lexsort((matches[np.arange(len(of)), turned[of].astype(int)], of))  # as `answered` has it
+        matches = np.where(turned[of, None], matches[:, ::-1], matches)[order]
+        similarities, transforms, other = similarities[order], found.transform.copy(), turned & found.found
+        transforms[other] = turned_round("affine", transforms[other].transpose(1, 2, 0)).transpose(2, 0, 1)
         for each in (matches, similarities, transforms):
             each.flags.writeable = False  # so that answers share them and copy nothing
-        ends = found.inliers.sum(1).cumsum().tolist()
-        numbers = found.found, found.own.sum(1), found.similarity, found.effective, found.error, found.suspect
+        numbers = found.inliers.sum(1).cumsum(), found.found, found.own.sum(1), found.similarity
+        columns = [each.tolist() for each in (*numbers, found.effective, found.error)]
         out, start = [], 0
-        for i, (end, fitted, putative, similarity, effective, error, suspect) in enumerate(
-            zip(ends, *(each.tolist() for each in numbers), strict=True)
-        ):
-            part, start = slice(start, end), end
-            if suspect:
-                (a, b), own = pairs[i], found.own[i]
-                if overlay_matches(a, b, found.matches[i][own], found.inliers[i][own]) is not None:
-                    out.append(self._one(b if turned[i] else a)(a if turned[i] else b))
-                    continue
-            out.append(
-                Verification(
-                    model=config.model,
-                    estimator=config.estimator,
-                    transform=transforms[i] if fitted else None,
-                    matches=matches[part],
-                    similarities=similarities[part],
-                    residual_px=config.residual_px,
-                    reference_size=config.reference_size,
-                    min_inliers=config.min_inliers,
-                    effective_inliers=effective,
-                    error_px=error if fitted else None,
-                    putative=putative,
-                    similarity=similarity,
-                    exponent=self._exponent,
-                )
+        for i, (end, fitted, putative, similarity, effective, error) in enumerate(zip(*columns, strict=True)):
+            part, start, own = slice(start, end), end, found.own[i]
+            if (
+                found.suspect[i]
+                and overlay_matches(*pairs[i], found.matches[i][own], found.inliers[i][own]) is not None
+            ):
+                a, b = pairs[i][:: -1 if turned[i] else 1]
+                out.append(self._one(a)(b))
+                continue
+            answer = answered(
+                self._config,
+                transforms[i] if fitted else None,
+                matches[part],
+                similarities[part],
+                turned=False,  # already
+                effective_inliers=effective,
+                error_px=error if fitted else None,
+                putative=putative,
+                similarity=similarity,
+                exponent=self._exponent,
             )
+            out.append(answer)
         return out

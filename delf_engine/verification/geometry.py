@@ -107,10 +107,7 @@ def plausible(H: Float64, a: Float64) -> Mask:
 
 
 def turned_round(model: str, transform: Float64) -> Float64:
-    """Return the transform from B to A of one from A to B: F^T, or H^-1 at its customary scale.
-
-    (3, 3), or of planar ones (3, 3, P).
-    """
+    """Return the transform from B to A, (3, 3), of one from A to B: F^T, or H^-1, of any (3, 3, P), scaled."""
     if model == "fundamental":
         return np.ascontiguousarray(transform.T)
     # The adjugate: up to its scale the inverse, and there for any matrix.
@@ -124,7 +121,7 @@ def turned_round(model: str, transform: Float64) -> Float64:
 
 
 def at_customary_scale(H: Float64) -> Float64:
-    """Return planar transforms, (3, 3, ...), with H[2, 2] = 1, or where that is about 0 with a largest number of 1."""
+    """Return planar maps, (3, 3, ...), with H[2, 2] = 1, or where that is about 0 with a largest number of 1."""
     size = np.abs(H).max(axis=(0, 1))
     if H.ndim > 2:
         return np.asarray(H / np.where(np.abs(H[2, 2]) > 1e-12 * size, H[2, 2], size))

@@ -130,7 +130,13 @@ def verify_batch(
     exponent: float,
 ) -> BatchAnswers:
     """Verify pairs that are in order (`goes_first`), without a look at overlays."""
-    facts = torch.from_numpy(_facts(pairs, places, config.reference_size)).to(shard.device)
+    rows_and_sizes = np.array(
+        [(*p[:2], *q[:2], *a.image_size, *b.image_size) for (p, q), (a, b) in zip(places, pairs, strict=True)],
+        np.float64,
+    )
+    longer = np.maximum(rows_and_sizes[:, 4::2], rows_and_sizes[:, 5::2])
+    zooms = np.minimum(1.0, (config.reference_size or np.inf) / longer)  # of `pixel_frame`
+    facts = torch.from_numpy(np.hstack([rows_and_sizes, zooms, (zooms - 1) / 2])).to(shard.device)
     start_a, count_a, start_b, count_b = facts[:, :4].long().unbind(1)
     most_a, most_b = (max(1, *(two[side].rows for two in places)) for side in (0, 1))
     of_a, framed_a, own_a = shard.rows(start_a, count_a, most_a)
@@ -146,7 +152,7 @@ def verify_batch(
     matches = torch.stack([rows, matched.place.gather(1, rows)], dim=2)
     sides = zip((framed_a, framed_b), matches.unbind(2), strict=True)
     raw = torch.stack([side.gather(1, i[:, :, None].expand(-1, -1, 3)) for side, i in sides], 2).double()
-    zoom, shift = facts[:, None, 4:8:2, None], facts[:, None, 5:8:2, None]
+    zoom, shift = facts[:, None, 8:10, None], facts[:, None, 10:, None]
     points = raw[..., :2] * zoom + shift
     fit = fit_batch(
         points.flatten(2),
@@ -158,7 +164,7 @@ def verify_batch(
     )
     inliers = fit.inliers & fit.found[:, None]
     agreeing = inliers.sum(1)
-    still = _stands_still(raw[..., :2], facts[:, 8:].unflatten(1, (2, 2)))
+    still = _stands_still(raw[..., :2], facts[:, 4:8].unflatten(1, (2, 2)))
     effective = torch.stack([occupied_bins(points[:, :, i], inliers, config.residual_px) for i in (0, 1)])
     error = torch.where(inliers, fit.residuals.square(), 0.0).sum(1) / agreeing
     return BatchAnswers(
@@ -170,7 +176,7 @@ def verify_batch(
                 own,
                 inliers,
                 fit.found,
-                _in_pixels(fit.transform, facts[:, 4:8]),
+                _in_pixels(fit.transform, facts[:, [8, 10, 9, 11]]),
                 effective.amin(0),
                 error.sqrt(),
                 torch.where(matched.mutual, powers, 0.0).sum(1),
@@ -178,21 +184,6 @@ def verify_batch(
             )
         )
     )
-
-
-def _facts(
-    pairs: Sequence[tuple[LocalFeatures, LocalFeatures]],
-    places: Sequence[tuple[_Place, _Place]],
-    reference_size: int | None,
-) -> np.ndarray:
-    """Return of A and B where rows begin and how many, zoom and shift of `pixel_frame`, sizes: (P, 12) float64."""
-    rows = [(*p[:2], *q[:2], *a.image_size, *b.image_size) for (p, q), (a, b) in zip(places, pairs, strict=True)]
-    out = np.empty((len(rows), 12))
-    out[:, :4], out[:, 8:] = np.split(np.array(rows, np.float64), 2, axis=1)
-    longer = np.maximum(out[:, 8::2], out[:, 9::2])
-    out[:, 4:8:2] = zoom = np.minimum(1.0, (np.inf if reference_size is None else reference_size) / longer)
-    out[:, 5:8:2] = (zoom - 1) / 2
-    return out
 
 
 def _in_pixels(transform: Tensor, frames: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ word's cell, nothing is said. Imported only by what has a device.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +17,10 @@ from torch import Tensor
 from delf_engine.index.codebook.kernels import HALVINGS
 from delf_engine.matching.batched import full_float32
 
-Matrix: TypeAlias = npt.NDArray[np.float32]
+Columns: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 _BYTES = 1 << 28  # of scores at a time
 _UNDERFLOW = 1e-30  # below it products may have lost all digits
-
-
-class Cells(NamedTuple):
-    """Those of a `CellSearcher`: centres as columns and bias, the cell of each word, how many are probed."""
-
-    centres: tuple[Matrix, Matrix]
-    of_words: npt.NDArray[np.int32]
-    probes: int
 
 
 class DeviceWords:
@@ -40,26 +32,26 @@ class DeviceWords:
         Columns of the centroids and minus half their squared norms.
     largest : float
         Of their squared norms.
-    cells : Cells or None
-        None: the words of the flat scan are wanted.
+    cells : tuple or None
+        As of `CellSearcher.cells`; None: the words of the flat scan are wanted.
     device : str
     """
 
-    def __init__(self, words: tuple[Matrix, Matrix], largest: float, cells: Cells | None, device: str) -> None:
+    def __init__(
+        self, words: Columns, largest: float, cells: tuple[Columns, npt.NDArray[np.int32], int] | None, device: str
+    ) -> None:
         self._device = torch.device(device)
-        self._words = self._columns(*words)
-        self._largest = largest
-        self._cells = cells
+        self._words, self._largest, self._cells = self._columns(*words), largest, cells is not None
         if cells is not None:
-            self._centres = self._columns(*cells.centres)
-            self._cell_of = torch.from_numpy(cells.of_words).to(self._device).long()
+            self._centres, self._probes = self._columns(*cells[0]), cells[2]
+            self._cell_of = torch.from_numpy(cells[1]).to(self._device).long()
 
-    def _columns(self, columns: Matrix, bias: Matrix) -> tuple[Tensor, Tensor]:
-        own = bias > -np.inf  # not the padding
-        both = columns.reshape(-1, len(bias))[:, own], bias[own]
-        return torch.from_numpy(both[0]).to(self._device), torch.from_numpy(both[1]).to(self._device)
+    def _columns(self, *columns_and_bias: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        columns, bias = (torch.from_numpy(each).to(self._device) for each in columns_and_bias)
+        own = bias > -torch.inf  # not the padding
+        return columns.view(-1, len(bias))[:, own], bias[own]
 
-    def nearest(self, data: Matrix) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    def nearest(self, data: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """Return the nearest word of each descriptor, (N, D), and whether it is sure, (N,) each.
 
         None is sure where the device has no memory left.
@@ -70,30 +62,25 @@ class DeviceWords:
             with full_float32():
                 for start in range(0, len(data), step):
                     block = slice(start, start + step)
-                    found = self._block(torch.from_numpy(data[block]).to(self._device))
+                    found = self._block(torch.tensor(data[block], device=self._device))
                     words[block], sure[block] = (each.cpu().numpy() for each in found)
         except torch.cuda.OutOfMemoryError:
             sure[:] = False
         return words, sure
 
     def _block(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        scores = _scores(data, self._words)
+        scores = torch.addmm(self._words[1], data, self._words[0])
         best, words = scores.max(1)
         second = scores.scatter_(1, words[:, None], -torch.inf).amax(1)
         # Twice what the sums of two scores, there and here, can be off by.
         margin = 8 * (data.shape[1] + 4) * 2.0**-24 * (data.double().square().sum(1) + self._largest) + _UNDERFLOW
         sure = best.double() - second > margin
-        if self._cells is not None:
-            scores = _scores(data, self._centres)
+        if self._cells:
+            scores = torch.addmm(self._centres[1], data, self._centres[0])
             low, high = (each.double() for each in scores.aminmax(dim=1))
             # `kernels.probe` takes all cells above a limit, found to one part in 4,096 of the span, that no more
             # than so many reach: a cell that is above it for certain has been looked into.
             limit = scores.gather(1, self._cell_of[words][:, None])[:, 0].double()
             limit -= 1.01 * (high - low) / 2**HALVINGS + margin
-            sure &= (limit > low) & ((scores > limit[:, None]).sum(1) <= self._cells.probes)
+            sure &= (limit > low) & ((scores > limit[:, None]).sum(1) <= self._probes)
         return words.int(), sure
-
-
-def _scores(data: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
-    columns, bias = rows
-    return torch.addmm(bias, data, columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -39,7 +40,6 @@ class WordSearcher:
     def __init__(self, centroids: Matrix) -> None:
         self.centroids = centroids
         self._flat: Any = None
-        self._cells: CellSearcher | None = None
         self._on_devices: dict[tuple[str, bool], Any] = {}
 
     def nearest(
@@ -50,11 +50,11 @@ class WordSearcher:
         fast = mode == "fast" and CellSearcher.pays(words, dim, k)
         if device is None or k > 1:
             return self._on_host(data, k, fast, threads)
-        from delf_engine.index.codebook.on_device import Cells, DeviceWords
+        from delf_engine.index.codebook.on_device import DeviceWords
 
         if (device, fast) not in self._on_devices:
-            cells = Cells(*self._cell_searcher().cells()) if fast else None
             columns, largest = _as_columns(self.centroids, words), float(_squared_norms(self.centroids).max())
+            cells = self._cells.cells() if fast else None
             self._on_devices[device, fast] = DeviceWords(columns, largest, cells, device)
         out, sure = self._on_devices[device, fast].nearest(data)
         out[~sure] = self._on_host(data[~sure], 1, fast, threads)[:, 0]
@@ -89,16 +89,15 @@ class WordSearcher:
         nearest_words(data, self.centroids, proposed.astype(np.int32), tolerance, out)
 
     def _nearest_fast(self, data: Matrix, out: npt.NDArray[np.int32], threads: int) -> None:
-        found = self._cell_searcher().search(data, out, threads)
+        found = self._cells.search(data, out, threads)
         if not found.all():
             rest = np.empty((int((~found).sum()), out.shape[1]), np.int32)
             self._nearest(data[~found], rest, threads)
             out[~found] = rest
 
-    def _cell_searcher(self) -> CellSearcher:
-        if self._cells is None:
-            self._cells = CellSearcher(self.centroids)
-        return self._cells
+    @cached_property
+    def _cells(self) -> CellSearcher:
+        return CellSearcher(self.centroids)
 
 
 class CellSearcher:
