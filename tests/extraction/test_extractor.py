@@ -11,8 +11,8 @@ from delf_engine.config import ExtractionConfig
 from delf_engine.errors import CheckpointError, ConfigError, DelfEngineWarning, ImageError
 from delf_engine.extraction import Extractor
 from delf_engine.extraction.assembly import select_top
-from delf_engine.extraction.runtime import choose_device
 from delf_engine.features import LocalFeatures
+from delf_engine.model.device import choose_device
 from delf_engine.model.network import DelfNetwork
 from helpers import checkpoint_info, oriented_kinds, oriented_scene, raises, random_photo, write_image
 
