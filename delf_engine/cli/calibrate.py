@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from delf_engine.cli.console import print_failures, print_json, say, staged_progress
-from delf_engine.cli.options import JsonOption, MaxPixelsOption, ModelOption, ProfileOption, SeedOption
+from delf_engine.cli.options import (
+    JsonOption,
+    MaxPixelsOption,
+    ModelOption,
+    ProfileOption,
+    SeedOption,
+    check_folders,
+)
 
 if TYPE_CHECKING:
     from delf_engine.config import Profile
@@ -67,6 +74,7 @@ def calibrate(
     from delf_engine.verification.calibrating import calibrate as fit
     from delf_engine.verification.calibrating import read_labelled_pairs
 
+    check_folders(out, plot, roc)
     listed = read_labelled_pairs(pairs)
     names = list(dict.fromkeys(name for pair in listed for name in (pair.a, pair.b)))
     with (

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from delf_engine.cli.console import console, print_json, progress_bar, say, staged_progress, unreadable
-from delf_engine.cli.options import JsonOption, ProfileOption
+from delf_engine.cli.options import JsonOption, ProfileOption, check_folders
 from delf_engine.cli.training import print_figures
 from delf_engine.errors import CheckpointError, ConfigError
 
@@ -170,8 +170,7 @@ def import_command(
         raise ConfigError(f"{out}: a checkpoint's name ends in .safetensors")
     if out.exists() and not replace:
         raise ConfigError(f"{out}: is there already; --replace replaces it")
-    if not out.parent.is_dir():
-        raise ConfigError(f"{out.parent}: no such folder to write the checkpoint into")
+    check_folders(out)
     state, told = import_model(
         kind,
         source,

@@ -82,3 +82,10 @@ def read_ids(path: Path) -> list[str]:
         # As the system gives file names that are not UTF-8, which are ids too.
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     return [line for line in text.split("\n") if line]
+
+
+def check_folders(*paths: Path | None) -> None:
+    """Raise `ConfigError` where the folder of a file to write is not there: before the work, not after."""
+    for path in paths:
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")

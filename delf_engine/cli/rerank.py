@@ -20,6 +20,7 @@ from delf_engine.cli.options import (
     SeedOption,
     TopNOption,
     WorkersOption,
+    check_folders,
     read_ids,
 )
 
@@ -72,6 +73,7 @@ def rerank(
     from delf_engine.engine import Engine, SearchResult
     from delf_engine.reranking import write_rankings
 
+    check_folders(out)
     rows = _ids(names)
     lists = _read(shortlists, rows, queries, distances)
     with Engine.open(directory, readonly=True) as engine:

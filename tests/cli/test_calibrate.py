@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
-from delf_engine.errors import ConfigError, DataError, DelfEngineError, FormatError
+from delf_engine.errors import ConfigError, DataError, DelfEngineError
 from delf_engine.verification.calibration import Calibration
 from helpers import random_photo, write_image, write_tiny_model
 
@@ -118,6 +118,6 @@ def test_what_cannot_be_fitted_writes_nothing(folder: Path, model: str, tmp_path
     evidence = run(folder / "pairs.csv", "--out", tmp_path / "c.json", "--model", model, "--evidence", "x")
     assert isinstance(evidence.exception, ConfigError)
     nowhere = run(folder / "pairs.csv", "--out", tmp_path / "no" / "c.json", "--model", model)
-    assert isinstance(nowhere.exception, FormatError)
+    assert isinstance(nowhere.exception, ConfigError)
     assert list(tmp_path.iterdir()) == []
     assert run(folder / "pairs.csv", "--folds", 2).exit_code == 2
