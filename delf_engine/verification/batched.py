@@ -167,11 +167,8 @@ class BatchVerifier:
         columns = [each.tolist() for each in (*numbers, found.effective, found.error)]
         out, start = [], 0
         for i, (end, fitted, putative, similarity, effective, error) in enumerate(zip(*columns, strict=True)):
-            part, start, own = slice(start, end), end, found.own[i]
-            if (
-                found.suspect[i]
-                and overlay_matches(*pairs[i], found.matches[i][own], found.inliers[i][own]) is not None
-            ):
+            part, start, own, inliers = slice(start, end), end, found.own[i], found.inliers[i]
+            if found.suspect[i] and overlay_matches(*pairs[i], found.matches[i][own], inliers[own]) is not None:
                 a, b = pairs[i][:: -1 if turned[i] else 1]
                 out.append(self._one(a)(b))
                 continue
