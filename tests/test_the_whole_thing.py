@@ -81,9 +81,10 @@ def test_asmk(plain: ModuleType, features: dict[str, de.LocalFeatures]) -> None:
     config = de.load_profile("default").asmk.model_copy(update={"assignment": "exact"})
     index = de.AsmkIndex(codebook, config)
     index.add(list(features), list(features.values()))
+    aggregates = {name: plain.aggregate(each, words, 1) for name, each in features.items()}
     for query in ("china1", "flower2"):
         asked = plain.aggregate(features[query], words, plain.QUERY_WORDS)
-        scores = {name: plain.asmk(asked, plain.aggregate(each, words, 1)) for name, each in features.items()}
+        scores = {name: plain.asmk(asked, each) for name, each in aggregates.items()}
         ids, found = index.search(features[query], len(features))
         np.testing.assert_allclose(found, [scores[name] for name in ids], rtol=1e-5, atol=1e-9)
         assert len(ids) == sum(score > 0 for score in scores.values())
