@@ -109,7 +109,7 @@ def test_nothing_is_replaced_unasked(resnet18: Path, tmp_path: Path) -> None:
     [
         (("keras", "x", "--out", "x.safetensors"), ConfigError, "'keras'"),
         (("delf", "x", "--out", "x.bin"), ConfigError, "x.bin"),
-        (("delf", "x", "--out", "no/x.safetensors"), ConfigError, "no: "),
+        (("delf", "x", "--out", "no/x.safetensors"), ConfigError, "no/x.safetensors: "),
         (("delf", "x", "--out", "x.safetensors"), FormatError, "x: "),
         (("how", "x", "--out", "x.safetensors"), CheckpointError, "x: "),
         (("how", "x", "--out", "x.safetensors", "--stride", "16"), ConfigError, "how"),
