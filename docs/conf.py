@@ -5,6 +5,7 @@ import sys
 from functools import partialmethod
 from pathlib import Path
 
+import fastapi  # noqa: F401 - before autodoc, which imports with TYPE_CHECKING set: pydantic does not bear that
 from nbclient import NotebookClient
 
 # Else what %%bash prints is shown in pieces of 100 bytes.
