@@ -1,7 +1,7 @@
 # The command line and the server on CPUs, as a user without rights, below 1.5 GB:
 #
 #     docker build -t delf-engine .
-#     docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" delf-engine verify a.jpg b.jpg
+#     docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/data" delf-engine verify a.jpg b.jpg
 #
 # Serving: docs/howto/serve.md. No HEALTHCHECK, as most containers answer one command; ask /readyz.
 FROM python:3.11-slim AS build
@@ -30,12 +30,12 @@ ENV NUMBA_CACHE_DIR=/opt/delf-engine/numba
 RUN delf-engine demo --out /tmp/demo && chmod -R a+rwX "$NUMBA_CACHE_DIR"
 
 FROM python:3.11-slim
-# /work is the user's: so is a new volume that is mounted there.
-RUN useradd --create-home --uid 1000 delf && install --directory --owner delf --group delf /work
+# /data is the user's: so is a new volume that is mounted there.
+RUN useradd --create-home --uid 1000 delf && install --directory --owner delf --group delf /data
 COPY --from=build /opt/delf-engine /opt/delf-engine
 ENV PATH=/opt/delf-engine/bin:$PATH NUMBA_CACHE_DIR=/opt/delf-engine/numba MPLCONFIGDIR=/tmp/matplotlib
 USER delf
-WORKDIR /work
+WORKDIR /data
 EXPOSE 8000
 ENTRYPOINT ["delf-engine"]
 CMD ["--help"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,16 @@ def shared() -> Path:
 def data(shared: Path) -> Path:
     """The folder of real photographs and ground truths, ``shared/data``."""
     return shared / "data"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program of a browser that draws pages."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(names)} is on the PATH; on Debian: apt-get install chromium")
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

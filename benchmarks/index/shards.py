@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.common import options_parser, print_table, write_json
 from delf_engine.engine import Engine
-from delf_engine.shards.costs import Figures, copied, estimate_shards, measure_shards, synthetic_features, times
+from delf_engine.shards.costs import Figures, estimate_shards, measure_shards, synthetic_features, times
 
 _ENCODED = 500
 _FEATURES = 1000  # of an image
@@ -55,7 +55,8 @@ def _searches(shard: int, figures: Figures) -> list[tuple[int, float, float]]:
         engine.add_features((str(i), synthetic_features(rng, _FEATURES, engine)) for i in range(_ENCODED))
         queries = [synthetic_features(rng, _FEATURES, engine) for _ in range(_QUERIES)]
         for shards in (1, 2, 4, 8):
-            index = copied(engine.index, shards * shard // _ENCODED, Path(folder, str(shards)))
+            index = engine.index.repeated(shards * shard // _ENCODED)
+            index.save(Path(folder, str(shards)))
             index.search_many(queries, 100)
             measured = float(times(time.process_time, partial(index.search, top_k=100), queries).min())
             first = searches[0][1] if searches else measured

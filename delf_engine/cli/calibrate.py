@@ -72,10 +72,11 @@ def calibrate(
     all pairs.
     """
     from delf_engine.verification.calibrating import calibrate as fit
-    from delf_engine.verification.calibrating import read_labelled_pairs
+    from delf_engine.verification.calibrating import check_request, read_labelled_pairs
 
     check_folders(out, plot, roc)
     listed = read_labelled_pairs(pairs)
+    check_request(listed, evidence, prior)
     names = list(dict.fromkeys(name for pair in listed for name in (pair.a, pair.b)))
     with (
         staged_progress(quiet=as_json) as progress,

@@ -218,6 +218,13 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         other._changed()
         return other
 
+    def repeated(self, copies: int) -> Self:
+        """Return an index that holds all images so many times under other ids: a large one to measure with."""
+        self._collection.flush()
+        other = self.copy()
+        other._collection.repeat(copies)
+        return other
+
     def compact(self) -> None:
         """Let the next `save` merge all segments into one without removed images.
 

@@ -22,8 +22,6 @@ from delf_engine.config import Config
 from delf_engine.engine import Engine
 from delf_engine.errors import ConfigError
 from delf_engine.features import LocalFeatures
-from delf_engine.index import AnyIndex
-from delf_engine.index.segments.segment import IdTable, Segment
 
 _PHOTOGRAPHS = 6
 _INDEXED = 500  # images
@@ -85,7 +83,8 @@ def measure_shards(model: str | os.PathLike[str] = "delf-r18", *, seed: int = 0)
         queries = [synthetic_features(rng, many, engine) for _ in range(_QUERIES)]
         searches = []
         for copies in _COPIES:
-            large = copied(engine.index, copies, Path(folder, str(copies)))
+            large = engine.index.repeated(copies)
+            large.save(Path(folder, str(copies)))
             large.search_many(queries, 100)  # from the disk into memory
             searches.append(times(clock, partial(large.search, top_k=100), queries))
         whole = times(clock, lambda query: engine.search(query, confirm=0), extracted).min()
@@ -152,17 +151,6 @@ def synthetic_features(rng: np.random.Generator, count: int, engine: Engine) -> 
     keypoints = rng.uniform(0, 1, (count, 2)) * (np.array(_PIXELS) - 1)
     described = vector if len(vector) else None
     return LocalFeatures(keypoints, np.ones(count), np.linspace(2, 1, count), rows, _PIXELS, described)  # type: ignore[arg-type]
-
-
-def copied(index: AnyIndex, copies: int, folder: Path) -> AnyIndex:
-    """Return an index, in a new folder, that holds all images so many times under other ids."""
-    large = index.copy()
-    segments = large._collection.segments
-    for number in range(1, copies):
-        names = IdTable.build([f"{number} {name}" for name in segments[0].ids])
-        segments.append(Segment({**segments[0].arrays, **names}))
-    large.save(folder)
-    return large
 
 
 def times(

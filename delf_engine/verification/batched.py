@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -112,20 +113,17 @@ class BatchVerifier:
         MismatchError
             If the descriptors of a pair have different dimensions.
         """
-        out: dict[int, Verification] = {}
-        by_dim: dict[int, list[int]] = {}
-        on_card = self.on_card
-        for i, (a, b) in enumerate(pairs):
-            if a.dim == b.dim and on_card:
-                by_dim.setdefault(a.dim, []).append(i)
-                continue
-            if not out or a is not pairs[i - 1][0]:
-                own = self._one(a)
-            out[i] = own(b)
-        if not by_dim:
-            return list(out.values())
+        if not self.on_card:
+            runs = (list(run) for _, run in groupby(pairs, lambda pair: id(pair[0])))
+            return [found for run in runs for found in map(self._one(run[0][0]), (b for _, b in run))]
         from delf_engine.verification.shards import fitting
 
+        out: dict[int, Verification] = {}
+        by_dim: dict[int, list[int]] = {}
+        for i, (a, b) in enumerate(pairs):
+            if a.dim != b.dim:
+                self._one(a)(b)  # refuses it
+            by_dim.setdefault(a.dim, []).append(i)
         with _lock:
             torch_after_fork()
             for dim, some in by_dim.items():

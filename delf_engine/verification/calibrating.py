@@ -26,7 +26,13 @@ from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.features import LocalFeatures
 from delf_engine.support.files import system_errors
-from delf_engine.verification.calibration import MINIMUM_PAIRS, Calibration, Evidence, checked_labels
+from delf_engine.verification.calibration import (
+    MINIMUM_PAIRS,
+    Calibration,
+    Evidence,
+    check_options,
+    checked_labels,
+)
 from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import PairVerifier, confirmed
 
@@ -190,11 +196,18 @@ def calibrate(
     progress : callable or None
         Called with the number of pairs verified, and of all.
     """
+    check_request(pairs, evidence, prior)
     verifications = verified_pairs(pairs, features, profile, fine=fine, seed=seed, progress=progress)
     options: dict[str, Any] = {"evidence": evidence, "prior": prior, "folds": folds}
     return calibrate_verified(
         pairs, verifications, profile, trained_on=trained_on, checkpoint=checkpoint, **options
     )
+
+
+def check_request(pairs: Sequence[LabelledPair], evidence: str, prior: float) -> None:
+    """Refuse before the work what `calibrate` cannot do: `ConfigError` for options, `DataError` for few pairs."""
+    check_options(evidence, prior)
+    checked_labels([pair.label for pair in pairs], len(pairs))
 
 
 def verified_pairs(

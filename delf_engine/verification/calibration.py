@@ -136,9 +136,7 @@ class Calibration(Config):
         ConfigError
             If `evidence` or `prior` is not one of those above.
         """
-        if evidence is not None and evidence not in COARSE:
-            raise ConfigError(f"there is no calibration evidence {evidence!r}; known: {', '.join(COARSE)}")
-        _checked_prior(prior)
+        check_options(evidence, prior)
         same = checked_labels(labels, len(verifications))
         detailed = np.array([v.fine is not None and v.fine.conclusive for v in verifications])
         stand_for = check_array(
@@ -399,6 +397,13 @@ def _hashes(profile: Profile) -> dict[str, str]:
 def _sha256(config: Config, left_out: set[str]) -> str:
     values = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def check_options(evidence: str | None, prior: float) -> None:
+    """Raise `ConfigError` unless there is such evidence, and the prior is a share."""
+    if evidence is not None and evidence not in COARSE:
+        raise ConfigError(f"there is no calibration evidence {evidence!r}; known: {', '.join(COARSE)}")
+    _checked_prior(prior)
 
 
 def _checked_prior(prior: float) -> float:

@@ -115,7 +115,10 @@ def test_what_cannot_be_fitted_writes_nothing(folder: Path, model: str, tmp_path
     result = run(few, "--out", tmp_path / "c.json", "--model", model)
     assert isinstance(result.exception, DataError)
     assert "too few" in str(result.exception)
-    evidence = run(folder / "pairs.csv", "--out", tmp_path / "c.json", "--model", model, "--evidence", "x")
+    gone = folder / "gone.csv"
+    gone.write_text("\n".join(row.replace(".png", ".gone") for row in rows) + "\n")
+    # Before any photograph is read: then there would be none.
+    evidence = run(gone, "--out", tmp_path / "c.json", "--model", model, "--evidence", "x")
     assert isinstance(evidence.exception, ConfigError)
     nowhere = run(folder / "pairs.csv", "--out", tmp_path / "no" / "c.json", "--model", model)
     assert isinstance(nowhere.exception, ConfigError)

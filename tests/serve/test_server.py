@@ -91,7 +91,7 @@ def test_the_container_of_the_guide_serves_to_others_with_a_token(monkeypatch: p
     for command in [*shown, services["delf-engine"]["command"]]:
         CliRunner().invoke(app, command.split(), catch_exceptions=False)
     assert [(each.host, each.port, str(each.directory)) for each in seen] == 2 * [
-        ("0.0.0.0", 8000, "/work/engine")
+        ("0.0.0.0", 8000, "/data/engine")
     ]
 
 

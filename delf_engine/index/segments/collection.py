@@ -131,6 +131,14 @@ class Collection:
         for segment in other.segments:
             self.segments.append(Segment(segment.arrays, dead=np.flatnonzero(~segment.alive)))
 
+    def repeat(self, copies: int) -> None:
+        """Hold all images, none of which waits, so many times, under their ids behind a number."""
+        own = list(self.segments)
+        for number in range(1, copies):
+            for segment in own:
+                names = IdTable.build([f"{number} {name}" for name in segment.ids])
+                self.segments.append(Segment({**segment.arrays, **names}, dead=np.flatnonzero(~segment.alive)))
+
     def remove(self, ids: Sequence[str]) -> None:
         """Remove images.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -163,21 +164,20 @@ def _queued(service: Service, uploads: list[UploadFile]) -> Job:
     folder.mkdir(exist_ok=True, mode=0o700)
     files: dict[Path, str] = {}
     failed: list[Failure] = []
-    try:
+    with ExitStack() as unless_queued:
         for upload in uploads:
             name = shown_name(upload.filename)
             if (upload.size or 0) > service.settings.max_bytes:
                 failed.append(Failure(name=name, reason=f"has more than {service.settings.max_bytes} bytes"))
                 continue
             path = folder / secrets.token_hex(16)
+            unless_queued.callback(path.unlink, missing_ok=True)
             path.touch(mode=0o600)
             files[path] = name
             with path.open("wb") as out:
                 shutil.copyfileobj(upload.file, out)
         kept = list(files)
         work = lambda control: add_uploads(service, control, files, failed)  # noqa: E731
-        return service.jobs.submit("add", len(uploads), work, kept)
-    except BaseException:
-        for path in files:
-            path.unlink(missing_ok=True)
-        raise
+        job = service.jobs.submit("add", len(uploads), work, kept)
+        unless_queued.pop_all()
+    return job

@@ -17,7 +17,6 @@ from delf_engine.serve.service import Service
 
 router = APIRouter(prefix="/v1", tags=["search"])
 
-_PLAIN = {"expand": False, "graph": False}  # a search without more
 BoxForm = Annotated[str | None, Form(description="only this part of the photograph: x0,y0,x1,y1 in pixels")]
 TopK = Annotated[int, Form(ge=1, le=1000)]
 TopN = Annotated[int | None, Form(ge=0, le=1000, description="candidates to verify")]
@@ -57,8 +56,7 @@ async def search(
 ) -> Found:
     """Find images that show what a photograph shows, or a box of it. An image does not find itself."""
     options = SearchOptions(top_k, top_n, confirm=confirm, candidates=candidates)
-    extra = {"expand": expand, "graph": graph}
-    return await service.work.run(_searched, service, (id, file), parsed_box(box), options, extra)
+    return await service.work.run(_searched, service, (id, file), parsed_box(box), options, expand, graph)
 
 
 @router.get("/search")
@@ -70,7 +68,7 @@ async def search_known(
 ) -> Found:
     """Find images that show what a known photograph shows, or a box of it."""
     options = SearchOptions(top_k, None, confirm=10)
-    return await service.work.run(_searched, service, (id, None), parsed_box(box), options, _PLAIN)
+    return await service.work.run(_searched, service, (id, None), parsed_box(box), options)
 
 
 @router.post("/rerank")
@@ -110,12 +108,22 @@ def _verified(service: Service, a: Given, b: Given) -> Pair:
 
 
 def _searched(
-    service: Service, given: Given, box: Box | None, options: SearchOptions, extra: dict[str, bool]
+    service: Service,
+    given: Given,
+    box: Box | None,
+    options: SearchOptions,
+    expand: bool = False,
+    graph: bool = False,
 ) -> Found:
     state, (query,) = opened(service, given, box=box)
     own = [query.ref] if query.is_image else []
     with service.metrics.stage("answer"):
         found = searching.search(
-            service.metrics.timed(state), query.source, replace(options, exclude=own), box=box, **extra
+            service.metrics.timed(state),
+            query.source,
+            replace(options, exclude=own),
+            box=box,
+            expand=expand,
+            graph=graph,
         )
     return answers.hits(state, query, found, service.database)

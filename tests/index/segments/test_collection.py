@@ -19,6 +19,17 @@ from helpers import raises, random_features
 from index.kinds import IMAGES, NAMES, OTHER_CODEBOOK, OTHER_MIXTURE, QUERY, VARIANTS, Kind, assert_same
 
 
+def test_repeated_is_an_index_to_which_all_were_added_again(kind: Kind) -> None:
+    index = kind.new()
+    index.add(NAMES[:3], [IMAGES[name] for name in NAMES[:3]])
+    index.remove(NAMES[1:2])
+    many, left = kind.new(), [NAMES[0], NAMES[2]]
+    for number in ("", "1 ", "2 "):
+        many.add([number + name for name in left], [IMAGES[name] for name in left])
+    assert_same(index.repeated(3), many)
+    assert index.ids() == left
+
+
 def test_add_and_remove(kind: Kind) -> None:
     index = kind.new()
     assert index.add(NAMES[:2], [IMAGES[n] for n in NAMES[:2]]) == NAMES[:2]
