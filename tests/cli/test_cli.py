@@ -79,7 +79,8 @@ def test_limit_of_pixels_everywhere(engine: str, model: str, photos: Path, tmp_p
         assert refused.exit_code == 1, command
         assert "17999" in f"{refused.output} {refused.exception}".replace("\n", ""), command
         assert _run(*command, "--max-pixels", "18000").exit_code in (0, 3, 4), command  # an answer of verify
-    (tmp_path / "pairs.csv").write_text(f"a,b,label\n{photo},{first},1\n")
+    rows = [f"{photo},{i}.png,{i % 2}\n" for i in range(20)]  # as many as it takes
+    (tmp_path / "pairs.csv").write_text("a,b,label\n" + "".join(rows))
     for command in (
         ("mine", str(photos), "--out", str(tmp_path / "pairs.jsonl"), "--model", model),
         ("calibrate", str(tmp_path / "pairs.csv"), "--out", str(tmp_path / "c.json"), "--model", model),
