@@ -111,7 +111,6 @@ def cell_centres(
     ----------
     cells : (N, 2) int
         Column and row of each cell.
-    level : Level
     image_size : (width, height)
         Of the image or crop that was resized to `level`.
     stride : int

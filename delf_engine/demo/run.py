@@ -106,7 +106,6 @@ def run_demo(
         Folder of photographs to take instead of the two that scikit-learn ships.
     seed : int
         Of the rendering and of RANSAC.
-    progress : callable or None
     """
     folder = Path(out)
     sources: Sequence[str] | None = find_images([photos])[:_MOST_PLACES] if photos is not None else None

@@ -38,26 +38,17 @@ _FEW = 8  # images that are decoded sooner than a process starts
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The pyramid of an image, or of a region of it.
+    """The pyramid of an image, or of a region of it."""
 
-    Attributes
-    ----------
-    image_size, region_size : (width, height)
-        In pixels of the original image; the region is the whole of it unless a box was given.
-    offset : (x, y)
-        Top left corner of the region.
-    levels : tuple of Level
-    pixels : tuple of (h, w, 3) uint8
-        Of each level; of one that is read whole, the region as it was decoded.
-    textured : tuple of (h, w) bool
-        At which cells of each level's feature map there is something to see; not of one that is read whole.
-    """
-
+    # (width, height): in pixels of the original image; the region is the whole of it unless a box was given.
     image_size: tuple[int, int]
     region_size: tuple[int, int]
-    offset: tuple[int, int]
+    offset: tuple[int, int]  # (x, y): top left corner of the region
     levels: tuple[Level, ...]
+    # tuple of (h, w, 3) uint8: of each level; of one that is read whole, the region as it was decoded.
     pixels: tuple[Any, ...]
+    # tuple of (h, w) bool: at which cells of each level's feature map there is something to see; not of one that
+    # is read whole.
     textured: tuple[npt.NDArray[np.bool_], ...]
 
     @property
@@ -84,7 +75,6 @@ def read_pyramid(
     Parameters
     ----------
     source : path, bytes, PIL image, or (H, W, 3) uint8 RGB array
-    config : ExtractionConfig
     stride, offset
         Of the network's feature map, in pixels of a level.
     box : x0, y0, x1, y1 or None

@@ -27,7 +27,6 @@ class OnnxRuntime:
 
     Parameters
     ----------
-    path : str or path
     threads : int or None
         Of ONNX Runtime, at least 1; None: as many as it chooses, one a core.
 

@@ -22,18 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellMap:
-    """What the network says of one level of one image.
+    """What the network says of one level of one image."""
 
-    Attributes
-    ----------
-    scores : (h, w) float32
-        Attention.
-    features : (h * w, C)
-        Cells in row-major order, in whatever array the runtime works with, where it works.
-    """
-
-    scores: npt.NDArray[np.float32]
-    features: Any
+    scores: npt.NDArray[np.float32]  # (h, w) float32: attention
+    features: Any  # (h * w, C): cells in row-major order, in whatever array the runtime works with, where it works
 
 
 @runtime_checkable
@@ -72,17 +64,13 @@ class Runtime(Protocol):
 class TorchRuntime:
     """A `DelfNetwork` on one device.
 
+    A `ConfigError` if it is a GPU, and this process was forked from one that has used a GPU; when computing, too,
+    if the process was forked since.
+
     Parameters
     ----------
     network : DelfNetwork
         Set to evaluation; on the device and channels-last from here on.
-    device : torch.device
-
-    Raises
-    ------
-    ConfigError
-        If it is a GPU, and this process was forked from one that has used a GPU; when computing, too, if the
-        process was forked since.
     """
 
     def __init__(self, network: DelfNetwork, device: torch.device) -> None:

@@ -59,7 +59,6 @@ class WithVectors(Layout):
 
     Parameters
     ----------
-    local : Layout
     length : int
         Components G of a global descriptor.
     """
@@ -129,7 +128,6 @@ def products(
     query : (L,) float32
     rows : (n, L) float32
         Contiguous; may be mapped from a file.
-    threads : int
     """
     import faiss
 

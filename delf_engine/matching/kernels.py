@@ -170,7 +170,6 @@ def select(
         Nearest neighbours of A in B, and of B in A.
     similarities, distances : (N,) float32, float64
         To the nearest of B.
-    mutual : bool
     limit : float
         Largest distance.
     ratio : float

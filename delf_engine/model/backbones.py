@@ -22,62 +22,33 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from delf_engine.errors import CheckpointError, ConfigError
 
-__all__ = ["ARCHITECTURES", "Architecture", "ResNetTrunk", "Trunk", "VitArchitecture", "VitBlock", "build_trunk"]
-
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a ResNet trunk is.
+    """What a ResNet trunk is."""
 
-    Attributes
-    ----------
-    constructor : str
-        torchvision's.
-    channels : int
-        Of the output.
-    stride : int
-        Of the output, in pixels of the input.
-    last_layer : int
-        torchvision's layer it is cut after: 3 is conv4, 4 is conv5.
-    stride_on_first : bool
-        ResNet v1 as first published: the stride of a stage is on its first 1x1, not on the 3x3.
-    padding : str
-        Of the two strided layers before the first stage, for even sizes: ``torch`` pads both ends alike;
-        ``slim`` pads the pooling as TensorFlow's SAME; ``keras`` pads the convolution so, and the pooling not.
-    """
-
-    constructor: str
-    channels: int
-    stride: int = 16
-    last_layer: Literal[3, 4] = 3
+    constructor: str  # torchvision's
+    channels: int  # of the output
+    stride: int = 16  # of the output, in pixels of the input
+    last_layer: Literal[3, 4] = 3  # torchvision's layer it is cut after: 3 is conv4, 4 is conv5
+    # ResNet v1 as first published: the stride of a stage is on its first 1x1, not on the 3x3.
     stride_on_first: bool = False
+    # Of the two strided layers before the first stage, for even sizes: ``torch`` pads both ends alike; ``slim``
+    # pads the pooling as TensorFlow's SAME; ``keras`` pads the convolution so, and the pooling not.
     padding: Literal["torch", "slim", "keras"] = "torch"
 
 
 @dataclass(frozen=True)
 class VitArchitecture:
-    """What a ViT trunk is.
+    """What a ViT trunk is."""
 
-    Attributes
-    ----------
-    channels : int
-        Of its tokens.
-    depth, heads : int
-        Of the transformer.
-    stride : int
-        Side of a patch in pixels.
-    grid : int
-        Side of the grid of learned positions, in patches.
-    registers : int
-        Tokens beside the class token that belong to no patch.
-    """
-
-    channels: int
+    channels: int  # of its tokens
+    # Of the transformer.
     depth: int
     heads: int
-    stride: int
-    grid: int
-    registers: int = 0
+    stride: int  # side of a patch in pixels
+    grid: int  # side of the grid of learned positions, in patches
+    registers: int = 0  # tokens beside the class token that belong to no patch
 
 
 #: Trunks by name. Those of slim and keras are the ones of the published DELF and DELG; ``_s32`` drops every
@@ -242,6 +213,8 @@ class VitTrunk(Trunk):
 def build_trunk(architecture: str, state: Mapping[str, Tensor] | None = None) -> Trunk:
     """Build a trunk, folded, from a state with or without batch norm.
 
+    A `ConfigError` if the architecture is unknown; a `CheckpointError` if the state does not fit the architecture.
+
     Parameters
     ----------
     architecture : str
@@ -249,13 +222,6 @@ def build_trunk(architecture: str, state: Mapping[str, Tensor] | None = None) ->
     state : mapping or None
         ResNets: torchvision names; layers behind the cut are passed over. With batch norm it is folded here,
         without (convolutions with biases) it is taken as it is. ViTs: `VitTrunk`'s names. None: random weights.
-
-    Raises
-    ------
-    ConfigError
-        If the architecture is unknown.
-    CheckpointError
-        If the state does not fit the architecture.
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"unknown trunk {architecture!r}; known trunks: {', '.join(ARCHITECTURES)}")

@@ -25,8 +25,6 @@ from delf_engine.model.global_head import load_global_head
 from delf_engine.model.onnx_export import export_onnx, require_onnx
 from delf_engine.support.files import replacing, system_errors
 
-__all__ = ["Check", "ReadCodebook", "check_checkpoint", "copy_checkpoint"]
-
 ReadCodebook = Callable[[Path], Any]
 """Reads a codebook and its words, dimension and hash, with `FormatError` for what is none: `Codebook.load`."""
 
@@ -43,12 +41,8 @@ class Check:
 def check_checkpoint(name_or_path: str | os.PathLike[str], read_codebook: ReadCodebook) -> list[Check]:
     """Check metadata, hash, values and shapes of a checkpoint, and the codebook and global head beside it.
 
-    Every check is made, also after one has failed.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such file; one that cannot be read fails a check.
+    Every check is made, also after one has failed. A `CheckpointError` if there is no such file; one that cannot
+    be read fails a check.
     """
     path = checkpoint_path(name_or_path)
     try:
@@ -83,6 +77,9 @@ def copy_checkpoint(
 ) -> list[Path]:
     """Copy a checkpoint with what lies beside it, or write its network for ONNX Runtime; check it before.
 
+    A `CheckpointError` if the checkpoint is damaged, something is in the way, or a file cannot be written; a
+    `ConfigError` if ONNX is asked for and not installed.
+
     Parameters
     ----------
     name_or_path, read_codebook
@@ -98,13 +95,6 @@ def copy_checkpoint(
     -------
     list of Path
         The files written, the checkpoint first.
-
-    Raises
-    ------
-    CheckpointError
-        If the checkpoint is damaged, something is in the way, or a file cannot be written.
-    ConfigError
-        If ONNX is asked for and not installed.
     """
     source, goal = checkpoint_path(name_or_path), Path(target)
     if goal.is_dir():

@@ -24,24 +24,6 @@ from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.support.files import replacing
 from delf_engine.support.threads import torch_after_fork
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "CheckpointInfo",
-    "checkpoint_names",
-    "checkpoint_path",
-    "codebook_beside",
-    "codebook_path",
-    "global_head_beside",
-    "global_head_path",
-    "load_checkpoint",
-    "model_reference",
-    "packaged_folder",
-    "read_checkpoint_info",
-    "read_tensors",
-    "save_checkpoint",
-    "tensors_sha256",
-]
-
 DEFAULT_MODEL = "delf-r18"
 
 _KEY = "delf_engine"

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["GlobalHead", "load_global_head"]
-
 _KEY = "delf_engine_global"
 _VERSION = 1
 _PARAMETER = "pooling."

@@ -12,17 +12,6 @@ from torch import Tensor, nn
 from delf_engine.model.backbones import Trunk, build_trunk
 from delf_engine.model.pooling import gem
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "AttentionHead",
-    "DelfNetwork",
-    "GlobalLayer",
-    "NormAttention",
-    "Projection",
-    "normalise_images",
-]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from delf_engine.model.network import DelfNetwork
 
-__all__ = ["OnnxRecord", "export_onnx", "read_onnx_record", "require_onnx"]
-
 _KEY = "delf_engine"
 _SEAL = "delf_engine_sha256"
 _SEAL_SIZE = len(_SEAL) + 70  # as protobuf: 2 + 2 bytes before the key, 2 before 64 digits
@@ -48,23 +46,12 @@ _TOLERANCE = 1e-3  # of the largest value; a wrong graph is off by far more, rou
 
 
 class OnnxRecord(Config):
-    """What is kept in the metadata of the file.
+    """What is kept in the metadata of the file."""
 
-    Attributes
-    ----------
-    format_version : int
-        Of this record and of the names and shapes in the graph.
-    checkpoint : CheckpointInfo
-        Of the checkpoint that was exported, with the hash of its weights.
-    stride : int
-        Of the feature map, in pixels of the network's input.
-    package_version, torch_version : str
-        That wrote the file.
-    """
-
-    format_version: int
-    checkpoint: CheckpointInfo
-    stride: int = Field(ge=1)
+    format_version: int  # of this record and of the names and shapes in the graph
+    checkpoint: CheckpointInfo  # of the checkpoint that was exported, with the hash of its weights
+    stride: int = Field(ge=1)  # of the feature map, in pixels of the network's input
+    # That wrote the file.
     package_version: str
     torch_version: str
 
@@ -79,22 +66,16 @@ def require_onnx() -> None:
 def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: CheckpointInfo) -> OnnxRecord:
     """Write a network as ONNX, float32; replaces the file at once or not at all.
 
-    The graph is run and compared with torch before it is written. What `network` is on and in stays as it is.
+    The graph is run and compared with torch before it is written. What `network` is on and in stays as it is. A
+    `ConfigError` if a package is missing, or this torch cannot export this network; a `CheckpointError` if the
+    file cannot be written.
 
     Parameters
     ----------
     path : str or path
         Its folder is made where there is none.
-    network : DelfNetwork
     info : CheckpointInfo
         What the checkpoint of `network` says of itself.
-
-    Raises
-    ------
-    ConfigError
-        If a package is missing, or this torch cannot export this network.
-    CheckpointError
-        If the file cannot be written.
     """
     require_onnx()
     if network.offset:  # neither the record nor torch's exporter is ready for them
@@ -130,10 +111,7 @@ def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: Checkp
 def read_onnx_record(path: Path, data: bytes, metadata: Mapping[str, str]) -> OnnxRecord:
     """Validate the ``metadata_props`` of a file that `export_onnx` wrote, `path` with the bytes `data`.
 
-    Raises
-    ------
-    CheckpointError
-        If it is not ours, of another format version, or not as it was written.
+    A `CheckpointError` if it is not ours, of another format version, or not as it was written.
     """
     if _KEY not in metadata:
         raise CheckpointError(

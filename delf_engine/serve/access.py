@@ -16,10 +16,6 @@ class Access:
 
     A cookie is the time when it ends, signed by a key that only the token leads to. It does not hold the token;
     all servers of one token accept it, and it ends with the token.
-
-    Parameters
-    ----------
-    token : str
     """
 
     def __init__(self, token: str) -> None:

@@ -30,7 +30,6 @@ class Decoders:
 
     Parameters
     ----------
-    processes : int
     max_pixels : int
         Photographs with more are refused before they are decoded.
     """

@@ -109,8 +109,6 @@ class Jobs:
 
     Parameters
     ----------
-    database : Database
-    metrics : Metrics
     waiting : int
         Jobs that wait at most.
     """

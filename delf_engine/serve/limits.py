@@ -26,7 +26,6 @@ class WorkQueue:
         Calls that run and that wait at most; more are refused.
     seconds : float
         Until a call is answered. One that takes longer still keeps its thread until it ends.
-    metrics : Metrics
     """
 
     def __init__(self, name: str, threads: int, waiting: int, seconds: float, metrics: Metrics) -> None:

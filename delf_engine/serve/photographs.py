@@ -27,18 +27,10 @@ _LONGEST_NAME = 120
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph as the engine takes it.
+    """A photograph as the engine takes it."""
 
-    Attributes
-    ----------
-    ref : str
-        By which it can be asked for again.
-    source : str or (H, W, 3) uint8 array
-        The id of an image, or the pixels of an upload.
-    """
-
-    ref: str
-    source: str | Pixels
+    ref: str  # by which it can be asked for again
+    source: str | Pixels  # str or (H, W, 3) uint8 array: the id of an image, or the pixels of an upload
 
     @property
     def is_image(self) -> bool:

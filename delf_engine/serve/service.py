@@ -39,7 +39,6 @@ class Service:
 
     Attributes
     ----------
-    settings, metrics
     access : Access or None
         None: nobody is asked for a token.
     engine : Engine
@@ -48,7 +47,6 @@ class Service:
         Where uploads and the database lie.
     work, pictures, writes : WorkQueue
         For searches and the like, for small pictures, for removing.
-    decoders, database, photographs, jobs
     ready : bool
         Whether `warm_up` has done its work.
     stopping : bool

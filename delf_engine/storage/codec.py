@@ -71,10 +71,8 @@ def encode(features: LocalFeatures, codec: Codec, key: bytes) -> bytes:
 def decode(value: bytes, key: bytes, name: str) -> LocalFeatures:
     """Return the features that `value` holds.
 
-    Raises
-    ------
-    FormatError
-        If the value is damaged, cut short, not ours, or of another version; the message starts with `name`.
+    A `FormatError` if the value is damaged, cut short, not ours, or of another version; the message starts with
+    `name`.
     """
     start = _HEADER.size + _CHECKSUM.size
     if len(value) < start or not value.startswith(_MAGIC):

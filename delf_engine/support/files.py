@@ -49,6 +49,8 @@ def library_errors(what: str) -> Iterator[None]:
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield the path of a temporary file that takes the place of `path` if the block ends without an error.
 
+    An `OSError` if the file cannot be written or put in its place; callers say it in their own type.
+
     Parameters
     ----------
     path : path
@@ -56,11 +58,6 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     durable : bool
         Wait until the data is on the disk, so that a crash of the machine leaves the old file or the new one.
         Without it that holds for a crash of the process only.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written or put in its place; callers say it in their own type.
     """
     # Not named after `path`: that may be as long as a name can be.
     temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")

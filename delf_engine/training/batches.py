@@ -18,8 +18,6 @@ from delf_engine.model.backbones import Trunk
 from delf_engine.model.network import DelfNetwork
 from delf_engine.training.options import autocast
 
-__all__ = ["START", "Batch", "Forward", "Kind", "Level", "StageFacts", "Step", "Teacher", "TeacherContext"]
-
 #: What a batch relates: pairs of views by homographies, or images by class labels.
 Kind = Literal["pairs", "labels"]
 #: Maps of the trunk, from the first to the deepest.
@@ -30,31 +28,21 @@ START = "start"
 
 @dataclass(frozen=True)
 class Batch:
-    """What a source gives for one micro-batch of N images.
+    """What a source gives for one micro-batch of N images."""
 
-    Attributes
-    ----------
-    maps : mapping of str to tensor
-        By name, N rows each: ``images``, (N, size, size, 3) uint8 RGB; ``conv3`` and ``conv4`` of the frozen trunk
-        and a teacher's maps under its name, (N, C, h, w). A source gives ``images`` or the deepest map it has
-        cached; the trainer computes the rest.
-    size : int
-        Side of an image, pixels.
-    labels : (N,) int64 tensor, or None
-        Classes, from 0.
-    homographies : (N / 2, 3, 3) float64, or None
-        Of pairs: pixels of image i to pixels of image N / 2 + i.
-    supports : sequence of (M, 2) float64 or None, or None
-        For each pair the points x, y of its first image near which the homography is trusted; None: all of it.
-    groups : (N / 2,) int64, or None
-        The place each pair shows. Pairs of one place are no negatives of each other. None: all differ.
-    """
-
+    # By name, N rows each: ``images``, (N, size, size, 3) uint8 RGB; ``conv3`` and ``conv4`` of the frozen trunk
+    # and a teacher's maps under its name, (N, C, h, w). A source gives ``images`` or the deepest map it has
+    # cached; the trainer computes the rest.
     maps: Mapping[str, Tensor]
-    size: int
-    labels: Tensor | None = None
+    size: int  # side of an image, pixels
+    labels: Tensor | None = None  # (N,) int64: classes, from 0
+    # (N / 2, 3, 3) float64, of pairs: pixels of image i to pixels of image N / 2 + i.
     homographies: npt.NDArray[np.float64] | None = None
+    # (M, 2) float64 or None for each pair: the points x, y of its first image near which the
+    # homography is trusted; None: all of it.
     supports: Sequence[npt.NDArray[np.float64] | None] | None = None
+    # (N / 2,) int64: the place each pair shows. Pairs of one place are no negatives of each other. None: all
+    # differ.
     groups: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -76,27 +64,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """What a loss sees of one micro-batch.
+    """What a loss sees of one micro-batch."""
 
-    Attributes
-    ----------
-    batch : Batch
-        Its `maps` hold whatever the losses of the stage asked for.
-    features : (N, C, h, w) float32 tensor
-        conv4, with gradient where the trunk is trained.
-    network : DelfNetwork
-        With the weights under training.
-    fitted : bool
-        Whether the network's projection has been fitted by a PCA stage.
-    rng : numpy.random.Generator
-        Fresh for this micro-batch: a function of seed, stage and step alone.
-    """
-
-    batch: Batch
-    features: Tensor
-    network: DelfNetwork
-    fitted: bool
-    rng: np.random.Generator
+    batch: Batch  # its `maps` hold whatever the losses of the stage asked for
+    features: Tensor  # (N, C, h, w) float32: conv4, with gradient where the trunk is trained
+    network: DelfNetwork  # with the weights under training
+    fitted: bool  # whether the network's projection has been fitted by a PCA stage
+    rng: np.random.Generator  # fresh for this micro-batch: a function of seed, stage and step alone
 
     def describe(self, vectors: Tensor) -> Tensor:
         """Map (N, C) feature vectors to unit descriptors: by the projection, before there is one by L2 alone."""
@@ -111,27 +85,13 @@ class Step:
 
 @dataclass(frozen=True)
 class StageFacts:
-    """What a loss may know when it is built.
+    """What a loss may know when it is built."""
 
-    Attributes
-    ----------
-    kind : "pairs" or "labels"
-        Of the source.
-    n_classes : int or None
-        Of the source, where it has labels.
-    fitted : bool
-        Whether a PCA stage came before.
-    trains : frozenset of str
-        Parts of the network the stage trains.
-    channels : mapping of str to int
-        Channels of the maps of each teacher, by name.
-    """
-
-    kind: Kind
-    n_classes: int | None
-    fitted: bool
-    trains: frozenset[str]
-    channels: Mapping[str, int] = field(default_factory=dict)
+    kind: Kind  # of the source
+    n_classes: int | None  # of the source, where it has labels
+    fitted: bool  # whether a PCA stage came before
+    trains: frozenset[str]  # parts of the network the stage trains
+    channels: Mapping[str, int] = field(default_factory=dict)  # channels of the maps of each teacher, by name
 
 
 @dataclass(frozen=True)
@@ -164,33 +124,16 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class Forward:
-    """Computes the part of the network above what a batch holds, and the maps of teachers that it lacks.
-
-    Attributes
-    ----------
-    network : DelfNetwork
-    fitted : bool
-        Whether its projection is fitted.
-    seed : int
-        Of the steps' random numbers.
-    device : torch.device
-    dtype : torch.dtype
-        Of the trunk's arithmetic.
-    trains : collection of str
-        Parts under training; what lies below them gets no gradient.
-    teachers : mapping of str to Teacher
-    start : Trunk or None
-        The trunk as the stage begins, if losses want its maps.
-    """
+    """Computes the part of the network above what a batch holds, and the maps of teachers that it lacks."""
 
     network: DelfNetwork
-    fitted: bool
-    seed: int
+    fitted: bool  # whether its projection is fitted
+    seed: int  # of the steps' random numbers
     device: torch.device
-    dtype: torch.dtype
-    trains: Collection[str] = ()
+    dtype: torch.dtype  # of the trunk's arithmetic
+    trains: Collection[str] = ()  # parts under training; what lies below them gets no gradient
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
-    start: Trunk | None = None
+    start: Trunk | None = None  # the trunk as the stage begins, if losses want its maps
 
     def __call__(self, batch: Batch, index: int) -> Step:
         """Return the step of micro-batch number `index`."""

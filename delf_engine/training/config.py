@@ -25,19 +25,6 @@ from delf_engine.training.projection import PcaStage, StageName
 from delf_engine.training.registry import LOSSES, SOURCES, find
 from delf_engine.training.views import ViewsConfig
 
-__all__ = [
-    "AttentionConfig",
-    "CodebookConfig",
-    "GradientStage",
-    "Part",
-    "Stage",
-    "TrainingConfig",
-    "load_training_config",
-    "parse_training_config",
-    "teacher_names",
-    "with_teacher",
-]
-
 NotNegative = Annotated[float, Field(ge=0)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
 
@@ -46,78 +33,44 @@ Part = Literal["trunk", "layer3", "attention", "projection", "global"]
 
 
 class AttentionConfig(Config):
-    """The attention head.
+    """The attention head."""
 
-    Attributes
-    ----------
-    hidden : int
-        Channels between its two convolutions.
-    norm_weighted : bool
-        Its score is multiplied by the L2 norm of the feature vector.
-    """
-
-    hidden: Count
-    norm_weighted: bool
+    hidden: Count  # channels between its two convolutions
+    norm_weighted: bool  # its score is multiplied by the L2 norm of the feature vector
 
 
 class GradientStage(Config):
-    """A stage that lowers the weighted sum of its losses.
-
-    Attributes
-    ----------
-    name : str
-        As progress, logs and errors call it; unique in the recipe.
-    source : SourceOptions
-        Where batches come from; in TOML its name (``"views"``), or a table with ``kind`` and its options.
-    train : tuple of "trunk", "layer3", "attention", "projection", "global"
-        Parts of the network that are trained, with the parameters of the losses. What lies below them is computed
-        once and cached. "global" is exponent and whitening of the global descriptor, which begin as fitted.
-    losses : tuple of LossOptions
-    steps : int
-        Optimiser steps; 0 leaves the stage out.
-    batch, accumulate : int
-        Pairs, or images, of a micro-batch; micro-batches an optimiser step.
-    learning_rate, weight_decay : float
-    loss_rate : float
-        Learning rate of the losses' own parameters, relative to that of the network: a new layer on a trunk that
-        is tuned with care has to learn much faster.
-    optimiser : "adamw" or "sgd"
-    momentum : float
-        Of SGD.
-    warmup : int
-        Steps of linear warm-up.
-    schedule : "cosine" or "constant"
-        Of the learning rate behind the warm-up; cosine ends at 0.
-    clip : float or None
-        Largest L2 norm of the gradient.
-    precision : "auto", "fp32", "bf16" or "fp16"
-        Of the network's arithmetic; weights, losses and optimiser stay float32. auto: bf16 where the hardware has
-        it, else fp32.
-    keep : float
-        Share of the weights of before the stage in those behind it. The mean of a tuned network and its start is
-        as good as the tuned one on what it has seen and better elsewhere (WiSE-FT; Wortsman et al., CVPR 2022).
-    evaluate_every : int
-        Steps between measurements on the held-out photographs; 0: at the end only.
-    """
+    """A stage that lowers the weighted sum of its losses."""
 
     kind: Literal["gradient"]
-    name: StageName
+    name: StageName  # as progress, logs and errors call it; unique in the recipe
+    # Where batches come from; in TOML its name (``"views"``), or a table with ``kind`` and its options.
     source: SerializeAsAny[SourceOptions]
+    # Parts of the network that are trained, with the parameters of the losses. What lies below them is computed
+    # once and cached. "global" is exponent and whitening of the global descriptor, which begin as fitted.
     train: tuple[Part, ...]
     losses: tuple[SerializeAsAny[LossOptions], ...] = Field(min_length=1)
-    steps: NotNegativeInt
+    steps: NotNegativeInt  # optimiser steps; 0 leaves the stage out
+    # Pairs, or images, of a micro-batch; micro-batches an optimiser step.
     batch: Annotated[int, Field(ge=2)]
     accumulate: Count = 1
     learning_rate: Positive
     weight_decay: NotNegative = 0.0
+    # Learning rate of the losses' own parameters, relative to that of the network: a new layer on a trunk that is
+    # tuned with care has to learn much faster.
     loss_rate: Positive = 1.0
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    warmup: NotNegativeInt = 0
-    schedule: Literal["cosine", "constant"] = "cosine"
-    clip: Positive | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD
+    warmup: NotNegativeInt = 0  # steps of linear warm-up
+    schedule: Literal["cosine", "constant"] = "cosine"  # of the learning rate behind the warm-up; cosine ends at 0
+    clip: Positive | None = None  # largest L2 norm of the gradient
+    # Of the network's arithmetic; weights, losses and optimiser stay float32. auto: bf16 where the hardware has
+    # it, else fp32.
     precision: Arithmetic = "auto"
+    # Share of the weights of before the stage in those behind it. The mean of a tuned network and its start is as
+    # good as the tuned one on what it has seen and better elsewhere (WiSE-FT; Wortsman et al., CVPR 2022).
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Steps between measurements on the held-out photographs; 0: at the end only.
     evaluate_every: NotNegativeInt = 0
 
     @model_validator(mode="after")
@@ -144,20 +97,11 @@ Stage = GradientStage | PcaStage
 
 
 class CodebookConfig(Config):
-    """The codebook that travels with the checkpoint.
+    """The codebook that travels with the checkpoint."""
 
-    Attributes
-    ----------
-    features : int
-        Features taken of each photograph, the best by attention.
-    words, iterations : int
-        Of k-means.
-    photographs : int or None
-        Use at most this many, evenly spread; None: all.
-    """
-
-    features: Count
-    photographs: Count | None = None
+    features: Count  # features taken of each photograph, the best by attention
+    photographs: Count | None = None  # use at most this many, evenly spread; None: all
+    # Of k-means.
     words: Count
     iterations: Count
 
@@ -314,10 +258,7 @@ def teacher_names(stages: Iterable[Stage]) -> list[str]:
 def with_teacher(config: TrainingConfig, teacher: str) -> TrainingConfig:
     """Return a recipe whose distillation losses, those from the start apart, learn from another teacher.
 
-    Raises
-    ------
-    ConfigError
-        If the recipe has no such loss.
+    A `ConfigError` if the recipe has no such loss.
     """
     if not teacher_names(config.gradient_stages):
         raise ConfigError(f"recipe {config.name} has no teacher to replace by {teacher}: add a distillation loss")

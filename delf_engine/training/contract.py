@@ -33,8 +33,6 @@ from delf_engine.training.labelled import LabelledImages
 from delf_engine.training.stores import Stores
 from delf_engine.training.views import ViewsConfig
 
-__all__ = ["Loss", "LossOptions", "Source", "SourceContext", "SourceOptions"]
-
 
 class LossOptions(Config):
     """Options every loss has: its registered name, and its weight in the sum."""
@@ -55,8 +53,6 @@ class Loss(nn.Module, ABC):
     ----------
     options : Options
         Validated, from the recipe.
-    network : DelfNetwork
-    facts : StageFacts
 
     Attributes
     ----------
@@ -114,40 +110,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class SourceContext:
-    """What a source is built from.
+    """What a source is built from."""
 
-    Attributes
-    ----------
-    photos, held_out : sequence of path
-        The photographs trained on, and those kept apart to measure on.
-    labelled : LabelledImages or None
-        All photographs with their classes, where the recipe has labels.
-    seed : int
-        For drawing: of this run and stage.
-    run_seed : int
-        For rendering: of this run, so that stages share what is cached.
-    views : ViewsConfig
-        How views are rendered.
-    batch : int
-        Pairs, or images, of a micro-batch.
-    workers : int
-        Threads to decode with; results do not depend on it.
-    stores : Stores
-        Cached maps of rendered views.
-    pairs : path or None
-        File of mined pairs.
-    on_error : callable
-        To be called with each photograph that cannot be read.
-    """
-
+    # The photographs trained on, and those kept apart to measure on.
     photos: Sequence[str]
     held_out: Sequence[str]
-    labelled: LabelledImages | None
-    seed: int
-    run_seed: int
-    views: ViewsConfig
-    batch: int
-    workers: int
-    stores: Stores
-    pairs: str | os.PathLike[str] | None
-    on_error: Callable[[str, ImageError], None]
+    labelled: LabelledImages | None  # all photographs with their classes, where the recipe has labels
+    seed: int  # for drawing: of this run and stage
+    run_seed: int  # for rendering: of this run, so that stages share what is cached
+    views: ViewsConfig  # how views are rendered
+    batch: int  # pairs, or images, of a micro-batch
+    workers: int  # threads to decode with; results do not depend on it
+    stores: Stores  # cached maps of rendered views
+    pairs: str | os.PathLike[str] | None  # file of mined pairs
+    on_error: Callable[[str, ImageError], None]  # to be called with each photograph that cannot be read

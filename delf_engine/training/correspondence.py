@@ -12,61 +12,29 @@ from torch import Tensor
 
 from delf_engine.training.batches import Step
 
-__all__ = [
-    "CellSample",
-    "Direction",
-    "cell_grid",
-    "cell_vectors",
-    "directions",
-    "project",
-    "same_group",
-    "sample_at",
-    "sample_cells",
-]
-
 Supports = Sequence[npt.NDArray[np.float64] | None]
 
 
 @dataclass(frozen=True)
 class CellSample:
-    """Cells drawn from the first views of a batch of pairs.
+    """Cells drawn from the first views of a batch of pairs."""
 
-    Attributes
-    ----------
-    pair : (N,) int64 tensor
-        The pair each belongs to.
-    cell : (N,) int64 tensor
-        Its index in the flattened map.
-    place : (N, 2) float32 tensor
-        x, y of its true place in the second view, in pixels.
-    """
-
-    pair: Tensor
-    cell: Tensor
-    place: Tensor
+    pair: Tensor  # (N,) int64: the pair each belongs to
+    cell: Tensor  # (N,) int64: its index in the flattened map
+    place: Tensor  # (N, 2) float32: x, y of its true place in the second view, in pixels
 
 
 @dataclass(frozen=True)
 class Direction:
-    """The pairs of a step, looked at from one side.
+    """The pairs of a step, looked at from one side."""
 
-    Attributes
-    ----------
-    first, second : (B, C, h, w) tensor
-        Features of both views.
-    homographies : (B, 3, 3) float64
-        Pixels of the first view to pixels of the second.
-    supports : sequence of (M, 2) float64 or None, or None
-        Points of the first view near which the homography is trusted.
-    groups : (B,) int64 tensor or None
-        Place of each pair.
-    """
-
+    # (B, C, h, w), features of both views.
     first: Tensor
     second: Tensor
-    homographies: npt.NDArray[np.float64]
+    homographies: npt.NDArray[np.float64]  # (B, 3, 3) float64: pixels of the first view to pixels of the second
+    # (M, 2) float64 or None of each pair: points of the first view near which the homography is trusted.
     supports: Supports | None
-    groups: Tensor | None
+    groups: Tensor | None  # (B,) int64: place of each pair
 
     def sample(self, step: Step, count: int, support_px: float) -> CellSample:
         """Draw up to `count` cells of each first view; see `sample_cells`."""

@@ -34,16 +34,6 @@ from delf_engine.training.projection import spread
 from delf_engine.training.run import Run
 from delf_engine.training.work import Work, photographs_key
 
-__all__ = [
-    "CheckpointFiles",
-    "Trained",
-    "TrainingReport",
-    "train",
-    "train_codebook",
-    "train_global_head",
-    "train_network",
-]
-
 
 @dataclass(frozen=True)
 class CheckpointFiles:
@@ -310,10 +300,7 @@ def train_codebook(
 ) -> Codebook:
     """Train the visual words that travel with a checkpoint, on the best features of each photograph.
 
-    Raises
-    ------
-    DataError
-        If there are fewer features than words.
+    A `DataError` if there are fewer features than words.
     """
     photos = spread(photos, config.photographs)
     descriptors = []

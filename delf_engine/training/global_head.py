@@ -25,8 +25,6 @@ from delf_engine.training.projection import spread
 from delf_engine.training.sources.mined import MinedPair, places, read_pairs
 from delf_engine.vectors import Whitening, learned_whitening, pca_whitening
 
-__all__ = ["GlobalHeadConfig", "finished_head", "fit_global_head", "fit_head", "start_layer"]
-
 PathLike = str | os.PathLike[str]
 
 _EXPONENT = 3.0  # of GeM, before any training

@@ -13,31 +13,19 @@ import numpy.typing as npt
 
 from delf_engine.errors import DataError
 
-__all__ = ["LabelledImages", "draw_balanced", "hold_out", "named", "select_classes"]
-
 
 @dataclass(frozen=True)
 class LabelledImages:
     """N photographs of C classes, grouped by class.
 
     Names are kept as bytes in one array: some hundred MB for the four million photographs of Google Landmarks v2.
-
-    Attributes
-    ----------
-    root : str
-        Folder that the names are relative to.
-    files : (N,) bytes array
-        Names, sorted within each class.
-    starts : (C + 1,) int64
-        Class c has the photographs ``starts[c]`` to ``starts[c + 1]``; it has at least one.
-    classes : tuple of str
-        Names of the classes, sorted.
     """
 
-    root: str
-    files: npt.NDArray[np.bytes_]
+    root: str  # folder that the names are relative to
+    files: npt.NDArray[np.bytes_]  # (N,) bytes array: names, sorted within each class
+    # (C + 1,) int64: class c has the photographs ``starts[c]`` to ``starts[c + 1]``; it has at least one.
     starts: npt.NDArray[np.int64]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # names of the classes, sorted
 
     @classmethod
     def group(cls, root: str | os.PathLike[str], files: Sequence[str], labels: Sequence[str]) -> LabelledImages:
@@ -103,19 +91,15 @@ def select_classes(
 ) -> LabelledImages:
     """Leave out classes of fewer than `min_images` photographs, and draw `max_images` at most of each other.
 
+    A `DataError` if fewer than two classes stay, or a class has one photograph only, of which nothing can be held
+    out.
+
     Parameters
     ----------
-    data : LabelledImages
-    min_images : int
     max_images : int or None
         None: all of them.
     seed : int
         Same seed, same photographs, whatever other classes there are.
-
-    Raises
-    ------
-    DataError
-        If fewer than two classes stay, or a class has one photograph only, of which nothing can be held out.
     """
     stay = np.repeat(data.sizes >= min_images, data.sizes)
     if max_images is not None:

@@ -28,8 +28,6 @@ from delf_engine.images import find_images, image_suffixes
 from delf_engine.support.files import system_errors
 from delf_engine.training.labelled import LabelledImages, named
 
-__all__ = ["open_labelled", "read_class_folders", "read_landmarks"]
-
 _LISTS = ("train_clean.csv", "train.csv")
 _ID = re.compile(r"[0-9A-Za-z_-]{3,}")  # also keeps "../" out of paths
 
@@ -56,10 +54,7 @@ def open_labelled(path: Path, *, missing: Literal["error", "drop"] = "error") ->
 def read_class_folders(root: str | os.PathLike[str]) -> LabelledImages:
     """List the photographs of a folder of class folders, each searched recursively.
 
-    Raises
-    ------
-    DataError
-        If there is no such folder, no class folder in it, or no photograph in them.
+    A `DataError` if there is no such folder, no class folder in it, or no photograph in them.
 
     Warns
     -----

@@ -14,18 +14,6 @@ from delf_engine.errors import ConfigError, ImageError
 from delf_engine.extraction.precision import has_native_bf16
 from delf_engine.support.threads import usable_cores
 
-__all__ = [
-    "Arithmetic",
-    "Log",
-    "Progress",
-    "Reports",
-    "RunOptions",
-    "autocast",
-    "autocast_dtype",
-    "deterministic",
-    "tensorboard_log",
-]
-
 #: Of the network while it is trained; weights, losses and optimiser stay float32.
 Arithmetic = Literal["auto", "fp32", "bf16", "fp16"]
 #: Called with the stage's name, steps done, steps in all, and the loss where there is one.
@@ -104,10 +92,7 @@ class Reports:
 def tensorboard_log(folder: str | os.PathLike[str] | None) -> Iterator[Log | None]:
     """Open a log for TensorBoard, an optional extra; None for no folder.
 
-    Raises
-    ------
-    ConfigError
-        If tensorboard is not installed.
+    A `ConfigError` if tensorboard is not installed.
     """
     if folder is None:
         yield None
@@ -127,13 +112,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast_dtype(precision: Arithmetic, device: torch.device) -> torch.dtype:
-    """Return the type that the network computes in.
-
-    Raises
-    ------
-    ConfigError
-        If fp16 is asked for on a CPU.
-    """
+    """Return the type that the network computes in; a `ConfigError` if fp16 is asked for on a CPU."""
     if precision == "auto":
         return torch.bfloat16 if has_native_bf16(device) else torch.float32
     if precision == "fp16" and device.type == "cpu":

@@ -14,29 +14,18 @@ from delf_engine.training.labelled import LabelledImages, hold_out, select_class
 from delf_engine.training.layouts import open_labelled
 from delf_engine.training.sources.classes import ClassesOptions
 
-__all__ = ["Photographs", "labelled_photographs"]
-
 Paths = Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """What a recipe is run on.
+    """What a recipe is run on."""
 
-    Attributes
-    ----------
-    files : list of path
-        All of them.
-    held_in, held_out : list of path
-        To train on, and to measure on.
-    labelled : LabelledImages or None
-        All of them with their classes, where the recipe has labels.
-    """
-
-    files: list[str]
+    files: list[str]  # all of them
+    # To train on, and to measure on.
     held_in: list[str]
     held_out: list[str]
-    labelled: LabelledImages | None = None
+    labelled: LabelledImages | None = None  # all of them with their classes, where the recipe has labels
 
     @classmethod
     def find(
@@ -44,21 +33,17 @@ class Photographs:
     ) -> Photographs:
         """List the photographs of files and folders, of labelled ones where the recipe has labels, and split them.
 
+        A `DataError` or `FormatError` if there are too few, or the labels cannot be used.
+
         Parameters
         ----------
         paths : sequence of path
             Image files and folders; for a recipe with labels one folder of class folders, or one folder or list of
             the Google Landmarks v2 layout.
-        config : TrainingConfig
         seed : int
             Draws photographs of large classes, and those that are held out of each class.
         at_most : int or None
             Take only the first so many.
-
-        Raises
-        ------
-        DataError, FormatError
-            If there are too few, or the labels cannot be used.
         """
         options = [s.source for s in config.gradient_stages if isinstance(s.source, ClassesOptions)]
         if not options:
@@ -70,13 +55,7 @@ class Photographs:
 
     @classmethod
     def split(cls, files: Sequence[str], every: int) -> Photographs:
-        """Hold out one photograph in `every`.
-
-        Raises
-        ------
-        DataError
-            If there are too few.
-        """
+        """Hold out one photograph in `every`; a `DataError` if there are too few."""
         held_out = list(files[every - 1 :: every])
         if len(held_out) < 2:
             raise DataError(

@@ -21,8 +21,6 @@ from delf_engine.training.run import Run
 from delf_engine.training.views import read_photograph
 from delf_engine.training.work import Work
 
-__all__ = ["Plan", "StagePlan", "make_plan"]
-
 T = TypeVar("T")
 
 _READ = 64  # photographs that are decoded, to see whether they can be
@@ -32,40 +30,20 @@ _STEPS = 3  # steps that are timed, of which the shortest counts
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage.
+    """One stage."""
 
-    Attributes
-    ----------
-    what : str
-        Its name; source, losses and parts trained, or for a PCA cells and scales.
-    facts : str
-        Steps or photographs, precision, trained numbers, size of the cache.
-    seconds : float
-        Estimated, rendering included.
-    """
-
-    what: str
-    facts: str
-    seconds: float
+    what: str  # its name; source, losses and parts trained, or for a PCA cells and scales
+    facts: str  # steps or photographs, precision, trained numbers, size of the cache
+    seconds: float  # estimated, rendering included
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was found out.
-
-    Attributes
-    ----------
-    device : str
-    read : int
-        Photographs that were decoded for the plan.
-    unreadable : dict of path to reason
-        Those of them that could not be.
-    stages : tuple of StagePlan
-    """
+    """What was found out."""
 
     device: str
-    read: int
-    unreadable: dict[str, str]
+    read: int  # photographs that were decoded for the plan
+    unreadable: dict[str, str]  # those of them that could not be
     stages: tuple[StagePlan, ...]
 
 

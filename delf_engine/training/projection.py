@@ -22,31 +22,19 @@ from delf_engine.support.processes import map_ordered
 from delf_engine.training.options import Arithmetic, autocast
 from delf_engine.training.views import read_photograph
 
-__all__ = ["PcaStage", "best_vectors", "fit_pca", "fit_projection", "photo_levels", "spread"]
-
 Rgb = npt.NDArray[np.uint8]
 StageName = Annotated[str, Field(pattern=r"^[\w][\w -]*$")]
 
 
 class PcaStage(Config):
-    """A stage that fits the projection by PCA on whole photographs.
-
-    Attributes
-    ----------
-    cells : int
-        Feature vectors taken of each photograph, those of highest score over the `scales`.
-    select : "norm" or "attention"
-        The score: L2 norm of the vector, or the attention head.
-    photographs : int or None
-        Use at most this many, evenly spread; None: all.
-    """
+    """A stage that fits the projection by PCA on whole photographs."""
 
     kind: Literal["pca"]
     name: StageName = "pca"
-    cells: Count
+    cells: Count  # feature vectors taken of each photograph, those of highest score over the `scales`
     scales: tuple[Positive, ...] = Field(min_length=1)
-    select: Literal["norm", "attention"] = "norm"
-    photographs: Count | None = None
+    select: Literal["norm", "attention"] = "norm"  # the score: L2 norm of the vector, or the attention head
+    photographs: Count | None = None  # use at most this many, evenly spread; None: all
     precision: Arithmetic = "auto"
 
 
@@ -62,12 +50,8 @@ def fit_projection(
 ) -> Projection:
     """Fit PCA to the network's dimension on the best cells of each photograph.
 
-    Photographs that cannot be read are passed over; who renders views reports them.
-
-    Raises
-    ------
-    DataError
-        If there are too few vectors.
+    Photographs that cannot be read are passed over; who renders views reports them. A `DataError` if there are too
+    few vectors.
     """
     chosen = spread(photos, stage.photographs)
     vectors = []
@@ -104,10 +88,7 @@ def best_vectors(
 def photo_levels(path: str, stage: PcaStage) -> list[Rgb]:
     """Read a photograph and return it at the scales of a stage, (H, W, 3) uint8 each.
 
-    Raises
-    ------
-    ImageError
-        If it cannot be read.
+    An `ImageError` if it cannot be read.
     """
     photo = read_photograph(path)
     levels = plan_levels((photo.shape[1], photo.shape[0]), stage.scales, max_image_size=None, min_side=32)
@@ -117,10 +98,7 @@ def photo_levels(path: str, stage: PcaStage) -> list[Rgb]:
 def fit_pca(vectors: npt.NDArray[np.float32], dim: int) -> Projection:
     """Fit PCA on (N, C) L2-normalised vectors; signs are fixed so that the result is unique.
 
-    Raises
-    ------
-    DataError
-        If there are too few vectors for `dim` components.
+    A `DataError` if there are too few vectors for `dim` components.
     """
     from sklearn.decomposition import PCA
 

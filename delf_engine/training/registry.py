@@ -24,8 +24,6 @@ from delf_engine.training.sources.mined import MinedSource
 from delf_engine.training.sources.views import ViewsSource
 from delf_engine.training.teachers import AlikedTeacher, CheckpointTeacher, TrunkTeacher
 
-__all__ = ["LOSSES", "SOURCES", "TEACHERS", "build_teacher", "find", "teacher_file"]
-
 T = TypeVar("T")
 
 LOSSES: dict[str, type[Loss]] = {
@@ -51,10 +49,7 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {
 def find(known: Mapping[str, T], what: str, name: str) -> T:
     """Return the entry of a table; `what` names its kind in the error.
 
-    Raises
-    ------
-    ConfigError
-        If there is none; it names the nearest known one.
+    A `ConfigError` if there is none; it names the nearest known one.
     """
     if name not in known:
         hint = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
@@ -69,10 +64,7 @@ def find(known: Mapping[str, T], what: str, name: str) -> T:
 def build_teacher(name: str, context: TeacherContext) -> Teacher:
     """Build a teacher: ``KIND:ARGUMENT`` for a registered kind, anything else is a checkpoint by name or path.
 
-    Raises
-    ------
-    ConfigError, CheckpointError
-        If it cannot be built.
+    A `ConfigError` or `CheckpointError` if it cannot be built.
     """
     kind, argument = _split(name)
     return find(TEACHERS, "teacher", kind)(argument, context)

@@ -16,8 +16,6 @@ from delf_engine.training.losses.match import MatchOptions, labelled_cells
 from delf_engine.training.sources.views import draw_rows, gather_pairs
 from delf_engine.training.stores import ViewStore
 
-__all__ = ["best_descriptors", "global_map", "match_precision", "mutual_similarity", "retrieval_map"]
-
 ToStep = Callable[[Batch, int], Step]
 Scores = Callable[[Tensor], Tensor]
 

@@ -32,8 +32,6 @@ from delf_engine.training.trainer import GradientRun
 from delf_engine.training.weights import load_trunk
 from delf_engine.training.work import Snapshot, Work, chained_key, file_digest, photographs_key
 
-__all__ = ["Run", "build_losses"]
-
 _MEASURED = 128  # held-out photographs that the retrieval figure looks at, at most
 
 
@@ -42,10 +40,6 @@ class Run:
 
     Parameters
     ----------
-    config : TrainingConfig
-    photographs : Photographs
-    options : RunOptions
-    reports : Reports
     work : Work
         Entered.
     sample : int or None
@@ -308,10 +302,7 @@ class Run:
 def build_losses(stage: GradientStage, network: DelfNetwork, facts: StageFacts, seed: int) -> list[Loss]:
     """Build the losses of a stage, their first weights from the seed.
 
-    Raises
-    ------
-    ConfigError
-        If one cannot work in this stage; it names the stage.
+    A `ConfigError` if one cannot work in this stage; it names the stage.
     """
     if "attention" in stage.train and not isinstance(network.attention, AttentionHead):
         raise ConfigError(f"stage {stage.name}: this network has no attention head to train")

@@ -28,8 +28,6 @@ from delf_engine.support.processes import map_ordered
 from delf_engine.training.batches import START, Level, Teacher
 from delf_engine.training.options import autocast
 
-__all__ = ["Cache", "Encoder", "Items", "Stores", "ViewStore", "fingerprint"]
-
 Rgb = npt.NDArray[np.uint8]
 Homographies = npt.NDArray[np.float64]
 Needs = tuple[tuple[str, ...], frozenset[str]]
@@ -40,54 +38,28 @@ _MEMORY_SHARE = 0.4
 
 @dataclass(frozen=True)
 class Items:
-    """What views are rendered of.
+    """What views are rendered of."""
 
-    Attributes
-    ----------
-    key : str
-        Equal keys render equal views.
-    names : sequence of str
-        What errors call each item: its path.
-    views : int
-        Views of an item.
-    size : int
-        Side of a view, pixels.
-    render : callable
-        Maps the number of an item to (views, size, size, 3) uint8 views and the (views, 3, 3) float64 homographies
-        from the item's own frame to each. Raises `ImageError` if a photograph cannot be read.
-    """
-
-    key: str
-    names: Sequence[str]
-    views: int
-    size: int
+    key: str  # equal keys render equal views
+    names: Sequence[str]  # what errors call each item: its path
+    views: int  # views of an item
+    size: int  # side of a view, pixels
+    # Maps the number of an item to (views, size, size, 3) uint8 views and the (views, 3, 3) float64 homographies
+    # from the item's own frame to each. Raises `ImageError` if a photograph cannot be read.
     render: Callable[[int], tuple[Rgb, Homographies]]
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """The frozen part of a stage: the trunk up to `level`, and teachers.
-
-    Attributes
-    ----------
-    trunk : Trunk
-    level : "images", "conv3" or "conv4"
-        What is kept of each view.
-    teachers : mapping of str to Teacher
-        Their maps are kept beside it.
-    device : torch.device
-    dtype : torch.dtype
-        Of the arithmetic (autocast); maps are kept in float16.
-    start : Trunk or None
-        The trunk as it was when the stage began, its weights never changed: of views kept as conv3, its conv4 is
-        kept beside them, as computed, so that nothing is lost against computing it in every step.
-    """
+    """The frozen part of a stage: the trunk up to `level`, and teachers."""
 
     trunk: Trunk
-    level: Level
-    teachers: Mapping[str, Teacher]
+    level: Level  # what is kept of each view
+    teachers: Mapping[str, Teacher]  # their maps are kept beside it
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the arithmetic (autocast); maps are kept in float16
+    # The trunk as it was when the stage began, its weights never changed: of views kept as conv3, its conv4 is
+    # kept beside them, as computed, so that nothing is lost against computing it in every step.
     start: Trunk | None = None
 
     def __call__(self, views: Rgb) -> dict[str, Tensor]:
@@ -198,12 +170,10 @@ class ViewStore:
 
     Attributes
     ----------
-    items : Items
     rows : (P,) int64
         Indices of the readable items.
     homographies : mapping of int to (V, 3, 3) float64
         By index.
-    cache : Cache
     """
 
     def __init__(self, items: Items, encoder: Encoder, cache: Cache) -> None:
@@ -306,10 +276,7 @@ class Stores:
     def open(self, name: str, items: Items, *, teachers: bool = True) -> ViewStore:
         """Return the filled store called `name`, taking over what an earlier stage has cached.
 
-        Raises
-        ------
-        DataError
-            If fewer than two items can be read.
+        A `DataError` if fewer than two items can be read.
         """
         assert self._encoder is not None, "begin() comes first"
         encoder = self._encoder if teachers else replace(self._encoder, teachers={}, start=None)

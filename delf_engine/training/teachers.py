@@ -16,8 +16,6 @@ from delf_engine.training.options import autocast
 from delf_engine.training.projection import PcaStage, fit_projection
 from delf_engine.training.weights import load_trunk, read_state
 
-__all__ = ["AlikedTeacher", "CheckpointTeacher", "TrunkTeacher"]
-
 _PHOTOGRAPHS = 300  # that the PCA of a bare trunk is fitted on
 _DIM = 128
 
@@ -49,12 +47,8 @@ class _NetworkTeacher:
 class CheckpointTeacher(_NetworkTeacher):
     """A checkpoint by name or path: its own descriptors.
 
-    Raises
-    ------
-    CheckpointError
-        If it cannot be read.
-    ConfigError
-        If its cells have another stride than 16, or its trunk is a ViT.
+    A `CheckpointError` if it cannot be read; a `ConfigError` if its cells have another stride than 16, or its
+    trunk is a ViT.
     """
 
     def __init__(self, argument: str, context: TeacherContext) -> None:
@@ -64,14 +58,8 @@ class CheckpointTeacher(_NetworkTeacher):
 class TrunkTeacher(_NetworkTeacher):
     """``ARCHITECTURE:FILE``: L2-normalised conv4 of a trunk, reduced by PCA to 128 dimensions at most.
 
-    The PCA is fitted on up to 300 of the training photographs, on the cells of largest norm.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights cannot be read or do not fit.
-    ConfigError
-        If there is no such architecture.
+    The PCA is fitted on up to 300 of the training photographs, on the cells of largest norm. A `CheckpointError`
+    if the weights cannot be read or do not fit; a `ConfigError` if there is no such architecture.
     """
 
     def __init__(self, argument: str, context: TeacherContext) -> None:
@@ -100,18 +88,12 @@ _STRIDE = 16
 class AlikedTeacher:
     """Its descriptor head, applied at the centres of the cells instead of at keypoints.
 
+    A `ConfigError` if kornia is not installed; a `CheckpointError` if the weights cannot be read or do not fit.
+
     Parameters
     ----------
     argument : str
         Weights of aliked-n16, safetensors or a state dict of torch.
-    context : TeacherContext
-
-    Raises
-    ------
-    ConfigError
-        If kornia is not installed.
-    CheckpointError
-        If the weights cannot be read or do not fit.
     """
 
     channels = 128

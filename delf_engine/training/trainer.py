@@ -40,47 +40,24 @@ from delf_engine.training.work import (
     write_snapshot,
 )
 
-__all__ = ["GradientRun", "learning_rate", "trained_parameters"]
-
 _AHEAD = 2  # micro-batches that are made ready while others are trained on
 
 
 @dataclass
 class GradientRun:
-    """One gradient stage of one run.
-
-    Attributes
-    ----------
-    stage : GradientStage
-    network : DelfNetwork
-        Trained in place.
-    source : Source
-    losses : sequence of Loss
-        In the order of `stage.losses`.
-    forward : Forward
-    evaluate : callable
-        Measures the network on held-out photographs.
-    path : path or None
-        File of the stage's state; None: it cannot be resumed.
-    checkpoint_seconds : float
-        Between states that are written.
-    checkpoint_steps : int or None
-        The same in steps; both hold.
-    reports : Reports
-    history : list
-        What was measured: step and figures.
-    """
+    """One gradient stage of one run."""
 
     stage: GradientStage
-    network: DelfNetwork
+    network: DelfNetwork  # trained in place
     source: Source
-    losses: Sequence[Loss]
+    losses: Sequence[Loss]  # in the order of `stage.losses`
     forward: Forward
-    evaluate: Callable[[], Mapping[str, float]]
-    path: Path | None = None
-    checkpoint_seconds: float = 120.0
-    checkpoint_steps: int | None = None
+    evaluate: Callable[[], Mapping[str, float]]  # measures the network on held-out photographs
+    path: Path | None = None  # file of the stage's state; None: it cannot be resumed
+    checkpoint_seconds: float = 120.0  # between states that are written
+    checkpoint_steps: int | None = None  # the same in steps; both hold
     reports: Reports = field(default_factory=Reports)
+    # What was measured: step and figures.
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -12,8 +12,6 @@ from pydantic import Field
 from delf_engine.config import Config
 from delf_engine.images import load_reduced
 
-__all__ = ["ViewsConfig", "random_view", "read_photograph"]
-
 Rgb = npt.NDArray[np.uint8]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -24,42 +22,21 @@ _SMALLEST_CROP = 0.2  # of the photograph's shorter side: smaller ones are blur
 
 
 class ViewsConfig(Config):
-    """Augmented views of each photograph.
+    """Augmented views of each photograph."""
 
-    Attributes
-    ----------
-    count : int
-        Views of each photograph, at least 2.
-    size : int
-        Side of a view in pixels.
-    crop : (low, high)
-        Side of the crop, of the photograph's shorter side.
-    rotation_deg : float
-        Largest rotation either way.
-    corner_jitter : float
-        Largest shift of each corner, of the crop's side.
-    aspect : float
-        Largest stretch of one side against the other.
-    grey : float
-        Share of views without colour.
-    """
-
-    count: Annotated[int, Field(ge=2)]
-    size: Annotated[int, Field(ge=64)]
-    crop: tuple[Share, Share]
-    rotation_deg: Annotated[float, Field(ge=0)]
-    corner_jitter: Annotated[float, Field(ge=0, lt=0.4)]
-    aspect: Annotated[float, Field(ge=0, lt=1)]
-    grey: Share
+    count: Annotated[int, Field(ge=2)]  # views of each photograph, at least 2
+    size: Annotated[int, Field(ge=64)]  # side of a view in pixels
+    crop: tuple[Share, Share]  # (low, high): side of the crop, of the photograph's shorter side
+    rotation_deg: Annotated[float, Field(ge=0)]  # largest rotation either way
+    corner_jitter: Annotated[float, Field(ge=0, lt=0.4)]  # largest shift of each corner, of the crop's side
+    aspect: Annotated[float, Field(ge=0, lt=1)]  # largest stretch of one side against the other
+    grey: Share  # share of views without colour
 
 
 def read_photograph(path: str) -> Rgb:
     """Read a photograph as (H, W, 3) uint8; a JPEG of more than 89 million pixels smaller than it is.
 
-    Raises
-    ------
-    ImageError
-        If it cannot be read, or is too large and no JPEG.
+    An `ImageError` if it cannot be read, or is too large and no JPEG.
     """
     return load_reduced(path, lambda _: _LONGEST, always=False)[0]
 
@@ -76,8 +53,6 @@ def random_view(
     Parameters
     ----------
     photo : (H, W, 3) uint8
-    config : ViewsConfig
-    rng : numpy.random.Generator
     region : (x0, y0, x1, y1) or None
         Look at this part, pixels of the photograph: the crop's side is 0.8 to 1.6 of the region's longer side, its
         centre near the region's. None: anywhere, by the options.

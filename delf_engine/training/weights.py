@@ -16,27 +16,21 @@ from delf_engine.interchange.published.torch_files import read_torch_file
 from delf_engine.model.backbones import ARCHITECTURES, Trunk, VitArchitecture, build_trunk
 from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint
 
-__all__ = ["load_trunk", "pretrained_state", "read_state"]
-
 
 def load_trunk(architecture: str, path: str | os.PathLike[str] | None, *, trained: bool = True) -> Trunk:
     """Build a trunk from weights.
 
+    A `CheckpointError` if the weights are missing, damaged, of another architecture, or made for other
+    preprocessing; a `ConfigError` if the architecture is unknown, or a ViT: their cells do not lie where training
+    looks for them.
+
     Parameters
     ----------
-    architecture : str
     path : path, str or None
         A file (`read_state`), or a checkpoint of this package by name or path, whose trunk is taken. None:
         torchvision's ImageNet weights.
     trained : bool
         False: random weights in place of torchvision's, which may have to be downloaded; for a plan.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights are missing, damaged, of another architecture, or made for other preprocessing.
-    ConfigError
-        If the architecture is unknown, or a ViT: their cells do not lie where training looks for them.
     """
     if isinstance(ARCHITECTURES.get(architecture), VitArchitecture):
         raise ConfigError(f"{architecture} is not trained here, only ResNets are; import its weights as they are")
@@ -57,10 +51,7 @@ def load_trunk(architecture: str, path: str | os.PathLike[str] | None, *, traine
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read tensors by name from safetensors, or from a state dict of torch (``.pth``, ``.pt``; no code is run).
 
-    Raises
-    ------
-    CheckpointError
-        If the file is missing or damaged, or holds something else than tensors.
+    A `CheckpointError` if the file is missing or damaged, or holds something else than tensors.
     """
     state = read_torch_file(path)
     if isinstance(state.get("state_dict"), dict):
@@ -73,10 +64,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def pretrained_state(architecture: str) -> dict[str, Tensor]:
     """Return torchvision's first ImageNet weights (IMAGENET1K_V1), from its cache or downloaded.
 
-    Raises
-    ------
-    CheckpointError
-        If torchvision has none for this architecture, or they can be neither found nor downloaded.
+    A `CheckpointError` if torchvision has none for this architecture, or they can be neither found nor downloaded.
     """
     weights = _offered(architecture)
     try:

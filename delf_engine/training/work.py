@@ -22,18 +22,6 @@ from torch import Tensor
 from delf_engine.errors import FormatError
 from delf_engine.support.files import acquired, file_sha256, replacing
 
-__all__ = [
-    "Snapshot",
-    "Work",
-    "chained_key",
-    "file_digest",
-    "load_optimiser",
-    "optimiser_tensors",
-    "photographs_key",
-    "read_snapshot",
-    "write_snapshot",
-]
-
 _KEY = "delf_engine_training"
 _VERSION = 1
 
@@ -55,13 +43,7 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """Read a file that `write_snapshot` wrote.
-
-    Raises
-    ------
-    FormatError
-        If it is damaged or of another version.
-    """
+    """Read a file that `write_snapshot` wrote; a `FormatError` if it is damaged or of another version."""
     try:
         with safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {})[_KEY])

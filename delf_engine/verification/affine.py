@@ -52,7 +52,6 @@ def ransac_affine(
         Samples of three matches, at most.
     confidence : float
         Sampling stops once a better map is this unlikely to have been missed.
-    seed : int
     """
     rng = np.random.default_rng(seed)
     best: Float64 | None = None

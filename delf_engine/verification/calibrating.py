@@ -49,22 +49,13 @@ class LabelledPair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """How pairs are judged by calibrations that have seen neither of their places.
+    """How pairs are judged by calibrations that have seen neither of their places."""
 
-    Attributes
-    ----------
-    probabilities, labels : (N,) float64, (N,) int64
-        Of the pairs that could be judged; the others' places left too few pairs to fit.
-    places : int
-        Places that pairs with label 1 show.
-    prior : float
-        What the probabilities hold for.
-    """
-
+    # (N,) float64, (N,) int64: of the pairs that could be judged; the others' places left too few pairs to fit.
     probabilities: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
-    places: int
-    prior: float
+    places: int  # places that pairs with label 1 show
+    prior: float  # what the probabilities hold for
 
     @property
     def conclusive(self) -> bool:
@@ -329,7 +320,6 @@ def cross_validated(
 
     Parameters
     ----------
-    verifications : sequence of N Verification
     labels : (N,) of 0 and 1
     places : sequence of N (place, place)
         Of both images of each pair.

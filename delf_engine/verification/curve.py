@@ -49,24 +49,17 @@ class Curve(Config):
 
     The likelihood ratio is kept between 1 / (positives + 2) and negatives + 2, after Laplace's rule of succession:
     what none of n pairs did may still happen about once in n + 2.
-
-    Attributes
-    ----------
-    weights : dict of evidence to float
-        None is below 0, so that no inlier more ever lowers the probability.
-    intercept : float
-    positives, negatives : int
-        Pairs that it was fitted on.
-    accept : float
-        Probability, at the prior, from which on the answer is "same": at most one in 10,000 of the pairs of
-        different places that it was fitted on reaches it, unless more have the highest probability of all, and it
-        is 0.9 at least.
     """
 
+    # None is below 0, so that no inlier more ever lowers the probability.
     weights: dict[Evidence, Annotated[float, Field(ge=0)]]
     intercept: float
+    # Pairs that it was fitted on.
     positives: int = Field(ge=1)
     negatives: int = Field(ge=1)
+    # Probability, at the prior, from which on the answer is "same": at most one in 10,000 of the pairs of
+    # different places that it was fitted on reaches it, unless more have the highest probability of all, and it is
+    # 0.9 at least.
     accept: Probability
 
     @classmethod

@@ -21,20 +21,11 @@ EstimatorName: TypeAlias = Literal["ransac", "exhaustive", "magsac", "accurate",
 
 
 class Fit(NamedTuple):
-    """A transform and the matches that agree with it.
+    """A transform and the matches that agree with it."""
 
-    Attributes
-    ----------
-    transform : (3, 3) float64
-        From points of A to points of B; for ``fundamental`` x_B^T F x_A = 0.
-    inliers : (N,) bool
-    residuals : (N,) float64
-        Sampson distances in pixels; infinite where they are not defined.
-    """
-
-    transform: Float64
-    inliers: npt.NDArray[np.bool_]
-    residuals: Float64
+    transform: Float64  # (3, 3) float64: from points of A to points of B; for ``fundamental`` x_B^T F x_A = 0
+    inliers: npt.NDArray[np.bool_]  # (N,) bool
+    residuals: Float64  # (N,) float64: Sampson distances in pixels; infinite where they are not defined
 
 
 class MatchedPoints(NamedTuple):

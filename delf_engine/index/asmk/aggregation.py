@@ -39,7 +39,6 @@ def aggregated(
 
     Parameters
     ----------
-    codebook : Codebook
     features : sequence of LocalFeatures
         Of n images.
     assignments : int
@@ -48,7 +47,6 @@ def aggregated(
         How words are found, see `Codebook.assign`.
     regions : "grid" or None
         Each descriptor counts once for its image, and once more for each region of the grid that it lies in.
-    threads : int
     device : str or None
         That helps to find words, see `Codebook.assign`. The result has the same bits with any of them.
 

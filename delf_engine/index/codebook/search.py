@@ -162,7 +162,6 @@ class CellSearcher:
             Finite.
         out : (N, k) int32
             Overwritten.
-        threads : int
 
         Returns
         -------
@@ -253,9 +252,7 @@ def flat_search(index: Any, data: npt.NDArray[np.float32], count: int, threads: 
 
     Parameters
     ----------
-    index : faiss.IndexFlatL2
     data : (N, D) float32
-    count, threads : int
     """
     if len(data) < _MATRIX_BATCH:
         return index.search(data, count)[1]

@@ -33,8 +33,6 @@ def bow_vector(features: LocalFeatures, codebook: Codebook, *, assignments: int 
 
     Parameters
     ----------
-    features : LocalFeatures
-    codebook : Codebook
     assignments : int
         Words a descriptor, which all count as one (Philbin et al., CVPR 2008, weigh them); at most W.
     """
@@ -62,7 +60,6 @@ def vlad_vector(
 
     Parameters
     ----------
-    features : LocalFeatures
     codebook : Codebook
         Tens or hundreds of words.
     intra : bool
@@ -101,7 +98,6 @@ def fisher_vector(features: LocalFeatures, mixture: Mixture, *, power: float) ->
 
     Parameters
     ----------
-    features : LocalFeatures
     mixture : Mixture
         K Gaussians, tens or hundreds.
     power : float

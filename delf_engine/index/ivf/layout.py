@@ -124,7 +124,6 @@ class IvfLayout(Layout):
     ----------
     words : int
         Of the codebook.
-    codec : Codec
     """
 
     def __init__(self, words: int, codec: Codec) -> None:

@@ -111,7 +111,6 @@ def nearest(
         That each of them visits.
     count : int
         Neighbours wanted.
-    threads : int
 
     Returns
     -------

@@ -142,10 +142,7 @@ class Collection:
     def remove(self, ids: Sequence[str]) -> None:
         """Remove images.
 
-        Raises
-        ------
-        UnknownIdError
-            If one is not there; none is removed then.
+        An `UnknownIdError` if one is not there; none is removed then.
         """
         for image_id in ids:
             if image_id not in self:

@@ -46,7 +46,6 @@ def best(
     Parameters
     ----------
     scores : (N,) float32
-    top_k : int
     allowed : (N,) bool or None
         Where to look; None: everywhere.
     min_score : float or None

@@ -19,23 +19,15 @@ from delf_engine.training.batches import Kind, StageFacts, Step
 from delf_engine.training.contract import Loss, LossOptions
 from delf_engine.training.losses.vectors import global_dim
 
-__all__ = ["ArcFace", "ClassificationLoss", "ClassificationOptions", "Softmax", "add_margin", "pool_attention"]
-
 
 class ClassificationOptions(LossOptions):
-    """Options of every classification loss.
+    """Options of every classification loss."""
 
-    Attributes
-    ----------
-    pooling : "mean", "attention" or "global"
-        How conv4 becomes one vector an image; "attention" is what trains the attention head, "global" the global
-        descriptor. The published systems classify by conv5 in stage 1; the trunks of this package end at conv4, so
-        that is what is pooled.
-    detached : bool
-        The trunk does not learn from this loss: of DELG's two that train one trunk it is that of the attention.
-    """
-
+    # How conv4 becomes one vector an image; "attention" is what trains the attention head, "global" the global
+    # descriptor. The published systems classify by conv5 in stage 1; the trunks of this package end at conv4, so
+    # that is what is pooled.
     pooling: Literal["mean", "attention", "global"] = "mean"
+    # The trunk does not learn from this loss: of DELG's two that train one trunk it is that of the attention.
     detached: bool = False
 
 
@@ -120,18 +112,11 @@ class Softmax(ClassificationLoss):
 
 
 class ArcFaceOptions(ClassificationOptions):
-    """Options of the ArcFace loss; the defaults are DELG's.
+    """Options of the ArcFace loss; the defaults are DELG's."""
 
-    Attributes
-    ----------
-    margin : float
-        Added to the angle between an image and its class, radians.
-    scale : float
-        Factor of the cosines; 45.25 is the root of 2048.
-    """
-
+    # Added to the angle between an image and its class, radians.
     margin: Annotated[float, Field(ge=0, lt=math.pi)] = 0.1
-    scale: Annotated[float, Field(gt=0)] = 45.25
+    scale: Annotated[float, Field(gt=0)] = 45.25  # factor of the cosines; 45.25 is the root of 2048
 
 
 class ArcFace(ClassificationLoss):

@@ -14,31 +14,17 @@ from delf_engine.training.batches import Kind, Step
 from delf_engine.training.contract import Loss, LossOptions
 from delf_engine.training.correspondence import CellSample, cell_vectors, directions, same_group, sample_at
 
-__all__ = ["Contrast", "ContrastOptions", "contrast", "strongest"]
-
 
 class ContrastOptions(LossOptions):
-    """Options of dense contrast.
+    """Options of dense contrast."""
 
-    Attributes
-    ----------
-    cells : int
-        Cells drawn of each pair.
-    temperature : float
-        Of the softmax.
-    exclusion_px : float
-        Cells nearer than this to the true place, in pixels of the view, are not negatives.
-    support_px : float
-        Of mined pairs, cells farther than this from every inlier match are not drawn.
-    best : float
-        Share of the drawn cells that take part, those whose feature vectors are longest: sky and walls cannot be
-        told apart, and should not have to be.
-    """
-
-    cells: Count
-    temperature: Positive = 0.07
+    cells: Count  # cells drawn of each pair
+    temperature: Positive = 0.07  # of the softmax
+    # Cells nearer than this to the true place, in pixels of the view, are not negatives.
     exclusion_px: Annotated[float, Field(ge=0)] = 40.0
-    support_px: Positive = 32.0
+    support_px: Positive = 32.0  # of mined pairs, cells farther than this from every inlier match are not drawn
+    # Share of the drawn cells that take part, those whose feature vectors are longest: sky and walls cannot be
+    # told apart, and should not have to be.
     best: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 

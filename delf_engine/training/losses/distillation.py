@@ -16,27 +16,18 @@ from delf_engine.model.network import DelfNetwork
 from delf_engine.training.batches import START, StageFacts, Step
 from delf_engine.training.contract import Loss, LossOptions
 
-__all__ = ["Distillation", "DistillationOptions", "feature_distance"]
-
 
 class DistillationOptions(LossOptions):
-    """Options of distillation.
+    """Options of distillation."""
 
-    Attributes
-    ----------
-    teacher : str
-        ``start``: the trunk as it was when the stage began. A checkpoint by name or path. ``KIND:ARGUMENT`` for a
-        registered kind: ``trunk:resnet50:FILE``, a trunk whose PCA is fitted on the fly; ``aliked:FILE``.
-    target : "features" or "descriptors"
-        ``features``: squared distance of the feature maps, relative to the teacher's mean square (FitNets, Romero
-        et al. 2015); channels must agree. ``descriptors``: cosine between the teacher's descriptors and a linear
-        layer on the student's, which is thrown away afterwards.
-    best : float
-        Share of the cells of a batch that ``descriptors`` compares, those whose feature vectors are longest.
-    """
-
+    # ``start``: the trunk as it was when the stage began. A checkpoint by name or path. ``KIND:ARGUMENT`` for a
+    # registered kind: ``trunk:resnet50:FILE``, a trunk whose PCA is fitted on the fly; ``aliked:FILE``.
     teacher: str = START
+    # ``features``: squared distance of the feature maps, relative to the teacher's mean square (FitNets, Romero et
+    # al. 2015); channels must agree. ``descriptors``: cosine between the teacher's descriptors and a linear layer
+    # on the student's, which is thrown away afterwards.
     target: Literal["features", "descriptors"] = "features"
+    # Share of the cells of a batch that ``descriptors`` compares, those whose feature vectors are longest.
     best: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @property

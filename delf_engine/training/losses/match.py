@@ -28,25 +28,14 @@ from delf_engine.training.correspondence import (
     same_group,
 )
 
-__all__ = ["Match", "MatchOptions", "labelled_cells", "match_labels"]
-
 
 class MatchOptions(LossOptions):
-    """Options of the match label.
+    """Options of the match label."""
 
-    Attributes
-    ----------
-    cells : int
-        Cells drawn of each pair and direction.
-    correct_px : float
-        A nearest neighbour within this distance of the true place, in pixels of the view, is correct.
-    support_px : float
-        Of mined pairs, cells farther than this from every inlier match are not drawn.
-    """
-
-    cells: Count = 64
+    cells: Count = 64  # cells drawn of each pair and direction
+    # A nearest neighbour within this distance of the true place, in pixels of the view, is correct.
     correct_px: Positive = 28.0
-    support_px: Positive = 32.0
+    support_px: Positive = 32.0  # of mined pairs, cells farther than this from every inlier match are not drawn
 
 
 class Match(Loss):
@@ -124,7 +113,6 @@ def match_labels(
     ----------
     descriptors : (N, D) float32
         Of the sampled cells.
-    sample : CellSample
     gallery : (B, M, D) float32
         Descriptors of all M cells of the B second views.
     places : (M, 2) float32

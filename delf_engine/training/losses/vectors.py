@@ -19,43 +19,20 @@ from delf_engine.model.network import DelfNetwork
 from delf_engine.training.batches import Kind, StageFacts, Step
 from delf_engine.training.contract import Loss, LossOptions
 
-__all__ = [
-    "CoupledClusters",
-    "GlobalContrastive",
-    "GlobalTriplet",
-    "NetvladRanking",
-    "contrastive",
-    "coupled_clusters",
-    "global_dim",
-    "ranking",
-    "triplet",
-]
-
 _EPSILON = 1e-12  # under roots, which have no slope at 0
 
 
 def global_dim(options: LossOptions, network: DelfNetwork, facts: StageFacts) -> int:
-    """Return the components of the global descriptor that a stage trains.
-
-    Raises
-    ------
-    ConfigError
-        If it trains none.
-    """
+    """Return the components of the global descriptor that a stage trains; a `ConfigError` if it trains none."""
     if "global" not in facts.trains or network.global_layer is None:
         raise ConfigError(f"loss {options.kind} is on global descriptors: add 'global' to the stage's train")
     return network.global_layer.linear.out_features
 
 
 class ClustersOptions(LossOptions):
-    """Options of coupled clusters.
+    """Options of coupled clusters."""
 
-    Attributes
-    ----------
-    margin : float
-        What negatives must be farther than positives; of squared distances, which are 4 at most.
-    """
-
+    # What negatives must be farther than positives; of squared distances, which are 4 at most.
     margin: Positive = 0.1
 
 
@@ -72,14 +49,9 @@ class MarginOptions(ClustersOptions):
 
 
 class ContrastiveOptions(MarginOptions):
-    """Options of the contrastive loss.
+    """Options of the contrastive loss."""
 
-    Attributes
-    ----------
-    margin : float
-        Images of two places at least so far apart, as a distance, cost nothing.
-    """
-
+    # Images of two places at least so far apart, as a distance, cost nothing.
     margin: Annotated[float, Field(gt=0, le=2)] = 0.7
 
 

@@ -23,37 +23,19 @@ from delf_engine.training.contract import SourceContext, SourceOptions
 from delf_engine.training.labelled import LabelledImages, draw_balanced
 from delf_engine.training.views import read_photograph
 
-__all__ = [
-    "ClassesOptions",
-    "ClassesSource",
-    "CropConfig",
-    "CropReader",
-    "centre_crop",
-    "draw_side",
-    "random_crop",
-]
-
 Rgb = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Cut = Callable[[Rgb], Rgb]
 
 
 class CropConfig(Config):
-    """How a training crop is taken.
+    """How a training crop is taken."""
 
-    Attributes
-    ----------
-    square : int
-        The largest centred square of the photograph is rescaled to this side, pixels.
-    window : int
-        Side of the window taken from it, pixels; at most `square`.
-    smallest : float
-        The window is rescaled by a factor drawn uniformly from `smallest` to 1. The paper says "at most 1" and
-        no lower limit.
-    """
-
+    # The largest centred square of the photograph is rescaled to this side, pixels.
     square: Annotated[int, Field(ge=16)]
-    window: Annotated[int, Field(ge=16)]
+    window: Annotated[int, Field(ge=16)]  # side of the window taken from it, pixels; at most `square`
+    # The window is rescaled by a factor drawn uniformly from `smallest` to 1. The paper says "at most 1" and no
+    # lower limit.
     smallest: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
@@ -76,10 +58,8 @@ def random_crop(photo: Rgb, config: CropConfig, side: int, rng: np.random.Genera
     Parameters
     ----------
     photo : (H, W, 3) uint8
-    config : CropConfig
     side : int
         Of the result, pixels; see `draw_side`.
-    rng : numpy.random.Generator
 
     Returns
     -------
@@ -108,9 +88,6 @@ class CropReader:
 
     Parameters
     ----------
-    data : LabelledImages
-    crops : CropConfig
-    seed : int
     workers : int
         Threads that decode and crop.
     on_error : callable
@@ -133,17 +110,13 @@ class CropReader:
     def training_batch(self, step: int, count: int) -> tuple[Rgb, Labels]:
         """Draw the crops of one step, classes uniformly and photographs uniformly within.
 
-        A pure function of the seed and `step`: any step can be drawn again, in any order, with any workers.
+        A pure function of the seed and `step`: any step can be drawn again, in any order, with any workers. A
+        `DataError` if no photograph of a class that was drawn can be read.
 
         Returns
         -------
         images : (count, side, side, 3) uint8
         labels : (count,) int64
-
-        Raises
-        ------
-        DataError
-            If no photograph of a class that was drawn can be read.
         """
         rng = np.random.default_rng((self.seed, step))
         side = draw_side(self.crops, rng)
@@ -172,7 +145,6 @@ class CropReader:
 
         Parameters
         ----------
-        count : int
         most : int or None
             Photographs in all, spread evenly over the list. None: every one.
         """
@@ -210,35 +182,20 @@ class CropReader:
 
 
 class ClassesOptions(SourceOptions):
-    """Options of the source of labelled crops.
-
-    Attributes
-    ----------
-    crop : CropConfig
-    min_images : int
-        Classes with fewer photographs are left out.
-    max_images : int or None
-        Photographs taken of a class at most, drawn by the seed of the run.
-    missing : "error" or "drop"
-        What to do with ids of a Google Landmarks list that have no photograph.
-    measure_images : int
-        Held-out photographs to measure on at most, spread evenly over the classes.
-    """
+    """Options of the source of labelled crops."""
 
     crop: CropConfig
-    min_images: Count = 1
-    max_images: Count | None = None
+    min_images: Count = 1  # classes with fewer photographs are left out
+    max_images: Count | None = None  # photographs taken of a class at most, drawn by the seed of the run
+    # What to do with ids of a Google Landmarks list that have no photograph.
     missing: Literal["error", "drop"] = "error"
-    measure_images: Count = 2000
+    measure_images: Count = 2000  # held-out photographs to measure on at most, spread evenly over the classes
 
 
 class ClassesSource:
     """Crops of a folder of class folders or of the Google Landmarks v2 layout, with labels.
 
-    Raises
-    ------
-    DataError, FormatError
-        If the data set cannot be used.
+    A `DataError` or `FormatError` if the data set cannot be used.
     """
 
     Options: ClassVar[type[SourceOptions]] = ClassesOptions

@@ -31,54 +31,31 @@ from delf_engine.training.sources.views import ViewsSource, draw_rows, gather_pa
 from delf_engine.training.stores import Items
 from delf_engine.training.views import ViewsConfig, random_view
 
-__all__ = [
-    "MinedOptions",
-    "MinedPair",
-    "MinedSource",
-    "companions",
-    "mined_items",
-    "places",
-    "read_pairs",
-    "views_of_first",
-]
-
 Floats = npt.NDArray[np.float64]
 Alike = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class MinedPair:
-    """Two photographs of one place.
+    """Two photographs of one place."""
 
-    Attributes
-    ----------
-    a, b : str
-        Paths.
-    homography : (3, 3) float64
-        Pixels of a to pixels of b.
-    points : (M, 4) float64
-        Inlier matches xa, ya, xb, yb, pixels.
-    """
-
+    # Paths.
     a: str
     b: str
-    homography: Floats
-    points: Floats
+    homography: Floats  # (3, 3) float64: pixels of a to pixels of b
+    points: Floats  # (M, 4) float64: inlier matches xa, ya, xb, yb, pixels
 
 
 def read_pairs(path: str | os.PathLike[str]) -> tuple[list[MinedPair], Alike]:
     """Read a file of mined pairs; empty lines are passed over.
+
+    A `FormatError` if the file cannot be read or holds no pair, or a line is bad; it names file and line.
 
     Returns
     -------
     pairs : list of MinedPair
     alike : list of (str, str)
         Paths of photographs of different places that look alike.
-
-    Raises
-    ------
-    FormatError
-        If the file cannot be read or holds no pair, or a line is bad; it names file and line.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -197,30 +174,19 @@ def _parse(a: str, b: str, value: dict[str, Any]) -> MinedPair:
 
 
 class MinedOptions(SourceOptions):
-    """Options of the source of mined pairs.
+    """Options of the source of mined pairs."""
 
-    Attributes
-    ----------
-    share : float
-        Of a batch; the rest are views of single photographs, as the source ``views`` draws them.
-    alike : float
-        Share of the mined pairs of a batch that are drawn because they look like another of its pairs and show
-        another place, as far as there are such: hard negatives.
-    """
-
+    # Of a batch; the rest are views of single photographs, as the source ``views`` draws them.
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    # Share of the mined pairs of a batch that are drawn because they look like another of its pairs and show
+    # another place, as far as there are such: hard negatives.
     alike: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
 class MinedSource:
     """Views around the matched region of two photographs, one of each; without pairs of held-out photographs.
 
-    Raises
-    ------
-    ConfigError
-        If no file of pairs was given.
-    DataError
-        If fewer than two pairs are left.
+    A `ConfigError` if no file of pairs was given; a `DataError` if fewer than two pairs are left.
     """
 
     Options = MinedOptions

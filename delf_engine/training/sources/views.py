@@ -15,8 +15,6 @@ from delf_engine.training.contract import SourceContext, SourceOptions
 from delf_engine.training.stores import Items, ViewStore
 from delf_engine.training.views import ViewsConfig, random_view, read_photograph
 
-__all__ = ["ViewsSource", "draw_rows", "gather_pairs", "photo_items"]
-
 
 def photo_items(photos: Sequence[str], config: ViewsConfig, seed: int) -> Items:
     """Return augmented views of single photographs; random numbers come from (seed, photograph, view)."""
