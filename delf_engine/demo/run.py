@@ -96,16 +96,10 @@ def run_demo(
 ) -> DemoReport:
     """Render views of photographs among clutter, index them, and search with one more view of each.
 
-    A `DataError` if `photos` holds no image; a `FormatError` if `out` holds something that is no earlier demo.
-
-    Parameters
-    ----------
-    out : path
-        Folder for the collection, the engine and the pictures. What an earlier demo left there is replaced.
-    photos : path or None
-        Folder of photographs to take instead of the two that scikit-learn ships.
-    seed : int
-        Of the rendering and of RANSAC.
+    `out` is the folder for the collection, the engine and the pictures; what an earlier demo left there is
+    replaced. `photos` is a folder of photographs to take instead of the two that scikit-learn ships; the seed is
+    that of the rendering and of RANSAC. A `DataError` if `photos` holds no image; a `FormatError` if `out` holds
+    something that is no earlier demo.
     """
     folder = Path(out)
     sources: Sequence[str] | None = find_images([photos])[:_MOST_PLACES] if photos is not None else None

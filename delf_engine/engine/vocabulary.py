@@ -47,32 +47,17 @@ def train_words(
 
     Words of the collection itself divide it best; those of other photographs need not be made anew as it changes,
     and are what published figures are measured with. Descriptors are read in blocks: memory holds the words and
-    65,536 descriptors, however many there are. A `ConfigError` if `words`, `per_image` or `iterations` is below 1;
-    a `DataError` if `source` is neither an engine with images nor a folder with photographs; a `FeatureError` if
-    there are fewer descriptors than words.
+    65,536 descriptors, however many there are.
 
-    Parameters
-    ----------
-    source : path, or several
-        Directory of an engine, or a folder of photographs; or several feature stores, such as parts of shards.
-    words : int
-        At most the number of descriptors; a tenth of them or fewer is a good choice.
-    mixture : bool
-        Fit so many Gaussians instead, for Fisher vectors, to at most 100,000 descriptors, drawn at random.
-    per_image : int
-        Take so many features of each image, the best by attention.
-    iterations, seed : int
-        Of k-means, see `Codebook.train` (None: 10); words of descriptors are found by the fast assignment. Of a
-        mixture see `Mixture.train` (None: 100).
-    model : str or path
-        Checkpoint that extracts photographs; an engine has features already.
-    max_pixels : int or None
-        See `Engine.add`.
-    on_error : callable or None
-        Called with each photograph that cannot be read and its error; None: a `DelfEngineWarning` for each.
-    progress : callable or None
-        Called with ("features", images done, images) while photographs are extracted, and ("codebook", iterations
-        done, iterations).
+    `source` is the directory of an engine, a folder of photographs, or several feature stores, such as parts of
+    shards; `per_image` features of each image are taken, the best by attention. `iterations` (None: 10) and `seed`
+    are those of `Codebook.train`, where words are found by the fast assignment; of a `mixture`, which is fitted to
+    at most 100,000 descriptors drawn at random, those of `Mixture.train` (None: 100). `progress` is called with
+    ("features", images done, images) while photographs are extracted, and ("codebook", iterations done,
+    iterations).
+
+    A `ConfigError` if `words`, `per_image` or `iterations` is below 1; a `DataError` if `source` is neither an
+    engine with images nor a folder with photographs; a `FeatureError` if there are fewer descriptors than words.
     """
     report = progress or (lambda stage, done, total: None)
     with _descriptors(source, per_image, model, max_pixels, on_error, report) as descriptors:

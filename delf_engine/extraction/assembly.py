@@ -71,21 +71,10 @@ def joined_attention(maps: Sequence[CellMap]) -> npt.NDArray[np.float32]:
 
 
 def select_top(scores: npt.NDArray[np.float32], max_features: int, min_score: float) -> npt.NDArray[np.int64]:
-    """Return the indices of the highest scores, in descending order.
+    """Return the indices, (M,) int64, of the highest scores, in descending order: at most `max_features`.
 
-    Parameters
-    ----------
-    scores : (N,) float32
-        NaN is never selected.
-    max_features : int
-        At most this many.
-    min_score : float
-        Only scores at or above it.
-
-    Returns
-    -------
-    (M,) int64
-        Equal scores stand in the order of their index, so the result does not depend on the sort.
+    Scores, (N,) float32, below `min_score` and NaN are never selected. Equal ones stand in the order of their
+    index, so the result does not depend on the sort.
     """
     eligible = np.flatnonzero(scores >= min_score)
     order = np.argsort(-scores[eligible], kind="stable")[:max_features]

@@ -18,14 +18,10 @@ _LINES = 64  # looked at together
 
 
 def content_box(image: Pixels) -> tuple[int, int, int, int]:
-    """Return the box, x0, y0, x1, y1, that is left without uniform bands along the edges of an image.
+    """Return the box, x0, y0, x1, y1, that an image, (H, W, 3) uint8, leaves without uniform bands at its edges.
 
     Frames inside frames are peeled off one after the other, three at most, each side by its own colour. x1, y1 are
     exclusive; an image of one colour leaves nothing: a box without area.
-
-    Parameters
-    ----------
-    image : (H, W, 3) uint8
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = 0, 0, width, height
@@ -42,24 +38,10 @@ def content_box(image: Pixels) -> tuple[int, int, int, int]:
 
 
 def textured(image: Pixels, stride: int, window: int, contrast: float, offset: float = 0) -> npt.NDArray[np.bool_]:
-    """Tell at which cells of a level's feature map its pixels vary.
+    """Tell at which cells of a level's feature map its pixels, (H, W, 3) uint8, vary: (h, w) bool.
 
-    Parameters
-    ----------
-    image : (H, W, 3) uint8
-        The level.
-    stride : int
-        Of the feature map, in pixels: cell j is centred on pixel offset + stride j.
-    window : int
-        Side of the square around a cell's centre that is looked at, in pixels.
-    contrast : float
-        Least standard deviation of its brightness, of 255.
-    offset : float
-        Rounded down to a pixel.
-
-    Returns
-    -------
-    (h, w) bool
+    Cell j is centred on pixel offset + stride j, the offset rounded down. Where the standard deviation of
+    brightness, of 255, in the square of side `window` around it is `contrast` at least, they do.
     """
     import cv2
 

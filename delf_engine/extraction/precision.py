@@ -54,13 +54,9 @@ def has_native_bf16(device: torch.device) -> bool:
 def with_bf16_trunk(network: DelfNetwork, *, native: bool) -> DelfNetwork:
     """Return a copy of a network whose trunk works in bfloat16; what goes in and comes out is float32.
 
-    Parameters
-    ----------
-    network : DelfNetwork
-        Not changed.
-    native : bool
-        False: compute in float32 and round weights and every intermediate map to bfloat16, which is the same
-        but for the order of sums. torch's own bfloat16 is several times slower where the hardware has none.
+    Where that is not `native`, it computes in float32 and rounds weights and every intermediate map to bfloat16,
+    which is the same but for the order of sums: torch's own bfloat16 is several times slower where the hardware
+    has none.
     """
     import torch
     from torch import nn

@@ -62,15 +62,10 @@ class Runtime(Protocol):
 
 
 class TorchRuntime:
-    """A `DelfNetwork` on one device.
+    """A `DelfNetwork`, set to evaluation, on one device, channels-last.
 
     A `ConfigError` if it is a GPU, and this process was forked from one that has used a GPU; when computing, too,
     if the process was forked since.
-
-    Parameters
-    ----------
-    network : DelfNetwork
-        Set to evaluation; on the device and channels-last from here on.
     """
 
     def __init__(self, network: DelfNetwork, device: torch.device) -> None:

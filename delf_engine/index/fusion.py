@@ -18,19 +18,9 @@ _GLOBAL = 0.5  # benchmarks.index.global_search: of 0.5, 1 and 1.5 the best on t
 def fuse_scores(local: Scores, vectors: Scores, alive: npt.NDArray[np.bool_]) -> Scores:
     """Return the scores of local features plus half the cosines of vectors, each divided by its deviation.
 
-    Cosines below 0 count as 0, so that they take nothing away from what local features have found.
-
-    Parameters
-    ----------
-    local, vectors : (n,) float32
-        Scores of every row of a collection.
-    alive : (n,) bool
-        Rows that are there; 0 is returned for all others, and their scores do not count.
-
-    Returns
-    -------
-    (n,) float32
-        To be compared within one query.
+    All are (n,) float32, of every row of a collection, to be compared within one query. Cosines below 0 count as
+    0, so that they take nothing away from what local features have found. Rows that are not `alive`, (n,) bool, do
+    not count and get 0.
     """
     parts = []
     for scores in (local, np.maximum(vectors, 0)):
@@ -42,20 +32,9 @@ def fuse_scores(local: Scores, vectors: Scores, alive: npt.NDArray[np.bool_]) ->
 def fuse_ranks(rankings: Sequence[Found], top_k: int) -> Found:
     """Return one ranking by the sum of 1 / (60 + rank) over all: reciprocal rank fusion (Cormack, SIGIR 2009).
 
-    For rankings whose scores are not known for every image, such as those of two systems.
-
-    Parameters
-    ----------
-    rankings : sequence of (ids, scores)
-        Each best first; scores are not looked at.
-    top_k : int
-        Images returned at most.
-
-    Returns
-    -------
-    ids : list of str
-        Best first; ties by the better of both ranks, then in the order of the rankings.
-    scores : (K,) float32
+    For rankings whose scores are not known for every image, such as those of two systems. `rankings` are best
+    first, their scores are not looked at; `top_k` images are returned at most, ties by the better of both ranks,
+    then in the order of the rankings.
     """
     sums: dict[str, float] = {}
     bests: dict[str, int] = {}

@@ -24,20 +24,10 @@ _CLASSES: dict[str, Any] = {"asmk": AsmkIndex, "ivf": IvfIndex, "kdtree": KdTree
 
 
 def new_index(kind: IndexKind, dim: int, profile: Profile, encoder: Encoder | None) -> AnyIndex:
-    """Return an empty index.
+    """Return an empty index of one of `KINDS`, with the options of the profile's section of the same name.
 
-    A `ConfigError` if the encoder does not go with the kind.
-
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`.
-    dim : int
-        Descriptor dimension.
-    profile : Profile
-        Its section of the same name holds the options.
-    encoder : Codebook, Mixture or None
-        A mixture for "fisher", None for "kdtree", a codebook for all others.
+    The encoder is a mixture for "fisher", None for "kdtree", a codebook for all others; a `ConfigError` if it does
+    not go with the kind.
     """
     fitting, config = _fitting(kind, encoder), getattr(profile, kind)
     if kind == "kdtree":

@@ -19,15 +19,7 @@ _GLOBAL = "global"
 
 
 class RowLayout(Layout):
-    """One row of floats an image.
-
-    Parameters
-    ----------
-    length : int
-        Components L.
-    name : str
-        Of the array.
-    """
+    """One row of `length` floats an image, in an array of this name."""
 
     def __init__(self, length: int, name: str = "vectors") -> None:
         self.length, self.name = length, name
@@ -121,13 +113,9 @@ def global_scores(
 def products(
     query: npt.NDArray[np.float32], rows: npt.NDArray[np.float32], threads: int = 1
 ) -> npt.NDArray[np.float32]:
-    """Return the product of a vector with each row, (n,), by faiss: the same bits among any other rows.
+    """Return the product of a vector, (L,), with each row, (n,), by faiss: the same bits among any other rows.
 
-    Parameters
-    ----------
-    query : (L,) float32
-    rows : (n, L) float32
-        Contiguous; may be mapped from a file.
+    `rows`, (n, L) float32 and contiguous, may be mapped from a file.
     """
     import faiss
 

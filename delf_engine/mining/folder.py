@@ -37,34 +37,15 @@ def mine_folder(
 ) -> Mined:
     """Mine pairs among photographs and write them as JSON lines (`delf_engine.training.sources.mined`).
 
-    Parameters
-    ----------
-    photos : sequence of path
-        Image files and folders.
-    out : path
-        File to write; a photograph below its folder is named relative to it, any other in full.
-    engine : path or None
-        Directory of an engine to keep: what an earlier, interrupted call or `Engine.add` has extracted from the
-        same paths is taken from there. None: a temporary one.
-    model : str, path or None
-        Checkpoint; None: that of the engine if there is one, else the default.
-    per_photo, max_pairs, keep_duplicates, seed, workers, progress
-        See `mine.mine_pairs`.
-    max_pixels : int or None
-        See `Engine.add`.
-    on_error : callable
-        Called with path and reason of each photograph that cannot be read.
+    A photograph below the folder of `out` is named relative to it, any other in full. `engine` is the directory of
+    an engine to keep: what an earlier, interrupted call or `Engine.add` has extracted from the same paths is taken
+    from there; None: a temporary one. `model` None is that of the engine if there is one, else the default.
+    `on_error` is called with path and reason of each photograph that cannot be read; all else is as of
+    `mine.mine_pairs`.
 
-    Raises
-    ------
-    DataError
-        If there are fewer than 2 readable photographs, or no pair is found.
-    FormatError
-        If `out` cannot be written, found out before the work begins, or `engine` is none.
-    MismatchError
-        If the engine was made with another model.
-    CheckpointError, ConfigError, LockedError
-        As `Engine.create`, `Engine.open` and `mine.mine_pairs`.
+    A `DataError` if there are fewer than 2 readable photographs, or no pair is found; a `FormatError` if `out`
+    cannot be written, found out before the work begins; a `MismatchError` if the engine was made with another
+    model; others as of `Engine.create`, `Engine.open` and `mine.mine_pairs`.
     """
     files = find_images(photos)
     target = Path(out)

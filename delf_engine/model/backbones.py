@@ -97,14 +97,7 @@ class SamePad(nn.Module):
 class Trunk(nn.Module, ABC):
     """Maps images to cells in two parts, so that training can cache what it keeps frozen.
 
-    Attributes
-    ----------
-    architecture : str
-        A name of `ARCHITECTURES`.
-    channels, stride : int
-        Of the output.
-    offset : float
-        Of the centre of the first cell, in pixels of the input; that of cell j is at ``offset + stride j``.
+    The centre of cell j is at ``offset + stride j`` pixels of the input; `channels` are those of the output.
     """
 
     def __init__(self, architecture: str, kind: Architecture | VitArchitecture, offset: float = 0.0) -> None:
@@ -211,17 +204,11 @@ class VitTrunk(Trunk):
 
 
 def build_trunk(architecture: str, state: Mapping[str, Tensor] | None = None) -> Trunk:
-    """Build a trunk, folded, from a state with or without batch norm.
+    """Build a trunk of one of `ARCHITECTURES` from a state with or without batch norm; None: random weights.
 
-    A `ConfigError` if the architecture is unknown; a `CheckpointError` if the state does not fit the architecture.
-
-    Parameters
-    ----------
-    architecture : str
-        A name of `ARCHITECTURES`.
-    state : mapping or None
-        ResNets: torchvision names; layers behind the cut are passed over. With batch norm it is folded here,
-        without (convolutions with biases) it is taken as it is. ViTs: `VitTrunk`'s names. None: random weights.
+    ResNets have torchvision's names; layers behind the cut are passed over. With batch norm it is folded here,
+    without (convolutions with biases) it is taken as it is. ViTs have `VitTrunk`'s names. A `ConfigError` if the
+    architecture is unknown; a `CheckpointError` if the state does not fit the architecture.
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"unknown trunk {architecture!r}; known trunks: {', '.join(ARCHITECTURES)}")

@@ -77,24 +77,10 @@ def copy_checkpoint(
 ) -> list[Path]:
     """Copy a checkpoint with what lies beside it, or write its network for ONNX Runtime; check it before.
 
-    A `CheckpointError` if the checkpoint is damaged, something is in the way, or a file cannot be written; a
-    `ConfigError` if ONNX is asked for and not installed.
-
-    Parameters
-    ----------
-    name_or_path, read_codebook
-        As of `check_checkpoint`.
-    target : path
-        ``NAME.safetensors``, ``NAME.onnx``, or a folder, which gets a safetensors file of the same name.
-    codebook : bool
-        Copy the codebook, too.
-    replace : bool
-        Replace what is there. A codebook or global head there that would not fit the new checkpoint is removed.
-
-    Returns
-    -------
-    list of Path
-        The files written, the checkpoint first.
+    `target` is ``NAME.safetensors``, ``NAME.onnx``, or a folder, which gets a safetensors file of the same name.
+    With `replace` a codebook or global head there that would not fit the new checkpoint is removed. Returned are
+    the files written, the checkpoint first. A `CheckpointError` if the checkpoint is damaged, something is in the
+    way, or a file cannot be written; a `ConfigError` if ONNX is asked for and not installed.
     """
     source, goal = checkpoint_path(name_or_path), Path(target)
     if goal.is_dir():

@@ -64,18 +64,11 @@ def require_onnx() -> None:
 
 
 def export_onnx(path: str | os.PathLike[str], network: DelfNetwork, info: CheckpointInfo) -> OnnxRecord:
-    """Write a network as ONNX, float32; replaces the file at once or not at all.
+    """Write a network as ONNX, float32, with what its checkpoint says; the file is replaced at once or not at all.
 
     The graph is run and compared with torch before it is written. What `network` is on and in stays as it is. A
     `ConfigError` if a package is missing, or this torch cannot export this network; a `CheckpointError` if the
     file cannot be written.
-
-    Parameters
-    ----------
-    path : str or path
-        Its folder is made where there is none.
-    info : CheckpointInfo
-        What the checkpoint of `network` says of itself.
     """
     require_onnx()
     if network.offset:  # neither the record nor torch's exporter is ready for them

@@ -16,16 +16,9 @@ T = TypeVar("T")
 
 
 class WorkQueue:
-    """Calls functions in threads.
+    """Calls functions in `threads`; at most so many calls wait, more are refused. `name` is that in the figures.
 
-    Parameters
-    ----------
-    name : str
-        In the figures.
-    threads, waiting : int
-        Calls that run and that wait at most; more are refused.
-    seconds : float
-        Until a call is answered. One that takes longer still keeps its thread until it ends.
+    A call is answered within `seconds`; one that takes longer still keeps its thread until it ends.
     """
 
     def __init__(self, name: str, threads: int, waiting: int, seconds: float, metrics: Metrics) -> None:

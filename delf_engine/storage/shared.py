@@ -30,14 +30,8 @@ class Environment:
     """An LMDB environment, which all stores of this process that have it open share: it must be opened only once.
 
     It is opened for writing wherever that is allowed, since a writer may join readers later; only a store that has
-    the lock writes. A forked child has to leave its parent's environment alone, and opens its own.
-
-    Attributes
-    ----------
-    users, writers : int
-        Stores that have it open, and those of them that have the lock.
-    snapshots : dict
-        Transactions of the stores that are pinned, by their tickets; None where one is lost.
+    the lock writes. A forked child has to leave its parent's environment alone, and opens its own. `snapshots` are
+    transactions of the stores that are pinned, by their tickets; None where one is lost.
     """
 
     def __init__(self, path: Path, *, map_size: int, readonly: bool) -> None:

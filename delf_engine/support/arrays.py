@@ -26,25 +26,11 @@ def check_array(
     finite: bool = True,
     largest: float | None = None,
 ) -> npt.NDArray[D]:
-    """Return `values` as a C-contiguous array, copied only where need be.
+    """Return `values` as a C-contiguous array, copied only where need be; an `error` if they are none.
 
-    Parameters
-    ----------
-    name : str
-        What the error calls it; plural, such as ``"descriptors"``.
-    dtype : type
-        A value that an integer type cannot hold exactly is refused; a float beyond the type is infinite.
-    shape : tuple of (int or None)
-        None: any length.
-    finite : bool
-        Refuse NaN and infinite values.
-    largest : float or None
-        Refuse larger absolute values, such as `LARGEST`.
-
-    Raises
-    ------
-    DelfEngineError
-        Of the type `error`.
+    `name` is what the error calls it, plural, such as ``"descriptors"``. A value that an integer type cannot hold
+    exactly is refused; a float beyond the type is infinite. None in `shape` is any length. `finite` refuses NaN
+    and infinite values, `largest` larger absolute values, such as `LARGEST`.
     """
     try:
         given = np.asarray(values)

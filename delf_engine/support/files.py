@@ -16,14 +16,9 @@ from delf_engine.errors import DelfEngineError, FormatError, LockedError
 
 @contextlib.contextmanager
 def system_errors(what: str, error: type[DelfEngineError] = FormatError) -> Iterator[None]:
-    """Turn an `OSError` of the block into an error of ours.
+    """Turn an `OSError` of the block into an `error` that says ``f"{what}: {reason of the system}"``.
 
-    Parameters
-    ----------
-    what : str
-        Names the path and what was being done, such as ``"a/b.json: the report cannot be written"``.
-    error : type
-        Raised with ``f"{what}: {reason of the system}"``.
+    `what` names the path and what was being done, such as ``"a/b.json: the report cannot be written"``.
     """
     try:
         yield
@@ -49,15 +44,9 @@ def library_errors(what: str) -> Iterator[None]:
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield the path of a temporary file that takes the place of `path` if the block ends without an error.
 
-    An `OSError` if the file cannot be written or put in its place; callers say it in their own type.
-
-    Parameters
-    ----------
-    path : path
-        Its folder exists.
-    durable : bool
-        Wait until the data is on the disk, so that a crash of the machine leaves the old file or the new one.
-        Without it that holds for a crash of the process only.
+    A `durable` one waits until the data is on the disk, so that a crash of the machine leaves the old file or the
+    new one; otherwise that holds for a crash of the process only. An `OSError` if the file, whose folder exists,
+    cannot be written or put in its place; callers say it in their own type.
     """
     # Not named after `path`: that may be as long as a name can be.
     temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
@@ -93,14 +82,9 @@ def file_sha256(path: Path) -> str:
 def acquired(path: str | os.PathLike[str], busy: str, error: type[DelfEngineError] = FormatError) -> FileLock:
     """Take the lock file `path` without waiting; whoever calls releases it, from any thread.
 
-    The system lets go of it when the process ends, however it ends.
-
-    Raises
-    ------
-    LockedError
-        With the text `busy`, if another process (or another object of this one) holds it.
-    DelfEngineError
-        Of the type `error`, if the lock file cannot be written.
+    The system lets go of it when the process ends, however it ends. A `LockedError` with the text `busy` if
+    another process, or another object of this one, holds it; an error of the type `error` if the file cannot be
+    written.
     """
     lock = FileLock(path, timeout=0, thread_local=False)
     try:

@@ -36,18 +36,11 @@ _starting = lock_across_forks()
 class ProcessPool(Executor):
     """Calls functions in worker processes of one BLAS and OpenMP thread each; an executor of the standard library.
 
-    Processes are started as they are needed. One that dies takes only its own call along, which is made once more
-    in a new process. Functions, arguments and results must be picklable, and functions importable: a caller's main
-    module is not imported by the processes, so scripts need no ``if __name__ == "__main__"``. A `ConfigError` if
-    this process is not allowed to have children: a daemonic one of `multiprocessing`, such as a worker of its
-    `Pool`.
-
-    Parameters
-    ----------
-    workers : int
-        Processes, at least 1.
-    begin : callable or None
-        Called in each process before anything else.
+    Processes are started as they are needed; `begin` is called in each before anything else. One that dies takes
+    only its own call along, which is made once more in a new process. Functions, arguments and results must be
+    picklable, and functions importable: a caller's main module is not imported by the processes, so scripts need
+    no ``if __name__ == "__main__"``. A `ConfigError` if this process is not allowed to have children: a daemonic
+    one of `multiprocessing`, such as a worker of its `Pool`.
     """
 
     def __init__(self, workers: int, begin: Callable[[], object] | None = None) -> None:
@@ -171,13 +164,8 @@ def process_pool(
 ) -> Iterator[ProcessPool]:
     """Yield a `ProcessPool` whose processes end with the block, and at once: after an error or Ctrl-C too.
 
-    Parameters
-    ----------
-    workers, begin
-        See `ProcessPool`.
-    keep_seconds : float
-        After a block without an error, keep the processes so long for the next block that asks for as many. Only
-        without `begin`, and for blocks that wait for all they submit.
+    After a block without an error, processes are kept for `keep_seconds` for the next block that asks for as many:
+    only without `begin`, and for blocks that wait for all they submit.
     """
     with _keeping:
         pool, timer = _kept.pop(workers, (None, None)) if keep_seconds else (None, None)

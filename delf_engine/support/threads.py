@@ -69,21 +69,11 @@ def check_threads(threads: int | None) -> int:
 def in_threads(
     call: Callable[[int], T], count: int, threads: int, progress: Callable[[int], None] | None = None
 ) -> list[T]:
-    """Return ``[call(0), ..., call(count - 1)]``, computed by several threads.
+    """Return ``[call(0), ..., call(count - 1)]``, computed by several threads, or by the calling one alone.
 
-    Parameters
-    ----------
-    call : callable
-        Its results must not depend on the order of the calls.
-    count, threads : int
-        With one thread, or one call, all is done in the calling thread.
-    progress : callable or None
-        Called in the calling thread with the number of results so far, after each.
-
-    Raises
-    ------
-    BaseException
-        The first by number that a call raised; calls that have not begun are dropped then.
+    Results must not depend on the order of the calls. `progress` is called in the calling thread with the number
+    of results so far, after each. What a call raises is raised, the first by number; calls that have not begun are
+    dropped then.
     """
     out = []
     if min(count, threads) <= 1:

@@ -105,15 +105,10 @@ class TeacherContext:
 
 
 class Teacher(Protocol):
-    """A frozen network that describes the cells of an image.
+    """A frozen network that describes the cells of an image by `channels` numbers.
 
     A class of `registry.TEACHERS` has a constructor ``(argument: str, context: TeacherContext)``; `argument` is
     what stands behind the colon in a recipe's ``teacher = "kind:argument"``.
-
-    Attributes
-    ----------
-    channels : int
-        Of its maps.
     """
 
     channels: int

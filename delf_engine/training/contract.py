@@ -49,22 +49,9 @@ class LossOptions(Config):
 class Loss(nn.Module, ABC):
     """One term of a stage's objective; its parameters, if any, train with the stage.
 
-    Parameters
-    ----------
-    options : Options
-        Validated, from the recipe.
-
-    Attributes
-    ----------
-    Options : type
-        A subclass of `LossOptions` with the options of this loss.
-    needs : "pairs", "labels" or None
-        The kind of batch it can use.
-
-    Raises
-    ------
-    ConfigError
-        From the constructor, if the loss cannot work in this stage.
+    `options` are validated, from the recipe; the constructor raises a `ConfigError` if the loss cannot work in
+    this stage. `Options` is a subclass of `LossOptions` with the options of this loss, `needs` the kind of batch
+    it can use.
     """
 
     Options: ClassVar[type[LossOptions]] = LossOptions

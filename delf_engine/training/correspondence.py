@@ -53,15 +53,7 @@ class Direction:
 
 
 def directions(step: Step, features: Tensor | None = None) -> Iterator[Direction]:
-    """Yield the pairs of a step from first to second views, then from second to first.
-
-    Parameters
-    ----------
-    step : Step
-        With a batch of pairs.
-    features : (N, C, h, w) tensor or None
-        Maps to look at; None: those of the step.
-    """
+    """Yield the pairs of a step from first to second views, then from second to first; None: of its features."""
     first, second = (step.features if features is None else features).chunk(2)
     forward, supports = step.batch.homographies, step.batch.supports
     assert forward is not None, "a batch of pairs has homographies"
@@ -105,16 +97,8 @@ def sample_cells(
 ) -> CellSample:
     """Draw up to `count` cells of each first view whose true place lies inside the second.
 
-    Parameters
-    ----------
-    homographies : (B, 3, 3) float64
-        First to second view.
-    shape : (h, w)
-        Of the maps.
-    size : int
-        Side of a view, pixels.
-    supports : sequence of (M, 2) float64 or None, or None
-        For each pair: cells farther than `support_px` from all of its points are not drawn.
+    `homographies`, (B, 3, 3) float64, lead from first to second views of `size` pixels a side, whose maps have the
+    `shape` (h, w). Cells farther than `support_px` from all of its `supports`, (M, 2), are not drawn of a pair.
     """
     grid = cell_grid(*shape, stride)
     pair, cell, place = [], [], []

@@ -91,15 +91,8 @@ def select_classes(
 ) -> LabelledImages:
     """Leave out classes of fewer than `min_images` photographs, and draw `max_images` at most of each other.
 
-    A `DataError` if fewer than two classes stay, or a class has one photograph only, of which nothing can be held
-    out.
-
-    Parameters
-    ----------
-    max_images : int or None
-        None: all of them.
-    seed : int
-        Same seed, same photographs, whatever other classes there are.
+    Same seed, same photographs, whatever other classes there are. A `DataError` if fewer than two classes stay, or
+    a class has one photograph only, of which nothing can be held out.
     """
     stay = np.repeat(data.sizes >= min_images, data.sizes)
     if max_images is not None:

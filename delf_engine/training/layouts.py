@@ -54,12 +54,8 @@ def open_labelled(path: Path, *, missing: Literal["error", "drop"] = "error") ->
 def read_class_folders(root: str | os.PathLike[str]) -> LabelledImages:
     """List the photographs of a folder of class folders, each searched recursively.
 
-    A `DataError` if there is no such folder, no class folder in it, or no photograph in them.
-
-    Warns
-    -----
-    DelfEngineWarning
-        For class folders without photographs, and photographs beside them, which have no class. Both are left out.
+    Class folders without photographs, and photographs beside them, which have no class, are left out with a
+    warning. A `DataError` if there is no such folder, no class folder in it, or no photograph in them.
     """
     root = Path(root)
     try:
@@ -95,25 +91,11 @@ def read_class_folders(root: str | os.PathLike[str]) -> LabelledImages:
 def read_landmarks(path: str | os.PathLike[str], *, missing: Literal["error", "drop"] = "error") -> LabelledImages:
     """List the photographs of the Google Landmarks v2 layout.
 
-    Parameters
-    ----------
-    path : path
-        The folder, of which ``train_clean.csv`` is read if it is there and ``train.csv`` otherwise; or the CSV
-        file itself, with the photographs beside it.
-    missing : "error" or "drop"
-        What to do with ids that have no photograph, as where a part of the data set was downloaded.
-
-    Raises
-    ------
-    FormatError
-        If a file cannot be read, a column is missing, or a line is wrong. It names the file and the line.
-    DataError
-        If ids occur twice, photographs are missing, or there are none.
-
-    Warns
-    -----
-    DelfEngineWarning
-        With the number of ids dropped.
+    `path` is the folder, of which ``train_clean.csv`` is read if it is there and ``train.csv`` otherwise, or the
+    CSV file itself, with the photographs beside it. Ids without a photograph, as where a part of the data set was
+    downloaded, are `missing`: "error", or "drop", with a warning. A `FormatError`, which names the file and the
+    line, if a file cannot be read, a column is missing, or a line is wrong; a `DataError` if ids occur twice,
+    photographs are missing, or there are none.
     """
     table = _list_of(Path(path))
     if table is None:

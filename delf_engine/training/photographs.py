@@ -33,17 +33,10 @@ class Photographs:
     ) -> Photographs:
         """List the photographs of files and folders, of labelled ones where the recipe has labels, and split them.
 
-        A `DataError` or `FormatError` if there are too few, or the labels cannot be used.
-
-        Parameters
-        ----------
-        paths : sequence of path
-            Image files and folders; for a recipe with labels one folder of class folders, or one folder or list of
-            the Google Landmarks v2 layout.
-        seed : int
-            Draws photographs of large classes, and those that are held out of each class.
-        at_most : int or None
-            Take only the first so many.
+        For a recipe with labels `paths` is one folder of class folders, or one folder or list of the Google
+        Landmarks v2 layout; the seed draws photographs of large classes, and those that are held out of each
+        class. The first `at_most` are taken. A `DataError` or `FormatError` if there are too few, or the labels
+        cannot be used.
         """
         options = [s.source for s in config.gradient_stages if isinstance(s.source, ClassesOptions)]
         if not options:

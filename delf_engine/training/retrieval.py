@@ -24,24 +24,11 @@ _BATCHES, _PAIRS = 8, 24  # of match precision
 
 
 def retrieval_map(store: ViewStore, to_step: ToStep, scores: Scores) -> float:
-    """Mean average precision of finding the other views of a photograph among the views of all.
+    """Mean average precision, in per cent, of finding the other views of a photograph among the views of all.
 
-    Query: the first view of each; gallery: all views but the query. Ranked by the sum of similarity^3 over mutual
-    nearest neighbours among the 100 best cells. The trapezoidal rule of the revisited protocol.
-
-    Parameters
-    ----------
-    store : ViewStore
-        Of held-out photographs.
-    to_step : callable
-        Computes features from a batch.
-    scores : callable
-        Maps (V, C, h, w) features to (V, h, w) scores.
-
-    Returns
-    -------
-    float
-        In per cent.
+    Query: the first view of each photograph that was held out; gallery: all views but the query. Ranked by the sum
+    of similarity^3 over mutual nearest neighbours among the 100 best cells. The trapezoidal rule of the revisited
+    protocol. `scores` maps (V, C, h, w) features to (V, h, w) scores.
     """
     with torch.no_grad():
         views = torch.cat(
@@ -94,18 +81,9 @@ def best_descriptors(step: Step, scores: Scores) -> Tensor:
 
 
 def mutual_similarity(query: Tensor, gallery: Tensor) -> npt.NDArray[np.float64]:
-    """Return for each gallery view the sum of similarity^3 over mutual nearest neighbours.
+    """Return for each of G gallery views the sum of similarity^3 over mutual nearest neighbours, (G,) float64.
 
-    Parameters
-    ----------
-    query : (K, D) tensor
-        Unit descriptors.
-    gallery : (G, K, D) tensor
-
-    Returns
-    -------
-    (G,) float64
-        Negative similarities count nothing.
+    `query`, (K, D), and `gallery`, (G, K, D), are unit descriptors. Negative similarities count nothing.
     """
     similarity = (gallery @ query.T).double()  # (G, K of the gallery, K of the query)
     value, nearest = similarity.max(1)

@@ -36,14 +36,10 @@ _MEASURED = 128  # held-out photographs that the retrieval figure looks at, at m
 
 
 class Run:
-    """A recipe at work on some photographs.
+    """A recipe at work on some photographs, in `work`, which is entered.
 
-    Parameters
-    ----------
-    work : Work
-        Entered.
-    sample : int or None
-        Render only so many items of each store, to plan with; torchvision's weights are not fetched for that.
+    With a `sample` only so many items of each store are rendered, to plan with; torchvision's weights are not
+    fetched.
     """
 
     def __init__(

@@ -107,16 +107,9 @@ class Encoder:
 
 
 class Cache:
-    """Maps of items in memory or as safetensors files in a folder, up to a number of bytes.
+    """Maps of items in memory, or as safetensors files in a folder if there is one, up to `limit` bytes.
 
     Maps are floating-point (V, C, h, w) with the channels of a cell together in memory; or integer images.
-
-    Parameters
-    ----------
-    limit : int
-        Bytes.
-    folder : path or None
-        Where files go; None: everything is in memory.
     """
 
     def __init__(self, limit: int, folder: Path | None) -> None:
@@ -166,15 +159,7 @@ class Cache:
 
 
 class ViewStore:
-    """Maps and homographies of the views of all readable items.
-
-    Attributes
-    ----------
-    rows : (P,) int64
-        Indices of the readable items.
-    homographies : mapping of int to (V, 3, 3) float64
-        By index.
-    """
+    """Maps of the views of all readable items, numbered by `rows`, and homographies, (V, 3, 3), by number."""
 
     def __init__(self, items: Items, encoder: Encoder, cache: Cache) -> None:
         self.items, self.encoder, self.cache = items, encoder, cache
@@ -232,25 +217,10 @@ class ViewStore:
 class Stores:
     """The stores of a run: opened by sources, kept from stage to stage as long as they fit.
 
-    Parameters
-    ----------
-    limit : int
-        Bytes of maps held at most, in memory and files together.
-    folder : path or None
-        For maps that memory has no room for.
-    workers : int
-        Threads that decode and warp.
-    on_error : callable
-        Called with each photograph that cannot be read.
-    progress : callable
-        Called with a name, items done, items in all.
-    sample : int or None
-        Render only so many items of each store, to plan with.
-
-    Attributes
-    ----------
-    planned : dict of str to (int, int, float)
-        Of each store that was filled: items, bytes that the maps of all would take, seconds an item took.
+    Maps take `limit` bytes at most, in memory and, where that has no room, in files in `folder`. `workers` threads
+    decode and warp; `progress` is called with a name, items done, items in all. With a `sample`, only so many
+    items of each store are rendered, to plan with: `planned` tells of each store that was filled the items, the
+    bytes that the maps of all would take, and the seconds an item took.
     """
 
     def __init__(

@@ -86,14 +86,9 @@ _STRIDE = 16
 
 
 class AlikedTeacher:
-    """Its descriptor head, applied at the centres of the cells instead of at keypoints.
+    """The descriptor head of aliked-n16 at the centres of cells instead of keypoints; weights as of `read_state`.
 
     A `ConfigError` if kornia is not installed; a `CheckpointError` if the weights cannot be read or do not fit.
-
-    Parameters
-    ----------
-    argument : str
-        Weights of aliked-n16, safetensors or a state dict of torch.
     """
 
     channels = 128

@@ -73,12 +73,8 @@ class GradientRun:
     def run(self) -> None:
         """Train to the end of the stage, from the state on disk if there is one.
 
-        Raises
-        ------
-        DataError
-            If the loss or a weight becomes NaN or infinite.
-        KeyboardInterrupt
-            After Ctrl-C, once the step is done and the state is written.
+        A `DataError` if the loss or a weight becomes NaN or infinite; a `KeyboardInterrupt` after Ctrl-C, once the
+        step is done and the state is written.
         """
         self._resume()
         devices = [self.device.index or 0] if self.device.type == "cuda" else []

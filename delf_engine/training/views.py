@@ -48,20 +48,11 @@ def random_view(
     *,
     region: tuple[float, float, float, float] | None = None,
 ) -> tuple[Rgb, npt.NDArray[np.float64]]:
-    """Render a random view: a quadrilateral of the photograph under other light, blur, noise and JPEG.
+    """Render a view of a photograph, (H, W, 3) uint8: a quadrilateral under other light, blur, noise and JPEG.
 
-    Parameters
-    ----------
-    photo : (H, W, 3) uint8
-    region : (x0, y0, x1, y1) or None
-        Look at this part, pixels of the photograph: the crop's side is 0.8 to 1.6 of the region's longer side, its
-        centre near the region's. None: anywhere, by the options.
-
-    Returns
-    -------
-    view : (size, size, 3) uint8
-    homography : (3, 3) float64
-        Maps pixels of the photograph to pixels of the view.
+    With a `region`, x0, y0, x1, y1 in pixels of the photograph, the crop's side is 0.8 to 1.6 of the region's
+    longer side and its centre near the region's; None: anywhere, by the options. Returned are the view, (size,
+    size, 3) uint8, and the homography, (3, 3) float64, from pixels of the photograph to pixels of the view.
     """
     homography = _random_homography(photo.shape[1], photo.shape[0], config, rng, region)
     view = cv2.warpPerspective(

@@ -18,19 +18,12 @@ from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint
 
 
 def load_trunk(architecture: str, path: str | os.PathLike[str] | None, *, trained: bool = True) -> Trunk:
-    """Build a trunk from weights.
+    """Build a trunk from weights: a file (`read_state`), or a checkpoint of this package by name or path.
 
+    None as `path`: torchvision's ImageNet weights, or random ones where they need not be `trained`, as for a plan.
     A `CheckpointError` if the weights are missing, damaged, of another architecture, or made for other
     preprocessing; a `ConfigError` if the architecture is unknown, or a ViT: their cells do not lie where training
     looks for them.
-
-    Parameters
-    ----------
-    path : path, str or None
-        A file (`read_state`), or a checkpoint of this package by name or path, whose trunk is taken. None:
-        torchvision's ImageNet weights.
-    trained : bool
-        False: random weights in place of torchvision's, which may have to be downloaded; for a plan.
     """
     if isinstance(ARCHITECTURES.get(architecture), VitArchitecture):
         raise ConfigError(f"{architecture} is not trained here, only ResNets are; import its weights as they are")

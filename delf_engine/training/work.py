@@ -82,17 +82,9 @@ def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 
 class Work:
-    """A folder that one run at a time works in.
+    """A folder that one run at a time works in; None: nothing is kept.
 
-    Parameters
-    ----------
-    folder : path or None
-        None: nothing is kept.
-
-    Raises
-    ------
-    LockedError
-        On entering, if another process trains in it.
+    On entering, a `LockedError` if another process trains in it.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:

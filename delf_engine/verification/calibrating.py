@@ -78,17 +78,9 @@ class CrossValidation:
 def read_labelled_pairs(path: Path) -> list[LabelledPair]:
     """Read labelled pairs in the order of the file; a pair that is listed again, either way round, counts once.
 
-    Parameters
-    ----------
-    path : path
-        ``.csv`` with the columns ``a,b,label`` (others are passed over), or ``.jsonl`` with one object
-        ``{"a": image, "b": image, "label": 0 or 1}`` a line.
-
-    Raises
-    ------
-    FormatError
-        If the file cannot be read or holds no pair, a line is wrong, pairs an image with itself, or gives a pair
-        another label than an earlier line. It names the file and the line.
+    ``.csv`` has the columns ``a,b,label`` (others are passed over), ``.jsonl`` one object ``{"a": image, "b":
+    image, "label": 0 or 1}`` a line. A `FormatError`, which names the file and the line, if it cannot be read or
+    holds no pair, a line is wrong, pairs an image with itself, or gives a pair another label than an earlier line.
     """
     rows = {".csv": _csv_rows, ".jsonl": _json_rows}.get(path.suffix.lower())
     if rows is None:
@@ -316,22 +308,10 @@ def cross_validated(
 ) -> npt.NDArray[np.float64]:
     """Return for each pair the probability that a calibration gives it which has seen neither of its places.
 
-    A `ConfigError` if there are fewer than 3 folds.
-
-    Parameters
-    ----------
-    labels : (N,) of 0 and 1
-    places : sequence of N (place, place)
-        Of both images of each pair.
-    evidence, prior, weights
-        See `Calibration.fit`, which tells the errors too.
-    folds : int
-        Of places, at least 3: two hold the pair's places, the others are learnt from.
-
-    Returns
-    -------
-    (N,) float64
-        NaN where the pairs of the other places are too few to fit: such pairs stay unjudged.
+    `places` are those of both images of each pair. Of the `folds` of places, at least 3, two hold the pair's, the
+    others are learnt from; all else is as of `Calibration.fit`, which tells the errors too. (N,) float64, NaN
+    where the pairs of the other places are too few to fit: such pairs stay unjudged. A `ConfigError` if there are
+    fewer than 3 folds.
     """
     if folds < 3:
         raise ConfigError(f"cross-validation between places needs 3 folds at least, got {folds}")

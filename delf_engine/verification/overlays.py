@@ -32,27 +32,12 @@ _EXACTLY, _NEARLY_ALL, _FEW, _LEAST_EXACT = 0.02, 0.75, 0.06, 7
 def overlay_matches(
     a: LocalFeatures, b: LocalFeatures, pairs: npt.NDArray[np.int32], inliers: Mask, *, exact: bool = False
 ) -> Mask | None:
-    """Tell which matches may be those of an overlay, if it explains the ones that agreed on a transform.
+    """Tell which of M matches, (M,) bool, may be those of an overlay; None if none explains the inliers.
 
     These are all that stand still, and all in the band that the overlay takes, or near the marks: its ornaments
-    match each other.
-
-    Parameters
-    ----------
-    a, b : LocalFeatures
-        Of both images.
-    pairs : (M, 2) int32
-        Their tentative matches.
-    inliers : (M,) bool
-        Of the transform.
-    exact : bool
-        Whether features have the accuracy of a pixel: then marks are looked for anywhere, and of the band only
-        what lies near something that stands still is left out.
-
-    Returns
-    -------
-    (M,) bool or None
-        None if no overlay explains the inliers.
+    match each other. `pairs`, (M, 2) int32, are the tentative matches of `a` and `b`, `inliers`, (M,) bool, those
+    of the transform. With `exact`, features have the accuracy of a pixel: then marks are looked for anywhere, and
+    of the band only what lies near something that stands still is left out.
     """
     first, second = a.keypoints[pairs[:, 0]].astype(np.float64), b.keypoints[pairs[:, 1]].astype(np.float64)
     still = _stands_still(first, second, a.image_size, b.image_size)

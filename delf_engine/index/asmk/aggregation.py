@@ -35,25 +35,12 @@ def aggregated(
     threads: int,
     device: str | None = None,
 ) -> list[Aggregate]:
-    """Aggregate each image's descriptors by visual word.
+    """Aggregate each image's descriptors by visual word: return words and codes of each.
 
-    Parameters
-    ----------
-    features : sequence of LocalFeatures
-        Of n images.
-    assignments : int
-        Words a descriptor; all if the codebook has fewer.
-    mode : "exact" or "fast"
-        How words are found, see `Codebook.assign`.
-    regions : "grid" or None
-        Each descriptor counts once for its image, and once more for each region of the grid that it lies in.
-    device : str or None
-        That helps to find words, see `Codebook.assign`. The result has the same bits with any of them.
-
-    Returns
-    -------
-    list of n (words, codes)
-        Codes are the signs of each word's sum: bit d % 64 of number d // 64 is set where component d is positive.
+    A descriptor has `assignments` words, all if the codebook has fewer, found as `mode` says (`Codebook.assign`,
+    where `device` may help). With `regions` it counts once for its image, and once more for each region of the
+    grid that it lies in. Codes are the signs of each word's sum: bit d % 64 of number d // 64 is set where
+    component d is positive.
     """
     out: list[Aggregate] = []
     k = min(assignments, codebook.words)

@@ -48,15 +48,7 @@ _LEAST_PART = 32768  # rows that are worth a thread
 
 
 class InvertedLayout(Layout):
-    """The arrays of a segment.
-
-    Parameters
-    ----------
-    words : int
-        Of the codebook, W.
-    length : int
-        64-bit numbers of the code of a word, L.
-    """
+    """The arrays of a segment, for W `words` and codes of `length` 64-bit numbers, L."""
 
     def __init__(self, words: int, length: int) -> None:
         self._words, self._length = words, length

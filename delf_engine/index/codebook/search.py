@@ -101,23 +101,15 @@ class WordSearcher:
 
 
 class CellSearcher:
-    """Nearest words by a two-level search: the nearest cells of words first, then the words in them.
+    """Nearest of W words, (W, D) float32, by a two-level search: nearest cells of words, then the words in them.
 
-    The words are clustered into about ``4 sqrt(W)`` cells by k-means. A descriptor is compared with the centre of
-    every cell and with the words of the nearest of them (128 of 1,024 cells, 91 of 512), all descriptors of a
-    batch together, cell after cell: a cell's words are read once and meet every descriptor that looks into it.
+    The words are clustered into about ``4 sqrt(W)`` cells by k-means, as those of an inverted file. A descriptor
+    is compared with the centre of every cell and with the words of the nearest of them (128 of 1,024 cells, 91 of
+    512), all descriptors of a batch together, cell after cell: a cell's words are read once and meet every
+    descriptor that looks into it.
 
-    Whether a word is found does not depend on the batch or the number of threads: see `kernels`. Words with
-    the same centroid lie in the same cell, and of them the lowest are found.
-
-    Parameters
-    ----------
-    centroids : (W, D) float32
-        Finite. Not copied.
-
-    References
-    ----------
-    Jégou, Douze, Schmid: Product quantization for nearest neighbor search. PAMI 2011 (cells: the inverted file).
+    Whether a word is found does not depend on the batch or the number of threads: see `kernels`. Words with the
+    same centroid lie in the same cell, and of them the lowest are found.
     """
 
     def __init__(self, centroids: Matrix) -> None:
@@ -154,20 +146,10 @@ class CellSearcher:
         return self._cells, self._cell_of, self._probes
 
     def search(self, data: Matrix, out: npt.NDArray[np.int32], threads: int) -> npt.NDArray[np.bool_]:
-        """Write the words nearest to each descriptor, nearest first.
+        """Write the words nearest to each descriptor, (N, D) float32, finite, to `out`, (N, k), nearest first.
 
-        Parameters
-        ----------
-        data : (N, D) float32
-            Finite.
-        out : (N, k) int32
-            Overwritten.
-
-        Returns
-        -------
-        (N,) bool
-            False where fewer than k words were found, or a descriptor is so far from all words that float32 cannot
-            tell their distances apart: its row of `out` means nothing.
+        (N,) bool is returned: False where fewer than k words were found, or a descriptor is so far from all words
+        that float32 cannot tell their distances apart: its row of `out` means nothing.
         """
         near = np.linalg.norm(data.astype(np.float64), axis=1) <= _FAR * self._longest
         parts = max(1, min(threads, len(data) // _LEAST_PART))
@@ -244,15 +226,11 @@ def _as_columns(rows: Matrix, width: int) -> tuple[Matrix, Matrix]:
 
 
 def flat_search(index: Any, data: npt.NDArray[np.float32], count: int, threads: int) -> npt.NDArray[np.int64]:
-    """Return the `count` words nearest to each descriptor in float32 by a flat index of faiss, (N, count).
+    """Return the `count` words nearest to each descriptor, (N, D) float32, by a flat index of faiss, (N, count).
 
     By itself faiss 1.15 multiplies matrices from some 3000 descriptors of 40 dimensions on, and takes three times
     as long for the thousand of a query. In its products all threads wait for each other thousands of times, which
     costs more than it brings where another program works too: here each has descriptors of its own.
-
-    Parameters
-    ----------
-    data : (N, D) float32
     """
     if len(data) < _MATRIX_BATCH:
         return index.search(data, count)[1]

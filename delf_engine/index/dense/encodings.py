@@ -58,22 +58,10 @@ def vlad_vector(
 ) -> Vector:
     """Return the sum of the residuals in each word of a small codebook, (W D,) float32 of unit length.
 
-    Parameters
-    ----------
-    codebook : Codebook
-        Tens or hundreds of words.
-    intra : bool
-        Scale the sum of each word to unit length first.
-    power : float
-        Exponent p of sign(x) |x|^p, applied to each component after that.
-    regions : "grid" or None
-        Add the sums of each region of the grid to those of the image, all at unit length (R-VLAD). A query is
-        encoded without.
-
-    Returns
-    -------
-    (W D,) float32
-        Zeros for an image without features, or with all of them on their centroids.
+    Zeros for an image without features, or with all of them on their centroids. With `intra` the sum of each word
+    is scaled to unit length first; after that sign(x) |x|^p is applied to each component, p being `power`. With
+    `regions` the sums of each region of the grid are added to those of the image, all at unit length (R-VLAD); a
+    query is encoded without.
     """
     words = codebook.assign(features.descriptors, threads=1)[:, 0]
     residuals = features.descriptors.astype(np.float64) - codebook.centroids[words]
@@ -94,19 +82,9 @@ def fisher_vector(features: LocalFeatures, mixture: Mixture, *, power: float) ->
 
     For each Gaussian of weight w, mean m and deviation s, with p its posterior probability given a descriptor x,
     these are the sums over all descriptors of ``p (x - m) / s / sqrt(w)`` and of
-    ``p ((x - m)^2 / s^2 - 1) / sqrt(2 w)``. Gradients by the weights are left out, as published.
-
-    Parameters
-    ----------
-    mixture : Mixture
-        K Gaussians, tens or hundreds.
-    power : float
-        Exponent p of sign(x) |x|^p, applied to each component; 0.5 as published.
-
-    Returns
-    -------
-    (2 K D,) float32
-        Of unit length, means first, then variances; zeros for an image without features.
+    ``p ((x - m)^2 / s^2 - 1) / sqrt(2 w)``. Gradients by the weights are left out, as published;
+    ``sign(x) |x|^power`` is applied to each component. (2 K D,) float32 of unit length, means first, then
+    variances; zeros for an image without features.
     """
     if not len(features):
         return np.zeros(2 * mixture.means.size, np.float32)

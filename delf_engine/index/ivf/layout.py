@@ -31,19 +31,13 @@ _PART = 4  # dimensions of a part, or fewer where these do not divide the dimens
 
 
 class Codec:
-    """Codes of descriptors, made and compared by faiss.
+    """Codes of descriptors, made and compared by faiss, for a codebook's centroids, (W, D) float32.
 
     With "uint8", components are kept in units of 1 / 127, rounded, each off by at most 1 / 254; what lies beyond
-    [-1, 1] is cut off. With "pq", a byte for each part of a few dimensions says which of 256 levels is nearest:
-    levels are found by k-means among the words of the codebook at unit length, which are spread as the descriptors
-    that they were trained on, when they are first needed. A `ConfigError` if there are fewer than 256 words for
-    "pq".
-
-    Parameters
-    ----------
-    name : "uint8" or "pq"
-    centroids : (W, D) float32
-        Words of the codebook.
+    [-1, 1] is cut off. With "pq" (Jégou, Douze, Schmid, TPAMI 2011), a byte for each part of a few dimensions says
+    which of 256 levels is nearest: levels are found by k-means among the words of the codebook at unit length,
+    which are spread as the descriptors that they were trained on, when they are first needed. A `ConfigError` if
+    there are fewer than 256 words for "pq".
 
     Attributes
     ----------
@@ -51,14 +45,8 @@ class Codec:
         Of a descriptor.
     unit : float
         Length that distances of the faiss index are in.
-    shape : (M, 256, D / M)
-        Of levels.
     levels : (M, 256, D / M) float32 or None
         Of "pq", once they are known: those that a saved index was made with are set before it is used.
-
-    References
-    ----------
-    Jégou, Douze, Schmid: Product quantization for nearest neighbor search. TPAMI 2011.
     """
 
     def __init__(self, name: Literal["uint8", "pq"], centroids: Matrix) -> None:
@@ -203,14 +191,7 @@ class IvfLayout(Layout):
 
 
 class Lists:
-    """The inverted lists of a segment as bytes, in the order in which faiss writes them.
-
-    Attributes
-    ----------
-    data : (B,) uint8
-    sizes : (W,) int64
-        Descriptors in each list.
-    """
+    """The inverted lists of a segment, `data`, in bytes as faiss writes them, and their `sizes`, (W,) int64."""
 
     def __init__(self, data: Codes, words: int, code_bytes: int) -> None:
         begin = _HEADER.size + 8 * words

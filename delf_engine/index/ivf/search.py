@@ -97,29 +97,12 @@ class SegmentSearcher:
 def nearest(
     segments: Sequence[SegmentSearcher], queries: Matrix, cells: npt.NDArray[np.int32], count: int, threads: int
 ) -> Neighbours:
-    """Return the nearest descriptors of all segments, with any number of threads.
+    """Return the nearest descriptors of all segments, one at least, with any number of threads.
 
-    A `FormatError` if a segment turns out to be damaged.
-
-    Parameters
-    ----------
-    segments : sequence of SegmentSearcher
-        At least one.
-    queries : (Q, D) float32
-        As the codec scales them.
-    cells : (Q, P) int32
-        That each of them visits.
-    count : int
-        Neighbours wanted.
-
-    Returns
-    -------
-    rows : (Q, count) int64
-        Counted in the order of insertion through all segments, nearest first; -1 for none.
-    squared : (Q, count) float32
-        Squared distances, in units of the codec.
-    images : (Q, count) int64
-        Image of each row, counted through all segments.
+    `queries`, (Q, D) float32, are as the codec scales them; each visits its `cells`, (Q, P) int32. Returned are,
+    (Q, count) each, nearest first: rows, counted in the order of insertion through all segments, -1 for none;
+    squared distances, float32 in units of the codec; and images, counted through all segments. A `FormatError` if
+    a segment turns out to be damaged.
     """
     visited = cells.astype(np.int64)
     parts = max(1, min(threads, len(queries) // _LEAST_PART))

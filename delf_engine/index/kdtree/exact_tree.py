@@ -14,19 +14,10 @@ _SLACK = 1e-9  # relative; sums of squares in another order differ by far less
 
 
 class ExactTree:
-    """A KD-tree that is searched until nothing nearer can be left.
+    """A KD-tree (Bentley, CACM 1975) of R descriptors, (R, D) float32, searched until nothing nearer can be left.
 
     With descriptors of 40 dimensions that is nearly all of it, so that time grows with the collection. Equally
     near descriptors come in the order of their rows, also where not all of them are asked for.
-
-    Parameters
-    ----------
-    descriptors : (R, D) float32
-        At least one.
-
-    References
-    ----------
-    Bentley: Multidimensional binary search trees used for associative searching. CACM 1975.
     """
 
     def __init__(self, descriptors: npt.NDArray[np.float32]) -> None:
@@ -36,19 +27,9 @@ class ExactTree:
         self._tree = cKDTree(self._rows)
 
     def nearest(self, queries: npt.NDArray[np.float32], k: int) -> Found:
-        """Return the `k` nearest rows of each query, by (distance, row), and their squared distances.
+        """Return the `k` nearest rows of each query, (Q, D) float32, and their squared distances, (Q, k) each.
 
-        Parameters
-        ----------
-        queries : (Q, D) float32
-        k : int
-            At most R.
-
-        Returns
-        -------
-        rows : (Q, k) int64
-        squared : (Q, k) float64
-            Sums in float64.
+        Nearest are those of the smallest (distance, row); distances are sums in float64.
         """
         rows, squared = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
         for start in range(0, len(queries), _BLOCK):

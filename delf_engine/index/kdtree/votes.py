@@ -16,24 +16,11 @@ def gathered(
     images: npt.NDArray[np.integer[Any]],
     count: int,
 ) -> npt.NDArray[np.float32]:
-    """Return the score of each image: see `delf_engine.index.kdtree`.
+    """Return the score of each image, (count,) float32: see `delf_engine.index.kdtree`.
 
-    Time grows with Q K; the number of images costs no more than an array of their scores.
-
-    Parameters
-    ----------
-    rows : (Q, K) int
-        Neighbours of each query descriptor, nearest first, -1 for none.
-    squared : (Q, K) float
-        Their squared distances.
-    images : (Q, K) int
-        The image that each neighbour is of; anything where there is none.
-    count : int
-        Number of images.
-
-    Returns
-    -------
-    (count,) float32
+    `rows`, (Q, K), are the neighbours of each query descriptor, nearest first, -1 for none, with their `squared`
+    distances and the `images` that they are of, anything where there is none. Time grows with Q K; the number of
+    images costs no more than an array of their scores.
     """
     rows, squared, images = rows.astype(np.int64), squared.astype(np.float64), images.astype(np.int64)
     tied = ((squared[:, 1:] == squared[:, :-1]) & (rows[:, 1:] < rows[:, :-1]) & (rows[:, 1:] >= 0)).any(1)

@@ -27,23 +27,10 @@ def _shortened(scores: Any, rows: Any, count: Any, wanted: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def best_rows(scores: Any, wanted: Any, allowed: Any, lowest: Any) -> Any:
-    """Return the rows of the at most `wanted` highest positive scores, ascending, of ties the first ones.
+    """Return the rows, (K,) int64, of the at most `wanted` highest positive scores, ascending, of ties the first.
 
-    One pass over the scores and memory for a few times as many rows as are wanted.
-
-    Parameters
-    ----------
-    scores : (N,) float32
-    wanted : int
-        At least 1.
-    allowed : (N,) or (0,) bool
-        Where to look; empty: everywhere.
-    lowest : float64
-        Lower scores are left out.
-
-    Returns
-    -------
-    (K,) int64
+    One pass over the scores, (N,) float32, and memory for a few times as many rows as are wanted. `allowed`, (N,)
+    bool, says where to look, everywhere if it is empty; scores below `lowest` are left out.
     """
     size = min(4 * wanted + 1024, len(scores))
     kept, rows = np.empty(size, np.float32), np.empty(size, np.int64)

@@ -49,21 +49,10 @@ Manifest: TypeAlias = dict[str, Any]
 
 
 class Collection:
-    """Images in the order of insertion, in segments and waiting.
+    """Images in the order of insertion, in segments and waiting; `layout` says what the index keeps of each.
 
-    Parameters
-    ----------
-    kind : str
-        Of the index.
-    layout : Layout
-        What the index keeps of each image.
-
-    Attributes
-    ----------
-    mark : dict or None
-        A note of the caller that is saved in the manifest: of what state of something else this is the index.
-    damaged : tuple of str
-        Segments that it was opened without.
+    `mark` is a note of the caller that is saved in the manifest: of what state of something else this is the
+    index; `damaged` are the segments that it was opened without.
     """
 
     def __init__(self, kind: str, layout: Layout) -> None:

@@ -41,19 +41,10 @@ def best(
     allowed: npt.NDArray[np.bool_] | None = None,
     min_score: float | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Return where the at most `top_k` highest positive scores are, in descending order, ties by position.
+    """Return where the at most `top_k` highest positive scores are, (K,) int64, descending, ties by position.
 
-    Parameters
-    ----------
-    scores : (N,) float32
-    allowed : (N,) bool or None
-        Where to look; None: everywhere.
-    min_score : float or None
-        Lower scores are left out. Compared in float64, where a score is the value that it shows.
-
-    Returns
-    -------
-    (K,) int64
+    `allowed`, (N,) bool, says where to look; None: everywhere. Scores below `min_score` are left out, compared in
+    float64, where a score is the value that it shows.
     """
     from delf_engine.index.segments.best_kernels import best_rows
 

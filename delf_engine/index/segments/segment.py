@@ -23,11 +23,8 @@ Allocate: TypeAlias = Callable[[str, tuple[int, ...]], npt.NDArray[Any]]  # make
 class IdTable:
     """Image ids by row, and rows by image id, without a dictionary: opening costs nothing at any size.
 
-    Parameters
-    ----------
-    arrays : mapping
-        ``id_text`` (T,) uint8, the ids in UTF-8 one after the other; ``id_offsets`` (N + 1,) int64, where each
-        begins; ``id_hashes`` (N,) uint64, ascending; ``id_rows`` (N,) int32, the row that has each hash.
+    Arrays: ``id_text`` (T,) uint8, the ids in UTF-8 one after the other; ``id_offsets`` (N + 1,) int64, where each
+    begins; ``id_hashes`` (N,) uint64, ascending; ``id_rows`` (N,) int32, the row that has each hash.
     """
 
     DTYPES: Mapping[str, str] = {"id_text": "|u1", "id_offsets": "<i8", "id_hashes": "<u8", "id_rows": "<i4"}

@@ -36,43 +36,16 @@ def import_model(
     data: str = "",
     licence: str = "",
 ) -> tuple[State, CheckpointInfo]:
-    """Read a published model and build this package's network from it.
+    """Read a published model and build this package's network from it; ``model import`` tells the options.
+
+    `kind` is one of `KINDS`, of which ``delf`` and ``delg`` read the same formats; `name` is that of the model, as
+    stores and indexes will keep it. `pca` (`network.read_pca`), `dim` and `whiten` are for a model without a
+    reduction of its own. Returned are the network's weights by name, and what the checkpoint says of it, as
+    `delf_engine.model.save_checkpoint` takes them.
 
     A `ConfigError` if `kind` is unknown, or options do not go together; a `FormatError` if a file is missing,
     damaged, or not of the format; a `CheckpointError` if the model is not of this kind, or cannot be expressed by
     this package's network.
-
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`. ``delf`` and ``delg`` read the same formats.
-    source : path or URL
-        ``delf``, ``delg``: folder of a SavedModel, or prefix of a checkpoint. ``how``, ``torchvision`` (ResNets),
-        ``vit`` (torchvision's, DINOv2): a file, or ``URL#sha256=HEX``, which is downloaded once (pooch).
-    name : str
-        Of the model, as stores and indexes will keep it.
-    pca : path or None
-        PCA for a model without a reduction of its own, see `delf_engine.interchange.published.network.read_pca`.
-        None: descriptors keep all channels of the feature map.
-    dim : int or None
-        Components of the PCA that are kept; None: all.
-    whiten : bool
-        Whiten by the variances of the PCA.
-    stride : 16, 32 or None
-        Of DELF's feature map; None: as it was saved where that is stated, else 32.
-    profile : str or None
-        None: the one nearest to how the model was published.
-    threshold : float or None
-        Attention score below which a feature is not worth keeping, as published for this model.
-    data, licence : str
-        For the checkpoint's metadata.
-
-    Returns
-    -------
-    state : dict
-        The network's weights by name.
-    info : CheckpointInfo
-        What the checkpoint says of it; `delf_engine.model.save_checkpoint` writes both.
     """
     from delf_engine.config import load_profile
 

@@ -138,16 +138,9 @@ class ArcFace(ClassificationLoss):
 
 
 def add_margin(cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Replace cos(a) of each row's own class by cos(a + margin).
+    """Replace cos(a) of each row's own class, (B, n_classes), by cos(a + margin), the margin in radians.
 
     Where a + margin passes a half turn, cos(a) stays, as in DELG's code: further on the cosine would rise again.
-
-    Parameters
-    ----------
-    cosines : (B, n_classes) float32
-    labels : (B,) int64
-    margin : float
-        Radians, 0 to pi.
     """
     own = cosines.gather(1, labels[:, None])
     # The root has no slope at 0, where the angle is 0 or a half turn; rounding may also bring it below.

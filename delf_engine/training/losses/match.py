@@ -71,14 +71,7 @@ class Match(Loss):
 
 
 def labelled_cells(direction: Direction, step: Step, options: MatchOptions) -> tuple[Tensor, Tensor]:
-    """Draw cells of the first views and say which would be matched correctly.
-
-    Returns
-    -------
-    vectors : (N, C) float32
-    labels : (N,) float32
-        1 or 0.
-    """
+    """Draw cells of the first views, (N, C), and say which would be matched correctly, (N,), by 1 or 0."""
     height, width = direction.first.shape[2:]
     sample = direction.sample(step, options.cells, options.support_px)
     with torch.no_grad():
@@ -107,24 +100,11 @@ def match_labels(
     correct_px: float,
     groups: Tensor | None = None,
 ) -> Tensor:
-    """Say which nearest neighbours are right.
+    """Say which nearest neighbours are right, (N,) bool.
 
-    Parameters
-    ----------
-    descriptors : (N, D) float32
-        Of the sampled cells.
-    gallery : (B, M, D) float32
-        Descriptors of all M cells of the B second views.
-    places : (M, 2) float32
-        Centres of those cells, pixels.
-    correct_px : float
-        Largest distance to the true place.
-    groups : (B,) int64 or None
-        Cells of other pairs of the same place are passed over.
-
-    Returns
-    -------
-    (N,) bool
+    `descriptors`, (N, D), are those of the sampled cells, `gallery`, (B, M, D), those of all M cells of the B
+    second views, whose centres are `places`, (M, 2) in pixels; right is what lies within `correct_px` of the true
+    place. With `groups`, (B,) int64, cells of other pairs of the same place are passed over.
     """
     pair, true_place = sample.pair, sample.place
     count = gallery.shape[1]

@@ -58,15 +58,8 @@ class ContrastiveOptions(MarginOptions):
 def contrastive(vectors: Tensor, place: Tensor, *, margin: float, hardest: int) -> Tensor:
     """Half the squared distance of each pair, and half the squared hinge to its negatives (Radenović, TPAMI 2018).
 
-    Parameters
-    ----------
-    vectors : (2 P, G) Tensor
-        Image i and image P + i are a pair.
-    place : (2 P,) int64 Tensor
-    margin : float
-        Of distances, not squared.
-    hardest : int
-        Negatives of each image.
+    Of `vectors`, (2 P, G), image i and image P + i are a pair; `place` is that of each, (2 P,) int64. The margin
+    is one of distances, not squared; each image has its `hardest` negatives.
     """
     squared = _squared_distances(vectors, vectors)
     apart = (_negatives(squared, place, hardest) + _EPSILON).sqrt()

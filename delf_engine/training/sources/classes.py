@@ -53,18 +53,7 @@ def draw_side(config: CropConfig, rng: np.random.Generator) -> int:
 
 
 def random_crop(photo: Rgb, config: CropConfig, side: int, rng: np.random.Generator) -> Rgb:
-    """Take a random window of the photograph's centred square.
-
-    Parameters
-    ----------
-    photo : (H, W, 3) uint8
-    side : int
-        Of the result, pixels; see `draw_side`.
-
-    Returns
-    -------
-    (side, side, 3) uint8
-    """
+    """Take a random window of the photograph's centred square, (side, side, 3) uint8; see `draw_side`."""
     x, y = rng.integers(0, config.square - config.window + 1, 2)
     return _window(photo, config, side, int(x), int(y))
 
@@ -84,14 +73,9 @@ def _window(photo: Rgb, config: CropConfig, side: int, x: int, y: int) -> Rgb:
 
 
 class CropReader:
-    """Reads crops; a photograph that cannot be read is reported, and the next of its class takes its place.
+    """Reads crops in threads; of a photograph that cannot be read the next of its class takes its place.
 
-    Parameters
-    ----------
-    workers : int
-        Threads that decode and crop.
-    on_error : callable
-        Called with each photograph that cannot be read, by the thread that asked for the batch.
+    `on_error` is called with each, by the thread that asked for the batch.
     """
 
     def __init__(
@@ -110,13 +94,9 @@ class CropReader:
     def training_batch(self, step: int, count: int) -> tuple[Rgb, Labels]:
         """Draw the crops of one step, classes uniformly and photographs uniformly within.
 
-        A pure function of the seed and `step`: any step can be drawn again, in any order, with any workers. A
-        `DataError` if no photograph of a class that was drawn can be read.
-
-        Returns
-        -------
-        images : (count, side, side, 3) uint8
-        labels : (count,) int64
+        A pure function of the seed and `step`: any step can be drawn again, in any order, with any workers.
+        Returned are images, (count, side, side, 3) uint8, and labels, (count,) int64. A `DataError` if no
+        photograph of a class that was drawn can be read.
         """
         rng = np.random.default_rng((self.seed, step))
         side = draw_side(self.crops, rng)
@@ -139,14 +119,9 @@ class CropReader:
         return np.stack([crop for crop in crops if crop is not None]), labels
 
     def measuring_batches(self, count: int, *, most: int | None = None) -> Iterator[tuple[Rgb, Labels]]:
-        """Yield centre crops of the photographs with their labels, `count` at a time, always the same ones.
+        """Yield centre crops and labels of `most` photographs, spread evenly, or of all, `count` at a time.
 
         A photograph that cannot be read is replaced as in training; a class that cannot be read is passed over.
-
-        Parameters
-        ----------
-        most : int or None
-            Photographs in all, spread evenly over the list. None: every one.
         """
         total = len(self.data)
         chosen = np.arange(total) if most is None or most >= total else np.arange(most) * total // most

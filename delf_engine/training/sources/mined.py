@@ -47,15 +47,10 @@ class MinedPair:
 
 
 def read_pairs(path: str | os.PathLike[str]) -> tuple[list[MinedPair], Alike]:
-    """Read a file of mined pairs; empty lines are passed over.
+    """Read a file of mined pairs: the pairs, and the paths of photographs of different places that look alike.
 
-    A `FormatError` if the file cannot be read or holds no pair, or a line is bad; it names file and line.
-
-    Returns
-    -------
-    pairs : list of MinedPair
-    alike : list of (str, str)
-        Paths of photographs of different places that look alike.
+    Empty lines are passed over. A `FormatError` if the file cannot be read or holds no pair, or a line is bad; it
+    names file and line.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
