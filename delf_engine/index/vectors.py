@@ -47,13 +47,7 @@ class RowLayout(Layout):
 
 
 class WithVectors(Layout):
-    """What a kind keeps, and the global descriptor; payloads are pairs of both.
-
-    Parameters
-    ----------
-    length : int
-        Components G of a global descriptor.
-    """
+    """What a kind keeps, and the global descriptor, of `length` components; payloads are pairs of both."""
 
     def __init__(self, local: Layout, length: int) -> None:
         self.local, self._rows = local, RowLayout(length, _GLOBAL)

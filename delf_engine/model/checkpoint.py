@@ -199,10 +199,7 @@ def read_tensors(
 ) -> tuple[CheckpointInfo, dict[str, npt.NDArray[Any]]]:
     """Read a checkpoint as arrays, in the precision of the file and without torch; the hash is not checked.
 
-    Raises
-    ------
-    CheckpointError
-        As `read_checkpoint_info`.
+    Errors are those of `read_checkpoint_info`.
     """
     from safetensors import SafetensorError, safe_open
 

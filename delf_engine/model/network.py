@@ -87,13 +87,7 @@ class Projection(nn.Module):
 
 
 class GlobalLayer(nn.Module):
-    """The global descriptor while it is trained: GeM, L2, linear layer, L2. Finished, it is a `GlobalHead`.
-
-    Parameters
-    ----------
-    channels, dim : int
-        C of the maps, and components G of a descriptor.
-    """
+    """The global descriptor, (N, G), while it is trained: GeM, L2, linear layer, L2; later it is a `GlobalHead`."""
 
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()

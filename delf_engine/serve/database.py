@@ -22,13 +22,7 @@ _MOST = 500  # parameters of a statement
 
 
 class Database:
-    """One connection, used by one thread at a time; each statement is a transaction.
-
-    Parameters
-    ----------
-    path : path or None
-        None: in memory, for a server that changes nothing.
-    """
+    """One connection, used by one thread at a time; each statement is a transaction. No path: it is in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()

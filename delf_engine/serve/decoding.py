@@ -26,13 +26,7 @@ _QUALITY = 88
 
 
 class Decoders:
-    """Reads photographs in processes.
-
-    Parameters
-    ----------
-    max_pixels : int
-        Photographs with more are refused before they are decoded.
-    """
+    """Reads photographs in processes; those of more than `max_pixels` are refused before they are decoded."""
 
     def __init__(self, processes: int, max_pixels: int) -> None:
         self._pool = ProcessPool(processes, _begin)

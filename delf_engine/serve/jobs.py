@@ -105,13 +105,7 @@ class Control:
 
 
 class Jobs:
-    """The jobs of one server, and the state of all.
-
-    Parameters
-    ----------
-    waiting : int
-        Jobs that wait at most.
-    """
+    """The jobs of one server, of which so many wait at most, and the state of all."""
 
     def __init__(self, database: Database, metrics: Metrics, waiting: int) -> None:
         self._database, self._metrics, self._waiting = database, metrics, waiting

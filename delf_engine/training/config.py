@@ -202,13 +202,7 @@ def load_training_config(name: str | os.PathLike[str] = "delf_views") -> Trainin
 
 
 def parse_training_config(values: Mapping[str, Any], *, where: str) -> TrainingConfig:
-    """Validate a recipe; errors name the stage, the loss and the key.
-
-    Raises
-    ------
-    ConfigError
-        With one line for each problem.
-    """
+    """Validate a recipe; a `ConfigError` has a line for each problem and names the stage, the loss and the key."""
     stages = [
         _parse_stage(stage, f"{where}: stage {n}") for n, stage in enumerate(_tables(values, "stages", where), 1)
     ]

@@ -136,12 +136,7 @@ def sample_at(maps: Tensor, sample: CellSample, *, stride: int) -> Tensor:
 
 
 def same_group(groups: Tensor | None, ours: Tensor, theirs: Tensor) -> Tensor | None:
-    """Say which of (M,) pairs `theirs` show the place of which of (N,) `ours` without being the same pair.
-
-    Returns
-    -------
-    (N, M) bool tensor, or None if all places differ
-    """
+    """Say which pairs `theirs`, (M,), show the place of which `ours`, (N,), without being the same; None: none do."""
     if groups is None:
         return None
     return (groups[ours][:, None] == groups[theirs][None]) & (ours[:, None] != theirs[None])

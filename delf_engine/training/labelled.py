@@ -121,10 +121,7 @@ def select_classes(
 def hold_out(data: LabelledImages, *, every: int, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
     """Split each class: one photograph in `every`, at least one and never all, is held out to measure on.
 
-    Returns
-    -------
-    held_in, held_out : LabelledImages
-        With the same classes, if each class has two photographs at least.
+    Both parts have the same classes, if each class has two photographs at least.
     """
     sizes = np.repeat(data.sizes, data.sizes)
     out = _rank_within_class(data, seed) < np.minimum(np.maximum(sizes // every, 1), sizes - 1)

@@ -35,10 +35,7 @@ _ID = re.compile(r"[0-9A-Za-z_-]{3,}")  # also keeps "../" out of paths
 def open_labelled(path: Path, *, missing: Literal["error", "drop"] = "error") -> LabelledImages:
     """List labelled photographs: of Google Landmarks v2 if its lists are there, else of a folder of class folders.
 
-    Raises
-    ------
-    DataError, FormatError
-        As `read_landmarks` and `read_class_folders`.
+    Errors are those of `read_landmarks` and `read_class_folders`.
     """
     if _list_of(path) is not None:
         return read_landmarks(path, missing=missing)

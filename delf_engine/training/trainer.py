@@ -133,12 +133,9 @@ class GradientRun:
             self.reports.progress(self.stage.name, step, self.stage.steps, loss())
 
     def optimise(self, batches: Sequence[tuple[int, Batch]]) -> Callable[[], float]:
-        """Do one optimiser step on numbered micro-batches.
+        """Do one optimiser step on numbered micro-batches; return what waits for the loss, logs and returns it.
 
-        Returns
-        -------
-        callable
-            Waits for the loss, logs and returns it; a `DataError` if it is not finite.
+        It raises a `DataError` if the loss is not finite.
         """
         rate = learning_rate(self.stage, self.step)
         for group in self.optimiser.param_groups:

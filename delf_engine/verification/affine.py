@@ -76,16 +76,9 @@ def exhaustive_affine(
 ) -> Float64 | None:
     """Return the affine map from A to B, (3, 3), that matches agree with; None if no hypothesis leads to one.
 
-    The same bits for the same matches in the same order, on one kind of processor.
-
-    Parameters
-    ----------
-    a, b : (N, 2) float64
-        Matched points.
-    scales_a, scales_b : (N,) float
-        Scales of the matched features, in the same unit as the points: their ratio is the zoom of a hypothesis.
-    threshold : float
-        Largest residual of an inlier, in pixels (Sampson distance, which is exact here), 1e-9 to 1e9.
+    The same bits for the same matches, (N, 2) float64 each, in the same order, on one kind of processor. Scales of
+    the matched features are in the unit of the points: their ratio is the zoom of a hypothesis. `threshold` is the
+    largest residual of an inlier, in pixels (Sampson distance, which is exact here), 1e-9 to 1e9.
     """
     from delf_engine.verification.kernels import search_affine
 

@@ -235,20 +235,7 @@ def score_signs(
 
 @njit(cache=True, nogil=True)
 def normalise(scores: Any, words: Any, word_counts: Any, alive: Any, out: Any) -> None:
-    """Divide scores by the lengths of query and image.
-
-    Parameters
-    ----------
-    scores : (n,) float64
-    words : int
-        Of the query.
-    word_counts : (n,) int32
-        Words of each image.
-    alive : (n,) bool
-        Others score 0.
-    out : (n,) float32
-        Overwritten.
-    """
+    """Divide scores, (n,), by the lengths of query and image, roots of their words; what is dead scores 0."""
     length = np.sqrt(np.float64(words))
     for i in range(len(scores)):
         # Two roots, each of a whole number: the product could lose an image's last bit to the query.

@@ -127,15 +127,9 @@ def _place(values: Any, value: Any) -> Any:
 
 @njit_tiled
 def nearest_columns(data: Any, columns: Any, bias: Any, out: Any) -> None:
-    """Write the column of the largest ``bias + x . column`` of each row x, of several the first.
+    """Write the column of the largest ``bias + x . column`` of each row x, (n, D), of several the first.
 
-    Parameters
-    ----------
-    data : (n, D) float32
-    columns : (D C,) float32
-        A (D, C) matrix, C a multiple of 16.
-    bias : (C,) float32
-    out : (n,) int32
+    `columns` is a (D, C) matrix, flat, C a multiple of 16; all are float32; `out` is (n,) int32.
     """
     scores, limits, last = np.empty((ROWS, len(bias)), np.float32), np.empty(ROWS, np.float32), len(data) - 1
     for i in range(0, len(data), ROWS):

@@ -29,13 +29,7 @@ _LEAST_PART = 128  # descriptors of a thread
 
 
 class WordSearcher:
-    """Finds the nearest words of descriptors; what that takes is made when it is first needed.
-
-    Parameters
-    ----------
-    centroids : (W, D) float32
-        Finite, C-contiguous. Not copied.
-    """
+    """Finds the nearest of words, (W, D) float32; what that takes is made when it is first needed."""
 
     def __init__(self, centroids: Matrix) -> None:
         self.centroids = centroids

@@ -31,10 +31,7 @@ Vector = npt.NDArray[np.float32]
 def bow_vector(features: LocalFeatures, codebook: Codebook, *, assignments: int = 1) -> Vector:
     """Return how often an image has each visual word, (W,) float32.
 
-    Parameters
-    ----------
-    assignments : int
-        Words a descriptor, which all count as one (Philbin et al., CVPR 2008, weigh them); at most W.
+    Each descriptor has so many `assignments`, which all count as one (Philbin et al., CVPR 2008, weigh them).
     """
     words = codebook.assign(features.descriptors, min(assignments, codebook.words), mode="fast", threads=1)
     return np.bincount(words.ravel(), minlength=codebook.words).astype(np.float32)

@@ -106,13 +106,7 @@ class Codec:
 
 
 class IvfLayout(Layout):
-    """The arrays of a segment. The id of a descriptor is its number in the order of insertion, from 0.
-
-    Parameters
-    ----------
-    words : int
-        Of the codebook.
-    """
+    """The arrays of a segment. The id of a descriptor is its number in the order of insertion, from 0."""
 
     def __init__(self, words: int, codec: Codec) -> None:
         self._words, self._codec = words, codec

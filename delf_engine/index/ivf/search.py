@@ -25,12 +25,7 @@ _LEAST_PART = 32  # query descriptors that are worth a thread
 class SegmentSearcher:
     """The inverted lists of a segment as a faiss index, mapped as they lie; removed images are left out.
 
-    Attributes
-    ----------
-    images, dead : int
-        Images of the segment, and how many of them were removed.
-    rows, descriptors : int
-        Descriptors, and how many of them are of images that are there.
+    Of its `images` so many are `dead`, of its `rows` so many `descriptors` are of images that are there.
     """
 
     def __init__(self, segment: Segment, lists: Lists, codec: Codec) -> None:

@@ -47,13 +47,7 @@ _FEW = 8  # times the neighbours asked for
 
 
 class KdTreeLayout(Layout):
-    """The arrays of a segment.
-
-    Parameters
-    ----------
-    dim : int
-        Descriptor dimension D.
-    """
+    """The arrays of a segment, of descriptors with `dim` components."""
 
     dtypes: Mapping[str, tuple[str, int]] = {
         "descriptors": ("<f4", 2),  # (R, D) of all images, one after the other

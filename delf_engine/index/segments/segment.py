@@ -125,13 +125,7 @@ class Segment:
 
 
 class Layout(ABC):
-    """What a kind of index keeps of its images, beside their ids.
-
-    Attributes
-    ----------
-    dtypes : mapping
-        dtype and number of dimensions of each array of a segment.
-    """
+    """What a kind of index keeps of its images, beside their ids: arrays, each with its dtype and dimensions."""
 
     dtypes: Mapping[str, tuple[str, int]]
 

@@ -37,13 +37,7 @@ class ClustersOptions(LossOptions):
 
 
 class MarginOptions(ClustersOptions):
-    """Options of losses with several negatives an image.
-
-    Attributes
-    ----------
-    hardest : int
-        Nearest images of other places, within the batch, that each image is pushed away from.
-    """
+    """Options of losses that push each image away from the `hardest` nearest ones of other places in the batch."""
 
     hardest: Count = 5
 

@@ -76,13 +76,7 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[list[MinedPair], Alike]:
 
 
 def places(pairs: Sequence[MinedPair]) -> dict[str, int]:
-    """Return the number of each photograph's place; a chain of pairs joins photographs to one place.
-
-    Returns
-    -------
-    dict of str to int
-        From the real path of each photograph.
-    """
+    """Return the place of each photograph, by its real path; a chain of pairs joins photographs to one place."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
