@@ -87,7 +87,7 @@ class Projection(nn.Module):
 
 
 class GlobalLayer(nn.Module):
-    """The global descriptor, (N, G), while it is trained: GeM, L2, linear layer, L2; later it is a `GlobalHead`."""
+    """The global descriptor, (N, G), while it is trained: GeM, L2, linear layer, L2; later a `GlobalHead`."""
 
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()

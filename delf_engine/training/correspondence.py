@@ -136,7 +136,7 @@ def sample_at(maps: Tensor, sample: CellSample, *, stride: int) -> Tensor:
 
 
 def same_group(groups: Tensor | None, ours: Tensor, theirs: Tensor) -> Tensor | None:
-    """Say which pairs `theirs`, (M,), show the place of which `ours`, (N,), without being the same; None: none do."""
+    """Say which pairs `theirs`, (M,), show the place of which `ours`, (N,), and are not the same; None: none."""
     if groups is None:
         return None
     return (groups[ours][:, None] == groups[theirs][None]) & (ours[:, None] != theirs[None])
