@@ -50,15 +50,7 @@ def serve(
     named = [text.partition("=") for text in folder or ()]
     if not all(name and path for name, _, path in named):
         raise ConfigError(f"folders are given as NAME=PATH, got {', '.join(folder or ())}")
-    limits: dict[str, Any] = {
-        "max_bytes": max_bytes,
-        "max_pixels": max_pixels,
-        "max_files": max_files,
-        "threads": threads,
-        "queue": queue,
-        "seconds": seconds,
-    }
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "directory": directory,
         "host": host,
         "port": port,
@@ -66,8 +58,14 @@ def serve(
         "readonly": read_only,
         "cors": tuple(cors or ()),
         "folders": {name: Path(path) for name, _, path in named},
-        **{name: value for name, value in limits.items() if value is not None},
+        "max_bytes": max_bytes,
+        "max_pixels": max_pixels,
+        "max_files": max_files,
+        "threads": threads,
+        "queue": queue,
+        "seconds": seconds,
     }
+    given = {name: value for name, value in options.items() if value is not None}
     settings = parse_config(Settings, given, where="serve")
     say(f"http://{host}:{port}/", error=True)
     run(settings)

@@ -7,11 +7,12 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from delf_engine.errors import ConfigError, FormatError
+from delf_engine.support.connected import first_connected
 from delf_engine.support.files import replacing, system_errors
 
 Kind: TypeAlias = Literal["exact", "copy", "crop", "embedded", "part", "place"]
@@ -100,18 +101,10 @@ class Copies:
     @property
     def clusters(self) -> tuple[tuple[str, ...], ...]:
         """Photographs that copies connect, the largest cluster first; each in order of path."""
-        root: dict[str, str] = {}
-
-        def top(name: str) -> str:
-            while root.setdefault(name, name) != name:
-                root[name] = name = root[root[name]]
-            return name
-
-        for copy in self.copies:
-            root[top(copy.b)] = top(copy.a)
+        pairs = [(copy.a, copy.b) for copy in self.copies]
         members = defaultdict(list)
-        for name in sorted(root):
-            members[top(name)].append(name)
+        for name, first in first_connected(chain.from_iterable(pairs), pairs).items():
+            members[first].append(name)
         return tuple(sorted(map(tuple, members.values()), key=lambda names: (-len(names), names)))
 
     def superfluous(self, keep: str) -> list[tuple[str, str]]:

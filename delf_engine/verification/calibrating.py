@@ -25,6 +25,7 @@ from delf_engine.config import Profile
 from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.evaluation.calibration_figures import expected_calibration_error, roc_auc
 from delf_engine.features import LocalFeatures
+from delf_engine.support.connected import first_connected
 from delf_engine.support.files import system_errors
 from delf_engine.verification.calibration import (
     MINIMUM_PAIRS,
@@ -251,19 +252,8 @@ def connected_places(pairs: Names, labels: npt.ArrayLike) -> list[tuple[str, str
     A chain of such pairs joins images to one place; it is named after its first image in alphabetical order. An
     image in no such pair is a place of its own.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    images = sorted({image for pair in pairs for image in pair})
-    number = {image: i for i, image in enumerate(images)}
-    ends = np.array([[number[a], number[b]] for a, b in pairs], np.int64).reshape(-1, 2)
-    joined = ends[np.asarray(labels, bool)]
-    size = len(images)
-    if not size:
-        return []
-    _, place_of = connected_components(coo_array((np.ones(len(joined)), joined.T), (size, size)), directed=False)
-    first: dict[int, str] = {}
-    names = {image: first.setdefault(place, image) for image, place in zip(images, place_of.tolist(), strict=True)}
+    joined = itertools.compress(pairs, np.asarray(labels, bool))
+    names = first_connected(itertools.chain.from_iterable(pairs), joined)
     return [(names[a], names[b]) for a, b in pairs]
 
 

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from pydantic import Field
 from delf_engine.errors import ConfigError, DataError, FormatError
 from delf_engine.images import load_image
 from delf_engine.support.arrays import check_array
+from delf_engine.support.connected import first_connected
 from delf_engine.training.batches import Batch, Kind
 from delf_engine.training.contract import SourceContext, SourceOptions
 from delf_engine.training.correspondence import project
@@ -77,17 +79,10 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[list[MinedPair], Alike]:
 
 def places(pairs: Sequence[MinedPair]) -> dict[str, int]:
     """Return the place of each photograph, by its real path; a chain of pairs joins photographs to one place."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = name = parent[parent[name]]
-        return name
-
-    for pair in pairs:
-        parent[root(os.path.realpath(pair.a))] = root(os.path.realpath(pair.b))
+    joined = [(os.path.realpath(pair.a), os.path.realpath(pair.b)) for pair in pairs]
+    first = first_connected(chain.from_iterable(joined), joined)
     numbers: dict[str, int] = {}
-    return {name: numbers.setdefault(root(name), len(numbers)) for name in sorted(parent)}
+    return {name: numbers.setdefault(other, len(numbers)) for name, other in first.items()}
 
 
 def mined_items(pairs: Sequence[MinedPair], config: ViewsConfig, seed: int) -> Items:
