@@ -33,7 +33,6 @@ def aggregated(
     regions: Literal["grid"] | None = None,
     *,
     threads: int,
-    device: str | None = None,
 ) -> list[Aggregate]:
     """Aggregate each image's descriptors by visual word.
 
@@ -49,8 +48,7 @@ def aggregated(
     regions : "grid" or None
         Each descriptor counts once for its image, and once more for each region of the grid that it lies in.
     threads : int
-    device : str or None
-        That helps to find words, see `Codebook.assign`. The result has the same bits with any of them.
+        The result has the same bits with any number.
 
     Returns
     -------
@@ -62,7 +60,7 @@ def aggregated(
     for block in blocks(features):
         some = features[block]
         descriptors = np.concatenate([item.descriptors for item in some])
-        words = codebook.assign(descriptors, k, mode=mode, threads=threads, device=device)
+        words = codebook.assign(descriptors, k, mode=mode, threads=threads)
         weights = [1.0 + inside_regions(item).sum(axis=0) if regions else np.ones(len(item)) for item in some]
         images = list(zip(by_image(words, some), by_image(descriptors, some), weights, strict=True))
         out += in_threads(partial(_aggregate, images, codebook), len(images), threads)
