@@ -11,13 +11,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from delf_engine.errors import ConfigError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.matching import PreparedDescriptors, match_prepared
 from delf_engine.matching import batched as matching
-from delf_engine.verification import BatchVerifier, PairVerifier, Verification, batched, shards, verify_pairs
+from delf_engine.verification import (
+    BatchVerifier,
+    PairVerifier,
+    Verification,
+    batched,
+    evidence_of_pairs,
+    fine_evidence,
+    shards,
+    tensors,
+    verify_pairs,
+)
 from delf_engine.verification.batched import Pair
+from delf_engine.verification.fine import FinePair
 from helpers import planes_decide, raises, random_features
 from verification.test_overlays import dressed
 from verification.test_pair_verifier import config, many, seen_again
@@ -117,6 +129,81 @@ def test_ties_go_to_the_lowest_index(seed: int, n: int, m: int, mutual: bool) ->
     np.testing.assert_array_equal(found.similarity[0, found.mutual[0]], expected.mutual_similarities)
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=4),
+    dim=st.sampled_from([3, 128]),
+    ratio=st.sampled_from([0.85, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_codes_are_matched_to_the_bit(seed: int, sizes: list[tuple[int, int]], dim: int, ratio: float) -> None:
+    rng = np.random.default_rng(seed)
+    several = {3: [-1.0, 1.0, 1.0 + 2**-6], 128: np.linspace(0.001, 1, 7) ** 4}[
+        dim
+    ]  # with ties, and like RootSIFT
+    pairs = []
+    for rows in sizes:
+        a, b = (rng.choice(several, (n, dim)).astype(np.float32) for n in rows)
+        b[: len(a) // 2] = a[: len(b)][: len(a) // 2]
+        units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
+        pairs.append((PreparedDescriptors(units[0], "A", "uint8"), PreparedDescriptors(units[1], "B", "uint8")))
+    found = matching.match_codes(pairs, ratio=ratio, device=torch.device("cpu"))
+    for pair, rows_found in zip(pairs, found, strict=True):
+        np.testing.assert_array_equal(rows_found, match_prepared(*pair, mutual=True, ratio=ratio).pairs)
+        assert rows_found.dtype == np.int32
+
+
+@pytest.mark.parametrize("room", [1 << 28, 1, None], ids=["at once", "one by one", "no memory"])
+def test_fine_evidence_is_that_of_each_pair(room: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    a, small = random_features(rng, 200, 128), random_features(rng, 50, 128, (120, 90))
+    pairs = [(a, b) for b in (seen_again(rng, a, 150), small, seen_again(rng, a, 0), a, a.top(1), a.top(0))]
+    pairs += [(b, a) for a, b in pairs] + [(dressed(0, worn=80, dim=128), dressed(1, worn=80, dim=128))]
+    expected = [fine_evidence(a, b, seed=5) for a, b in pairs]
+    assert max(found.planar for found in expected) > 100
+    if room is None:
+        monkeypatch.setattr(matching, "match_codes", out_of_memory)
+    else:
+        monkeypatch.setattr(shards, "share_of", lambda device: room)
+        monkeypatch.setattr(FinePair, "matches", None)
+    assert evidence_of_pairs(pairs, seed=5, device="auto") == expected
+    assert evidence_of_pairs([], device="auto") == []
+
+
+def test_fine_features_of_other_dimensions_are_matched_on_the_host() -> None:
+    rng = np.random.default_rng(9)
+    a, b = random_features(rng, 30, 64), random_features(rng, 30, 128)
+    assert evidence_of_pairs([(a, a), (b, b)], device="auto") == [fine_evidence(x, x) for x in (a, b)]
+    with raises(MismatchError, "64", "128"):
+        evidence_of_pairs([(a, b)], device="auto")
+
+
+def out_of_memory(*_: object, **__: object) -> Any:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("limit", [3, 0])
+def test_what_does_not_fit_is_halved_and_left_to_the_host_at_last(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify, sizes = shards.verify_batch, []
+    a, others = many(1, 100)
+    pairs = [(a, b) for b in others[:6]]
+
+    def limited(shard: Any, some: Sequence[Pair], *more: Any) -> Any:
+        sizes.append(len(some))
+        if len(some) > limit:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return verify(shard, some, *more)
+
+    monkeypatch.setattr(shards, "verify_batch", limited)
+    assert_alike(on_device(pairs), expected_of(pairs))
+    assert sizes == ([6, 3, 3] if limit else [6, 3, 1, 2, 1, 1, 3, 1, 2, 1, 1])
+    monkeypatch.setattr(shards, "verify_batch", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        on_device(pairs)
+
+
 def test_a_pair_is_the_same_in_any_batch_and_either_way_round() -> None:
     a, others = many(3)
     pairs = [(a, b) for b in others]
@@ -206,21 +293,72 @@ def test_images_are_kept_while_they_live() -> None:
     assert shard.places([again])[0].start == 20_003
 
 
-def test_rounded_products_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+class _Old:
+    """TF32 as it is allowed in any torch, and as it is since 2.9, after which the older switch does not answer."""
+
+    name = property(
+        lambda _: torch.get_float32_matmul_precision(), lambda _, value: torch.set_float32_matmul_precision(value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("switch", "name", "allowed", "off"),
+    [
+        (_Old(), "name", "high", "highest"),
+        pytest.param(
+            torch.backends.cuda.matmul,
+            "fp32_precision",
+            "tf32",
+            "ieee",
+            marks=pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9"),
+        ),
+    ],
+)
+def test_rounded_products_are_not_used(
+    switch: Any, name: str, allowed: str, off: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
     multiply = torch.bmm
-    monkeypatch.setattr(
-        torch, "bmm", lambda *both: (seen.append(torch.get_float32_matmul_precision()), multiply(*both))[1]
-    )
+    monkeypatch.setattr(torch, "bmm", lambda *both: (seen.append(getattr(switch, name)), multiply(*both))[1])
     a, others = many(5, 100)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")  # TF32 on a card
+    before = getattr(switch, name)
+    setattr(switch, name, allowed)
     try:
         on_device([(a, others[0])])
-        assert torch.get_float32_matmul_precision() == "high"
+        assert getattr(switch, name) == allowed
+        first, second = (matching.full_float32(torch.device("cpu")) for _ in range(2))  # as of two threads
+        first.__enter__()
+        with second:
+            first.__exit__(None, None, None)
+            assert getattr(switch, name) == off
+        assert getattr(switch, name) == allowed
     finally:
-        torch.set_float32_matmul_precision(before)
-    assert seen == ["highest"]
+        setattr(switch, name, before)
+    assert seen == [off]
+
+
+def test_modes_of_the_caller_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batched, "_shards", {})
+    a, others = many(6, 100)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        assert_alike(on_device([(a, others[2])]), expected_of([(a, others[2])]))
+    pairs = [(a, b) for b in others]  # goes on with the table that was made in that mode
+    assert_alike(on_device(pairs), expected_of(pairs))
+
+
+def test_kernels_keep_to_their_device_and_do_not_wait_for_it() -> None:
+    with FakeTensorMode():  # knows of devices, not of values
+        points = torch.rand(3, 40, 4, dtype=torch.float64, device="cuda:1")
+        own = torch.ones(3, 8, 40, dtype=torch.bool, device="cuda:1")
+        found = [
+            *tensors._optimise(points, own[:, 0], own, 1.0),
+            tensors._support(points.float(), points[..., 0].float(), own[:, 0], 1.0, 1.0),
+            tensors._degenerate(points, own[:, 0], 3),
+            tensors.occupied_bins(points[..., :2], own[:, 0], 3.0),
+            shards._stands_still(points.unflatten(2, (2, 2)), points[:, :2, :2]),
+            shards._in_pixels(points[:, :2, :3], *points[:, 0, :, None].unbind(1)),
+        ]
+    assert {str(each.device) for each in found} == {"cuda:1"}
 
 
 @pytest.mark.gpu
@@ -236,3 +374,5 @@ def test_a_card_agrees_with_the_cpu() -> None:
     assert max(off) <= 1
     assert np.count_nonzero(off) <= 1
     assert [one.putative for one in found] == [other.putative for other in expected]
+    fine = [(random_features(rng, n, 128), random_features(rng, n, 128)) for n in (0, 1, 500)]
+    assert evidence_of_pairs(fine, device="cuda") == [fine_evidence(a, b) for a, b in fine]
