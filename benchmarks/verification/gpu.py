@@ -140,10 +140,9 @@ def _fine(device: torch.device, n: int, seconds: float) -> dict[str, Any]:
     """Return pairs of n fine features each, matched a second by the device and by the CPU, and whether alike."""
     query, *others = _random(_FINE + 1, n, 128)
     pairs = [FinePair.of(query, other, FineConfig()) for other in others]
-    ready, ratio = [pair.prepared() for pair in pairs], FineConfig().ratio
 
     def on_device() -> list[Any]:
-        return match_codes(ready, ratio=ratio, device=device)
+        return match_codes([pair.prepared() for pair in pairs], ratio=FineConfig().ratio, device=device)
 
     alike = all(np.array_equal(a, pair.matches()) for a, pair in zip(on_device(), pairs, strict=True))
     rates = (_rate(lambda: len(on_device()), seconds / 4), _rate(lambda: len([pairs[0].matches()]), seconds / 4))

@@ -25,12 +25,9 @@ from delf_engine.extraction.runtime import TorchRuntime, fetched
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource
 from delf_engine.matching.batched import full_float32
-from delf_engine.model.device import ran_out
 
 if TYPE_CHECKING:
     from delf_engine.model import GlobalHead
-
-__all__ = ["DeviceExtraction"]
 
 _PIXELS = 1 << 25  # resized together: more float32 pixels would take memory that the network needs
 
@@ -63,9 +60,7 @@ class DeviceExtraction:
         self._runtime.check_process()
         try:
             return self._begun(images, head)
-        except RuntimeError as error:
-            if not ran_out(error):
-                raise
+        except torch.cuda.OutOfMemoryError as error:
             if len(images) == 1:
                 height, width = images[0].pixels[0].shape[:2]
                 raise ConfigError(
@@ -77,10 +72,8 @@ class DeviceExtraction:
         return lambda: first + second()
 
     def _begun(self, images: Sequence[Pyramid], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
-        def kind(index: int) -> tuple[Any, ...]:
-            return images[index].shapes, tuple(images[index].pixels[0].shape)
-
-        order = sorted((i for i, image in enumerate(images) if image.levels), key=kind)
+        filled = (i for i, image in enumerate(images) if image.levels)
+        order = sorted(filled, key=lambda i: (images[i].shapes, images[i].pixels[0].shape))
         groups = [list(group) for _, group in groupby(order, lambda i: images[i].shapes)]
         with torch.inference_mode(), full_float32(self._runtime.device):
             found = [self._selected([images[i] for i in group], head) for group in groups]

@@ -11,8 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["resized", "textured_cells"]
-
 _KEPT = 64  # matrices of sizes seen last: 4 MB each at 1,024 px
 _LEAST = 1e-3  # of a pixel: OpenCV leaves out what overlaps less
 _GREY, _GREY_BITS = (9798, 19235, 3735), 15  # OpenCV's weights of red, green and blue

@@ -8,7 +8,7 @@ are exact. Imported only by what has chosen a device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from delf_engine.matching.descriptors import PreparedDescriptors
 from delf_engine.support.threads import lock_across_forks
 
 _TIES_BYTES = 1 << 28  # of the rows that float64 decides at a time
+_switch = lock_across_forks()
 
 
 class BatchMatches(NamedTuple):
@@ -59,13 +60,11 @@ def match_batch(
     mutual, ratio, max_distance
         As for `match_prepared`.
     """
-    with full_float32(a.device):
-        similarities = _masked(torch.bmm(a, b.transpose(1, 2)), of_a, of_b)
+    similarities = _products(a, b, of_a, of_b)
     place = _nearest(a, b, of_b, of_a, similarities)
     place_b = _nearest(b, a, of_a, of_b, similarities.transpose(1, 2))
     found = of_a & of_b.any(1)[:, None]
-    wide = a.double()
-    chosen = _rows(b, place).double()
+    wide, chosen = a.double(), b.take_along_dim(place[:, :, None], 1).double()
     distance = (wide - chosen).square().sum(2).sqrt()
     both = found & (place_b.gather(1, place) == torch.arange(a.shape[1], device=a.device))
     kept = found & (distance <= (torch.inf if max_distance is None else max_distance))
@@ -73,7 +72,7 @@ def match_batch(
         kept &= both
     if ratio is not None:
         other = similarities.scatter_(2, place[:, :, None], -torch.inf).max(2).indices
-        second = (wide - _rows(b, other).double()).square().sum(2).sqrt()
+        second = (wide - b.take_along_dim(other[:, :, None], 1).double()).square().sum(2).sqrt()
         kept &= (of_b.sum(1) > 1)[:, None] & (second > 0) & (distance <= ratio * second)
     return BatchMatches(kept, place, (wide * chosen).sum(2).float(), both)
 
@@ -93,9 +92,9 @@ def match_codes(
     if not (a.shape[1] and b.shape[1]):
         return [np.empty((0, 2), np.int32)] * len(pairs)
     of_a, of_b = norms_a > 0, norms_b > 0
-    with full_float32(device):
-        cosines = torch.bmm(a.float(), b.float().transpose(1, 2))
-    _masked(cosines.mul_(norms_b[:, None]).mul_(norms_a[:, :, None]), of_a, of_b)  # rounded as `match_tile` does
+    cosines = _products(a.float(), b.float(), of_a, of_b)
+    for norms in (norms_b[:, None], norms_a[:, :, None]):  # in the order of `match_tile`
+        cosines *= norms.clamp(min=1e-9)  # of what is no row at all, so that -inf stays
     best, place = cosines.max(2)
     kept = of_a & (cosines.max(1).indices.gather(1, place) == torch.arange(a.shape[1], device=device))
     second = cosines.scatter_(2, place[:, :, None], -torch.inf).amax(2)
@@ -106,9 +105,11 @@ def match_codes(
     return np.split(found, kept.sum(1).cumsum(0).tolist()[:-1])
 
 
-def _masked(similarities: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
-    """Put -inf in place of all similarities but those of rows that are an image's own."""
-    return similarities.masked_fill_(~of_b[:, None], -torch.inf).masked_fill_(~of_a[:, :, None], -torch.inf)
+def _products(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
+    """Return the inner products of rows that are an image's own, (P, N, M); -inf for others."""
+    with full_float32(a.device):
+        found = torch.bmm(a, b.transpose(1, 2))
+    return found.masked_fill_(~of_b[:, None], -torch.inf).masked_fill_(~of_a[:, :, None], -torch.inf)
 
 
 def _nearest(x: Tensor, y: Tensor, of_y: Tensor, of_x: Tensor, similarities: Tensor) -> Tensor:
@@ -128,43 +129,26 @@ def _nearest(x: Tensor, y: Tensor, of_y: Tensor, of_x: Tensor, similarities: Ten
     return place
 
 
-def _rows(b: Tensor, place: Tensor) -> Tensor:
-    """Return the row of B that each of `place`, (P, N), names: (P, N, D)."""
-    return b.gather(1, place[:, :, None].expand(-1, -1, b.shape[2]))
-
-
-_switch = lock_across_forks()
-_inside: list[Callable[[], Any]] = []  # what is to be done when the last call ends, once for each call that runs
-
-
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Keep products of float32 from being rounded to 19 bits (TF32) or less (autocast), if somebody allowed it.
 
-    TF32 is switched for the whole process: off from the first of several threads in here to the last.
+    One thread at a time, since TF32 is switched for all: only set the device to work in here, do not wait for it.
     """
-    with _switch:
-        _inside.append(_inside[-1] if _inside else _without_tf32())
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        with _switch:
-            before = _inside.pop()
-            if not _inside:
-                before()
-
-
-def _without_tf32() -> Callable[[], Any]:
-    """Switch TF32 off; return what brings it back."""
     matmul: Any = torch.backends.cuda.matmul
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # somebody used the switch that is new in torch 2.9: the older one answers no more
-        back = partial(setattr, matmul, "fp32_precision", matmul.fp32_precision)
-        matmul.fp32_precision = "ieee"
-        return back
-    if before == "highest":
-        return lambda: None
-    torch.set_float32_matmul_precision("highest")
-    return partial(torch.set_float32_matmul_precision, before)
+    with _switch, torch.autocast(device.type, enabled=False):
+        try:
+            before, off, switch = (
+                torch.get_float32_matmul_precision(),
+                "highest",
+                torch.set_float32_matmul_precision,
+            )
+        except RuntimeError:  # somebody used the switch that is new in torch 2.9: the older one answers no more
+            before, off, switch = matmul.fp32_precision, "ieee", partial(setattr, matmul, "fp32_precision")
+        if before != off:
+            switch(off)
+        try:
+            yield
+        finally:
+            if before != off:
+                switch(before)

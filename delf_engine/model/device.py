@@ -40,10 +40,3 @@ def choose_device(name: str) -> torch.device:
     if (device.index or 0) >= count:
         raise ConfigError(f"device {name!r} is not there: torch sees {count} CUDA devices; give 'cpu' or 'auto'")
     return torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
-
-
-def ran_out(error: RuntimeError) -> bool:
-    """Tell whether a device has no memory left; cuBLAS and cuDNN have no type of error for it."""
-    import torch
-
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(error)

@@ -75,10 +75,8 @@ def evidence_of_pairs(
     ----------
     pairs : sequence of (LocalFeatures, LocalFeatures)
         Fine features.
-    config, seed
-        As of `fine_evidence`; errors are the same.
-    device : str
-        As of `BatchVerifier`.
+    config, seed, device
+        As of `fine_evidence` and `BatchVerifier`; errors are theirs.
     """
     config = config or FineConfig()
     ready = [FinePair.of(a, b, config) for a, b in pairs]
@@ -88,12 +86,10 @@ def evidence_of_pairs(
     from delf_engine.matching.batched import match_codes
     from delf_engine.verification.shards import in_batches
 
-    def matched(some: Sequence[FinePair]) -> list[npt.NDArray[np.int32]]:
-        return match_codes([one.prepared() for one in some], ratio=config.ratio, device=card)
-
+    match = partial(match_codes, ratio=config.ratio, device=card)
     with _lock:
         torch_after_fork()
-        found = in_batches(matched, ready, FinePair.matches, card)
+        found = in_batches(lambda some: match([one.prepared() for one in some]), ready, FinePair.matches, card)
     return [one.evidence(rows, seed) for one, rows in zip(ready, found, strict=True)]
 
 
@@ -155,18 +151,15 @@ class BatchVerifier:
         by_dim: dict[int, list[int]] = {}
         for i, (a, b) in enumerate(pairs):
             if a.dim != b.dim:
-                self._alone((a, b))  # refuses it
+                self._one(a)(b)  # refuses it
             by_dim.setdefault(a.dim, []).append(i)
         with _lock:
             torch_after_fork()
             for some in by_dim.values():
                 some.sort(key=lambda i: max(map(len, pairs[i])))  # little is padded
-                found = in_batches(self._verified, [pairs[i] for i in some], self._alone, self._card)
-                out.update(zip(some, found, strict=True))
+                ordered, alone = [pairs[i] for i in some], lambda pair: self._one(pair[0])(pair[1])
+                out.update(zip(some, in_batches(self._verified, ordered, alone, self._card), strict=True))
         return [out[i] for i in range(len(pairs))]
-
-    def _alone(self, pair: Pair) -> Verification:
-        return self._one(pair[0])(pair[1])
 
     def _verified(self, pairs: Sequence[Pair]) -> list[Verification]:
         """Verify a batch of pairs of one dimension on the card."""
@@ -174,9 +167,7 @@ class BatchVerifier:
 
         assert self._card is not None
         key = self._card, pairs[0][0].dim
-        if key not in _shards:
-            _shards[key] = Shard(*key)
-        shard = _shards[key]
+        shard = _shards.get(key) or _shards.setdefault(key, Shard(*key))
         places = shard.places([image for pair in pairs for image in pair])
         where = list(zip(places[::2], places[1::2], strict=True))
         turned = [
@@ -207,7 +198,7 @@ class BatchVerifier:
             part, start, own, inliers = slice(start, end), end, found.own[i], found.inliers[i]
             if found.suspect[i] and overlay_matches(*pairs[i], found.matches[i][own], inliers[own]) is not None:
                 a, b = pairs[i][:: -1 if turned[i] else 1]
-                out.append(self._alone((a, b)))
+                out.append(self._one(a)(b))
                 continue
             answer = answered(
                 self._config,

@@ -140,8 +140,8 @@ class FinePair(NamedTuple):
 
     def prepared(self) -> tuple[PreparedDescriptors, PreparedDescriptors]:
         """Return the descriptors as they are compared."""
-        a, b = (PreparedDescriptors(f.descriptors, name, "uint8") for f, name in zip(self[:2], "AB", strict=True))
-        return a, b
+        a, b = self.a.descriptors, self.b.descriptors
+        return PreparedDescriptors(a, "A", "uint8"), PreparedDescriptors(b, "B", "uint8")
 
     def matches(self) -> Int32:
         """Return the rows of tentative matches, (M, 2)."""
@@ -187,9 +187,8 @@ def _visible(features: LocalFeatures, other: LocalFeatures) -> LocalFeatures:
     kept = features.scales * shrunk >= _VISIBLE
     if shrunk >= 1 or kept.all():
         return features
-    columns = (features.keypoints, features.scales, features.scores, features.descriptors)
-    keypoints, scales, scores, descriptors = (column[kept] for column in columns)
-    return LocalFeatures(keypoints, scales, scores, descriptors, features.image_size)
+    columns = ("keypoints", "scales", "scores", "descriptors")
+    return replace(features, **{name: getattr(features, name)[kept] for name in columns})
 
 
 def _in_pixels(H: Float64, scale_a: float, scale_b: float) -> tuple[tuple[float, ...], ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
@@ -15,14 +15,10 @@ from delf_engine.config import VerificationConfig
 from delf_engine.features import LocalFeatures
 from delf_engine.matching import PreparedDescriptors
 from delf_engine.matching.batched import match_batch
-from delf_engine.model.device import ran_out
 from delf_engine.verification.models import MINIMUM_MATCHES
 from delf_engine.verification.order import room
 from delf_engine.verification.overlays import LEAST, MOST, STILL
 from delf_engine.verification.tensors import fit_batch, occupied_bins
-
-P = TypeVar("P", bound=tuple[Any, ...])
-R = TypeVar("R")
 
 _FIRST_ROWS = 1 << 14
 _BYTES = 24  # of intermediate results for each similarity
@@ -117,8 +113,8 @@ def share_of(device: torch.device) -> int:
 
 
 def in_batches(
-    work: Callable[[Sequence[P]], list[R]], pairs: Sequence[P], alone: Callable[[P], R], device: torch.device
-) -> list[R]:
+    work: Callable[[Any], list[Any]], pairs: Sequence[Any], alone: Callable[[Any], Any], device: torch.device
+) -> list[Any]:
     """Return what `work` makes of pairs of features, of half of them at a time where a device has no room for all.
 
     `alone` takes a pair for which there is no memory even by itself.
@@ -127,13 +123,11 @@ def in_batches(
     try:
         if len(pairs) == 1 or len(pairs) * largest**2 * _BYTES <= share_of(device):
             return work(pairs)
-    except RuntimeError as error:
-        if not ran_out(error):
-            raise
+    except torch.cuda.OutOfMemoryError:
         if len(pairs) == 1:
             return [alone(pairs[0])]
-    parts = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
-    return [found for part in parts for found in in_batches(work, part, alone, device)]
+    halves = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
+    return [found for half in halves for found in in_batches(work, half, alone, device)]
 
 
 @torch.inference_mode()

@@ -203,7 +203,7 @@ def test_commits_behind_the_back_of_a_gpu(
 
         def full(*_: object, **__: object) -> list[str]:
             assert isinstance(engine.index, AsmkIndex)
-            assert engine.index.codebook._searcher._device == ("cpu", os.getpid())
+            assert engine.index.codebook._searcher.device == ("cpu", os.getpid())
             raise OSError("no space left on device")
 
         monkeypatch.setattr(engine.state, "commit", full)

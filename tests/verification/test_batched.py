@@ -153,27 +153,22 @@ def test_codes_are_matched_to_the_bit(seed: int, sizes: list[tuple[int, int]], d
         assert rows_found.dtype == np.int32
 
 
-@pytest.mark.parametrize("room", [1 << 28, 1, None], ids=["at once", "one by one", "no memory"])
-def test_fine_evidence_is_that_of_each_pair(room: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("memory", [True, False])
+def test_fine_evidence_is_that_of_each_pair(memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(8)
     a, small = random_features(rng, 200, 128), random_features(rng, 50, 128, (120, 90))
     pairs = [(a, b) for b in (seen_again(rng, a, 150), small, seen_again(rng, a, 0), a, a.top(1), a.top(0))]
     pairs += [(b, a) for a, b in pairs] + [(dressed(0, worn=80, dim=128), dressed(1, worn=80, dim=128))]
     expected = [fine_evidence(a, b, seed=5) for a, b in pairs]
     assert max(found.planar for found in expected) > 100
-    if room is None:
-        monkeypatch.setattr(matching, "match_codes", out_of_memory)
-    else:
-        monkeypatch.setattr(shards, "share_of", lambda device: room)
-        monkeypatch.setattr(FinePair, "matches", None)
+    monkeypatch.setattr(*((FinePair, "matches", None) if memory else (matching, "match_codes", out_of_memory)))
     assert evidence_of_pairs(pairs, seed=5, device="auto") == expected
-    assert evidence_of_pairs([], device="auto") == []
 
 
-def test_fine_features_of_other_dimensions_are_matched_on_the_host() -> None:
-    rng = np.random.default_rng(9)
-    a, b = random_features(rng, 30, 64), random_features(rng, 30, 128)
+def test_fine_features_of_several_dimensions_are_matched_on_the_host() -> None:
+    a, b = (random_features(np.random.default_rng(9), 30, dim) for dim in (64, 128))
     assert evidence_of_pairs([(a, a), (b, b)], device="auto") == [fine_evidence(x, x) for x in (a, b)]
+    assert evidence_of_pairs([], device="auto") == []
     with raises(MismatchError, "64", "128"):
         evidence_of_pairs([(a, b)], device="auto")
 
@@ -182,26 +177,19 @@ def out_of_memory(*_: object, **__: object) -> Any:
     raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
 
-@pytest.mark.parametrize("limit", [3, 0])
-def test_what_does_not_fit_is_halved_and_left_to_the_host_at_last(
-    limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_is_halved_and_left_to_the_host_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     verify, sizes = shards.verify_batch, []
     a, others = many(1, 100)
     pairs = [(a, b) for b in others[:6]]
 
     def limited(shard: Any, some: Sequence[Pair], *more: Any) -> Any:
         sizes.append(len(some))
-        if len(some) > limit:
-            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-        return verify(shard, some, *more)
+        return verify(shard, some, *more) if len(some) <= limit else out_of_memory()
 
     monkeypatch.setattr(shards, "verify_batch", limited)
-    assert_alike(on_device(pairs), expected_of(pairs))
-    assert sizes == ([6, 3, 3] if limit else [6, 3, 1, 2, 1, 1, 3, 1, 2, 1, 1])
-    monkeypatch.setattr(shards, "verify_batch", lambda *_: [][0])
-    with pytest.raises(IndexError):
-        on_device(pairs)
+    for limit in (3, 0):  # noqa: B007  # `limited` sees it
+        assert_alike(on_device(pairs), expected_of(pairs))
+    assert sizes == [6, 3, 3, 6, 3, 1, 2, 1, 1, 3, 1, 2, 1, 1]
 
 
 def test_a_pair_is_the_same_in_any_batch_and_either_way_round() -> None:
@@ -293,48 +281,26 @@ def test_images_are_kept_while_they_live() -> None:
     assert shard.places([again])[0].start == 20_003
 
 
-class _Old:
-    """TF32 as it is allowed in any torch, and as it is since 2.9, after which the older switch does not answer."""
-
-    name = property(
-        lambda _: torch.get_float32_matmul_precision(), lambda _, value: torch.set_float32_matmul_precision(value)
-    )
-
-
 @pytest.mark.parametrize(
-    ("switch", "name", "allowed", "off"),
-    [
-        (_Old(), "name", "high", "highest"),
-        pytest.param(
-            torch.backends.cuda.matmul,
-            "fp32_precision",
-            "tf32",
-            "ieee",
-            marks=pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9"),
-        ),
-    ],
+    ("switch", "on"),
+    [("allow_tf32", True), *([("fp32_precision", "tf32")] if hasattr(torch.backends, "fp32_precision") else ())],
 )
-def test_rounded_products_are_not_used(
-    switch: Any, name: str, allowed: str, off: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rounded_products_are_not_used(switch: str, on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     multiply = torch.bmm
-    monkeypatch.setattr(torch, "bmm", lambda *both: (seen.append(getattr(switch, name)), multiply(*both))[1])
+    monkeypatch.setattr(
+        torch, "bmm", lambda *both: (seen.append(torch.get_float32_matmul_precision()), multiply(*both))[1]
+    )
     a, others = many(5, 100)
-    before = getattr(switch, name)
-    setattr(switch, name, allowed)
+    matmul = torch.backends.cuda.matmul
+    before = getattr(matmul, switch)
+    setattr(matmul, switch, on)
     try:
         on_device([(a, others[0])])
-        assert getattr(switch, name) == allowed
-        first, second = (matching.full_float32(torch.device("cpu")) for _ in range(2))  # as of two threads
-        first.__enter__()
-        with second:
-            first.__exit__(None, None, None)
-            assert getattr(switch, name) == off
-        assert getattr(switch, name) == allowed
+        assert getattr(matmul, switch) == on
     finally:
-        setattr(switch, name, before)
-    assert seen == [off]
+        setattr(matmul, switch, before)
+    assert seen == ["highest"]
 
 
 def test_modes_of_the_caller_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,12 +316,13 @@ def test_kernels_keep_to_their_device_and_do_not_wait_for_it() -> None:
     with FakeTensorMode():  # knows of devices, not of values
         points = torch.rand(3, 40, 4, dtype=torch.float64, device="cuda:1")
         own = torch.ones(3, 8, 40, dtype=torch.bool, device="cuda:1")
+        sizes = points[:, :2, :2]
         found = [
             *tensors._optimise(points, own[:, 0], own, 1.0),
             tensors._support(points.float(), points[..., 0].float(), own[:, 0], 1.0, 1.0),
             tensors._degenerate(points, own[:, 0], 3),
             tensors.occupied_bins(points[..., :2], own[:, 0], 3.0),
-            shards._stands_still(points.unflatten(2, (2, 2)), points[:, :2, :2]),
+            shards._stands_still(points.unflatten(2, (2, 2)), sizes),
             shards._in_pixels(points[:, :2, :3], *points[:, 0, :, None].unbind(1)),
         ]
     assert {str(each.device) for each in found} == {"cuda:1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -114,7 +115,9 @@ class Codebook(Encoder):
         It leaves to the CPU descriptors of which float32 cannot tell, and more than 8 words of each. A
         `ConfigError` if there is no such device.
         """
-        self._searcher.use(device)
+        from delf_engine.model.device import choose_device
+
+        self._searcher.device = ("", 0) if device is None else (str(choose_device(device)), os.getpid())
 
     def assign(
         self,

@@ -42,20 +42,14 @@ class WordSearcher:
     def __init__(self, centroids: Matrix) -> None:
         self.centroids = centroids
         self._flat: Any = None
-        self._device: tuple[str, int] | None = None  # and the process that may use it
+        self.device = ("", 0)  # that helps, and the process that it helps
         self._on_devices: dict[tuple[str, bool], Any] = {}
-
-    def use(self, device: str | None) -> None:
-        """Let a torch device help, or none; see `Codebook.use`."""
-        from delf_engine.model.device import choose_device
-
-        self._device = None if device is None else (str(choose_device(device)), os.getpid())
 
     def nearest(self, data: Matrix, k: int, mode: Mode, threads: int) -> npt.NDArray[np.int32]:
         """Return the words that `Codebook.assign` describes, (N, k) int32; `data` is finite, C-contiguous."""
         words, dim = self.centroids.shape
         fast = mode == "fast" and CellSearcher.pays(words, dim, k)
-        device, process = self._device or ("", 0)
+        device, process = self.device
         if process != os.getpid() or k > _MOST_ON_DEVICE:
             return self._on_host(data, k, fast, threads)
         from delf_engine.index.codebook.on_device import DeviceWords
