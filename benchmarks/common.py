@@ -33,6 +33,7 @@ T = TypeVar("T")
 __all__ = [
     "by_homography",
     "cached_features",
+    "card_of",
     "data_folder",
     "machine",
     "measured_apart",
@@ -235,6 +236,21 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "delf_engine": __version__,
     }
+
+
+def card_of(device: Any) -> dict[str, Any]:
+    """Say what a torch device is: card, driver, torch, CUDA."""
+    import torch
+
+    found = {"card": "no card: torch on the CPU", "driver": "none", "torch": torch.__version__}
+    if device.type == "cuda":
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        with contextlib.suppress(OSError):
+            found["driver"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split(
+                "\n"
+            )[0]
+        found["card"] = torch.cuda.get_device_name(device)
+    return {**found, "cuda": torch.version.cuda}
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:

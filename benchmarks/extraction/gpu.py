@@ -8,6 +8,7 @@ The same photographs as JPEG files of 1024 x 683 pixels, over and over; throughp
 of four sizes in turn. "bare": the forward pass over the same levels, ready on the device, at batch 1, 8 and 32.
 "single": one call, from a file and from pixels, and how many times the bare network at batch 1 it takes.
 Shares: seconds of each step alone, over those of all; in use they overlap. "resize" has the mask of texture.
+"ceiling": images a second if decoding, on all cores, and the device were the only ones to wait for.
 "agreement": keypoints that the CPU finds as well, in float32 and as computed here.
 
 `--device cpu --small` tries the script, not a card: small photographs, the same way through torch.
@@ -17,13 +18,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import subprocess
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import options_parser, print_rows, timed, write_json
+from benchmarks.common import card_of, options_parser, print_rows, timed, write_json
 from benchmarks.extraction.speed import compared, photographs
 from delf_engine import Extractor, FeatureStore
 from delf_engine.errors import DelfEngineWarning
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write JSON."""
     args = _arguments(arguments)
     device = choose_device(args.device)
-    card = _card(device)
+    card = card_of(device)
     print(", ".join(f"{key} {value}" for key, value in card.items()))
     rows, agreement = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for model in args.model:
             rows.append(Measured(model, device, args).row(files))
             agreement += _agreements(model, device, list(itertools.chain(*files))[:_AGREEING])
-    _print(rows, agreement)
-    write_json(args.out, {**card, "small": args.small, "rows": rows, "agreement_with_cpu": agreement})
+            _print(rows, agreement)  # what is measured stays if the next one fails
+            write_json(args.out, {**card, "small": args.small, "rows": rows, "agreement_with_cpu": agreement})
 
 
 class Measured:
@@ -85,12 +85,14 @@ class Measured:
         calls = {"file": partial(self.extractor, first), "pixels": partial(self.extractor, load_image(first))}
         single = {kind: self._rate(call) for kind, call in calls.items()}
         steps = self._steps(list(itertools.islice(itertools.cycle(files[0]), batch)))
+        on_device = sum(seconds for name, seconds in steps.items() if name not in ("decode", "store"))
         return {
             "model": self.model,
             "precision": self.extractor.precision,
             "batch": batch,
             "stored_a_second": self._stored(files[0], batch),
             "stored_a_second_mixed": self._stored(mixed, batch),
+            "ceiling_a_second": 1 / max(steps["decode"], on_device),
             "bare_a_second": bare,
             "single_a_second": single,
             "single_by_bare": {kind: bare[1] / rate for kind, rate in single.items()},
@@ -210,21 +212,12 @@ def _agreements(model: str, device: torch.device, files: Sequence[Path]) -> list
     return rows
 
 
-def _card(device: torch.device) -> dict[str, Any]:
-    found = {"card": "none", "driver": "none", "torch": torch.__version__, "cuda": torch.version.cuda}
-    if device.type == "cuda":
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        with suppress(OSError):
-            found["driver"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-        found["card"] = torch.cuda.get_device_name(device)
-    return found
-
-
 def _print(rows: Sequence[Mapping[str, Any]], agreement: Sequence[Mapping[str, Any]]) -> None:
     name = {"model": "{model}", "precision": "{precision}"}
     rates = {
         "stored": "{stored_a_second:.0f}",
         "mixed sizes": "{stored_a_second_mixed:.0f}",
+        "ceiling": "{ceiling_a_second:.0f}",
         **{f"bare, batch {size}": f"{{bare_a_second[{size}]:.0f}}" for size in rows[0]["bare_a_second"]},
         **{f"single {kind}": f"{{single_a_second[{kind}]:.0f}}" for kind in ("file", "pixels")},
         **{f"{kind} / bare": f"{{single_by_bare[{kind}]:.2f}}" for kind in ("file", "pixels")},

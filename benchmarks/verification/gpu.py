@@ -5,7 +5,7 @@
 Ten queries are verified with 100 candidates each, from features that lie on the card already: a batch is the
 candidates of one query, or of all ten. Features are the first 400 of a store, or without one random ones, where
 each image sees a part of the next. The CPU's path is `PairVerifier` in one thread; agreement is that of both on
-the pairs that it had time for.
+the pairs that it had time for. "fine_matching": ten pairs of 4,000 fine features in one batch, and one by one.
 
 The floor is what the product of descriptors takes at least: they are read, similarities are written and read once,
 and each costs a multiplication and an addition a dimension, at the rates of a large copy and of a large float32
@@ -15,7 +15,6 @@ is the host's. ``--device cpu --small`` runs all of it in seconds where there is
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,15 +24,18 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import options_parser, print_table, write_json
+from benchmarks.common import card_of, options_parser, print_table, write_json
 from delf_engine import LocalFeatures
+from delf_engine.config import FineConfig
+from delf_engine.matching.batched import match_codes
 from delf_engine.model.device import choose_device
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import BatchVerifier, PairVerifier, Verification, batched, verify_features
+from delf_engine.verification.fine import FinePair
 
 Pair = tuple[LocalFeatures, LocalFeatures]
 
-_QUERIES, _DIM, _SIZE = 10, 40, (1024, 683)
+_QUERIES, _FINE, _SIZE = 10, 10, (1024, 683)
 _PEAK = {"cuda": (1 << 28, 8192), "cpu": (1 << 22, 512)}  # floats that are copied, and the side of a matrix
 
 
@@ -67,19 +69,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     off = np.array([abs(a.inliers - b.inliers) for a, b in zip(found, expected, strict=False)])
     floor = _floor(device, [(len(a), len(b), a.dim) for a, b in pairs])
     result: dict[str, Any] = {
-        **_described(device),
+        **card_of(device),
         "pairs": len(pairs),
         "features": float(np.mean([len(image) for image in several])),
         "pairs_a_second": {**rates, "CPU, one thread": on_cpu},
         "agreement": {"pairs": len(off), "same": float((off == 0).mean()), "largest_difference": int(off.max())},
         "one_batch": _kernels(device, lambda: verifier(queries[0])),
+        "fine_matching": _fine(device, 200 if args.small else 4000, seconds),
         "floor": floor,
         "times_the_floor": {name: floor["pairs_a_second"] / rate for name, rate in rates.items()},
     }
     shown = {**result["pairs_a_second"], "floor": floor["pairs_a_second"]}
     rows = [[name, f"{rate:,.0f}"] for name, rate in shown.items()]
     print_table(f"Verification on {result['card']}", ["", "pairs a second"], rows)
-    for name in ("driver", "torch", "agreement", "one_batch", "floor", "times_the_floor"):
+    for name in ("driver", "torch", "agreement", "one_batch", "fine_matching", "floor", "times_the_floor"):
         print(f"{name}: {result[name]}")
     write_json(args.out, result)
 
@@ -89,18 +92,18 @@ def _stored(path: Path, count: int) -> list[LocalFeatures]:
         return store.get_many(store.ids()[:count])
 
 
-def _random(count: int, n: int) -> list[LocalFeatures]:
+def _random(count: int, n: int, dim: int = 40) -> list[LocalFeatures]:
     """Return images of which each sees a third of the one before it, somewhat moved, among features of its own."""
     rng = np.random.default_rng(0)
     out: list[LocalFeatures] = []
     for _ in range(count):
         places, scales = rng.uniform(0, _SIZE, (n, 2)), rng.choice([1.4, 2.0, 2.8, 4.0], n)
-        descriptors, seen = rng.normal(size=(n, _DIM)), n // 3
+        descriptors, seen = rng.normal(size=(n, dim)), n // 3
         if out:
             before = out[-1]
             places[:seen] = 0.95 * before.keypoints[-seen:] + rng.normal(30, 8, (seen, 2))
             scales[:seen] = before.scales[-seen:]
-            descriptors[:seen] = before.descriptors[-seen:] + rng.normal(0, 0.08, (seen, _DIM))
+            descriptors[:seen] = before.descriptors[-seen:] + rng.normal(0, 0.08, (seen, dim))
         descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
         out.append(LocalFeatures(places, scales, np.linspace(1, 0, n), descriptors, _SIZE))  # type: ignore[arg-type]
     return out
@@ -131,6 +134,19 @@ def _by_cpu(queries: Sequence[Sequence[Pair]], seconds: float) -> tuple[list[Ver
             verifier = PairVerifier(query[0][0])
             out += [verifier(other) for _, other in query]
     return out, len(out) / (time.perf_counter() - start)
+
+
+def _fine(device: torch.device, n: int, seconds: float) -> dict[str, Any]:
+    """Return pairs of n fine features each, matched a second by the device and by the CPU, and whether alike."""
+    query, *others = _random(_FINE + 1, n, 128)
+    pairs = [FinePair.of(query, other, FineConfig()) for other in others]
+
+    def on_device() -> list[Any]:
+        return match_codes([pair.prepared() for pair in pairs], ratio=FineConfig().ratio, device=device)
+
+    alike = all(np.array_equal(a, pair.matches()) for a, pair in zip(on_device(), pairs, strict=True))
+    rates = (_rate(lambda: len(on_device()), seconds / 4), _rate(lambda: len([pairs[0].matches()]), seconds / 4))
+    return {"features": n, "pairs_a_second": rates[0], "on_cpu": rates[1], "same_matches": alike}
 
 
 def _floor(device: torch.device, shapes: Sequence[tuple[int, int, int]]) -> dict[str, float]:
@@ -174,14 +190,6 @@ def _kernels(device: torch.device, work: Callable[[], Any]) -> dict[str, float]:
         out["kernels"] = sum(each.count for each in on_card)
         out["kernels_ms"] = sum(each.self_device_time_total for each in on_card) / 1e3
     return out
-
-
-def _described(device: torch.device) -> dict[str, str]:
-    if device.type == "cpu":
-        return {"card": "no card: torch on the CPU", "driver": "none", "torch": torch.__version__}
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split("\n")[0]
-    return {"card": torch.cuda.get_device_name(device), "driver": driver, "torch": torch.__version__}
 
 
 if __name__ == "__main__":

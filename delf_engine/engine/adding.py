@@ -132,9 +132,7 @@ class _Writer:
 
     @uninterrupted()
     def _commit(self, batch: list[tuple[str, LocalFeatures]]) -> None:
-        extractor = self._state.extractor
-        device = str(extractor.device) if extractor.on_gpu else None
-        written = self._state.commit(batch, replace=bool(self._there), device=device)
+        written = self._state.commit(batch, replace=bool(self._there))
         sources = {image_id: self._sources.pop(image_id) for image_id, _ in batch}
         if self._state.fine.store is not None:
             self._keep_fine({image_id: sources[image_id] for image_id in written})

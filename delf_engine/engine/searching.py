@@ -206,6 +206,7 @@ def search_many(
         block = several[start : start + _BLOCK]
         read = _readable(state, block, on_error)
         features = [own for _, own in read]
+        state.share_card()
         found = state.index.search_many(features, options.count(state), **limits, threads=threads)
         shortlists = [list(zip(ids, scores.tolist(), strict=True)) for ids, scores in found]
         ranked = _ranked_many(state, features, shortlists, options)

@@ -27,7 +27,7 @@ from delf_engine.engine.views import View
 from delf_engine.errors import ConfigError, LockedError, MismatchError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
-from delf_engine.index import AnyIndex, saved_mark
+from delf_engine.index import AnyIndex, Codebook, saved_mark
 from delf_engine.index.vectors import kept_vector
 from delf_engine.reranking import RerankOptions
 from delf_engine.storage import FeatureStore, Revision
@@ -138,6 +138,11 @@ class EngineState:
     def has_extractor(self) -> bool:
         """Whether the model is loaded."""
         return "extractor" in vars(self)
+
+    def share_card(self) -> None:
+        """Let the GPU of the model find visual words, too, if it is loaded on one."""
+        if isinstance(self.index.encoder, Codebook) and self.has_extractor and self.extractor.on_gpu:
+            self.index.encoder.use(str(self.extractor.device))
 
     def close(self) -> None:
         """Close the stores and let go of their locks. Closing twice is harmless."""
@@ -251,14 +256,12 @@ class EngineState:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UnknownIdError(f"{self.directory}: no image {missing[0]!r}{more}; nothing {done}")
 
-    def commit(
-        self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False, device: str | None = None
-    ) -> list[str]:
+    def commit(self, items: Iterable[tuple[str, LocalFeatures]], *, replace: bool = False) -> list[str]:
         """Write features in one transaction and index them; return the ids that were written.
 
         Those that are there already are left alone, or with `replace` become the last with their new features; of
         an id that occurs twice the first counts then, or with `replace` the last. The index is on disk after the
-        next `save`; a `device` helps as in `CandidateIndex.add`.
+        next `save`.
         """
         batch: dict[str, LocalFeatures] = {}
         for image_id, features in items:
@@ -275,7 +278,8 @@ class EngineState:
             self.index.remove(known)
         # As stored, not as given: an index rebuilt from the store must be the same to the bit.
         stored = [as_stored(batch[image_id], self.store.codec) for image_id in written]
-        self.index.add(written, stored, device=device)
+        self.share_card()
+        self.index.add(written, stored)
         self._revision = self.store.revision()
         return written
 

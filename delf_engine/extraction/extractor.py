@@ -323,8 +323,8 @@ class Extractor:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the cores are free while the network computes."""
-        return self.device is not None and self.device.type != "cpu"
+        """Whether the cores are free while the network computes, in the process that it was made in."""
+        return isinstance(self.runtime, TorchRuntime) and self.runtime.on_gpu
 
     @property
     def network(self) -> DelfNetwork:

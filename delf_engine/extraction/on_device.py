@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from delf_engine.config import ExtractionConfig
+from delf_engine.errors import ConfigError
 from delf_engine.extraction.assembly import placed
 from delf_engine.extraction.decoding import Pyramid, read_pyramid
 from delf_engine.extraction.resampling import resized, textured_cells
 from delf_engine.extraction.runtime import TorchRuntime, fetched
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource
+from delf_engine.matching.batched import full_float32
 
 if TYPE_CHECKING:
     from delf_engine.model import GlobalHead
-
-__all__ = ["DeviceExtraction"]
 
 _PIXELS = 1 << 25  # resized together: more float32 pixels would take memory that the network needs
 
@@ -54,25 +54,28 @@ class DeviceExtraction:
     def begin(self, images: Sequence[Pyramid], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
         """Set the device to work on what `read` returned; what is returned waits for the features, in order.
 
-        A batch that the device has no memory for is halved. `head` makes the global descriptors.
+        A batch that the device has no memory for is halved; a `ConfigError` if it has none for one photograph.
+        `head` makes the global descriptors.
         """
         self._runtime.check_process()
         try:
             return self._begun(images, head)
-        except torch.cuda.OutOfMemoryError:
-            if len(images) < 2:
-                raise
+        except torch.cuda.OutOfMemoryError as error:
+            if len(images) == 1:
+                height, width = images[0].pixels[0].shape[:2]
+                raise ConfigError(
+                    f"{self._runtime.name} has no memory left for a photograph of {width} x {height} pixels: "
+                    "lower max_image_size, end what else is there, or take device='cpu'"
+                ) from error
         middle = len(images) // 2
         first, second = self.begin(images[:middle], head)(), self.begin(images[middle:], head)
         return lambda: first + second()
 
     def _begun(self, images: Sequence[Pyramid], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
-        def kind(index: int) -> tuple[Any, ...]:
-            return images[index].shapes, tuple(images[index].pixels[0].shape)
-
-        order = sorted((i for i, image in enumerate(images) if image.levels), key=kind)
+        filled = (i for i, image in enumerate(images) if image.levels)
+        order = sorted(filled, key=lambda i: (images[i].shapes, images[i].pixels[0].shape))
         groups = [list(group) for _, group in groupby(order, lambda i: images[i].shapes)]
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32(self._runtime.device):
             found = [self._selected([images[i] for i in group], head) for group in groups]
             sizes = [rows.numel() for rows, _ in found]
             packed = fetched(torch.cat([rows.flatten() for rows, _ in found]) if found else torch.empty(0))

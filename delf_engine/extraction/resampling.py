@@ -1,7 +1,6 @@
 """Levels of the pyramid and their texture in torch, on any device: what `pyramid` and `content` do by OpenCV.
 
 Pixels are those of OpenCV but for one grey level in 5 of 1,000 at most, where sums of floats round otherwise.
-Products of matrices are float32: where torch is told to multiply in TF32, they are less exact.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-
-__all__ = ["resized", "textured_cells"]
 
 _KEPT = 64  # matrices of sizes seen last: 4 MB each at 1,024 px
 _LEAST = 1e-3  # of a pixel: OpenCV leaves out what overlaps less
@@ -83,4 +80,4 @@ def _window_counts(side: int, stride: int, window: int, offset: int, device: tor
     centres = (torch.arange(0, side, stride, device=device) + offset).clamp_max(side - 1)
     at = (centres[:, None] - window // 2 + torch.arange(window, device=device)) % (2 * side)
     at = torch.where(at < side, at, 2 * side - 1 - at)
-    return torch.zeros(len(centres), side, device=device).scatter_add_(1, at, torch.ones_like(at).float())
+    return (at[:, :, None] == torch.arange(side, device=device)).sum(1).float()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.errors import ConfigError
+from delf_engine.model.device import choose_device
 from delf_engine.support.threads import torch_after_fork
 
 if TYPE_CHECKING:
@@ -64,19 +64,13 @@ class Runtime(Protocol):
 class TorchRuntime:
     """A `DelfNetwork`, set to evaluation, on one device, channels-last.
 
-    A `ConfigError` if it is a GPU, and this process was forked from one that has used a GPU; when computing, too,
-    if the process was forked since.
+    A `ConfigError` when computing, if it is a GPU, and this process was forked since.
     """
 
     def __init__(self, network: DelfNetwork, device: torch.device) -> None:
         import torch
 
-        try:
-            network = network.eval().requires_grad_(False).to(device)
-        except RuntimeError as error:
-            if "forked subprocess" in str(error):
-                raise _no_gpu_after_fork(device) from error
-            raise
+        network = network.eval().requires_grad_(False).to(device)
         self.network = network.to(memory_format=torch.channels_last)
         self.device = device
         self._process = os.getpid()
@@ -98,11 +92,15 @@ class TorchRuntime:
                 CellMap(s, f.reshape(-1, features.shape[1])) for s, f in zip(found, cells.unbind(0), strict=True)
             ]
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU, which it does in the process that it was made in."""
+        return self.device.type != "cpu" and self._process == os.getpid()
+
     def check_process(self) -> None:
         """See to it that torch computes in a forked child; a `ConfigError` on a GPU, which does not."""
         if self._process != os.getpid():
-            if self.device.type == "cuda":
-                raise _no_gpu_after_fork(self.device)
+            choose_device(self.name)
             torch_after_fork()
 
     def describe(self, parts: Sequence[tuple[CellMap, npt.NDArray[np.int64]]]) -> npt.NDArray[np.float32]:
@@ -121,8 +119,9 @@ def fetched(values: Tensor) -> Callable[[], Tensor]:
 
     if values.device.type != "cuda":
         return lambda: values
-    here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
-    event = torch.cuda.Event()
+    here = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
+    here.copy_(values, non_blocking=True)
+    event = torch.cuda.Event(blocking=True)  # a thread that waits leaves its core to those that decode
     event.record(torch.cuda.current_stream(values.device))
 
     def wait() -> Tensor:
@@ -130,11 +129,3 @@ def fetched(values: Tensor) -> Callable[[], Tensor]:
         return here
 
     return wait
-
-
-def _no_gpu_after_fork(device: torch.device) -> ConfigError:
-    return ConfigError(
-        f"device {str(device)!r} was used before this process was forked, and a GPU does not work in a fork: "
-        "begin processes with multiprocessing.get_context('spawn') and make the extractor there, or take "
-        "device='cpu'"
-    )

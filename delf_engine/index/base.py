@@ -94,8 +94,8 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         return index
 
     @abstractmethod
-    def _images(self, items: Sequence[LocalFeatures], threads: int, device: str | None = None) -> Sequence[Any]:
-        """Return what is kept of images, as the layout takes it; a torch `device` may help, to the same bits."""
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> Sequence[Any]:
+        """Return what is kept of images, as the layout takes it."""
 
     @abstractmethod
     def _queries(self, items: Sequence[LocalFeatures], threads: int, session: Any) -> Sequence[Q]:
@@ -129,12 +129,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         return self._dim
 
     def add(
-        self,
-        ids: Sequence[str],
-        features: Sequence[LocalFeatures],
-        *,
-        threads: int | None = None,
-        device: str | None = None,
+        self, ids: Sequence[str], features: Sequence[LocalFeatures], *, threads: int | None = None
     ) -> list[str]:
         """Add images. They are found at once, and on disk after the next `save`.
 
@@ -147,8 +142,6 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             One for each id.
         threads : int or None
             That work; the index is the same with any number. None: one a usable core.
-        device : str or None
-            A torch device ("cuda") that finds visual words where descriptors have one each: the same ones.
 
         Returns
         -------
@@ -168,7 +161,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         batch = check_batch(ids, features, self.dim)
         new = [image_id for image_id in batch if image_id not in self]
         vectors = [kept_vector(batch[image_id], self.vectors, image_id) for image_id in new if self.vectors]
-        payloads = self._images([batch[image_id] for image_id in new], threads, device)
+        payloads = self._images([batch[image_id] for image_id in new], threads)
         if self.vectors:
             payloads = list(zip(payloads, vectors, strict=True))
         self._collection.add(dict(zip(new, payloads, strict=True)))

@@ -9,7 +9,7 @@ from typing import TypeVar
 from delf_engine.features import LocalFeatures
 from delf_engine.reranking.candidates import RankedCandidate, Reader
 from delf_engine.reranking.options import RerankOptions
-from delf_engine.verification import FineEvidence, fine_evidence, with_evidence
+from delf_engine.verification import FineEvidence, evidence_of_pairs, with_evidence
 
 Hit = TypeVar("Hit", bound=RankedCandidate)
 
@@ -37,27 +37,28 @@ class Confirmer:
 
     def confirmed(self, hits: Sequence[Hit], count: int) -> list[Hit]:
         """Return hits in their order, the first `count` with fine evidence as far as they are verified."""
+        coarse = [hit for hit in hits[:count] if hit.verification is not None and hit.verification.fine is None]
+        self._ask([hit.id for hit in coarse])
         return [self._confirmed(hit) if place < count else hit for place, hit in enumerate(hits)]
 
     def _confirmed(self, hit: Hit) -> Hit:
-        if hit.verification is None or hit.verification.fine is not None:
-            return hit
-        evidence = self._evidence(hit.id)
-        if evidence is None:
+        evidence = self._found.get(hit.id)
+        if hit.verification is None or hit.verification.fine is not None or evidence is None:
             return hit
         found = with_evidence(hit.verification, evidence)
         calibration = self._options.calibration
         return replace(hit, verification=found if calibration is None else calibration.judged(found))
 
-    def _evidence(self, image_id: str) -> FineEvidence | None:
-        if self._query is not None and image_id not in self._found:
-            image = self._read(image_id)
-            self._found[image_id] = (
-                None
-                if image is None
-                else fine_evidence(self._query, image, config=self._options.fine, seed=self._options.seed)
-            )
-        return self._found.get(image_id)
+    def _ask(self, ids: Sequence[str]) -> None:
+        """Find the evidence of images that were not asked yet."""
+        query, options = self._query, self._options
+        if query is None:
+            return
+        new = {image_id: self._read(image_id) for image_id in ids if image_id not in self._found}
+        there = {image_id: image for image_id, image in new.items() if image is not None}
+        pairs = [(query, image) for image in there.values()]
+        found = evidence_of_pairs(pairs, config=options.fine, seed=options.seed, device=options.device)
+        self._found |= {**dict.fromkeys(new), **dict(zip(there, found, strict=True))}
 
 
 def by_evidence(hits: Sequence[Hit]) -> list[Hit]:

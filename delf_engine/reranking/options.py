@@ -54,7 +54,7 @@ class RerankOptions:
     device : str
         "cpu", or the card that verifies many pairs at once (`delf_engine.verification.BatchVerifier`): "cuda",
         "cuda:1", ..., or "auto", the first if there is one. Where the verification is not affine, exhaustive and
-        at "float32", the CPU does it all the same.
+        at "float32", the CPU does it all the same. Fine features are matched there, too.
 
     Raises
     ------

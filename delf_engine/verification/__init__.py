@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delf_engine.verification.batched import BatchVerifier, verify_pairs
+from delf_engine.verification.batched import BatchVerifier, evidence_of_pairs, verify_pairs
 from delf_engine.verification.calibration import Calibration, load_calibration
 from delf_engine.verification.fine import FineEvidence, fine_evidence
 from delf_engine.verification.result import Verification
@@ -16,6 +16,7 @@ __all__ = [
     "PairVerifier",
     "Verification",
     "confirmed",
+    "evidence_of_pairs",
     "exchanged",
     "fine_evidence",
     "load_calibration",

@@ -2,7 +2,8 @@
 
 The default way, affine maps by the exhaustive estimator, runs on the device for all pairs of a batch together.
 Pairs that may wear the same overlay are looked at again here, and where they do, or where another way is asked
-for, `PairVerifier` answers.
+for, `PairVerifier` answers. Of fine evidence the matches are found there, those of the CPU to the bit. What the
+card has no memory for, even by itself, is left to the CPU.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from delf_engine.config import VerificationConfig
+from delf_engine.config import FineConfig, VerificationConfig
 from delf_engine.features import LocalFeatures
 from delf_engine.support.threads import lock_across_forks, torch_after_fork
+from delf_engine.verification.fine import FineEvidence, FinePair
 from delf_engine.verification.geometry import turned_round
 from delf_engine.verification.order import goes_first
 from delf_engine.verification.overlays import overlay_matches
@@ -25,6 +27,8 @@ from delf_engine.verification.result import Verification
 from delf_engine.verification.verify import PairVerifier, answered
 
 if TYPE_CHECKING:
+    import torch
+
     from delf_engine.verification.calibration import Calibration
     from delf_engine.verification.shards import BatchAnswers, Shard
 
@@ -34,8 +38,8 @@ Pair: TypeAlias = tuple[LocalFeatures, LocalFeatures]
 CARDS = {"cuda"}
 _WAY = "affine", "exhaustive", "float32"
 
-#: What is kept on each device, by its name and the dimension of descriptors; one call at a time uses it.
-_shards: dict[tuple[str, int], Shard] = {}
+#: What is kept on each device, by the dimension of descriptors; one call at a time uses it.
+_shards: dict[tuple[torch.device, int], Shard] = {}
 _lock = lock_across_forks()
 
 
@@ -60,6 +64,33 @@ def verify_pairs(
     """
     found = BatchVerifier(config=config, exponent=exponent, seed=seed, device=device)(pairs)
     return found if calibration is None else [calibration.judged(each) for each in found]
+
+
+def evidence_of_pairs(
+    pairs: Sequence[Pair], *, config: FineConfig | None = None, seed: int = 0, device: str = "cpu"
+) -> list[FineEvidence]:
+    """Do what `fine_evidence` does, for many pairs, which are matched at once if there is a card.
+
+    Parameters
+    ----------
+    pairs : sequence of (LocalFeatures, LocalFeatures)
+        Fine features.
+    config, seed, device
+        As of `fine_evidence` and `BatchVerifier`; errors are theirs.
+    """
+    config = config or FineConfig()
+    ready = [FinePair.of(a, b, config) for a, b in pairs]
+    card = None if device == "cpu" else _card(device)
+    if card is None or len({side.dim for one in ready for side in one[:2]}) != 1:
+        return [one.evidence(one.matches(), seed) for one in ready]
+    from delf_engine.matching.batched import match_codes
+    from delf_engine.verification.shards import in_batches
+
+    match = partial(match_codes, ratio=config.ratio, device=card)
+    with _lock:
+        torch_after_fork()
+        found = in_batches(lambda some: match([one.prepared() for one in some]), ready, FinePair.matches, card)
+    return [one.evidence(rows, seed) for one, rows in zip(ready, found, strict=True)]
 
 
 class BatchVerifier:
@@ -90,20 +121,18 @@ class BatchVerifier:
         seed: int = 0,
         device: str = "auto",
     ) -> None:
-        from delf_engine.model.device import choose_device
-
-        self._device = choose_device(device)
+        card = _card(device)
         self._one = partial(PairVerifier, config=config, exponent=exponent, seed=seed)
         nothing = LocalFeatures.empty((1, 1), 1)
         example = self._one(nothing)
         example(nothing)  # refuses what is out of range
-        self._config, self._exponent = example.config, example.exponent
+        self._config, self._exponent = config, _ = example.config, example.exponent
+        self._card = card if (config.model, config.estimator, config.precision) == _WAY else None
 
     @property
     def on_card(self) -> bool:
         """Whether there is a card, and it is of use for this config."""
-        config = self._config
-        return self._device.type in CARDS and (config.model, config.estimator, config.precision) == _WAY
+        return self._card is not None
 
     def __call__(self, pairs: Sequence[Pair]) -> list[Verification]:
         """Return the verification of each pair, A and B.
@@ -113,10 +142,10 @@ class BatchVerifier:
         MismatchError
             If the descriptors of a pair have different dimensions.
         """
-        if not self.on_card:
+        if self._card is None:
             runs = (list(run) for _, run in groupby(pairs, lambda pair: id(pair[0])))
             return [found for run in runs for found in map(self._one(run[0][0]), (b for _, b in run))]
-        from delf_engine.verification.shards import fitting
+        from delf_engine.verification.shards import in_batches
 
         out: dict[int, Verification] = {}
         by_dim: dict[int, list[int]] = {}
@@ -126,18 +155,19 @@ class BatchVerifier:
             by_dim.setdefault(a.dim, []).append(i)
         with _lock:
             torch_after_fork()
-            for dim, some in by_dim.items():
+            for some in by_dim.values():
                 some.sort(key=lambda i: max(map(len, pairs[i])))  # little is padded
-                for part in fitting([(len(pairs[i][0]), len(pairs[i][1])) for i in some], self._device):
-                    out.update(zip(some[part], self._verified([pairs[i] for i in some[part]], dim), strict=True))
+                ordered, alone = [pairs[i] for i in some], lambda pair: self._one(pair[0])(pair[1])
+                out.update(zip(some, in_batches(self._verified, ordered, alone, self._card), strict=True))
         return [out[i] for i in range(len(pairs))]
 
-    def _verified(self, pairs: Sequence[Pair], dim: int) -> list[Verification]:
-        """Verify a batch, for which there is room on the device."""
+    def _verified(self, pairs: Sequence[Pair]) -> list[Verification]:
+        """Verify a batch of pairs of one dimension on the card."""
         from delf_engine.verification.shards import Shard, verify_batch
 
-        key = str(self._device), dim
-        shard = _shards.setdefault(key, Shard(self._device, dim))
+        assert self._card is not None
+        key = self._card, pairs[0][0].dim
+        shard = _shards.get(key) or _shards.setdefault(key, Shard(*key))
         places = shard.places([image for pair in pairs for image in pair])
         where = list(zip(places[::2], places[1::2], strict=True))
         turned = [
@@ -184,3 +214,11 @@ class BatchVerifier:
             )
             out.append(answer)
         return out
+
+
+def _card(name: str) -> torch.device | None:
+    """Return the device of this name; None if it does not compute in batches."""
+    from delf_engine.model.device import choose_device
+
+    device = choose_device(name)
+    return device if device.type in CARDS else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from delf_engine.verification.order import goes_first
 from delf_engine.verification.overlays import overlay_matches
 
 Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
 
 #: Matches that agree by chance on some fundamental matrix, and on some homography.
 EPIPOLAR_BY_CHANCE, PLANAR_BY_CHANCE = 16, 6
@@ -116,47 +117,68 @@ def fine_evidence(
     MismatchError
         If the descriptors have different dimensions.
     """
-    config = config or FineConfig()
-    if goes_first(b, a):
-        return fine_evidence(b, a, config=config, seed=seed).inverted()
-    small = not (config.sees(a.image_size) and config.sees(b.image_size))
-    if small:
-        a, b = _visible(a, b), _visible(b, a)
-    matched = match_prepared(
-        PreparedDescriptors(a.descriptors, "A", "uint8"),
-        PreparedDescriptors(b.descriptors, "B", "uint8"),
-        mutual=True,
-        ratio=config.ratio,
-        max_distance=None,
-    )
-    sides = [f.keypoints[rows].astype(np.float64) for f, rows in zip((a, b), matched.pairs.T, strict=True)]
-    scales = [config.scale(f.image_size) for f in (a, b)]
-    kept = np.ones(len(matched.pairs), bool)
+    pair = FinePair.of(a, b, config or FineConfig())
+    return pair.evidence(pair.matches(), seed)
 
-    def fitted(model: ModelName) -> Fit | None:
-        first, second = ((side[kept] + 0.5) * scale - 0.5 for side, scale in zip(sides, scales, strict=True))
-        return estimate(
-            model,
-            first,
-            second,
-            threshold=config.residual_px,
-            max_iterations=config.max_iterations,
-            confidence=config.confidence,
-            seed=seed,
-        )
 
-    plane = fitted("homography")
-    if plane is not None:
-        overlay = overlay_matches(a, b, matched.pairs, plane.inliers, exact=True)
-        if overlay is not None:
-            kept = ~overlay
-            plane = fitted("homography")
-    epipolar = fitted("fundamental")
-    planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
-    if not kept.all() and planar <= PLANAR_BY_CHANCE:  # what an overlay leaves over agrees on some geometry
-        agreeing = min(agreeing, EPIPOLAR_BY_CHANCE)
-    H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
-    return FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()), small)
+class FinePair(NamedTuple):
+    """Fine features of two images in the order in which they are matched, exchanged if `turned`."""
+
+    a: LocalFeatures
+    b: LocalFeatures
+    config: FineConfig
+    small: bool
+    turned: bool
+
+    @classmethod
+    def of(cls, a: LocalFeatures, b: LocalFeatures, config: FineConfig) -> FinePair:
+        """Return the pair, without what a small image could not show of the other."""
+        turned = goes_first(b, a)
+        a, b = (b, a) if turned else (a, b)
+        small = not (config.sees(a.image_size) and config.sees(b.image_size))
+        return cls(*((_visible(a, b), _visible(b, a)) if small else (a, b)), config, small, turned)
+
+    def prepared(self) -> tuple[PreparedDescriptors, PreparedDescriptors]:
+        """Return the descriptors as they are compared."""
+        a, b = self.a.descriptors, self.b.descriptors
+        return PreparedDescriptors(a, "A", "uint8"), PreparedDescriptors(b, "B", "uint8")
+
+    def matches(self) -> Int32:
+        """Return the rows of tentative matches, (M, 2)."""
+        return match_prepared(*self.prepared(), mutual=True, ratio=self.config.ratio, max_distance=None).pairs
+
+    def evidence(self, matches: Int32, seed: int) -> FineEvidence:
+        """Return what agrees of tentative matches, for the images as they were given."""
+        a, b, config, small, turned = self
+        sides = [f.keypoints[rows].astype(np.float64) for f, rows in zip((a, b), matches.T, strict=True)]
+        scales = [config.scale(f.image_size) for f in (a, b)]
+        kept = np.ones(len(matches), bool)
+
+        def fitted(model: ModelName) -> Fit | None:
+            first, second = ((side[kept] + 0.5) * scale - 0.5 for side, scale in zip(sides, scales, strict=True))
+            return estimate(
+                model,
+                first,
+                second,
+                threshold=config.residual_px,
+                max_iterations=config.max_iterations,
+                confidence=config.confidence,
+                seed=seed,
+            )
+
+        plane = fitted("homography")
+        if plane is not None:
+            overlay = overlay_matches(a, b, matches, plane.inliers, exact=True)
+            if overlay is not None:
+                kept = ~overlay
+                plane = fitted("homography")
+        epipolar = fitted("fundamental")
+        planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
+        if not kept.all() and planar <= PLANAR_BY_CHANCE:  # what an overlay leaves over agrees on some geometry
+            agreeing = min(agreeing, EPIPOLAR_BY_CHANCE)
+        H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
+        found = FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()), small)
+        return found.inverted() if turned else found
 
 
 def _visible(features: LocalFeatures, other: LocalFeatures) -> LocalFeatures:
@@ -165,9 +187,8 @@ def _visible(features: LocalFeatures, other: LocalFeatures) -> LocalFeatures:
     kept = features.scales * shrunk >= _VISIBLE
     if shrunk >= 1 or kept.all():
         return features
-    columns = (features.keypoints, features.scales, features.scores, features.descriptors)
-    keypoints, scales, scores, descriptors = (column[kept] for column in columns)
-    return LocalFeatures(keypoints, scales, scores, descriptors, features.image_size)
+    columns = ("keypoints", "scales", "scores", "descriptors")
+    return replace(features, **{name: getattr(features, name)[kept] for name in columns})
 
 
 def _in_pixels(H: Float64, scale_a: float, scale_b: float) -> tuple[tuple[float, ...], ...] | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
@@ -68,8 +68,9 @@ class Shard:
         self._places: dict[int, tuple[_Place, ref[LocalFeatures]]] = {}  # by id, of those that live
         self._used = 0
         self._most = share_of(device) // (4 * (dim + 3))
-        self._table = torch.empty(_FIRST_ROWS, dim + 3, device=device)
+        self._table = torch.empty(_FIRST_ROWS, dim + 3, dtype=torch.float32, device=device)
 
+    @torch.inference_mode()  # the table is changed in the mode in which it was made
     def places(self, images: Sequence[LocalFeatures]) -> list[_Place]:
         """Return where images are, once they all are there."""
         several = {id(image): image for image in images}
@@ -80,7 +81,8 @@ class Shard:
             self._used, missing = 0, list(several.values())
             rows = sum(map(len, missing))
         if self._used + rows > len(self._table):
-            larger = torch.empty(2 * (self._used + rows), self._table.shape[1], device=self.device)
+            most = max(self._used + rows, min(2 * (self._used + rows), self._most))
+            larger = self._table.new_empty(most, self._table.shape[1])
             larger[: self._used] = self._table[: self._used]
             self._table = larger
         if missing:
@@ -110,18 +112,25 @@ def share_of(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory // 8 if device.type == "cuda" else 1 << 28
 
 
-def fitting(sizes: Sequence[tuple[int, int]], device: torch.device) -> list[slice]:
-    """Cut pairs with so many features each into runs whose intermediate results have room on a device."""
-    out, first, largest, share = [], 0, 0, share_of(device)
-    for at, (n, m) in enumerate(sizes):
-        larger = max(largest, n, m)
-        if at > first and (at + 1 - first) * larger**2 * _BYTES > share:
-            out.append(slice(first, at))
-            first, larger = at, max(n, m)
-        largest = larger
-    return [*out, slice(first, len(sizes))]
+def in_batches(
+    work: Callable[[Any], list[Any]], pairs: Sequence[Any], alone: Callable[[Any], Any], device: torch.device
+) -> list[Any]:
+    """Return what `work` makes of pairs of features, of half of them at a time where a device has no room for all.
+
+    `alone` takes a pair for which there is no memory even by itself.
+    """
+    largest = max(len(side) for pair in pairs for side in pair[:2])
+    try:
+        if len(pairs) == 1 or len(pairs) * largest**2 * _BYTES <= share_of(device):
+            return work(pairs)
+    except torch.cuda.OutOfMemoryError:
+        if len(pairs) == 1:
+            return [alone(pairs[0])]
+    halves = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
+    return [found for half in halves for found in in_batches(work, half, alone, device)]
 
 
+@torch.inference_mode()
 def verify_batch(
     shard: Shard,
     pairs: Sequence[tuple[LocalFeatures, LocalFeatures]],
@@ -176,7 +185,7 @@ def verify_batch(
                 own,
                 inliers,
                 fit.found,
-                _in_pixels(fit.transform, facts[:, [8, 10, 9, 11]]),
+                _in_pixels(fit.transform, *facts[:, 8:, None].unbind(1)),
                 effective.amin(0),
                 error.sqrt(),
                 torch.where(matched.mutual, powers, 0.0).sum(1),
@@ -186,9 +195,8 @@ def verify_batch(
     )
 
 
-def _in_pixels(transform: Tensor, frames: Tensor) -> Tensor:
-    """Carry maps, (P, 2, 3), between shrunk images over to the original ones, (P, 3, 3); `frames` shrink them."""
-    zoom_a, shift_a, zoom_b, shift_b = frames[:, :, None].unbind(1)
+def _in_pixels(transform: Tensor, zoom_a: Tensor, zoom_b: Tensor, shift_a: Tensor, shift_b: Tensor) -> Tensor:
+    """Carry maps, (P, 2, 3), between shrunk images over to the original ones, (P, 3, 3)."""
     linear, shift = transform[..., :2], transform[..., 2]
     out = torch.eye(3, dtype=transform.dtype, device=transform.device).repeat(len(transform), 1, 1)
     out[:, :2, :2] = linear * (zoom_a / zoom_b)[:, :, None]

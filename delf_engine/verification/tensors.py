@@ -137,8 +137,6 @@ def _optimise(points: Tensor, own: Tensor, inliers: Tensor, limit: float) -> tup
     for shrinking in (ROUNDS**2).tolist():
         fitted, maps = _fit(points, inliers)
         alive = alive & fitted & _plausible(maps)
-        if not alive.any():
-            break
         residuals = _squared_residuals(maps, points)
         score = torch.where(own[:, None] & (residuals <= limit), 1.0 - residuals / limit, 0.0).sum(2)
         better = alive & (score > best)

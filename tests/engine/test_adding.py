@@ -18,6 +18,7 @@ import deadly
 import delf_engine as de
 from delf_engine.engine.manifest import MANIFEST
 from delf_engine.errors import ConfigError, FormatError, ImageError, LockedError, UnknownIdError
+from delf_engine.index import AsmkIndex
 from helpers import raises, random_features, random_photo, write_image
 
 
@@ -200,8 +201,9 @@ def test_commits_behind_the_back_of_a_gpu(
         assert [engine.get(name) for name in photos] == wanted
         assert sorted(engine.index.ids()) == sorted(photos)
 
-        def full(batch: object, **options: object) -> list[str]:
-            assert options["device"] == "cpu"
+        def full(*_: object, **__: object) -> list[str]:
+            assert isinstance(engine.index, AsmkIndex)
+            assert engine.index.codebook._searcher.device == ("cpu", os.getpid())
             raise OSError("no space left on device")
 
         monkeypatch.setattr(engine.state, "commit", full)

@@ -103,10 +103,10 @@ def test_confirmed_hits_are_ordered_by_evidence_and_fewer_are_the_first_of_more(
         marked = {len(engine.state.fine_of(name) or ()): n for name, n in agreeing.items()}
         assert len(marked) == 4
 
-        def evidence_of(_: object, image: de.LocalFeatures, **__: object) -> FineEvidence:
-            return FineEvidence(99, 0, marked[len(image)])
+        def evidence_of(pairs: Any, **_: object) -> list[FineEvidence]:
+            return [FineEvidence(99, 0, marked[len(image)]) for _, image in pairs]
 
-        monkeypatch.setattr("delf_engine.reranking.confirming.fine_evidence", evidence_of)
+        monkeypatch.setattr("delf_engine.reranking.confirming.evidence_of_pairs", evidence_of)
         found = engine.search(files[0])
         assert [hit.id for hit in found] == [files[0], coarse[2], coarse[3], coarse[1]]
         assert [hit.rank for hit in found] == [1, 2, 3, 4]

@@ -56,11 +56,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, photos: l
 
 
 def test_calls_reach_what_does_the_work_in_a_few_hops(engine: de.Engine, photos: list[str]) -> None:
-    search = walked(lambda: engine.search(photos[0]), {"verification", "matching"})
+    search, confirmed = (
+        walked(lambda n=n: engine.search(photos[0], confirm=n), {"verification", "matching"})  # type: ignore[misc]
+        for n in (0, 10)
+    )
     add = walked(lambda: engine.add(photos[4:], workers=0), {"index"})
     assert (search[0], add[0]) == ("engine/engine.py:search", "engine/engine.py:add")
     assert any(hop.startswith("verification/verify.py:") for hop in search)
-    for hops in (search, add):
+    for hops in (search, confirmed, add):
         assert len(hops) - 1 <= MOST, hops
 
 

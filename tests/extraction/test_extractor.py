@@ -207,6 +207,18 @@ def test_apples_gpu_is_refused_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -
             choose_device(name)
 
 
+def test_a_gpu_has_its_number_and_stays_out_of_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"is_available": True, "device_count": 2, "current_device": 1}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    for name, found in {"auto": "cuda:1", "cuda": "cuda:1", "cuda:0": "cuda:0", "cpu": "cpu"}.items():
+        assert str(choose_device(name)) == found
+    with raises(ConfigError, "'cuda:2'", "2"):
+        choose_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    with raises(ConfigError, "'cuda:1'", "fork", "'spawn'"):
+        choose_device("cuda:1")
+
+
 def test_pretrained(photo: np.ndarray) -> None:
     extractor = Extractor.from_pretrained("delf-r18", device="cpu")
     assert len(extractor(photo)) > 10

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delf_engine.reranking import RankedCandidate
-from delf_engine.reranking.confirming import by_evidence
-from delf_engine.verification import FineEvidence
+from delf_engine.config import load_profile
+from delf_engine.matching import batched
+from delf_engine.reranking import RankedCandidate, RerankOptions
+from delf_engine.reranking.confirming import by_evidence, confirm_rankings
+from delf_engine.verification import FineEvidence, fine_evidence
+from helpers import random_features
 from verification.answers import answer
 
 #: Of a hit: its probability; None: it has no fine evidence; False: it was not verified.
@@ -41,3 +46,19 @@ def test_without_a_calibration_places_stay() -> None:
     fine = [FineEvidence(20, n, n) for n in (5, 20)]
     hits = [RankedCandidate(str(n), n, n, None, answer(40, fine=f), 40.0) for n, f in enumerate(fine, 1)]
     assert by_evidence(hits) == hits
+
+
+def test_a_card_is_asked_once_a_query_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = [random_features(np.random.default_rng(i), 40, 128) for i in range(4)]
+    images = dict(zip("123", several, strict=False))
+    hits = ranked([None, None, None, False, None])
+    calls: list[str] = []
+    match = batched.match_codes
+    monkeypatch.setattr(batched, "match_codes", lambda *a, **k: (calls.append("asked"), match(*a, **k))[1])
+    monkeypatch.setattr("delf_engine.verification.batched.CARDS", {"cpu", "cuda"})
+    for device in ("cpu", "auto"):
+        options = RerankOptions.of(load_profile(), confirm=3, device=device)
+        (found,) = confirm_rankings({"q": hits}, lambda _: several[3], images.get, options).values()
+        expected = [fine_evidence(several[3], image, config=options.fine) for image in several[:3]]
+        assert [hit.verification and hit.verification.fine for hit in found] == [*expected, None, None]
+    assert calls == ["asked"]

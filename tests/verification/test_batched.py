@@ -11,13 +11,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from delf_engine.errors import ConfigError, MismatchError
 from delf_engine.features import LocalFeatures
 from delf_engine.matching import PreparedDescriptors, match_prepared
 from delf_engine.matching import batched as matching
-from delf_engine.verification import BatchVerifier, PairVerifier, Verification, batched, shards, verify_pairs
+from delf_engine.verification import (
+    BatchVerifier,
+    PairVerifier,
+    Verification,
+    batched,
+    evidence_of_pairs,
+    fine_evidence,
+    shards,
+    tensors,
+    verify_pairs,
+)
 from delf_engine.verification.batched import Pair
+from delf_engine.verification.fine import FinePair
 from helpers import planes_decide, raises, random_features
 from verification.test_overlays import dressed
 from verification.test_pair_verifier import config, many, seen_again
@@ -117,6 +129,69 @@ def test_ties_go_to_the_lowest_index(seed: int, n: int, m: int, mutual: bool) ->
     np.testing.assert_array_equal(found.similarity[0, found.mutual[0]], expected.mutual_similarities)
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=4),
+    dim=st.sampled_from([3, 128]),
+    ratio=st.sampled_from([0.85, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_codes_are_matched_to_the_bit(seed: int, sizes: list[tuple[int, int]], dim: int, ratio: float) -> None:
+    rng = np.random.default_rng(seed)
+    several = {3: [-1.0, 1.0, 1.0 + 2**-6], 128: np.linspace(0.001, 1, 7) ** 4}[
+        dim
+    ]  # with ties, and like RootSIFT
+    pairs = []
+    for rows in sizes:
+        a, b = (rng.choice(several, (n, dim)).astype(np.float32) for n in rows)
+        b[: len(a) // 2] = a[: len(b)][: len(a) // 2]
+        units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
+        pairs.append((PreparedDescriptors(units[0], "A", "uint8"), PreparedDescriptors(units[1], "B", "uint8")))
+    found = matching.match_codes(pairs, ratio=ratio, device=torch.device("cpu"))
+    for pair, rows_found in zip(pairs, found, strict=True):
+        np.testing.assert_array_equal(rows_found, match_prepared(*pair, mutual=True, ratio=ratio).pairs)
+        assert rows_found.dtype == np.int32
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_fine_evidence_is_that_of_each_pair(memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    a, small = random_features(rng, 200, 128), random_features(rng, 50, 128, (120, 90))
+    pairs = [(a, b) for b in (seen_again(rng, a, 150), small, seen_again(rng, a, 0), a, a.top(1), a.top(0))]
+    pairs += [(b, a) for a, b in pairs] + [(dressed(0, worn=80, dim=128), dressed(1, worn=80, dim=128))]
+    expected = [fine_evidence(a, b, seed=5) for a, b in pairs]
+    assert max(found.planar for found in expected) > 100
+    monkeypatch.setattr(*((FinePair, "matches", None) if memory else (matching, "match_codes", out_of_memory)))
+    assert evidence_of_pairs(pairs, seed=5, device="auto") == expected
+
+
+def test_fine_features_of_several_dimensions_are_matched_on_the_host() -> None:
+    a, b = (random_features(np.random.default_rng(9), 30, dim) for dim in (64, 128))
+    assert evidence_of_pairs([(a, a), (b, b)], device="auto") == [fine_evidence(x, x) for x in (a, b)]
+    assert evidence_of_pairs([], device="auto") == []
+    with raises(MismatchError, "64", "128"):
+        evidence_of_pairs([(a, b)], device="auto")
+
+
+def out_of_memory(*_: object, **__: object) -> Any:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def test_what_does_not_fit_is_halved_and_left_to_the_host_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    verify, sizes = shards.verify_batch, []
+    a, others = many(1, 100)
+    pairs = [(a, b) for b in others[:6]]
+
+    def limited(shard: Any, some: Sequence[Pair], *more: Any) -> Any:
+        sizes.append(len(some))
+        return verify(shard, some, *more) if len(some) <= limit else out_of_memory()
+
+    monkeypatch.setattr(shards, "verify_batch", limited)
+    for limit in (3, 0):  # noqa: B007  # `limited` sees it
+        assert_alike(on_device(pairs), expected_of(pairs))
+    assert sizes == [6, 3, 3, 6, 3, 1, 2, 1, 1, 3, 1, 2, 1, 1]
+
+
 def test_a_pair_is_the_same_in_any_batch_and_either_way_round() -> None:
     a, others = many(3)
     pairs = [(a, b) for b in others]
@@ -206,21 +281,51 @@ def test_images_are_kept_while_they_live() -> None:
     assert shard.places([again])[0].start == 20_003
 
 
-def test_rounded_products_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("switch", "on"),
+    [("allow_tf32", True), *([("fp32_precision", "tf32")] if hasattr(torch.backends, "fp32_precision") else ())],
+)
+def test_rounded_products_are_not_used(switch: str, on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     multiply = torch.bmm
     monkeypatch.setattr(
         torch, "bmm", lambda *both: (seen.append(torch.get_float32_matmul_precision()), multiply(*both))[1]
     )
     a, others = many(5, 100)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")  # TF32 on a card
+    matmul = torch.backends.cuda.matmul
+    before = getattr(matmul, switch)
+    setattr(matmul, switch, on)
     try:
         on_device([(a, others[0])])
-        assert torch.get_float32_matmul_precision() == "high"
+        assert getattr(matmul, switch) == on
     finally:
-        torch.set_float32_matmul_precision(before)
+        setattr(matmul, switch, before)
     assert seen == ["highest"]
+
+
+def test_modes_of_the_caller_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batched, "_shards", {})
+    a, others = many(6, 100)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        assert_alike(on_device([(a, others[2])]), expected_of([(a, others[2])]))
+    pairs = [(a, b) for b in others]  # goes on with the table that was made in that mode
+    assert_alike(on_device(pairs), expected_of(pairs))
+
+
+def test_kernels_keep_to_their_device_and_do_not_wait_for_it() -> None:
+    with FakeTensorMode():  # knows of devices, not of values
+        points = torch.rand(3, 40, 4, dtype=torch.float64, device="cuda:1")
+        own = torch.ones(3, 8, 40, dtype=torch.bool, device="cuda:1")
+        sizes = points[:, :2, :2]
+        found = [
+            *tensors._optimise(points, own[:, 0], own, 1.0),
+            tensors._support(points.float(), points[..., 0].float(), own[:, 0], 1.0, 1.0),
+            tensors._degenerate(points, own[:, 0], 3),
+            tensors.occupied_bins(points[..., :2], own[:, 0], 3.0),
+            shards._stands_still(points.unflatten(2, (2, 2)), sizes),
+            shards._in_pixels(points[:, :2, :3], *points[:, 0, :, None].unbind(1)),
+        ]
+    assert {str(each.device) for each in found} == {"cuda:1"}
 
 
 @pytest.mark.gpu
@@ -236,3 +341,5 @@ def test_a_card_agrees_with_the_cpu() -> None:
     assert max(off) <= 1
     assert np.count_nonzero(off) <= 1
     assert [one.putative for one in found] == [other.putative for other in expected]
+    fine = [(random_features(rng, n, 128), random_features(rng, n, 128)) for n in (0, 1, 500)]
+    assert evidence_of_pairs(fine, device="cuda") == [fine_evidence(a, b) for a, b in fine]

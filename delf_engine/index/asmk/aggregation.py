@@ -33,21 +33,20 @@ def aggregated(
     regions: Literal["grid"] | None = None,
     *,
     threads: int,
-    device: str | None = None,
 ) -> list[Aggregate]:
     """Aggregate each image's descriptors by visual word: return words and codes of each.
 
-    A descriptor has `assignments` words, all if the codebook has fewer, found as `mode` says (`Codebook.assign`,
-    where `device` may help). With `regions` it counts once for its image, and once more for each region of the
-    grid that it lies in. Codes are the signs of each word's sum: bit d % 64 of number d // 64 is set where
-    component d is positive.
+    A descriptor has `assignments` words, all if the codebook has fewer, found as `mode` says (`Codebook.assign`);
+    the result has the same bits with any number of threads. With `regions` it counts once for its image, and once
+    more for each region of the grid that it lies in. Codes are the signs of each word's sum: bit d % 64 of number
+    d // 64 is set where component d is positive.
     """
     out: list[Aggregate] = []
     k = min(assignments, codebook.words)
     for block in blocks(features):
         some = features[block]
         descriptors = np.concatenate([item.descriptors for item in some])
-        words = codebook.assign(descriptors, k, mode=mode, threads=threads, device=device)
+        words = codebook.assign(descriptors, k, mode=mode, threads=threads)
         weights = [1.0 + inside_regions(item).sum(axis=0) if regions else np.ones(len(item)) for item in some]
         images = list(zip(by_image(words, some), by_image(descriptors, some), weights, strict=True))
         out += in_threads(partial(_aggregate, images, codebook), len(images), threads)

@@ -127,10 +127,10 @@ class AsmkIndex(CandidateIndex[Aggregate, AsmkConfig]):
     def _entries(self, segment: Segment) -> int:
         return len(segment.arrays["image_ids"])
 
-    def _images(self, items: Sequence[LocalFeatures], threads: int, device: str | None = None) -> list[Aggregate]:
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Aggregate]:
         config = self.config
         options = (config.image_assignments, config.assignment, config.regions)
-        return aggregated(self.codebook, items, *options, threads=threads, device=device)
+        return aggregated(self.codebook, items, *options, threads=threads)
 
     def _queries(self, items: Sequence[LocalFeatures], threads: int, session: None = None) -> list[Aggregate]:
         config = self.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -108,6 +109,16 @@ class Codebook(Encoder):
         """Descriptor dimension D."""
         return int(self.centroids.shape[1])
 
+    def use(self, device: str | None) -> None:
+        """Let a torch device ("cuda") find words, the same ones, in this process from here on; None: the CPU.
+
+        It leaves to the CPU descriptors of which float32 cannot tell, and more than 8 words of each. A
+        `ConfigError` if there is no such device.
+        """
+        from delf_engine.model.device import choose_device
+
+        self._searcher.device = ("", 0) if device is None else (str(choose_device(device)), os.getpid())
+
     def assign(
         self,
         descriptors: npt.ArrayLike,
@@ -115,7 +126,6 @@ class Codebook(Encoder):
         *,
         mode: Literal["exact", "fast"] = "exact",
         threads: int | None = None,
-        device: str | None = None,
     ) -> npt.NDArray[np.int32]:
         """Return the `k` nearest words of each descriptor, nearest first, of equally near ones the lowest first.
 
@@ -133,9 +143,6 @@ class Codebook(Encoder):
             same below 2,048 words, above 1,024 dimensions and where `k` is more than a 64th of W.
         threads : int or None
             None: one a usable core.
-        device : str or None
-            A torch device ("cuda") that finds the same words where `k` is 1, and leaves to the CPU descriptors of
-            which float32 cannot tell. None: the CPU does it all.
 
         Returns
         -------
@@ -157,7 +164,7 @@ class Codebook(Encoder):
         data = check_array("descriptors", descriptors, np.float32, (None, None), largest=LARGEST)
         if data.shape[1] != self.dim:
             raise MismatchError(f"descriptors have {data.shape[1]} dimensions, the codebook has {self.dim}")
-        return self._searcher.nearest(data, k, mode, check_threads(threads), device)
+        return self._searcher.nearest(data, k, mode, check_threads(threads))
 
     def _tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Return the centroids, in half precision where that loses nothing."""

@@ -1,8 +1,8 @@
-"""The nearest word of many descriptors on a torch device, where float32 is sure of it: the word that a CPU finds.
+"""The nearest words of many descriptors on a torch device, where float32 is sure of them: those that a CPU finds.
 
 A score is minus half the squared distance, but for a part that all words share, from one product of matrices that
-may sum in any order. Where another word comes nearer than rounding explains, or a CPU may not have looked into the
-word's cell, nothing is said. Imported only by what has a device.
+may sum in any order. Where two of the words, or the last and the next, are nearer to each other than rounding
+explains, or a CPU may not have looked into a word's cell, nothing is said. Imported only by what has a device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 from delf_engine.index.codebook.kernels import HALVINGS
 from delf_engine.matching.batched import full_float32
 
-Columns: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+Matrix: TypeAlias = npt.NDArray[np.float32]
+Columns: TypeAlias = tuple[Matrix, Matrix]
 
 _BYTES = 1 << 28  # of scores at a time
 _UNDERFLOW = 1e-30  # below it products may have lost all digits
@@ -46,41 +47,47 @@ class DeviceWords:
             self._centres, self._probes = self._columns(*cells[0]), cells[2]
             self._cell_of = torch.from_numpy(cells[1]).to(self._device).long()
 
-    def _columns(self, *columns_and_bias: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    def _columns(self, *columns_and_bias: Matrix) -> tuple[Tensor, Tensor]:
         columns, bias = (torch.from_numpy(each).to(self._device) for each in columns_and_bias)
         own = bias > -torch.inf  # not the padding
         return columns.view(-1, len(bias))[:, own], bias[own]
 
-    def nearest(self, data: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        """Return the nearest word of each descriptor, (N, D), and whether it is sure, (N,) each.
+    def nearest(self, data: Matrix, k: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Return the k nearest words of each descriptor, (N, D), as (N, k), and whether they are sure, (N,).
 
-        None is sure where the device has no memory left.
+        None are where the device has no memory left.
         """
-        words, sure = np.zeros(len(data), np.int32), np.zeros(len(data), bool)
+        words, sure = np.zeros((len(data), k), np.int32), np.zeros(len(data), bool)
         step = max(1, _BYTES // (4 * self._words[0].shape[1]))
         try:
-            with full_float32():
-                for start in range(0, len(data), step):
-                    block = slice(start, start + step)
-                    found = self._block(torch.tensor(data[block], device=self._device))
-                    words[block], sure[block] = (each.cpu().numpy() for each in found)
+            for start in range(0, len(data), step):
+                block = slice(start, start + step)
+                found = self._block(torch.tensor(data[block], device=self._device), k)
+                words[block], sure[block] = (each.cpu().numpy() for each in found)
         except torch.cuda.OutOfMemoryError:
             sure[:] = False
         return words, sure
 
-    def _block(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        scores = torch.addmm(self._words[1], data, self._words[0])
-        best, words = scores.max(1)
-        second = scores.scatter_(1, words[:, None], -torch.inf).amax(1)
+    def _block(self, data: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        scores, found = self._scores(data, self._words), []
+        for _ in range(k + 1):  # topk would read the scores more often
+            found.append(scores.max(1, keepdim=True))
+            scores.scatter_(1, found[-1].indices, -torch.inf)
+        best, words = (torch.cat(each, 1) for each in zip(*found, strict=True))
+        words = words[:, :k]
         # Twice what the sums of two scores, there and here, can be off by.
         margin = 8 * (data.shape[1] + 4) * 2.0**-24 * (data.double().square().sum(1) + self._largest) + _UNDERFLOW
-        sure = best.double() - second > margin
+        sure = (best[:, :k].double() - best[:, 1:] > margin[:, None]).all(1)
         if self._cells:
-            scores = torch.addmm(self._centres[1], data, self._centres[0])
+            scores = self._scores(data, self._centres)
             low, high = (each.double() for each in scores.aminmax(dim=1))
             # `kernels.probe` takes all cells above a limit, found to one part in 4,096 of the span, that no more
             # than so many reach: a cell that is above it for certain has been looked into.
-            limit = scores.gather(1, self._cell_of[words][:, None])[:, 0].double()
+            limit = scores.gather(1, self._cell_of[words]).amin(1).double()
             limit -= 1.01 * (high - low) / 2**HALVINGS + margin
             sure &= (limit > low) & ((scores > limit[:, None]).sum(1) <= self._probes)
         return words.int(), sure
+
+    def _scores(self, data: Tensor, columns: tuple[Tensor, Tensor]) -> Tensor:
+        with full_float32(self._device):
+            return torch.addmm(columns[1], data, columns[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,6 +27,7 @@ _FAR = 1e4  # times the longest centroid
 _BLOCK = 8192  # descriptors at a time
 _MATRIX_BATCH = 20  # descriptors that are worth a product of matrices
 _LEAST_PART = 128  # descriptors of a thread
+_MOST_ON_DEVICE = 8  # words of a descriptor: it looks for one after the other
 
 
 class WordSearcher:
@@ -34,15 +36,15 @@ class WordSearcher:
     def __init__(self, centroids: Matrix) -> None:
         self.centroids = centroids
         self._flat: Any = None
+        self.device = ("", 0)  # that helps, and the process that it helps
         self._on_devices: dict[tuple[str, bool], Any] = {}
 
-    def nearest(
-        self, data: Matrix, k: int, mode: Mode, threads: int, device: str | None = None
-    ) -> npt.NDArray[np.int32]:
+    def nearest(self, data: Matrix, k: int, mode: Mode, threads: int) -> npt.NDArray[np.int32]:
         """Return the words that `Codebook.assign` describes, (N, k) int32; `data` is finite, C-contiguous."""
         words, dim = self.centroids.shape
         fast = mode == "fast" and CellSearcher.pays(words, dim, k)
-        if device is None or k > 1:
+        device, process = self.device
+        if process != os.getpid() or k > _MOST_ON_DEVICE:
             return self._on_host(data, k, fast, threads)
         from delf_engine.index.codebook.on_device import DeviceWords
 
@@ -50,9 +52,9 @@ class WordSearcher:
             columns, largest = _as_columns(self.centroids, words), float(_squared_norms(self.centroids).max())
             cells = self._cells.cells() if fast else None
             self._on_devices[device, fast] = DeviceWords(columns, largest, cells, device)
-        out, sure = self._on_devices[device, fast].nearest(data)
-        out[~sure] = self._on_host(data[~sure], 1, fast, threads)[:, 0]
-        return out[:, None]
+        out, sure = self._on_devices[device, fast].nearest(data, k)
+        out[~sure] = self._on_host(data[~sure], k, fast, threads)
+        return out
 
     def _on_host(self, data: Matrix, k: int, fast: bool, threads: int) -> npt.NDArray[np.int32]:
         search = self._nearest_fast if fast else self._nearest

@@ -98,7 +98,7 @@ class DenseIndex(CandidateIndex[Vector, DenseConfig]):
     def _entries(self, segment: Segment) -> int:
         return len(segment.ids)
 
-    def _images(self, items: Sequence[LocalFeatures], threads: int, device: str | None = None) -> list[Vector]:
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Vector]:
         return in_threads(lambda i: self._vector(items[i], query=False), len(items), threads)
 
     def _queries(self, items: Sequence[LocalFeatures], threads: int, session: _Weights | None) -> list[Vector]:

@@ -79,14 +79,14 @@ class IvfIndex(CandidateIndex[Query, IvfConfig]):
     def _entries(self, segment: Segment) -> int:
         return int(segment.arrays["row_offsets"][-1])
 
-    def _images(self, items: Sequence[LocalFeatures], threads: int, device: str | None = None) -> list[Rows]:
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[Rows]:
         out: list[Rows] = []
         codec = self._known_codec()
         for block in blocks(items):
             some = items[block]
             descriptors = np.concatenate([item.descriptors for item in some])
             mode = self.config.assignment
-            cells = self.codebook.assign(descriptors, mode=mode, threads=threads, device=device)[:, 0]
+            cells = self.codebook.assign(descriptors, mode=mode, threads=threads)[:, 0]
             out += zip(by_image(cells, some), by_image(codec.encode(descriptors), some), strict=True)
         return out
 

@@ -122,9 +122,7 @@ class KdTreeIndex(CandidateIndex[npt.NDArray[np.float32], KdTreeConfig]):
     def _changed(self) -> None:
         self._forest = None
 
-    def _images(
-        self, items: Sequence[LocalFeatures], threads: int, device: str | None = None
-    ) -> list[npt.NDArray[np.float32]]:
+    def _images(self, items: Sequence[LocalFeatures], threads: int) -> list[npt.NDArray[np.float32]]:
         return [item.descriptors for item in items]
 
     def _queries(
