@@ -117,10 +117,10 @@ def rerank_part(
     if (there := find_part(where, stage, part)) is not None:
         return there.check(where, made_by)
     start = time.perf_counter()
-    with features.opened(where, check=False) as stored, FeatureStore.open(stored, readonly=True) as store:
-        rankings = rerank_batch(queries, lists, store, options)
-    at, verified = {}, 0
     with working_folder(where, stage, part) as (folder, name):
+        with features.opened(where, check=False) as stored, FeatureStore.open(stored, readonly=True) as store:
+            rankings = rerank_batch(queries, lists, store, options)
+        at, verified = {}, 0
         with (folder / _FOUND).open("wb") as file:
             for query, hits in rankings.items():
                 found = {hit.id: hit.verification.to_dict() for hit in hits if hit.verification is not None}
