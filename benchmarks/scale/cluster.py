@@ -32,7 +32,7 @@ def two_nodes() -> Iterator[Any]:
 
 @contextmanager
 def killed_node(cluster: Any, place: Path, stage: str, after: int) -> Iterator[dict[str, Any]]:
-    """Kill the second node once `after` parts are there, start another, and say what became of the parts.
+    """Kill the second node once `after` parts are there, and say what became of the parts.
 
     ``kept`` is whether the parts that were there then still are those, ``lost`` how many were begun in vain.
     """
@@ -45,19 +45,20 @@ def killed_node(cluster: Any, place: Path, stage: str, after: int) -> Iterator[d
             time.sleep(0.02)
         markers.update((path, path.read_bytes()) for path in found)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-        cluster.add_node(**_OPTIONS)
 
     thread = threading.Thread(target=kill)
     thread.start()
     start = time.perf_counter()
     yield told
+    seconds = time.perf_counter() - start
     thread.join()
+    cluster.add_node(**_OPTIONS)  # for the next stage; only the main thread can
     parts = len(list(place.glob(f"{stage}/*.json")))
     folders = sum(path.is_dir() for path in place.glob(f"{stage}/*"))
     kept = all(path.read_bytes() == contents for path, contents in markers.items())
     told.update(
         stage=stage.split("/")[0],
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
         parts=parts,
         there=len(markers),
         kept=kept,
