@@ -351,10 +351,7 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         return out
 
     def encoded(self, queries: Iterable[LocalFeatures]) -> list[Q]:
-        """Return what queries are searched with: the same for all indexes of the same words and options.
-
-        Not of KD-trees and IVF. Errors are those of `search`.
-        """
+        """Return what queries are searched with, in all indexes of these words and options; not KD-trees, IVF."""
         several = check_queries(queries, self.dim)
         return [*self._queries(several, check_threads(None), None)] if several else []
 

@@ -21,7 +21,6 @@ from delf_engine.errors import FormatError, MismatchError
 from delf_engine.shards.place import Place, sealed
 from delf_engine.support.files import system_errors
 
-#: What all have; that of a re-ranking has a name of its own.
 Stage: TypeAlias = Literal["features", "index"]
 
 VERSION = 1
@@ -80,7 +79,7 @@ class Part:
     def opened(self, place: Place, *, check: bool = True) -> Iterator[Path]:
         """Yield a local folder with its files, all compared with their checksums, or raise `FormatError`.
 
-        Without `check` files that are here already are not read.
+        Without `check` those that are here already are not read.
         """
         if place.local is not None and not check:
             yield place.local / self.folder

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,18 +83,19 @@ def rerank_parts(
 
     The file is that of `write_rankings` for what `Engine.rerank_many` returns of one engine of all parts, to the
     bit, for any number of parts and nodes. What is verified of a part stays in ``reranked/`` of the place: after
-    the driver has died the same call verifies only the others.
+    the driver has died the same call verifies only the others. Errors are those of `rerank_batch`,
+    `write_rankings` and `index_part`; a `ConfigError`, too, if the profile stops re-ranking early.
 
     Parameters
     ----------
     place : path or address
         Of a plan whose parts are extracted; all nodes reach it.
     queries : store, mapping or function
-        Features of each query by its id. Those without are not re-ranked.
+        Features of each query by its id; those without are not re-ranked.
     shortlists : mapping of query id to sequence of ids or of (id, score)
-        Candidates by the ids of the plan, best first. Those without features stay behind all others.
+        Ids of the plan, best first; those without features stay behind all others.
     out : path
-        Of the rankings, in a format of `write_rankings`; ``.npy`` is none of them.
+        Of the rankings, in a format of `write_rankings` but ``.npy``.
     top_n, seed, distances
         As in `Engine.rerank_many`.
     cpus : float
@@ -105,27 +106,14 @@ def rerank_parts(
     dict
         ``out``; counts of ``queries``, of ``pairs`` to verify, of those ``verified``, as others have no features,
         of ``parts`` that hold candidates, and of these those that were ``done`` by this call.
-
-    Raises
-    ------
-    ConfigError
-        If Ray is not installed, an option is out of range, or the profile stops re-ranking early.
-    DataError
-        If a shortlist has the wrong shape, or the format of `out` cannot hold an id.
-    FormatError
-        If a part has not been extracted, is damaged, or `out` cannot be written.
-    MismatchError
-        If descriptors have different dimensions, or a part was made by another model.
     """
-    ray = _ray()
-    where = Place(place)
-    workers = max(1, int(cpus))
-    of = plan_reranking(where, queries, shortlists, top_n=top_n, seed=seed, distances=distances, workers=workers)
-    read = reader(queries)
-    given = {query: ray.put(read(query)) for query in of.heads}
+    ray, where = _ray(), Place(place)
+    given: dict[str, Any] = {"top_n": top_n, "seed": seed, "distances": distances, "workers": max(1, int(cpus))}
+    of, read = plan_reranking(where, queries, shortlists, **given), reader(queries)
+    features = {query: ray.put(read(query)) for query in of.heads}
     task = ray.remote(num_cpus=cpus, max_retries=_RETRIES)(_verified)
     waiting = [
-        task.remote(where.address, of.stage, part, lists, {query: given[query] for query in lists}, of.options)
+        task.remote(where.address, of.stage, part, lists, {query: features[query] for query in lists}, of.options)
         for part, lists in of.by_part()
     ]
     return of.merge(_all(ray, waiting), out)
@@ -163,7 +151,7 @@ class Searcher:
     ) -> None:
         self._ray = _ray()
         where = Place(place)
-        self._plan = plan = read_plan(where)
+        plan = read_plan(where)
         if plan.engine.index in ("kdtree", "ivf"):
             raise ConfigError(
                 f"{where}: parts of a {plan.engine.index} index are not searched by themselves; merge them"
@@ -174,12 +162,14 @@ class Searcher:
         for part in find_parts(where, "index", range(plan.parts)):
             part.check(where, plan.index_made_by(words))
         self._empty = empty_index(plan.engine, words)  # makes queries ready, once for all actors
-        self._workers = max(1, int(cpus))
+        calibration = calibration_of(plan.engine.model, plan.engine.profile, plan.engine.model_identity)
+        workers = max(1, int(cpus))
+        self._options = partial(RerankOptions.of, plan.engine.profile, calibration=calibration, workers=workers)
         self._words = self._ray.put(words)  # for as long as an actor may be started again
         actor = self._ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=-1)(HeldParts)
         held = [block.tolist() for block in np.array_split(np.arange(plan.parts), actors)]
-        self._actors = [actor.remote(where.address, block, self._words, self._workers) for block in held]
-        counts = self._answers([one.counts.remote() for one in self._actors])
+        self._actors = [actor.remote(where.address, block, self._words, workers) for block in held]
+        counts = _all(self._ray, [one.counts.remote() for one in self._actors])
         self._images = sum(images for images, _ in counts)
         self._frequencies = self._ray.put(added([each for _, each in counts]))
 
@@ -200,10 +190,8 @@ class Searcher:
 
         Parameters and errors are as there. A `ConfigError`, too, if the profile stops re-ranking early.
         """
-        engine, asked = self._plan.engine, SearchOptions(top_k, top_n, seed=seed)
-        calibration = calibration_of(engine.model, engine.profile, engine.model_identity)
-        given: dict[str, Any] = {"calibration": calibration, "seed": asked.seed, "workers": self._workers}
-        options = RerankOptions.of(engine.profile, top_n=top_n or None, **given).in_parts()
+        SearchOptions(top_k, top_n)  # checks them
+        options = self._options(top_n=top_n or None, seed=seed).in_parts()
         count = options.reranking.top_n if top_n is None else top_n
         found = self._found([query], max(top_k, count))
         ((ids, scores),) = merged(found, max(top_k, count))
@@ -212,7 +200,7 @@ class Searcher:
         for one, ((names, _),) in zip(self._actors, found, strict=True):
             if held := [name for name in names if name in head]:
                 waiting.append(one.verify.remote(query, held, options))
-        verified = ChainMap(*self._answers(waiting))
+        verified = ChainMap(*_all(self._ray, waiting))
         hits = rank_verified(list(zip(ids, scores.tolist(), strict=True)), verified, ranking=options.ranking)
         return SearchResult(repr(query), tuple(hits[:top_k]), query)
 
@@ -224,10 +212,7 @@ class Searcher:
     def _found(self, queries: Iterable[LocalFeatures], top_k: int) -> list[list[Found]]:
         """Return what each actor finds for each query."""
         encoded = self._ray.put(self._empty.encoded(queries))
-        return self._answers([one.search.remote(encoded, top_k, self._frequencies) for one in self._actors])
-
-    def _answers(self, waiting: Sequence[Any]) -> list[Any]:
-        return _all(self._ray, waiting)
+        return _all(self._ray, [one.search.remote(encoded, top_k, self._frequencies) for one in self._actors])
 
 
 def _verified(

@@ -32,19 +32,7 @@ _AT = "queries.json"  # where the line of each query begins
 
 @dataclass(frozen=True)
 class Reranking:
-    """Shortlists that are re-ranked by parts.
-
-    Attributes
-    ----------
-    place : Place
-    plan : Plan
-    stage : str
-        Of its parts.
-    options : RerankOptions
-    entries : dict of query id to sequence of (id, score or None)
-    heads : dict of query id to list of id
-        Candidates to verify, of queries that have features.
-    """
+    """Shortlists to re-rank by parts of a `stage`; `heads` are candidates to verify, of queries with features."""
 
     place: Place
     plan: Plan
@@ -78,26 +66,18 @@ class Reranking:
 
 
 def plan_reranking(
-    place: Place,
-    queries: FeatureSource,
-    shortlists: Mapping[str, Shortlist],
-    *,
-    top_n: int | None,
-    seed: int,
-    distances: bool,
-    workers: int,
+    place: Place, queries: FeatureSource, shortlists: Mapping[str, Shortlist], **given: Any
 ) -> Reranking:
-    """Return what is to be done; errors are those of `delf_engine.shards.ray.rerank_parts`."""
+    """Return what is to be done with options as `RerankOptions.of` takes them; errors as of `rerank_parts`."""
     plan, read = read_plan(place), reader(queries)
-    given: dict[str, Any] = {"seed": seed, "distances": distances, "workers": workers, "on_missing": "ignore"}
-    options = RerankOptions.of(plan.engine.profile, top_n=top_n, **given).in_parts()
+    options = RerankOptions.of(plan.engine.profile, on_missing="ignore", **given).in_parts()
     entries = checked_entries(shortlists, options)
     heads, keys = {}, {}
     for query, found in entries.items():
         if (features := read(query)) is not None:
             heads[query] = [name for name, _ in found[: options.reranking.top_n]]
             keys[query] = query_key(heads[query], features)
-    depends = [options.verification.model_dump(mode="json"), options.ranking.exponent, seed, keys]
+    depends = [options.verification.model_dump(mode="json"), options.ranking.exponent, options.seed, keys]
     return Reranking(place, plan, f"reranked/{hashed(depends)}", options, entries, heads)
 
 
@@ -127,9 +107,8 @@ def rerank_part(
                 at[query], verified = file.tell(), verified + len(found)
                 file.write(json.dumps(found, separators=(",", ":")).encode() + b"\n")
         (folder / _AT).write_text(json.dumps(at))
-        missing = sum(map(len, lists.values())) - verified
-        seconds = round(time.perf_counter() - start, 3)
-        return commit(where, folder, Part(stage, part, name, made_by, verified, missing, seconds, {}))
+        counts = (verified, sum(map(len, lists.values())) - verified, round(time.perf_counter() - start, 3))
+        return commit(where, folder, Part(stage, part, name, made_by, *counts, {}))
 
 
 class _Rankings(Mapping[str, list[RankedCandidate]]):
@@ -138,7 +117,8 @@ class _Rankings(Mapping[str, list[RankedCandidate]]):
     def __init__(self, reranking: Reranking, folders: Sequence[Path]) -> None:
         self._of = reranking
         engine = reranking.plan.engine
-        self._calibration = calibration_of(engine.model, engine.profile, engine.model_identity)
+        calibration = calibration_of(engine.model, engine.profile, engine.model_identity)
+        self._judged = calibration.judged if calibration is not None else lambda verification: verification
         self._at: dict[str, list[tuple[Path, int]]] = {}
         for folder in folders:
             for query, at in json.loads((folder / _AT).read_text()).items():
@@ -152,9 +132,6 @@ class _Rankings(Mapping[str, list[RankedCandidate]]):
                 found = json.loads(file.readline())
             verified |= {name: self._judged(Verification.from_dict(each)) for name, each in found.items()}
         return rank_entries(entries, verified, self._of.options.ranking)
-
-    def _judged(self, verification: Verification) -> Verification:
-        return verification if self._calibration is None else self._calibration.judged(verification)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._of.entries)

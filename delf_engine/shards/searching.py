@@ -29,11 +29,10 @@ class HeldParts:
 
     def __init__(self, address: str, numbers: Sequence[int], words: Encoder | None, threads: int) -> None:
         self._place, self._threads = Place(address), threads
-        self._plan = read_plan(self._place)
+        engine = read_plan(self._place).engine
         self._stores: dict[int, FeatureStore] = {}
         self._parts = find_parts(self._place, "index", numbers)
         self._indexes: list[AnyIndex] = []
-        engine = self._plan.engine
         for part in self._parts:
             with part.opened(self._place, check=False) as folder:
                 self._indexes.append(load_index(folder, engine.index, engine.profile, words))
