@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 _OPTIONS: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 300_000_000}
-_SECONDS = 1800
 
 
 @contextmanager
@@ -36,31 +35,22 @@ def killed_node(cluster: Any, place: Path, stage: str, after: int) -> Iterator[d
 
     ``kept`` is whether the parts that were there then still are those, ``lost`` how many were begun in vain.
     """
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = {"stage": stage.split("/")[0]}
     markers: dict[Path, bytes] = {}
 
     def kill() -> None:
-        until = time.monotonic() + _SECONDS
-        while len(found := list(place.glob(f"{stage}/*.json"))) < after and time.monotonic() < until:
+        while len(found := list(place.glob(f"{stage}/*.json"))) < after:
             time.sleep(0.02)
         markers.update((path, path.read_bytes()) for path in found)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     start = time.perf_counter()
     yield told
-    seconds = time.perf_counter() - start
+    told["seconds"] = time.perf_counter() - start
     thread.join()
     cluster.add_node(**_OPTIONS)  # for the next stage; only the main thread can
-    parts = len(list(place.glob(f"{stage}/*.json")))
-    folders = sum(path.is_dir() for path in place.glob(f"{stage}/*"))
-    kept = all(path.read_bytes() == contents for path, contents in markers.items())
-    told.update(
-        stage=stage.split("/")[0],
-        seconds=seconds,
-        parts=parts,
-        there=len(markers),
-        kept=kept,
-        lost=folders - parts,
-    )
+    told["there"], told["parts"] = len(markers), len(list(place.glob(f"{stage}/*.json")))
+    told["kept"] = all(path.read_bytes() == contents for path, contents in markers.items())
+    told["lost"] = sum(path.is_dir() for path in place.glob(f"{stage}/*")) - told["parts"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -21,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.common import options_parser, print_rows, timed, write_json
+from benchmarks.common import options_parser, print_rows, print_table, timed, write_json
 from benchmarks.scale.cluster import killed_node, two_nodes
 from delf_engine import Engine, Extractor
 from delf_engine.config import Profile, load_profile, parse_config
@@ -47,15 +46,14 @@ def main() -> None:
         _write(folder / "photographs", args.photographs)
         rates = _rates(folder)
         stages, same = _stages(cluster, folder)
-    titles = {"stage": "{stage}", "s": "{seconds:.0f}", "parts": "{parts}", "done at the kill": "{there}"}
-    titles |= {"kept": "{kept}", "begun twice": "{lost}"}
-    print_rows(f"{args.photographs:,} photographs on two nodes, one killed in each stage", stages, titles)
-    what = {"what": "{what}", "equal": "{equal}"}
-    print_rows("beside one machine, to the bit", [{"what": k, "equal": v} for k, v in same.items()], what)
+    columns = {"stage": "{stage}", "s": "{seconds:.0f}", "parts": "{parts}", "done at the kill": "{there}"}
+    columns |= {"kept": "{kept}", "begun twice": "{lost}"}
+    print_rows(f"{args.photographs:,} photographs on two nodes, one killed in each stage", stages, columns)
+    rows = [[what, "to the bit" if equal else "NO"] for what, equal in same.items()]
+    print_table("equal to one machine's", ["what", "equal"], rows)
     columns = {"extract_many": "{plain:.1f}", "parts on Ray": "{ray:.1f}", "share": "{share:.2f}"}
     print_rows("photographs a second, default profile, two cores", rates, columns)
-    share = statistics.median(row["share"] for row in rates)
-    write_json(args.out, {"stages": stages, "same": same, "rates": rates, "share": share})
+    write_json(args.out, {"stages": stages, "same": same, "rates": rates})
 
 
 def _write(folder: Path, count: int) -> None:
