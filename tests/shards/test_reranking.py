@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,14 @@ def test_rankings_of_parts_are_evaluated(copied: Path, single: de.Engine, ray: O
 
 @pytest.mark.parametrize("actors", [1, 2])
 def test_a_searcher_finds_and_verifies_what_one_engine_does(
-    actors: int, done: str, single: de.Engine, ray: OneProcess
+    actors: int,
+    done: str,
+    single: de.Engine,
+    ray: OneProcess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     searcher = Searcher(done, actors=actors)
     queries = [*(single.get(name) for name in single.ids()), random_features(np.random.default_rng(0), 9)]
     wanted = single.index.search_many(queries, 5)
@@ -182,6 +189,7 @@ def test_a_searcher_finds_and_verifies_what_one_engine_does(
     for query in queries:
         for options in ({}, {"top_k": 2}, {"top_n": 3, "seed": 5}, {"top_n": 0}):
             assert searcher.search(query, **options).to_dict() == single.search(query, **options).to_dict()
+    assert not list(tmp_path.glob("delf-*"))  # nothing that an actor which is killed would leave
     for bad in ({"top_k": 0}, {"top_n": -1}):
         with raises(ConfigError, "top_"):
             searcher.search(queries[0], **bad)
