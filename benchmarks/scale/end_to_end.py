@@ -29,9 +29,7 @@ from delf_engine.shards import merge_shards, plan_shards
 from delf_engine.shards.ray import make_parts, rerank_parts
 
 _SMALL = {"scales": [1.0], "fill_scales": [], "max_features": 100, "min_image_size": 64}
-_VIEWS = 5  # of a scene
-_PARTS = 40
-_QUERIES = 100
+_VIEWS, _PARTS, _QUERIES = 5, 40, 100  # of a scene, of all photographs, to re-rank
 _RATED, _ROUNDS = 160, 4
 
 
@@ -56,8 +54,9 @@ def main() -> None:
     write_json(args.out, {"stages": stages, "same": same, "rates": rates})
 
 
-def _write(folder: Path, count: int) -> None:
-    """Write scenes, each in several views, in folders of 500."""
+def _write(folder: Path, count: int) -> list[str]:
+    """Write scenes, each in several views; return paths."""
+    folder.mkdir()
     for number in range(count):
         scene, view = np.random.default_rng([0, number // _VIEWS]), np.random.default_rng([1, number])
         image = np.full((144, 160, 3), 128.0)
@@ -65,9 +64,9 @@ def _write(folder: Path, count: int) -> None:
             grid = scene.normal(0, 40, (144 // cell + 1, 160 // cell + 1, 3))
             image += grid.repeat(cell, axis=0).repeat(cell, axis=1)[:144, :160]
         y, x = view.integers(0, 32, 2)
-        path = folder / f"{number // 500:04d}" / f"{number:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.clip(image[y : y + 96, x : x + 128], 0, 255).astype(np.uint8))
+        cut = np.clip(image[y : y + 96, x : x + 128], 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{number:06d}.jpg"), cut)
+    return sorted(map(str, folder.iterdir()))
 
 
 def _rates(folder: Path) -> list[dict[str, float]]:
@@ -75,18 +74,14 @@ def _rates(folder: Path) -> list[dict[str, float]]:
 
     Plain is the quickest way on two cores: two processes of one thread each.
     """
-    for path in sorted((folder / "photographs").glob("*/*.jpg"))[:_RATED]:
-        (folder / "rated" / path.name).parent.mkdir(exist_ok=True)
-        shutil.copy(path, folder / "rated")
-    paths, place = sorted(map(str, (folder / "rated").iterdir())), folder / "rated-parts"
-    plan_shards(folder / "rated", place, part_bytes=sum(os.path.getsize(path) for path in paths) // 8)
-    rounds = []
+    paths, place, rounds = _write(folder / "rated", _RATED), folder / "rated-parts", []
+    plan_shards(folder / "rated", place, part_bytes=sum(map(os.path.getsize, paths)) // 8)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         for _ in range(_ROUNDS + 1):
             plain, _ = timed(lambda: list(pool.map(_extracted, (paths[::2], paths[1::2]))))
             shutil.rmtree(place / "features", ignore_errors=True)
             ray, _ = timed(lambda: make_parts(place, "features"))
-            rounds.append({"plain": len(paths) / plain, "ray": len(paths) / ray, "share": plain / ray})
+            rounds.append({"plain": _RATED / plain, "ray": _RATED / ray, "share": plain / ray})
     return rounds[1:]
 
 
@@ -101,10 +96,12 @@ def _extractor() -> Extractor:
 
 def _stages(cluster: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str, bool]]:
     """Make all of it on one machine and on the cluster; return what became of each stage, and what is equal."""
-    photographs, place, profile = folder / "photographs", folder / "place", _small()
+    photographs, place, values = folder / "photographs", folder / "place", load_profile("default").model_dump()
+    values["extraction"] |= _SMALL
+    profile = parse_config(Profile, values, where="small")
     one = Engine.create(folder / "one", profile=profile, root=photographs)
     one.add(photographs)
-    size = sum(path.stat().st_size for path in photographs.glob("*/*.jpg"))
+    size = sum(path.stat().st_size for path in photographs.iterdir())
     plan = plan_shards(photographs, place, profile=profile, part_bytes=size // _PARTS)
     stages = []
     for stage in ("features", "index"):
@@ -132,11 +129,6 @@ def _stages(cluster: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str,
         }
     one.close()
     return stages, same
-
-
-def _small() -> Profile:
-    values = load_profile("default").model_dump()
-    return parse_config(Profile, {**values, "extraction": {**values["extraction"], **_SMALL}}, where="small")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python -m benchmarks.scale.search [--images 12500]
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -44,8 +45,8 @@ def main() -> None:
             sharded, ((ids, values),) = timed(partial(searcher.search_many, [query], 100))
             seconds.append((single, sharded))
             same &= (ids, values.tobytes()) == (names, scores.tobytes())
-        actors = [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if _is_actor(path)]
-        anonymous = max(memory("RssAnon", pid) or 0 for pid in actors)
+        actors = subprocess.run(["pgrep", "-f", "^ray::HeldParts"], capture_output=True, text=True, check=True)
+        anonymous = max(memory("RssAnon", pid) or 0 for pid in actors.stdout.split())
     rounds = 1e3 * np.array(seconds).reshape(_ROUNDS, _QUERIES, 2)[1:]
     (one_ms, sharded_ms), (one_best, sharded_best) = np.median(rounds, (0, 1)), rounds.min(0).mean(0)
     maps = sum(seal["bytes"] for part in parts for seal in part.files.values()) / _SHARDS
@@ -55,13 +56,6 @@ def main() -> None:
     rows = [[name, f"{value:.1f}"] for name, value in found.items()] + [["same bits", str(same)]]
     print_table(f"{_SHARDS * args.images:,} images in {_SHARDS} shards, two cores", ["", ""], rows)
     write_json(args.out, {name: float(value) for name, value in found.items()} | {"same": same})
-
-
-def _is_actor(cmdline: Path) -> bool:
-    try:
-        return cmdline.read_bytes().startswith(b"ray::HeldParts")
-    except OSError:  # it has ended
-        return False
 
 
 if __name__ == "__main__":
