@@ -65,7 +65,7 @@ def make_parts(
     plan = read_plan(where)
     words = ray.put(words_of(where, plan, codebook) if stage == "index" else None)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(_made)
-    return _all(ray, [task.remote(where.address, stage, part, words) for part in range(plan.parts)])
+    return _all(ray, [task.remote(where.everywhere, stage, part, words) for part in range(plan.parts)])
 
 
 def rerank_parts(
@@ -108,13 +108,12 @@ def rerank_parts(
         of ``parts`` that hold candidates, and of these those that were ``done`` by this call.
     """
     ray, where = _ray(), Place(place)
-    given: dict[str, Any] = {"top_n": top_n, "seed": seed, "distances": distances, "workers": max(1, int(cpus))}
-    of, read = plan_reranking(where, queries, shortlists, **given), reader(queries)
-    features = {query: ray.put(read(query)) for query in of.heads}
-    task = ray.remote(num_cpus=cpus, max_retries=_RETRIES)(_verified)
+    options: dict[str, Any] = {"top_n": top_n, "seed": seed, "distances": distances, "workers": max(1, int(cpus))}
+    of, read = plan_reranking(where, queries, shortlists, **options), reader(queries)
+    given = {query: ray.put(read(query)) for query in of.heads}
+    task = partial(ray.remote(num_cpus=cpus, max_retries=_RETRIES)(_verified).remote, where.everywhere, of.stage)
     waiting = [
-        task.remote(where.address, of.stage, part, lists, {query: features[query] for query in lists}, of.options)
-        for part, lists in of.by_part()
+        task(part, lists, {query: given[query] for query in lists}, of.options) for part, lists in of.by_part()
     ]
     return of.merge(_all(ray, waiting), out)
 
@@ -168,7 +167,7 @@ class Searcher:
         self._words = self._ray.put(words)  # for as long as an actor may be started again
         actor = self._ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=-1)(HeldParts)
         held = [block.tolist() for block in np.array_split(np.arange(plan.parts), actors)]
-        self._actors = [actor.remote(where.address, block, self._words, workers) for block in held]
+        self._actors = [actor.remote(where.everywhere, block, self._words, workers) for block in held]
         counts = _all(self._ray, [one.counts.remote() for one in self._actors])
         self._images = sum(images for images, _ in counts)
         self._frequencies = self._ray.put(added([each for _, each in counts]))
