@@ -1,6 +1,6 @@
 """Eight shards in eight actors beside one index of the same size: the time of a query, and the memory of an actor.
 
-python -m benchmarks.scale.search [--images 12500]
+python -m benchmarks.scale.search [--images 10000]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _QUERIES, _ROUNDS = 20, 6  # the first round reads from the disk
 def main() -> None:
     """Measure, print, write JSON."""
     parser = options_parser(__doc__, "out/scale_search.json")
-    parser.add_argument("--images", type=int, default=12_500, help="of a shard")
+    parser.add_argument("--images", type=int, default=10_000, help="of a shard, a multiple of 5,000")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="delf-scale-") as temporary, two_nodes():
         place, book = Path(temporary, "place"), codebook()

@@ -34,7 +34,7 @@ _QUERIES, _ROUNDS = 20, 4
 def main() -> None:
     """Measure, print, write JSON."""
     parser = options_parser(__doc__, "out/scale_ten_million.json")
-    parser.add_argument("--images", type=int, default=1_000_000, help="of a shard")
+    parser.add_argument("--images", type=int, default=1_000_000, help="of a shard, a multiple of 5,000")
     args = parser.parse_args()
     queries, book = [[query] for query in images(_QUERIES, _FEATURES, 2)], codebook()
     with tempfile.TemporaryDirectory(prefix="delf-scale-") as temporary, two_nodes():
