@@ -18,6 +18,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index.codebook.encoder import Encoder
 from delf_engine.index.contract import (
     Found,
+    Frequencies,
     IndexInfo,
     SearchBy,
     check_batch,
@@ -72,6 +73,8 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
         self.encoder = encoder
         self._collection = Collection(self.kind, layout)
         self.vectors = 0  # components of the global descriptors that are kept; 0: none are
+        #: How rare words are is that among all images of which these are some; None: among these.
+        self.frequencies: Frequencies | None = None
 
     def keep_vectors(self, length: int) -> None:
         """Let an index that is new and empty keep the global descriptors of its images, of `length` components."""
@@ -339,6 +342,30 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
 
             out += in_threads(found, len(block), threads)
         return out
+
+    def encoded(self, queries: Iterable[LocalFeatures]) -> list[Q]:
+        """Return what queries are searched with, in all indexes of these words and options; not KD-trees, IVF."""
+        several = check_queries(queries, self.dim)
+        return [*self._queries(several, check_threads(None), None)] if several else []
+
+    def search_encoded(self, queries: Sequence[Q], top_k: int, *, threads: int | None = None) -> list[Found]:
+        """Do what `search_many` does, for what `encoded` has returned."""
+        top_k, threads = check_top_k(top_k), check_threads(threads)
+        self._collection.flush()
+        session, inner = self._session(), threads if len(queries) == 1 else 1
+
+        def found(i: int) -> Found:
+            if not self._collection.segments:
+                return [], np.empty(0, np.float32)
+            scores = self._score(queries[i], inner, session)
+            rows = best(scores, top_k)
+            return self._collection.names_of(rows), scores[rows]
+
+        return in_threads(found, len(queries), threads)
+
+    def word_frequencies(self) -> Frequencies | None:
+        """Return how many images there are, and how many have each word; None where scores do not depend on it."""
+        return None
 
     def __len__(self) -> int:
         return len(self._collection)

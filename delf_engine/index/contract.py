@@ -18,6 +18,7 @@ from delf_engine.features import LocalFeatures
 #: What a search compares: what the kind of index keeps of local features, global descriptors, or both.
 SearchBy: TypeAlias = Literal["local", "global", "fused"]
 Found: TypeAlias = tuple[list[str], npt.NDArray[np.float32]]  # ids, best first, and their (K,) scores
+Frequencies: TypeAlias = tuple[int, npt.NDArray[np.int64]]  # images, and those that have each word, (W,)
 
 _KDTREE_DESCRIPTORS = 2_000_000  # more of them are better searched by an index that does not hold them in memory
 _REMOVED_SHARE = 0.2  # of all rows, from which on merging is worth while

@@ -104,6 +104,12 @@ class RerankOptions:
         reranking = parse_config(RerankingConfig, values, where="re-ranking")
         return cls(reranking, profile.verification, profile.ranking, fine=profile.fine, **more)
 
+    def in_parts(self) -> RerankOptions:
+        """Return these; a `ConfigError` if which candidates are verified depends on others, or on time."""
+        if self.reranking.seconds is not None or None not in (self.reranking.top_k, self.ranking.cap):
+            raise ConfigError("re-ranking that stops early (seconds, top_k with a cap) is not done in parts")
+        return self
+
     def verifier(self, query: LocalFeatures) -> PairVerifier:
         """Return the query, made ready for all its pairs."""
         return PairVerifier(query, config=self.verification, exponent=self.ranking.exponent, seed=self.seed)

@@ -133,12 +133,7 @@ def _reranked(
     progress: Progress | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> dict[str, list[RankedCandidate]]:
-    entries = {
-        query: checked_shortlist(shortlist, query=query, distances=options.distances)
-        for query, shortlist in shortlists.items()
-    }
-    for query, found in entries.items() if options.distances else ():
-        check_best_first(query, found, distances=True)
+    entries = checked_entries(shortlists, options)
     with opened_journal(checkpoint, options.verification, options.ranking.exponent, options.seed) as journal:
         batch = _Batch(entries, reader(queries), reader(features), options, journal, progress)
         for job in verify_jobs(batch.jobs(), batch.read, options, pairs=batch.total, advanced=batch.advance):
@@ -151,6 +146,16 @@ def _reranked(
             for query, found in verified.items()
         }
     return {query: rank_entries(found, verified[query], options.ranking) for query, found in entries.items()}
+
+
+def checked_entries(shortlists: Mapping[str, Shortlist], options: RerankOptions) -> dict[str, Entries]:
+    """Return checked shortlists by query; errors as of `rerank_batch`."""
+    entries: dict[str, Entries] = {}
+    for query, shortlist in shortlists.items():
+        entries[query] = found = checked_shortlist(shortlist, query=query, distances=options.distances)
+        if options.distances:
+            check_best_first(query, found, distances=True)
+    return entries
 
 
 class _Batch:

@@ -35,14 +35,15 @@ class Part:
 
     Attributes
     ----------
-    stage : "features" or "index"
+    stage : str
+        "features", "index", or that of a re-ranking.
     part : int
     folder : str
-        Where its files lie in the place: a feature store, or an index.
+        Where its files lie in the place: a feature store, an index, or verifications.
     made_by : dict
         What all parts must agree in: model, dimension, hashes of options and words.
     images, failed : int
-        Photographs in it, and those that could not be read.
+        Photographs in it, and those that could not be read; or pairs, and those without features.
     seconds : float
         That making it took.
     files : dict
@@ -51,7 +52,7 @@ class Part:
         "there": another worker, or an earlier call, had made it.
     """
 
-    stage: Stage
+    stage: str
     part: int
     folder: str
     made_by: dict[str, Any]
@@ -75,8 +76,14 @@ class Part:
         return self
 
     @contextmanager
-    def opened(self, place: Place) -> Iterator[Path]:
-        """Yield a local folder with its files, all compared with their checksums, or raise `FormatError`."""
+    def opened(self, place: Place, *, check: bool = True) -> Iterator[Path]:
+        """Yield a local folder with its files, all compared with their checksums, or raise `FormatError`.
+
+        Without `check` those that are here already are not read.
+        """
+        if place.local is not None and not check:
+            yield place.local / self.folder
+            return
         with tempfile.TemporaryDirectory(prefix="delf-shard-") as temporary:
             try:
                 for file, seal in self.files.items():
@@ -87,10 +94,11 @@ class Part:
 
     @property
     def _again(self) -> str:
-        return f"delete {_marker(self.stage, self.part)} and {_COMMANDS[self.stage]} part {self.part} again"
+        command = _COMMANDS.get(self.stage, "re-rank")
+        return f"delete {_marker(self.stage, self.part)} and {command} part {self.part} again"
 
 
-def find_part(place: Place, stage: Stage, part: int) -> Part | None:
+def find_part(place: Place, stage: str, part: int) -> Part | None:
     """Return a part, None if it is not there; a `FormatError` if its marker is damaged or of another version."""
     name = f"{place}/{_marker(stage, part)}"
     contents = place.read(_marker(stage, part))
@@ -106,19 +114,18 @@ def find_part(place: Place, stage: Stage, part: int) -> Part | None:
         raise FormatError(f"{name}: the marker of part {part} is damaged: {error!r}") from error
 
 
-def find_parts(place: Place, stage: Stage, numbers: Iterable[int]) -> list[Part]:
+def find_parts(place: Place, stage: str, numbers: Iterable[int]) -> list[Part]:
     """Return parts that must be there; a `FormatError` names those that are not."""
     found = {part: find_part(place, stage, part) for part in numbers}
     if missing := [part for part, there in found.items() if there is None]:
         named = ", ".join(map(str, missing[:_NAMED])) + (" ..." if len(missing) > _NAMED else "")
-        raise FormatError(
-            f"{place}: {stage} of {len(missing)} parts are missing ({named}): {_COMMANDS[stage]} them"
-        )
+        command = _COMMANDS.get(stage, "re-rank")
+        raise FormatError(f"{place}: {stage} of {len(missing)} parts are missing ({named}): {command} them")
     return [there for there in found.values() if there is not None]
 
 
 @contextmanager
-def working_folder(place: Place, stage: Stage, part: int) -> Iterator[tuple[Path, str]]:
+def working_folder(place: Place, stage: str, part: int) -> Iterator[tuple[Path, str]]:
     """Yield a new local folder for a part, and its name in the place; deleted unless `commit` has marked it."""
     name = f"{stage}/{part:05d}-{secrets.token_hex(4)}"
     if place.local is None:
@@ -150,5 +157,5 @@ def commit(place: Place, folder: Path, made: Part) -> Part:
     return find_parts(place, made.stage, [made.part])[0]
 
 
-def _marker(stage: Stage, part: int) -> str:
+def _marker(stage: str, part: int) -> str:
     return f"{stage}/{part:05d}.json"

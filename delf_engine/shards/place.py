@@ -53,6 +53,7 @@ class Place:
             raise ConfigError(f"{self.address}: not an address that can be used here: {error}") from error
         self.root = root.rstrip("/")
         self.local = Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
+        self.everywhere = self.address if self.local is None else self.root  # for processes in other folders
 
     def __str__(self) -> str:
         return self.address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ import pytest
 
 import delf_engine as de
 from delf_engine.errors import ConfigError, FormatError
+from delf_engine.reranking import write_rankings
 from delf_engine.shards import merge_shards, plan_shards
-from delf_engine.shards.ray import Searcher, make_parts
+from delf_engine.shards.ray import Searcher, make_parts, rerank_parts
 from helpers import raises, random_features
 
 
@@ -58,18 +60,24 @@ def test_a_node_dies_and_nothing_changes(
     parts = make_parts(place, "features")
     assert [part.part for part in parts] == list(range(plan.parts))
     assert len(cluster.worker_nodes) == 0
-    assert {part.state for part in make_parts(place, "index")} == {"done"}
+    assert {part.state for part in make_parts(os.path.relpath(place), "index")} == {"done"}
     assert {part.state for part in make_parts(place, "features")} == {"there"}
     merge_shards(place, tmp_path / "e")
     queries = [single.get(name) for name in single.ids()] + [random_features(np.random.default_rng(0), 9)]
     wanted = single.index.search_many(queries, 5)
     with de.Engine.open(tmp_path / "e", readonly=True) as merged:
         check_found(merged.index.search_many(queries, 5), wanted)
-    searcher = Searcher(place, actors=3, cpus=0)
+    lists = {query: [name for name in single.ids() if name != query] for query in single.ids()}
+    told = rerank_parts(place, single.store, lists, tmp_path / "parts.jsonl")
+    assert (told["verified"], told["done"]) == (42, told["parts"])
+    write_rankings(tmp_path / "one.jsonl", single.rerank_many(lists).rankings)
+    assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    searcher = Searcher(place, actors=2, cpus=0)
     assert len(searcher) == len(single)
     check_found(searcher.search_many(queries, 5), wanted)
     cluster.ray.kill(searcher._actors[1], no_restart=False)
     check_found(searcher.search_many(queries, 5), wanted)
+    assert searcher.search(queries[0]).to_dict() == single.search(queries[0]).to_dict()
     with raises(ConfigError, "top_k"):
         searcher.search_many(queries, 0)
     searcher.close()
@@ -95,6 +103,11 @@ def test_what_ray_cannot_do(
     with raises(ConfigError, "kdtree"):
         Searcher(tmp_path / "p", actors=1)
     monkeypatch.setitem(sys.modules, "ray", None)
-    for call in (lambda: Searcher(made, actors=1), lambda: make_parts(made, "features")):
+    calls = (
+        lambda: Searcher(made, actors=1),
+        lambda: make_parts(made, "features"),
+        lambda: rerank_parts(made, {}, {}, "r.jsonl"),
+    )
+    for call in calls:
         with raises(ConfigError, "delf-engine[ray]"):
             call()

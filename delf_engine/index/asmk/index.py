@@ -41,6 +41,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index.asmk.aggregation import Aggregate, aggregated, code_length
 from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
+from delf_engine.index.contract import Frequencies
 from delf_engine.index.segments.segment import Allocate, Arrays, Layout, Segment, offsets_of
 from delf_engine.support.threads import in_threads
 
@@ -142,8 +143,18 @@ class AsmkIndex(CandidateIndex[Aggregate, AsmkConfig]):
             return np.zeros(sum(len(segment.ids) for segment in segments), np.float32)
         weights, rule = np.ones(len(words)), selectivity(self.dim, self.config)
         if self.config.idf:
-            weights = np.log(len(self) / np.maximum(_count_images(segments, words), 1)) ** 2
+            images, having = self.frequencies or (len(self), None)
+            counts = _count_images(segments, words) if having is None else having[words]
+            weights = np.log(images / np.maximum(counts, 1)) ** 2
         return np.concatenate([score_segment(segment, query, weights, rule, threads) for segment in segments])
+
+    def word_frequencies(self) -> Frequencies | None:
+        """See `CandidateIndex.word_frequencies`."""
+        if not self.config.idf:
+            return None
+        self._collection.flush()
+        every = np.arange(self.codebook.words, dtype=np.int32)
+        return len(self), _count_images(self._collection.segments, every)
 
 
 def score_segment(

@@ -15,6 +15,7 @@ from delf_engine.features import LocalFeatures
 from delf_engine.index.base import CandidateIndex
 from delf_engine.index.codebook.codebook import Codebook
 from delf_engine.index.codebook.mixture import Mixture
+from delf_engine.index.contract import Frequencies
 from delf_engine.index.dense.encodings import (
     Vector,
     bow_vector,
@@ -122,8 +123,20 @@ class DenseIndex(CandidateIndex[Vector, DenseConfig]):
         segments = self._collection.segments
         state = [(segment, segment.dead) for segment in segments]
         if self._weights is None or self._weights.state != state:
-            self._weights = _weighed(state, self.encoder, self.config.idf)
+            self._weights = _weighed(state, self.encoder, self.frequencies or self.word_frequencies())
         return self._weights
+
+    def word_frequencies(self) -> Frequencies | None:
+        """See `CandidateIndex.word_frequencies`."""
+        if not (isinstance(self.config, BowConfig) and self.config.idf):
+            return None
+        self._collection.flush()
+        words: Any = self.encoder
+        having = np.zeros(words.words, np.int64)
+        for segment in self._collection.segments:
+            for row in np.flatnonzero(segment.alive):  # one by one: a segment may be larger than memory
+                having += segment.arrays["vectors"][row] > 0
+        return len(self), having
 
     def _score(self, query: Vector, threads: int, session: _Weights | None) -> npt.NDArray[np.float32]:
         length = 1.0
@@ -150,14 +163,8 @@ class _Weights:
     lengths: list[npt.NDArray[np.float64]]  # of the weighed rows of each segment, (n,)
 
 
-def _weighed(state: list[tuple[Segment, int]], codebook: Any, idf: bool) -> _Weights:
-    weights = np.ones(codebook.words)
-    if idf:
-        having = np.zeros(codebook.words, np.int64)
-        for segment, _ in state:
-            for row in np.flatnonzero(segment.alive):  # one by one: a segment may be larger than memory
-                having += segment.arrays["vectors"][row] > 0
-        weights = inverse_document_frequency(sum(segment.live for segment, _ in state), having)
+def _weighed(state: list[tuple[Segment, int]], codebook: Any, frequencies: Frequencies | None) -> _Weights:
+    weights = np.ones(codebook.words) if frequencies is None else inverse_document_frequency(*frequencies)
     lengths = [
         np.array([euclidean_length(row * weights) for row in segment.arrays["vectors"]]) for segment, _ in state
     ]

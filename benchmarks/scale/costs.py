@@ -1,6 +1,6 @@
 """What 100 million photographs take by `delf-engine shard cost`, and what its model says of searches, measured.
 
-python -m benchmarks.index.shards [--photographs 100000000] [--shard 6000]
+python -m benchmarks.scale.costs [--photographs 100000000] [--shard 6000]
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Benchmarks of collections past one machine."""
