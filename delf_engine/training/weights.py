@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
-import torchvision
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -17,6 +15,9 @@ from delf_engine.model.backbones import ARCHITECTURES, Trunk, VitArchitecture, b
 from delf_engine.model.checkpoint import CheckpointInfo, load_checkpoint
 
 __all__ = ["load_trunk", "pretrained_state", "read_state"]
+
+#: Of torchvision's first ImageNet weights: the part of a file's name that is its checksum.
+_IMAGENET = {"resnet18": "f37072fd", "resnet34": "b627a593", "resnet50": "0676ba61", "resnet101": "63fe2227"}
 
 
 def load_trunk(architecture: str, path: str | os.PathLike[str] | None, *, trained: bool = True) -> Trunk:
@@ -78,25 +79,26 @@ def pretrained_state(architecture: str) -> dict[str, Tensor]:
     CheckpointError
         If torchvision has none for this architecture, or they can be neither found nor downloaded.
     """
-    weights = _offered(architecture)
+    url = _offered(architecture)
     try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+        return torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise CheckpointError(
             f"torchvision's weights of {architecture} are not in {folder} and cannot be downloaded ({error}): "
-            f"pass --trunk FILE, or put {weights.url} there"
+            f"pass --trunk FILE, or put {url} there"
         ) from error
 
 
-def _offered(architecture: str) -> Any:
-    """Return what torchvision offers for an architecture, without loading it; errors as of `pretrained_state`."""
+def _offered(architecture: str) -> str:
+    """Return the URL of torchvision's weights for an architecture; errors as of `pretrained_state`."""
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"unknown trunk {architecture!r}; known trunks: {', '.join(ARCHITECTURES)}")
     kind = ARCHITECTURES[architecture]
     if isinstance(kind, VitArchitecture) or kind.stride_on_first or kind.padding != "torch":
         raise CheckpointError(f"torchvision has no weights for {architecture}: pass --trunk FILE")
-    return torchvision.models.get_model_weights(kind.constructor).IMAGENET1K_V1
+    name = architecture.partition("_")[0]
+    return f"https://download.pytorch.org/models/{name}-{_IMAGENET[name]}.pth"
 
 
 def _is_checkpoint(path: str | os.PathLike[str]) -> bool:
