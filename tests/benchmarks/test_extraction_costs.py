@@ -47,10 +47,10 @@ def test_a_row_for_each_model_and_profile(tmp_path: Path, monkeypatch: pytest.Mo
 def test_memory_and_speed_of_adding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    adding.main(["memory", "--counts", "2", "10", "--side", "48", "--out", str(tmp_path)])
-    rows = json.loads((tmp_path / "adding_memory.json").read_text())["rows"]
-    assert [row["images"] for row in rows] == [2, 10]
-    assert all(row["peak_mb"] > 50 for row in rows)
+    adding.main(["memory", "--counts", "2", "--side", "48", "--out", str(tmp_path)])
+    (row,) = json.loads((tmp_path / "adding_memory.json").read_text())["rows"]
+    assert row["images"] == 2
+    assert row["peak_mb"] > 50
     photos = tmp_path / "photos"
     for i in range(3):
         write_image(photos / f"{i}.png", random_photo(np.random.default_rng(i), 64, 48))

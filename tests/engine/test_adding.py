@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import deadly
 import delf_engine as de
 from delf_engine.engine.manifest import MANIFEST
 from delf_engine.errors import ConfigError, FormatError, ImageError, LockedError, UnknownIdError
+from forkserver import Child
 from helpers import raises, random_features, random_photo, write_image
 
 
@@ -61,9 +59,7 @@ def test_a_limit_of_pixels_is_that_of_the_call_or_of_the_profile(tmp_path: Path,
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_few_are_broken(
-    tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str, workers: int
-) -> None:
+def test_a_few_are_broken(tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str, workers: int) -> None:
     photos = [str(p) for p in sorted(folder.rglob("*.png"))]
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -129,19 +125,18 @@ def test_a_full_disk_leaves_the_engine_intact(
         kept = {image_id: engine.get(image_id) for image_id in engine.ids()}
     # No file may grow beyond what the store has now and a little: the writes after that fail as on a full disk.
     limit = (tmp_path / "e" / "features" / "data.mdb").stat().st_size + 30_000
-    code = textwrap.dedent(
-        f"""
+    code = f"""
         import resource, sys
         from delf_engine.cli import main
+        sys.stderr = sys.stdout
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-        sys.argv = ["delf-engine", "add", {str(tmp_path / "e")!r}, {str(folder)!r}]
         main()
-        """
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 1, run.stderr
-    assert "cannot be written" in run.stderr
-    assert "Traceback" not in run.stderr
+    """
+    run = Child(code, "add", tmp_path / "e", folder)
+    said = run.communicate()
+    assert run.poll() == 1, said
+    assert "cannot be written" in said
+    assert "Traceback" not in said
     with de.Engine.open(tmp_path / "e") as engine:
         assert len(engine) < len(photos)
         assert all(engine.get(image_id) == features for image_id, features in kept.items())
@@ -151,7 +146,7 @@ def test_a_full_disk_leaves_the_engine_intact(
         assert sorted(engine.ids()) == photos
 
 
-def _first_commit(directory: Path, process: subprocess.Popen[str]) -> int:
+def _first_commit(directory: Path, process: Child) -> int:
     """Wait until images are committed; return how many are."""
     deadline, found = time.monotonic() + 120, 0
     while not found and time.monotonic() < deadline and process.poll() is None:
@@ -167,7 +162,7 @@ def test_kill_during_add_loses_nothing_and_doubles_nothing(
 ) -> None:
     _create(tmp_path / "e", tiny_model, one_scale).close()
     code = "import sys, delf_engine as de\nde.Engine.open(sys.argv[1]).add(sys.argv[2])\n"
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "e"), str(folder)], text=True)
+    process = Child(code, tmp_path / "e", folder)
     found = _first_commit(tmp_path / "e", process)
     process.kill()
     process.wait()
@@ -184,11 +179,11 @@ def test_kill_during_add_loses_nothing_and_doubles_nothing(
 
 
 def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, folder: Path, one_scale: str) -> None:
-    code = textwrap.dedent(
-        """
+    code = """
         import os, signal, sys, time
         from delf_engine.cli import main
         from delf_engine.engine.state import EngineState
+        sys.stderr = sys.stdout
         commit, sent = EngineState.commit, sys.argv.pop()
         def slow(self, items, **options):
             found = commit(self, items, **options)
@@ -198,18 +193,16 @@ def test_ctrl_c_stops_cleanly_and_goes_on(tmp_path: Path, tiny_model: Path, fold
         EngineState.commit = slow
         signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
         main()
-        """
-    )
-    options = ["--model", str(tiny_model), "--profile", one_scale, "--workers", "2", str(tmp_path / "sent")]
-    command = [sys.executable, "-c", code, "add", str(tmp_path / "e"), str(folder), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    """
+    options = ["--model", tiny_model, "--profile", one_scale, "--workers", "2", tmp_path / "sent"]
+    process = Child(code, "add", tmp_path / "e", folder, *options)
     found = _first_commit(tmp_path / "e", process)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     (tmp_path / "sent").touch()
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130, stderr
-    assert "interrupted; what was committed stays" in stderr
-    assert "Traceback" not in stderr
+    said = process.communicate()
+    assert process.poll() == 130, said
+    assert "interrupted; what was committed stays" in said
+    assert "Traceback" not in said
     with de.Engine.open(tmp_path / "e") as engine:
         before = engine.ids()
         assert 120 > len(before) >= found > 0
