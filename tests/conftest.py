@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from typer.testing import CliRunner
 
+from delf_engine.cli import app
 from helpers import random_photo, write_image, write_tiny_model
 
 # The same examples on every machine: a red run is a change of the code, never of the luck.
@@ -26,6 +28,17 @@ def rng() -> np.random.Generator:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of random weights, with its codebook."""
     return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as ONNX, exported by the command into a new folder; skips where that is not installed."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    path = tmp_path_factory.mktemp("onnx") / "new" / "tiny.onnx"
+    result = CliRunner().invoke(app, ["model", "export", str(tiny_model), "--out", str(path)])
+    assert result.exit_code == 0, result.output
+    return path
 
 
 @pytest.fixture(scope="session")

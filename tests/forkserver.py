@@ -1,4 +1,4 @@
-"""Python processes for tests, forked from one that has imported what they need, which alone takes a second.
+"""Python processes for tests, forked from one that has imported what they need, which alone takes seconds.
 
 They are killed, run out of disk, and hold locks like any other process; they are not for what is new in a new
 interpreter (which modules are loaded, how the main module is found).
@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["cv2", "numba", "scipy.spatial", "delf_engine.engine"])
+_KERNELS = (f"delf_engine.{room}.kernels" for room in ("index.asmk", "index.codebook", "matching", "verification"))
+_FORKED.set_forkserver_preload(
+    ["cv2", "scipy.spatial", "delf_engine.engine", "delf_engine.model.network", *_KERNELS]
+)
 
 
 class Child:
@@ -26,6 +29,7 @@ class Child:
         words = ["-c", *map(str, arguments)]
         self._process = _FORKED.Process(target=_run, args=(textwrap.dedent(code), words, theirs_in, theirs_out))
         self._process.start()
+        self.pid = self._process.pid
         self.stdin = os.fdopen(os.dup(ours_in.fileno()), "w")
         self.stdout = os.fdopen(os.dup(ours_out.fileno()))
         for connection in (theirs_in, ours_in, ours_out, theirs_out):
@@ -34,6 +38,10 @@ class Child:
     def kill(self) -> None:
         """End it by SIGKILL."""
         self._process.kill()
+
+    def poll(self) -> int | None:
+        """Return the exit code if it has ended."""
+        return self._process.exitcode
 
     def wait(self) -> int:
         """Wait for the end; return the exit code, or the number of the signal that was the end, negative."""

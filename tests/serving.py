@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,18 +17,25 @@ import httpx
 from fastapi.testclient import TestClient
 
 from delf_engine.serve import decoding
+from forkserver import Child
 
 Client = Callable[..., TestClient]
+SERVER = """
+import sys
+from delf_engine.cli import main
+sys.stderr = sys.stdout
+sys.stdout.reconfigure(line_buffering=True)
+main()
+"""
 
 
 @contextmanager
-def started(directory: Path, *options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def started(directory: Path, *options: object) -> Iterator[tuple[Child, str]]:
     """Start a server as a process and yield it with its address; wait with `ready`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "delf_engine", "serve", str(directory), "--port", str(port)]
-    process = subprocess.Popen([*command, *map(str, options)], stderr=subprocess.PIPE, text=True)
+    process = Child(SERVER, "serve", directory, "--port", port, *options)
     try:
         yield process, f"http://127.0.0.1:{port}"
     finally:
@@ -38,7 +43,7 @@ def started(directory: Path, *options: object) -> Iterator[tuple[subprocess.Pope
         process.communicate()
 
 
-def ready(process: subprocess.Popen[str], at: str) -> None:
+def ready(process: Child, at: str) -> None:
     """Wait until a server has warmed up."""
     until = time.monotonic() + 120
     while True:
@@ -46,7 +51,7 @@ def ready(process: subprocess.Popen[str], at: str) -> None:
             if httpx.get(f"{at}/readyz").status_code == 200:
                 return
         assert time.monotonic() < until
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
 
 

@@ -60,7 +60,7 @@ _FEATURES = 1000
 _LOWE_RATIO = 0.8
 _RADIUS_PX = 8.0
 _SHORT = {"castle / entry": "facade", "fountain / these": "fountain"}
-_PACKAGES = ("numpy", "opencv-python", "pydegensac", "scipy", "torch", "torchvision")
+_PACKAGES = ("numpy", "opencv-python", "pydegensac", "scipy", "torch")
 
 
 class Method(NamedTuple):

@@ -85,7 +85,7 @@ def unfused(network: DelfNetwork) -> nn.Module:
     """Return the trunk with its batch norm unfolded again, as published weights have it; the same function."""
     kind = ARCHITECTURES[network.trunk.architecture]
     assert isinstance(kind, Architecture)
-    net = getattr(torchvision.models, kind.constructor)(weights=None)
+    net = getattr(torchvision.models, network.trunk.architecture.partition("_")[0])(weights=None)
     parts = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
     trunk = nn.Sequential()
     for name in parts:

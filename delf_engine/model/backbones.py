@@ -12,13 +12,12 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from delf_engine.errors import CheckpointError, ConfigError
 
@@ -27,7 +26,7 @@ from delf_engine.errors import CheckpointError, ConfigError
 class Architecture:
     """What a ResNet trunk is."""
 
-    constructor: str  # torchvision's
+    blocks: tuple[int, int, int, int]  # of the four stages
     channels: int  # of the output
     stride: int = 16  # of the output, in pixels of the input
     last_layer: Literal[3, 4] = 3  # torchvision's layer it is cut after: 3 is conv4, 4 is conv5
@@ -51,21 +50,23 @@ class VitArchitecture:
     registers: int = 0  # tokens beside the class token that belong to no patch
 
 
+_18, _50, _101 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 23, 3)
+
 #: Trunks by name. Those of slim and keras are the ones of the published DELF and DELG; ``_s32`` drops every
 #: second cell of conv4, as these do unless they were trained without. ``vit`` are torchvision's, of 224 pixels.
 ARCHITECTURES: dict[str, Architecture | VitArchitecture] = {
-    "resnet18": Architecture("resnet18", 256),
-    "resnet18_conv5": Architecture("resnet18", 512, stride=32, last_layer=4),
-    "resnet34": Architecture("resnet34", 256),
-    "resnet50": Architecture("resnet50", 1024),
-    "resnet50_v1": Architecture("resnet50", 1024, stride_on_first=True),
-    "resnet50_slim": Architecture("resnet50", 1024, stride_on_first=True, padding="slim"),
-    "resnet50_slim_s32": Architecture("resnet50", 1024, 32, stride_on_first=True, padding="slim"),
-    "resnet50_keras": Architecture("resnet50", 1024, stride_on_first=True, padding="keras"),
-    "resnet50_keras_s32": Architecture("resnet50", 1024, 32, stride_on_first=True, padding="keras"),
-    "resnet101": Architecture("resnet101", 1024),
-    "resnet101_slim": Architecture("resnet101", 1024, stride_on_first=True, padding="slim"),
-    "resnet101_slim_s32": Architecture("resnet101", 1024, 32, stride_on_first=True, padding="slim"),
+    "resnet18": Architecture(_18, 256),
+    "resnet18_conv5": Architecture(_18, 512, stride=32, last_layer=4),
+    "resnet34": Architecture(_50, 256),
+    "resnet50": Architecture(_50, 1024),
+    "resnet50_v1": Architecture(_50, 1024, stride_on_first=True),
+    "resnet50_slim": Architecture(_50, 1024, stride_on_first=True, padding="slim"),
+    "resnet50_slim_s32": Architecture(_50, 1024, 32, stride_on_first=True, padding="slim"),
+    "resnet50_keras": Architecture(_50, 1024, stride_on_first=True, padding="keras"),
+    "resnet50_keras_s32": Architecture(_50, 1024, 32, stride_on_first=True, padding="keras"),
+    "resnet101": Architecture(_101, 1024),
+    "resnet101_slim": Architecture(_101, 1024, stride_on_first=True, padding="slim"),
+    "resnet101_slim_s32": Architecture(_101, 1024, 32, stride_on_first=True, padding="slim"),
     "vit_b_16": VitArchitecture(768, 12, 12, stride=16, grid=14),
     "vit_b_32": VitArchitecture(768, 12, 12, stride=32, grid=7),
     "vit_l_16": VitArchitecture(1024, 24, 16, stride=16, grid=14),
@@ -125,35 +126,70 @@ class Trunk(nn.Module, ABC):
         return self.last(self.stem(images))
 
 
+class ResNetBlock(nn.Module):
+    """Residual block of two 3x3 convolutions, or of 1x1, 3x3 and 1x1 around a quarter of the channels."""
+
+    def __init__(self, inputs: int, outputs: int, strides: tuple[int, int], *, bottleneck: bool) -> None:
+        super().__init__()
+        width, (first, second) = outputs // 4 if bottleneck else outputs, strides
+        self.conv1 = nn.Conv2d(inputs, width, 1 if bottleneck else 3, first, 0 if bottleneck else 1)
+        self.conv2 = nn.Conv2d(width, width, 3, second, 1)
+        self.conv3 = nn.Conv2d(width, outputs, 1) if bottleneck else None
+        shortcut = [nn.Conv2d(inputs, outputs, 1, max(strides))] if (inputs, 1) != (outputs, max(strides)) else []
+        self.downsample = nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
+        y = self.conv2(F.relu_(self.conv1(x)))
+        if self.conv3 is not None:
+            y = self.conv3(F.relu_(y))
+        y += self.downsample(x)
+        return F.relu_(y)
+
+
 class ResNetTrunk(Trunk):
-    """ResNet up to conv4 (layer3; conv5, layer4, in some), batch norm folded; `stem` is up to conv3 (layer2)."""
+    """ResNet up to conv4 (layer3; conv5, layer4, in some), batch norm folded; `stem` is up to conv3 (layer2).
+
+    Not torchvision's, which takes seconds to import: more than a short command or a worker has to do.
+    """
 
     def __init__(self, architecture: str, kind: Architecture) -> None:
         super().__init__(architecture, kind)
         self.step = kind.stride // (8 * 2 ** (kind.last_layer - 2))  # 2: every second cell is kept
-        net = getattr(torchvision.models, kind.constructor)(weights=None).eval()
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3 = net.layer1, net.layer2, net.layer3
-        self.layer4 = net.layer4 if kind.last_layer == 4 else nn.Identity()
-        self.pad: nn.Module = nn.Identity()
+        self.pad: nn.Module = SamePad(7) if kind.padding == "keras" else nn.Identity()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 0 if kind.padding == "keras" else 3)
+        self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1 if kind.padding == "torch" else 0)
         if kind.padding == "slim":  # zeros do for the pooling too: what comes out of a ReLU is not below them
-            self.maxpool = nn.Sequential(SamePad(3), nn.MaxPool2d(3, 2))
-        elif kind.padding == "keras":
-            self.conv1.padding = (0, 0)
-            self.pad, self.maxpool = SamePad(7), nn.MaxPool2d(3, 2)
-        if kind.stride_on_first:
-            for stage in (self.layer2, self.layer3):
-                stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+            self.maxpool = nn.Sequential(SamePad(3), self.maxpool)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (_stage(kind, number) for number in range(1, 5))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
 
     def stem(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to conv3, (B, C', H / 8, W / 8)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(self.pad(images)))))
+        x = self.maxpool(F.relu_(self.conv1(self.pad(images))))
         return self.layer2(self.layer1(x))
 
     def last(self, maps: Tensor) -> Tensor:
         """Map conv3 to the output, (B, C, H / stride, W / stride)."""
         x = self.layer4(self.layer3(maps))
         return x[:, :, :: self.step, :: self.step] if self.step > 1 else x
+
+
+def _stage(kind: Architecture, number: int) -> nn.Sequential:
+    """Build stage 1 to 4 of a ResNet; empty behind the cut."""
+    if number > kind.last_layer:
+        return nn.Sequential()
+    widths = [kind.channels >> (kind.last_layer - n) for n in range(1, number + 1)]
+    bottleneck, blocks = widths[0] > 64, nn.Sequential()
+    for block in range(kind.blocks[number - 1]):
+        inputs = widths[-1] if block else [64, *widths][number - 1]
+        stride = 2 if number > 1 and block == 0 else 1
+        strides = (1, stride) if bottleneck and not kind.stride_on_first else (stride, 1)
+        blocks.append(ResNetBlock(inputs, widths[-1], strides, bottleneck=bottleneck))
+    return blocks
 
 
 class VitBlock(nn.Module):
@@ -214,40 +250,26 @@ def build_trunk(architecture: str, state: Mapping[str, Tensor] | None = None) ->
         raise ConfigError(f"unknown trunk {architecture!r}; known trunks: {', '.join(ARCHITECTURES)}")
     kind = ARCHITECTURES[architecture]
     if isinstance(kind, VitArchitecture):
-        vit = VitTrunk(architecture, kind)
-        if state is not None:
-            _load(vit, state)
-        return vit.eval()
-    trunk = ResNetTrunk(architecture, kind)
-    folded = state is not None and not any("running_var" in key for key in state)
-    if state is not None and not folded:
-        _load(trunk, state)
-    _fold_batch_norm(trunk)
-    if state is not None and folded:
-        _load(trunk, state)
-    return trunk.eval()
+        return _loaded(VitTrunk(architecture, kind), state)
+    return _loaded(ResNetTrunk(architecture, kind), state)
 
 
-def _load(trunk: Trunk, state: Mapping[str, Tensor]) -> None:
-    wanted = trunk.state_dict()
+def _loaded(trunk: Trunk, state: Mapping[str, Tensor] | None) -> Trunk:
+    if state is None:
+        return trunk.eval()
+    wanted = trunk.state_dict().keys()
     try:
-        trunk.load_state_dict({key: value for key, value in state.items() if key in wanted})
-    except RuntimeError as error:
+        found = {key: value for key, value in state.items() if key in wanted}
+        for key in state:  # of each batch norm, which torchvision's naming finds
+            norm = key.removesuffix(".running_var")
+            conv = f"{norm[:-1]}0" if norm.endswith("downsample.1") else norm.replace("bn", "conv")
+            if norm != key and f"{conv}.weight" in wanted:
+                parts = (f"{conv}.weight", f"{norm}.running_mean", key, f"{norm}.weight", f"{norm}.bias")
+                weight, mean, var, scale, shift = (state[part].float() for part in parts)
+                fused = fuse_conv_bn_weights(weight, None, mean, var, 1e-5, scale, shift)
+                found[f"{conv}.weight"], found[f"{conv}.bias"] = fused
+        trunk.load_state_dict(found)
+        return trunk.eval()
+    except (KeyError, RuntimeError) as error:
         first = textwrap.shorten(str(error), 250, placeholder=" ...")  # of a line for each of its layers
         raise CheckpointError(f"weights do not fit a {trunk.architecture} trunk: {first}") from error
-
-
-@torch.no_grad()
-def _fold_batch_norm(module: nn.Module) -> None:
-    """Replace each pair of convolution and batch norm, found by torchvision's naming, by one convolution."""
-    fused: Any = fuse_conv_bn_eval  # whose types are narrower than what modules() gives
-    parent: Any
-    for parent in module.modules():
-        if isinstance(parent, nn.Sequential) and len(parent) == 2 and isinstance(parent[1], nn.BatchNorm2d):
-            parent[0], parent[1] = fused(parent[0].eval(), parent[1].eval()), nn.Identity()
-            continue
-        for name, conv in list(parent.named_children()):
-            if name.startswith("conv"):
-                norm = getattr(parent, f"bn{name[4:]}")
-                setattr(parent, name, fused(conv.eval(), norm.eval()))
-                setattr(parent, f"bn{name[4:]}", nn.Identity())

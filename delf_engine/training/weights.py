@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -77,7 +76,9 @@ def _offered(architecture: str) -> Any:
     kind = ARCHITECTURES[architecture]
     if isinstance(kind, VitArchitecture) or kind.stride_on_first or kind.padding != "torch":
         raise CheckpointError(f"torchvision has no weights for {architecture}: pass --trunk FILE")
-    return torchvision.models.get_model_weights(kind.constructor).IMAGENET1K_V1
+    from torchvision.models import get_model_weights  # imports torch's compiler, which takes seconds
+
+    return get_model_weights(architecture.partition("_")[0]).IMAGENET1K_V1
 
 
 def _is_checkpoint(path: str | os.PathLike[str]) -> bool:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.extraction import confirmation
 from benchmarks.peers import aliked
 from benchmarks.verification.homography import homography_pairs, planar_figures
-
-
-def run(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.extraction.confirmation", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -39,13 +30,12 @@ def some(data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(900)
-def test_confirmation_floors(some: Path, tmp_path: Path) -> None:
+def test_confirmation_floors(some: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.json"
-    done = run(
-        *("--data", str(some), "--peers", "rootsift", "--seeds", "1", "--samples", "100", "--workers", "1"),
-        *("--cache", str(tmp_path / "cache"), "--out", str(out)),
-    )
-    assert done.returncode == 0, done.stderr
+    options = ["--data", some, "--peers", "rootsift", "--seeds", "1", "--samples", "100", "--workers", "1"]
+    options += ["--cache", tmp_path / "cache", "--out", out]
+    monkeypatch.setattr(sys, "argv", ["confirmation", *map(str, options)])
+    confirmation.main()
     result = json.loads(out.read_text())
     ours, sift = result["strecha"]["delf-r18"]["inliers"], result["strecha"]["RootSIFT"]["inliers"]
     assert ours["accepted"]["all"] > 0.95

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.index import large as large_index
 from benchmarks.index import sizes as index_sizes
 from benchmarks.index import speed
+from helpers import measured_here
 
 
 def test_beside_a_published_package_that_is_left_out(tmp_path: Path) -> None:
@@ -23,6 +25,12 @@ def test_beside_a_published_package_that_is_left_out(tmp_path: Path) -> None:
 
 def test_a_large_index_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_index, "_ADDED", 50)
+    apart = large_index.measured_apart
+
+    def measured(name: str, what: str, *rest: Any) -> dict[str, Any]:
+        return large_index._look(*rest) if what == "look" else apart(name, what, *rest)
+
+    monkeypatch.setattr(large_index, "measured_apart", measured)
     sizes = ["--images", "300", "--words", "2048", "--queries", "2", "--kills", "1"]
     speed.main(["large", *sizes, "--folder", str(tmp_path / "big"), "--out", str(tmp_path)])
     result = json.loads((tmp_path / "index_large.json").read_text())
@@ -33,7 +41,8 @@ def test_a_large_index_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert result["query_ms"] > 0
 
 
-def test_indexes_by_number_of_images(tmp_path: Path) -> None:
+def test_indexes_by_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_sizes, "measured_apart", measured_here(index_sizes.main))
     out = tmp_path / "out.json"
     options = ["--images", "20", "30", "--most-kdtree", "20", "--queries", "1", "--folder", str(tmp_path)]
     index_sizes.main([*options, "--out", str(out)])

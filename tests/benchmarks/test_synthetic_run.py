@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,12 +11,22 @@ from typing import Any
 
 import pytest
 
+from benchmarks.revisited.run import main
+from forkserver import Child
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "rparis.py"
-SIZE = ["--synthetic", "--synthetic-images", "24", "--synthetic-queries", "2", "--synthetic-side", "160"]
+SIZE = ["--synthetic", "--synthetic-images", "24", "--synthetic-queries", "2", "--synthetic-side", "128"]
+RUN = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 
 
-def command(work: Path) -> list[str]:
-    return [sys.executable, str(SCRIPT), *SIZE, "--words", "64", "--verify", "10", "--work", str(work)]
+def options(work: Path) -> list[str]:
+    return [*SIZE, "--words", "64", "--verify", "10", "--work", str(work)]
+
+
+def run_here(work: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), *options(work)])
+        main("rparis6k")
 
 
 def figures(work: Path) -> list[Any]:
@@ -29,8 +37,7 @@ def figures(work: Path) -> list[Any]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("whole")
-    done = subprocess.run(command(work), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_here(work)
     return work
 
 
@@ -53,15 +60,14 @@ def test_a_run_from_nothing(whole: Path) -> None:
 
 def test_killed_and_continued(whole: Path, tmp_path: Path) -> None:
     """It is killed once features are being written, and then says what the run in one go says."""
-    running = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = Child(RUN, SCRIPT, *options(tmp_path))
     end = time.monotonic() + 120
     while not list(tmp_path.glob("features/*/data.mdb")) and running.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
-    os.kill(running.pid, signal.SIGKILL)
+    running.kill()
     assert running.wait() == -signal.SIGKILL
     assert not (tmp_path / "synthetic-24.json").exists()
-    done = subprocess.run(command(tmp_path), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_here(tmp_path)
     assert figures(tmp_path) == figures(whole)
     stages = {stage["name"]: stage for stage in json.loads((tmp_path / "synthetic-24.json").read_text())["stages"]}
     assert stages["making synthetic-24"]["cached"] == stages["making synthetic-24"]["items"] == 26

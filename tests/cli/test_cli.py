@@ -11,9 +11,10 @@ import typer
 from typer.testing import CliRunner, Result
 
 from delf_engine import __version__
-from delf_engine.cli import app
+from delf_engine.cli import app, main
 from delf_engine.cli.console import print_json
 from delf_engine.errors import DelfEngineError, DelfEngineWarning, FormatError
+from delf_engine.extraction import Extractor
 from helpers import random_photo, write_image, write_tiny_model
 
 
@@ -263,17 +264,17 @@ def test_errors_are_one_line_and_exit_code_one(tmp_path: Path) -> None:
     assert usage.returncode == 2
 
 
-def test_interrupt_says_that_nothing_is_lost(model: str, photos: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "from delf_engine.cli import main\n"
-        "from delf_engine.extraction import Extractor\n"
-        "def interrupt(*_, **__): raise KeyboardInterrupt\n"
-        "Extractor.extract_many = interrupt\n"
-        "main()\n"
-    )
-    command = [sys.executable, "-c", code, "add", str(tmp_path / "e"), str(photos), "--model", model]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 130
-    assert "interrupted; what was committed stays" in run.stderr
-    assert "Traceback" not in run.stderr
+def test_interrupt_says_that_nothing_is_lost(
+    model: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Extractor, "extract_many", interrupt)
+    monkeypatch.setattr(sys, "argv", ["delf-engine", "add", str(tmp_path / "e"), str(photos), "--model", model])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    said = capsys.readouterr().err
+    assert "interrupted; what was committed stays" in said
+    assert "Traceback" not in said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -13,38 +12,28 @@ from typing import Any
 import numpy as np
 import pytest
 
+from delf_engine.cli import main
 from helpers import random_photo, write_image, write_tiny_model
 
 BAD = os.fsdecode(b"caf\xe9 \xff-\xc3\xa9")  # Latin-1, nothing, UTF-8
 
-# All commands in one process, as torch takes seconds to start; standard output as strict as a terminal's.
-RUN = """
-import io, json, sys
-from delf_engine.cli.app import main
-codes, out = [], sys.stdout
-for number, arguments in enumerate(json.loads(sys.argv[1])):
-    with open(f"{sys.argv[2]}/{number}", "wb") as file:
-        sys.argv[1:1], sys.stdout = [], io.TextIOWrapper(file, encoding="utf-8", errors="strict")
-        saved, sys.argv = sys.argv, ["delf-engine", *arguments]
-        try:
-            main()
-            codes.append(0)
-        except SystemExit as end:
-            codes.append(end.code or 0)
-        sys.argv = saved
-        sys.stdout.flush()
-print(json.dumps(codes), file=out)
-"""
-
 
 def outputs(folder: Path, commands: list[list[str]]) -> list[tuple[int, bytes]]:
-    """Run commands one after the other; return the exit code and the standard output of each."""
+    """Run commands one after the other; return the exit code and the standard output of each.
+
+    Standard output is as strict as a terminal's.
+    """
     folder.mkdir()
-    given = [sys.executable, "-c", RUN, json.dumps(commands), str(folder)]
-    done = subprocess.run(given, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
-    codes = json.loads(done.stdout)
-    return [(code, (folder / str(k)).read_bytes()) for k, code in enumerate(codes)]
+    found = []
+    for number, arguments in enumerate(commands):
+        path = folder / str(number)
+        with path.open("w", encoding="utf-8", errors="strict") as out, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["delf-engine", *arguments])
+            patch.setattr(sys, "stdout", out)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        found.append((int(ended.value.code or 0), path.read_bytes()))
+    return found
 
 
 def strings(value: Any) -> list[str]:

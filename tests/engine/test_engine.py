@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +27,7 @@ from delf_engine.errors import (
 from delf_engine.extraction import precision
 from delf_engine.model import load_checkpoint, save_checkpoint
 from forkserver import Child
-from helpers import raises, random_features, random_photo, write_image, write_tiny_model
+from helpers import raises, random_features, random_photo, write_tiny_model
 
 
 def _create(directory: Path, model: Path, kind: str = "asmk") -> de.Engine:
@@ -101,34 +96,6 @@ def test_second_writer_is_refused_and_readers_are_not(tmp_path: Path, tiny_model
         for change in (lambda: engine.add(photos), lambda: engine.remove(photos[0])):
             with raises(LockedError, str(tmp_path / "e")):
                 change()
-
-
-def test_kill_during_add_loses_nothing_and_doubles_nothing(tmp_path: Path, tiny_model: Path) -> None:
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "photos"
-    for i in range(96):
-        write_image(folder / f"{i:03}.png", random_photo(rng, 64, 48))
-    _create(tmp_path / "e", tiny_model).close()
-    code = "import sys, delf_engine as de\nde.Engine.open(sys.argv[1]).add(sys.argv[2])\n"
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "e"), str(folder)])
-    deadline = time.monotonic() + 120
-    found = 0
-    while found == 0 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-        with de.Engine.open(tmp_path / "e", readonly=True) as engine:
-            found = len(engine)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert found > 0
-    with de.Engine.open(tmp_path / "e") as engine:
-        committed = engine.ids()
-        assert len(committed) >= found
-        assert sorted(engine.index.ids()) == committed
-        report = engine.add(folder)
-        assert report.skipped == committed
-        assert len(report.added) == 96 - len(committed)
-        assert len(engine) == len(set(engine.ids())) == len(engine.index.ids()) == 96
-        assert all(len(engine.get(image_id)) for image_id in committed)
 
 
 def test_interrupt_keeps_what_is_extracted(

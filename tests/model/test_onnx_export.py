@@ -18,7 +18,7 @@ from delf_engine.errors import CheckpointError, ConfigError
 from delf_engine.model import CheckpointInfo, load_checkpoint, onnx_export, read_checkpoint_info
 from delf_engine.model.network import DelfNetwork
 from delf_engine.model.onnx_export import OnnxRecord, export_onnx, read_onnx_record
-from helpers import raises, random_photo, write_tiny_model
+from helpers import raises, random_photo
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -28,13 +28,8 @@ Model = tuple[Path, DelfNetwork, CheckpointInfo]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A checkpoint of random weights, exported by the command into a new folder."""
-    folder = tmp_path_factory.mktemp("model")
-    source = write_tiny_model(folder)
-    result = _run(source, folder / "new" / "tiny.onnx")
-    assert result.exit_code == 0, result.output
-    return (folder / "new" / "tiny.onnx", *load_checkpoint(source))
+def model(tiny_onnx: Path, tiny_model: Path) -> Model:
+    return (tiny_onnx, *load_checkpoint(tiny_model))
 
 
 @pytest.fixture
@@ -161,15 +156,14 @@ def test_refuses_a_place_that_cannot_be_written(model: Model, no_tracing: None, 
 # -------------------------------------------------------------------------------------------------- the command
 
 
-def test_command_by_the_ending(model: Model, no_tracing: None, tmp_path: Path) -> None:
-    source = model[0].parent.parent / "tiny.safetensors"
-    result = _run(source, tmp_path / "tiny.onnx", "--no-codebook")
+def test_command_by_the_ending(model: Model, tiny_model: Path, no_tracing: None, tmp_path: Path) -> None:
+    result = _run(tiny_model, tmp_path / "tiny.onnx", "--no-codebook")
     assert result.exit_code == 0, result.output
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
-    assert isinstance(_run(source, tmp_path / "tiny.onnx").exception, CheckpointError)
-    assert _run(source, tmp_path / "tiny.onnx", "--replace").exit_code == 0
-    assert _run(source, tmp_path).exit_code != 0  # its codebook is there already
-    assert _run(source, tmp_path, "--replace").exit_code == 0
+    assert isinstance(_run(tiny_model, tmp_path / "tiny.onnx").exception, CheckpointError)
+    assert _run(tiny_model, tmp_path / "tiny.onnx", "--replace").exit_code == 0
+    assert _run(tiny_model, tmp_path).exit_code != 0  # its codebook is there already
+    assert _run(tiny_model, tmp_path, "--replace").exit_code == 0
     assert read_checkpoint_info(tmp_path / "tiny.safetensors") == model[2]
 
 

@@ -13,8 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 import delf_engine as de
-from delf_engine.serve import Settings, create_app
+from delf_engine.serve import Settings, create_app, decoding
 from delf_engine.serve.service import Service
+from delf_engine.support.processes import ProcessPool
 from helpers import image_bytes, random_photo
 from serving import Client
 
@@ -25,6 +26,19 @@ def warm(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     real = Service._warm
     monkeypatch.setattr(Service, "_warm", lambda self: setattr(self, "ready", True))
     return lambda: monkeypatch.setattr(Service, "_warm", real)
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[ProcessPool]:
+    with ProcessPool(1, decoding._begin) as pool:
+        yield pool
+
+
+@pytest.fixture(autouse=True)
+def one_decoder(pool: ProcessPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one process decode for all servers, as a new one for each takes half a second."""
+    monkeypatch.setattr(decoding, "ProcessPool", lambda *_: pool)
+    monkeypatch.setattr(decoding.Decoders, "close", lambda _: None)
 
 
 @pytest.fixture(scope="session")
