@@ -44,9 +44,11 @@ class DeviceExtraction:
 
     def __init__(self, runtime: TorchRuntime, config: ExtractionConfig) -> None:
         self._runtime, self._config = runtime, config
+        self._most: float = np.inf  # images that there was memory for
 
     def read(self, source: ImageSource, **options: Any) -> Pyramid:
         """Return `read_pyramid`, whole, its pixels in memory that the device copies from by itself."""
+        self._runtime.check_process()
         found = read_pyramid(source, self._config, stride=self._runtime.stride, whole=True, **options)
         pixels = torch.from_numpy(np.require(found.pixels[0], requirements=["C", "W"]))
         return replace(found, pixels=(pixels.pin_memory() if self._runtime.device.type == "cuda" else pixels,))
@@ -54,12 +56,14 @@ class DeviceExtraction:
     def begin(self, images: Sequence[Pyramid], head: GlobalHead | None) -> Callable[[], list[LocalFeatures]]:
         """Set the device to work on what `read` returned; what is returned waits for the features, in order.
 
-        A batch that the device has no memory for is halved; a `ConfigError` if it has none for one photograph.
+        A batch that the device has no memory for is halved, as later ones are at once; a `ConfigError` if it has
+        none for one photograph.
         `head` makes the global descriptors.
         """
         self._runtime.check_process()
         try:
-            return self._begun(images, head)
+            if len(images) <= self._most:
+                return self._begun(images, head)
         except torch.cuda.OutOfMemoryError as error:
             if len(images) == 1:
                 height, width = images[0].pixels[0].shape[:2]
@@ -67,6 +71,7 @@ class DeviceExtraction:
                     f"{self._runtime.name} has no memory left for a photograph of {width} x {height} pixels: "
                     "lower max_image_size, end what else is there, or take device='cpu'"
                 ) from error
+            self._most = len(images) // 2
         middle = len(images) // 2
         first, second = self.begin(images[:middle], head)(), self.begin(images[middle:], head)
         return lambda: first + second()

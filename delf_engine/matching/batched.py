@@ -8,7 +8,7 @@ are exact. Imported only by what has chosen a device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -124,7 +124,7 @@ def _nearest(x: Tensor, y: Tensor, of_y: Tensor, of_x: Tensor, similarities: Ten
         few, their = x[p, i].double(), y[p]
         total = torch.zeros(their.shape[:2], dtype=torch.float64, device=x.device)
         for d in range(x.shape[2]):  # in the order of `kernels.dot`: products are exact, equal rows get equal sums
-            total += few[:, d, None] * their[:, :, d]
+            total.addcmul_(few[:, d, None], their[:, :, d])
         place[p, i] = total.masked_fill_(~of_y[p], -torch.inf).max(1).indices
     return place
 
@@ -138,17 +138,17 @@ def full_float32(device: torch.device) -> Iterator[None]:
     matmul: Any = torch.backends.cuda.matmul
     with _switch, torch.autocast(device.type, enabled=False):
         try:
-            before, off, switch = (
-                torch.get_float32_matmul_precision(),
-                "highest",
-                torch.set_float32_matmul_precision,
-            )
-        except RuntimeError:  # somebody used the switch that is new in torch 2.9: the older one answers no more
-            before, off, switch = matmul.fp32_precision, "ieee", partial(setattr, matmul, "fp32_precision")
+            switch: tuple[Callable[[Any], Any], Any, Any]
+            switch = partial(setattr, matmul, "allow_tf32"), matmul.allow_tf32, False
+            if matmul.allow_tf32 and torch.get_float32_matmul_precision() == "medium":
+                switch = torch.set_float32_matmul_precision, "medium", "highest"
+        except RuntimeError:  # somebody used the switch that is new in torch 2.9: the older ones answer no more
+            switch = partial(setattr, matmul, "fp32_precision"), matmul.fp32_precision, "ieee"
+        turn, before, off = switch
         if before != off:
-            switch(off)
+            turn(off)
         try:
             yield
         finally:
             if before != off:
-                switch(before)
+                turn(before)

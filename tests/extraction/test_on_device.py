@@ -19,6 +19,7 @@ from delf_engine.extraction import Extractor
 from delf_engine.extraction.content import textured
 from delf_engine.extraction.on_device import DeviceExtraction
 from delf_engine.extraction.resampling import resized, textured_cells
+from delf_engine.extraction.runtime import TorchRuntime
 from delf_engine.features import LocalFeatures
 from delf_engine.images import load_image, load_reduced
 from delf_engine.model import GlobalHead, load_checkpoint
@@ -234,6 +235,21 @@ def test_nothing_waits_for_the_device_before_all_of_it_has_begun(
     assert [len(one) > 0 for one in finish()] == [True] * 6 + [False]
 
 
+def test_a_forked_child_is_told_before_anything_is_tried(
+    network: DelfNetwork, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = batched(network, config())
+    assert isinstance(extractor.runtime, TorchRuntime)
+    extractor.runtime.device, extractor.runtime.name = torch.device("cuda:0"), "cuda:0"
+    assert extractor.on_gpu
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    assert not extractor.on_gpu
+    for call in (lambda: extractor(photos[0]), lambda: list(extractor.extract_many(photos, workers=0))):
+        with raises(ConfigError, "'cuda:0'", "'spawn'"):
+            call()
+
+
 def test_a_batch_that_does_not_fit_is_halved(
     network: DelfNetwork, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,7 +266,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     monkeypatch.setattr(DeviceExtraction, "_begun", limited)
     limit = 2
     found = [one for _, one in extractor.extract_many(photos[:5], batch=5)]
-    assert sizes == [5, 2, 3, 1, 2, 0]
+    assert sizes == [5, 2, 1, 2, 0]
     assert_same(found, wanted[:5])
     limit = 0
     with raises(ConfigError, "320 x 240", "max_image_size"):

@@ -281,26 +281,30 @@ def test_images_are_kept_while_they_live() -> None:
     assert shard.places([again])[0].start == 20_003
 
 
-@pytest.mark.parametrize(
-    ("switch", "on"),
-    [("allow_tf32", True), *([("fp32_precision", "tf32")] if hasattr(torch.backends, "fp32_precision") else ())],
-)
-def test_rounded_products_are_not_used(switch: str, on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
+@pytest.mark.parametrize("how", ["allow_tf32", "medium", "fp32_precision"])
+def test_rounded_products_are_not_used(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "fp32_precision" and not hasattr(torch.backends, how):
+        pytest.skip("torch before 2.9")
+    matmul: Any = torch.backends.cuda.matmul
+
+    def state() -> Any:
+        return torch.get_float32_matmul_precision() if how == "medium" else getattr(matmul, how)
+
+    def allow(value: Any) -> None:
+        torch.set_float32_matmul_precision(value) if how == "medium" else setattr(matmul, how, value)
+
+    seen: list[bool] = []
     multiply = torch.bmm
-    monkeypatch.setattr(
-        torch, "bmm", lambda *both: (seen.append(torch.get_float32_matmul_precision()), multiply(*both))[1]
-    )
+    monkeypatch.setattr(torch, "bmm", lambda *both: (seen.append(matmul.allow_tf32), multiply(*both))[1])
     a, others = many(5, 100)
-    matmul = torch.backends.cuda.matmul
-    before = getattr(matmul, switch)
-    setattr(matmul, switch, on)
+    before, on = state(), {"allow_tf32": True, "medium": "medium", "fp32_precision": "tf32"}[how]
+    allow(on)
     try:
         on_device([(a, others[0])])
-        assert getattr(matmul, switch) == on
+        assert state() == on
     finally:
-        setattr(matmul, switch, before)
-    assert seen == ["highest"]
+        allow(before)
+    assert seen == [False]
 
 
 def test_modes_of_the_caller_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,15 +57,12 @@ class DeviceWords:
 
         None are where the device has no memory left.
         """
-        words, sure = np.zeros((len(data), k), np.int32), np.zeros(len(data), bool)
         step = max(1, _BYTES // (4 * self._words[0].shape[1]))
         try:
-            for start in range(0, len(data), step):
-                block = slice(start, start + step)
-                found = self._block(torch.tensor(data[block], device=self._device), k)
-                words[block], sure[block] = (each.cpu().numpy() for each in found)
+            found = [self._block(part, k) for part in torch.tensor(data, device=self._device).split(step)]
+            words, sure = (torch.cat(each).cpu().numpy() for each in zip(*found, strict=True))  # waits once
         except torch.cuda.OutOfMemoryError:
-            sure[:] = False
+            return np.zeros((len(data), k), np.int32), np.zeros(len(data), bool)
         return words, sure
 
     def _block(self, data: Tensor, k: int) -> tuple[Tensor, Tensor]:
