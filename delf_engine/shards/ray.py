@@ -170,7 +170,8 @@ class Searcher:
         self._actors = [actor.remote(where.everywhere, block, self._words, workers) for block in held]
         counts = _all(self._ray, [one.counts.remote() for one in self._actors])
         self._images = sum(images for images, _ in counts)
-        self._frequencies = self._ray.put(added([each for _, each in counts]))
+        frequencies = added([each for _, each in counts])
+        self._frequencies = frequencies and self._ray.put(frequencies)
 
     def __len__(self) -> int:
         return int(self._images)
@@ -210,7 +211,9 @@ class Searcher:
 
     def _found(self, queries: Iterable[LocalFeatures], top_k: int) -> list[list[Found]]:
         """Return what each actor finds for each query."""
-        encoded = self._ray.put(self._empty.encoded(queries))
+        encoded = self._empty.encoded(queries)
+        if len(encoded) > 1:  # one travels faster with the call
+            encoded = self._ray.put(encoded)
         return _all(self._ray, [one.search.remote(encoded, top_k, self._frequencies) for one in self._actors])
 
 
