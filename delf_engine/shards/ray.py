@@ -137,8 +137,7 @@ class Searcher:
     Raises
     ------
     ConfigError
-        If Ray is not installed, `actors` is out of range, or the index is of a kind that parts cannot search:
-        "kdtree" and "ivf".
+        If Ray is not installed, `actors` is out of range, or the index is of kind "kdtree" or "ivf".
     FormatError
         If parts are missing, which are named.
     MismatchError
@@ -211,9 +210,8 @@ class Searcher:
 
     def _found(self, queries: Iterable[LocalFeatures], top_k: int) -> list[list[Found]]:
         """Return what each actor finds for each query."""
-        encoded = self._empty.encoded(queries)
-        if len(encoded) > 1:  # one travels faster with the call
-            encoded = self._ray.put(encoded)
+        ready = self._empty.encoded(queries)
+        encoded = self._ray.put(ready) if len(ready) > 1 else ready  # one travels faster with the call
         return _all(self._ray, [one.search.remote(encoded, top_k, self._frequencies) for one in self._actors])
 
 
