@@ -77,9 +77,9 @@ class Part:
 
     @contextmanager
     def opened(self, place: Place, *, check: bool = True) -> Iterator[Path]:
-        """Yield a local folder with its files, all compared with their checksums, or raise `FormatError`.
+        """Yield a local folder with its files, compared with their checksums unless they are here and not `check`.
 
-        Without `check` those that are here already are not read.
+        A `FormatError` if one is missing or differs.
         """
         if place.local is not None and not check:
             yield place.local / self.folder
