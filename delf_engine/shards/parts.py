@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -77,20 +77,19 @@ class Part:
 
     @contextmanager
     def opened(self, place: Place, *, check: bool = True) -> Iterator[Path]:
-        """Yield a local folder with its files, all compared with their checksums, or raise `FormatError`.
+        """Yield a local folder with its files, compared with their checksums unless they are here and not `check`.
 
-        Without `check` those that are here already are not read.
+        A `FormatError` if one is missing or differs.
         """
-        if place.local is not None and not check:
-            yield place.local / self.folder
-            return
-        with tempfile.TemporaryDirectory(prefix="delf-shard-") as temporary:
+        with ExitStack() as stack:
+            here = None if place.local is None else place.local / self.folder
+            folder = here or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="delf-shard-")))
             try:
-                for file, seal in self.files.items():
-                    place.fetch(f"{self.folder}/{file}", seal, Path(temporary, file).parent)
+                for file, seal in self.files.items() if check or here is None else ():
+                    place.fetch(f"{self.folder}/{file}", seal, (folder / file).parent)
             except FormatError as error:
                 raise FormatError(f"{error}; {self._again}") from error
-            yield Path(temporary) if place.local is None else place.local / self.folder
+            yield folder
 
     @property
     def _again(self) -> str:
