@@ -14,14 +14,9 @@ from typer.testing import CliRunner, Result
 from delf_engine.cli import app
 from delf_engine.errors import ConfigError, DataError, DelfEngineError
 from delf_engine.verification.calibration import Calibration
-from helpers import random_photo, write_image, write_tiny_model
+from helpers import random_photo, write_image
 
 PLACES, VIEWS = 5, 4
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_tiny_model(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")

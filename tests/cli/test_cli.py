@@ -15,12 +15,7 @@ from delf_engine.cli import app, main
 from delf_engine.cli.console import print_json
 from delf_engine.errors import DelfEngineError, DelfEngineWarning, FormatError
 from delf_engine.extraction import Extractor
-from helpers import random_photo, write_image, write_tiny_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_tiny_model(tmp_path_factory.mktemp("model")))
+from helpers import random_photo, write_image
 
 
 @pytest.fixture(scope="module")

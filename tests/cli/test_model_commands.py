@@ -16,21 +16,16 @@ import delf_engine
 from delf_engine.cli import app
 from delf_engine.errors import CheckpointError, DelfEngineError
 from delf_engine.model import DEFAULT_MODEL, checkpoint_names, read_checkpoint_info
-from helpers import restate, write_tiny_model
+from helpers import restate
 
 CODEBOOK = "tiny.codebook.safetensors"
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
-def model(source: Path, tmp_path: Path) -> Path:
+def model(tiny_model: Path, tmp_path: Path) -> Path:
     """A checkpoint of one's own with codebook and card, in a folder whose name is markup to rich."""
     folder = tmp_path / "[bold]"
-    shutil.copytree(source.parent, folder)
+    shutil.copytree(tiny_model.parent, folder)
     (folder / "tiny.md").write_text("# tiny\n")
     return folder / "tiny.safetensors"
 

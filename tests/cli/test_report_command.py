@@ -13,13 +13,8 @@ from typer.testing import CliRunner, Result
 
 from delf_engine.cli import app
 from delf_engine.errors import ConfigError, DelfEngineError
-from helpers import random_photo, write_image, write_tiny_model
+from helpers import random_photo, write_image
 from plotting.pages import Page
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_tiny_model(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")

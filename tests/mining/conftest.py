@@ -12,7 +12,6 @@ from delf_engine.engine import Engine
 from delf_engine.features import LocalFeatures
 from delf_engine.mining.folder import mine_folder
 from delf_engine.mining.mine import Mined
-from helpers import write_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +29,6 @@ def photos(collection: Collection) -> Path:
 def mined(photos: Path) -> Mined:
     """Pairs of the photographs, in ``pairs.jsonl`` beside their folder."""
     return mine_folder([photos], photos.parent / "pairs.jsonl", engine=photos.parent / "engine", workers=1)
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
