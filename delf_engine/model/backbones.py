@@ -135,16 +135,17 @@ class ResNetBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, width, 1 if bottleneck else 3, first, 0 if bottleneck else 1)
         self.conv2 = nn.Conv2d(width, width, 3, second, 1)
         self.conv3 = nn.Conv2d(width, outputs, 1) if bottleneck else None
+        self.relu = nn.ReLU(inplace=True)  # a module: its output is rounded where bfloat16 is emulated
         shortcut = [nn.Conv2d(inputs, outputs, 1, max(strides))] if (inputs, 1) != (outputs, max(strides)) else []
         self.downsample = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
-        y = self.conv2(F.relu_(self.conv1(x)))
+        y = self.conv2(self.relu(self.conv1(x)))
         if self.conv3 is not None:
-            y = self.conv3(F.relu_(y))
+            y = self.conv3(self.relu(y))
         y += self.downsample(x)
-        return F.relu_(y)
+        return self.relu(y)
 
 
 class ResNetTrunk(Trunk):
@@ -158,6 +159,7 @@ class ResNetTrunk(Trunk):
         self.step = kind.stride // (8 * 2 ** (kind.last_layer - 2))  # 2: every second cell is kept
         self.pad: nn.Module = SamePad(7) if kind.padding == "keras" else nn.Identity()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 0 if kind.padding == "keras" else 3)
+        self.relu = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1 if kind.padding == "torch" else 0)
         if kind.padding == "slim":  # zeros do for the pooling too: what comes out of a ReLU is not below them
             self.maxpool = nn.Sequential(SamePad(3), self.maxpool)
@@ -169,7 +171,7 @@ class ResNetTrunk(Trunk):
 
     def stem(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to conv3, (B, C', H / 8, W / 8)."""
-        x = self.maxpool(F.relu_(self.conv1(self.pad(images))))
+        x = self.maxpool(self.relu(self.conv1(self.pad(images))))
         return self.layer2(self.layer1(x))
 
     def last(self, maps: Tensor) -> Tensor:

@@ -157,7 +157,8 @@ def test_second_rounds_are_those_of_reranking(engine_of_photos: de.Engine, photo
     expected = rerank_graph({"q": list(plain.hits)}, engine_of_photos.store, options)["q"]
     assert list(graph.hits) == expected
     again = engine_of_photos.search(photos[0], top_k=6, confirm=0, expand=True)
-    wider = expand_query(engine_of_photos.get(photos[0]), plain.hits, engine_of_photos.store)
+    sure = engine_of_photos.search(photos[0], top_k=6, confirm=6)  # what joins has been confirmed
+    wider = expand_query(engine_of_photos.get(photos[0]), sure.hits, engine_of_photos.store)
     assert again.features == wider
     assert [hit.id for hit in again] == [hit.id for hit in engine_of_photos.search(wider, top_k=6, confirm=0)]
     listed = engine_of_photos.rerank_many({photos[0]: photos}, expand=True, graph=True)

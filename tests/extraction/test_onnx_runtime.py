@@ -28,8 +28,8 @@ pytest.importorskip("onnxruntime")
 from delf_engine.extraction.onnx_runtime import OnnxRuntime  # noqa: E402
 
 SMALL = {  # paddings and strides of the published models on a trunk that is quick to export
-    "small_slim_s32": Architecture("resnet18", 256, 32, padding="slim"),
-    "small_keras": Architecture("resnet18", 256, padding="keras"),
+    "small_slim_s32": Architecture((2, 2, 2, 2), 256, 32, padding="slim"),
+    "small_keras": Architecture((2, 2, 2, 2), 256, padding="keras"),
 }
 NETWORKS: dict[str, dict[str, Any]] = {  # every option is in one of them, to export few
     "delf": {"architecture": "resnet18"},
