@@ -7,19 +7,18 @@ that features can be compared one by one.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from delf_engine import Extractor, LocalFeatures
 from delf_engine.extraction.content import textured
 from delf_engine.model import load_checkpoint
-from delf_engine.model.backbones import ARCHITECTURES, Architecture
 from delf_engine.model.network import AttentionHead, DelfNetwork
 from delf_engine.pyramid import plan_levels, resize
 
@@ -83,29 +82,19 @@ class PlainExtractor:
 
 def unfused(network: DelfNetwork) -> nn.Module:
     """Return the trunk with its batch norm unfolded again, as published weights have it; the same function."""
-    kind = ARCHITECTURES[network.trunk.architecture]
-    assert isinstance(kind, Architecture)
-    net = getattr(torchvision.models, network.trunk.architecture.partition("_")[0])(weights=None)
-    parts = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
-    trunk = nn.Sequential()
-    for name in parts:
-        trunk.add_module(name, getattr(net, name))
-    if kind.stride_on_first:
-        for stage in (net.layer2, net.layer3):
-            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
-    convolutions = [m for m in trunk.modules() if isinstance(m, nn.Conv2d)]
-    norms = [m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)]
-    folded = [m for m in network.trunk.modules() if isinstance(m, nn.Conv2d)]
-    for conv, norm, known in zip(convolutions, norms, folded, strict=True):
-        assert known.bias is not None
-        _unfold(conv, norm, known.weight.detach(), known.bias.detach())
+    trunk = copy.deepcopy(network.trunk)
+    for parent in list(trunk.modules()):
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, nn.Conv2d):
+                setattr(parent, name, _unfolded(conv))
     return trunk.eval().requires_grad_(False)
 
 
-def _unfold(conv: nn.Conv2d, norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor) -> None:
-    """Set a convolution and its batch norm to a folded one, with statistics that are drawn."""
-    rng = torch.Generator().manual_seed(0)
-    spread = 0.5 + torch.rand(len(bias), generator=rng)
+def _unfolded(folded: nn.Conv2d) -> nn.Sequential:
+    """Return a convolution and a batch norm that do what a folded one does, with statistics that are drawn."""
+    assert folded.bias is not None
+    conv, norm, bias = copy.deepcopy(folded), nn.BatchNorm2d(folded.out_channels), folded.bias.detach()
+    spread = 0.5 + torch.rand(len(bias), generator=torch.Generator().manual_seed(0))
     assert norm.running_var is not None
     assert norm.running_mean is not None
     with torch.no_grad():
@@ -113,4 +102,6 @@ def _unfold(conv: nn.Conv2d, norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor)
         norm.running_mean.copy_(bias)  # of the size of what it is taken from: nothing cancels
         norm.weight.copy_(torch.ones_like(bias))
         norm.bias.copy_(bias + norm.running_mean / spread)
-        conv.weight.copy_(weight * spread[:, None, None, None])
+        conv.weight.copy_(folded.weight * spread[:, None, None, None])
+    conv.bias = None
+    return nn.Sequential(conv, norm)
