@@ -9,7 +9,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends binutils
 RUN python -m venv --without-pip /opt/delf-engine
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/delf-engine/bin:$PATH
 # First and alone: this layer stays when the package changes.
-RUN /usr/local/bin/python -m pip --python /opt/delf-engine/bin/python install --no-compile torch torchvision \
+RUN /usr/local/bin/python -m pip --python /opt/delf-engine/bin/python install --no-compile torch \
     --index-url https://download.pytorch.org/whl/cpu
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
