@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from helpers import random_photo, write_image, write_tiny_model
 
 # Engines, stores and indexes wait for the disk with every commit: their files lie in memory where there is room.
 if "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 4 << 30:
-    os.environ["TMPDIR"] = tempfile.tempdir = "/dev/shm"
+    os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = "/dev/shm"
 
 # The same examples on every machine: a red run is a change of the code, never of the luck.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
