@@ -96,6 +96,8 @@ def test_find_images_missing(tmp_path: Path) -> None:
     for name in ("gone", "gone.jpg", "x" * 300):
         with raises(DataError, name):
             find_images([tmp_path / name])
+    with raises(DataError):
+        find_images([""])  # which a Path takes for the current folder
     assert find_images([]) == []
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from functools import partial
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delf_engine.errors import ConfigError, ProcessDiedError
+from delf_engine.errors import ConfigError, DelfEngineWarning, ProcessDiedError
 from delf_engine.support import processes
 from delf_engine.support.processes import ProcessPool, map_ordered, process_pool
 from forkserver import Child
@@ -30,6 +31,8 @@ def test_results_and_errors_come_back() -> None:
     with process_pool(2) as pool:
         sums = [pool.submit(np.add, np.arange(3), i) for i in range(20)]
         wrong = pool.submit(int, "x")
+        with pytest.warns(DelfEngineWarning, match="said there"):
+            pool.submit(warnings.warn, "said there", DelfEngineWarning).result()
         pids = {pool.submit(os.getpid).result() for _ in range(20)}
         for i, future in enumerate(sums):
             np.testing.assert_array_equal(future.result(), np.arange(3) + i)

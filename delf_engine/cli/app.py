@@ -99,9 +99,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # text that the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")
+    for argument in sys.argv[1:]:  # of an unset variable of the shell; as a path it is the current folder
+        name, given, value = argument.partition("=")
+        if not argument or (given and not value and name.startswith("--")):
+            complain("error", f"an argument is empty{f', {name}' if name else ''}; give a value, or leave it out")
+            sys.exit(2)
     try:
         app()
-    except DelfEngineError as error:
+    except (DelfEngineError, OSError) as error:  # of the system: such as a full disk that standard output goes to
         complain("error", str(error), "bold red")
         sys.exit(1)
     except SystemExit as end:

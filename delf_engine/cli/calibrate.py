@@ -17,7 +17,7 @@ from delf_engine.cli.options import (
     ModelOption,
     ProfileOption,
     SeedOption,
-    check_folders,
+    check_outputs,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def calibrate(
     from delf_engine.verification.calibrating import calibrate as fit
     from delf_engine.verification.calibrating import check_request, read_labelled_pairs
 
-    check_folders(out, plot, roc)
+    check_outputs(out, pictures=(plot, roc))
     listed = read_labelled_pairs(pairs)
     check_request(listed, evidence, prior)
     names = list(dict.fromkeys(name for pair in listed for name in (pair.a, pair.b)))

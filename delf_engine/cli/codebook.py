@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from delf_engine.cli.console import print_failures, print_json, say, staged_progress
-from delf_engine.cli.options import JsonOption, MaxPixelsOption, check_folders
+from delf_engine.cli.options import JsonOption, MaxPixelsOption, check_outputs
 
 
 def codebook(
@@ -39,7 +39,7 @@ def codebook(
 
     if out.exists() and not replace:
         raise ConfigError(f"{out}: exists; say --replace to replace it")
-    check_folders(out)
+    check_outputs(out)
     failed: list[tuple[str, str]] = []
     with staged_progress(quiet=as_json) as report:
         trained = train_words(

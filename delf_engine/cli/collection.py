@@ -23,6 +23,7 @@ from delf_engine.cli.options import (
     RootOption,
     SeedOption,
     TopNOption,
+    check_outputs,
     parse_box,
     read_ids,
 )
@@ -119,6 +120,7 @@ def search(
     """Find the photographs that show what the query shows, re-ranked by geometric verification."""
     from delf_engine.engine import Engine
 
+    check_outputs(pictures=(plot,))
     with Engine.open(directory, readonly=True, root=root) as engine:
         if max_pixels:
             engine.extractor.max_pixels = max_pixels

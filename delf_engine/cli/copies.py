@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from delf_engine.cli.console import print_failures, print_json, say, staged_progress
-from delf_engine.cli.options import JsonOption, KeptEngineOption, KeptModelOption, MaxPixelsOption, WorkersOption
+from delf_engine.cli.options import (
+    JsonOption,
+    KeptEngineOption,
+    KeptModelOption,
+    MaxPixelsOption,
+    WorkersOption,
+    check_outputs,
+)
 
 if TYPE_CHECKING:
     from delf_engine.copies import Copies
@@ -49,6 +56,7 @@ def duplicates(
     from delf_engine.support.files import replacing, system_errors
 
     Copies({}, ()).superfluous(keep)  # better to know before the work
+    check_outputs(superfluous)
     found = _found(
         photos,
         None,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from delf_engine.cli.console import console, print_json, progress_bar, say, staged_progress, unreadable
-from delf_engine.cli.options import JsonOption, ProfileOption, check_folders
+from delf_engine.cli.options import JsonOption, ProfileOption, check_outputs
 from delf_engine.cli.training import print_figures
 from delf_engine.errors import CheckpointError, ConfigError
 
@@ -170,7 +170,7 @@ def import_command(
         raise ConfigError(f"{out}: a checkpoint's name ends in .safetensors")
     if out.exists() and not replace:
         raise ConfigError(f"{out}: is there already; --replace replaces it")
-    check_folders(out)
+    check_outputs(out)
     state, told = import_model(
         kind,
         source,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from delf_engine.errors import ConfigError
-from delf_engine.support.files import system_errors
+from delf_engine.support.files import check_target, system_errors
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
 DistancesOption = Annotated[
@@ -56,7 +57,7 @@ ConfirmOption = Annotated[
         min=0, metavar="N", help="First hits of each query that are looked at in detail, and so ordered."
     ),
 ]
-WorkersOption = Annotated[int | None, typer.Option(help="Parallel workers. Default: all cores.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Parallel workers. Default: all cores.")]
 BoxOption = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Region of interest in pixels.")]
 
 
@@ -84,8 +85,11 @@ def read_ids(path: Path) -> list[str]:
     return [line for line in text.split("\n") if line]
 
 
-def check_folders(*paths: Path | None) -> None:
-    """Raise `ConfigError` where the folder of a file to write is not there: before the work, not after."""
-    for path in paths:
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+def check_outputs(*paths: Path | None, pictures: Iterable[Path | None] = ()) -> None:
+    """Raise `ConfigError` where a file, or a picture, cannot be written: before the work, not after."""
+    for path in filter(None, paths):
+        check_target(path, ConfigError)
+    for picture in filter(None, pictures):
+        from delf_engine.plotting.canvas import check_picture  # which needs matplotlib
+
+        check_picture(picture)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from delf_engine.cli.options import (
     PlotOption,
     ProfileOption,
     SeedOption,
+    check_outputs,
     parse_box,
 )
 
@@ -37,7 +38,8 @@ def verify(
         Path | None, typer.Option(metavar="PNG", help="Draw A laid over B into this picture.")
     ] = None,
     mode: Annotated[
-        str, typer.Option("--overlay-mode", help="How A is laid over B: blend, checkerboard or colours.")
+        Literal["blend", "checkerboard", "colours"],
+        typer.Option("--overlay-mode", help="How A is laid over B."),
     ] = "blend",
     report: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Write a page with pictures and figures.")
@@ -58,6 +60,7 @@ def verify(
     from delf_engine.engine.pairs import verify_pair
     from delf_engine.extraction import Extractor
 
+    check_outputs(pictures=(plot, overlay))
     if report:
         from delf_engine.plotting.report import check_path
 
@@ -87,7 +90,7 @@ def verify(
     if overlay:
         from delf_engine.plotting import draw_overlay, save_figure
 
-        over = draw_overlay(a, b, result, features=(features_a, features_b), mode=mode)  # type: ignore[arg-type]
+        over = draw_overlay(a, b, result, features=(features_a, features_b), mode=mode)
         save_figure(over, overlay)
     if report:
         from delf_engine.plotting.report import write_pair_report
@@ -108,6 +111,7 @@ def attention(
     from delf_engine.extraction import Extractor
     from delf_engine.plotting import draw_attention, save_figure
 
+    check_outputs(pictures=(plot,))
     extractor = Extractor.from_pretrained(model, profile=profile, max_pixels=max_pixels)
     heat = extractor.attention_map(photo)
     save_figure(draw_attention(photo, heat, title=photo.name, max_pixels=extractor.max_pixels), plot)

@@ -20,7 +20,6 @@ from delf_engine.cli.options import (
     SeedOption,
     TopNOption,
     WorkersOption,
-    check_folders,
     read_ids,
 )
 
@@ -71,10 +70,11 @@ def rerank(
     Queries are ids of the engine or image files, candidates are ids of the engine.
     """
     from delf_engine.engine import Engine, SearchResult
-    from delf_engine.reranking import write_rankings
+    from delf_engine.reranking.shortlists import check_rankings_file, write_rankings
 
-    check_folders(out)
     rows = _ids(names)
+    if out:
+        check_rankings_file(out, rows)
     lists = _read(shortlists, rows, queries, distances)
     with Engine.open(directory, readonly=True) as engine:
         if max_pixels:

@@ -77,7 +77,8 @@ def _explain(kind: type[Config], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] != "extra_forbidden":
-        return f"{key}: {problem['msg']}" if key else str(problem["msg"])
+        said = str(problem["msg"]).removeprefix("Value error, ")
+        return f"{key}: {said}" if key else said
     model: Any = kind
     for part in location[:-1]:
         model = model.model_fields[part].annotation

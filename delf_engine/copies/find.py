@@ -118,6 +118,9 @@ def find_copies(
     both = {os.path.abspath(name) for name in searched} & {os.path.abspath(name) for name in asked}
     if both:
         raise DataError(f"{min(both)}: one of {len(both)} files that are in both sets; give each to one of them")
+    if engine is not None or model is not None:
+        with working_engine(engine, model, fine=True):
+            pass  # a wrong one is better said before the work
     job = _Job(unlike, max_pixels, threads, progress)
     known, failed = job.read([*searched, *asked])
     tested = set(asked) if within is not None else set()

@@ -41,7 +41,9 @@ def levels(grids: Floats) -> npt.NDArray[np.int8]:
     """
     padded = np.pad(grids, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
     around = [padded[:, 1 + y : 1 + y + _SIDE, 1 + x : 1 + x + _SIDE] for y, x in _NEIGHBOURS]
-    differences = np.nan_to_num(np.stack(around, axis=-1) - grids[..., None]).reshape(len(grids), -1)
+    differences = np.nan_to_num(np.stack(around, axis=-1) - grids[..., None]).reshape(
+        len(grids), _SIDE * _SIDE * len(_NEIGHBOURS)
+    )
     out = np.zeros(differences.shape, np.int8)
     for sign in (1, -1):
         sided = np.where(sign * differences > _EQUAL, sign * differences, np.nan)

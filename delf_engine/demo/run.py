@@ -16,6 +16,7 @@ from delf_engine.engine.manifest import MANIFEST
 from delf_engine.errors import FormatError
 from delf_engine.images import find_images
 from delf_engine.plotting import draw_attention, draw_ranking, save_figure, save_matches
+from delf_engine.support.files import system_errors
 
 _HITS = 10
 _MOST_PLACES = 8  # of a user's own folder: enough to see, and still a minute
@@ -103,10 +104,11 @@ def run_demo(
     """
     folder = Path(out)
     sources: Sequence[str] | None = find_images([photos])[:_MOST_PLACES] if photos is not None else None
-    _clear(folder)
     report = progress or (lambda *_: None)
     report("rendering photographs", 0, 1)
-    collection = render_collection(folder / "collection", seed=seed, photos=sources)
+    with system_errors(f"{folder}: cannot be written"):
+        _clear(folder)
+        collection = render_collection(folder / "collection", seed=seed, photos=sources)
     report("rendering photographs", 1, 1)
     paths = [photo.path for photo in collection.gallery]
     with Engine.create(folder / "engine", root=paths[0].parent) as engine:  # ids are names: the table stays narrow

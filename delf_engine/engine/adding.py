@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -167,6 +167,8 @@ def named_images(
     if ids is not None:
         if len(ids) != len(sources):
             raise ConfigError(f"{len(ids)} ids were given for {len(sources)} images")
+        if len(set(ids)) < len(ids):
+            raise ConfigError(f"{max(ids, key=Counter(ids).__getitem__)!r} is the id of more than one image")
         yield from zip(ids, sources, strict=True)
         return
     for source in sources:

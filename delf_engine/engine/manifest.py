@@ -69,12 +69,14 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FormatError(
             f"{directory}: no engine here (no {MANIFEST}); make one with `delf-engine add {directory} PHOTOS` "
             "or Engine.create"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FormatError(f"{path}: damaged: {error}") from error
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
         raise FormatError(f"{path}: not the manifest of an engine")

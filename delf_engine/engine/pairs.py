@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from delf_engine.config import Profile, load_profile
 from delf_engine.engine.views import PairAnswer, View, verify_views
-from delf_engine.errors import CheckpointError, ImageError
+from delf_engine.errors import CheckpointError, FormatError, ImageError
 from delf_engine.features import LocalFeatures
 from delf_engine.images import Box, ImageSource
 from delf_engine.model import checkpoint_path, packaged_folder
@@ -122,7 +122,10 @@ def verify_pair(
     if calibration is None:
         calibration = calibration_of(model, options, identity)
     elif isinstance(calibration, (str, os.PathLike)):
-        calibration = load_calibration(calibration, profile=options, identity=identity)
+        where = os.fspath(calibration)
+        calibration = load_calibration(where, profile=options, identity=identity)
+        if calibration is None:  # beside a checkpoint of that name
+            raise FormatError(f"{where}: no calibration that holds here; name the .json file of one")
     details = fine_features or (None, None)
     with_details = fine and fine_features is None and not any(isinstance(side, LocalFeatures) for side in (a, b))
 

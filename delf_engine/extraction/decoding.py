@@ -125,7 +125,7 @@ def read_pyramid(
     if min(region_size) < config.min_side:
         raise ImageError(
             name,
-            f"{region_size[0]} x {region_size[1]} pixels are too few; each side needs at least {config.min_side}",
+            f"{region_size[0]} x {region_size[1]} pixels are too few, each side needs at least {config.min_side}",
         )
     levels = planned(region_size, whole_size) if image.size else []
     if whole:

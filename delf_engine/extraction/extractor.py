@@ -256,6 +256,8 @@ class Extractor:
         ConfigError
             If `workers` or `batch` is out of range.
         """
+        if isinstance(images, (str, bytes, os.PathLike)):
+            raise ConfigError("extract_many takes an iterable of images, not one; call the extractor itself")
         workers = worker_count(workers, images, gpu=self.on_gpu)
         batch = _GPU_BATCH if batch is None else batch
         if batch < 1:

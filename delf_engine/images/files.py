@@ -46,6 +46,8 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     found: dict[str, str] = {}
     for given in paths:
         path = Path(given)
+        if not os.fspath(given):  # as an unset variable of a shell makes it; Path takes it for the current folder
+            raise DataError("the name of a file or folder is empty")
         if os.path.isdir(path):  # unlike Path.is_dir, False for a name too long to exist
             passed: Counter[str] = Counter()
             inside = list(_walk(path, passed))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,10 +12,10 @@ from typing import Any
 
 from delf_engine.engine import Engine
 from delf_engine.engine.working import working_engine
-from delf_engine.errors import DataError, FormatError
+from delf_engine.errors import DataError
 from delf_engine.images import find_images
 from delf_engine.mining.mine import Mined, Progress, mine_pairs
-from delf_engine.support.files import replacing, system_errors
+from delf_engine.support.files import check_target, replacing, system_errors
 from delf_engine.training.sources.mined import MinedPair
 
 
@@ -49,10 +48,7 @@ def mine_folder(
     """
     files = find_images(photos)
     target = Path(out)
-    if target.is_dir():
-        raise FormatError(f"{target}: is a folder; give the name of a file to write")
-    with system_errors(f"{target}: cannot be written"), tempfile.TemporaryFile(dir=target.parent):
-        pass  # it can: better to know before the work
+    check_target(target)
     with working_engine(engine, model, fine=True) as opened:
         added = opened.add(files, max_pixels=max_pixels, progress=partial(progress, "extracting"))
         for name, reason in added.failed:

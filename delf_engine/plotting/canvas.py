@@ -13,7 +13,7 @@ import numpy.typing as npt
 from delf_engine.errors import ConfigError, MismatchError
 from delf_engine.images import MAX_PIXELS, ImageSource, load_image, source_name
 from delf_engine.pyramid import resize
-from delf_engine.support.files import system_errors
+from delf_engine.support.files import check_target, replacing, system_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,19 +132,28 @@ def inlier_keypoints(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG, JPEG, PDF or SVG, as the ending of the name says.
+    """Write a figure as PNG, JPEG, PDF or SVG, as the ending of the name says, whole or not at all.
 
     Raises
     ------
     ConfigError
         If the format is not known, or the file cannot be written.
     """
+    kind = check_picture(path)
+    with system_errors(f"{path}: cannot be written", ConfigError), replacing(Path(path), durable=False) as partial:
+        figure.savefig(partial, format=kind, dpi=_DPI)
+
+
+def check_picture(path: str | os.PathLike[str]) -> str:
+    """Return the format that the name of a picture tells; a `ConfigError` as of `save_figure`, before any work."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
-    if kind not in figure.canvas.get_supported_filetypes():
+    if kind not in FigureCanvasBase.get_supported_filetypes():
         raise ConfigError(f"{path}: the name of a picture must end in .png, .jpg, .pdf or .svg")
-    with system_errors(f"{path}: cannot be written", ConfigError):
-        figure.savefig(path, format=kind, dpi=_DPI)
+    check_target(path, ConfigError)
+    return kind
 
 
 def figure_pixels(figure: Figure) -> Pixels:

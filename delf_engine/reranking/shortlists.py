@@ -41,7 +41,7 @@ from delf_engine.reranking.candidates import (
     checked_shortlist,
 )
 from delf_engine.support.arrays import checked_names
-from delf_engine.support.files import replacing, system_errors
+from delf_engine.support.files import check_target, replacing, system_errors
 
 Lists: TypeAlias = dict[str, list[Candidate]]
 Rankings: TypeAlias = Mapping[str, Sequence[RankedCandidate]]
@@ -151,6 +151,13 @@ def write_rankings(
             write(path, file, rankings)
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: cannot hold one of these ids: {error}; use .jsonl") from error
+
+
+def check_rankings_file(path: Path, names: Sequence[str] | None = None) -> None:
+    """Raise what `write_rankings` would of such a file and `names`: before the work, not after."""
+    if not _is_text(path):
+        arrays_of_rankings(path, {}, names)
+    check_target(path)
 
 
 def _is_text(path: Path) -> bool:

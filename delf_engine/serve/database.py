@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _TABLES = """
+BEGIN IMMEDIATE;  -- even where all are there: what cannot be written is found out at once
 CREATE TABLE IF NOT EXISTS names (id TEXT PRIMARY KEY, name TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS verdicts (
   a TEXT NOT NULL, b TEXT NOT NULL, verdict TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (a, b));
@@ -16,6 +17,7 @@ CREATE TABLE IF NOT EXISTS jobs (
   id TEXT PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, done INTEGER NOT NULL, total INTEGER NOT NULL,
   created REAL NOT NULL, seen REAL NOT NULL, owner TEXT NOT NULL, cancel INTEGER NOT NULL DEFAULT 0,
   files TEXT NOT NULL, report TEXT NOT NULL DEFAULT '{}');
+COMMIT;
 """
 _SECONDS = 10.0  # to wait for another server's transaction
 _MOST = 500  # parameters of a statement

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -199,7 +200,10 @@ class Jobs:
         """Say now and then that this server is alive."""
         while not self._stopping.wait(_BEAT_SECONDS):
             statement = "UPDATE jobs SET seen = ? WHERE owner = ? AND state IN ('queued', 'running')"
-            self._database.run(statement, time.time(), self._owner)
+            try:
+                self._database.run(statement, time.time(), self._owner)
+            except sqlite3.Error as error:  # locked for long, or the disk is full: the next one may get through
+                log.warning("jobs could not be kept alive", exc_info=error)
 
 
 def _job(row: dict[str, Any]) -> Job:

@@ -27,6 +27,7 @@ from delf_engine.serve.metrics import Metrics
 from delf_engine.serve.photographs import Photographs
 from delf_engine.serve.problems import Refused
 from delf_engine.serve.settings import Settings
+from delf_engine.support.files import library_errors
 
 #: Folder of what a server keeps, in the engine's directory.
 HOME = "serve"
@@ -65,8 +66,9 @@ class Service:
                 self.home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="delf-engine-")))
             else:
                 self.home = self.engine.directory / HOME
+            with library_errors(f"{self.home}: cannot be written; --read-only needs nothing there"):
                 self.home.mkdir(exist_ok=True, mode=0o700)
-            self.database = Database(None if settings.readonly else self.home / "serve.sqlite")
+                self.database = Database(None if settings.readonly else self.home / "serve.sqlite")
             stack.callback(self.database.close)
             self.decoders = Decoders(settings.decoders, settings.max_pixels)
             stack.callback(self.decoders.close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,12 @@ class Settings(Config):
             )
         if self.token is not None and len(self.token.get_secret_value()) < _SHORTEST_TOKEN:
             raise ValueError(f"a token has at least {_SHORTEST_TOKEN} characters")
+        for origin in self.cors:
+            if not re.fullmatch(r"https?://[^/?#\s]+", origin):
+                raise ValueError(f"{origin!r} is no origin such as https://example.org, which ends in no slash")
+        for name, path in self.folders.items():
+            if not path.is_dir():
+                raise ValueError(f"folder {name}: there is no folder {path}")
         return self
 
 

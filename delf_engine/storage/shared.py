@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import lmdb
 from filelock import FileLock
 
 from delf_engine.errors import FormatError, LockedError
-from delf_engine.support.files import acquired
+from delf_engine.support.files import acquired, system_errors
 from delf_engine.support.threads import lock_across_forks
 
 DATA = "data.mdb"
 TABLES = (b"meta", b"keys", b"names", b"values")
 
-_LOCK = ".lock"
-_MAX_READERS = 1024
+_LOCK, _READERS = ".lock", "lock.mdb"
+_MAX_READERS, _READER_BYTES = 1024, 72  # and what is common to all of them
 _TWO_PAGES = 2 * 4096  # what LMDB writes first
 _LEAST_MAP = 1 << 30
 
@@ -106,6 +107,8 @@ class Environment:
             "readonly": readonly,
             "lock": not readonly or self._locks,
         }
+        if options["lock"] and hasattr(os, "posix_fallocate"):  # not on macOS
+            _make_readers_file(folder / _READERS)
         try:
             return lmdb.open(os.fsencode(folder), map_size=self._map_size, **options)
         except lmdb.MemoryError:  # the address space is limited
@@ -173,6 +176,19 @@ def lock_for_writing(path: Path) -> FileLock:
         return acquired(path / _LOCK, f"{busy} (readonly=True), which is never refused")
     except FormatError as error:
         raise FormatError(f"{error}; what cannot be written can be opened to read (readonly=True)") from error
+
+
+def _make_readers_file(path: Path) -> None:
+    """Make LMDB's file of readers with room for all: a page that a full disk lacks kills who touches it."""
+    with system_errors(f"{path}: cannot be written"), suppress(FileExistsError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o664)
+        try:
+            os.posix_fallocate(descriptor, 0, _MAX_READERS * _READER_BYTES)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
 
 
 def _key(path: Path) -> tuple[int, int] | None:

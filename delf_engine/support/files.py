@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def library_errors(what: str) -> Iterator[None]:
         raise
     except Exception as failure:
         raise FormatError(f"{what}: {getattr(failure, 'strerror', None) or failure}") from failure
+
+
+def check_target(path: Path, error: type[DelfEngineError] = FormatError) -> None:
+    """Raise an error of ours if a file cannot be written: before the work that it is for, not after."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise error(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise error(f"{path}: is a folder; give the name of a file to write")
+    with system_errors(f"{path}: cannot be written", error), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
@@ -124,10 +125,12 @@ class _Worker:
         request = ForkingPickler.dumps((function, args, kwargs))
         try:
             self._pipe.send_bytes(request)
-            answer = self._pipe.recv_bytes()
+            answer, told = self._pipe.recv_bytes(), self._pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise _DiedError from error
         returned, found = ForkingPickler.loads(answer)
+        for category, text in ForkingPickler.loads(told):
+            warnings.warn(text, category, stacklevel=2)
         if not returned:
             raise found
         return found
@@ -139,12 +142,15 @@ def _serve(pipe: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             request = pipe.recv_bytes()
-            try:
-                function, args, kwargs = ForkingPickler.loads(request)
-                answer = ForkingPickler.dumps((True, function(*args, **kwargs)))
-            except Exception as error:  # noqa: BLE001 - the caller's, whatever it is
-                answer = ForkingPickler.dumps((False, ExceptionWithTraceback(error, error.__traceback__)))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")  # the caller's filters decide
+                try:
+                    function, args, kwargs = ForkingPickler.loads(request)
+                    answer = ForkingPickler.dumps((True, function(*args, **kwargs)))
+                except Exception as error:  # noqa: BLE001 - the caller's, whatever it is
+                    answer = ForkingPickler.dumps((False, ExceptionWithTraceback(error, error.__traceback__)))
             pipe.send_bytes(answer)
+            pipe.send_bytes(ForkingPickler.dumps([(each.category, str(each.message)) for each in caught]))
             del request, answer
 
 

@@ -198,6 +198,9 @@ def load_training_config(name: str | os.PathLike[str] = "delf_views") -> Trainin
     path = Path(name)
     if path.suffix != ".toml":
         path = config_directory() / f"train_{name}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(each.stem[6:] for each in config_directory().glob("train_*.toml")))
+            raise ConfigError(f"there is no recipe {str(name)!r}: {known}; or give the path of a .toml file")
     return parse_training_config(read_extended(path), where=str(path))
 
 

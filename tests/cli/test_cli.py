@@ -255,8 +255,20 @@ def test_errors_are_one_line_and_exit_code_one(tmp_path: Path) -> None:
     assert run.stderr.startswith("error: ")
     assert "no [engine]" in run.stderr
     assert "Traceback" not in run.stderr
-    usage = subprocess.run([*command[:3], "search"], capture_output=True, text=True, check=False)
-    assert usage.returncode == 2
+    for wrong in (["search"], ["add", str(tmp_path / "e"), ""], ["info", "e", "--root="]):
+        usage = subprocess.run([*command[:3], *wrong], capture_output=True, text=True, check=False)
+        assert usage.returncode == 2
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([*command[:3], "model", "list"], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (run.returncode, run.stderr.count(b"\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["no/x.png", "x.nothing", "x.npy", ""])
+def test_what_cannot_be_written_is_said_before_the_work(engine: str, tmp_path: Path, name: str) -> None:
+    photo, target = str(tmp_path / "gone.png"), str(tmp_path / name)
+    outputs = ["verify", photo, photo, "--plot"], ["verify", photo, photo, "--overlay"], ["search", engine, photo]
+    for command in (*outputs[:2], [*outputs[2], "--plot"], ["rerank", engine, f"{photo}.csv", "--out"]):
+        assert str(_run(*command, target).exception).startswith(target)
 
 
 def test_interrupt_says_that_nothing_is_lost(

@@ -133,7 +133,7 @@ def test_folders_that_cannot_work(files: Path, tmp_path: Path) -> None:
         (("--device", "tpu"), ConfigError, "'tpu'"),
         (("--device", "mps"), ConfigError, "'mps'"),
         (("--device", "cuda:9"), ConfigError, "torch sees"),
-        (("--recipe", "nothing"), ConfigError, "train_nothing.toml"),
+        (("--recipe", "nothing"), ConfigError, "delf_views"),
         (("--trunk", "nothing"), CheckpointError, "nothing"),
     ],
 )

@@ -253,3 +253,6 @@ def test_what_cannot_work_is_said_before_the_work(folder: Path, tmp_path: Path) 
         find_copies(folder, workers=-1)
     with raises(FormatError, "not.jsonl"):
         find_copies(folder, dismissed=tmp_path / "not.jsonl")
+    with raises(FormatError, str(folder)):
+        find_copies([], engine=folder)
+    assert find_copies([]).copies == ()

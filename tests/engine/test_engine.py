@@ -76,6 +76,8 @@ def test_folders_ids_and_other_sources(tmp_path: Path, tiny_model: Path, photos:
             engine.add([array])
         with raises(ConfigError, "2 ids"):
             engine.add([array], ids=["a", "b"])
+        with raises(ConfigError, "'a'"):
+            engine.add([array, array], ids=["a", "a"])
         with raises(DataError, "empty"):
             engine.add(tmp_path / "empty")
 

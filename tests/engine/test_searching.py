@@ -13,7 +13,14 @@ import delf_engine as de
 from delf_engine.config import load_profile
 from delf_engine.engine import searching
 from delf_engine.engine.pairs import calibration_of
-from delf_engine.errors import ConfigError, DelfEngineWarning, LockedError, MismatchError, UnknownIdError
+from delf_engine.errors import (
+    ConfigError,
+    DelfEngineWarning,
+    FormatError,
+    LockedError,
+    MismatchError,
+    UnknownIdError,
+)
 from delf_engine.model import read_checkpoint_info
 from delf_engine.reranking import RerankOptions, expand_query, rerank_graph
 from delf_engine.verification import Calibration
@@ -199,6 +206,9 @@ def test_answers_carry_the_probability_of_the_models_calibration(tmp_path: Path,
     extract = de.Extractor.from_pretrained(model)
     given = de.verify(extract(photos[0]), extract(photos[1]), calibration=calibration)
     assert given.probability == calibration.probability(given)
+    calibration.save(named := tmp_path / "no_json.txt")
+    with raises(FormatError, str(named)):  # it was asked for: never passed over
+        de.verify(photos[0], photos[0], model=model, calibration=named)
 
 
 def test_without_a_calibration_details_alone_judge(tmp_path: Path, tiny_model: Path, photos: list[str]) -> None:

@@ -147,6 +147,7 @@ def test_every_answer_wears_the_headers_and_a_request_id(client: Client) -> None
         )
         assert (answer.headers["x-request-id"] == given) == (given == "my-id.1")
         assert answer.headers["cache-control"] == "no-store"
+        assert served.head(route).status_code == answer.status_code
     assert "unsafe-inline" not in HEADERS["Content-Security-Policy"]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -119,6 +122,15 @@ def test_a_job_whose_server_was_killed_is_told_and_cleaned_up(client: Client, di
     second = client()
     assert second.get(f"/v1/jobs/{job['id']}").json()["state"] == "interrupted"
     assert [path.exists() for path in there] == [False, True]
+
+
+def test_a_busy_database_ends_no_sign_of_life(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delf_engine.serve.jobs._BEAT_SECONDS", 0.01)
+    beats = Mock(side_effect=itertools.chain([sqlite3.OperationalError("locked")], itertools.repeat(0)))
+    monkeypatch.setattr("delf_engine.serve.database.Database.run", beats)
+    client()
+    while beats.call_count < 3:
+        time.sleep(0.01)
 
 
 def test_more_jobs_than_may_wait_are_refused(

@@ -28,11 +28,11 @@ from typer.testing import CliRunner
 import delf_engine as de
 from delf_engine.cli import app
 from delf_engine.engine.state import EngineState
-from delf_engine.errors import CheckpointError, ConfigError
-from delf_engine.serve import protocol
+from delf_engine.errors import CheckpointError, ConfigError, FormatError
+from delf_engine.serve import Settings, create_app, protocol
 from delf_engine.serve.service import Service
 from forkserver import Child
-from helpers import image_bytes, random_photo
+from helpers import image_bytes, raises, random_photo
 from serving import Client, ready, started
 
 SLOW = b"""POST /v1/search HTTP/1.1\r
@@ -215,6 +215,8 @@ def test_a_connection_on_which_no_request_begins_is_closed(monkeypatch: pytest.M
     [
         (["--host", "0.0.0.0"], "token"),
         (["--folder", "x"], "NAME=PATH"),
+        (["--folder", "x=nowhere"], "nowhere"),
+        (["--cors", "https://example.org/"], "'https://example.org/'"),
         (["--token-file", "missing"], "missing"),
         (["--seconds", "0"], "seconds"),
     ],
@@ -223,3 +225,6 @@ def test_wrong_options_are_said(directory: Path, options: list[str], fact: str) 
     result = CliRunner().invoke(app, ["serve", str(directory), *options], env={"DELF_ENGINE_TOKEN": ""})
     assert isinstance(result.exception, ConfigError)
     assert fact in str(result.exception)
+    (directory / "serve").write_text("")  # which is to be a folder
+    with raises(FormatError, str(directory)):
+        create_app(Settings(directory=directory))

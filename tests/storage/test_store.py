@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import lmdb
 import numpy as np
@@ -240,6 +242,13 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     with FeatureStore.open(tmp_path) as store:
         assert store.ids() == ["a"]
         store.put("b", A)
+
+
+def test_no_room_for_readers_does_not_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    with raises(FormatError, "lock.mdb"):
+        FeatureStore.create(tmp_path / "s", dim=8)
+    assert not (tmp_path / "s" / "lock.mdb").exists()
 
 
 HOLDER = """

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from delf_engine.errors import ConfigError, ImageError
 from delf_engine.images import ImageSource, load_reduced
 from delf_engine.plotting.canvas import Pixels, figure_pixels, shrunk
-from delf_engine.support.files import replacing, system_errors
+from delf_engine.support.files import check_target, replacing, system_errors
 from delf_engine.verification.result import percent
 
 if TYPE_CHECKING:
@@ -113,13 +113,12 @@ def fitting(sections: Iterable[str], max_bytes: int) -> tuple[list[Markup], bool
 def check_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a page, before any work is done for it.
 
-    A `ConfigError` if its name does not end in .html or .htm, or its folder does not exist.
+    A `ConfigError` if its name does not end in .html or .htm, or it cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{path}: the name of a report must end in .html")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: cannot be written: there is no folder {path.parent}")
+    check_target(path, ConfigError)
     return path
 
 

@@ -4,7 +4,7 @@ const WORDS = {
   too_slow: "The server took too long.",
   locked: "Somebody else is changing the library just now.",
   stopping: "The server is going down.",
-  bad_photograph: "This photograph cannot be used: it",
+  bad_photograph: "This photograph cannot be used:",
   too_large: "This is too large:",
   read_only: "This server is read-only.",
   too_few_pairs: "There are too few verdicts: give at least ten of pairs of one place, and ten of others.",
