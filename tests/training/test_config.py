@@ -70,7 +70,7 @@ def test_extends_overrides_single_values(tmp_path: Path) -> None:
 
 
 def test_missing_recipes_and_stages() -> None:
-    with raises(ConfigError, "train_nothing.toml"):
+    with raises(ConfigError, "'nothing'", "delf_r18"):
         load_training_config("nothing")
     with raises(ConfigError, "'conv5'", "PCA", "conv4"):
         load_training_config("delf_contrast").with_stage("conv5", steps=1)
