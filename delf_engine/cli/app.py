@@ -111,7 +111,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # Typer has turned Ctrl-C into it without a word
-            say("interrupted; what was committed stays, the same command goes on from there", error=True)
+            say("interrupted; what was committed stays: the same command goes on from it", error=True)
         raise
 
 
