@@ -281,6 +281,21 @@ def test_a_verdict_is_kept_and_undone(opened: Opened, server: str) -> None:
     assert kept() == []
 
 
+def test_a_verdict_waits_for_those_that_are_kept(opened: Opened) -> None:
+    page = opened("/")
+    asked: list[Route] = []
+    page.route("**/v1/verdicts", lambda route: asked.append(route))
+    page.goto("/compare?a=7-0.png&b=8-0.png")
+    same = page.get_by_role("button", name="Same place")
+    expect(same).to_be_disabled()
+    page.wait_for_function("() => !document.getElementById('pair').hidden")
+    expect(same).to_be_disabled()
+    while not asked:
+        page.wait_for_timeout(10)
+    asked[0].continue_()
+    expect(same).to_be_enabled()
+
+
 def test_a_calibration_is_shown_before_it_is_taken_over(opened: Opened) -> None:
     page = opened("/verdicts")
     page.get_by_role("button", name="Recalibrate").click()

@@ -215,6 +215,7 @@ async function opinions() {
     shown("Undone.")
     if ($("undo").hidden) buttons[0].focus()
   }))
+  buttons.forEach((button) => { button.disabled = false }) // a click before would be lost
   shown(now ? "Kept earlier." : "")
 }
 
