@@ -64,6 +64,8 @@ class CudaGraphs(NamedTuple):
 
     def capture(self, compute: Callable[[Tensor], Maps], pixels: Tensor, beside: Graph | None) -> Graph:
         """Return the graph of what computes the maps of `pixels`; it shares memory with another."""
+        if not (torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()):
+            raise RuntimeError("cuDNN is off, and cuBLAS may lose its memory")
         self.own.wait_stream(torch.cuda.current_stream())
         # Left by this one, too, if a capture fails, when `torch.cuda.graph` stays on the stream.
         with torch.cuda.stream(self.own):
@@ -88,6 +90,7 @@ class GraphedNetwork:
         self._seen: Counter[Any] = Counter()
         self._wanted, self._failures, self._process = _SEEN, 0, os.getpid()
         self._state: list[Any] = []
+        self._thread = threading.current_thread()  # that captures: its end may be that of plans of cuDNN
 
     def maps(self, pixels: Tensor) -> Maps:
         """Return those of `DelfNetwork.maps`."""
@@ -96,11 +99,11 @@ class GraphedNetwork:
             return self._network.maps(pixels)
         key = (pixels.shape, pixels.stride(), pixels.dtype)
         with _turn, torch.cuda.device_of(pixels):
-            state = [self._backend.state(), *_state(self._network)]
+            state = [self._backend.state(), self._thread.is_alive(), *_state(self._network)]
             if state != self._state:  # all of one stream, since two replays at once would share memory
                 self._wanted += _SEEN * bool(self._graphs)
                 self._graphs.clear()
-                self._state = state
+                self._state, self._thread = state, threading.current_thread()
             if key in self._graphs:
                 self._graphs.move_to_end(key)
                 return self._graphs[key](pixels)
@@ -108,7 +111,7 @@ class GraphedNetwork:
             if _HOOKED in state:
                 return maps
             self._seen[key] += 1
-            if self._seen[key] >= self._wanted:
+            if self._seen[key] >= self._wanted and threading.current_thread() is self._thread:
                 self._capture(key, pixels, maps)
             elif len(self._seen) > 16 * _GRAPHS:
                 self._seen.clear()

@@ -25,6 +25,7 @@ from delf_engine.extraction.runtime import TorchRuntime, fetched
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource
 from delf_engine.matching.batched import full_float32
+from delf_engine.model.backbones import ResNetTrunk
 
 if TYPE_CHECKING:
     from delf_engine.extraction.graphs import GraphedNetwork
@@ -48,7 +49,9 @@ class DeviceExtraction:
         self._runtime, self._config = runtime, config
         self._most: float = np.inf  # images that there was memory for
         self._network: DelfNetwork | GraphedNetwork = runtime.network
-        if runtime.device.type == "cuda" and torch.version.hip is None:  # with ROCm a capture may hang
+        # ROCm may hang in a capture; what a ViT's graph uses of cuBLAS torch may free (pytorch/pytorch#193402).
+        fit = not torch.version.hip and isinstance(runtime.network.trunk, ResNetTrunk)
+        if runtime.device.type == "cuda" and fit:
             from delf_engine.extraction.graphs import CudaGraphs, GraphedNetwork
 
             self._network = GraphedNetwork(runtime.network, CudaGraphs(torch.cuda.Stream(runtime.device)))

@@ -148,6 +148,8 @@ def test_threads_take_turns() -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: call(network, computes, *[8, 12, 16] * 3), range(16)))
     assert sorted(backend.captured) == [8, 12, 16]
+    call(network, computes, *[8] * 6)  # the thread that captured is gone
+    assert len(backend.captured) == 4
 
 
 def test_features_are_the_same_bits_by_graphs_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
