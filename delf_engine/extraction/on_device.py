@@ -49,9 +49,9 @@ class DeviceExtraction:
         self._runtime, self._config = runtime, config
         self._most: float = np.inf  # images that there was memory for
         self._network: DelfNetwork | GraphedNetwork = runtime.network
-        # ROCm may hang in a capture; what a ViT's graph uses of cuBLAS torch may free (pytorch/pytorch#193402).
-        fit = not torch.version.hip and isinstance(runtime.network.trunk, ResNetTrunk)
-        if runtime.device.type == "cuda" and fit:
+        cuda = runtime.device.type == "cuda" and not torch.version.hip  # ROCm may hang in a capture
+        # What the graph of a ViT uses of cuBLAS torch may free: pytorch/pytorch#193402.
+        if cuda and isinstance(runtime.network.trunk, ResNetTrunk):
             from delf_engine.extraction.graphs import CudaGraphs, GraphedNetwork
 
             self._network = GraphedNetwork(runtime.network, CudaGraphs(torch.cuda.Stream(runtime.device)))
