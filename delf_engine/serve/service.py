@@ -61,7 +61,7 @@ class Service:
         self.ready = self.stopping = False
         self._writing, self._loading = threading.Lock(), threading.Lock()
         with ExitStack() as stack:
-            self.engine = stack.enter_context(Engine.open(settings.directory, readonly=True, auto_refresh=True))
+            self.engine = stack.enter_context(_reader(settings))
             if settings.readonly:
                 self.home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="delf-engine-")))
             else:
@@ -169,3 +169,12 @@ class Service:
         for path in self.jobs.lost_files():
             if own_id(path, state.directory) not in state.store:
                 path.unlink(missing_ok=True)
+
+
+def _reader(settings: Settings) -> Engine:
+    """Open what is served."""
+    if settings.actors is None:
+        return Engine.open(settings.directory, readonly=True, auto_refresh=True)
+    from delf_engine.shards.ray import Searcher
+
+    return Searcher(settings.directory, actors=settings.actors)
