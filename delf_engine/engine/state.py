@@ -231,6 +231,10 @@ class EngineState:
         found = file_id(given, self.root) if given else given
         return found if found in self.store else given
 
+    def store_info(self) -> dict[str, Any]:
+        """Return what the store holds, as plain Python values."""
+        return self.store.info().to_dict()
+
     def known(self, ids: Iterable[str]) -> set[str]:
         """Return those that are ids of images, as they are written."""
         return {image_id for image_id in ids if image_id in self.store}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from delf_engine.engine import Engine, searching
+from delf_engine.engine import Engine, EngineReader, searching
 from delf_engine.engine.file_ids import own_id
 from delf_engine.engine.searching import SearchOptions
 from delf_engine.engine.state import EngineState
@@ -42,7 +42,7 @@ class Service:
     ----------
     access : Access or None
         None: nobody is asked for a token.
-    engine : Engine
+    engine : EngineReader
         A reader that refreshes itself: searches of all threads.
     home : path
         Where uploads and the database lie.
@@ -61,7 +61,7 @@ class Service:
         self.ready = self.stopping = False
         self._writing, self._loading = threading.Lock(), threading.Lock()
         with ExitStack() as stack:
-            self.engine = stack.enter_context(_reader(settings))
+            self.engine: EngineReader = stack.enter_context(_reader(settings))
             if settings.readonly:
                 self.home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="delf-engine-")))
             else:
@@ -171,7 +171,7 @@ class Service:
                 path.unlink(missing_ok=True)
 
 
-def _reader(settings: Settings) -> Engine:
+def _reader(settings: Settings) -> EngineReader:
     """Open what is served."""
     if settings.actors is None:
         return Engine.open(settings.directory, readonly=True, auto_refresh=True)

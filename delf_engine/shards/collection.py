@@ -12,7 +12,7 @@ from delf_engine.engine.directory import empty_index
 from delf_engine.engine.fine import FineSource
 from delf_engine.engine.manifest import Manifest
 from delf_engine.engine.state import EngineState
-from delf_engine.errors import ConfigError, LockedError, UnknownIdError
+from delf_engine.errors import ConfigError, UnknownIdError
 from delf_engine.features import LocalFeatures
 from delf_engine.index import AnyIndex, Encoder, SearchBy
 from delf_engine.index.contract import Found, Frequencies, IndexInfo, check_ids
@@ -40,7 +40,9 @@ class Holders(Protocol):
 class HeldState(EngineState):
     """An engine that is only read, and never changes; `place` is what messages call it."""
 
-    def __init__(self, place: str, manifest: Manifest, words: Encoder | None, holders: Holders) -> None:
+    def __init__(
+        self, place: str, manifest: Manifest, words: Encoder | None, holders: Holders, parts: int
+    ) -> None:
         self.directory, self.manifest, self.readonly = Path(place), manifest, True
         self.root = manifest.root
         infos, frequencies = zip(*holders.ask("counts"), strict=True)
@@ -48,7 +50,7 @@ class HeldState(EngineState):
         self._images = _Images([info.images for info in infos], holders)
         self.store = cast("FeatureStore", self._images)
         self.fine = FineSource(None, manifest.profile)
-        self._holders = holders
+        self._holders, self._parts = holders, parts
 
     def newer(self) -> HeldState:
         """Return this one."""
@@ -63,9 +65,9 @@ class HeldState(EngineState):
         """End those that hold the images."""
         self._holders.close()
 
-    def check_writable(self) -> None:
-        """Raise `LockedError`."""
-        raise LockedError(f"{self.directory}: parts are only read; merge them into an engine to change it")
+    def store_info(self) -> dict[str, Any]:
+        """Return the number of parts."""
+        return {"parts": self._parts}
 
     def known(self, ids: Iterable[str]) -> set[str]:
         """Return those that are ids of images, as they are written."""

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from delf_engine.engine import Engine
+from delf_engine.engine import EngineReader
 from delf_engine.engine.directory import Words
-from delf_engine.engine.results import CheckReport, EngineInfo
 from delf_engine.engine.state import load_extractor
 from delf_engine.errors import ConfigError
 from delf_engine.index import Encoder
@@ -114,8 +113,8 @@ def rerank_parts(
     return of.merge(_all(ray, waiting), out)
 
 
-class Searcher(Engine):
-    """An engine to read, whose parts are searched and verified in actors of Ray that map them into memory.
+class Searcher(EngineReader):
+    """What an engine answers, of parts that are searched and verified in actors of Ray that map them into memory.
 
     Results of all its methods are those of one engine of all parts, to the bit, for any number of actors;
     `rerank_parts` is for more than a few thousand shortlists. Fine evidence needs photographs that this machine
@@ -159,27 +158,7 @@ class Searcher(Engine):
             part.check(where, plan.index_made_by(words))
         holders = _Actors(ray, where, np.array_split(np.arange(plan.parts), actors), words, cpus)
         manifest = plan.engine.model_copy(update={"codebook": None if words is None else words.hash})
-        super().__init__(HeldState(where.everywhere, manifest, words, holders))
-        self._parts = plan.parts
-
-    def info(self) -> EngineInfo:
-        """Return what all parts hold together."""
-        state = self.state
-        manifest, images = state.manifest, state.index.info()
-        return EngineInfo(
-            directory=str(state.directory),
-            model=manifest.model_identity,
-            profile=manifest.profile.name,
-            images=images.images,
-            dim=manifest.dim,
-            precision=manifest.profile.extraction.precision,
-            store={"parts": self._parts},
-            index=images.to_dict(),
-        )
-
-    def check(self) -> CheckReport:
-        """Raise `ConfigError`: parts are compared with their checksums by whatever reads them."""
-        raise ConfigError(f"{self.directory}: parts are checked where they are merged")
+        super().__init__(HeldState(where.everywhere, manifest, words, holders, plan.parts))
 
 
 class _Actors:
