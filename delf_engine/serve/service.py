@@ -16,7 +16,7 @@ from delf_engine.engine.file_ids import own_id
 from delf_engine.engine.searching import SearchOptions
 from delf_engine.engine.state import EngineState
 from delf_engine.engine.views import verify_views
-from delf_engine.errors import LockedError
+from delf_engine.errors import ConfigError, LockedError
 from delf_engine.serve.access import Access
 from delf_engine.serve.database import Database
 from delf_engine.serve.decoding import Decoders, encoded
@@ -174,6 +174,8 @@ class Service:
 def _reader(settings: Settings) -> EngineReader:
     """Open what is served."""
     if settings.actors is None:
+        if Path(settings.directory, "plan.json").exists():
+            raise ConfigError(f"{settings.directory}: holds a plan of shards, no engine: say how many --actors")
         return Engine.open(settings.directory, readonly=True, auto_refresh=True)
     from delf_engine.shards.ray import Searcher
 

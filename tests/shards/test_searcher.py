@@ -156,3 +156,5 @@ def test_a_server_over_parts_answers_what_one_over_an_engine_does(
 def test_parts_are_served_read_only(copied: Path) -> None:
     with pytest.raises(ValueError, match="read-only"):
         Settings(directory=copied, actors=2)
+    with raises(ConfigError, "--actors"):
+        create_app(Settings(directory=copied))
