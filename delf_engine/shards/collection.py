@@ -52,15 +52,6 @@ class HeldState(EngineState):
         self.fine = FineSource(None, manifest.profile)
         self._holders, self._parts = holders, parts
 
-    def newer(self) -> HeldState:
-        """Return this one."""
-        return self
-
-    @property
-    def is_inherited(self) -> bool:
-        """Whether a forked child needs another one: it could not have any."""
-        return False
-
     def close(self) -> None:
         """End those that hold the images."""
         self._holders.close()
@@ -101,12 +92,14 @@ class _Images:
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Return those ids that are there: what is not remembered is asked for at once."""
-        known = {image_id: self._known[image_id] for image_id in ids if image_id in self._known}
+        kept = self._known  # other threads may forget them meanwhile
+        known = {image_id: kept[image_id] for image_id in ids if image_id in kept}
         if new := [image_id for image_id in ids if image_id not in known]:
             held = set(chain.from_iterable(self._holders.ask("known", new)))
             known |= {image_id: image_id in held for image_id in new}
-            kept = self._known if len(self._known) < _KEPT else {}
-            self._known = kept | known  # another dictionary: other threads read this one
+            if len(kept) > _KEPT:
+                kept = self._known = {}
+            kept.update(known)
         return {image_id for image_id in ids if known[image_id]}
 
     def page(self, offset: int, limit: int) -> list[str]:
