@@ -55,10 +55,9 @@ class CudaGraphs(NamedTuple):
     def state(self) -> tuple[Any, ...]:
         """Return where the caller launches, and what of torch decides which kernels."""
         cudnn: Any = torch.backends.cudnn
-        try:
-            tf32 = cudnn.allow_tf32
-        except RuntimeError:  # see `full_float32`
-            tf32 = cudnn.conv.fp32_precision
+        tf32 = (
+            cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32
+        )  # the latter before torch 2.9
         choices = (tf32, cudnn.enabled, cudnn.benchmark, cudnn.deterministic)
         return torch.cuda.current_stream(self.own.device), *choices
 
@@ -106,7 +105,10 @@ class GraphedNetwork:
                 self._state, self._thread = state, threading.current_thread()
             if key in self._graphs:
                 self._graphs.move_to_end(key)
-                return self._graphs[key](pixels)
+                try:
+                    return self._graphs[key](pixels)
+                except RuntimeError as error:
+                    self._fail(key, error)
             maps = self._network.maps(pixels)
             if _HOOKED in state:
                 return maps
@@ -119,7 +121,7 @@ class GraphedNetwork:
 
     def _capture(self, key: Any, pixels: Tensor, wanted: Maps) -> None:
         try:
-            # In inference mode torch would make its random state, too, so that no other graph could write it.
+            # In inference mode torch's random state would become tensors that no other graph can write.
             with torch.inference_mode(False), torch.no_grad():
                 empty = torch.zeros_like(pixels)  # the right maps then tell that a replay reads its input
                 graph = self._backend.capture(self._network.maps, empty, next(iter(self._graphs.values()), None))
@@ -127,18 +129,22 @@ class GraphedNetwork:
                 if a.stride() != b.stride() or not torch.equal(a.view(torch.int32), b.view(torch.int32)):
                     raise ArithmeticError("its graph computes something else")
         except Exception as error:  # noqa: BLE001 - whatever a library or a driver cannot do here
-            self._seen[key] = -(1 << 62)
-            self._failures += _FAILURES if isinstance(error, torch.cuda.OutOfMemoryError) else 1
-            if self._failures >= _FAILURES:
-                self._graphs.clear()
-            text = f"pixels of {tuple(pixels.shape)} have no CUDA graph and take longer, layer by layer: {error}"
-            warnings.warn(text, DelfEngineWarning, stacklevel=2)
+            self._fail(key, error)
             return
         del self._seen[key]
         self._graphs[key] = graph
         while len(self._graphs) > _GRAPHS or sum(one.pixels.numel() for one in self._graphs.values()) > _ELEMENTS:
             self._graphs.popitem(last=False)
             self._wanted += _SEEN  # so that more shapes than there is room for are not captured in turn for ever
+
+    def _fail(self, key: Any, error: Exception) -> None:
+        self._graphs.pop(key, None)
+        self._seen[key] = -(1 << 62)
+        self._failures += _FAILURES if isinstance(error, torch.cuda.OutOfMemoryError) else 1
+        if self._failures >= _FAILURES:
+            self._graphs.clear()
+        text = f"pixels of {tuple(key[0])} have no CUDA graph and take longer, layer by layer: {error}"
+        warnings.warn(text, DelfEngineWarning, stacklevel=2)
 
 
 def _state(module: nn.Module) -> Iterator[Any]:

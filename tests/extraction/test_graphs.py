@@ -54,6 +54,8 @@ class Backend:
 
         def replay() -> None:
             self.replays += 1
+            if "launch" in self.error:
+                raise RuntimeError(self.error)
             for old, new in zip(maps, compute(pixels), strict=True):
                 old.copy_(new + self.spoilt)
 
@@ -121,6 +123,15 @@ def test_a_fault_leaves_the_shape_to_the_network_and_in_the_end_all(last: str) -
     call(network, computes, *[20] * 3, *[24] * 4)
     assert (backend.captured, backend.replays) == ([20, *(side for side, _ in faults)], replays)
     assert not computes._graphs
+
+
+def test_a_graph_that_cannot_be_launched_any_more_is_dropped() -> None:
+    network, backend, computes = graphed()
+    call(network, computes, *[8] * 4)
+    backend.error = "launch"
+    with pytest.warns(DelfEngineWarning, match="launch"):
+        call(network, computes, *[8] * 4)
+    assert (backend.captured, backend.replays) == ([8], 3)
 
 
 def test_graphs_are_of_the_network_and_the_stream_as_they_are_now() -> None:
