@@ -6,6 +6,7 @@ DEGENSAC (Chum, Werner and Matas, CVPR 2005; Mishkin et al.) fits homographies a
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from delf_engine.verification.fits import EstimatorName, EstimatorOptions, Match
 
 Float64 = npt.NDArray[np.float64]
 
+_TIMES = 9  # that a fundamental matrix is sought, at most
+
 
 def degensac_transform(model: ModelName, points: MatchedPoints, options: EstimatorOptions) -> Float64 | None:
     """Return a homography or None, or a fundamental matrix or zeros, (3, 3). It holds the interpreter lock."""
@@ -22,11 +25,17 @@ def degensac_transform(model: ModelName, points: MatchedPoints, options: Estimat
 
     find = pydegensac.findHomography if model == "homography" else pydegensac.findFundamentalMatrix
     arguments = options.threshold, options.confidence, options.max_iterations
-    try:
-        found, _ = find(points.a, points.b, *arguments, seed=options.seed)
-    except np.linalg.LinAlgError:  # it inverts a homography that it found, singular or not
-        return None
-    return np.asarray(found)
+    before = None
+    for _ in range(_TIMES):
+        try:
+            found = np.asarray(find(points.a, points.b, *arguments, seed=options.seed)[0])
+        except np.linalg.LinAlgError:  # it inverts a homography that it found, singular or not
+            return None
+        # Ray's threads draw from C's `rand`, too, now and then: what comes twice in a row is right.
+        if model == "homography" or "ray" not in sys.modules or found.tobytes() == before:
+            break
+        before = found.tobytes()
+    return found
 
 
 def usac_transform(

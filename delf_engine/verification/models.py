@@ -65,7 +65,8 @@ def estimate(
 
     The same input and seed give the same bits, in any thread or process of one machine. One exception is
     pydegensac's: the degeneracy check of ``fundamental`` draws from C's `rand`, so native code that calls it in
-    another thread at the same moment (FLANN building its trees) can change which model is found. A `ConfigError`
+    another thread at the same moment (FLANN building its trees; Ray's is allowed for) can change which model is
+    found. A `ConfigError`
     if there is no such model, or no such estimator of it, or the threshold or the seed is out of range.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, get_args
@@ -18,12 +19,15 @@ from delf_engine.config import VerificationConfig, load_profile
 from delf_engine.errors import ConfigError
 from delf_engine.verification.fits import (
     EstimatorName,
+    EstimatorOptions,
     Fit,
+    MatchedPoints,
     ModelName,
     fit_of,
     fundamental_of_plane,
 )
 from delf_engine.verification.geometry import fundamental_residuals, planar_residuals, plausible
+from delf_engine.verification.libraries import degensac_transform
 from delf_engine.verification.models import ESTIMATORS, MINIMUM_MATCHES, estimate, known
 from helpers import raises
 
@@ -242,6 +246,23 @@ def test_an_estimator_that_returns_nan_or_raises_is_a_failure(
         assert fit("fundamental", "ransac", a, a) is None
     monkeypatch.setattr(pydegensac, "findHomography", singular)
     assert fit("homography", "ransac", a, a) is None
+
+
+def test_what_threads_of_ray_draw_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    import pydegensac
+
+    disturbed, found = rng.uniform(size=(2, 3, 3))
+    answers = iter([disturbed, found, found, disturbed])
+    a, b, ones = *rng.uniform(0, 500, (2, 30, 2)), np.ones(30)
+    points = MatchedPoints(a, b, (ones, ones), ones)
+    monkeypatch.setattr(pydegensac, "findFundamentalMatrix", lambda *_, **__: (next(answers), None))
+    monkeypatch.setitem(sys.modules, "ray", pydegensac)
+    options = EstimatorOptions(1.0, 100, 0.99, 0)
+    assert degensac_transform("fundamental", points, options) is found
+    monkeypatch.delitem(sys.modules, "ray")
+    assert degensac_transform("fundamental", points, options) is disturbed  # nobody else draws
 
 
 def test_exhaustive_draws_nothing() -> None:
