@@ -16,6 +16,9 @@ class OneProcess:
         assert set(options) <= {"num_cpus", "num_gpus", "max_retries", "max_restarts", "max_task_retries"}
         return _Handle
 
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 8.0}
+
     def put(self, value: Any) -> Any:
         return value
 

@@ -110,6 +110,7 @@ def rerank(
 ) -> None:
     """Re-rank shortlists of images of all parts: one part by its number, or what is left of them and the file."""
     from delf_engine.engine.directory import FEATURES
+    from delf_engine.engine.manifest import read_manifest
     from delf_engine.reranking import read_shortlists
     from delf_engine.reranking.shortlists import check_rankings_file
     from delf_engine.shards import rerank_shards
@@ -117,6 +118,7 @@ def rerank(
 
     rows, asked = (None if path is None else read_ids(path) for path in (names, query_names))
     check_rankings_file(out)
+    read_manifest(queries)  # which says what an engine is, if there is none
     lists = dict(read_shortlists(shortlists, names=rows, queries=asked, distances=distances))
     options: dict[str, Any] = {"top_n": top_n, "seed": seed, "workers": workers}
     with FeatureStore.open(queries / FEATURES, readonly=True) as features:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from delf_engine.engine.adding import is_one_image
 from delf_engine.engine.results import RerankedBatch, SearchResult
@@ -41,6 +41,8 @@ StagedProgress = Callable[[str, int, int], None]
 _Answer: TypeAlias = tuple[LocalFeatures, list[RankedCandidate]]
 _Ask: TypeAlias = Callable[[LocalFeatures], list[RankedCandidate]]
 _Rounds: TypeAlias = Callable[[LocalFeatures, _Ask, Confirmer], _Answer]
+
+Q = TypeVar("Q", bound=Query)
 
 _BLOCK = 256  # queries whose features are held at a time
 
@@ -90,10 +92,10 @@ class SearchOptions:
 
     def limits(self, state: EngineState) -> dict[str, Any]:
         """Return the options of an index that leave images out; here one id may stand for a list."""
-        among = None if self.among is None else _ids(state, self.among)
+        among = None if self.among is None else state.ids_of(_several(self.among))
         return {
             "among": among,
-            "exclude": _ids(state, self.exclude),
+            "exclude": state.ids_of(_several(self.exclude)),
             "min_score": self.min_score,
             "by": self._way(state),
         }
@@ -233,11 +235,11 @@ def rerank_many(
     """Re-rank many shortlists; see `Engine.rerank_many`."""
     features: dict[str, LocalFeatures] = {}
     failed: dict[str, str] = {}
-    for name in shortlists:
-        try:
-            features[name] = state.features_of(name)
-        except ImageError as error:
-            failed[name] = error.reason
+    for name, own in _read(state, list(shortlists)):
+        if isinstance(own, ImageError):
+            failed[name] = own.reason
+        else:
+            features[name] = own
     lists = {name: shortlists[name] for name in features}
 
     def reported(what: str) -> Callable[[int, int], None] | None:
@@ -289,15 +291,31 @@ def _readable(
 ) -> list[tuple[Query, LocalFeatures]]:
     """Return each query with its features; those that cannot be read are reported and left out."""
     out = []
-    for query in queries:
-        try:
-            out.append((query, state.features_of(query)))
-        except ImageError as error:
-            if on_error is None:
-                warnings.warn(f"left out: {error}", DelfEngineWarning, stacklevel=4)
-            else:
-                on_error(query, error)  # type: ignore[arg-type]  # features are not read
+    for query, own in _read(state, queries):
+        if isinstance(own, LocalFeatures):
+            out.append((query, own))
+        elif on_error is None:
+            warnings.warn(f"left out: {own}", DelfEngineWarning, stacklevel=4)
+        else:
+            on_error(query, own)  # type: ignore[arg-type]  # features are not read
     return out
+
+
+def _read(state: EngineState, queries: Sequence[Q]) -> Iterator[tuple[Q, LocalFeatures | ImageError]]:
+    """Yield queries with features, or what is wrong; stored ones are read together: they may lie elsewhere."""
+    for start in range(0, len(queries), _BLOCK):
+        block = queries[start : start + _BLOCK]
+        names: list[Any] = [query for query in block if isinstance(query, (str, os.PathLike))]
+        ids = dict(zip(names, state.ids_of(names), strict=True))
+        known = state.known(ids.values())
+        there = [name for name, image_id in ids.items() if image_id in known]
+        stored = dict(zip(there, state.store.get_many(ids[name] for name in there), strict=True))
+        for query in block:
+            try:
+                own = stored.get(query) if isinstance(query, (str, os.PathLike)) else None
+                yield query, state.features_of(query) if own is None else own
+            except ImageError as error:
+                yield query, error
 
 
 def _name(query: Query) -> str:
@@ -305,8 +323,5 @@ def _name(query: Query) -> str:
     return repr(query) if isinstance(query, LocalFeatures) else source_name(query)
 
 
-def _ids(state: EngineState, ids: str | Iterable[str]) -> list[str]:
-    names = [ids] if isinstance(ids, str) else list(ids)
-    known = state.known(name for name in names if isinstance(name, str))  # all at once: they may lie elsewhere
-    paths = (str, os.PathLike)
-    return [state.id_of(name) if isinstance(name, paths) and name not in known else name for name in names]
+def _several(ids: str | Iterable[str]) -> Iterable[str]:
+    return [ids] if isinstance(ids, str) else ids

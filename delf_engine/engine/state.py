@@ -231,6 +231,15 @@ class EngineState:
         found = file_id(given, self.root) if given else given
         return found if found in self.store else given
 
+    def ids_of(self, names: Iterable[Any]) -> list[Any]:
+        """Return the ids that are meant, as `id_of` one by one; what is no name stays what it is."""
+        given = [os.fspath(name) if isinstance(name, os.PathLike) else name for name in names]
+        texts = {name for name in given if isinstance(name, str)}
+        files = {name: file_id(name, self.root) for name in texts - self.known(texts) if name}
+        there = self.known(files.values())
+        meant = {name: file for name, file in files.items() if file in there}
+        return [meant.get(name, name) if isinstance(name, str) else name for name in given]
+
     def store_info(self) -> dict[str, Any]:
         """Return what the store holds, as plain Python values."""
         return self.store.info().to_dict()

@@ -335,11 +335,13 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             out += self._found(list(encoded), limits, threads, session)
         return out
 
-    def encoded(self, queries: Iterable[LocalFeatures], by: SearchBy = "local") -> list[Encoded[Q]]:
+    def encoded(
+        self, queries: Iterable[LocalFeatures], by: SearchBy = "local", threads: int | None = None
+    ) -> list[Encoded[Q]]:
         """Return what queries are searched with, in all indexes of these words and options; not KD-trees, IVF."""
-        several = check_queries(queries, self.dim)
+        several, threads = check_queries(queries, self.dim), check_threads(threads)
         vectors, local = self._described(several, by), several and by != "global"
-        ready = self._queries(several, check_threads(None), None) if local else [None] * len(several)
+        ready = self._queries(several, threads, None) if local else [None] * len(several)
         return list(zip(ready, vectors, strict=True))
 
     def search_encoded(

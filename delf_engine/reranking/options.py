@@ -105,9 +105,11 @@ class RerankOptions:
         return cls(reranking, profile.verification, profile.ranking, fine=profile.fine, **more)
 
     def in_parts(self) -> RerankOptions:
-        """Return these; a `ConfigError` if which candidates are verified depends on others, or on time."""
+        """Return these; a `ConfigError` if what is verified depends on others, on time, or on a card."""
         if self.reranking.seconds is not None or None not in (self.reranking.top_k, self.ranking.cap):
             raise ConfigError("re-ranking that stops early (seconds, top_k with a cap) is not done in parts")
+        if self.device != "cpu":
+            raise ConfigError(f"device={self.device!r}: parts verify their pairs on CPUs; leave it out")
         return self
 
     def verifier(self, query: LocalFeatures) -> PairVerifier:

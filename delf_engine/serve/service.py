@@ -174,8 +174,8 @@ class Service:
 def _reader(settings: Settings) -> EngineReader:
     """Open what is served."""
     if settings.actors is None:
-        if Path(settings.directory, "plan.json").exists():
-            raise ConfigError(f"{settings.directory}: holds a plan of shards, no engine: say how many --actors")
+        if "://" in str(settings.directory) or Path(settings.directory, "plan.json").exists():
+            raise ConfigError(f"{settings.directory}: no engine, but for a plan of shards say how many --actors")
         return Engine.open(settings.directory, readonly=True, auto_refresh=True)
     from delf_engine.shards.ray import Searcher
 

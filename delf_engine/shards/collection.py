@@ -21,7 +21,7 @@ from delf_engine.shards.searching import added, merged, total
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import Verification
 
-_KEPT = 1 << 20  # ids that are known to be there, or not
+_KEPT, _LONGEST = 1 << 18, 512  # ids that are known to be there, or not; letters of the latter
 
 
 class Holders(Protocol):
@@ -97,9 +97,7 @@ class _Images:
         if new := [image_id for image_id in ids if image_id not in known]:
             held = set(chain.from_iterable(self._holders.ask("known", new)))
             known |= {image_id: image_id in held for image_id in new}
-            if len(kept) > _KEPT:
-                kept = self._known = {}
-            kept.update(known)
+            self._keep({name: there for name, there in known.items() if there or len(name) <= _LONGEST})
         return {image_id for image_id in ids if known[image_id]}
 
     def page(self, offset: int, limit: int) -> list[str]:
@@ -110,7 +108,13 @@ class _Images:
             if start < stop:
                 out += self._holders.ask("ids", start, stop, only=number)[0]
             offset -= count
+        self._keep(dict.fromkeys(out[:_KEPT], True))
         return out
+
+    def _keep(self, known: Mapping[str, bool]) -> None:
+        if len(self._known) > _KEPT:
+            self._known = {}
+        self._known.update(known)
 
     def ids(self) -> list[str]:
         """Return all ids, in the order of the parts."""
@@ -132,6 +136,7 @@ class _Images:
         for each in self._holders.ask("verify", given, heads, bare):
             for query, found in each.items():
                 verified[query] |= found
+                self._keep(dict.fromkeys(found, True))  # their photographs are asked for next
         return verified
 
 
@@ -173,7 +178,7 @@ class _Index:
             known = set(chain.from_iterable(self._holders.ask("known", wanted)))
             if unknown := [image_id for image_id in wanted if image_id not in known]:
                 raise UnknownIdError(f"among: no part holds an image {unknown[0]!r}")
-        ready = self._empty.encoded(queries, by)
+        ready = self._empty.encoded(queries, by, threads)
         given = self._holders.share(ready) if len(ready) > 1 else ready  # one travels faster with the call
         return merged(self._holders.ask("search", given, top_k, self._frequencies, **limits), top_k)
 

@@ -87,6 +87,8 @@ class Part:
             try:
                 for file, seal in self.files.items() if check or here is None else ():
                     place.fetch(f"{self.folder}/{file}", seal, (folder / file).parent)
+                if not folder.is_dir():
+                    raise FormatError(f"{folder}: is missing")
             except FormatError as error:
                 raise FormatError(f"{error}; {self._again}") from error
             yield folder

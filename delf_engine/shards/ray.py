@@ -7,6 +7,7 @@ the same parts.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import numpy as np
 from delf_engine.engine import EngineReader
 from delf_engine.engine.directory import Words
 from delf_engine.engine.state import load_extractor
-from delf_engine.errors import ConfigError
+from delf_engine.errors import ConfigError, DelfEngineError, DelfEngineWarning
 from delf_engine.index import Encoder
 from delf_engine.reranking.candidates import FeatureSource, Shortlist, reader
 from delf_engine.shards.collection import HeldState
@@ -167,11 +168,17 @@ class _Actors:
     def __init__(self, ray: Any, place: Place, blocks: Iterable[Any], words: Encoder | None, cpus: float) -> None:
         actor = ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=-1)(HeldParts)
         self._ray, self._words = ray, ray.put(words)  # for as long as an actor may be started again
-        given = (self._words, max(1, int(cpus)))
-        self._actors = [actor.remote(place.everywhere, block.tolist(), *given) for block in blocks]
+        given, held = (self._words, max(1, int(cpus))), [block.tolist() for block in blocks]
+        free, wanted = ray.available_resources().get("CPU", 0), len(held) * cpus
+        if free < wanted:  # Ray itself waits without a word
+            waits = f"{place}: {len(held)} actors wait for {wanted:g} CPUs of Ray, {free:g} are free"
+            warnings.warn(f"{waits}: add nodes, or take fewer actors", DelfEngineWarning, stacklevel=3)
+        self._actors = [actor.remote(place.everywhere, numbers, *given) for numbers in held]
 
     def ask(self, method: str, *arguments: Any, only: int | None = None, **options: Any) -> list[Any]:
         """Return what the method of each returns, or of the one with this number."""
+        if not self._actors:
+            raise DelfEngineError("the searcher is closed")
         asked = self._actors if only is None else [self._actors[only]]
         return _all(self._ray, [getattr(one, method).remote(*arguments, **options) for one in asked])
 
@@ -181,8 +188,8 @@ class _Actors:
 
     def close(self) -> None:
         """End the actors."""
-        for one in self._actors:
-            self._ray.kill(one)
+        while self._actors:
+            self._ray.kill(self._actors.pop())
 
 
 def _verified(

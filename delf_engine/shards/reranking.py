@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from delf_engine.engine.pairs import calibration_of
+from delf_engine.errors import DelfEngineWarning, MismatchError
 from delf_engine.reranking import RankedCandidate, RerankOptions, rerank_batch, write_rankings
 from delf_engine.reranking.candidates import Entries, FeatureSource, Shortlist, rank_entries, reader
 from delf_engine.reranking.journal import query_key
@@ -61,6 +63,13 @@ class Reranking:
             folders = [stack.enter_context(part.opened(self.place)) for part in parts]
             write_rankings(out, _Rankings(self, folders))
         pairs, verified = sum(map(len, self.heads.values())), sum(part.images for part in parts)
+        if lacking := [repr(query) for query in self.entries if query not in self.heads]:
+            named = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            message = f"not re-ranked for lack of features of the query: {len(lacking)} ({named})"
+            warnings.warn(message, DelfEngineWarning, stacklevel=3)
+        if pairs > verified:
+            message = f"not verified for lack of features, left behind the others: {pairs - verified} candidates"
+            warnings.warn(message, DelfEngineWarning, stacklevel=3)
         counts = {"queries": len(self.entries), "pairs": pairs, "verified": verified, "parts": len(parts)}
         return {"out": os.fspath(out), **counts, "done": sum(part.state == "done" for part in parts)}
 
@@ -105,6 +114,9 @@ def plan_reranking(
 ) -> Reranking:
     """Return what is to be done with options as `RerankOptions.of` takes them; errors as of `rerank_parts`."""
     plan, read = read_plan(place), reader(queries)
+    if isinstance(queries, FeatureStore) and queries.model not in ("", plan.engine.model_identity):
+        made = f"{place}: the plan is of {plan.engine.model_identity}, the queries are of {queries.model}"
+        raise MismatchError(f"{made}; extract them with the same model")
     options = RerankOptions.of(plan.engine.profile, on_missing="ignore", **given).in_parts()
     entries = checked_entries(shortlists, options)
     heads, keys = {}, {}

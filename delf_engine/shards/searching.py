@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from delf_engine.index import AnyIndex, Encoder
 from delf_engine.index.contract import Found, Frequencies, IndexInfo
 from delf_engine.index.kinds import load_index
 from delf_engine.reranking import RerankOptions, rerank_batch
-from delf_engine.shards.parts import find_parts
+from delf_engine.shards.parts import Part, find_parts
 from delf_engine.shards.place import Place
 from delf_engine.shards.plan import read_plan
 from delf_engine.storage import FeatureStore
@@ -30,14 +31,21 @@ class HeldParts:
     """
 
     def __init__(self, address: str, numbers: Sequence[int], words: Encoder | None, threads: int) -> None:
-        self._place, self._threads = Place(address), threads
-        engine = read_plan(self._place).engine
+        self._place, self._numbers, self._words, self._threads = Place(address), numbers, words, threads
         self._stores: dict[int, FeatureStore] = {}
-        self._parts = find_parts(self._place, "index", numbers)
-        self._indexes: list[AnyIndex] = []
+
+    @cached_property
+    def _parts(self) -> list[Part]:
+        return find_parts(self._place, "index", self._numbers)
+
+    @cached_property
+    def _indexes(self) -> list[AnyIndex]:  # not at the start: of an error there Ray makes one of its own
+        engine = read_plan(self._place).engine
+        indexes = []
         for part in self._parts:
             with part.opened(self._place, check=False) as folder:
-                self._indexes.append(load_index(folder, engine.index, engine.profile, words))
+                indexes.append(load_index(folder, engine.index, engine.profile, self._words))
+        return indexes
 
     def counts(self) -> tuple[IndexInfo, Frequencies | None]:
         """Return what is held, and if scores depend on it how rare words are among it."""

@@ -20,8 +20,11 @@ from delf_engine.shards import extract_part, plan_shards, rerank_shards
 from delf_engine.shards.place import Place
 from delf_engine.shards.plan import read_plan
 from delf_engine.shards.ray import rerank_parts
+from delf_engine.storage import FeatureStore
 from helpers import raises, random_features
 from one_process import OneProcess
+
+pytestmark = pytest.mark.filterwarnings("ignore::delf_engine.errors.DelfEngineWarning")
 
 
 @pytest.fixture(scope="session")
@@ -89,9 +92,13 @@ def test_what_parts_cannot_rank(
     for bad in ({ids[0]: "text"}, {ids[0]: [("a", 2.0), ("b", 1.0)]}):
         with raises(DataError, ids[0]):
             rerank_parts(copied, single.store, bad, out, distances=True)
+    with FeatureStore.create(tmp_path / "s", dim=8, model="other") as other, raises(MismatchError, "other"):
+        rerank_parts(copied, other, lists, out)
     with raises(MismatchError, "8-D"):
         rerank_parts(copied, lambda _: random_features(np.random.default_rng(0), 9, 8), {"q": ids[:1]}, out)
-    assert rerank_parts(copied, {}.get, lists, out)["pairs"] == 0  # queries without features stay as they were
+    with pytest.warns(de.errors.DelfEngineWarning) as told:
+        assert rerank_parts(copied, {}.get, lists, out)["pairs"] == 0  # queries without features stay as they were
+    assert "'nobody'" in str(told[0].message)
     assert [c["id"] for c in json.loads(out.read_text().splitlines()[0])["candidates"]] == ids
     values = load_profile("default").model_dump()
     hasty = parse_config(Profile, {**values, "reranking": {**values["reranking"], "seconds": 1}}, where="hasty")
@@ -132,6 +139,9 @@ def test_the_command_for_a_part_and_for_the_file(
 
     assert [called("--part", "1")["state"] for _ in range(2)] == ["done", "there"]
     assert not out.exists()
+    result = CliRunner().invoke(app, [*command[:-1], str(tmp_path)])
+    assert isinstance(result.exception, FormatError)
+    assert "engine" in str(result.exception)
     told = called()
     assert (told["queries"], told["done"]) == (7, told["parts"] - 1)
     rerank_parts(copied, single.store, shortlists, tmp_path / "parts.jsonl")
@@ -140,3 +150,6 @@ def test_the_command_for_a_part_and_for_the_file(
     assert rerank_shards(copied, single.store, some, out, part=2)["state"] == "none"
     with raises(ConfigError, "99"):
         rerank_shards(copied, single.store, some, out, part=99)
+    with pytest.warns(de.errors.DelfEngineWarning) as said:
+        rerank_shards(copied, single.store, {single.ids()[0]: ["unknown", "z/broken.jpg"]}, out)
+    assert "2" in str(said[0].message)

@@ -14,13 +14,14 @@ from fastapi.testclient import TestClient
 
 import delf_engine as de
 from delf_engine.config import Profile, load_profile, parse_config
-from delf_engine.errors import ConfigError, MismatchError, UnknownIdError
+from delf_engine.errors import ConfigError, FormatError, MismatchError, UnknownIdError
 from delf_engine.serve import Settings, create_app
 from delf_engine.serve.service import Service
 from delf_engine.shards import index_part, plan_shards
 from delf_engine.shards.parts import find_parts
 from delf_engine.shards.place import Place
-from delf_engine.shards.ray import Searcher, make_parts
+from delf_engine.shards.ray import Searcher, _Actors, make_parts
+from delf_engine.shards.searching import HeldParts
 from helpers import raises, random_features
 from one_process import OneProcess
 
@@ -81,9 +82,48 @@ def test_what_a_searcher_refuses(done: str, single: de.Engine, ray: OneProcess) 
             searcher.search(query, **bad)
     with raises(MismatchError, "8"):
         searcher.search(random_features(np.random.default_rng(0), 9, 8))
+    with raises(ConfigError, "0"):
+        searcher.search_many([query], threads=0)
+    with raises(ConfigError, "'cuda'"):
+        searcher.rerank_many({single.ids()[0]: single.ids()}, device="cuda")
+    with pytest.warns(de.errors.DelfEngineWarning) as told:  # Ray would say nothing
+        Searcher(done, actors=2, cpus=5)
+    assert {"10", "8"} <= set(str(told[0].message).replace(",", "").split())
     for call in (lambda: searcher.get("nobody"), lambda: searcher.search(query, among=["nobody"])):
         with raises(UnknownIdError, "nobody"):
             call()
+
+
+def test_parts_are_asked_for_much_at_once(
+    copied: Path, single: de.Engine, ray: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = _Actors.ask
+
+    def counted(self: _Actors, method: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(method)
+        return ask(self, method, *arguments, **options)
+
+    monkeypatch.setattr(_Actors, "ask", counted)
+    searcher, ids = Searcher(copied, actors=2), single.ids()
+    asked.clear()
+    searcher.search_many(ids, exclude=[f"nobody {i}" for i in range(9)], top_n=3, confirm=3)
+    assert asked == ["known", "known", "known", "features", "search", "verify"]  # by id, as files; queries
+    with raises(UnknownIdError, "x" * 600):
+        searcher.get("x" * 600)
+    assert all(len(name) < 600 for name in searcher.store._known)  # type: ignore[attr-defined]
+    searcher.close()
+    searcher.close()
+    with raises(de.errors.DelfEngineError, "closed"):
+        searcher.get(ids[0])
+
+
+def test_a_part_that_is_gone_is_named_by_what_holds_it(copied: Path) -> None:
+    """When it is asked, not when it starts: of that error Ray would make one of its own."""
+    held, part = HeldParts(str(copied), [1], None, 1), find_parts(Place(copied), "index", [1])[0]
+    shutil.rmtree(copied / part.folder)
+    with raises(FormatError, part.folder, "index/00001.json"):
+        held.counts()
 
 
 @pytest.mark.parametrize("kind", ["asmk", "bow"])
@@ -158,3 +198,5 @@ def test_parts_are_served_read_only(copied: Path) -> None:
         Settings(directory=copied, actors=2)
     with raises(ConfigError, "--actors"):
         create_app(Settings(directory=copied))
+    with raises(ConfigError, "s3://bucket/place", "--actors"):
+        create_app(Settings(directory="s3://bucket/place"))
