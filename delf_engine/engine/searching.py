@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias
 
 from delf_engine.engine.adding import is_one_image
 from delf_engine.engine.results import RerankedBatch, SearchResult
@@ -41,8 +41,6 @@ StagedProgress = Callable[[str, int, int], None]
 _Answer: TypeAlias = tuple[LocalFeatures, list[RankedCandidate]]
 _Ask: TypeAlias = Callable[[LocalFeatures], list[RankedCandidate]]
 _Rounds: TypeAlias = Callable[[LocalFeatures, _Ask, Confirmer], _Answer]
-
-Q = TypeVar("Q", bound=Query)
 
 _BLOCK = 256  # queries whose features are held at a time
 
@@ -92,10 +90,10 @@ class SearchOptions:
 
     def limits(self, state: EngineState) -> dict[str, Any]:
         """Return the options of an index that leave images out; here one id may stand for a list."""
-        among = None if self.among is None else state.ids_of(_several(self.among))
+        among = None if self.among is None else state.ids_of(self.among)
         return {
             "among": among,
-            "exclude": state.ids_of(_several(self.exclude)),
+            "exclude": state.ids_of(self.exclude),
             "min_score": self.min_score,
             "by": self._way(state),
         }
@@ -297,15 +295,15 @@ def _readable(
         elif on_error is None:
             warnings.warn(f"left out: {own}", DelfEngineWarning, stacklevel=4)
         else:
-            on_error(query, own)  # type: ignore[arg-type]  # features are not read
+            on_error(query, own)
     return out
 
 
-def _read(state: EngineState, queries: Sequence[Q]) -> Iterator[tuple[Q, LocalFeatures | ImageError]]:
+def _read(state: EngineState, queries: Sequence[Any]) -> Iterator[tuple[Any, LocalFeatures | ImageError]]:
     """Yield queries with features, or what is wrong; stored ones are read together: they may lie elsewhere."""
     for start in range(0, len(queries), _BLOCK):
         block = queries[start : start + _BLOCK]
-        names: list[Any] = [query for query in block if isinstance(query, (str, os.PathLike))]
+        names = [query for query in block if isinstance(query, (str, os.PathLike))]
         ids = dict(zip(names, state.ids_of(names), strict=True))
         known = state.known(ids.values())
         there = [name for name, image_id in ids.items() if image_id in known]
@@ -321,7 +319,3 @@ def _read(state: EngineState, queries: Sequence[Q]) -> Iterator[tuple[Q, LocalFe
 def _name(query: Query) -> str:
     """Return what a result calls its query."""
     return repr(query) if isinstance(query, LocalFeatures) else source_name(query)
-
-
-def _several(ids: str | Iterable[str]) -> Iterable[str]:
-    return [ids] if isinstance(ids, str) else ids

@@ -225,15 +225,13 @@ class EngineState:
 
     def id_of(self, name: str | os.PathLike[str]) -> str:
         """Return the id that is meant: as given if it is one, or that of a file, however its path is written."""
-        given = os.fspath(name)
-        if given in self.store:
-            return given
-        found = file_id(given, self.root) if given else given
-        return found if found in self.store else given
+        meant: str = self.ids_of([name])[0]
+        return meant
 
-    def ids_of(self, names: Iterable[Any]) -> list[Any]:
-        """Return the ids that are meant, as `id_of` one by one; what is no name stays what it is."""
-        given = [os.fspath(name) if isinstance(name, os.PathLike) else name for name in names]
+    def ids_of(self, names: str | Iterable[Any]) -> list[Any]:
+        """Return the ids that are meant, all at once: they may lie elsewhere. What is no name stays what it is."""
+        several = [names] if isinstance(names, str) else names
+        given = [os.fspath(name) if isinstance(name, os.PathLike) else name for name in several]
         texts = {name for name in given if isinstance(name, str)}
         files = {name: file_id(name, self.root) for name in texts - self.known(texts) if name}
         there = self.known(files.values())

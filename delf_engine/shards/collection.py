@@ -46,8 +46,8 @@ class HeldState(EngineState):
         self.directory, self.manifest, self.readonly = Path(place), manifest, True
         self.root = manifest.root
         infos, frequencies = zip(*holders.ask("counts"), strict=True)
-        self.index = cast("AnyIndex", _Index(empty_index(manifest, words), total(infos), frequencies, holders))
-        self._images = _Images([info.images for info in infos], holders)
+        self._images = images = _Images([info.images for info in infos], holders)
+        self.index = cast("AnyIndex", _Index(empty_index(manifest, words), total(infos), frequencies, images))
         self.store = cast("FeatureStore", self._images)
         self.fine = FineSource(None, manifest.profile)
         self._holders, self._parts = holders, parts
@@ -144,12 +144,12 @@ class _Index:
     """What searches a `CandidateIndex`, of parts that others hold; `empty` makes queries ready, once for all."""
 
     def __init__(
-        self, empty: AnyIndex, info: IndexInfo, frequencies: Sequence[Frequencies | None], holders: Holders
+        self, empty: AnyIndex, info: IndexInfo, frequencies: Sequence[Frequencies | None], images: _Images
     ) -> None:
-        self._empty, self._info, self._holders = empty, info, holders
+        self._empty, self._info, self._images, self._holders = empty, info, images, images._holders
         self.encoder, self.vectors = empty.encoder, empty.vectors
         rare = added(frequencies)
-        self._frequencies = rare and holders.share(rare)
+        self._frequencies = rare and self._holders.share(rare)
 
     def search(self, features: LocalFeatures, top_k: int, **limits: Any) -> Found:
         """Search with one query; see `search_many`."""
@@ -175,7 +175,7 @@ class _Index:
         limits: dict[str, Any] = {"exclude": check_ids(exclude), "min_score": min_score}
         if among is not None:
             limits["among"] = wanted = check_ids(among)
-            known = set(chain.from_iterable(self._holders.ask("known", wanted)))
+            known = self._images.known(wanted)
             if unknown := [image_id for image_id in wanted if image_id not in known]:
                 raise UnknownIdError(f"among: no part holds an image {unknown[0]!r}")
         ready = self._empty.encoded(queries, by, threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,10 @@ class Searcher(EngineReader):
             part.check(where, plan.index_made_by(words))
         holders = _Actors(ray, where, np.array_split(np.arange(plan.parts), actors), words, cpus)
         manifest = plan.engine.model_copy(update={"codebook": None if words is None else words.hash})
-        super().__init__(HeldState(where.everywhere, manifest, words, holders, plan.parts))
+        with ExitStack() as undo:
+            undo.callback(holders.close)
+            super().__init__(HeldState(where.everywhere, manifest, words, holders, plan.parts))
+            undo.pop_all()
 
 
 class _Actors:

@@ -63,13 +63,11 @@ class Reranking:
             folders = [stack.enter_context(part.opened(self.place)) for part in parts]
             write_rankings(out, _Rankings(self, folders))
         pairs, verified = sum(map(len, self.heads.values())), sum(part.images for part in parts)
-        if lacking := [repr(query) for query in self.entries if query not in self.heads]:
-            named = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-            message = f"not re-ranked for lack of features of the query: {len(lacking)} ({named})"
-            warnings.warn(message, DelfEngineWarning, stacklevel=3)
-        if pairs > verified:
-            message = f"not verified for lack of features, left behind the others: {pairs - verified} candidates"
-            warnings.warn(message, DelfEngineWarning, stacklevel=3)
+        queries = [repr(query) for query in self.entries if query not in self.heads]
+        if queries or pairs > verified:
+            lacking = [f"{pairs - verified} candidates", f"{len(queries)} queries", *queries[:5]]
+            text = f"not verified for lack of features, left behind the others: {', '.join(lacking)}"
+            warnings.warn(text, DelfEngineWarning, stacklevel=3)
         counts = {"queries": len(self.entries), "pairs": pairs, "verified": verified, "parts": len(parts)}
         return {"out": os.fspath(out), **counts, "done": sum(part.state == "done" for part in parts)}
 

@@ -33,15 +33,12 @@ class HeldParts:
     def __init__(self, address: str, numbers: Sequence[int], words: Encoder | None, threads: int) -> None:
         self._place, self._numbers, self._words, self._threads = Place(address), numbers, words, threads
         self._stores: dict[int, FeatureStore] = {}
-
-    @cached_property
-    def _parts(self) -> list[Part]:
-        return find_parts(self._place, "index", self._numbers)
+        self._parts: list[Part] = []  # of the indexes
 
     @cached_property
     def _indexes(self) -> list[AnyIndex]:  # not at the start: of an error there Ray makes one of its own
         engine = read_plan(self._place).engine
-        indexes = []
+        indexes, self._parts = [], find_parts(self._place, "index", self._numbers)
         for part in self._parts:
             with part.opened(self._place, check=False) as folder:
                 indexes.append(load_index(folder, engine.index, engine.profile, self._words))
