@@ -6,6 +6,7 @@ The feature store is the truth and is committed batch by batch; the index follow
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,9 +29,9 @@ from delf_engine.engine.searching import (
 )
 from delf_engine.engine.state import EngineState, Query
 from delf_engine.engine.views import verify_views
-from delf_engine.errors import ConfigError, ImageError
+from delf_engine.errors import ConfigError, DelfEngineWarning, ImageError
 from delf_engine.features import LocalFeatures
-from delf_engine.images import Box, ImageSource
+from delf_engine.images import Box, ImageSource, image_suffixes
 from delf_engine.index import AnyIndex, IndexKind
 from delf_engine.reranking.candidates import Shortlist
 from delf_engine.storage import FeatureStore
@@ -346,7 +347,11 @@ class Engine:
         options = SearchOptions(
             top_k, top_n, among, exclude, min_score, seed, confirm=shown, candidates=candidates
         )
-        return search(self.state, query, options, box=box, expand=expand, graph=graph)
+        state = self.state
+        found = search(state, query, options, box=box, expand=expand, graph=graph)
+        if shown and not isinstance(query, LocalFeatures):
+            _say_lost(state, [found])
+        return found
 
     def search_many(
         self,
@@ -391,7 +396,11 @@ class Engine:
         options = SearchOptions(
             top_k, top_n, among, exclude, min_score, seed, workers, confirm=confirm, candidates=candidates
         )
-        return search_many(self.state, queries, options, threads=threads, on_error=on_error, progress=progress)
+        state = self.state
+        found = search_many(state, queries, options, threads=threads, on_error=on_error, progress=progress)
+        if confirm:
+            _say_lost(state, found)
+        return found
 
     def rerank(
         self,
@@ -421,7 +430,11 @@ class Engine:
         """
         shown = _CONFIRMED if confirm is None else confirm
         options = SearchOptions(top_k, top_n, seed=seed, distances=distances, confirm=shown)
-        return rerank(self.state, query, shortlist, options, box=box)
+        state = self.state
+        found = rerank(state, query, shortlist, options, box=box)
+        if shown and not isinstance(query, LocalFeatures):
+            _say_lost(state, [found])
+        return found
 
     def rerank_many(
         self,
@@ -661,3 +674,22 @@ class Engine:
         """
         self.state.check_writable()
         reindex(self.state, index, codebook, profile, progress)
+
+
+def _say_lost(state: EngineState, results: Sequence[SearchResult]) -> None:
+    """Warn if no hit has details since none of their photographs can be read where its id says."""
+    # An engine that has read no photograph still has "auto": its ids may look like files, but are none.
+    if state.root is None or state.manifest.profile.extraction.precision == "auto":
+        return
+    judged = {hit.id: hit.verification for found in results for hit in found.hits if hit.verification is not None}
+    paths = [state.path_of(image_id) for image_id in judged]
+    if any(found.fine is not None for found in judged.values()) or any(os.access(path, os.R_OK) for path in paths):
+        return
+    lost = [path for path in paths if Path(path).suffix.lower() in image_suffixes()]
+    if lost:
+        warnings.warn(
+            f"{lost[0]} and the photographs of all other hits cannot be read, so details were not looked at; say "
+            "where they are now by root=... of Engine.open, or --root",
+            DelfEngineWarning,
+            stacklevel=3,
+        )
