@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": RECORDS
     | {"model", "evaluation", "interchange", "extraction", "index", "vectors"},  # words and whitening go with it
     "datasets": {"config", "errors", "evaluation", "images", "support"},
-    "serve": below(6) | {"copies"},  # one of its jobs
+    "serve": below(6) | {"copies", "shards"},  # one of its jobs; parts that are searched as an engine is
     "cli": below(6) | {"copies", "datasets", "demo", "mining", "serve", "shards"},  # commands that start them
 }
 

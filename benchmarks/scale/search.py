@@ -42,7 +42,7 @@ def main() -> None:
         searcher, same, seconds = Searcher(place, actors=_SHARDS, codebook=book, cpus=0), True, []
         for query in list(images(_QUERIES, _FEATURES, 2)) * _ROUNDS:  # in turns
             single, (names, scores) = timed(partial(one.search, query, 100))
-            sharded, ((ids, values),) = timed(partial(searcher.search_many, [query], 100))
+            sharded, ((ids, values),) = timed(partial(searcher.index.search_many, [query], 100))
             seconds.append((single, sharded))
             same &= (ids, values.tobytes()) == (names, scores.tobytes())
         actors = subprocess.run(["pgrep", "-f", "^ray::HeldParts"], capture_output=True, text=True, check=True)

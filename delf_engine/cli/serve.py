@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from delf_engine.cli.console import say
-from delf_engine.cli.options import Directory
 
 
 def serve(
-    directory: Directory,
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="Directory of the engine, or address of a plan of shards.")
+    ],
     host: Annotated[
         str, typer.Option(help="Where to listen. Any but a loopback address needs a token.")
     ] = "127.0.0.1",
@@ -22,6 +23,10 @@ def serve(
         typer.Option(help="File that holds the token. Default: the variable DELF_ENGINE_TOKEN, if it is set."),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Change nothing.")] = False,
+    actors: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of Ray, that search the parts of a plan, which are only read (extra `ray`)."),
+    ] = None,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Origin whose pages may ask, too. Repeat it.")
     ] = None,
@@ -55,7 +60,8 @@ def serve(
         "host": host,
         "port": port,
         "token": read_token(token_file),
-        "readonly": read_only,
+        "readonly": read_only or actors is not None,
+        "actors": actors,
         "cors": tuple(cors or ()),
         "folders": {name: Path(path) for name, _, path in named},
         "max_bytes": max_bytes,

@@ -1,4 +1,4 @@
-"""Commands of collections past one machine: plan, extract, index, merge, cost."""
+"""Commands of collections past one machine: plan, extract, index, merge, rerank, cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from delf_engine.cli.options import ModelOption, ProfileOption
+from delf_engine.cli.options import (
+    DistancesOption,
+    ModelOption,
+    ProfileOption,
+    SeedOption,
+    TopNOption,
+    WorkersOption,
+    read_ids,
+)
+from delf_engine.cli.rerank import NamesOption, ShortlistsArgument
 
 PlaceArgument = Annotated[str, typer.Argument(metavar="PLACE", help="Folder or address of plan and parts.")]
 PartOption = Annotated[int, typer.Option(min=0, metavar="I", help="Number of the part, from 0 on.")]
@@ -80,6 +89,38 @@ def merge(
     from delf_engine.shards import merge_shards
 
     _line(merge_shards(place, directory, codebook=codebook, parts=parts))
+
+
+@shard_app.command()
+def rerank(
+    place: PlaceArgument,
+    shortlists: ShortlistsArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The re-ranked lists, in the format of its ending.")],
+    queries: Annotated[Path, typer.Option(metavar="DIR", help="Engine that holds the queries, by their ids.")],
+    part: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="I", help="Verify the candidates of this part only, and write no file yet."),
+    ] = None,
+    names: NamesOption = None,
+    query_names: Annotated[Path | None, typer.Option(help="As --queries of rerank.")] = None,
+    distances: DistancesOption = False,
+    top_n: TopNOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+) -> None:
+    """Re-rank shortlists of images of all parts: one part by its number, or what is left of them and the file."""
+    from delf_engine.engine.directory import FEATURES
+    from delf_engine.reranking import read_shortlists
+    from delf_engine.reranking.shortlists import check_rankings_file
+    from delf_engine.shards import rerank_shards
+    from delf_engine.storage import FeatureStore
+
+    rows, asked = (None if path is None else read_ids(path) for path in (names, query_names))
+    check_rankings_file(out)
+    lists = dict(read_shortlists(shortlists, names=rows, queries=asked, distances=distances))
+    options: dict[str, Any] = {"top_n": top_n, "seed": seed, "workers": workers}
+    with FeatureStore.open(queries / FEATURES, readonly=True) as features:
+        _line(rerank_shards(place, features, lists, out, part=part, **options))
 
 
 @shard_app.command()

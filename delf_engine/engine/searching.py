@@ -307,4 +307,6 @@ def _name(query: Query) -> str:
 
 def _ids(state: EngineState, ids: str | Iterable[str]) -> list[str]:
     names = [ids] if isinstance(ids, str) else list(ids)
-    return [state.id_of(name) if isinstance(name, (str, os.PathLike)) else name for name in names]
+    known = state.known(name for name in names if isinstance(name, str))  # all at once: they may lie elsewhere
+    paths = (str, os.PathLike)
+    return [state.id_of(name) if isinstance(name, paths) and name not in known else name for name in names]

@@ -231,6 +231,18 @@ class EngineState:
         found = file_id(given, self.root) if given else given
         return found if found in self.store else given
 
+    def store_info(self) -> dict[str, Any]:
+        """Return what the store holds, as plain Python values."""
+        return self.store.info().to_dict()
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Return those that are ids of images, as they are written."""
+        return {image_id for image_id in ids if image_id in self.store}
+
+    def page(self, offset: int, limit: int) -> list[str]:
+        """Return some ids, in the order of insertion."""
+        return self.store.ids()[offset : offset + limit]
+
     def path_of(self, name: str | os.PathLike[str]) -> str:
         """Return where the file of an image is, given by its id; what is no id is a path already."""
         image_id = self.id_of(name)

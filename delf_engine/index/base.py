@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,18 @@ if TYPE_CHECKING:
     from typing import Self
 
 Q = TypeVar("Q")  # a query as it is searched with
+Vector: TypeAlias = npt.NDArray[np.float32]
+#: A query as it is searched with, None if local features are not compared, and its global descriptor if these are.
+Encoded: TypeAlias = tuple[Q | None, Vector | None]
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class _Limits(NamedTuple):
+    """What a search may return."""
+
+    top_k: int
+    allowed: npt.NDArray[np.bool_] | None  # which rows, (n,); None: all
+    min_score: float | None
 
 
 class CandidateIndex(ABC, Generic[Q, ConfigT]):
@@ -311,54 +322,67 @@ class CandidateIndex(ABC, Generic[Q, ConfigT]):
             If `threads` is below 1. Otherwise as `search`; nothing is searched if one query does not fit.
         """
         several, threads = check_queries(queries, self.dim), check_threads(threads)
-        top_k, lowest = check_top_k(top_k), check_min_score(min_score)
-        wanted, left_out = None if among is None else check_ids(among), check_ids(exclude)
-        self._collection.flush()
-        allowed = allowed_rows(self._collection, wanted, left_out)
+        limits = self._limits(top_k, among, exclude, min_score)
         out: list[Found] = []
         if not several:  # nothing to make a session for, which may take long
             return out
-        vectors = [query_vector(features, self.vectors) for features in several if by != "local"]
+        vectors = self._described(several, by)
         session = None if by == "global" else self._session()
         for start in range(0, len(several), self._ready):
             block = several[start : start + self._ready]
-            ready = [] if by == "global" else self._queries(block, threads, session)
-            described = vectors[start : start + self._ready]
-            inner = threads if len(block) == 1 else 1
-
-            def found(i: int, ready: Sequence[Q] = ready, described: Any = described, inner: int = inner) -> Found:
-                segments = self._collection.segments
-                if not segments:
-                    return [], np.empty(0, np.float32)
-                if by == "global":
-                    scores = global_scores(described[i], segments, inner)
-                else:
-                    scores = self._score(ready[i], inner, session)
-                if by == "fused":
-                    alive = np.concatenate([segment.alive for segment in segments])
-                    scores = fuse_scores(scores, global_scores(described[i], segments, inner), alive)
-                rows = best(scores, top_k, allowed=allowed, min_score=lowest)
-                return self._collection.names_of(rows), scores[rows]
-
-            out += in_threads(found, len(block), threads)
+            ready = [None] * len(block) if by == "global" else self._queries(block, threads, session)
+            encoded = zip(ready, vectors[start : start + self._ready], strict=True)
+            out += self._found(list(encoded), limits, threads, session)
         return out
 
-    def encoded(self, queries: Iterable[LocalFeatures]) -> list[Q]:
+    def encoded(self, queries: Iterable[LocalFeatures], by: SearchBy = "local") -> list[Encoded[Q]]:
         """Return what queries are searched with, in all indexes of these words and options; not KD-trees, IVF."""
         several = check_queries(queries, self.dim)
-        return [*self._queries(several, check_threads(None), None)] if several else []
+        vectors, local = self._described(several, by), several and by != "global"
+        ready = self._queries(several, check_threads(None), None) if local else [None] * len(several)
+        return list(zip(ready, vectors, strict=True))
 
-    def search_encoded(self, queries: Sequence[Q], top_k: int, *, threads: int | None = None) -> list[Found]:
+    def search_encoded(
+        self,
+        queries: Sequence[Encoded[Q]],
+        top_k: int,
+        *,
+        among: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        min_score: float | None = None,
+        threads: int | None = None,
+    ) -> list[Found]:
         """Do what `search_many` does, for what `encoded` has returned."""
-        top_k, threads = check_top_k(top_k), check_threads(threads)
+        threads, limits = check_threads(threads), self._limits(top_k, among, exclude, min_score)
+        return self._found(queries, limits, threads, self._session())
+
+    def _limits(
+        self, top_k: int, among: Iterable[str] | None, exclude: Iterable[str], min_score: float | None
+    ) -> _Limits:
+        """Check what a search may return, of the collection as it is now."""
+        top_k, lowest = check_top_k(top_k), check_min_score(min_score)
+        wanted, left_out = None if among is None else check_ids(among), check_ids(exclude)
         self._collection.flush()
-        session, inner = self._session(), threads if len(queries) == 1 else 1
+        return _Limits(top_k, allowed_rows(self._collection, wanted, left_out), lowest)
+
+    def _described(self, queries: Sequence[LocalFeatures], by: SearchBy) -> Sequence[Vector | None]:
+        """Return the global descriptors of queries, None of each if they are not compared."""
+        return [None if by == "local" else query_vector(features, self.vectors) for features in queries]
+
+    def _found(self, queries: Sequence[Encoded[Q]], limits: _Limits, threads: int, session: Any) -> list[Found]:
+        segments, inner = self._collection.segments, threads if len(queries) == 1 else 1
 
         def found(i: int) -> Found:
-            if not self._collection.segments:
+            if not segments:
                 return [], np.empty(0, np.float32)
-            scores = self._score(queries[i], inner, session)
-            rows = best(scores, top_k)
+            local, vector = queries[i]
+            scores = None if local is None else self._score(local, inner, session)
+            if vector is not None:
+                cosines = global_scores(vector, segments, inner)
+                alive = np.concatenate([segment.alive for segment in segments])
+                scores = cosines if scores is None else fuse_scores(scores, cosines, alive)
+            assert scores is not None
+            rows = best(scores, limits.top_k, allowed=limits.allowed, min_score=limits.min_score)
             return self._collection.names_of(rows), scores[rows]
 
         return in_threads(found, len(queries), threads)

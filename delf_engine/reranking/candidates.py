@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 from delf_engine.config import RankingConfig
 from delf_engine.errors import ConfigError, DataError, MismatchError, UnknownIdError
@@ -32,6 +32,20 @@ class _Gets(Protocol):
 #: A feature store, a mapping, or a function from id to features. An id it does not have: `UnknownIdError`,
 #: `KeyError` or None.
 FeatureSource: TypeAlias = Reader | Mapping[str, LocalFeatures] | _Gets
+
+
+class Verifies(Protocol):
+    """A source of features that verifies pairs where they lie."""
+
+    def verify_here(
+        self, queries: Mapping[str, LocalFeatures], heads: Mapping[str, Sequence[str]], options: Any, /
+    ) -> Mapping[str, Mapping[str, Verification]]:
+        """Return for each query what is found of it and those of its candidates that are there, by their ids."""
+
+
+def verifier_there(source: FeatureSource) -> Verifies | None:
+    """Return a source that verifies by itself; None for one that features are read from."""
+    return cast("Verifies", source) if hasattr(source, "verify_here") else None
 
 
 def reader(source: FeatureSource) -> Reader:

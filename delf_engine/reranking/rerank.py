@@ -22,6 +22,7 @@ from delf_engine.reranking.candidates import (
     rank_entries,
     ranking_score,
     reader,
+    verifier_there,
 )
 from delf_engine.reranking.confirming import confirm_rankings
 from delf_engine.reranking.journal import Journal, opened_journal, query_key
@@ -136,7 +137,8 @@ def _reranked(
     entries = checked_entries(shortlists, options)
     with opened_journal(checkpoint, options.verification, options.ranking.exponent, options.seed) as journal:
         batch = _Batch(entries, reader(queries), reader(features), options, journal, progress)
-        for job in verify_jobs(batch.jobs(), batch.read, options, pairs=batch.total, advanced=batch.advance):
+        there, pairs, advanced = verifier_there(features), batch.total, batch.advance
+        for job in verify_jobs(batch.jobs(), batch.read, options, pairs=pairs, there=there, advanced=advanced):
             batch.finish(job)
     batch.warn()
     verified, calibration = batch.verified, options.calibration
@@ -223,6 +225,8 @@ class _Batch:
         """Keep what was found for a query, here and in the journal."""
         self.verified[job.query] = job.verified
         self._timed_out += job.timed_out
+        for name in job.missing:
+            self._lacks(repr(name))
         self._skip(job.skipped)
         if self._journal is not None and not job.timed_out:
             self._journal.add(job.query, self._keys[job.query], job.verified, job.missing)

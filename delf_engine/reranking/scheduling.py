@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from delf_engine.errors import ProcessDiedError
 from delf_engine.features import LocalFeatures
+from delf_engine.reranking.candidates import Verifies
 from delf_engine.reranking.options import RerankOptions
 from delf_engine.support.processes import process_pool
 from delf_engine.support.threads import usable_cores
@@ -26,6 +27,7 @@ _CHUNK = 10  # pairs a worker verifies at a time
 _WAITING = 4  # chunks each worker has waiting or at work
 _QUERIES = 4  # queries for each worker that are worked on at once
 _CARD_QUERIES, _CARD_CHUNKS = 64, 100  # that a card works on at once
+_QUERIES_THERE = 64  # that are sent to where features lie at once, about 0.2 MB each
 _KEEP_SECONDS = 60.0  # processes wait for the next call: they take longer to start than a few hundred pairs
 
 # Below this many pairs one process is done before others have started, and one thread before it is worth it.
@@ -97,13 +99,18 @@ def verify_jobs(
     options: RerankOptions,
     *,
     pairs: int,
+    there: Verifies | None = None,
     advanced: Callable[[int], None] = lambda count: None,
 ) -> Iterator[QueryJob]:
     """Verify the candidates of queries, taken a few at a time, and yield each query when it is done.
 
     Few `pairs` in all are verified by this thread alone, unless the options say how many workers there are. `read`
-    and `advanced`, which gets a number of pairs that are done with, are called in this thread.
+    and `advanced`, which gets a number of pairs that are done with, are called in this thread. What verifies
+    `there`, where features lie, is asked instead of reading them.
     """
+    if there is not None:
+        yield from _there(jobs, there, options.in_parts(), advanced)
+        return
     on_card = options.batch_verifier()
     if on_card is not None:
         yield from _on_card(jobs, read, on_card, advanced)
@@ -130,6 +137,22 @@ def _in_turn(
             job.give(found, [verifier(features) for features in found.values()])
             advanced(len(chunk))
         yield job
+
+
+def _there(
+    jobs: Iterable[QueryJob], there: Verifies, options: RerankOptions, advanced: Callable[[int], None]
+) -> Iterator[QueryJob]:
+    """Have some queries at a time verified where the features of their candidates lie."""
+    coming = iter(jobs)
+    while block := list(islice(coming, _QUERIES_THERE)):
+        queries, heads = {job.query: job.features for job in block}, {job.query: job.ids for job in block}
+        found = there.verify_here(queries, heads, options)
+        for job in block:
+            while chunk := job.take():
+                known = {name: found[job.query][name] for name in chunk if name in found[job.query]}
+                job.give(known, list(known.values()))
+                advanced(len(chunk))
+            yield job
 
 
 def _on_card(

@@ -145,8 +145,9 @@ def hits(state: EngineState, query: Photograph, found: SearchResult, database: D
     assert found.features is not None
     names = database.names([query.ref, *(hit.id for hit in found.hits)])
     out = []
-    for hit in found.hits:
-        features, seen = state.store.get(hit.id), hit.verification
+    all_features = state.store.get_many(hit.id for hit in found.hits)
+    for hit, features in zip(found.hits, all_features, strict=True):
+        seen = hit.verification
         out.append(
             Hit(
                 photo=photo(hit.id, features, names),

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from delf_engine.engine import Engine, searching
+from delf_engine.engine import Engine, EngineReader, searching
 from delf_engine.engine.file_ids import own_id
 from delf_engine.engine.searching import SearchOptions
 from delf_engine.engine.state import EngineState
 from delf_engine.engine.views import verify_views
-from delf_engine.errors import LockedError
+from delf_engine.errors import ConfigError, LockedError
 from delf_engine.serve.access import Access
 from delf_engine.serve.database import Database
 from delf_engine.serve.decoding import Decoders, encoded
@@ -42,7 +42,7 @@ class Service:
     ----------
     access : Access or None
         None: nobody is asked for a token.
-    engine : Engine
+    engine : EngineReader
         A reader that refreshes itself: searches of all threads.
     home : path
         Where uploads and the database lie.
@@ -61,7 +61,7 @@ class Service:
         self.ready = self.stopping = False
         self._writing, self._loading = threading.Lock(), threading.Lock()
         with ExitStack() as stack:
-            self.engine = stack.enter_context(Engine.open(settings.directory, readonly=True, auto_refresh=True))
+            self.engine: EngineReader = stack.enter_context(_reader(settings))
             if settings.readonly:
                 self.home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="delf-engine-")))
             else:
@@ -169,3 +169,14 @@ class Service:
         for path in self.jobs.lost_files():
             if own_id(path, state.directory) not in state.store:
                 path.unlink(missing_ok=True)
+
+
+def _reader(settings: Settings) -> EngineReader:
+    """Open what is served."""
+    if settings.actors is None:
+        if Path(settings.directory, "plan.json").exists():
+            raise ConfigError(f"{settings.directory}: holds a plan of shards, no engine: say how many --actors")
+        return Engine.open(settings.directory, readonly=True, auto_refresh=True)
+    from delf_engine.shards.ray import Searcher
+
+    return Searcher(settings.directory, actors=settings.actors)

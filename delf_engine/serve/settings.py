@@ -26,8 +26,11 @@ class Settings(Config):
 
     Attributes
     ----------
-    directory : path
-        The engine's directory. Uploads, verdicts and jobs are kept in ``serve/`` inside.
+    directory : path or address
+        The engine's directory. Uploads, verdicts and jobs are kept in ``serve/`` inside. Or a plan of shards.
+    actors : int or None
+        Of Ray, that search the parts of a plan (`delf_engine.shards.ray.Searcher`); parts are only read. None: an
+        engine is served.
     host, port : str, int
         Where it listens. Any host but a loopback one needs a token.
     token : SecretStr or None
@@ -58,7 +61,8 @@ class Settings(Config):
         For an answer, waiting included, and for a body to arrive, with a second more for each 64 KiB.
     """
 
-    directory: Path
+    directory: Path | str
+    actors: Count | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     token: SecretStr | None = None
@@ -84,6 +88,8 @@ class Settings(Config):
             )
         if self.token is not None and len(self.token.get_secret_value()) < _SHORTEST_TOKEN:
             raise ValueError(f"a token has at least {_SHORTEST_TOKEN} characters")
+        if self.actors is not None and not self.readonly:
+            raise ValueError("parts are only read: actors need readonly (--read-only)")
         for origin in self.cors:
             if not re.fullmatch(r"https?://[^/?#\s]+", origin):
                 raise ValueError(f"{origin!r} is no origin such as https://example.org, which ends in no slash")

@@ -7,30 +7,25 @@ the same parts.
 from __future__ import annotations
 
 import os
-from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from delf_engine.engine.directory import Words, empty_index
-from delf_engine.engine.pairs import calibration_of
-from delf_engine.engine.results import SearchResult
-from delf_engine.engine.searching import SearchOptions
+from delf_engine.engine import EngineReader
+from delf_engine.engine.directory import Words
 from delf_engine.engine.state import load_extractor
 from delf_engine.errors import ConfigError
-from delf_engine.features import LocalFeatures
 from delf_engine.index import Encoder
-from delf_engine.index.contract import Found, check_top_k
-from delf_engine.reranking import RerankOptions, rank_verified
 from delf_engine.reranking.candidates import FeatureSource, Shortlist, reader
+from delf_engine.shards.collection import HeldState
 from delf_engine.shards.making import extract_part, index_part, words_of
 from delf_engine.shards.parts import Part, Stage, find_parts
 from delf_engine.shards.place import Place
 from delf_engine.shards.plan import read_plan
 from delf_engine.shards.reranking import plan_reranking, rerank_part
-from delf_engine.shards.searching import HeldParts, added, merged
+from delf_engine.shards.searching import HeldParts
 
 if TYPE_CHECKING:
     from delf_engine.extraction import Extractor
@@ -118,10 +113,12 @@ def rerank_parts(
     return of.merge(_all(ray, waiting), out)
 
 
-class Searcher:
-    """Searches the parts of an index in actors of Ray, each of which maps some of them into memory.
+class Searcher(EngineReader):
+    """What an engine answers, of parts that are searched and verified in actors of Ray that map them into memory.
 
-    Results are those of one engine of all parts, to the bit, for any number of actors.
+    Results of all its methods are those of one engine of all parts, to the bit, for any number of actors;
+    `rerank_parts` is for more than a few thousand shortlists. Fine evidence needs photographs that this machine
+    can read. Actors and nodes that die are replaced.
 
     Parameters
     ----------
@@ -137,7 +134,8 @@ class Searcher:
     Raises
     ------
     ConfigError
-        If Ray is not installed, `actors` is out of range, or the index is of kind "kdtree" or "ivf".
+        If Ray is not installed, `actors` is out of range, or the index is of kind "kdtree" or "ivf". Searches
+        raise it if candidates are "fused", or the profile stops re-ranking early.
     FormatError
         If parts are missing, which are named.
     MismatchError
@@ -147,8 +145,7 @@ class Searcher:
     def __init__(
         self, place: str | os.PathLike[str], *, actors: int, codebook: Words | None = None, cpus: float = 1
     ) -> None:
-        self._ray = _ray()
-        where = Place(place)
+        ray, where = _ray(), Place(place)
         plan = read_plan(where)
         if plan.engine.index in ("kdtree", "ivf"):
             raise ConfigError(
@@ -159,60 +156,33 @@ class Searcher:
         words = words_of(where, plan, codebook)
         for part in find_parts(where, "index", range(plan.parts)):
             part.check(where, plan.index_made_by(words))
-        self._empty = empty_index(plan.engine, words)  # makes queries ready, once for all actors
-        calibration = calibration_of(plan.engine.model, plan.engine.profile, plan.engine.model_identity)
-        workers = max(1, int(cpus))
-        self._options = partial(RerankOptions.of, plan.engine.profile, calibration=calibration, workers=workers)
-        self._words = self._ray.put(words)  # for as long as an actor may be started again
-        actor = self._ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=-1)(HeldParts)
-        held = [block.tolist() for block in np.array_split(np.arange(plan.parts), actors)]
-        self._actors = [actor.remote(where.everywhere, block, self._words, workers) for block in held]
-        counts = _all(self._ray, [one.counts.remote() for one in self._actors])
-        self._images = sum(images for images, _ in counts)
-        frequencies = added([each for _, each in counts])
-        self._frequencies = frequencies and self._ray.put(frequencies)
+        holders = _Actors(ray, where, np.array_split(np.arange(plan.parts), actors), words, cpus)
+        manifest = plan.engine.model_copy(update={"codebook": None if words is None else words.hash})
+        super().__init__(HeldState(where.everywhere, manifest, words, holders, plan.parts))
 
-    def __len__(self) -> int:
-        return int(self._images)
 
-    def search_many(self, queries: Iterable[LocalFeatures], top_k: int) -> list[Found]:
-        """Return for each query the ids of the most similar images, best first, and their scores, (K,) float32.
+class _Actors:
+    """Actors that hold parts, `blocks` of their numbers."""
 
-        Errors are those of `AsmkIndex.search_many`.
-        """
-        return merged(self._found(queries, check_top_k(top_k)), top_k)
+    def __init__(self, ray: Any, place: Place, blocks: Iterable[Any], words: Encoder | None, cpus: float) -> None:
+        actor = ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=-1)(HeldParts)
+        self._ray, self._words = ray, ray.put(words)  # for as long as an actor may be started again
+        given = (self._words, max(1, int(cpus)))
+        self._actors = [actor.remote(place.everywhere, block.tolist(), *given) for block in blocks]
 
-    def search(
-        self, query: LocalFeatures, *, top_k: int = 10, top_n: int | None = None, seed: int = 0
-    ) -> SearchResult:
-        """Search, and verify the best where their features lie: what `Engine.search` returns for features.
+    def ask(self, method: str, *arguments: Any, only: int | None = None, **options: Any) -> list[Any]:
+        """Return what the method of each returns, or of the one with this number."""
+        asked = self._actors if only is None else [self._actors[only]]
+        return _all(self._ray, [getattr(one, method).remote(*arguments, **options) for one in asked])
 
-        Parameters and errors are as there. A `ConfigError`, too, if the profile stops re-ranking early.
-        """
-        SearchOptions(top_k, top_n)  # checks them
-        options = self._options(top_n=top_n or None, seed=seed).in_parts()
-        count = options.reranking.top_n if top_n is None else top_n
-        found = self._found([query], max(top_k, count))
-        ((ids, scores),) = merged(found, max(top_k, count))
-        head = set(ids[:count])
-        waiting = []
-        for one, ((names, _),) in zip(self._actors, found, strict=True):
-            if held := [name for name in names if name in head]:
-                waiting.append(one.verify.remote(query, held, options))
-        verified = ChainMap(*_all(self._ray, waiting))
-        hits = rank_verified(list(zip(ids, scores.tolist(), strict=True)), verified, ranking=options.ranking)
-        return SearchResult(repr(query), tuple(hits[:top_k]), query)
+    def share(self, value: Any) -> Any:
+        """Put a value into Ray's store."""
+        return self._ray.put(value)
 
     def close(self) -> None:
         """End the actors."""
         for one in self._actors:
             self._ray.kill(one)
-
-    def _found(self, queries: Iterable[LocalFeatures], top_k: int) -> list[list[Found]]:
-        """Return what each actor finds for each query."""
-        ready = self._empty.encoded(queries)
-        encoded = self._ray.put(ready) if len(ready) > 1 else ready  # one travels faster with the call
-        return _all(self._ray, [one.search.remote(encoded, top_k, self._frequencies) for one in self._actors])
 
 
 def _verified(

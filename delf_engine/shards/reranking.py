@@ -22,7 +22,7 @@ from delf_engine.reranking.journal import query_key
 from delf_engine.reranking.rerank import checked_entries
 from delf_engine.shards.parts import Part, commit, find_part, find_parts, working_folder
 from delf_engine.shards.place import Place
-from delf_engine.shards.plan import Plan, hashed, read_part, read_plan
+from delf_engine.shards.plan import Plan, check_part, hashed, read_part, read_plan
 from delf_engine.storage import FeatureStore
 from delf_engine.verification import Verification
 
@@ -41,13 +41,13 @@ class Reranking:
     entries: dict[str, Entries]
     heads: dict[str, list[str]]
 
-    def by_part(self) -> Iterator[tuple[int, dict[str, list[str]]]]:
-        """Yield each part that holds candidates, with those that it holds by query; one list is read at a time."""
+    def by_part(self, only: int | None = None) -> Iterator[tuple[int, dict[str, list[str]]]]:
+        """Yield parts that hold candidates, or `only` one, with these by query; one list is read at a time."""
         asked: dict[str, list[str]] = {}
         for query, ids in self.heads.items():
             for name in ids:
                 asked.setdefault(name, []).append(query)
-        for part in range(self.plan.parts):
+        for part in range(self.plan.parts) if only is None else [only]:
             here: dict[str, list[str]] = {}
             for photograph in read_part(self.place, self.plan, part)[1]:
                 for query in asked.get(photograph.id, ()):
@@ -63,6 +63,41 @@ class Reranking:
         pairs, verified = sum(map(len, self.heads.values())), sum(part.images for part in parts)
         counts = {"queries": len(self.entries), "pairs": pairs, "verified": verified, "parts": len(parts)}
         return {"out": os.fspath(out), **counts, "done": sum(part.state == "done" for part in parts)}
+
+
+def rerank_shards(
+    place: str | os.PathLike[str],
+    queries: FeatureSource,
+    shortlists: Mapping[str, Shortlist],
+    out: str | os.PathLike[str],
+    *,
+    part: int | None = None,
+    top_n: int | None = None,
+    seed: int = 0,
+    distances: bool = False,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Re-rank shortlists of images of a place on this machine: one part, or all that are not there, and the file.
+
+    So a scheduler verifies all parts at once, by their numbers, and calls it once more for the file.
+
+    Parameters
+    ----------
+    part : int or None
+        Verify the candidates of this part only, and write no file; ``state`` says "none" if it holds none.
+    workers : int or None
+        As in `RerankOptions`.
+    place, queries, shortlists, out, top_n, seed, distances
+        As in `delf_engine.shards.ray.rerank_parts`, and so are errors and what is returned, without `part`.
+    """
+    where = Place(place)
+    of = plan_reranking(where, queries, shortlists, top_n=top_n, seed=seed, distances=distances, workers=workers)
+    if part is not None:
+        check_part(of.plan, part)
+    done = [rerank_part(where.everywhere, of.stage, *one, queries, of.options) for one in of.by_part(part)]
+    if part is None:
+        return of.merge(done, out)
+    return done[0].to_dict() if done else {"stage": of.stage, "part": part, "state": "none"}
 
 
 def plan_reranking(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ import numpy as np
 
 from delf_engine.features import LocalFeatures
 from delf_engine.index import AnyIndex, Encoder
-from delf_engine.index.contract import Found, Frequencies
+from delf_engine.index.contract import Found, Frequencies, IndexInfo
 from delf_engine.index.kinds import load_index
-from delf_engine.reranking import RerankOptions, rerank_shortlist
+from delf_engine.reranking import RerankOptions, rerank_batch
 from delf_engine.shards.parts import find_parts
 from delf_engine.shards.place import Place
 from delf_engine.shards.plan import read_plan
@@ -37,31 +39,71 @@ class HeldParts:
             with part.opened(self._place, check=False) as folder:
                 self._indexes.append(load_index(folder, engine.index, engine.profile, words))
 
-    def counts(self) -> tuple[int, Frequencies | None]:
-        """Return the number of images, and if scores depend on it how rare words are among them."""
-        return sum(map(len, self._indexes)), added([index.word_frequencies() for index in self._indexes])
+    def counts(self) -> tuple[IndexInfo, Frequencies | None]:
+        """Return what is held, and if scores depend on it how rare words are among it."""
+        infos = [index.info() for index in self._indexes]
+        return total(infos), added([index.word_frequencies() for index in self._indexes])
 
-    def search(self, encoded: Sequence[Any], top_k: int, frequencies: Frequencies | None) -> list[Found]:
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Return some ids of images, in their order."""
+        return list(chain.from_iterable(index.ids() for index in self._indexes))[start:stop]
+
+    def known(self, ids: Iterable[str]) -> list[str]:
+        """Return those ids that are held."""
+        return [image_id for image_id in ids if self._at(image_id) is not None]
+
+    def features(self, ids: Iterable[str]) -> dict[str, LocalFeatures]:
+        """Return the features of those images that are held."""
+        return {image_id: features for image_id in ids if (features := self._features(image_id)) is not None}
+
+    def search(
+        self,
+        encoded: Sequence[Any],
+        top_k: int,
+        frequencies: Frequencies | None,
+        among: Sequence[str] | None = None,
+        **limits: Any,
+    ) -> list[Found]:
         """Return the best images for each query, which was encoded; words are as rare as `frequencies` says."""
         found = []
         for index in self._indexes:
             index.frequencies = index.frequencies or frequencies
-            found.append(index.search_encoded(encoded, top_k, threads=self._threads))
+            own = None if among is None else [image_id for image_id in among if image_id in index]
+            found.append(index.search_encoded(encoded, top_k, among=own, threads=self._threads, **limits))
         return merged(found, top_k)
 
-    def verify(self, query: LocalFeatures, ids: Sequence[str], options: RerankOptions) -> dict[str, Verification]:
-        """Return what is found of a query and images that are held, by their ids."""
-        hits = rerank_shortlist(query, ids, self._features, options)
-        return {hit.id: hit.verification for hit in hits if hit.verification is not None}
+    def verify(
+        self,
+        queries: Mapping[str, LocalFeatures],
+        heads: Mapping[str, Sequence[str]],
+        options: RerankOptions,
+    ) -> dict[str, dict[str, Verification]]:
+        """Return for each query what is found of it and those of its candidates that are held, by their ids."""
+        held = {query: self.known(ids) for query, ids in heads.items()}
+        rankings = rerank_batch(queries, held, self._features, replace(options, workers=self._threads))
+        return {
+            query: {hit.id: hit.verification for hit in hits if hit.verification is not None}
+            for query, hits in rankings.items()
+        }
 
-    def _features(self, image_id: str) -> LocalFeatures:
-        at = next(at for at, index in enumerate(self._indexes) if image_id in index)
+    def _at(self, image_id: str) -> int | None:
+        return next((at for at, index in enumerate(self._indexes) if image_id in index), None)
+
+    def _features(self, image_id: str) -> LocalFeatures | None:
+        if (at := self._at(image_id)) is None:
+            return None
         if at not in self._stores:
             features = find_parts(self._place, "features", [self._parts[at].part])[0]
             self._parts[at].check(self._place, {"features": features.folder})
             with features.opened(self._place, check=False) as folder:
                 self._stores[at] = FeatureStore.open(Path(folder), readonly=True)
         return self._stores[at].get(image_id)
+
+
+def total(infos: Sequence[IndexInfo]) -> IndexInfo:
+    """Return what several indexes of one kind, at least one, hold together."""
+    names = ("images", "removed", "entries", "bytes", "segments")
+    return replace(infos[0], **{name: sum(getattr(info, name) for info in infos) for name in names})
 
 
 def merged(found: Sequence[list[Found]], top_k: int) -> list[Found]:

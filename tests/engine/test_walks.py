@@ -61,7 +61,7 @@ def test_calls_reach_what_does_the_work_in_a_few_hops(engine: de.Engine, photos:
         for n in (0, 10)
     )
     add = walked(lambda: engine.add(photos[4:], workers=0), {"index"})
-    assert (search[0], add[0]) == ("engine/engine.py:search", "engine/engine.py:add")
+    assert (search[0], add[0]) == ("engine/reading.py:search", "engine/engine.py:add")
     assert any(hop.startswith("verification/verify.py:") for hop in search)
     for hops in (search, confirmed, add):
         assert len(hops) - 1 <= MOST, hops

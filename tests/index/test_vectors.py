@@ -125,6 +125,22 @@ def test_many_queries_and_threads_give_the_bits_of_one(by: Any) -> None:
             np.testing.assert_array_equal(scores, scores_alone)
 
 
+@pytest.mark.parametrize("by", ["local", "global", "fused"])
+@pytest.mark.parametrize("kind", ["asmk", "bow", "vlad", "fisher"])
+def test_what_was_made_ready_elsewhere_finds_the_same(kind: str, by: Any) -> None:
+    """As searchers of parts do it."""
+    index, queries = full(kind), [ASKED, DESCRIBED[NAMES[4]]]
+    encoded = new(kind).encoded(queries, by)
+    for limits in ({}, {"among": NAMES[2:5], "exclude": NAMES[3:4]}, {"min_score": 0.2}):
+        found = index.search_encoded(encoded, 4, **limits)
+        for (ids, scores), (others, values) in zip(
+            found, index.search_many(queries, 4, by=by, **limits), strict=True
+        ):
+            assert ids == others
+            assert scores.tobytes() == values.tobytes()
+    assert index.search_encoded([], 4) == index.encoded([], by) == []
+
+
 def test_an_empty_index_finds_nothing() -> None:
     assert new("asmk").search(ASKED, 3, by="global")[0] == []
     assert new("asmk").search(ASKED, 3, by="fused")[0] == []

@@ -14,10 +14,12 @@ import delf_engine as de
 from delf_engine.engine.state import load_extractor
 from delf_engine.extraction import Extractor
 from delf_engine.shards import Plan, extract_part, index_part, place, plan_shards
+from delf_engine.shards import ray as on_ray
 from delf_engine.shards.place import Place
 from delf_engine.shards.plan import read_plan
 from faulty_store import FaultyFileSystem
 from helpers import random_photo, write_image
+from one_process import OneProcess
 
 PART_BYTES = 20_000  # two or three of the photographs
 
@@ -99,3 +101,20 @@ def finish(extractor: Extractor) -> Finish:
             index_part(address, part)
 
     return run
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> OneProcess:
+    ray = OneProcess()
+    monkeypatch.setattr(on_ray, "_ray", lambda: ray)
+    return ray
+
+
+@pytest.fixture
+def done(address: str, made: Path) -> str:
+    """A place with all parts: a folder, or a store."""
+    place = Place(address)
+    for path in made.rglob("*"):
+        if path.is_file() and place.local is None:
+            place.upload(path, path.relative_to(made).as_posix())
+    return address if place.local is None else str(shutil.copytree(made, address))

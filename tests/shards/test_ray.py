@@ -74,12 +74,12 @@ def test_a_node_dies_and_nothing_changes(
     assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     searcher = Searcher(place, actors=2, cpus=0)
     assert len(searcher) == len(single)
-    check_found(searcher.search_many(queries, 5), wanted)
-    cluster.ray.kill(searcher._actors[1], no_restart=False)
-    check_found(searcher.search_many(queries, 5), wanted)
+    check_found(searcher.index.search_many(queries, 5), wanted)
+    cluster.ray.kill(searcher.state._holders._actors[1], no_restart=False)
+    check_found(searcher.index.search_many(queries, 5), wanted)
     assert searcher.search(queries[0]).to_dict() == single.search(queries[0]).to_dict()
     with raises(ConfigError, "top_k"):
-        searcher.search_many(queries, 0)
+        searcher.search_many(queries, top_k=0)
     searcher.close()
     with raises(ConfigError, "actors"):
         Searcher(place, actors=plan.parts + 1)

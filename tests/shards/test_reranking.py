@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,66 +16,12 @@ from delf_engine.cli import app
 from delf_engine.config import Profile, load_profile, parse_config
 from delf_engine.errors import ConfigError, DataError, FormatError, MismatchError
 from delf_engine.reranking import write_rankings
-from delf_engine.shards import extract_part, index_part, plan_shards
-from delf_engine.shards import ray as on_ray
-from delf_engine.shards.parts import find_parts
+from delf_engine.shards import extract_part, plan_shards, rerank_shards
 from delf_engine.shards.place import Place
 from delf_engine.shards.plan import read_plan
-from delf_engine.shards.ray import Searcher, make_parts, rerank_parts
+from delf_engine.shards.ray import rerank_parts
 from helpers import raises, random_features
-
-
-class OneProcess:
-    """Ray as the package uses it, in this process; tasks run when they are asked for, actors live on."""
-
-    class exceptions:  # noqa: N801 - as there
-        class RayTaskError(Exception):
-            pass
-
-    def remote(self, **options: Any) -> Any:
-        assert set(options) <= {"num_cpus", "num_gpus", "max_retries", "max_restarts", "max_task_retries"}
-        return _Handle
-
-    def put(self, value: Any) -> Any:
-        return value
-
-    def get(self, value: Any) -> Any:
-        return value
-
-    def wait(self, waiting: Any, num_returns: int) -> None:
-        assert len(waiting) == num_returns
-
-    def kill(self, actor: Any) -> None:
-        pass
-
-
-class _Handle:
-    def __init__(self, made: Any) -> None:
-        self._made = made
-
-    def remote(self, *arguments: Any) -> Any:
-        made = self._made(*arguments)
-        return _Handle(made) if isinstance(self._made, type) else made
-
-    def __getattr__(self, name: str) -> Any:
-        return _Handle(getattr(self._made, name))
-
-
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> OneProcess:
-    ray = OneProcess()
-    monkeypatch.setattr(on_ray, "_ray", lambda: ray)
-    return ray
-
-
-@pytest.fixture
-def done(address: str, made: Path) -> str:
-    """A place with all parts: a folder, or a store."""
-    place = Place(address)
-    for path in made.rglob("*"):
-        if path.is_file() and place.local is None:
-            place.upload(path, path.relative_to(made).as_posix())
-    return address if place.local is None else str(shutil.copytree(made, address))
+from one_process import OneProcess
 
 
 @pytest.fixture(scope="session")
@@ -170,55 +114,29 @@ def test_rankings_of_parts_are_evaluated(copied: Path, single: de.Engine, ray: O
     assert 0 < figures["mAP"] <= 100
 
 
-@pytest.mark.parametrize("actors", [1, 2])
-def test_a_searcher_finds_and_verifies_what_one_engine_does(
-    actors: int,
-    done: str,
-    single: de.Engine,
-    ray: OneProcess,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_command_for_a_part_and_for_the_file(
+    copied: Path, single: de.Engine, shortlists: dict[str, Any], ray: OneProcess, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    searcher = Searcher(done, actors=actors)
-    queries = [*(single.get(name) for name in single.ids()), random_features(np.random.default_rng(0), 9)]
-    wanted = single.index.search_many(queries, 5)
-    for (ids, scores), (names, values) in zip(searcher.search_many(queries, 5), wanted, strict=True):
-        assert ids == names
-        assert scores.tobytes() == values.tobytes()
-    for query in queries:
-        for options in ({}, {"top_k": 2}, {"top_n": 3, "seed": 5}, {"top_n": 0}):
-            assert searcher.search(query, **options).to_dict() == single.search(query, **options).to_dict()
-    assert not list(tmp_path.glob("delf-*"))  # nothing that an actor which is killed would leave
-    for bad in ({"top_k": 0}, {"top_n": -1}):
-        with raises(ConfigError, "top_"):
-            searcher.search(queries[0], **bad)
-    with raises(MismatchError, "8"):
-        searcher.search(random_features(np.random.default_rng(0), 9, 8))
+    """Workers of any scheduler verify parts by their number; one more call writes the file."""
+    lists, out = tmp_path / "lists.jsonl", tmp_path / "command.jsonl"
+    with lists.open("w") as file:
+        for query, ids in shortlists.items():
+            file.write(json.dumps({"query": query, "candidates": ids}) + "\n")
+    command = ["shard", "rerank", str(copied), str(lists), str(out), "--queries", str(single.directory)]
 
+    def called(*more: str) -> dict[str, Any]:
+        result = CliRunner().invoke(app, [*command, *more])
+        assert result.exit_code == 0, result.output
+        told: dict[str, Any] = json.loads(result.stdout)
+        return told
 
-@pytest.mark.parametrize("kind", ["asmk", "bow"])
-def test_words_are_as_rare_as_they_are_in_all_parts(
-    kind: Any,
-    folder: Path,
-    tiny_model: Path,
-    made: Path,
-    single: de.Engine,
-    ray: OneProcess,
-    tmp_path: Path,
-) -> None:
-    values = load_profile("default").model_dump()
-    profile = parse_config(Profile, {**values, kind: {**values[kind], "idf": True}}, where="idf")
-    plan_shards(folder, tmp_path / "p", model=tiny_model, profile=profile, index=kind, part_bytes=20_000)
-    shutil.copytree(made / "features", tmp_path / "p" / "features")  # which do not depend on the index
-    make_parts(tmp_path / "p", "index")
-    searcher = Searcher(tmp_path / "p", actors=2)
-    with de.Engine.create(tmp_path / "e", model=tiny_model, profile=profile, index=kind) as engine:
-        engine.add_features((name, single.get(name)) for name in single.ids())
-        queries = [single.get(name) for name in single.ids()]
-        for (ids, scores), (names, wanted) in zip(
-            searcher.search_many(queries, 5), engine.index.search_many(queries, 5), strict=True
-        ):
-            assert (ids, scores.tobytes()) == (names, wanted.tobytes())
-    part = find_parts(Place(tmp_path / "p"), "index", [0])[0]
-    assert index_part(tmp_path / "p", 0) == part
+    assert [called("--part", "1")["state"] for _ in range(2)] == ["done", "there"]
+    assert not out.exists()
+    told = called()
+    assert (told["queries"], told["done"]) == (7, told["parts"] - 1)
+    rerank_parts(copied, single.store, shortlists, tmp_path / "parts.jsonl")
+    assert out.read_bytes() == (tmp_path / "parts.jsonl").read_bytes()
+    some = {single.ids()[0]: [single.ids()[0]]}
+    assert rerank_shards(copied, single.store, some, out, part=2)["state"] == "none"
+    with raises(ConfigError, "99"):
+        rerank_shards(copied, single.store, some, out, part=99)

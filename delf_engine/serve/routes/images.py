@@ -60,10 +60,10 @@ async def list_images(
 
     def work() -> Images:
         state = service.engine.state
-        ids = state.store.ids()
-        page = ids[offset : offset + limit]
+        page = state.page(offset, limit)
         names = service.database.names(page)
-        return Images(total=len(ids), images=[answers.photo(each, state.store.get(each), names) for each in page])
+        found = zip(page, state.store.get_many(page), strict=True)
+        return Images(total=len(state.store), images=[answers.photo(*each, names) for each in found])
 
     return await service.work.run(work)
 

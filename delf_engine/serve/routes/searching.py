@@ -92,11 +92,12 @@ async def rerank(
     def work() -> Found:
         state, (query,) = opened(service, (id, file), box=region)
         entries: list[Any] = list(zip(shortlist, scores, strict=True)) if scores else shortlist
-        known = [entry for entry, each in zip(entries, shortlist, strict=True) if each in state.store]
+        there = state.known(shortlist)
+        known = [entry for entry, each in zip(entries, shortlist, strict=True) if each in there]
         options = SearchOptions(top_k, top_n, distances=distances, confirm=confirm)
         with service.metrics.stage("answer"):
             found = searching.rerank(service.metrics.timed(state), query.source, known, options, box=region)
-        unknown = [each for each in dict.fromkeys(shortlist) if each not in state.store]
+        unknown = [each for each in dict.fromkeys(shortlist) if each not in there]
         return answers.hits(state, query, found, service.database).model_copy(update={"unknown": unknown})
 
     return await service.work.run(work)
