@@ -33,11 +33,8 @@ def started(directory: Path, *options: object) -> Iterator[tuple[Child, str]]:
     """Start a server as a process and yield it with its address; wait with `ready`."""
     process = Child(SERVER, "serve", directory, "--port", 0, *options)
     try:
-        told: list[str] = []
-        while not told or not told[-1].startswith("http://"):
-            told.append(process.stdout.readline())
-            assert told[-1], told
-        yield process, told[-1].rstrip("/\n")
+        address = next(line for line in process.stdout if line.startswith("http://"))  # which port is free
+        yield process, address.rstrip("/\n")
     finally:
         process.kill()
         process.communicate()

@@ -209,10 +209,8 @@ class EngineReader:
         options = SearchOptions(
             top_k, top_n, among, exclude, min_score, seed, confirm=shown, candidates=candidates
         )
-        state = self.state
-        found = search(state, query, options, box=box, expand=expand, graph=graph)
-        if shown and not isinstance(query, LocalFeatures):
-            _say_lost(state, [found])
+        found = search(self.state, query, options, box=box, expand=expand, graph=graph)
+        _say_lost(self._state, [found], shown and not isinstance(query, LocalFeatures))
         return found
 
     def search_many(
@@ -258,10 +256,8 @@ class EngineReader:
         options = SearchOptions(
             top_k, top_n, among, exclude, min_score, seed, workers, confirm=confirm, candidates=candidates
         )
-        state = self.state
-        found = search_many(state, queries, options, threads=threads, on_error=on_error, progress=progress)
-        if confirm:
-            _say_lost(state, found)
+        found = search_many(self.state, queries, options, threads=threads, on_error=on_error, progress=progress)
+        _say_lost(self._state, found, confirm)
         return found
 
     def rerank(
@@ -292,10 +288,8 @@ class EngineReader:
         """
         shown = _CONFIRMED if confirm is None else confirm
         options = SearchOptions(top_k, top_n, seed=seed, distances=distances, confirm=shown)
-        state = self.state
-        found = rerank(state, query, shortlist, options, box=box)
-        if shown and not isinstance(query, LocalFeatures):
-            _say_lost(state, [found])
+        found = rerank(self.state, query, shortlist, options, box=box)
+        _say_lost(self._state, [found], shown and not isinstance(query, LocalFeatures))
         return found
 
     def rerank_many(
@@ -363,17 +357,16 @@ class EngineReader:
         return verify_views(*views, state.manifest.profile, calibration=state.calibration, seed=seed).verification
 
 
-def _say_lost(state: EngineState, results: Sequence[SearchResult]) -> None:
-    """Warn if no hit has details since none of their photographs can be read where its id says."""
+def _say_lost(state: EngineState, results: Sequence[SearchResult], wanted: int) -> None:
+    """Warn if details were `wanted`, and no hit has any since none of their photographs is where its id says."""
     # An engine that has read no photograph still has "auto": its ids may look like files, but are none.
-    if state.root is None or state.manifest.profile.extraction.precision == "auto":
+    if not wanted or state.root is None or state.manifest.profile.extraction.precision == "auto":
         return
     judged = {hit.id: hit.verification for found in results for hit in found.hits if hit.verification is not None}
     paths = [file_of(image_id, state.root, state.directory) for image_id in judged]
     if any(found.fine is not None for found in judged.values()) or any(os.access(path, os.R_OK) for path in paths):
         return
-    lost = [path for path in paths if Path(path).suffix.lower() in image_suffixes()]
-    if lost:
+    if lost := [path for path in paths if Path(path).suffix.lower() in image_suffixes()]:
         warnings.warn(
             f"{lost[0]} and the photographs of all other hits cannot be read, so details were not looked at; say "
             "where they are now by root=... of Engine.open, or --root",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 import delf_engine as de
 from delf_engine.engine.state import EngineState
+from delf_engine.images import load_image
+from helpers import image_bytes
 from serving import Client
 
 
@@ -48,9 +49,7 @@ def test_a_pair_says_what_the_engine_says(client: Client, directory: Path) -> No
 
 
 def test_fine_matches_are_in_pixels_of_both(client: Client, photos: list[str]) -> None:
-    pixels = cv2.imread(photos[0])
-    assert pixels is not None
-    part = cv2.imencode(".png", pixels[10:, 20:])[1].tobytes()
+    part = image_bytes(load_image(photos[0])[10:, 20:])
     answer = client().post("/v1/verify", data={"a": "0.png"}, files={"file_b": part}).json()
     points = np.array(answer["details"])
     assert len(points) == answer["judgement"]["fine"]["details"] > 20
