@@ -15,12 +15,12 @@ from delf_engine.verification import (
     Calibration,
     Verification,
     exchanged,
-    fine_matches,
     turned_back,
     turns_by_evidence,
     verify_features,
     with_evidence,
 )
+from delf_engine.verification.fine import fine_matches
 from delf_engine.verification.order import goes_first
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from delf_engine.verification.batched import BatchVerifier, evidence_of_pairs, verify_pairs
 from delf_engine.verification.calibration import Calibration, load_calibration
-from delf_engine.verification.fine import FineEvidence, fine_evidence, fine_matches
+from delf_engine.verification.fine import FineEvidence, fine_evidence
 from delf_engine.verification.result import Verification
 from delf_engine.verification.turns import exchanged, turned_back, turns_by_evidence
 from delf_engine.verification.verify import PairVerifier, confirmed, verify_features, with_evidence
@@ -19,7 +19,6 @@ __all__ = [
     "evidence_of_pairs",
     "exchanged",
     "fine_evidence",
-    "fine_matches",
     "load_calibration",
     "turned_back",
     "turns_by_evidence",

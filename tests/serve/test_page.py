@@ -420,6 +420,7 @@ def test_a_token_is_sent_once_and_a_cookie_follows(
         page.get_by_role("button", name="Try again").click()  # with what was typed
         page.wait_for_url("**/library?offset=0")
         page.get_by_role("button", name="Log out").click()
+        page.wait_for_url("**/login")
         page.goto("/library?offset=0")
         page.get_by_label("Token").fill(TOKEN)
         page.get_by_role("button", name="Log in").click()

@@ -24,13 +24,12 @@ from delf_engine.verification import (
     batched,
     evidence_of_pairs,
     fine_evidence,
-    fine_matches,
     shards,
     tensors,
     verify_pairs,
 )
 from delf_engine.verification.batched import Pair
-from delf_engine.verification.fine import FinePair
+from delf_engine.verification.fine import FinePair, fine_matches
 from helpers import planes_decide, raises, random_features
 from verification.test_overlays import dressed
 from verification.test_pair_verifier import config, many, seen_again
