@@ -6,7 +6,8 @@ The same photographs as JPEG files of 1024 x 683 pixels, over and over; throughp
 
 "stored": `extract_many` as it comes, features written to a store by a thread of its own; of files of one size, and
 of four sizes in turn. "bare": the forward pass over the same levels, ready on the device, at batch 1, 8 and 32.
-"single": one call, from a file and from pixels, and how many times the bare network at batch 1 it takes.
+"single": one call, from a file and from pixels, and how many times the bare network at batch 1 it takes; the same
+without CUDA graphs. "graphs": how many were kept, and how many captures failed (a warning says why).
 Shares: seconds of each step alone, over those of all; in use they overlap. "resize" has the mask of texture.
 "ceiling": images a second if decoding, on all cores, and the device were the only ones to wait for.
 "agreement": keypoints that the CPU finds as well, in float32 and as computed here.
@@ -27,6 +28,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -36,6 +38,7 @@ from benchmarks.common import card_of, options_parser, print_rows, timed, write_
 from benchmarks.extraction.speed import compared, photographs
 from delf_engine import Extractor, FeatureStore
 from delf_engine.errors import DelfEngineWarning
+from delf_engine.extraction.graphs import GraphedNetwork
 from delf_engine.extraction.on_device import DeviceExtraction
 from delf_engine.extraction.resampling import resized, textured_cells
 from delf_engine.extraction.runtime import fetched
@@ -84,6 +87,10 @@ class Measured:
         bare = {size: self._rate(self._bare(first, size), size) for size in self.batches}
         calls = {"file": partial(self.extractor, first), "pixels": partial(self.extractor, load_image(first))}
         single = {kind: self._rate(call) for kind, call in calls.items()}
+        by = self.way._network
+        graphs = (len(by._graphs), by._failures) if isinstance(by, GraphedNetwork) else (0, 0)
+        with patch.object(self.way, "_network", self.extractor.network):
+            layers = {kind: self._rate(call) for kind, call in calls.items()}
         steps = self._steps(list(itertools.islice(itertools.cycle(files[0]), batch)))
         on_device = sum(seconds for name, seconds in steps.items() if name not in ("decode", "store"))
         return {
@@ -96,6 +103,9 @@ class Measured:
             "bare_a_second": bare,
             "single_a_second": single,
             "single_by_bare": {kind: bare[1] / rate for kind, rate in single.items()},
+            "single_a_second_without_graphs": layers,
+            "single_by_bare_without_graphs": {kind: bare[1] / rate for kind, rate in layers.items()},
+            "graphs": dict(zip(("captured", "failures"), graphs, strict=True)),
             "step_ms": {name: 1e3 * seconds for name, seconds in steps.items()},
             "step_share": {name: seconds / sum(steps.values()) for name, seconds in steps.items()},
         }
@@ -115,7 +125,7 @@ class Measured:
                 return count
 
             endless = itertools.cycle(files)
-            fill(itertools.islice(endless, 2 * batch))  # warm
+            fill(itertools.islice(endless, 4 * batch))  # warm
             end = time.perf_counter() + self.seconds
             seconds, count = timed(lambda: fill(itertools.takewhile(lambda _: time.perf_counter() < end, endless)))
             return count / seconds
@@ -148,9 +158,8 @@ class Measured:
 
     def _steps(self, paths: Sequence[Path]) -> dict[str, float]:
         """Return seconds an image of each step, alone, on a batch of files of one size."""
-        network, size, sources = self.extractor.network, len(paths), self._sources(paths)
-        read = self.read
-        tensors = [network.normalise(level) for level in self._levels(sources)]
+        size, sources = len(paths), self._sources(paths)
+        read, levels = self.read, self._levels(sources)
         features = self.way.begin(read, self.extractor.global_head)()
         rows = torch.zeros(size, len(features[0]) * (self.extractor.dim + 2), device=self.device)
 
@@ -159,7 +168,7 @@ class Measured:
                 "decode": lambda: list(pool.map(self.way.read, paths)),
                 "transfer": lambda: list(self.way._uploaded(read)),
                 "resize": lambda: list(map(self._textured, self._levels(sources))),
-                "network": lambda: [network(x) for x in tensors],
+                "network": lambda: [self.way._network.maps(level) for level in levels],
                 "transfer back": lambda: fetched(rows)(),
                 "store": lambda: store.put_many((str(next(self.ids)), one) for one in features),
             }
@@ -172,7 +181,8 @@ class Measured:
     @torch.inference_mode()
     def _rate(self, work: Callable[[], object], images: int = 1, part: float = 0.5) -> float:
         """Return images a second of calls that the device is waited for after each."""
-        work()  # warm
+        for _ in range(4):  # warm, graphs captured
+            work()
         self._wait()
         start, calls = time.perf_counter(), 0
         while calls == 0 or time.perf_counter() < start + part * self.seconds:
@@ -221,6 +231,12 @@ def _print(rows: Sequence[Mapping[str, Any]], agreement: Sequence[Mapping[str, A
         **{f"bare, batch {size}": f"{{bare_a_second[{size}]:.0f}}" for size in rows[0]["bare_a_second"]},
         **{f"single {kind}": f"{{single_a_second[{kind}]:.0f}}" for kind in ("file", "pixels")},
         **{f"{kind} / bare": f"{{single_by_bare[{kind}]:.2f}}" for kind in ("file", "pixels")},
+        **{
+            f"{kind} without graphs": f"{{single_a_second_without_graphs[{kind}]:.0f}}"
+            for kind in ("file", "pixels")
+        },
+        "graphs": "{graphs[captured]}",
+        "failures": "{graphs[failures]}",
     }
     print_rows("images a second", rows, {**name, **rates})
     steps = {step: f"{{step_ms[{step}]:.3f}} ({{step_share[{step}]:.0%}})" for step in rows[0]["step_ms"]}

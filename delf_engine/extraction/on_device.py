@@ -25,9 +25,12 @@ from delf_engine.extraction.runtime import TorchRuntime, fetched
 from delf_engine.features import LocalFeatures
 from delf_engine.images import ImageSource
 from delf_engine.matching.batched import full_float32
+from delf_engine.model.backbones import ResNetTrunk
 
 if TYPE_CHECKING:
+    from delf_engine.extraction.graphs import GraphedNetwork
     from delf_engine.model import GlobalHead
+    from delf_engine.model.network import DelfNetwork
 
 _PIXELS = 1 << 25  # resized together: more float32 pixels would take memory that the network needs
 
@@ -45,6 +48,16 @@ class DeviceExtraction:
     def __init__(self, runtime: TorchRuntime, config: ExtractionConfig) -> None:
         self._runtime, self._config = runtime, config
         self._most: float = np.inf  # images that there was memory for
+        self._network: DelfNetwork | GraphedNetwork = runtime.network
+        cuda = runtime.device.type == "cuda" and not torch.version.hip  # ROCm may hang in a capture
+        # What the graph of a ViT uses of cuBLAS torch may free: pytorch/pytorch#193402.
+        if cuda and isinstance(runtime.network.trunk, ResNetTrunk):
+            from delf_engine.extraction.graphs import CudaGraphs, GraphedNetwork
+
+            self._network = GraphedNetwork(runtime.network, CudaGraphs(torch.cuda.Stream(runtime.device)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_network": self._runtime.network}  # graphs stay where they were captured
 
     def read(self, source: ImageSource, **options: Any) -> Pyramid:
         """Return `read_pyramid`, whole, its pixels in memory that the device copies from by itself."""
@@ -61,18 +74,21 @@ class DeviceExtraction:
         `head` makes the global descriptors.
         """
         self._runtime.check_process()
+        middle, graphs = len(images) // 2, self._network is not self._runtime.network
         try:
             if len(images) <= self._most:
                 return self._begun(images, head)
         except torch.cuda.OutOfMemoryError as error:
-            if len(images) == 1:
+            if graphs:  # once more all of it, in their memory
+                self._network, middle = self._runtime.network, 0
+            elif len(images) == 1:
                 height, width = images[0].pixels[0].shape[:2]
                 raise ConfigError(
                     f"{self._runtime.name} has no memory left for a photograph of {width} x {height} pixels: "
                     "lower max_image_size, end what else is there, or take device='cpu'"
                 ) from error
-            self._most = len(images) // 2
-        middle = len(images) // 2
+            else:
+                self._most = middle
         first, second = self.begin(images[:middle], head)(), self.begin(images[middle:], head)
         return lambda: first + second()
 
@@ -109,12 +125,12 @@ class DeviceExtraction:
         maps, keys = [], []
         for level in images[0].levels:
             pixels = torch.cat([resized(x, level.width, level.height, config.resize) for x in sources])
-            features, scores = network(network.normalise(pixels))
-            maps.append((features, scores.float()))
+            features, scores = self._network.maps(pixels)
+            maps.append((features, scores))
             stride = network.stride
             seen = textured_cells(pixels, stride, 3 * stride, config.min_contrast, network.offset)
             seen &= scores >= config.min_score
-            keys.append(torch.where(seen, scores.float(), -torch.inf).flatten(1))
+            keys.append(torch.where(seen, scores, -torch.inf).flatten(1))
         # A stable sort, not topk: equal scores stand in the order of their cells, as on the CPU.
         ordered = torch.cat(keys, 1).sort(dim=1, descending=True, stable=True)
         values, cells = (x[:, : config.max_features] for x in ordered)

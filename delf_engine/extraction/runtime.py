@@ -84,13 +84,9 @@ class TorchRuntime:
 
         self.check_process()
         with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self.device)
-            features, scores = self.network(self.network.normalise(batch))
-            found = scores.float().cpu().numpy()
-            cells = features.permute(0, 2, 3, 1)
-            return [
-                CellMap(s, f.reshape(-1, features.shape[1])) for s, f in zip(found, cells.unbind(0), strict=True)
-            ]
+            features, scores = self.network.maps(torch.from_numpy(images).to(self.device))
+            cells = features.permute(0, 2, 3, 1).flatten(1, 2).unbind(0)
+            return [CellMap(s, f) for s, f in zip(scores.cpu().numpy(), cells, strict=True)]
 
     @property
     def on_gpu(self) -> bool:

@@ -190,6 +190,11 @@ class DelfNetwork(nn.Module):
             features = F.avg_pool2d(features, side, stride=1, padding=side // 2, count_include_pad=False)
         return features, scores
 
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, H, W, 3) uint8 RGB to (B, C, h, w) features, channels last, and (B, h, w) float32 scores."""
+        features, scores = self(self.normalise(images))
+        return features.contiguous(memory_format=torch.channels_last), scores.float()
+
     def normalise(self, images: Tensor) -> Tensor:
         """Map (B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 as this network expects it."""
         return _shifted(images, self._offset, self._scale)
