@@ -29,8 +29,6 @@ from helpers import is_running, raises
 
 
 class PairWarning(UserWarning):
-    """One that is not made of a text."""
-
     def __init__(self, a: str, b: str) -> None:
         super().__init__(a + b)
 

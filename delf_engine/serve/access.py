@@ -44,9 +44,7 @@ class Access:
             now = time.monotonic()
             left = self._wrong[0] + _ATTEMPT_SECONDS - now if len(self._wrong) == _ATTEMPTS else 0.0
             if left > 0:
-                raise Refused(
-                    429, "many_attempts", "too many wrong tokens were given", retry_after=math.ceil(left)
-                )
+                raise Refused(429, "many_attempts", "too many wrong tokens", retry_after=math.ceil(left))
             if not self.is_token(given):
                 self._wrong.append(now)
                 raise Refused(401, "wrong_token", "this is not the token of the server")

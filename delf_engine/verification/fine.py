@@ -154,12 +154,8 @@ class FinePair(NamedTuple):
         """Return the rows of tentative matches, (M, 2)."""
         return match_prepared(*self.prepared(), mutual=True, ratio=self.config.ratio, max_distance=None).pairs
 
-    def evidence(self, matches: Int32, seed: int) -> FineEvidence:
-        """Return what agrees of tentative matches, for the images as they were given."""
-        return self.counted(matches, seed)[0]
-
     def counted(self, matches: Int32, seed: int) -> tuple[FineEvidence, Float64]:
-        """Return the evidence, and where the matches that are its details lie, as `fine_matches` does."""
+        """Return what agrees of tentative matches, for the images as they were given, as `fine_matches` does."""
         a, b, config, small, turned = self
         sides = [f.keypoints[rows].astype(np.float64) for f, rows in zip((a, b), matches.T, strict=True)]
         scales = [config.scale(f.image_size) for f in (a, b)]

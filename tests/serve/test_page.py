@@ -251,7 +251,6 @@ def test_a_photograph_that_is_gone_is_chosen_again(opened: Opened) -> None:
     page = opened(f"/compare?a=upload:{'0' * 32}&b=4-1.png")
     said(page, "Choose it again")
     expect(page.locator("#pick-a img")).to_have_count(0)
-    expect(page.locator("#pick-b img")).to_be_visible()
     choose(page, upload("a.png", image_bytes(wall(4))), picker="#pick-a")
     page.wait_for_url("**/compare?a=upload*b=4-1.png")
     expect(page.locator("#answer")).to_contain_text("The same place")

@@ -28,12 +28,10 @@ async function load() {
   $("choose").hidden = Boolean(a && b)
   if (!a || !b) return choose()
   say("Comparing ...")
-  try {
-    pair = await ask("/v1/verify", {params: {a, b}})
-  } catch (error) {
+  pair = await ask("/v1/verify", {params: {a, b}}).catch((error) => {
     if (error.words && !error.passing) choose(true)
     throw error
-  }
+  })
   linkJson(address("/v1/verify", {a, b}))
   say("")
   $("pair").hidden = false
@@ -57,13 +55,8 @@ function choose(refused = false) {
   const files = {}
   $("choose").hidden = false
   for (const side of ["a", "b"]) {
-    if (given[side]) {
-      const image = show(side, pictureOf(given[side], 384))
-      if (refused) image.addEventListener("error", () => {
-        image.remove()
-        delete given[side]
-      })
-    }
+    const image = given[side] && show(side, pictureOf(given[side], 384))
+    if (image && refused) image.addEventListener("error", () => { image.remove(); delete given[side] })
     picker(`pick-${side}`, ([file]) => attempt(async () => {
       await checkSize(file)
       files[side] = file
@@ -109,8 +102,7 @@ function use(chosen) {
   draw()
   const {length} = pair[kind]
   $("match").hidden = !length
-  $("which").max = length
-  $("which").value = 1
+  Object.assign($("which"), {max: length, value: 1})
   if (length) patches(0)
 }
 
