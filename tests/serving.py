@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import struct
 import time
 import zlib
@@ -32,12 +31,10 @@ main()
 @contextmanager
 def started(directory: Path, *options: object) -> Iterator[tuple[Child, str]]:
     """Start a server as a process and yield it with its address; wait with `ready`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = Child(SERVER, "serve", directory, "--port", port, *options)
+    process = Child(SERVER, "serve", directory, "--port", 0, *options)
     try:
-        yield process, f"http://127.0.0.1:{port}"
+        address = next(line for line in process.stdout if line.startswith("http://"))  # which port is free
+        yield process, address.rstrip("/\n")
     finally:
         process.kill()
         process.communicate()

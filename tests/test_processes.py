@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,28 @@ from delf_engine.support import processes
 from delf_engine.support.processes import ProcessPool, map_ordered, process_pool
 from forkserver import Child
 from helpers import is_running, raises
+
+
+class PairWarning(UserWarning):
+    def __init__(self, a: str, b: str) -> None:
+        super().__init__(a + b)
+
+
+def warn_strangely(how: str) -> None:
+    made: Warning = PairWarning("stra", "nge")
+    if how != "arguments":
+        category = type("StrangeWarning", (UserWarning,), {"__module__": "only_there"})
+        made = category("strange")
+        if how == "module":
+            sys.modules["only_there"] = SimpleNamespace(StrangeWarning=category)  # type: ignore[assignment]
+    warnings.warn(made, stacklevel=1)
+
+
+def test_a_warning_that_cannot_be_had_or_made_here_is_ours() -> None:
+    with process_pool(1) as pool:
+        for how in ("pickle", "module", "arguments"):
+            with pytest.warns(DelfEngineWarning, match="strange"):
+                pool.submit(warn_strangely, how).result()
 
 
 def test_results_and_errors_come_back() -> None:

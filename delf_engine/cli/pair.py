@@ -66,7 +66,7 @@ def verify(
 
         check_path(report)
     extractor = Extractor.from_pretrained(model, profile=profile, max_pixels=max_pixels)
-    result, features_a, features_b = verify_pair(
+    result, features_a, features_b, _ = verify_pair(
         a,
         b,
         model=model,

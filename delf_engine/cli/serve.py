@@ -73,5 +73,4 @@ def serve(
     }
     given = {name: value for name, value in options.items() if value is not None}
     settings = parse_config(Settings, given, where="serve")
-    say(f"http://{host}:{port}/", error=True)
-    run(settings)
+    run(settings, lambda address: say(address, error=True))

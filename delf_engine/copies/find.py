@@ -338,7 +338,7 @@ def _images(paths: Paths) -> list[str]:
 def _digest(file: str) -> str:
     """Return the hash of a file's bytes, or its name if it cannot be read: why comes with its pixels."""
     try:
-        return file_sha256(Path(file))
+        return file_sha256(Path(file)) if Path(file).is_file() else file  # a pipe would block
     except OSError:
         return file
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from delf_engine.engine.file_ids import file_of
 from delf_engine.engine.manifest import Manifest
 from delf_engine.engine.results import EngineInfo, RerankedBatch, SearchResult
 from delf_engine.engine.searching import (
@@ -20,9 +22,9 @@ from delf_engine.engine.searching import (
 )
 from delf_engine.engine.state import EngineState, Query
 from delf_engine.engine.views import verify_views
-from delf_engine.errors import ImageError
+from delf_engine.errors import DelfEngineWarning, ImageError
 from delf_engine.features import LocalFeatures
-from delf_engine.images import Box, ImageSource
+from delf_engine.images import Box, ImageSource, image_suffixes
 from delf_engine.index import AnyIndex
 from delf_engine.reranking.candidates import Shortlist
 from delf_engine.storage import FeatureStore
@@ -207,7 +209,9 @@ class EngineReader:
         options = SearchOptions(
             top_k, top_n, among, exclude, min_score, seed, confirm=shown, candidates=candidates
         )
-        return search(self.state, query, options, box=box, expand=expand, graph=graph)
+        found = search(self.state, query, options, box=box, expand=expand, graph=graph)
+        _say_lost(self._state, [found], shown and not isinstance(query, LocalFeatures))
+        return found
 
     def search_many(
         self,
@@ -252,7 +256,9 @@ class EngineReader:
         options = SearchOptions(
             top_k, top_n, among, exclude, min_score, seed, workers, confirm=confirm, candidates=candidates
         )
-        return search_many(self.state, queries, options, threads=threads, on_error=on_error, progress=progress)
+        found = search_many(self.state, queries, options, threads=threads, on_error=on_error, progress=progress)
+        _say_lost(self._state, found, confirm)
+        return found
 
     def rerank(
         self,
@@ -282,7 +288,9 @@ class EngineReader:
         """
         shown = _CONFIRMED if confirm is None else confirm
         options = SearchOptions(top_k, top_n, seed=seed, distances=distances, confirm=shown)
-        return rerank(self.state, query, shortlist, options, box=box)
+        found = rerank(self.state, query, shortlist, options, box=box)
+        _say_lost(self._state, [found], shown and not isinstance(query, LocalFeatures))
+        return found
 
     def rerank_many(
         self,
@@ -347,3 +355,21 @@ class EngineReader:
         state = self.state
         views = state.view_of(a), state.view_of(b)
         return verify_views(*views, state.manifest.profile, calibration=state.calibration, seed=seed).verification
+
+
+def _say_lost(state: EngineState, results: Sequence[SearchResult], wanted: int) -> None:
+    """Warn if details were `wanted`, and no hit has any since none of their photographs is where its id says."""
+    # An engine that has read no photograph still has "auto": its ids may look like files, but are none.
+    if not wanted or state.root is None or state.manifest.profile.extraction.precision == "auto":
+        return
+    judged = {hit.id: hit.verification for found in results for hit in found.hits if hit.verification is not None}
+    paths = [file_of(image_id, state.root, state.directory) for image_id in judged]
+    if any(found.fine is not None for found in judged.values()) or any(os.access(path, os.R_OK) for path in paths):
+        return
+    if lost := [path for path in paths if Path(path).suffix.lower() in image_suffixes()]:
+        warnings.warn(
+            f"{lost[0]} and the photographs of all other hits cannot be read, so details were not looked at; say "
+            "where they are now by root=... of Engine.open, or --root",
+            DelfEngineWarning,
+            stacklevel=3,
+        )

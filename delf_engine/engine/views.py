@@ -6,18 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from delf_engine.config import Profile
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import (
     Calibration,
     Verification,
     exchanged,
-    fine_evidence,
     turned_back,
     turns_by_evidence,
     verify_features,
     with_evidence,
 )
+from delf_engine.verification.fine import fine_matches
 from delf_engine.verification.order import goes_first
 
 
@@ -37,6 +40,7 @@ class PairAnswer(NamedTuple):
     verification: Verification
     features_a: LocalFeatures
     features_b: LocalFeatures
+    details: npt.NDArray[np.float64]  # (M, 4): fine matches that count, x, y in A, then in B, in the same pixels
 
 
 def verify_views(
@@ -48,9 +52,9 @@ def verify_views(
     "different".
     """
     options = profile.verification
-    evidence = None
+    evidence, details = None, np.empty((0, 4))
     if a.fine is not None and b.fine is not None:
-        evidence = fine_evidence(a.fine, b.fine, config=profile.fine, seed=seed)
+        evidence, details = fine_matches(a.fine, b.fine, config=profile.fine, seed=seed)
 
     def verified(a: LocalFeatures, b: LocalFeatures) -> Verification:
         return verify_features(a, b, config=options, exponent=profile.ranking.exponent, seed=seed)
@@ -59,7 +63,7 @@ def verify_views(
         found = found if evidence is None else with_evidence(found, evidence)
         return found if calibration is None else calibration.judged(found)
 
-    best = PairAnswer(judged(verified(a.features, b.features)), a.features, b.features)
+    best = PairAnswer(judged(verified(a.features, b.features)), a.features, b.features, details)
     if best.verification.same and (evidence is None or not evidence.conclusive):
         return best
     exchange = b.turned is not None and (
@@ -75,7 +79,7 @@ def verify_views(
         found = judged(exchanged(found) if exchange else found)
         if surer(found, best.verification):
             own = features.turned(-rotation)
-            best = PairAnswer(found, *((other.features, own) if exchange else (own, other.features)))
+            best = PairAnswer(found, *((other.features, own) if exchange else (own, other.features)), details)
         if found.same:
             break
     return best

@@ -227,9 +227,11 @@ def _file(source: ImageSource, name: str) -> Path | io.BytesIO:
             raise ImageError(name, "is a directory, an image file was expected")
         if not os.path.exists(path):  # unlike Path.exists, False for a name too long to exist
             raise ImageError(name, no_path(os.fspath(source)) or "no such file")
-        if path.is_file() and path.stat().st_size:
+        if not path.is_file():
+            raise ImageError(name, "is a pipe, a device or a socket; save its bytes as a file, or give them")
+        if path.stat().st_size:
             return path
-        source = path.read_bytes()  # of a pipe: all that comes
+        source = b""
     if not isinstance(source, bytes):
         raise ImageError(name, "is no image: a path, bytes, a PIL image or a uint8 array was expected")
     if not source:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from delf_engine.errors import ConfigError, DataError, FormatError
+from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange.colmap_database import write_colmap_database
 from delf_engine.interchange.colmap_text import serialise_colmap
@@ -52,7 +53,8 @@ def export_features(
     Returns
     -------
     int
-        Number of images.
+        Number of images. hloc's file holds names of UTF-8 only: others are left out, each with a
+        `DelfEngineWarning`.
 
     Raises
     ------
@@ -102,7 +104,7 @@ def export_matches(
     Returns
     -------
     int
-        Number of pairs.
+        Number of pairs; those with a name that is not UTF-8 are left out, each with a `DelfEngineWarning`.
 
     Raises
     ------
@@ -146,6 +148,8 @@ def _checked_pairs(
     for a, b, found in pairs:
         names = relative_name(a), relative_name(b)
         what = f"pair {a!r}, {b!r}"
+        if not all(_can_be_told(name, what) for name in names):
+            continue
         if frozenset(names) in known or names[0] == names[1]:
             raise DataError(f"{what}: stands twice, or is one image; leave it out")
         if found.rotation:
@@ -173,6 +177,18 @@ def relative_name(name: str) -> str:
     if not path or "\0" in path:
         raise DataError(f"{name!r} cannot be the name of a file; export this image under another id")
     return path
+
+
+def _can_be_told(name: str, what: str) -> bool:
+    """Tell whether a name is UTF-8, as that of a file need not be; warn that `what` is left out if it is not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        warnings.warn(
+            f"{what}: left out: the name {name!r} is not UTF-8; rename it", DelfEngineWarning, stacklevel=4
+        )
+        return False
+    return True
 
 
 def _named(items: Iterable[tuple[str, LocalFeatures]]) -> Iterator[tuple[str, LocalFeatures]]:
@@ -224,7 +240,8 @@ def _write_hloc(path: Path, items: Iterable[tuple[str, LocalFeatures]], half: bo
         with system_errors(f"{path}: cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = stack.enter_context(replacing(path, durable=False))
-        count = write_hloc(temporary, _named(items), half=half, where=str(path))
+        told = (item for item in _named(items) if _can_be_told(item[0], str(path)))
+        count = write_hloc(temporary, told, half=half, where=str(path))
         with system_errors(f"{path}: cannot be written"):
             stack.close()
     return count

@@ -68,12 +68,16 @@ class Judgement(BaseModel):
 
 
 class Pair(BaseModel):
-    """The answer about two photographs; `matches` are the coarse inliers, x and y in A, then in B."""
+    """The answer about two photographs: x and y in A, then in B, of what agrees.
+
+    `matches` are the coarse inliers, `details` the fine matches that count.
+    """
 
     a: Photo
     b: Photo
     judgement: Judgement
     matches: list[Box]
+    details: list[Box]
 
 
 class Hit(BaseModel):
@@ -124,14 +128,15 @@ def pair(
     a: Photograph, b: Photograph, answer: PairAnswer, calibration: Calibration | None, database: Database
 ) -> Pair:
     """Return the answer about two photographs."""
-    found, own, other = answer
+    found, own, other, details = answer
     names = database.names([a.ref, b.ref])
     points = np.hstack([_points(own, found, 0), _points(other, found, 1)])
     return Pair(
         a=photo(a.ref, own, names),
         b=photo(b.ref, other, names),
         judgement=judgement(found, calibration),
-        matches=[(x, y, u, v) for x, y, u, v in points.tolist()],
+        matches=points.tolist(),
+        details=details.tolist(),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from socket import socket
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -78,8 +79,10 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, listening: Callable[[str], None]) -> None:
     """Serve until the process is told to end; then finish what was asked for, and commit or give up what is added.
+
+    `listening` is called with the address once connections are taken there.
 
     Errors as of `create_app`.
     """
@@ -91,6 +94,12 @@ def run(settings: Settings) -> None:
     service: Service = app.state.service
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                host = f"[{settings.host}]" if ":" in settings.host else settings.host
+                listening(f"http://{host}:{self.servers[0].sockets[0].getsockname()[1]}/")
+
         def handle_exit(self, *signal: Any) -> None:
             service.stopping = True  # now: those who follow a job would hold their connections
             super().handle_exit(*signal)

@@ -31,8 +31,10 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-#: They tell nothing: whatever starts servers can ask without the token, and a browser gets to its login.
-OPEN = ("/healthz", "/readyz", "/", "/compare", "/library", "/verdicts", "/login", "/logout")
+#: What starts servers asks for them, in HTTP/1.0 too.
+PROBES = ("/healthz", "/readyz")
+#: They tell nothing: no token is needed, and a browser gets to its login.
+OPEN = (*PROBES, "/", "/compare", "/library", "/verdicts", "/login", "/logout")
 #: Under it lie scripts and styles, which tell nothing either.
 STATIC = "/static/"
 #: Where many photographs are uploaded at once.
@@ -106,7 +108,10 @@ class Gate:
             raise Refused(431, "too_large", f"the head of a request has {_HEADER_BYTES} bytes at most")
         if self._service.stopping and path not in OPEN:
             raise Refused(503, "stopping", "the server is going down", retry_after=5)
-        if settings.token is None and not is_loopback(_host(headers.get("host", ""))):
+        host = _host(headers.get("host", ""))
+        if settings.token is None and not host and path not in PROBES:  # no browser sends it so
+            raise Refused(400, "no_host", "the request names no host: send a header Host, as HTTP/1.1 does")
+        if settings.token is None and host and not is_loopback(host):
             raise Refused(
                 403, "foreign_host", "without a token this server answers to the name of its machine only"
             )

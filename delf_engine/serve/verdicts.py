@@ -156,11 +156,15 @@ def calibrations(service: Service) -> Calibrations:
 
 def take_over(service: Service) -> Calibrations:
     """Use the calibration that is proposed; `Refused` (409) if none is."""
-    proposal = service.home / _PROPOSAL
-    if not proposal.exists():
+    if not (service.home / _PROPOSAL).exists():
         raise Refused(409, "nothing_proposed", "no calibration is proposed; start a job that does")
     _use(service, Calibration.load(service.home / _PROPOSED))
-    proposal.unlink(missing_ok=True)
+    return discard(service)
+
+
+def discard(service: Service) -> Calibrations:
+    """Forget the calibration that is proposed, if one is."""
+    (service.home / _PROPOSAL).unlink(missing_ok=True)
     return calibrations(service)
 
 

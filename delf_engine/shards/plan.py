@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from delf_engine.config import Config, Profile, parse_config
@@ -24,6 +26,7 @@ from delf_engine.shards.sources import Photograph, photographs
 VERSION = 1
 _PLAN = "plan.json"
 _FORMAT = "delf-engine shards"
+_LEFT_OVER = re.compile(r"photographs/\d+\.jsonl|(photographs/)?\.[0-9a-f]+\.tmp")  # of a plan that was cut off
 _IMAGES = 1000  # a part at most: small photographs take as long to extract as others
 
 
@@ -101,7 +104,7 @@ def plan_shards(
     DataError
         If there is no photograph.
     FormatError
-        If the photographs cannot be listed or the plan cannot be written.
+        If the photographs cannot be listed, the plan cannot be written, or the place is a folder with other files.
     MismatchError
         If there is a plan of other photographs or options.
     """
@@ -121,6 +124,8 @@ def plan_shards(
                 "options than these; choose another place"
             )
         return there
+    if target.local is not None:
+        _check_free(target.local)
     count = images = size = 0
     for part in _parts(photographs(source), part_bytes):
         lines = "".join(f"{json.dumps(asdict(one))}\n" for one in part).encode()
@@ -202,6 +207,14 @@ def _alike(engine: Manifest, threshold: float | None) -> Manifest:
     }
     profile = engine.profile.model_copy(update={"extraction": extraction.model_copy(update=made_with)})
     return engine.model_copy(update={"profile": profile})
+
+
+def _check_free(folder: Path) -> None:
+    """Raise a `FormatError` if there are files in a folder that no plan has left there."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    other = next((name for name in found if not _LEFT_OVER.fullmatch(name)), None)
+    if other is not None:
+        raise FormatError(f"{folder}: no plan here, but {other!r}; choose an empty folder, or a new one")
 
 
 def _parts(found: Iterable[Photograph], part_bytes: int) -> Iterator[list[Photograph]]:

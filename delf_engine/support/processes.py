@@ -23,7 +23,7 @@ from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-def
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
-from delf_engine.errors import ConfigError, ProcessDiedError
+from delf_engine.errors import ConfigError, DelfEngineWarning, ProcessDiedError
 from delf_engine.support.threads import lock_across_forks
 
 Item = TypeVar("Item")
@@ -130,7 +130,7 @@ class _Worker:
             raise _DiedError from error
         returned, found = ForkingPickler.loads(answer)
         for category, text in ForkingPickler.loads(told):
-            warnings.warn(text, category, stacklevel=2)
+            warnings.warn(text, _category(category, text), stacklevel=2)
         if not returned:
             raise found
         return found
@@ -150,8 +150,25 @@ def _serve(pipe: Connection) -> None:
                 except Exception as error:  # noqa: BLE001 - the caller's, whatever it is
                     answer = ForkingPickler.dumps((False, ExceptionWithTraceback(error, error.__traceback__)))
             pipe.send_bytes(answer)
-            pipe.send_bytes(ForkingPickler.dumps([(each.category, str(each.message)) for each in caught]))
+            pipe.send_bytes(
+                ForkingPickler.dumps([(_pickled(each.category), str(each.message)) for each in caught])
+            )
             del request, answer
+
+
+def _pickled(category: type[Warning]) -> bytes:
+    with contextlib.suppress(Exception):  # such as of a class in a function
+        return bytes(ForkingPickler.dumps(category))
+    return b""
+
+
+def _category(pickled: bytes, text: str) -> type[Warning]:
+    """Return the category of a process's warning; our own where this process cannot have or make such a one."""
+    with contextlib.suppress(Exception):
+        category: type[Warning] = ForkingPickler.loads(pickled)
+        category(text)
+        return category
+    return DelfEngineWarning
 
 
 def can_start_processes() -> bool:

@@ -82,7 +82,7 @@ def evidence_of_pairs(
     ready = [FinePair.of(a, b, config) for a, b in pairs]
     card = None if device == "cpu" else _card(device)
     if card is None or len({side.dim for one in ready for side in one[:2]}) != 1:
-        return [one.evidence(one.matches(), seed) for one in ready]
+        return [one.counted(one.matches(), seed)[0] for one in ready]
     from delf_engine.matching.batched import match_codes
     from delf_engine.verification.shards import in_batches
 
@@ -90,7 +90,7 @@ def evidence_of_pairs(
     with _lock:
         torch_after_fork()
         found = in_batches(lambda some: match([one.prepared() for one in some]), ready, FinePair.matches, card)
-    return [one.evidence(rows, seed) for one, rows in zip(ready, found, strict=True)]
+    return [one.counted(rows, seed)[0] for one, rows in zip(ready, found, strict=True)]
 
 
 class BatchVerifier:

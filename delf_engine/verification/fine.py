@@ -117,8 +117,15 @@ def fine_evidence(
     MismatchError
         If the descriptors have different dimensions.
     """
+    return fine_matches(a, b, config=config, seed=seed)[0]
+
+
+def fine_matches(
+    a: LocalFeatures, b: LocalFeatures, *, config: FineConfig | None = None, seed: int = 0
+) -> tuple[FineEvidence, Float64]:
+    """Return `fine_evidence`, and the matches that are its `details`: (M, 4), x, y in A, then in B, in pixels."""
     pair = FinePair.of(a, b, config or FineConfig())
-    return pair.evidence(pair.matches(), seed)
+    return pair.counted(pair.matches(), seed)
 
 
 class FinePair(NamedTuple):
@@ -147,8 +154,8 @@ class FinePair(NamedTuple):
         """Return the rows of tentative matches, (M, 2)."""
         return match_prepared(*self.prepared(), mutual=True, ratio=self.config.ratio, max_distance=None).pairs
 
-    def evidence(self, matches: Int32, seed: int) -> FineEvidence:
-        """Return what agrees of tentative matches, for the images as they were given."""
+    def counted(self, matches: Int32, seed: int) -> tuple[FineEvidence, Float64]:
+        """Return what agrees of tentative matches, for the images as they were given, as `fine_matches` does."""
         a, b, config, small, turned = self
         sides = [f.keypoints[rows].astype(np.float64) for f, rows in zip((a, b), matches.T, strict=True)]
         scales = [config.scale(f.image_size) for f in (a, b)]
@@ -178,7 +185,10 @@ class FinePair(NamedTuple):
             agreeing = min(agreeing, EPIPOLAR_BY_CHANCE)
         H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
         found = FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()), small)
-        return found.inverted() if turned else found
+        fit = plane if found.details == planar else epipolar
+        counts = fit.inliers if fit is not None and found.details else slice(0)
+        points = np.hstack([side[kept][counts] for side in (sides[::-1] if turned else sides)])
+        return found.inverted() if turned else found, points
 
 
 def _visible(features: LocalFeatures, other: LocalFeatures) -> LocalFeatures:

@@ -187,6 +187,8 @@ def test_photographs_that_cannot_be_read_or_compared(
     (tmp_path / "photos" / "bad.jpg").write_bytes(b"no image")
     (tmp_path / "photos" / "empty.jpg").write_bytes(b"")
     os.symlink(tmp_path / "nowhere.jpg", tmp_path / "photos" / "gone.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink(tmp_path / "pipe", tmp_path / "photos" / "pipe.jpg")
     write_image(tmp_path / "photos" / "large.png", random_photo(rng, 300, 200))
     found = find_copies(tmp_path / "photos", model=model, max_pixels=50_000)
     assert {os.path.basename(name) for name, _ in found.failed} == {
@@ -194,6 +196,7 @@ def test_photographs_that_cannot_be_read_or_compared(
         "empty.jpg",
         "gone.jpg",
         "large.png",
+        "pipe.jpg",
     }
     assert found.copies == ()
     assert len(found.photographs) == 2

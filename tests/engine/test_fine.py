@@ -11,7 +11,7 @@ import pytest
 
 import delf_engine as de
 from delf_engine.engine.fine import FINE
-from delf_engine.errors import ConfigError
+from delf_engine.errors import ConfigError, DelfEngineWarning
 from delf_engine.extraction.fine import fine_features
 from delf_engine.reranking import RankedCandidate
 from delf_engine.storage import FeatureStore
@@ -58,9 +58,24 @@ def test_without_photographs_and_records_the_evidence_is_coarse(
     with engine_of(tmp_path, tiny_model, files, fine=False) as engine:
         coarse = engine.search(files[0], confirm=0)
         shutil.rmtree(Path(files[0]).parent)
-        assert engine.search(files[0]).hits == coarse.hits
+        for found in (engine.search, lambda one: engine.search_many([one], confirm=5)[0]):
+            with pytest.warns(DelfEngineWarning, match=str(tmp_path / "photos")):
+                assert found(files[0]).hits == coarse.hits
+        assert engine.search(engine.get(files[0])).hits == coarse.hits  # nothing was to be read
         assert evidence(coarse) == [None] * 4
         assert engine.verify(files[0], files[1]).fine is None
+
+
+def test_ids_that_are_no_files_are_not_missed(tmp_path: Path, tiny_model: Path, files: list[str]) -> None:
+    with engine_of(tmp_path, tiny_model, files, fine=False) as engine:
+        with de.Engine.create(tmp_path / "features", model=tiny_model) as other:
+            other.add_features([(f"{i}.jpg", engine.get(file)) for i, file in enumerate(files)])
+            assert other.search(files[0])[0].verification is not None
+        Path(files[1]).rename(tmp_path / "1.png")  # one of them only
+        assert evidence(engine.search(files[0], top_k=4)).count(None) == 1
+    with de.Engine.create(tmp_path / "named", model=tiny_model) as named:
+        named.add(files[2:], ids=["c", "d"])
+        assert evidence(named.search(files[2])) == [None, None]
 
 
 def test_records_follow_their_images(tmp_path: Path, tiny_model: Path, files: list[str]) -> None:

@@ -63,7 +63,7 @@ def test_a_turned_photograph_is_the_same(
     turned = np.ascontiguousarray(np.rot90(upright, -rotation // 90))  # clockwise
     assert not de.verify(turned, upright, turn=False, fine=False, **given)
     for a, b, expected in ((turned, upright, rotation), (upright, turned, 360 - rotation)):
-        found, features_a, features_b = verify_pair(a, b, **given)
+        found, features_a, features_b, _ = verify_pair(a, b, **given)
         assert found.same
         assert found.rotation == expected
         assert f"{expected} degrees" in str(found)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from delf_engine.errors import ConfigError, DataError, FormatError
+from delf_engine.errors import ConfigError, DataError, DelfEngineWarning, FormatError
 from delf_engine.features import LocalFeatures
 from delf_engine.interchange import export_matches, read_hloc
 from delf_engine.verification import Verification
@@ -49,6 +49,17 @@ def pairs() -> list[tuple[str, str, Verification]]:
         (NAMES[0], NAMES[1], pair([(3, 4), (5, 1)], FUNDAMENTAL, "fundamental")),
         (NAMES[2], NAMES[1], pair([], None)),
     ]
+
+
+@pytest.mark.parametrize(("kind", "target"), [("hloc", "folder"), ("colmap", "a.db")])
+def test_a_pair_whose_name_is_not_utf_8_is_left_out(
+    kind: str, target: str, features: Any, pairs: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("h5py" if kind == "hloc" else "pycolmap")
+    features["x\udc80"] = features[NAMES[1]]
+    told = [(NAMES[0], "x\udc80", pair([])), *pairs]
+    with pytest.warns(DelfEngineWarning, match=r"'x\\udc80'"):
+        assert export_matches(kind, tmp_path / target, told, features.__getitem__) == 3
 
 
 def test_hloc(features: Any, pairs: Any, tmp_path: Path) -> None:

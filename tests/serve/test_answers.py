@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import delf_engine as de
 from delf_engine.engine.state import EngineState
+from delf_engine.images import load_image
+from helpers import image_bytes
 from serving import Client
 
 
@@ -42,7 +45,15 @@ def test_a_pair_says_what_the_engine_says(client: Client, directory: Path) -> No
     assert told["decided_by"] == "details"
     assert told["coarse"]["inliers"] == expected.inliers == len(answer["matches"])
     assert expected.fine is not None
-    assert told["fine"]["details"] == expected.fine.details
+    assert told["fine"]["details"] == expected.fine.details == len(answer["details"])
+
+
+def test_fine_matches_are_in_pixels_of_both(client: Client, photos: list[str]) -> None:
+    part = image_bytes(load_image(photos[0])[10:, 20:])
+    answer = client().post("/v1/verify", data={"a": "0.png"}, files={"file_b": part}).json()
+    points = np.array(answer["details"])
+    assert len(points) == answer["judgement"]["fine"]["details"] > 20
+    np.testing.assert_allclose(np.median(points[:, :2] - points[:, 2:], axis=0), [20, 10], atol=0.1)
 
 
 def test_without_a_calibration_the_inliers_decide(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

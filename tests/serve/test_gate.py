@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,6 +95,36 @@ def test_a_cookie_stands_for_the_token_without_holding_it(
     assert status(value[1], Origin="https://page.org") == 401  # programs of other origins send the token
     monkeypatch.setattr(access.time, "time", lambda: int(until) + 1.0)
     assert status(value[1]) == 401
+
+
+def test_wrong_tokens_are_not_tried_without_end(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    served = client(token=read_token(tmp_path / "token"))
+    now = 100.0
+    monkeypatch.setattr(access, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+
+    def tried(token: str) -> tuple[int, str | None]:
+        answer = served.post("/login", data={"token": token})
+        return answer.status_code, answer.headers.get("retry-after")
+
+    for _ in range(10):
+        assert tried(f"{TOKEN}x") == (401, None)
+        now += 1.0
+    assert tried(f"{TOKEN}x") == tried(TOKEN) == (429, "50")
+    assert served.get("/v1/info", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    now += 50.0  # one more may be tried, no more than ten within a minute
+    assert [tried(f"{TOKEN}x"), tried(TOKEN)] == [(401, None), (429, "1")]
+    now += 1.0
+    assert tried(TOKEN) == (204, None)
+
+
+def test_a_request_that_names_no_host(client: Client) -> None:
+    served, unnamed = client(), {"Host": ""}
+    assert [served.get(route, headers=unnamed).status_code for route in ("/healthz", "/readyz")] == [200, 200]
+    answer = served.get("/v1/info", headers=unnamed)
+    assert (answer.status_code, answer.json()["code"]) == (400, "no_host")
 
 
 def test_pages_tell_nothing_and_static_files_lie_in_one_folder(client: Client, tmp_path: Path) -> None:

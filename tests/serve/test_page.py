@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from pydantic import SecretStr
 
 import delf_engine as de
-from delf_engine.serve import Settings, create_app
+from delf_engine.serve import Settings, access, create_app
 from helpers import image_bytes, random_photo, write_image
 
 OPTIONS = (
@@ -238,6 +238,23 @@ def test_two_photographs_are_compared(opened: Opened, server: str) -> None:
     page.mouse.move(place["x"] + x * place["height"] / 120, place["y"] + y * place["height"] / 120)
     expect(page.locator("#which-said")).not_to_have_text(f"2 of {len(pair['matches'])}")
 
+    page.get_by_role("radio", name="coarse").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("radio", name=f"{len(pair['details']):,} fine")).to_be_checked()
+    expect(page.locator("#lines line")).to_have_count(len(pair["details"]))
+    expect(page.locator("#which-said")).to_have_text(f"1 of {len(pair['details'])}")
+    x, y, _, _ = pair["details"][0]
+    expect(page.get_by_role("img", name=f"around {round(x)}, {round(y)}")).to_be_visible()
+
+
+def test_a_photograph_that_is_gone_is_chosen_again(opened: Opened) -> None:
+    page = opened(f"/compare?a=upload:{'0' * 32}&b=4-1.png")
+    said(page, "Choose it again")
+    expect(page.locator("#pick-a img")).to_have_count(0)
+    choose(page, upload("a.png", image_bytes(wall(4))), picker="#pick-a")
+    page.wait_for_url("**/compare?a=upload*b=4-1.png")
+    expect(page.locator("#answer")).to_contain_text("The same place")
+
 
 def test_swipe_and_blend_follow_the_transform(opened: Opened) -> None:
     page = opened("/compare?a=4-0.png&b=4-1.png")
@@ -309,6 +326,10 @@ def test_a_calibration_is_shown_before_it_is_taken_over(opened: Opened) -> None:
         "DELETE": {"own": False, "trained_on": "walls", "proposed": None},
     }
     page.route("**/v1/calibration", lambda route: route.fulfill(json=answers[route.request.method]))
+    page.route("**/v1/calibration/proposal", lambda route: route.fulfill(json=answers[route.request.method]))
+    page.reload()
+    page.get_by_role("button", name="Discard").click()
+    expect(page.locator("#proposed")).to_be_hidden()
     page.reload()
     expect(page.locator("#curves svg")).to_have_count(2)
     expect(page.locator("#curves")).to_contain_text("20.0 %")
@@ -379,7 +400,9 @@ def test_a_folder_is_added_a_job_cancelled_and_copies_are_listed(opened: Opened)
     expect(page.locator("#job-report li")).to_contain_text(["1-0.png and 1-1.png"])
 
 
-def test_a_token_is_sent_once_and_a_cookie_follows(opened: Opened, library: Path, tmp_path: Path) -> None:
+def test_a_token_is_sent_once_and_a_cookie_follows(
+    opened: Opened, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(library, tmp_path / "e")
     with running(tmp_path / "e", token=SecretStr(TOKEN)) as at:
         page = opened("/library?offset=0", at)
@@ -387,6 +410,17 @@ def test_a_token_is_sent_once_and_a_cookie_follows(opened: Opened, library: Path
         page.get_by_label("Token").fill("wrong")
         page.get_by_label("Token").press("Enter")
         said(page, "not the token")
+        for _ in range(9):
+            page.request.post("/login", form={"token": "wrong"})
+        page.get_by_label("Token").fill(TOKEN)
+        page.get_by_label("Token").press("Enter")
+        said(page, "wrong tokens", "Try again in")
+        monkeypatch.setattr(access, "_ATTEMPT_SECONDS", 0)
+        page.get_by_role("button", name="Try again").click()  # with what was typed
+        page.wait_for_url("**/library?offset=0")
+        page.get_by_role("button", name="Log out").click()
+        page.wait_for_url("**/login")
+        page.goto("/library?offset=0")
         page.get_by_label("Token").fill(TOKEN)
         page.get_by_role("button", name="Log in").click()
         page.wait_for_url("**/library?offset=0")

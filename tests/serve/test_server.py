@@ -88,7 +88,7 @@ def test_the_container_of_the_guide_serves_to_others_with_a_token(monkeypatch: p
     used = {volume.partition(":")[0] for each in services.values() for volume in each["volumes"]}
     assert used == set(compose["volumes"])
     monkeypatch.setenv("DELF_ENGINE_TOKEN", "0123456789abcdef")
-    monkeypatch.setattr("delf_engine.serve.run", seen.append)
+    monkeypatch.setattr("delf_engine.serve.run", lambda settings, _: seen.append(settings))
     shown = re.findall(r"docker run [^\n]*\\\n +delf-engine (serve .*)", guide)
     for command in [*shown, services["delf-engine"]["command"]]:
         CliRunner().invoke(app, command.split(), catch_exceptions=False)
@@ -164,6 +164,9 @@ def test_a_server_that_is_told_to_end_ends_well(server: tuple[Child, str], direc
         slow.sendall(SLOW)
         slow.settimeout(20)
         assert b" 408 " in slow.recv(4096).split(b"\r\n")[0]  # it does not wait for ever
+        with socket.create_connection((host, int(port))) as old:
+            old.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert b" 200 " in old.recv(4096).split(b"\r\n")[0]
         huge = asks.get("/v1/info", headers={"X-Huge": "x" * 40_000})
         assert huge.status_code == 431
         assert asks.get("/v1/info").status_code == 200

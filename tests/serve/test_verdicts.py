@@ -88,6 +88,10 @@ def test_a_calibration_is_proposed_then_taken_over_then_given_up(tmp_path: Path,
         assert new is None  # without the places of a pair too few are left to learn from
         assert served.post("/v1/verify", data=asked).json()["judgement"] == first
 
+        forgotten = served.delete("/v1/calibration/proposal").json()
+        assert (forgotten["own"], forgotten["proposed"]) == (False, None)
+        assert served.put("/v1/calibration").json()["code"] == "nothing_proposed"
+        ended(served, served.post("/v1/calibration").json())
         taken = served.put("/v1/calibration").json()
         assert (taken["own"], taken["trained_on"], taken["proposed"]) == (True, f"{count} verdicts", None)
         second = served.post("/v1/verify", data=asked).json()["judgement"]

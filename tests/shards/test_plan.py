@@ -119,6 +119,21 @@ def test_a_plan_is_made_once(copied: Path, folder: Path, tiny_model: Path, tmp_p
         plan_shards("nosuch://x", copied, model=tiny_model)
 
 
+def test_a_plan_is_not_written_among_other_files(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    with raises(FormatError, str(folder)):
+        plan_shards(folder, folder, model=tiny_model)
+    assert sorted(folder.rglob("*")) == before
+    place = tmp_path / "place"
+    plan = plan_shards(folder, place, model=tiny_model, part_bytes=1)
+    (place / "plan.json").rename(place / ".0123456789ab.tmp")  # as if it had been cut off
+    assert plan_shards(folder, place, model=tiny_model, part_bytes=1) == plan
+    (place / "plan.json").unlink()
+    (place / "photographs" / "mine.jpg").touch()
+    with raises(FormatError, str(place), "photographs/mine.jpg"):
+        plan_shards(folder, place, model=tiny_model)
+
+
 def test_an_interrupted_plan_is_none(
     faults: dict[str, list[Any]], folder: Path, tiny_model: Path, single: de.Engine
 ) -> None:

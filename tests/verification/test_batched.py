@@ -29,7 +29,7 @@ from delf_engine.verification import (
     verify_pairs,
 )
 from delf_engine.verification.batched import Pair
-from delf_engine.verification.fine import FinePair
+from delf_engine.verification.fine import FinePair, fine_matches
 from helpers import planes_decide, raises, random_features
 from verification.test_overlays import dressed
 from verification.test_pair_verifier import config, many, seen_again
@@ -161,6 +161,13 @@ def test_fine_evidence_is_that_of_each_pair(memory: bool, monkeypatch: pytest.Mo
     pairs += [(b, a) for a, b in pairs] + [(dressed(0, worn=80, dim=128), dressed(1, worn=80, dim=128))]
     expected = [fine_evidence(a, b, seed=5) for a, b in pairs]
     assert max(found.planar for found in expected) > 100
+    for (a, b), found in zip(pairs, expected, strict=True):
+        again, points = fine_matches(a, b, seed=5)
+        assert (again, points.shape, points.dtype) == (found, (found.details, 4), np.float64)
+        np.testing.assert_array_equal(points[:, [2, 3, 0, 1]], fine_matches(b, a, seed=5)[1])
+    points = fine_matches(*pairs[0], seed=5)[1]
+    mapped = np.insert(points[:, :2], 2, 1, axis=1) @ np.array(expected[0].homography).T
+    np.testing.assert_allclose(mapped[:, :2] / mapped[:, 2:], points[:, 2:], atol=3)
     monkeypatch.setattr(*((FinePair, "matches", None) if memory else (matching, "match_codes", out_of_memory)))
     assert evidence_of_pairs(pairs, seed=5, device="auto") == expected
 

@@ -65,6 +65,13 @@ def take_calibration_over(service: Served) -> Calibrations:
     return verdicts.take_over(service)
 
 
+@router.delete("/calibration/proposal")
+def discard_proposal(service: Served) -> Calibrations:
+    """Forget the calibration that is proposed; the one in use stays."""
+    service.check_writable()
+    return verdicts.discard(service)
+
+
 @router.delete("/calibration")
 def give_calibration_up(service: Served) -> Calibrations:
     """Use the model's own calibration again."""

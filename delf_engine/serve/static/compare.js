@@ -5,7 +5,8 @@ import {$, attempt, badge, counted, el, linkJson, nameOf, percent, picker, reado
 const SIDE = 1024 // pixels of the pictures that are shown
 const UNIT = 1000 // height of both photographs in the drawing, or their width where they stand on each other
 const NEAR = 60 // of these units, from a pointer to the end of a match
-const PATCH = 0.12 // of the longer side of a photograph
+const PATCH = {matches: 0.12, details: 0.06} // of the longer side of a photograph
+const KINDS = [...document.getElementsByName("kind")]
 const narrow = matchMedia("(max-width: 40rem)")
 
 const DECIDED = {
@@ -18,6 +19,7 @@ const MODELS = {affine: "affine transform", homography: "homography", fundamenta
 const given = Object.fromEntries(new URLSearchParams(location.search))
 const {a, b} = given
 let pair = null
+let kind = "matches" // coarse; or the details of fine evidence
 let drawing = null // both photographs, and where matches end in it
 let picked = null // the number of the match that is marked
 let pictures = [] // both, decoded, to cut patches from
@@ -26,7 +28,10 @@ async function load() {
   $("choose").hidden = Boolean(a && b)
   if (!a || !b) return choose()
   say("Comparing ...")
-  pair = await ask("/v1/verify", {params: {a, b}})
+  pair = await ask("/v1/verify", {params: {a, b}}).catch((error) => {
+    if (error.words && !error.passing) choose(true)
+    throw error
+  })
   linkJson(address("/v1/verify", {a, b}))
   say("")
   $("pair").hidden = false
@@ -37,24 +42,26 @@ async function load() {
   const limit = judgement.accept === null ? "" : ` It takes ${percent(judgement.accept)} to be called the same place.`
   $("decided").textContent = DECIDED[judgement.decided_by] + limit
   $("names").replaceChildren(...[["First", pair.a], ["Second", pair.b]].map(([side, photo]) => el("span", {}, `${side}: ${nameOf(photo)} (`, el("a", {href: address("/", {id: photo.ref}), "aria-label": `Search by the ${side.toLowerCase()}`}, "search by it"), ")")))
-  if (!pair.matches.length) $("lines-title").textContent = "Nothing agrees"
   evidence(judgement)
-  draw()
+  offer()
   narrow.addEventListener("change", draw)
   inspect()
   lay(judgement)
   if (!readonly) await opinions()
 }
 
-function choose() {
+/** Let both be chosen; after a comparison that was refused, those that are not there must be. */
+function choose(refused = false) {
   const files = {}
+  $("choose").hidden = false
   for (const side of ["a", "b"]) {
-    if (given[side]) show(side, pictureOf(given[side], 384))
+    const image = given[side] && show(side, pictureOf(given[side], 384))
+    if (image && refused) image.addEventListener("error", () => { image.remove(); delete given[side] })
     picker(`pick-${side}`, ([file]) => attempt(async () => {
       await checkSize(file)
       files[side] = file
       show(side, URL.createObjectURL(file))
-      if ((files.a ?? a) && (files.b ?? b)) await send(files)
+      if ((files.a ?? given.a) && (files.b ?? given.b)) await send(files)
     }), $(`pick-${side}`))
   }
 }
@@ -62,7 +69,9 @@ function choose() {
 function show(side, source) {
   const root = $(`pick-${side}`)
   root.querySelector("img")?.remove()
-  root.prepend(el("img", {src: source, alt: `${side === "a" ? "First" : "Second"} photograph`}))
+  const image = el("img", {src: source, alt: `${side === "a" ? "First" : "Second"} photograph`})
+  root.prepend(image)
+  return image
 }
 
 async function send(files) {
@@ -73,15 +82,39 @@ async function send(files) {
   location.assign(address("/compare", {a: answer.a.ref, b: answer.b.ref}))
 }
 
+/** Let coarse or fine matches be chosen, of those that there are. */
+function offer() {
+  for (const each of KINDS) {
+    const {length} = pair[each.value]
+    each.disabled = !length
+    each.nextElementSibling.textContent = `${length.toLocaleString("en")} ${each.value === "matches" ? "coarse" : "fine"}`
+  }
+  const first = KINDS.find((each) => !each.disabled)
+  if (!first) $("lines-title").textContent = "Nothing agrees"
+  $("kinds").hidden = !first
+  if (first) first.checked = true
+  use(first?.value ?? "matches")
+}
+
+/** Show the matches of a kind, and the patches of the first. */
+function use(chosen) {
+  [kind, picked] = [chosen, null]
+  draw()
+  const {length} = pair[kind]
+  $("match").hidden = !length
+  Object.assign($("which"), {max: length, value: 1})
+  if (length) patches(0)
+}
+
 /** Draw both photographs, beside or on each other, and a line for each match. */
 function draw() {
   const scale = (photo) => UNIT / (narrow.matches ? photo.width : photo.height)
   const [s, t] = [scale(pair.a), scale(pair.b)]
   const [width, height] = [pair.a.width * s, pair.a.height * s]
   const [left, top] = narrow.matches ? [0, height + 16] : [width + 16, 0]
-  drawing = {ends: pair.matches.map(([x, y, u, v]) => [x * s, y * s, left + u * t, top + v * t])}
+  drawing = {ends: pair[kind].map(([x, y, u, v]) => [x * s, y * s, left + u * t, top + v * t])}
   const picture = (photo, x, y, k) => svg("image", {href: pictureOf(photo.ref, SIDE), x, y, width: photo.width * k, height: photo.height * k, preserveAspectRatio: "none"})
-  drawing.root = svg("svg", {viewBox: `0 0 ${left + pair.b.width * t} ${top + pair.b.height * t}`, role: "img", "aria-label": `${nameOf(pair.a)} and ${nameOf(pair.b)}, ${counted(pair.matches.length, "line")} between what agrees`},
+  drawing.root = svg("svg", {viewBox: `0 0 ${left + pair.b.width * t} ${top + pair.b.height * t}`, role: "img", "aria-label": `${nameOf(pair.a)} and ${nameOf(pair.b)}, ${counted(pair[kind].length, kind === "matches" ? "coarse line" : "fine line")} between what agrees`},
     picture(pair.a, 0, 0, s), picture(pair.b, left, top, t),
     svg("g", {}, ...drawing.ends.map(([x1, y1, x2, y2]) => svg("line", {x1, y1, x2, y2}))))
   drawing.root.addEventListener("pointermove", point)
@@ -102,17 +135,13 @@ function point(event) {
 }
 
 async function inspect() {
-  if (!pair.matches.length) return
-  $("match").hidden = false
-  $("which").max = pair.matches.length
-  $("which").addEventListener("input", () => pick($("which").valueAsNumber - 1))
   pictures = await Promise.all([pair.a, pair.b].map(async (photo) => {
     const image = new Image()
     image.src = pictureOf(photo.ref, SIDE)
     await image.decode().catch(() => {})
     return image
   }))
-  patches(0)
+  if (pair[kind].length) patches(picked ?? 0)
 }
 
 /** Mark a match, and show the patches of it. */
@@ -125,10 +154,10 @@ function pick(index) {
 }
 
 function patches(index) {
-  const match = pair.matches[index]
+  const match = pair[kind][index]
   const [x, y, u, v] = match
-  $("which-said").textContent = `${index + 1} of ${pair.matches.length}`
-  const size = PATCH * Math.max(pair.a.width, pair.a.height)
+  $("which-said").textContent = `${index + 1} of ${pair[kind].length}`
+  const size = PATCH[kind] * Math.max(pair.a.width, pair.a.height)
   patch("a", pair.a, x, y, size)
   patch("b", pair.b, u, v, size * growth(match))
 }
@@ -146,7 +175,7 @@ function patch(side, photo, x, y, size) {
 
 /** How much larger things are in the second photograph: by the match that lies farthest from one, in the first. */
 function growth([x, y, u, v]) {
-  const away = pair.matches.map(([p, q, r, s]) => [Math.hypot(p - x, q - y), Math.hypot(r - u, s - v)])
+  const away = pair[kind].map(([p, q, r, s]) => [Math.hypot(p - x, q - y), Math.hypot(r - u, s - v)])
   const [here, there] = away.reduce((far, each) => (each[0] > far[0] ? each : far))
   return here > 1 && there > 1 ? there / here : 1
 }
@@ -219,4 +248,6 @@ async function opinions() {
   shown(now ? "Kept earlier." : "")
 }
 
+for (const each of KINDS) each.addEventListener("change", () => use(each.value))
+$("which").addEventListener("input", () => pick($("which").valueAsNumber - 1))
 attempt(load)

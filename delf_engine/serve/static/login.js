@@ -11,10 +11,10 @@ function goOn() {
 
 $("login").addEventListener("submit", (event) => {
   event.preventDefault()
+  const form = new FormData($("login"))
+  $("token").value = ""
+  $("token").focus()
   attempt(async () => {
-    const form = new FormData($("login"))
-    $("token").value = ""
-    $("token").focus()
     await ask("/login", {method: "POST", form})
     goOn()
   })

@@ -74,8 +74,8 @@ async function begin() {
   if (job) await fit(job)
 }
 
-const change = (method, words) => () => attempt(async () => {
-  calibration(await ask("/v1/calibration", {method}))
+const change = (method, words, what = "") => () => attempt(async () => {
+  calibration(await ask(`/v1/calibration${what}`, {method}))
   say(words)
   $("recalibrate").focus()
 })
@@ -83,6 +83,7 @@ const change = (method, words) => () => attempt(async () => {
 if (!readonly) {
   $("recalibrate").addEventListener("click", () => attempt(async () => fit(await ask("/v1/calibration", {method: "POST"}))))
   $("take").addEventListener("click", change("PUT", "Taken over: it judges from the next answer on."))
+  $("discard").addEventListener("click", change("DELETE", "Discarded: nothing has changed.", "/proposal"))
   $("own").addEventListener("click", change("DELETE", "The model's own calibration judges again."))
   attempt(begin)
 }
