@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def run(settings: Settings, listening: Callable[[str], None]) -> None:
+def run(settings: Settings, listening: Callable[[str], None] = lambda address: None) -> None:
     """Serve until the process is told to end; then finish what was asked for, and commit or give up what is added.
 
     `listening` is called with the address once connections are taken there.
