@@ -80,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results.append({"system": name, "seeds": len(found), **compared(merged_seeds(found), results)})
             for table in tables(results):
                 print_markdown(*table)
-            options = {key: str(value) for key, value in vars(args).items()}
-            write_json(args.out, {"labels": labels.system.identity, "options": options, "results": results})
+            write_json(args.out, {"labels": labels.system.identity, "results": results})
 
 
 def chosen_recipes(args: argparse.Namespace) -> list[TrainingConfig]:
