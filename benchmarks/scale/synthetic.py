@@ -31,7 +31,7 @@ def index_of(book: Codebook, plan: Plan, images: int, words: int, seed: int) -> 
 
 def make_place(folder: Path, book: Codebook, parts: int, images: int, words: int) -> Plan:
     """Make a place with so many parts, each of so many images of so many words."""
-    photographs, place = folder / "photographs-of-nothing", Place(folder)
+    photographs, place = folder.with_name("photographs-of-nothing"), Place(folder)
     photographs.mkdir(parents=True)
     for part in range(parts):
         (photographs / f"{part}.jpg").write_bytes(b"-")
