@@ -61,7 +61,9 @@ def test_a_searcher_answers_what_one_engine_does(
     assert not list(tmp_path.glob("delf-*"))  # nothing that an actor which is killed would leave
 
 
-def test_a_searcher_takes_photographs(copied: Path, folder: Path, single: de.Engine, ray: OneProcess) -> None:
+def test_a_searcher_takes_photographs(
+    copied: Path, folder: Path, single: de.Engine, ray: OneProcess, tmp_path: Path
+) -> None:
     searcher, path = Searcher(copied, actors=2), folder / single.ids()[0]
     box = (0, 0, 60, 60)
     for options in ({}, {"box": box}, {"confirm": 0}):
@@ -73,6 +75,10 @@ def test_a_searcher_takes_photographs(copied: Path, folder: Path, single: de.Eng
     with pytest.warns(de.errors.DelfEngineWarning):
         both = [engine.rerank_many(lists).rankings for engine in (searcher, single)]
     assert both[0] == both[1]
+    for _ in range(2):  # the second goes on from what the first has kept
+        with pytest.warns(de.errors.DelfEngineWarning):
+            again = searcher.rerank_many(lists, checkpoint=tmp_path / "journal").rankings
+        assert again == both[1]
 
 
 def test_what_a_searcher_refuses(done: str, single: de.Engine, ray: OneProcess) -> None:
