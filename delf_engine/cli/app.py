@@ -8,6 +8,7 @@ Exit codes: 0, done; 1, an error, or some images of a batch could not be read; 2
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -96,6 +97,9 @@ def _version(asked: bool) -> None:
 def main() -> None:
     """Run the command line; errors of this package become one line on standard error and exit code 1."""
     warnings.showwarning = _show_warning
+    # Threads of torch that wait for each other sleep: spinning, they take the cores of other processes. Torch
+    # reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # text that the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")

@@ -39,9 +39,10 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     Warns
     -----
     DelfEngineWarning
-        For each folder inside that cannot be read; and once for each given folder with files that may be pictures
-        and cannot be read here, counted by their endings. The search goes on without them. Text, archives and the
-        like are counted beside these, and alone give no warning.
+        For each folder inside that cannot be read; once for each given folder with links to folders, which are not
+        followed; and once for each with files that may be pictures and cannot be read here, counted by their
+        endings. The search goes on without them. Text, archives and the like are counted beside these, and alone
+        give no warning.
     """
     found: dict[str, str] = {}
     for given in paths:
@@ -50,7 +51,12 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
             raise DataError("the name of a file or folder is empty")
         if os.path.isdir(path):  # unlike Path.is_dir, False for a name too long to exist
             passed: Counter[str] = Counter()
-            inside = list(_walk(path, passed))
+            links: list[str] = []
+            inside = list(_walk(path, passed, links))
+            if links:  # or walks might go round in circles
+                listed = ", ".join(links[:_NAMED]) + (", ..." if len(links) > _NAMED else "")
+                told = f"{path}: links to folders are not followed; to take what is there name it: {listed}"
+                warnings.warn(told, DelfEngineWarning, stacklevel=2)
             if not inside:
                 raise DataError(f"{path}: no image in this folder{_listed(passed, '; passed over ')}")
             if any(map(_may_be_picture, passed)):
@@ -126,15 +132,15 @@ def _may_be_picture(suffix: str) -> bool:
     return kind is None or kind.startswith("image/")
 
 
-def _walk(folder: Path, passed: Counter[str]) -> Iterator[str]:
-    """Yield the images in a folder; count the endings of its other files in `passed`."""
+def _walk(folder: Path, passed: Counter[str], links: list[str]) -> Iterator[str]:
+    """Yield the images in a folder; count the endings of its other files in `passed`, list `links` to folders."""
 
     def left_out(error: OSError) -> None:
         warnings.warn(f"{error.filename}: folder left out: {error.strerror}", DelfEngineWarning, stacklevel=2)
 
-    # Symbolic links to folders are not followed: no loops.
     for root, folders, files in os.walk(folder, onerror=left_out):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
+        links += filter(os.path.islink, (os.path.join(root, f) for f in folders))
         for file in sorted(f for f in files if not f.startswith(".")):
             path = Path(root, file)
             if _suffix(file) not in image_suffixes():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.extraction import adding, memory
+from benchmarks.extraction import adding, memory, processes
 from benchmarks.reranking import profiles
 from delf_engine.engine import Engine
 from delf_engine.evaluation import GroundTruth
@@ -77,3 +77,11 @@ def test_memory_of_large_photographs_and_of_many_sizes(tmp_path: Path, monkeypat
     for how in ("given back", "kept"):
         assert [row[0] for row in found[how]["rows"]] == [1, 2, 4, 6, 8, 10]
         assert all(0 < resident <= peak for _, resident, peak, _ in found[how]["rows"])
+
+
+def test_one_process_and_two_beside_each_other(tmp_path: Path) -> None:
+    out = tmp_path / "processes.json"
+    processes.main(["--model", str(write_tiny_model(tmp_path)), "--rounds", "1", "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert set(result["seconds"]) == {f"{n} {way}" for n in (1, 2) for way in ("spinning", "asleep", "one thread")}
+    assert all(len(found) == int(key[0]) and min(found) > 0 for key, found in result["seconds"].items())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -285,3 +286,17 @@ def test_interrupt_says_that_nothing_is_lost(
     said = capsys.readouterr().err
     assert "interrupted; what was committed stays" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("own", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(
+    own: str | None, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", own or "")  # so that it is what it was, after the test
+    if own is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["delf-engine", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert os.environ["OMP_WAIT_POLICY"] == after
