@@ -1,10 +1,11 @@
 """Draw the time of features against the accuracy of rankings, from `results/rparis.json` and `rparis_peers.json`.
 
-python docs/figure.py    # writes docs/time_accuracy.png
+    python docs/figure.py    # writes docs/time_accuracy.png
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
+PICTURE = HERE / "time_accuracy.png"
 RESULTS = (HERE / "results" / "rparis.json", HERE / "results" / "rparis_peers.json")
 
 
@@ -51,15 +53,19 @@ def draw(results: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def digest() -> str:
+    """Return what the picture's field "Source" says: a hash of the results that it shows."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in RESULTS)).hexdigest()
+
+
 def main() -> int:
     """Write the picture; return the exit code."""
     missing = [path.name for path in RESULTS if not path.is_file()]
     if missing:
         print(f"docs/results lacks {' and '.join(missing)}; docs/benchmarks/retrieval.md has the commands")
         return 1
-    draw([json.loads(path.read_text(encoding="utf-8")) for path in RESULTS]).savefig(
-        HERE / "time_accuracy.png", dpi=150
-    )
+    figure = draw([json.loads(path.read_text(encoding="utf-8")) for path in RESULTS])
+    figure.savefig(PICTURE, dpi=150, metadata={"Source": digest()})
     return 0
 
 

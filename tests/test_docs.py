@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 
 import delf_engine
 from delf_engine.cli import app
@@ -244,6 +245,8 @@ def test_the_figure_shows_every_system_of_its_results() -> None:
     assert figure.points(result) == {"delf-r18": (0.5, 90.0, 80.0, 95.0)}
     (axes,) = figure.draw([result]).axes
     assert [text.get_text() for text in axes.texts] == ["delf-r18"]
+    with Image.open(figure.PICTURE) as picture:
+        assert picture.info["Source"] == figure.digest(), "run python docs/figure.py"
 
 
 def test_generated_reference_holds_every_command_and_constant() -> None:
