@@ -1,6 +1,6 @@
 """Draw the time of features against the accuracy of rankings, from `results/rparis.json` and `rparis_peers.json`.
 
-    python docs/figure.py    # writes docs/time_accuracy.png
+python docs/figure.py    # writes docs/time_accuracy.png
 """
 
 from __future__ import annotations

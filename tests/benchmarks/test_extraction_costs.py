@@ -83,5 +83,6 @@ def test_one_process_and_two_beside_each_other(tmp_path: Path) -> None:
     out = tmp_path / "processes.json"
     processes.main(["--model", str(write_tiny_model(tmp_path)), "--rounds", "1", "--out", str(out)])
     result = json.loads(out.read_text())
-    assert set(result["seconds"]) == {f"{n} {way}" for n in (1, 2) for way in ("spinning", "asleep", "one thread")}
+    ways = "spinning", "asleep", "soon asleep", "one thread"
+    assert set(result["seconds"]) == {f"{n} {way}" for n in (1, 2) for way in ways}
     assert all(len(found) == int(key[0]) and min(found) > 0 for key, found in result["seconds"].items())

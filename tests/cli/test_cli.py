@@ -288,15 +288,18 @@ def test_interrupt_says_that_nothing_is_lost(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(("own", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(
-    own: str | None, after: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("own", "after"), [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_waiting_threads_soon_sleep_unless_the_user_says_otherwise(
+    own: dict[str, str], after: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", own or "")  # so that it is what it was, after the test
-    if own is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, own.get(name, ""))  # so that it is what it was, after the test
+        if name not in own:
+            monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "argv", ["delf-engine", "--version"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    assert os.environ["OMP_WAIT_POLICY"] == after
+    assert os.environ.get("GOMP_SPINCOUNT") == after
