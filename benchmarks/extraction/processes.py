@@ -3,9 +3,9 @@
     python -m benchmarks.extraction.processes [--model delf-r18] [--photos DIR] [--rounds 3]
 
 Threads that wait for each other spin unless told otherwise (libgomp), and so take the cores of the other process.
-They can sleep at once (`OMP_WAIT_POLICY=PASSIVE`) or "soon" (`GOMP_SPINCOUNT=1000`, which the commands of
-delf-engine set). One thread a process (`OMP_NUM_THREADS=1`) has nothing to wait for. Seconds a photograph, from a
-JPEG file of 1024 x 768 pixels to features; medians over rounds, in which all ways take turns.
+They can sleep at once (`OMP_WAIT_POLICY=PASSIVE`) or "soon" (`GOMP_SPINCOUNT=1000`). One thread a process
+(`OMP_NUM_THREADS=1`) has nothing to wait for. Seconds a photograph, from a JPEG file of 1024 x 768 pixels to
+features; medians over rounds, in which all ways take turns.
 """
 
 from __future__ import annotations

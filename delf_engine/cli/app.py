@@ -8,7 +8,6 @@ Exit codes: 0, done; 1, an error, or some images of a batch could not be read; 2
 from __future__ import annotations
 
 import io
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -97,10 +96,6 @@ def _version(asked: bool) -> None:
 def main() -> None:
     """Run the command line; errors of this package become one line on standard error and exit code 1."""
     warnings.showwarning = _show_warning
-    # Threads of torch that wait for each other soon sleep: spinning, they take the cores of other processes
-    # (benchmarks/extraction/processes.py). libgomp reads this when torch is imported.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # text that the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")

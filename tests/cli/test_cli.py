@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -286,20 +285,3 @@ def test_interrupt_says_that_nothing_is_lost(
     said = capsys.readouterr().err
     assert "interrupted; what was committed stays" in said
     assert "Traceback" not in said
-
-
-@pytest.mark.parametrize(
-    ("own", "after"), [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
-)
-def test_waiting_threads_soon_sleep_unless_the_user_says_otherwise(
-    own: dict[str, str], after: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.setenv(name, own.get(name, ""))  # so that it is what it was, after the test
-        if name not in own:
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(sys, "argv", ["delf-engine", "--version"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    assert os.environ.get("GOMP_SPINCOUNT") == after
