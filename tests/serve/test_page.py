@@ -265,8 +265,10 @@ def test_swipe_and_blend_follow_the_transform(opened: Opened) -> None:
     page.get_by_label("Blend").check()
     expect(layer).to_have_css("clip-path", "none")
     expect(layer).to_have_css("opacity", "0.51")
+    image = page.locator("#stage .a img")
+    expect(image).not_to_have_css("transform", "none")  # until it has come
     left = "element => element.getBoundingClientRect().left"
-    moved = page.locator("#stage .a img").evaluate(left) - page.locator("#stage").evaluate(left)
+    moved = image.evaluate(left) - page.locator("#stage").evaluate(left)
     scale = page.locator("#stage").evaluate("each => each.clientWidth") / 160
     assert moved / scale == pytest.approx(-SHIFT, abs=2)  # the second is shifted to the right
 
