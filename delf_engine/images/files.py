@@ -15,7 +15,7 @@ from delf_engine.errors import DataError, DelfEngineWarning
 
 #: What to do about the photographs of phones where they cannot be read.
 HEIF_ADVICE = "HEIC and HEIF need pip install 'delf-engine[heif]'"
-_NAMED = 8  # endings that one warning names
+_NAMED = 8  # endings, or links, that one warning names
 _LONGEST_PATH = 4096  # of Linux
 # How JPEG, PNG, GIF and WebP begin in base64; the first is also how a path may begin.
 _IMAGE_IN_BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/\s]+={0,2}\s*")
