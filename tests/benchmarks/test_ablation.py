@@ -22,7 +22,7 @@ from delf_engine.errors import ConfigError
 from delf_engine.evaluation import GroundTruth
 from delf_engine.model.backbones import build_trunk
 from delf_engine.training.batches import Batch
-from delf_engine.training.config import teacher_names
+from delf_engine.training.config import load_training_config, teacher_names
 from helpers import raises, random_photo, write_image, write_tiny_model
 
 TINY = """
@@ -75,6 +75,8 @@ def test_rows_are_the_recipes_at_hand() -> None:
     taught, views = chosen(rows=["taught", "views"], teacher="my", architecture="resnet50_v1")
     assert (taught.name, teacher_names(taught.stages)) == ("taught", ["my"])
     assert (views.architecture, views.profile) == ("resnet50_v1", "strong")
+    (anew,) = chosen(rows=["anew"])
+    assert anew.codebook == load_training_config("delf_r18").codebook
     assert chosen(rows=["views"], pairs=None)
     with raises(ConfigError, "head", "--pairs"):
         chosen(rows=["views", "head"], pairs=None)
