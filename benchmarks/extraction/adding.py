@@ -3,7 +3,7 @@
     python -m benchmarks.extraction.adding speed [--photos DIR] [--workers 0 1 2]
     python -m benchmarks.extraction.adding memory [--counts 100 1000 10000] [--side 96]
 
-"speed" adds the same photographs to a new engine each time, beside `plain`: the same engine's extractor called on
+"speed" adds the same photographs to a new engine each time, in turns with `plain`: the same engine's extractor called on
 one file after the other and committed at the end. "memory" adds that many different small images, each run in a
 process of its own, and prints its peak of memory that is not files (anonymous pages, all processes of the run
 together, sampled), with what the features and the index alone take on disk.
@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,15 @@ def _speed(args: argparse.Namespace) -> None:
     photos = find_images([args.photos or data_folder(None) / "strecha"])[: args.max_photos]
     with tempfile.TemporaryDirectory() as folder:
         _timed(photos[:2], Path(folder, "warm"), 0)
-        rows = [("plain", _plain(photos, Path(folder, "plain")))]
-        rows += [(f"{n} workers", _timed(photos, Path(folder, f"e{n}"), n)) for n in args.workers]
+        taken: dict[str, list[float]] = {}
+        for turn in range(args.rounds):  # in turns: a machine is not equally fast all the time
+            taken.setdefault("plain", []).append(_plain(photos, Path(folder, f"plain{turn}")))
+            for n in args.workers:
+                taken.setdefault(f"{n} workers", []).append(_timed(photos, Path(folder, f"{n}-{turn}"), n))
+        rows = [(name, median(seconds)) for name, seconds in taken.items()]
     table = [[name, f"{s:.1f}", f"{len(photos) / s:.2f}", f"{rows[0][1] / s:.2f}"] for name, s in rows]
-    print_table(f"adding {len(photos)} photographs", ["how", "seconds", "images a second", "plain / this"], table)
-    write_json(args.out / "adding_speed.json", {"photographs": len(photos), "seconds": dict(rows)})
+    print_table(f"adding {len(photos)} photographs, median of {args.rounds} turns", ["how", "seconds", "images a second", "plain / this"], table)
+    write_json(args.out / "adding_speed.json", {"photographs": len(photos), "seconds": taken})
 
 
 def _timed(photos: Sequence[str], folder: Path, workers: int) -> float:
@@ -146,6 +151,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, help="for speed; default: strecha/ in the data folder")
     parser.add_argument("--max-photos", type=int, default=40)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, default=5, help="for speed")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--side", type=int, default=96, help="of the images, in pixels")
     return parser.parse_args(given)
