@@ -3,10 +3,10 @@
     python -m benchmarks.extraction.adding speed [--photos DIR] [--workers 0 1 2]
     python -m benchmarks.extraction.adding memory [--counts 100 1000 10000] [--side 96]
 
-"speed" adds the same photographs to a new engine each time, in turns with `plain`: the same engine's extractor called on
-one file after the other and committed at the end. "memory" adds that many different small images, each run in a
-process of its own, and prints its peak of memory that is not files (anonymous pages, all processes of the run
-together, sampled), with what the features and the index alone take on disk.
+"speed" adds the same photographs to a new engine each time, in turns with `plain`: the same engine's extractor
+called on one file after the other and committed at the end. "memory" adds that many different small images, each
+run in a process of its own, and prints its peak of memory that is not files (anonymous pages, all processes of the
+run together, sampled), with what the features and the index alone take on disk.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def _speed(args: argparse.Namespace) -> None:
                 taken.setdefault(f"{n} workers", []).append(_timed(photos, Path(folder, f"{n}-{turn}"), n))
         rows = [(name, median(seconds)) for name, seconds in taken.items()]
     table = [[name, f"{s:.1f}", f"{len(photos) / s:.2f}", f"{rows[0][1] / s:.2f}"] for name, s in rows]
-    print_table(f"adding {len(photos)} photographs, median of {args.rounds} turns", ["how", "seconds", "images a second", "plain / this"], table)
+    columns = ["how", "seconds", "images a second", "plain / this"]
+    print_table(f"adding {len(photos)} photographs, median of {args.rounds} turns", columns, table)
     write_json(args.out / "adding_speed.json", {"photographs": len(photos), "seconds": taken})
 
 

@@ -53,7 +53,8 @@ def test_memory_and_speed_of_adding(
         write_image(photos / f"{i}.png", random_photo(np.random.default_rng(i), 64, 48))
     create = partial(Engine.create, model=write_tiny_model(tmp_path))
     monkeypatch.setattr(adding, "Engine", SimpleNamespace(create=create))
-    adding.main(["speed", "--photos", str(photos), "--workers", "0", "1", "--out", str(tmp_path)])
+    options = ["--workers", "0", "1", "--rounds", "1"]
+    adding.main(["speed", "--photos", str(photos), *options, "--out", str(tmp_path)])
     found = json.loads((tmp_path / "adding_speed.json").read_text())
     assert found["photographs"] == 3
     assert set(found["seconds"]) == {"plain", "0 workers", "1 workers"}
