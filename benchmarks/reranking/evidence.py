@@ -181,8 +181,7 @@ def _rows(searched: _Searched, rankings: Mapping[str, Rankings]) -> list[dict[st
     ap = {how: evaluate(lists, searched.truth).average_precision for how, lists in rankings.items()}
     rows = []
     for how, precision in ap.items():
-        first, comma, after = how.partition(", ")
-        of = f"one round{comma}{after}" if first in ("expansion", "graph") else first
+        of = _over(how)
         gap = paired_bootstrap(precision, ap[of], samples=2000)
         rows.append(
             {
@@ -196,6 +195,14 @@ def _rows(searched: _Searched, rankings: Mapping[str, Rankings]) -> list[dict[st
             }
         )
     return rows
+
+
+def _over(how: str) -> str:
+    """Return the method that one adds to: itself if it adds to none."""
+    rounds = how.split(", ")[0]
+    if rounds in ("expansion", "graph"):
+        return how.replace(rounds, "one round", 1)
+    return how.split(", confirm")[0]
 
 
 def _print(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
