@@ -80,10 +80,23 @@ def test_memory_of_large_photographs_and_of_many_sizes(tmp_path: Path, monkeypat
         assert all(0 < resident <= peak for _, resident, peak, _ in found[how]["rows"])
 
 
-def test_one_process_and_two_beside_each_other(tmp_path: Path) -> None:
-    out = tmp_path / "processes.json"
-    processes.main(["--model", str(write_tiny_model(tmp_path)), "--rounds", "1", "--out", str(out)])
-    result = json.loads(out.read_text())
-    ways = "spinning", "asleep", "soon asleep", "one thread"
-    assert set(result["seconds"]) == {f"{n} {way}" for n in (1, 2) for way in ways}
-    assert all(len(found) == int(key[0]) and min(found) > 0 for key, found in result["seconds"].items())
+WITHOUT_TORCH = """
+import os, sys
+print("ready", flush=True)
+sys.stdin.readline()
+named = {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "GOMP_"))}
+print({"": 1, "OMP_WAIT_POLICY": 2, "GOMP_SPINCOUNT": 3, "OMP_NUM_THREADS": 4}["".join(named)])
+"""
+
+
+def test_one_process_and_two_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "processes.json"
+    path = write_image(photos / "0.png", random_photo(np.random.default_rng(0), 64, 48))
+    (alone,) = processes._seconds(str(write_tiny_model(tmp_path)), [path], 1, "one thread")
+    assert alone > 0
+    # A stand-in for the other eleven, which says by which variable its threads wait.
+    monkeypatch.setattr(processes, "_PROGRAM", WITHOUT_TORCH)
+    processes.main(["--rounds", "2", "--photos", str(photos), "--out", str(out)])
+    ways = {"spinning": 1, "asleep": 2, "soon asleep": 3, "one thread": 4}
+    expected = {f"{n} {way}": [each] * 2 * n for n in (1, 2) for way, each in ways.items()}
+    assert json.loads(out.read_text())["seconds"] == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -105,7 +106,8 @@ def test_extractors_and_engines_work_in_a_pool_of_forks(
     onnx = [request.getfixturevalue("tiny_onnx")] if importlib.util.find_spec("onnxruntime") else []
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), tmp_path, tiny_model, *onnx]
     tests = Path(__file__).parents[1]
-    found = subprocess.run(command, cwd=tests, capture_output=True, text=True, timeout=280, check=False)
+    env = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # or each child's threads take the cores of the other's
+    found = subprocess.run(command, cwd=tests, env=env, capture_output=True, text=True, timeout=280, check=False)
     assert found.returncode == 0, found.stderr
     out = json.loads(found.stdout.splitlines()[-1])
     assert out.pop("change") == ["LockedError"] * 3
