@@ -9,8 +9,8 @@ travels with the model (its words are the cells of IVF); those of VLAD, and the 
 trained on the photographs under photos/, which are unrelated. Regions are the rigid grid. Bytes an image are all
 arrays of an index over the number of its images, without the codebook; for so few images the tables of an inverted
 file weigh as much as many postings. The time is that of one search, the encoding of the query included: the median
-over queries, each searched --rounds times. The family "words" is ASMK with codebooks of many sizes, trained like
-the packaged one, words found by the two-level search: what the packaged size was chosen on.
+over queries, each searched --rounds times. The family "words" is ASMK with codebooks of many sizes, trained on
+those photographs, words found by the two-level search: what the packaged size was chosen on.
 
 Features are cached. --features names a feature store as `revisited/sub_rparis.py` leaves it in its cache, and
 --training one of the training photographs; no model is loaded where both are given.
@@ -57,7 +57,7 @@ Candidate = tuple[str, int, Callable[[], CandidateIndex]]
 
 _FAMILIES = ["asmk", "kdtree", "ivf", "bow", "vlad", "fisher", "words"]
 _CODEBOOKS = [1024, 2048, 4096, 8192, 16384, 32768, 65536]
-_ITERATIONS = 15  # of the packaged codebook
+_ITERATIONS = 15  # of codebooks of many sizes
 _SHOWN: tuple[Setup, ...] = ("medium", "hard")
 _VLAD: dict[str, dict[str, Any]] = {
     "VLAD, power 1": {"power": 1.0},
