@@ -225,7 +225,7 @@ def stopped_early(
 
 
 def _print(resumed: Row, stops: Sequence[Row], args: argparse.Namespace) -> None:
-    columns = ["kill -9 half-way, default", "pairs"]
+    columns = ["kill -9 half-way, default", ""]
     table = [
         ["done when killed", f"{resumed['pairs_done']:,} of {resumed['pairs']:,}"],
         ["in the journal", f"{resumed['pairs_kept']:,}"],
