@@ -99,15 +99,10 @@ def _warm(book: Codebook, gallery: Sequence[LocalFeatures], config: Any) -> None
     index.search(gallery[0], 1)
 
 
-def _aggregated(book: Codebook, items: Sequence[LocalFeatures], k: int, config: Any) -> Any:
-    threads = os.cpu_count() or 1
-    return aggregated(book, items, k, config.assignment, threads=threads)
-
-
 def _scoring(index: AsmkIndex, queries: Sequence[LocalFeatures]) -> tuple[float, float]:
     """Return the median time of scoring a query in one thread, and the mean number of postings touched."""
     times, touched = [], []
-    for query in _aggregated(index.codebook, queries, 5, index.config):
+    for query in aggregated(index.codebook, queries, 5, index.config.assignment, threads=os.cpu_count() or 1):
         times.append(min(timed(partial(index._score, query, 1))[0] for _ in range(5)))
         segments = index._collection.segments
         touched.append(sum(int(np.diff(s.arrays["word_offsets"])[query[0]].sum()) for s in segments))
