@@ -16,7 +16,7 @@ from delf_engine.matching import PreparedDescriptors, match_prepared
 from delf_engine.verification.fits import Fit, ModelName
 from delf_engine.verification.models import estimate
 from delf_engine.verification.order import goes_first
-from delf_engine.verification.overlays import overlay_matches
+from delf_engine.verification.overlays import frame_matches, overlay_matches
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -180,6 +180,11 @@ class FinePair(NamedTuple):
                 kept = ~overlay
                 plane = fitted("homography")
         epipolar = fitted("fundamental")
+        inliers = [fit.inliers for fit in (plane, epipolar) if fit is not None]
+        frame = frame_matches(a, b, matches[kept], np.logical_or.reduce(inliers)) if inliers else None
+        if frame is not None:
+            kept[kept] = ~frame
+            plane, epipolar = fitted("homography"), fitted("fundamental")
         planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
         if not kept.all() and planar <= PLANAR_BY_CHANCE:  # what an overlay leaves over agrees on some geometry
             agreeing = min(agreeing, EPIPOLAR_BY_CHANCE)

@@ -1,8 +1,8 @@
 """What two photographs wear alike: screenshot chrome, captions, ornate frames, TV strips, watermarks, buttons.
 
-An overlay stands at the same place in both images. One near their edges is known by a middle that does not
-agree, one that lies anywhere by how little stands exactly still. Two copies of one photograph, or two shots from a
-tripod, agree in the middle too, and in much.
+An overlay stands at the same place in both images, or, a frame, along the same edge. One near their edges is known
+by a middle that does not agree, one that lies anywhere by how little stands exactly still. Two copies of one
+photograph, or two shots from a tripod, agree in the middle too, and in much.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _BANDS = (0.1, 0.15, 0.2, 0.25, 0.3)
 _SHARE, _EXPECTED = 0.1, 8
 #: A transform may be that of an overlay if it has so many matches and this share of them stand still.
 LEAST, MOST = 10, 0.6
+#: A frame is so wide, in parts of width and height. It explains a transform if this share of its matches lie along
+#: the same edge of both images, so many times as densely among the features there as others do in the middle.
+_FRAME, _MOST_ALONG, _DENSER, _LEAST_ALONG = 0.1, 0.5, 2, 7
 #: Marks stand still as exactly as this, nearly all matches do so then, and they are at most this share of the
 #: features; of features with the accuracy of a pixel so many matches are enough.
 _EXACTLY, _NEARLY_ALL, _FEW, _LEAST_EXACT = 0.02, 0.75, 0.06, 7
@@ -63,6 +66,30 @@ def overlay_matches(
     if not _NEARLY_ALL * agreeing <= np.count_nonzero(marks) < _FEW * min(len(a), len(b)):
         return None
     return _near(first, marks, a.image_size) | _near(second, marks, b.image_size)
+
+
+def frame_matches(a: LocalFeatures, b: LocalFeatures, pairs: npt.NDArray[np.int32], inliers: Mask) -> Mask | None:
+    """Tell which of M matches, (M,) bool, may be those of a frame; None if none explains the inliers.
+
+    Ornaments of a frame, and holes of a film strip, match others of their kind along the same edge: they need not
+    stand still. Arguments as in `overlay_matches`, of features with the accuracy of a pixel.
+    """
+    sides = [(f, f.keypoints[rows]) for f, rows in zip((a, b), pairs.T, strict=True)]
+    along, also = (_along(points, f.image_size) for f, points in sides)
+    worn = (along & also).any(axis=1)
+    agreeing, found = np.count_nonzero(inliers), np.count_nonzero(worn & inliers)
+    if agreeing < _LEAST_ALONG or found < _MOST_ALONG * agreeing:
+        return None
+    middle = min(float(np.mean(~_along(f.keypoints, f.image_size).any(axis=1))) for f, _ in sides)
+    if found * middle < _DENSER * (agreeing - found) * (1 - middle) or not middle:
+        return None
+    return np.asarray(worn)
+
+
+def _along(points: npt.NDArray[np.float32], size: tuple[int, int]) -> Mask:
+    """Tell along which edges points, (N, 2) in pixels, lie: left, upper, right, lower, (N, 4) bool."""
+    parts = (points + 0.5) / np.array(size)
+    return np.concatenate([parts < _FRAME, parts > 1 - _FRAME], axis=1)
 
 
 def _near(points: Float64, worn: Mask, size: tuple[int, int]) -> Mask:

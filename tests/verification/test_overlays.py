@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from delf_engine.features import LocalFeatures
 from delf_engine.verification import fine_evidence, verify_features
-from delf_engine.verification.overlays import overlay_matches
+from delf_engine.verification.overlays import frame_matches, overlay_matches
 from helpers import random_features
 
 SIZE = (800, 600)
@@ -119,3 +119,59 @@ def test_marks_all_over_do_not_count() -> None:
     assert (copies.overlay, copies.planar) == (0, 2030)
     moved = replace(b, keypoints=b.keypoints + np.float32([40, 25]))  # too far for a mark: a small thing both show
     assert fine_evidence(a, moved).planar >= 25
+
+
+def framed(seed: int, *, slid: float = 0, ornaments: int = 60, own: int = 600) -> LocalFeatures:
+    """Features of a photograph, and ornaments along its left and right edges, slid down by some pixels."""
+    inside = random_features(np.random.default_rng(seed), own, image_size=SIZE, dim=128)
+    worn = random_features(np.random.default_rng(98), ornaments, image_size=SIZE, dim=128)
+    rng = np.random.default_rng(97)
+    across = np.where(rng.random(ornaments) < 0.5, 0, 0.93) * SIZE[0] + rng.uniform(5, 45, ornaments)
+    columns = np.c_[across, rng.uniform(20, 500, ornaments) + slid].astype(np.float32)
+    picture = (inside.keypoints * 0.8 + np.float32(SIZE) * 0.1).astype(np.float32)
+    return LocalFeatures(
+        np.r_[columns, picture],
+        np.r_[worn.scales, inside.scales],
+        np.sort(np.r_[worn.scores, inside.scores])[::-1],
+        np.r_[worn.descriptors, inside.descriptors],
+        SIZE,
+    )
+
+
+@pytest.mark.parametrize("slid", [0, 60])
+def test_ornaments_of_a_frame_do_not_count_though_they_slide_along_it(slid: float) -> None:
+    a, b = framed(0), framed(1, slid=slid)
+    found = fine_evidence(a, b)
+    assert found.overlay >= 50
+    assert found.details == 0
+    assert fine_evidence(b, a).overlay == found.overlay
+    copies = fine_evidence(a, a)
+    assert (copies.overlay, copies.planar) == (0, 660)
+    same = fine_evidence(a, shifted(framed(0, slid=slid), (25, 15), slice(60, 660)))
+    assert same.planar >= 590
+
+
+def test_few_matches_along_the_edges_are_no_frame() -> None:
+    a, b = framed(0), framed(1)
+    rows = np.arange(660, dtype=np.int32)
+    pairs: Int32 = np.c_[rows, rows]
+    assert frame_matches(a, b, pairs, rows < 6) is None
+    assert frame_matches(a, b, pairs, rows < 0) is None
+    assert frame_matches(a, b, pairs[:0], rows[:0] < 0) is None
+    assert frame_matches(a, b, pairs, rows >= 30) is None  # the middle agrees, too
+    worn = frame_matches(a, b, pairs, rows < 60)
+    assert worn is not None
+    np.testing.assert_array_equal(worn[:60], True)
+    assert worn.sum() < 80
+
+
+@given(seed=st.integers(0, 100), matches=st.integers(0, 60), share=st.floats(0, 1))
+def test_a_frame_leaves_out_what_lies_along_one_edge_of_both(seed: int, matches: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = framed(0), framed(1)
+    pairs = rng.integers(0, 660, (matches, 2)).astype(np.int32)
+    worn = frame_matches(a, b, pairs, rng.random(matches) < share)
+    if worn is not None:
+        for features, rows in ((a, pairs[:, 0]), (b, pairs[:, 1])):
+            x, y = (features.keypoints[rows[worn]] / np.float32(SIZE)).T
+            assert np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)).max(initial=0) < 0.101
