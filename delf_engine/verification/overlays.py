@@ -25,8 +25,8 @@ _SHARE, _EXPECTED = 0.1, 8
 #: A transform may be that of an overlay if it has so many matches and this share of them stand still.
 LEAST, MOST = 10, 0.6
 #: A frame is so wide, in parts of width and height. It explains a transform if this share of its matches lie along
-#: the same edge of both images, so many times as densely among the features there as others do in the middle.
-_FRAME, _MOST_ALONG, _DENSER, _LEAST_ALONG = 0.1, 0.5, 2, 7
+#: the same edge of both images, and no more in the middle than this share of what is expected there, as above.
+_FRAME, _MOST_ALONG, _FEWER = 0.1, 0.5, 0.5
 #: Marks stand still as exactly as this, nearly all matches do so then, and they are at most this share of the
 #: features; of features with the accuracy of a pixel so many matches are enough.
 _EXACTLY, _NEARLY_ALL, _FEW, _LEAST_EXACT = 0.02, 0.75, 0.06, 7
@@ -78,10 +78,11 @@ def frame_matches(a: LocalFeatures, b: LocalFeatures, pairs: npt.NDArray[np.int3
     along, also = (_along(points, f.image_size) for f, points in sides)
     worn = (along & also).any(axis=1)
     agreeing, found = np.count_nonzero(inliers), np.count_nonzero(worn & inliers)
-    if agreeing < _LEAST_ALONG or found < _MOST_ALONG * agreeing:
+    if found < max(1, _MOST_ALONG * agreeing):
         return None
-    middle = min(float(np.mean(~_along(f.keypoints, f.image_size).any(axis=1))) for f, _ in sides)
-    if found * middle < _DENSER * (agreeing - found) * (1 - middle) or not middle:
+    middle = min(np.count_nonzero(~_along(f.keypoints, f.image_size).any(axis=1)) / len(f) for f, _ in sides)
+    expected = found * middle / (1 - middle)  # were there as many among the features of the middle
+    if expected < _EXPECTED or agreeing - found > _FEWER * expected:
         return None
     return np.asarray(worn)
 

@@ -151,11 +151,12 @@ def test_ornaments_of_a_frame_do_not_count_though_they_slide_along_it(slid: floa
     assert same.planar >= 590
 
 
-def test_few_matches_along_the_edges_are_no_frame() -> None:
-    a, b = framed(0), framed(1)
+def test_a_frame_needs_a_middle_that_disagrees() -> None:
     rows = np.arange(660, dtype=np.int32)
     pairs: Int32 = np.c_[rows, rows]
-    assert frame_matches(a, b, pairs, rows < 6) is None
+    skyline = framed(0, own=8), framed(1, own=8)  # nothing else is there to agree
+    assert frame_matches(*skyline, pairs[:68], rows[:68] < 50) is None
+    a, b = framed(0), framed(1)
     assert frame_matches(a, b, pairs, rows < 0) is None
     assert frame_matches(a, b, pairs[:0], rows[:0] < 0) is None
     assert frame_matches(a, b, pairs, rows >= 30) is None  # the middle agrees, too
