@@ -186,8 +186,8 @@ class FinePair(NamedTuple):
             kept[kept] = ~frame
             plane, epipolar = fitted("homography"), fitted("fundamental")
         planar, agreeing = (0 if fit is None else int(fit.inliers.sum()) for fit in (plane, epipolar))
-        if not kept.all() and planar <= PLANAR_BY_CHANCE:  # what an overlay leaves over agrees on some geometry
-            agreeing = min(agreeing, EPIPOLAR_BY_CHANCE)
+        if not kept.all() and planar < PLANE:  # what an overlay leaves over agrees on some geometry
+            planar, agreeing = min(planar, PLANAR_BY_CHANCE), min(agreeing, EPIPOLAR_BY_CHANCE)
         H = None if plane is None else _in_pixels(plane.transform, scales[0], scales[1])
         found = FineEvidence(int(kept.sum()), agreeing, planar, H, int((~kept).sum()), small)
         fit = plane if found.details == planar else epipolar

@@ -151,6 +151,17 @@ def test_ornaments_of_a_frame_do_not_count_though_they_slide_along_it(slid: floa
     assert same.planar >= 590
 
 
+def test_what_a_frame_leaves_over_must_agree_on_more_than_chance_has_it() -> None:
+    a, b = framed(0), framed(1, slid=60)
+    for agreeing, expected in ((10, 0), (40, 40)):
+        rows = slice(60, 60 + agreeing)
+        places, descriptors = b.keypoints.copy(), b.descriptors.copy()
+        places[rows], descriptors[rows] = a.keypoints[rows] + np.float32([25, 15]), a.descriptors[rows]
+        found = fine_evidence(a, replace(b, keypoints=places, descriptors=descriptors))
+        assert found.overlay >= 50
+        assert found.details == pytest.approx(expected, abs=2)
+
+
 def test_a_frame_needs_a_middle_that_disagrees() -> None:
     rows = np.arange(660, dtype=np.int32)
     pairs: Int32 = np.c_[rows, rows]
