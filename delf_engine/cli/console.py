@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from delf_engine.engine import SearchResult
 
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def harmless(text: str) -> str:
+    """Return text with its control characters, but line breaks, as escapes: names of files may hold any."""
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def console(*, error: bool = False) -> Console:
     """Return a console on standard output or on standard error."""
     from rich.console import Console
@@ -25,14 +34,14 @@ def console(*, error: bool = False) -> Console:
 
 def say(text: str, *, error: bool = False) -> None:
     """Print plain text, no markup, on standard output or on standard error; the terminal wraps it."""
-    console(error=error).print(text, highlight=False, markup=False, soft_wrap=True)
+    console(error=error).print(harmless(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def complain(what: str, text: str, style: str = "yellow") -> None:
     """Print on standard error what is wrong, its kind in colour before it."""
     from rich.text import Text
 
-    console(error=True).print(Text.assemble((f"{what}:", style), f" {text}"), soft_wrap=True)
+    console(error=True).print(Text.assemble((f"{what}:", style), f" {harmless(text)}"), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -102,9 +111,11 @@ def print_hits(result: SearchResult) -> None:
         return
     names, *rows = result.table()
     turned = f", turned by {result.rotation} degrees" if result.rotation else ""
-    table = Table(title=f"hits for {escape(result.query)}{turned}", title_justify="left")
+    table = Table(title=f"hits for {escape(harmless(result.query))}{turned}", title_justify="left")
     for name in names:
         table.add_column(name, justify="left" if name in ("place", "image") else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(f"[{_COLOURS[cell]}]{cell}[/]" if cell in _COLOURS else escape(cell) for cell in row))
+        table.add_row(
+            *(f"[{_COLOURS[cell]}]{cell}[/]" if cell in _COLOURS else escape(harmless(cell)) for cell in row)
+        )
     console().print(table)

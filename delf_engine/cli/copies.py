@@ -70,7 +70,9 @@ def duplicates(
         workers=workers,
     )
     if superfluous is not None:
-        names = [name for name, _ in found.superfluous(keep) if "\n" not in name]  # half a name may be another's
+        listed = [name for name, _ in found.superfluous(keep)]
+        names = [name for name in listed if "\n" not in name]  # half a name may be another's
+        print_failures((repr(name), "a name of two lines cannot be listed") for name in listed if "\n" in name)
         with system_errors(f"{superfluous}: cannot be written"), replacing(superfluous) as partial:
             partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")
     _said(found, report, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from delf_engine.engine.file_ids import kept_root
 from delf_engine.engine.fine import FINE, create_fine_store
 from delf_engine.engine.manifest import Manifest, read_manifest, write_manifest
 from delf_engine.engine.results import CheckReport
-from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, MismatchError
+from delf_engine.errors import ConfigError, DelfEngineWarning, FormatError, LockedError, MismatchError
 from delf_engine.index import KINDS, AnyIndex, Encoder, IndexKind, check_index, has_index
 from delf_engine.index.kinds import load_encoder, load_index, new_index
 from delf_engine.model import codebook_path, load_global_head, model_reference, read_checkpoint_info
@@ -92,7 +93,7 @@ def new_store(path: Path, manifest: Manifest) -> FeatureStore:
 def new_directory(directory: Path) -> Iterator[Path]:
     """Yield a folder that becomes the directory of an engine if the block ends without an error.
 
-    A `FormatError` if there is something already, or it cannot be made.
+    A `FormatError` if there is something already, or it cannot be made; a `LockedError` if it was made meanwhile.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FormatError(f"{directory}: exists and is not empty; open it, or choose another place")
@@ -103,7 +104,12 @@ def new_directory(directory: Path) -> Iterator[Path]:
         try:
             temporary.chmod(0o755)
             yield temporary
-            os.replace(temporary, directory)
+            try:
+                os.replace(temporary, directory)
+            except OSError as failure:
+                if failure.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                raise LockedError(f"{directory}: another process has just made it; try again") from failure
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -248,12 +248,12 @@ def test_replace_compact_and_check(model: str, photos: Path, tmp_path: Path) -> 
 
 
 def test_errors_are_one_line_and_exit_code_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "delf_engine", "info", str(tmp_path / "no [engine]")]
+    command = [sys.executable, "-m", "delf_engine", "info", str(tmp_path / "\x1b[31mno [engine]")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stdout == ""
     assert run.stderr.startswith("error: ")
-    assert "no [engine]" in run.stderr
+    assert r"\x1b[31mno [engine]" in run.stderr  # names are no commands to the terminal
     assert "Traceback" not in run.stderr
     for wrong in (["search"], ["add", str(tmp_path / "e"), ""], ["info", "e", "--root="]):
         usage = subprocess.run([*command[:3], *wrong], capture_output=True, text=True, check=False)

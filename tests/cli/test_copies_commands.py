@@ -60,6 +60,7 @@ def test_names_that_a_list_cannot_hold_are_left_out_of_it(folder: Path, tmp_path
     assert json.loads(result.stdout)["photographs"] == 5
     listed = out.read_bytes().splitlines()
     assert sorted(map(os.path.basename, listed)) == [b"b.png", b"c.jpg", b"z\xff.png"]
+    assert "x\\ny.png" in result.stderr  # never without a word
 
 
 def test_overlap_counts_what_is_in_both(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import delf_engine as de
+from delf_engine.engine.directory import new_directory
 from delf_engine.engine.manifest import MANIFEST
 from delf_engine.errors import (
     CheckpointError,
@@ -159,6 +160,13 @@ def test_wrong_arguments(tmp_path: Path, tiny_model: Path, engine_of_photos: de.
     with raises(MismatchError, "16-D"):
         de.Engine.create(tmp_path / "f", model=tiny_model, codebook=de.Codebook(np.eye(16)))
     assert list(tmp_path.iterdir()) == [alone]
+
+
+def test_what_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:
+    with raises(LockedError, "raced"), new_directory(tmp_path / "raced") as folder:
+        shutil.copytree(folder, tmp_path / "raced")
+        (tmp_path / "raced" / "theirs").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["raced", "theirs"]
 
 
 def test_opening_what_is_no_engine(tmp_path: Path, tiny_model: Path) -> None:
