@@ -44,7 +44,7 @@ def measure_large(folder: Path, count: int, words: int, queries: int, kills: int
     print_table(
         f"ASMK index of {count:,} images, {words:,} words",
         ["", ""],
-        [[name.replace("_", " "), f"{v:,.3f}" if isinstance(v, float) else f"{v:,}"] for name, v in result.items()],
+        [[name.replace("_", " "), f"{v:{',.3f' if isinstance(v, float) else ','}}"] for name, v in result.items()],
     )
     write_json(out / "index_large.json", result)
 
