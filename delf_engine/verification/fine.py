@@ -43,7 +43,8 @@ class FineEvidence:
     homography : (3, 3) tuple of float or None
         From pixels of image A to pixels of image B; None if none was found.
     overlay : int
-        Matches left out because both images wear the same frame, caption or screenshot chrome.
+        Matches left out because both images wear the same frame, caption or screenshot chrome. Others are then no
+        more than chance, and counted as such, unless `PLANE` of them agree on one homography.
     small : bool
         Whether an image has so few pixels (`FineConfig.sees`) that it says nothing if none agree.
     """
