@@ -420,6 +420,7 @@ def test_a_token_is_sent_once_and_a_cookie_follows(
         monkeypatch.setattr(access, "_ATTEMPT_SECONDS", 0)
         page.get_by_role("button", name="Try again").click()  # with what was typed
         page.wait_for_url("**/library?offset=0")
+        expect(page.locator("#images .card")).to_have_count(IMAGES)  # a request under way would ask for the token
         page.get_by_role("button", name="Log out").click()
         page.wait_for_url("**/login")
         page.goto("/library?offset=0")
