@@ -16,9 +16,8 @@ demo: $(VENV)/.installed
 	$(BIN)/delf-engine demo --out demo
 
 test: $(VENV)/.installed
-	# One thread a process: more would wait for each other. Those of tests that ask for more wait asleep. Modules are
-	# kept compiled, whatever the machine prefers: hundreds of processes import them.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
+	# One thread a process: more would wait for each other. Those of tests that ask for more wait asleep.
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --dist worksteal
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

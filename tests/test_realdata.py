@@ -53,10 +53,9 @@ def test_features_do_not_depend_on_how_they_were_asked_for(data: Path, extractor
 
 @pytest.mark.timeout(900)
 def test_sub_rparis_floors(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmark script itself, one seed, profile `fast` for time: its figures less what noise can take."""
+    """The benchmark script itself, one seed: the figures of the README less what noise can take."""
     out = tmp_path / "out.json"
-    options = ["--data", data, "--profile", "fast", "--seeds", 1, "--peers", "--cache", tmp_path / "cache"]
-    options += ["--out", out]
+    options = ["--data", data, "--seeds", 1, "--peers", "--cache", tmp_path / "cache", "--out", out]
     monkeypatch.setattr(sys, "argv", ["sub_rparis", *map(str, options)])
     sub_rparis.main()
     rows = json.loads(out.read_text())["systems"]["delf-r18"]["rows"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import console, print_json, say
+from delf_engine.cli.console import console, harmless, print_json, say
 from delf_engine.cli.options import DistancesOption, JsonOption, read_ids
 from delf_engine.errors import ConfigError, FormatError
 
@@ -201,7 +201,7 @@ def _print_queries(one: Evaluation, baseline: Evaluation | None) -> None:
         table.add_column(name, justify="right")
     for row in query_rows(one, baseline):
         compared = () if baseline is None else (f"{row.other:.2f}", f"{row.difference:+.2f}")
-        table.add_row(escape(row.query), str(row.positives), f"{row.value:.2f}", *compared)
+        table.add_row(escape(harmless(row.query)), str(row.positives), f"{row.value:.2f}", *compared)
     console().print(table)
 
 

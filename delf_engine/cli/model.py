@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from delf_engine.cli.console import console, print_json, progress_bar, say, staged_progress, unreadable
+from delf_engine.cli.console import console, harmless, print_json, progress_bar, say, staged_progress, unreadable
 from delf_engine.cli.options import JsonOption, ProfileOption, check_outputs
 from delf_engine.cli.training import print_figures
 from delf_engine.errors import CheckpointError, ConfigError
@@ -323,5 +323,5 @@ def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(max_width=32)
     for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        table.add_row(*(Text(harmless(cell), overflow="fold") for cell in row))
     console().print(table)

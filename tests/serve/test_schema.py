@@ -21,7 +21,7 @@ from serving import Client, ended
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 SETTINGS = settings(
-    max_examples=8,
+    max_examples=12,
     derandomize=True,
     deadline=None,
     database=None,

@@ -177,13 +177,28 @@ def test_a_frame_needs_a_middle_that_disagrees() -> None:
     assert worn.sum() < 80
 
 
-@given(seed=st.integers(0, 100), matches=st.integers(0, 60), share=st.floats(0, 1))
-def test_a_frame_leaves_out_what_lies_along_one_edge_of_both(seed: int, matches: int, share: float) -> None:
+def along(features: LocalFeatures, row: int) -> set[str]:
+    x, y = ((features.keypoints[row] + 0.5) / np.float32(SIZE)).tolist()
+    edges = {"left": x < 0.1, "right": x > 0.9, "upper": y < 0.1, "lower": y > 0.9}
+    return {edge for edge, there in edges.items() if there}
+
+
+@given(
+    seed=st.integers(0, 100),
+    matches=st.integers(0, 60),
+    drawn=st.sampled_from([60, 80, 660]),
+    share=st.floats(0, 1),
+)
+def test_a_frame_is_what_an_oracle_says(seed: int, matches: int, drawn: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     a, b = framed(0), framed(1)
-    pairs = rng.integers(0, 660, (matches, 2)).astype(np.int32)
-    worn = frame_matches(a, b, pairs, rng.random(matches) < share)
-    if worn is not None:
-        for features, rows in ((a, pairs[:, 0]), (b, pairs[:, 1])):
-            x, y = (features.keypoints[rows[worn]] / np.float32(SIZE)).T
-            assert np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)).max(initial=0) < 0.101
+    pairs, inliers = rng.integers(0, drawn, (matches, 2)).astype(np.int32), rng.random(matches) < share
+    worn = [bool(along(a, i) & along(b, j)) for i, j in pairs.tolist()]
+    found = sum(w and bool(agrees) for w, agrees in zip(worn, inliers, strict=True))
+    inside = min(sum(not along(f, row) for row in range(len(f))) / len(f) for f in (a, b))
+    expected = found * inside / (1 - inside)
+    others = int(inliers.sum()) - found
+    is_frame = found > 0 and found >= others and expected >= 8 and others <= expected / 2
+    masked = frame_matches(a, b, pairs, inliers)
+    assert (masked is None) != is_frame
+    assert masked is None or masked.tolist() == worn
